@@ -1,0 +1,354 @@
+"""The one frozen settings tree, read from YAML. The only reader of the environment.
+
+Environment variables:
+    HYBRIDMU_STORAGE_URL: replaces `storage_url`.
+    HYBRIDMU_DATABASE_URL: replaces `database_url`.
+    HYBRIDMU_DATA: folder of converted built-in datasets (default `~/.cache/hybridmu`).
+    Others may be named by `data.partition_key: env:NAME`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import os
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlparse
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from hybridmu.errors import ConfigError
+from hybridmu.types import StrategyChoice
+
+Scalar = bool | int | float | str
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DataSettings(_Frozen):
+    """Where the tables are and what their columns mean.
+
+    Attributes:
+        name: A built-in dataset; fills every field left out.
+        train: Parquet file or folder, path or URI.
+        test: The same, held out for evaluation.
+        validation: The same; or leave it out and set `validation_fraction`.
+        validation_fraction: Share of the groups held out of training by a keyed hash.
+        id: Unique key column, integer or string.
+        group: Column of the person a row belongs to; null values fall back to the id.
+        label: Class column.
+        features: Feature columns; all others when left out.
+        classes: Class list; inferred once from the first read when left out.
+        fills: Column → value that stands in for null (an indicator column is added).
+        categories: String column → declared values, one-hot.
+        hash_buckets: String column → number of hashed buckets (64 when neither is declared).
+        scale: Numeric column → factor (data-independent).
+        standardize: Fit mean and deviation on the live rows of each shard's slice 1.
+        partition_key: `seed` (derived from the seed: reproducible, not secret), `env:NAME` or `file:PATH`.
+    """
+
+    name: str | None = None
+    train: str = ""
+    test: str | None = None
+    validation: str | None = None
+    validation_fraction: float = Field(0.0, ge=0.0, lt=1.0)
+    id: str = "id"
+    group: str | None = None
+    label: str = "label"
+    features: tuple[str, ...] | None = None
+    classes: tuple[int | str, ...] | None = None
+    fills: dict[str, Scalar] = {}
+    categories: dict[str, tuple[str, ...]] = {}
+    hash_buckets: dict[str, int] = {}
+    scale: dict[str, float] = {}
+    standardize: bool = False
+    partition_key: str = "seed"
+
+
+class TaskSettings(BaseModel):
+    """Built-in task name or `package.module:Class`, and the keyword arguments of its constructor."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+    name: str = "mlp"
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Return the constructor arguments."""
+        return dict(self.model_extra or {})
+
+
+class SisaSettings(_Frozen):
+    """Shards, slices and the schedule.
+
+    Attributes:
+        shards: S.
+        slices: R.
+        epochs: e′, plain-training epochs; slice i gets about 2e′/(R+1) of them, at least one.
+        batch_size: B.
+        seed: Everything random is derived from it.
+    """
+
+    shards: int = Field(8, ge=1)
+    slices: int = Field(5, ge=1, le=1000)
+    epochs: int = Field(10, ge=1)
+    batch_size: int = Field(64, ge=1)
+    seed: int = 0
+
+
+class OptimizerSettings(_Frozen):
+    """How a slice is trained. State is reset at every slice; `linear` decays to 0 within each slice."""
+
+    name: Literal["sgd", "adamw"] = "sgd"
+    lr: float = Field(0.1, gt=0)
+    momentum: float = Field(0.0, ge=0, lt=1)
+    weight_decay: float = Field(0.0, ge=0)
+    schedule: Literal["linear", "constant"] = "linear"
+
+
+class PolicySettings(_Frozen):
+    """What the planner may do.
+
+    Attributes:
+        strategy: `auto`, or one strategy for every request that names none.
+        workload_threshold: τ: retrain when the workload ratio ρ_s is at most this.
+        time_ratio: κ: retrain when it takes at most κ times the update.
+        deadline_seconds: Retrain whatever can be done this long after acceptance; null: no deadline.
+        quality_budget: Predicted forget-loss error a shard may owe before it must be retrained.
+        approximate: Which update `auto` may choose.
+        calibrate: Fit α by canary deletions after training (costs a few shard retrains).
+        calibration_shares: Sizes of the canary deletions, as a share of the shard's rows.
+        alpha: Step of the subtraction when a forced update meets no calibration.
+        finetune_epochs: Budget of the optimised update, in epochs over the shard's live rows.
+        finetune_lr: Its starting rate as a share of the training rate; decays to 0.
+        max_attempts: How often a failed shard job is tried.
+    """
+
+    strategy: StrategyChoice = "auto"
+    workload_threshold: float = Field(0.5, ge=0, le=1)
+    time_ratio: float = Field(1.0, gt=0)
+    deadline_seconds: float | None = Field(None, gt=0)
+    quality_budget: float = Field(0.1, ge=0)
+    approximate: Literal["dpus", "dpus-optimised"] = "dpus-optimised"
+    calibrate: bool = True
+    calibration_shares: tuple[float, ...] = (0.01, 0.05, 0.1)
+    alpha: float = Field(0.2, ge=0)
+    finetune_epochs: float = Field(0.3, gt=0)
+    finetune_lr: float = Field(0.3, gt=0)
+    max_attempts: int = Field(3, ge=1)
+
+
+class ClusterSettings(_Frozen):
+    """The Ray cluster.
+
+    Attributes:
+        address: Ray address; null starts a local Ray (inside a Ray job: that job's cluster).
+        cpus_per_shard: CPUs a shard actor holds while it trains; also its torch threads (at least 1).
+        gpus_per_shard: GPUs a shard actor holds; with more than 0 it trains on CUDA.
+        max_parallel: Upper bound on shards trained at once; null: what the cluster has.
+        updaters: Central actors for approximate updates.
+        live_actors: Shard actors kept alive; more shards than this are storage until they are needed.
+        job_timeout_seconds: A shard job that takes longer has failed.
+        resource_timeout_seconds: How long to wait for CPUs or GPUs that others hold.
+    """
+
+    address: str | None = None
+    cpus_per_shard: float = Field(1, gt=0)
+    gpus_per_shard: float = Field(0, ge=0)
+    max_parallel: int | None = Field(None, ge=1)
+    updaters: int = Field(1, ge=1)
+    live_actors: int = Field(16, ge=1)
+    job_timeout_seconds: float = Field(86_400, gt=0)
+    resource_timeout_seconds: float = Field(300, gt=0)
+
+
+class ServingSettings(_Frozen):
+    """How the ensemble answers.
+
+    Attributes:
+        aggregation: `mean` of softmax vectors, or majority `vote`.
+        max_batch_size: Rows per prediction batch.
+        batch_wait_ms: How long a batch waits for more rows.
+        lease_seconds: A replica that can't reach the ledger for this long stops answering.
+        poll_seconds: How often a replica looks for a new version.
+        host: Address that the demo's HTTP proxy binds.
+        port: Its port.
+    """
+
+    aggregation: Literal["mean", "vote"] = "mean"
+    max_batch_size: int = Field(64, ge=1)
+    batch_wait_ms: float = Field(2.0, ge=0)
+    lease_seconds: float = Field(10.0, gt=0)
+    poll_seconds: float = Field(0.5, gt=0)
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=1, le=65535)
+
+
+class Settings(_Frozen):
+    """The whole configuration. Build it with `load` or `Settings.parse`.
+
+    Example:
+        >>> settings = Settings.parse({"data": {"train": "t.parquet"}, "storage_url": "/tmp/x"})
+        >>> settings.sisa.shards
+        8
+    """
+
+    data: DataSettings
+    task: TaskSettings = TaskSettings()
+    sisa: SisaSettings = SisaSettings()
+    optimizer: OptimizerSettings = OptimizerSettings()
+    policy: PolicySettings = PolicySettings()
+    cluster: ClusterSettings = ClusterSettings()
+    serving: ServingSettings = ServingSettings()
+    storage_url: str
+    database_url: str | None = None
+
+    @field_validator("storage_url")
+    @classmethod
+    def _absolute(cls, url: str) -> str:
+        if urlparse(url).scheme:
+            return url
+        path = Path(url).expanduser()
+        if not path.is_absolute() and in_ray_job():
+            raise ValueError(
+                f"storage_url {url!r} is relative, but inside a Ray job the working directory is an ephemeral copy; "
+                f"write an absolute one, such as {(Path.home() / path).as_uri()}"
+            )
+        return str(path.absolute())
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Settings:
+        if not self.data.name and not self.data.train:
+            raise ValueError("data.train is missing: give a Parquet path or URI, or data.name of a built-in dataset")
+        if self.optimizer.name == "adamw" and self.optimizer.momentum:
+            raise ValueError("optimizer.momentum belongs to sgd; adamw has fixed betas (0.9, 0.999)")
+        return self
+
+    @property
+    def database(self) -> str:
+        """Return the SQLAlchemy URL: `database_url`, or SQLite inside a local `storage_url`."""
+        if self.database_url:
+            return self.database_url
+        parsed = urlparse(self.storage_url)
+        if parsed.scheme not in {"", "file"}:
+            raise ConfigError(
+                "a remote storage_url can't hold the default SQLite ledger",
+                expected="database_url: an SQLAlchemy URL",
+                got="database_url: null",
+                remedy="set database_url, e.g. sqlite:////var/lib/hybridmu/ledger.sqlite3",
+            )
+        return f"sqlite:///{Path(parsed.path) / 'ledger.sqlite3'}"
+
+    @property
+    def threads(self) -> int:
+        """Return torch threads per shard; part of every checkpoint's lineage."""
+        return max(1, int(self.cluster.cpus_per_shard))
+
+    @property
+    def device(self) -> Literal["cpu", "cuda"]:
+        """Return where shards train."""
+        return "cuda" if self.cluster.gpus_per_shard > 0 else "cpu"
+
+    def partition_key(self) -> bytes:
+        """Return the 32-byte key of all id hashes.
+
+        Raises:
+            ConfigError: The key's source is missing or unknown.
+        """
+        source = self.data.partition_key
+        kind, _, name = source.partition(":")
+        if source == "seed":
+            secret = f"hybridmu/partition/{self.sisa.seed}".encode()
+        elif kind == "env" and os.environ.get(name):
+            secret = os.environ[name].encode()
+        elif kind == "file" and Path(name).expanduser().is_file():
+            secret = Path(name).expanduser().read_bytes()
+        else:
+            raise ConfigError(
+                "data.partition_key can't be read",
+                expected="seed, env:NAME of a set variable, or file:PATH of an existing file",
+                got=source,
+                remedy="the key must be the one the storage was trained with",
+            )
+        return hashlib.blake2b(secret, digest_size=32).digest()
+
+    def identity(self) -> dict[str, Any]:
+        """Return what makes two storages incompatible: data columns, task, schedule, optimizer, key."""
+        return {
+            "data": self.data.model_dump(mode="json"),
+            "task": self.task.model_dump(mode="json"),
+            "sisa": self.sisa.model_dump(mode="json"),
+            "optimizer": self.optimizer.model_dump(mode="json"),
+            "partition_key": hashlib.blake2b(self.partition_key(), digest_size=8).hexdigest(),
+        }
+
+    @classmethod
+    def parse(cls, raw: dict[str, Any]) -> Settings:
+        """Validate a mapping.
+
+        Args:
+            raw: The configuration as plain data; it is not changed.
+
+        Returns:
+            The settings, with environment overrides applied.
+
+        Raises:
+            ConfigError: Unknown key (the nearest known one is named), wrong value, or missing key.
+        """
+        if not isinstance(raw, dict):
+            raise ConfigError("the configuration is not a mapping", expected="YAML keys such as data:, storage_url:")
+        raw = dict(raw)
+        for key in ("storage_url", "database_url"):
+            if override := os.environ.get(f"HYBRIDMU_{key.upper()}"):
+                raw[key] = override
+        try:
+            return cls.model_validate(raw)
+        except ValidationError as error:
+            raise ConfigError(
+                "the configuration is not valid", got="; ".join(_describe(cls, item) for item in error.errors())
+            ) from None
+
+
+def in_ray_job() -> bool:
+    """Return whether this process is the entrypoint of a submitted Ray job."""
+    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+
+
+def data_home() -> Path:
+    """Return the folder that holds converted built-in datasets."""
+    return Path(os.environ.get("HYBRIDMU_DATA", "~/.cache/hybridmu")).expanduser()
+
+
+def load(path: str | Path) -> Settings:
+    """Read a YAML file.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Validated settings.
+
+    Raises:
+        ConfigError: The file is missing, not YAML, or not valid.
+    """
+    try:
+        raw = yaml.safe_load(Path(path).read_text())
+    except OSError as error:
+        raise ConfigError(f"can't read the configuration file {path}", got=str(error)) from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not YAML", got=" ".join(str(error).split())) from None
+    return Settings.parse(raw)
+
+
+def _describe(root: type[BaseModel], item: Any) -> str:
+    where = ".".join(str(part) for part in item["loc"])
+    if item["type"] != "extra_forbidden":
+        return f"{where + ': ' if where else ''}{item['msg'].removeprefix('Value error, ')}"
+    model: Any = root
+    for part in item["loc"][:-1]:
+        model = model.model_fields[part].annotation
+    near = difflib.get_close_matches(str(item["loc"][-1]), list(model.model_fields), n=1, cutoff=0.0)
+    return f"unknown key {where!r}; the nearest known one is {near[0]!r}"

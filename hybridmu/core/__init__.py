@@ -1,0 +1,1 @@
+"""Pure computation: no ray, no SQL, no clock, no environment."""

@@ -1,0 +1,301 @@
+"""Columns to tensors, without looking at the data: declared categories, hashed buckets, declared fills.
+
+The only encoder that looks at rows is `Standardize`, which is fitted on the live rows of a shard's slice 1
+and lives inside the sub-model (`core/model.py`), so it is part of checkpoint 1.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from hybridmu.errors import DataError
+
+Scalar = bool | int | float | str
+F32 = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Column:
+    """How one column becomes numbers.
+
+    Attributes:
+        name: Column name.
+        kind: `number`, `bool`, `list`, `category` or `hash`.
+        width: Tensor columns it fills, the null indicator included.
+        categories: Declared values of a `category`.
+        fill: Stand-in for null; None refuses nulls.
+        scale: Factor of a `number` or `list`.
+    """
+
+    name: str
+    kind: str
+    width: int
+    categories: tuple[str, ...] = ()
+    fill: Scalar | None = None
+    scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A data-independent map from a table to float32 [n, features] and class numbers int64 [n].
+
+    Attributes:
+        columns: Feature columns in table order.
+        label: Label column.
+        classes: Class list; a row's class number is its position here.
+    """
+
+    columns: tuple[Column, ...]
+    label: str
+    classes: tuple[int | str, ...]
+
+    @property
+    def features(self) -> int:
+        """Return the width of the encoded matrix."""
+        return sum(column.width for column in self.columns)
+
+    def encode(self, table: pa.Table) -> F32:
+        """Encode the feature columns.
+
+        Args:
+            table: Any rows with the feature columns.
+
+        Returns:
+            float32 [n, features], C order; depends on each row alone.
+
+        Raises:
+            DataError: Missing column, wrong type, NaN or infinity, null without a fill, undeclared category.
+        """
+        out = np.empty((table.num_rows, self.features), dtype=np.float32)
+        at = 0
+        for column in self.columns:
+            if column.name not in table.column_names:
+                raise DataError(
+                    f"column {column.name!r} is missing", expected=", ".join(c.name for c in self.columns)
+                )
+            _encode_column(column, _plain(table.column(column.name)), out[:, at : at + column.width])
+            at += column.width
+        return out
+
+    def encode_labels(self, table: pa.Table) -> npt.NDArray[np.int64]:
+        """Return class numbers, int64 [n].
+
+        Raises:
+            DataError: The column is missing, or a label is null or not in the class list.
+        """
+        if self.label not in table.column_names:
+            raise DataError(f"label column {self.label!r} is missing", got=", ".join(table.column_names))
+        values = _plain(table.column(self.label))
+        numbers = pc.index_in(_label_values(values), value_set=_class_array(self.classes))
+        if numbers.null_count:
+            raise DataError(
+                f"{numbers.null_count} label(s) in column {self.label!r} are outside the classes",
+                expected=f"one of {list(self.classes)[:20]}",
+                remedy="correct the labels, or declare data.classes",
+            )
+        return np.asarray(numbers.to_numpy(zero_copy_only=False), dtype=np.int64)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data that `from_json` reads."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any]) -> Encoder:
+        """Return the encoder that `to_json` wrote."""
+        columns = tuple(Column(**{**c, "categories": tuple(c["categories"])}) for c in raw["columns"])
+        return cls(columns, raw["label"], tuple(raw["classes"]))
+
+
+def make_columns(
+    schema: pa.Schema,
+    features: Sequence[str],
+    *,
+    fills: Mapping[str, Scalar],
+    categories: Mapping[str, Sequence[str]],
+    hash_buckets: Mapping[str, int],
+    scale: Mapping[str, float],
+) -> tuple[Column, ...]:
+    """Decide how each feature column is encoded, from its Arrow type and the declarations.
+
+    Args:
+        schema: Schema of the training table.
+        features: Columns to encode, in order.
+        fills: Column → stand-in for null.
+        categories: String column → values.
+        hash_buckets: String column → buckets; 64 by default.
+        scale: Numeric column → factor.
+
+    Returns:
+        One `Column` per feature.
+
+    Raises:
+        DataError: A column is missing, declared but absent, or of a type that can't be encoded.
+    """
+    declared = {*fills, *categories, *hash_buckets, *scale}
+    if unknown := sorted(declared - set(features)):
+        raise DataError(f"data declares columns that are not features: {unknown}", expected=f"some of {list(features)}")
+    columns = []
+    for name in features:
+        if name not in schema.names:
+            raise DataError(f"feature column {name!r} is missing", got=", ".join(schema.names))
+        kind, width = _kind(name, schema.field(name).type, categories.get(name), hash_buckets.get(name, 64))
+        fill = fills.get(name)
+        columns.append(
+            Column(name, kind, width + (fill is not None), tuple(categories.get(name, ())), fill, scale.get(name, 1.0))
+        )
+    return tuple(columns)
+
+
+def infer_classes(labels: Sequence[int | str]) -> tuple[int | str, ...]:
+    """Return the sorted distinct labels."""
+    return tuple(sorted(set(labels), key=lambda value: (str(type(value)), value)))
+
+
+def label_set(column: pa.ChunkedArray) -> set[int | str]:
+    """Return the distinct labels of a column as integers or strings.
+
+    Raises:
+        DataError: The column is of another type or has nulls.
+    """
+    values = pc.unique(_label_values(_plain(column)))
+    if values.null_count:
+        raise DataError("the label column has nulls", expected="a class in every row")
+    return set(values.to_pylist())
+
+
+def _label_values(values: pa.Array) -> pa.Array:
+    if pa.types.is_boolean(values.type) or pa.types.is_integer(values.type):
+        return values.cast(pa.int64())
+    if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
+        return values.cast(pa.string())
+    raise DataError(
+        "the label column has the wrong type",
+        expected="integer, boolean or string classes (classification only)",
+        got=str(values.type),
+    )
+
+
+def _class_array(classes: Sequence[int | str]) -> pa.Array:
+    return pa.array(list(classes), type=pa.string() if isinstance(classes[0], str) else pa.int64())
+
+
+def _plain(column: pa.ChunkedArray) -> pa.Array:
+    """Return one array with dictionaries decoded; refuse extension types, whose readers may run foreign code."""
+    if isinstance(column.type, pa.BaseExtensionType):
+        raise DataError("a column has an Arrow extension type", expected="a plain type", got=str(column.type))
+    array = column.combine_chunks()
+    if isinstance(array, pa.ChunkedArray):
+        array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], type=column.type)
+    return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
+
+
+def _kind(name: str, type_: pa.DataType, categories: Sequence[str] | None, buckets: int) -> tuple[str, int]:
+    if isinstance(type_, pa.BaseExtensionType):
+        raise DataError(
+            f"column {name!r} has an Arrow extension type",
+            expected="numbers, booleans, fixed-size lists of numbers, or strings",
+            got=str(type_),
+            remedy="cast it to its storage type before ingestion",
+        )
+    if pa.types.is_dictionary(type_):
+        type_ = type_.value_type
+    if pa.types.is_boolean(type_):
+        return "bool", 1
+    if pa.types.is_integer(type_) or pa.types.is_floating(type_):
+        return "number", 1
+    if pa.types.is_fixed_size_list(type_) and (
+        pa.types.is_integer(type_.value_type) or pa.types.is_floating(type_.value_type)
+    ):
+        return "list", int(type_.list_size)
+    if pa.types.is_string(type_) or pa.types.is_large_string(type_):
+        return ("category", len(categories)) if categories else ("hash", buckets)
+    raise DataError(
+        f"column {name!r} can't be a feature",
+        expected="numbers, booleans, fixed-size lists of numbers, or strings",
+        got=str(type_),
+        remedy="cast it, or leave it out of data.features",
+    )
+
+
+def _encode_column(column: Column, values: pa.Array, out: F32) -> None:
+    """Write one column into its float32 [n, width] part of the matrix."""
+    nulls = values.null_count
+    if nulls and column.fill is None:
+        raise DataError(
+            f"column {column.name!r} has {nulls} null(s) and no fill",
+            expected=f"data.fills: {{{column.name}: VALUE}} (an indicator column is added), or no nulls",
+        )
+    if column.fill is not None:
+        out[:, -1] = np.asarray(values.is_null().to_numpy(zero_copy_only=False), dtype=np.float32)
+        out = out[:, :-1]
+    try:
+        if column.kind == "list":
+            _encode_list(column, values, out)
+        elif column.kind in {"category", "hash"}:
+            _encode_string(column, values, out)
+        else:
+            filled = values.cast(pa.float64(), safe=False) if column.kind == "number" else values.cast(pa.bool_())
+            if nulls:
+                filled = filled.fill_null(pa.scalar(column.fill, type=filled.type))
+            out[:, 0] = filled.cast(pa.float64()).to_numpy(zero_copy_only=False) * column.scale
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
+        raise DataError(
+            f"column {column.name!r} has the wrong type", expected=column.kind, got=f"{values.type} ({error})"
+        ) from None
+    if bad := int((~np.isfinite(out)).any(axis=1).sum()):
+        raise DataError(
+            f"column {column.name!r} has {bad} row(s) with NaN or infinity",
+            expected="finite numbers",
+            remedy="clean the table, or store null and declare data.fills",
+        )
+
+
+def _encode_list(column: Column, values: pa.Array, out: F32) -> None:
+    width = out.shape[1]
+    if values.null_count:
+        fill = pa.scalar([column.fill] * width, type=values.type)
+        values = pc.if_else(values.is_valid(), values, fill)
+    if not pa.types.is_fixed_size_list(values.type):
+        values = values.cast(pa.list_(pa.float32(), width))
+    flat = values.flatten()
+    if flat.null_count or len(flat) != out.size:
+        raise DataError(
+            f"column {column.name!r} has nulls inside its lists or another length", expected=f"{width} numbers per row"
+        )
+    np.multiply(
+        flat.to_numpy(zero_copy_only=False).reshape(out.shape), np.float32(column.scale), out=out, casting="unsafe"
+    )
+
+
+def _encode_string(column: Column, values: pa.Array, out: F32) -> None:
+    values = values.cast(pa.string())
+    if values.null_count:
+        values = values.fill_null(str(column.fill))
+    distinct = values.dictionary_encode()
+    if column.kind == "hash":
+        width = out.shape[1]
+        numbers = [
+            int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") % width
+            for text in distinct.dictionary.to_pylist()
+        ]
+    else:
+        known = {text: number for number, text in enumerate(column.categories)}
+        numbers = [known.get(text, -1) for text in distinct.dictionary.to_pylist()]
+        if missing := numbers.count(-1):
+            raise DataError(
+                f"column {column.name!r} has {missing} value(s) outside its declared categories",
+                expected=f"one of {list(column.categories)[:20]}",
+                remedy="declare them in data.categories, or use data.hash_buckets",
+            )
+    out[:] = 0
+    if len(numbers):
+        index = np.asarray(numbers)[distinct.indices.to_numpy(zero_copy_only=False)]
+        out[np.arange(len(index)), index] = 1

@@ -1,0 +1,93 @@
+"""The live rows of one shard as tensors, in canonical order: by slice, then id digest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from hybridmu.core.partition import Digests, order_words
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Rows of one shard.
+
+    Attributes:
+        x: float32 [n, features].
+        y: int64 [n], class numbers.
+        slice: int32 [n], 1..R, not decreasing.
+        ids: uint8 [n, 16], id digests.
+        groups: uint8 [n, 16], group digests; zeros where a row has no group.
+        content: uint8 [n, 16], digests of features and label.
+    """
+
+    x: Tensor
+    y: Tensor
+    slice: npt.NDArray[np.int32]
+    ids: Digests
+    groups: Digests
+    content: Digests
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self.slice)
+
+    @property
+    def words(self) -> npt.NDArray[np.uint64]:
+        """Return the ordering word per row, uint64 [n]."""
+        return order_words(self.ids)
+
+    def upto(self, slice_: int) -> int:
+        """Return how many rows lie in slices 1..slice_ (a prefix)."""
+        return int(np.searchsorted(self.slice, slice_, side="right"))
+
+    def counts(self, slices: int) -> tuple[int, ...]:
+        """Return the rows per slice 1..slices."""
+        return tuple(int(c) for c in np.bincount(self.slice, minlength=slices + 1)[1 : slices + 1])
+
+    def where(self, mask: npt.NDArray[np.bool_]) -> Rows:
+        """Return the rows where `mask` is true, order kept."""
+        if mask.all():
+            return self
+        chosen = torch.from_numpy(np.flatnonzero(mask))
+        return Rows(
+            self.x[chosen],
+            self.y[chosen],
+            self.slice[mask],
+            self.ids[mask],
+            self.groups[mask],
+            self.content[mask],
+        )
+
+    def to(self, device: str) -> Rows:
+        """Return the same rows with tensors on a device."""
+        return Rows(self.x.to(device), self.y.to(device), self.slice, self.ids, self.groups, self.content)
+
+
+def carries(ids: Digests, groups: Digests, keys: set[tuple[str, bytes]]) -> npt.NDArray[np.bool_]:
+    """Return which rows carry one of the revoked keys.
+
+    Args:
+        ids: uint8 [n, 16].
+        groups: uint8 [n, 16].
+        keys: (kind, digest) pairs.
+
+    Returns:
+        bool [n].
+    """
+    found = np.zeros(len(ids), dtype=np.bool_)
+    for kind, column in (("id", ids), ("group", groups)):
+        wanted = b"".join(sorted(key for k, key in keys if k == kind))
+        if wanted and len(column):
+            found |= np.isin(_words(column), _words(np.frombuffer(wanted, dtype=np.uint8).reshape(-1, 16)))
+    return found
+
+
+def _words(keys: Digests) -> npt.NDArray[np.bytes_]:
+    # Fixed-width byte strings sort and compare fast, but numpy strips trailing NULs: a sentinel byte prevents that.
+    padded = np.concatenate([keys, np.ones((len(keys), 1), dtype=np.uint8)], axis=1)
+    return np.ascontiguousarray(padded).view("S17").reshape(-1)

@@ -1,0 +1,124 @@
+"""One error tree; every message says what was expected, what was got, and what to do.
+
+::
+
+    HybridMUError
+    ├── ConfigError            a key or value of the configuration is wrong
+    ├── DataError              the source table can't be used as it is
+    ├── RequestError           a forget request is refused, nothing was changed
+    │   ├── UnknownKeysError   ids or groups that no live row has
+    │   ├── ConflictError      an idempotency key was reused with another payload
+    │   └── WouldEmptyError    the request would leave no row to train on
+    ├── StateError             the system is not in the state the call needs
+    │   └── StorageMismatchError  storage belongs to another configuration
+    ├── LeaseLostError         another coordinator took over
+    ├── CorruptBlobError       stored bytes do not match their hash
+    ├── StrategyUnavailableError  a forced strategy can't run here
+    ├── DivergedError          training produced non-finite weights
+    ├── ShardFailedError       a shard job failed after all its attempts
+    └── ResourceError          the cluster is too small for the plan
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class HybridMUError(Exception):
+    """Base of all errors raised on purpose.
+
+    Args:
+        what: What went wrong, one sentence.
+        expected: What would have been right.
+        got: What was found instead.
+        remedy: What the reader can do about it.
+    """
+
+    def __init__(self, what: str, *, expected: str = "", got: str = "", remedy: str = "") -> None:
+        self.what, self.expected, self.got, self.remedy = what, expected, got, remedy
+        parts = [what]
+        parts += [f"expected: {expected}"] if expected else []
+        parts += [f"got: {got}"] if got else []
+        parts += [f"remedy: {remedy}"] if remedy else []
+        super().__init__("\n  ".join(parts))
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Survive pickling across process borders, keyword arguments included."""
+        return (_rebuild, (type(self), self.__dict__.copy(), self.args))
+
+
+def _rebuild(kind: type[HybridMUError], state: dict[str, object], args: tuple[object, ...]) -> HybridMUError:
+    error = kind.__new__(kind)
+    error.args = args
+    error.__dict__.update(state)
+    return error
+
+
+class ConfigError(HybridMUError):
+    """A key or value of the configuration is wrong."""
+
+
+class DataError(HybridMUError):
+    """The source table can't be used as it is."""
+
+
+class RequestError(HybridMUError):
+    """A forget request is refused; nothing was changed."""
+
+
+class UnknownKeysError(RequestError):
+    """Ids or groups that no row of the system has.
+
+    Args:
+        unknown: The keys as the caller wrote them, in the caller's order.
+    """
+
+    def __init__(self, unknown: Sequence[str]) -> None:
+        self.unknown = tuple(unknown)
+        shown = ", ".join(self.unknown[:10]) + (f" … and {len(unknown) - 10} more" if len(unknown) > 10 else "")
+        super().__init__(
+            f"{len(unknown)} id(s) or group(s) are unknown",
+            expected="keys of rows in the train, validation or test table",
+            got=shown,
+            remedy="correct the list, or pass --ignore-unknown to forget the known ones",
+        )
+
+
+class ConflictError(RequestError):
+    """An idempotency key was reused with another payload."""
+
+
+class WouldEmptyError(RequestError):
+    """The request would leave no row to train on."""
+
+
+class StateError(HybridMUError):
+    """The system is not in the state that the call needs."""
+
+
+class StorageMismatchError(StateError):
+    """Storage belongs to another configuration (other seed, model, data columns)."""
+
+
+class LeaseLostError(HybridMUError):
+    """Another coordinator took over; this one must stop writing."""
+
+
+class CorruptBlobError(HybridMUError):
+    """Stored bytes do not match the hash they are named by."""
+
+
+class StrategyUnavailableError(HybridMUError):
+    """A forced strategy can't run on this shard."""
+
+
+class DivergedError(HybridMUError):
+    """Training produced non-finite weights."""
+
+
+class ShardFailedError(HybridMUError):
+    """A shard job failed after all its attempts."""
+
+
+class ResourceError(HybridMUError):
+    """The cluster is too small for what the configuration asks."""

@@ -1,0 +1,1 @@
+"""Pure planning: what a removal costs, and which strategy each shard gets."""

@@ -1,0 +1,214 @@
+"""Which strategy each shard gets. Pure: (stats, cost, policy) -> Plan, with a reason for every line.
+
+Three boundary rules per shard (ours, after the workload boundary of arXiv 2412.14505), asked in this order:
+quality guard (retrain when the shard owes too much), workload (retrain when light), time (retrain when it is no
+slower than the update, or when it still fits the deadline). What no rule retrains gets the approximate update.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from hybridmu.core.calibration import lookup
+from hybridmu.core.strategies.dpus import unavailable
+from hybridmu.errors import StrategyUnavailableError
+from hybridmu.planning.cost import CostModel, schedule
+from hybridmu.planning.workload import Workload, count
+from hybridmu.types import Calibration, Plan, ShardPlan, ShardStats, StrategyChoice, StrategyName
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What the operator allows; see `config.PolicySettings` for the meaning of each figure."""
+
+    workload_threshold: float = 0.5
+    time_ratio: float = 1.0
+    quality_budget: float = 0.1
+    approximate: StrategyName = "dpus-optimised"
+    alpha: float = 0.2
+    finetune_epochs: float = 0.3
+    optimizer: str = "sgd"
+
+
+@dataclass(frozen=True)
+class Pools:
+    """How many jobs run at once: shard workers and central updaters."""
+
+    workers: int
+    updaters: int
+
+
+def make_plan(
+    stats: Sequence[ShardStats],
+    cost: CostModel,
+    policy: Policy,
+    pools: Pools,
+    calibration: Calibration,
+    strategy: StrategyChoice = "auto",
+    slack_seconds: float | None = None,
+    warnings: Sequence[str] = (),
+) -> Plan:
+    """Decide for every touched shard.
+
+    Args:
+        stats: One entry per touched shard.
+        cost: Fitted cost model.
+        policy: Boundary figures.
+        pools: Workers for retrains, updaters for updates.
+        calibration: Fitted α and errors.
+        strategy: `auto`, or one strategy forced on all shards.
+        slack_seconds: What is left of the deadline; None: no deadline.
+        warnings: Carried into the plan.
+
+    Returns:
+        The plan in dispatch order, longest first.
+
+    Raises:
+        StrategyUnavailableError: A forced update can't run on a shard.
+    """
+    retrains = {s.shard: _retrain(s, cost) for s in stats}
+    if strategy == "retrain":
+        chosen = [_decided(retrains[s.shard], "request", "the request asks for retrain") for s in stats]
+    elif strategy == "auto":
+        ends = schedule([retrains[s.shard].estimated_seconds for s in stats], pools.workers)
+        chosen = [
+            _auto(s, retrains[s.shard], end, cost, policy, calibration, slack_seconds)
+            for s, end in zip(stats, ends, strict=True)
+        ]
+    else:
+        chosen = [_forced(s, retrains[s.shard], strategy, cost, policy, calibration) for s in stats]
+    chosen.sort(key=lambda plan: (-plan.estimated_seconds, plan.shard))
+    exact = [plan.estimated_seconds for plan in chosen if plan.strategy == "retrain"]
+    updates = [plan.estimated_seconds for plan in chosen if plan.strategy != "retrain"]
+    makespan = max([0.0, *schedule(exact, pools.workers), *schedule(updates, pools.updaters)])
+    return Plan(tuple(chosen), makespan, pools.workers, pools.updaters, tuple(warnings))
+
+
+def _retrain(stats: ShardStats, cost: CostModel) -> ShardPlan:
+    work = count(stats)
+    slices = len(stats.epochs)
+    checkpoints = slices - work.first_trained + 1 + (work.first_trained > 1)
+    estimate = cost.estimate("retrain", work.retrain_visits, checkpoints)
+    return ShardPlan(
+        shard=stats.shard,
+        strategy="retrain",
+        first_slice=work.first_trained,
+        revoked=sum(stats.revoked),
+        sample_visits=work.retrain_visits,
+        workload_ratio=work.ratio,
+        estimated_seconds=estimate.seconds,
+        interval=(estimate.low, estimate.high),
+        alternatives=(("retrain", estimate.seconds),),
+        rule="",
+        reasons=(),
+    )
+
+
+def _update(stats: ShardStats, base: ShardPlan, name: StrategyName, cost: CostModel, policy: Policy) -> ShardPlan:
+    """Turn the retrain's plan into the update's, with its own visits and seconds."""
+    work: Workload = count(stats)
+    fine_tuning = round(policy.finetune_epochs * stats.live) if name == "dpus-optimised" else 0
+    visits = work.gradient_visits + fine_tuning
+    estimate = cost.estimate(name, visits, len(stats.epochs) - work.first_new + 2)
+    return replace(
+        base,
+        strategy=name,
+        first_slice=work.first_new,
+        revoked=sum(stats.newly_revoked),
+        sample_visits=visits,
+        estimated_seconds=estimate.seconds,
+        interval=(estimate.low, estimate.high),
+        alternatives=(*base.alternatives, (name, estimate.seconds)),
+    )
+
+
+def _blocked(stats: ShardStats, policy: Policy) -> str | None:
+    if reason := unavailable(policy.optimizer):
+        return reason
+    if stats.live == 0:
+        return "no live row is left: the shard leaves the vote"
+    if sum(stats.newly_revoked) == 0:
+        return "the current weights hold none of the rows"
+    if not stats.trajectory:
+        return "a checkpoint of the run that saw the rows is missing"
+    return None
+
+
+def _auto(
+    stats: ShardStats,
+    retrain: ShardPlan,
+    ends_after: float,
+    cost: CostModel,
+    policy: Policy,
+    calibration: Calibration,
+    slack: float | None,
+) -> ShardPlan:
+    name = policy.approximate
+    share = sum(stats.newly_revoked) / max(1, sum(stats.rows))
+    bucket = lookup(calibration, name, count(stats).first_new, share)
+    if reason := _blocked(stats, policy) or (None if bucket else f"{name} is not calibrated on this system"):
+        return _decided(retrain, "availability", f"no update is available: {reason}")
+    assert bucket is not None
+    update = _update(stats, retrain, name, cost, policy)
+    update = replace(update, alpha=bucket.alpha, predicted_error=bucket.error)
+    retrain = replace(retrain, alternatives=update.alternatives)
+    reasons = []
+
+    owed = stats.error_spent + bucket.error
+    says = f"owed forget-loss error {stats.error_spent:.3f} + {bucket.error:.3f}"
+    if owed > policy.quality_budget:
+        return _decided(retrain, "quality", f"{says} > budget {policy.quality_budget:g}")
+    reasons.append(f"quality: {says} <= budget {policy.quality_budget:g}")
+
+    says = f"workload ratio {retrain.workload_ratio:.3f}"
+    if retrain.workload_ratio <= policy.workload_threshold:
+        return _decided(retrain, "workload", *reasons, f"{says} <= {policy.workload_threshold:g}")
+    reasons.append(f"workload: {says} > {policy.workload_threshold:g}")
+
+    says = f"retrain {retrain.estimated_seconds:.3f} s, update {update.estimated_seconds:.3f} s"
+    if retrain.estimated_seconds <= policy.time_ratio * update.estimated_seconds:
+        return _decided(retrain, "time", *reasons, f"{says}: within {policy.time_ratio:g} times the update")
+    reasons.append(f"time: {says}")
+    if slack is not None and ends_after <= slack:
+        return _decided(retrain, "deadline", *reasons, f"would end after {ends_after:.3f} s, {slack:.3f} s are left")
+    if slack is not None:
+        reasons.append(f"deadline: would end after {ends_after:.3f} s, only {slack:.3f} s are left")
+    step = f"alpha {bucket.alpha:g} from canaries (slice {bucket.first_slice}, {bucket.share:.1%} of rows)"
+    return replace(update, rule="boundary", reasons=(*reasons, step))
+
+
+def _forced(
+    stats: ShardStats,
+    retrain: ShardPlan,
+    name: StrategyName,
+    cost: CostModel,
+    policy: Policy,
+    calibration: Calibration,
+) -> ShardPlan:
+    if stats.live == 0 or sum(stats.newly_revoked) == 0:
+        return _decided(retrain, "availability", str(_blocked(stats, policy)))
+    if reason := _blocked(stats, policy):
+        raise StrategyUnavailableError(
+            f"{name} can't run on shard {stats.shard}", got=reason, remedy="ask for auto or retrain"
+        )
+    update = _update(stats, retrain, name, cost, policy)
+    share = sum(stats.newly_revoked) / max(1, sum(stats.rows))
+    bucket = lookup(calibration, name, count(stats).first_new, share)
+    reason = f"the request asks for {name}"
+    if bucket is None:
+        return replace(
+            update,
+            rule="request",
+            reasons=(reason, f"alpha {policy.alpha:g} from policy.alpha: not calibrated"),
+            alpha=policy.alpha,
+            predicted_error=policy.quality_budget,
+        )
+    return replace(
+        update, rule="request", reasons=(reason, f"alpha {bucket.alpha:g} from canaries"), alpha=bucket.alpha,
+        predicted_error=bucket.error,
+    )
+
+
+def _decided(plan: ShardPlan, rule: str, *reasons: str) -> ShardPlan:
+    return replace(plan, rule=rule, reasons=tuple(reasons))

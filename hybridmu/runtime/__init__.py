@@ -1,0 +1,1 @@
+"""What runs where, as plain classes without ray."""

@@ -1,0 +1,378 @@
+"""The coordinator: step() = poll → publish → claim → plan → dispatch → confirm served.
+
+Sole writer of plans, outcomes and the serving pointer, fenced by a lease. Requests that share shards are fulfilled
+together in one *round*; rounds on different shards run side by side. Everything in memory can be lost: a restart
+claims open requests again, and finished slices are found by their lineage.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from hybridmu.config import Settings
+from hybridmu.core.strategies import get
+from hybridmu.errors import HybridMUError, LeaseLostError, ShardFailedError, StateError
+from hybridmu.planning import cost
+from hybridmu.planning.planner import Policy, make_plan
+from hybridmu.planning.workload import count
+from hybridmu.runtime.executor import Executor
+from hybridmu.runtime.site import Site
+from hybridmu.store.ledger import Ledger
+from hybridmu.store.registry import Registry
+from hybridmu.store.tables import connect
+from hybridmu.types import (
+    Calibration,
+    ForgetRequest,
+    KeyKind,
+    Plan,
+    RequestState,
+    ShardFailure,
+    ShardJob,
+    ShardOutcome,
+    ShardPlan,
+    ShardStats,
+    StrategyChoice,
+    StrategyName,
+    SubModel,
+    Tombstone,
+)
+
+LEASE_SECONDS = 15.0
+_STRICTEST: tuple[StrategyChoice, ...] = ("retrain", "auto", "dpus-optimised", "dpus")
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Where the coordinator stands after a step."""
+
+    version: int | None
+    jobs_total: int
+    jobs_done: int
+    open_requests: int
+    calibrating: bool = False
+
+
+@dataclass
+class _Round:
+    """Requests that are fulfilled together."""
+
+    round_id: str
+    request_ids: tuple[str, ...]
+    plans: dict[int, ShardPlan]
+    jobs: dict[str, ShardJob] = field(default_factory=dict)
+    attempts: dict[int, int] = field(default_factory=dict)
+    outcomes: dict[int, ShardOutcome] = field(default_factory=dict)
+
+
+class Coordinator:
+    """Drives every request from RECEIVED to SERVED.
+
+    Args:
+        settings: The configuration.
+        executor: Where shard jobs run.
+        holder: Name under which the lease is taken.
+    """
+
+    def __init__(self, settings: Settings, executor: Executor, holder: str) -> None:
+        self.settings = settings
+        self.site = Site(settings)
+        engine = connect(settings.database)
+        self.ledger, self.registry = Ledger(engine), Registry(engine)
+        self.executor, self.holder = executor, holder
+        self.token: int | None = None
+        self._rounds: dict[str, _Round] = {}
+        self._training: _Round | None = None
+        self._renewed = 0.0
+
+    # ------------------------------------------------------------------ lease
+
+    def acquire(self) -> bool:
+        """Take the lease; false when another coordinator holds it."""
+        self.token = self.ledger.acquire(self.holder, LEASE_SECONDS)
+        self._renewed = time.monotonic()
+        return self.token is not None
+
+    def close(self) -> None:
+        """Release the lease and the executor."""
+        if self.token is not None:
+            self.ledger.release(self.token)
+            self.token = None
+        self.executor.close()
+
+    # ------------------------------------------------------------------ training
+
+    def begin_training(self) -> Snapshot:
+        """Read the source tables and queue the training of every shard; nothing is redone that is there already."""
+        self.ledger.bind(self.settings.identity(), create=True)
+        self.site.lake.ingest()
+        if self.registry.served() is None and self._training is None:
+            work = {shard: self._training_plan(shard) for shard in range(self.settings.sisa.shards)}
+            self._training = _Round(f"train-{uuid.uuid4().hex[:8]}", (), work)
+            gone = self.ledger.tombstones()
+            for plan in sorted(work.values(), key=lambda p: (-p.sample_visits, p.shard)):
+                self._dispatch(self._training, plan, gone.get(plan.shard, []), None)
+        return self.snapshot()
+
+    def _training_plan(self, shard: int) -> ShardPlan:
+        rows, _ = self.site.lake.counts("train", shard, set())
+        slices = len(rows)
+        work = count(
+            ShardStats(shard, self.site.recipe.epochs, rows, (0,) * slices, (0,) * slices, (False,) * slices)
+        )
+        return ShardPlan(
+            shard, "retrain", 1, 0, work.full_visits, 1.0, 0.0, (0.0, 0.0), (), "training", ("first training",)
+        )
+
+    def _finish_training(self, done: _Round) -> None:
+        outcomes = [done.outcomes[shard] for shard in sorted(done.outcomes)]
+        if not any(outcome.blob for outcome in outcomes):
+            raise StateError("no shard has a row to train on", remedy="check the training table")
+        self.registry.publish_training(outcomes)
+        self._training = None
+        self.calibrate()
+
+    def calibrate(self) -> Calibration:
+        """Fit α on the shard with the most rows, if the policy may use an update at all."""
+        policy, optimizer = self.settings.policy, self.settings.optimizer.name
+        wanted = policy.calibrate and policy.strategy != "retrain" and optimizer == "sgd"
+        have = self.ledger.calibration()
+        if not wanted or have.buckets:
+            return have
+        version = self.registry.version()
+        largest = max(
+            (sub for sub in version.shards if sub.blob and sub.exact),
+            key=lambda sub: (sum(self.site.lake.counts("train", sub.shard, set())[0]), -sub.shard),
+        )
+        gone = self.ledger.tombstones([largest.shard]).get(largest.shard, [])
+        job = ShardJob(
+            job_id="calibrate",
+            shard=largest.shard,
+            strategy="retrain",
+            tombstones=_pairs(gone),
+            trajectory=tuple(record.blob for record in largest.checkpoints),
+        )
+        calibration = self.executor.calibrate(job, ("dpus", "dpus-optimised"))
+        self.ledger.set_calibration(calibration)
+        return calibration
+
+    # ------------------------------------------------------------------ the loop
+
+    def step(self, wait_seconds: float = 0.0) -> Snapshot:
+        """Make one transition of everything that can move, without blocking longer than `wait_seconds`.
+
+        Raises:
+            LeaseLostError: Another coordinator took over.
+            ShardFailedError: A shard could not be trained in the first training.
+        """
+        self._renew()
+        for result in self.executor.poll(wait_seconds):
+            self._receive(result)
+        self._claim()
+        self.ledger.mark_served(self._token(), self.registry.confirmed())
+        return self.snapshot()
+
+    def snapshot(self) -> Snapshot:
+        """Return where things stand."""
+        rounds = [*self._rounds.values(), *([self._training] if self._training else [])]
+        waiting = self.ledger.requests((RequestState.RECEIVED, RequestState.PLANNED, RequestState.APPLIED))
+        return Snapshot(
+            version=self.registry.served(),
+            jobs_total=sum(len(r.plans) for r in rounds),
+            jobs_done=sum(len(r.outcomes) for r in rounds),
+            open_requests=len(waiting),
+        )
+
+    def _receive(self, result: ShardOutcome | ShardFailure) -> None:
+        rounds = [*self._rounds.values(), *([self._training] if self._training else [])]
+        owner = next((r for r in rounds if result.job_id in r.jobs), None)
+        if owner is None:
+            return  # an attempt that was given up
+        job = owner.jobs.pop(result.job_id)
+        if isinstance(result, ShardOutcome):
+            owner.outcomes[job.shard] = result
+            if len(owner.outcomes) == len(owner.plans):
+                self._finish(owner)
+            return
+        attempts = owner.attempts[job.shard]
+        if result.strategy_unavailable:
+            plan = owner.plans[job.shard]
+            reasons = (*plan.reasons, f"fell back to retrain: {result.error.splitlines()[0]}")
+            owner.plans[job.shard] = replace(plan, strategy="retrain", rule="fallback", reasons=reasons)
+            self._submit(owner, replace(job, job_id=_job_id(), strategy="retrain"))
+        elif result.retryable and attempts < self.settings.policy.max_attempts:
+            self._submit(owner, replace(job, job_id=_job_id()))
+        elif owner is self._training:
+            self._training = None
+            raise ShardFailedError(f"shard {job.shard} could not be trained", got=result.error)
+        else:
+            reason = f"shard {job.shard}: {result.error}"
+            self.ledger.mark_failed(self._token(), owner.request_ids, reason)
+            del self._rounds[owner.round_id]
+
+    def _finish(self, done: _Round) -> None:
+        if done is self._training:
+            self._finish_training(done)
+            return
+        pairs = [(done.plans[shard], done.outcomes[shard]) for shard in sorted(done.plans)]
+        self.registry.publish(self._token(), done.round_id, done.request_ids, pairs)
+        del self._rounds[done.round_id]
+
+    def _claim(self) -> None:
+        if self._training or self.registry.served() is None:
+            return
+        flying = {request_id for r in self._rounds.values() for request_id in r.request_ids}
+        busy = {shard for r in self._rounds.values() for shard in r.plans}
+        waiting = [
+            request
+            for request in self.ledger.requests((RequestState.RECEIVED, RequestState.PLANNED))
+            if request.request_id not in flying
+        ]
+        places = self.ledger.shards_of([request.request_id for request in waiting])
+        free = [request for request in waiting if not places[request.request_id] & busy]
+        for group in _connected(free, places):
+            self._start(group, sorted(set().union(*(places[request.request_id] for request in group))))
+
+    def _start(self, group: Sequence[ForgetRequest], shards: Sequence[int]) -> None:
+        ids = tuple(request.request_id for request in group)
+        gone = self.ledger.tombstones(shards)
+        strategy = next(choice for choice in _STRICTEST if any(r.strategy == choice for r in group))
+        deadlines = [request.deadline_at for request in group if request.deadline_at is not None]
+        slack = min(deadlines) - time.time() if deadlines else None
+        version = self.registry.version()
+        try:
+            plan = self.plan(gone, strategy, slack)
+        except HybridMUError as error:
+            self.ledger.mark_failed(self._token(), ids, str(error))
+            return
+        started = _Round(f"round-{uuid.uuid4().hex[:12]}", ids, {p.shard: p for p in plan.shards})
+        self.ledger.mark_planned(self._token(), ids, started.round_id, version.version)
+        self._rounds[started.round_id] = started
+        current = {sub.shard: sub for sub in version.shards}
+        for shard_plan in plan.shards:
+            self._dispatch(started, shard_plan, gone.get(shard_plan.shard, []), current[shard_plan.shard])
+
+    def _dispatch(
+        self, owner: _Round, plan: ShardPlan, gone: Sequence[Tombstone], current: SubModel | None
+    ) -> None:
+        removed = current.removed_upto if current else 0
+        self._submit(
+            owner,
+            ShardJob(
+                job_id=_job_id(),
+                shard=plan.shard,
+                strategy=plan.strategy,
+                tombstones=_pairs(gone),
+                upto=max((tombstone.seq for tombstone in gone), default=0),
+                trajectory=tuple(record.blob for record in current.checkpoints) if current else (),
+                current_blob=current.blob if current else None,
+                alpha=plan.alpha,
+                fresh=_pairs([tombstone for tombstone in gone if tombstone.seq > removed]),
+            ),
+        )
+
+    def _submit(self, owner: _Round, job: ShardJob) -> None:
+        owner.jobs[job.job_id] = job
+        owner.attempts[job.shard] = owner.attempts.get(job.shard, 0) + 1
+        self.executor.submit(job)
+
+    # ------------------------------------------------------------------ planning
+
+    def plan(
+        self, gone: dict[int, list[Tombstone]], strategy: StrategyChoice, slack: float | None, warnings: Sequence[str] = ()
+    ) -> Plan:
+        """Plan the removal of tombstones on top of the served version; changes nothing.
+
+        Args:
+            gone: Shard → all its tombstones, in commit order.
+            strategy: `auto` falls back to the policy's own choice.
+            slack: Seconds left until the deadline.
+            warnings: Carried into the plan.
+
+        Returns:
+            The plan.
+        """
+        return make_plan(
+            [self.stats(sub, gone[sub.shard]) for sub in self.registry.version().shards if gone.get(sub.shard)],
+            cost.fit(self.ledger.costs()),
+            policy_of(self.settings),
+            self.executor.pools(),
+            self.ledger.calibration(),
+            self.settings.policy.strategy if strategy == "auto" else strategy,
+            slack,
+            warnings,
+        )
+
+    def stats(self, sub: SubModel, gone: Sequence[Tombstone]) -> ShardStats:
+        """Count what the planner needs to know of one shard."""
+        base = {(str(x.kind), x.key) for x in gone if x.seq <= sub.exact_upto}
+        removed = {(str(x.kind), x.key) for x in gone if x.seq <= sub.removed_upto}
+        every = {(str(x.kind), x.key) for x in gone}
+        rows, _ = self.site.lake.counts("train", sub.shard, base)
+        live, _ = self.site.lake.counts("train", sub.shard, every)
+        kept, _ = self.site.lake.counts("train", sub.shard, removed)
+        exists = tuple(self.site.blobs.find(record.lineage_key) is not None for record in sub.checkpoints)
+        return ShardStats(
+            shard=sub.shard,
+            epochs=self.site.recipe.epochs,
+            rows=rows,
+            revoked=tuple(a - b for a, b in zip(rows, live, strict=True)),
+            newly_revoked=tuple(a - b for a, b in zip(kept, live, strict=True)),
+            clean=exists or (False,) * len(rows),
+            trajectory=bool(exists) and all(exists),
+            error_spent=sub.error_spent,
+        )
+
+    # ------------------------------------------------------------------ helpers
+
+    def _token(self) -> int:
+        if self.token is None:
+            raise LeaseLostError("this coordinator holds no lease", remedy="call acquire() first")
+        return self.token
+
+    def _renew(self) -> None:
+        if time.monotonic() - self._renewed > LEASE_SECONDS / 5:
+            self.ledger.heartbeat(self._token(), LEASE_SECONDS)
+            self._renewed = time.monotonic()
+
+
+def policy_of(settings: Settings) -> Policy:
+    """Return the planner's policy from the settings."""
+    policy = settings.policy
+    approximate: StrategyName = policy.approximate
+    get(approximate)  # an unknown name fails here, with the known ones listed
+    return Policy(
+        workload_threshold=policy.workload_threshold,
+        time_ratio=policy.time_ratio,
+        quality_budget=policy.quality_budget,
+        approximate=approximate,
+        alpha=policy.alpha,
+        finetune_epochs=policy.finetune_epochs,
+        optimizer=settings.optimizer.name,
+    )
+
+
+def _connected(requests: Sequence[ForgetRequest], places: dict[str, set[int]]) -> list[list[ForgetRequest]]:
+    """Group requests that share shards, directly or through others."""
+    groups: list[tuple[set[int], list[ForgetRequest]]] = []
+    for request in requests:
+        shards, members = set(places[request.request_id]), [request]
+        apart = []
+        for group in groups:
+            if group[0] & shards:
+                shards |= group[0]
+                members = group[1] + members
+            else:
+                apart.append(group)
+        groups = [*apart, (shards, members)]
+    return [members for _, members in groups]
+
+
+def _pairs(tombstones: Sequence[Tombstone]) -> tuple[tuple[KeyKind, bytes], ...]:
+    return tuple((tombstone.kind, tombstone.key) for tombstone in tombstones)
+
+
+def _job_id() -> str:
+    return uuid.uuid4().hex

@@ -1,0 +1,101 @@
+"""Where shard jobs run: the protocol, and the one that runs them in this process."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Protocol
+
+from hybridmu.config import Settings
+from hybridmu.errors import HybridMUError, StrategyUnavailableError
+from hybridmu.planning.planner import Pools
+from hybridmu.runtime.shard import ShardWorker
+from hybridmu.runtime.updater import Updater
+from hybridmu.types import Calibration, ShardFailure, ShardJob, ShardOutcome, StrategyName
+
+
+class Executor(Protocol):
+    """Runs jobs somewhere. One job per shard at a time is the caller's duty."""
+
+    def pools(self) -> Pools:
+        """Return how many retrains and updates run at once."""
+        ...
+
+    def submit(self, job: ShardJob) -> None:
+        """Queue a job; returns at once."""
+        ...
+
+    def poll(self, wait_seconds: float) -> list[ShardOutcome | ShardFailure]:
+        """Return what has finished, waiting at most this long for the first."""
+        ...
+
+    def calibrate(self, job: ShardJob, strategies: Sequence[StrategyName]) -> Calibration:
+        """Run a canary calibration on the job's shard and wait for it."""
+        ...
+
+    def close(self) -> None:
+        """Free what is held."""
+        ...
+
+
+class LocalExecutor:
+    """Runs one job per poll in this process; for tests and notebooks.
+
+    Args:
+        settings: The configuration.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._queue: deque[ShardJob] = deque()
+        self._workers: dict[int, ShardWorker] = {}
+        self._updater: Updater | None = None
+
+    def pools(self) -> Pools:
+        """Return one worker and one updater."""
+        return Pools(1, 1)
+
+    def submit(self, job: ShardJob) -> None:
+        """Queue a job."""
+        self._queue.append(job)
+
+    def poll(self, wait_seconds: float) -> list[ShardOutcome | ShardFailure]:
+        """Run the oldest queued job to its end."""
+        if not self._queue:
+            return []
+        job = self._queue.popleft()
+        try:
+            return [self._run(job)]
+        except HybridMUError as error:
+            return [failure(job, error)]
+
+    def calibrate(self, job: ShardJob, strategies: Sequence[StrategyName]) -> Calibration:
+        """Calibrate in this process."""
+        return self._worker(job.shard).calibrate(job.tombstones, job.trajectory, strategies)
+
+    def close(self) -> None:
+        """Drop all workers."""
+        self._workers.clear()
+        self._updater = None
+
+    def _run(self, job: ShardJob) -> ShardOutcome:
+        if job.strategy == "retrain":
+            return self._worker(job.shard).retrain(job)
+        if self._updater is None:
+            self._updater = Updater(self._settings)
+        outcome = self._updater.update(job)
+        if outcome.blob:
+            self._worker(job.shard).adopt(outcome.blob)
+        return outcome
+
+    def _worker(self, shard: int) -> ShardWorker:
+        if shard not in self._workers:
+            self._workers[shard] = ShardWorker(self._settings, shard)
+        return self._workers[shard]
+
+
+def failure(job: ShardJob, error: Exception, *, retryable: bool = False) -> ShardFailure:
+    """Describe why a job failed."""
+    return ShardFailure(
+        job.job_id, job.shard, str(error), retryable, isinstance(error, StrategyUnavailableError)
+    )

@@ -1,0 +1,166 @@
+"""ShardWorker: one shard's rows and its sub-model. Becomes a Ray actor in `cluster/actors.py`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+
+from hybridmu.config import Settings
+from hybridmu.core.calibration import calibrate
+from hybridmu.core.lineage import lineage_keys
+from hybridmu.core.model import State
+from hybridmu.core.rows import Rows, carries
+from hybridmu.core.strategies import Context, get
+from hybridmu.runtime.site import Site
+from hybridmu.types import Calibration, KeyKind, ShardJob, ShardOutcome, SliceRecord, StrategyName
+
+Keys = Iterable[tuple[KeyKind, bytes]]
+
+
+class ShardWorker:
+    """Owns one shard for its whole life; everything it holds is restored from storage.
+
+    Args:
+        settings: The configuration.
+        shard: Shard number.
+    """
+
+    def __init__(self, settings: Settings, shard: int) -> None:
+        self.site = Site(settings)
+        self.site.configure_torch()
+        self.shard = shard
+        self.blob: str | None = None
+        self._rows: Rows | None = None
+        self._gone: set[tuple[str, bytes]] = set()
+
+    def ready(self) -> int:
+        """Return the shard number; answers once the process is up."""
+        return self.shard
+
+    def retrain(self, job: ShardJob) -> ShardOutcome:
+        """Retrain exactly without the job's tombstoned rows, from the last clean checkpoint on.
+
+        Every finished slice is published at once, so a retry after a crash goes on from there.
+
+        Args:
+            job: Names the tombstones.
+
+        Returns:
+            New weights and what they cost; `blob` is None when no row is left.
+        """
+        started = time.perf_counter()
+        live = self._live(job.tombstones)
+        recipe = self.site.recipe
+        if len(live) == 0:
+            self.blob = None
+            return self._outcome(job, started, None, 0, len(recipe.epochs) + 1, 0, (), 0)
+        keys = lineage_keys(self.site.lineage_static(), live, recipe, self.shard)
+        new: dict[int, SliceRecord] = {}
+        mark = [started]
+
+        def save(slice_: int, state: State, visits: int) -> None:
+            blob = self.site.blobs.put(state)
+            self.site.blobs.record(keys[slice_ - 1], blob)
+            now = time.perf_counter()
+            new[slice_] = SliceRecord(slice_, keys[slice_ - 1], blob, visits, now - mark[0])
+            mark[0] = now
+
+        result = get("retrain").run(
+            Context(
+                shard=self.shard,
+                task=self.site.task,
+                recipe=recipe,
+                live=live.to(self.site.device),
+                revoked=live.where(carries(live.ids, live.groups, set())),
+                fresh_model=lambda: self.site.fresh_model(self.shard),
+                checkpoint=lambda slice_: self.site.blobs.load(keys[slice_ - 1]),
+                save=save,
+            )
+        )
+        records = []
+        for slice_, key in enumerate(keys, start=1):
+            blob = new[slice_].blob if slice_ in new else self.site.blobs.find(key)
+            if blob is not None:
+                records.append(new.get(slice_) or SliceRecord(slice_, key, blob))
+        self.blob = records[-1].blob
+        return self._outcome(
+            job, started, self.blob, len(live), result.first_slice, result.visits, records, int(result.first_slice > 1)
+        )
+
+    def adopt(self, blob: str) -> str:
+        """Take over a sub-model that a central updater made; its bytes are checked first.
+
+        Raises:
+            CorruptBlobError: The blob does not match its hash.
+        """
+        self.site.blobs.get(blob)
+        self.blob = blob
+        return blob
+
+    def calibrate(
+        self, tombstones: Keys, trajectory: Sequence[str], strategies: Sequence[StrategyName]
+    ) -> Calibration:
+        """Fit α by canary deletions on this shard's live rows; weights and checkpoints stay as they are.
+
+        Args:
+            tombstones: Rows that must not be read.
+            trajectory: Blobs of the exact run on the live rows, slice 1 first.
+            strategies: Updates to calibrate.
+
+        Returns:
+            The fitted buckets.
+        """
+        tombstones = tuple(tombstones)
+        live = self._live(tombstones)
+        settings = self.site.settings
+        context = Context(
+            shard=self.shard,
+            task=self.site.task,
+            recipe=self.site.recipe,
+            live=live.to(self.site.device),
+            revoked=live.where(carries(live.ids, live.groups, set())),
+            fresh_model=lambda: self.site.fresh_model(self.shard),
+            checkpoint=lambda slice_: self.site.blobs.get(trajectory[slice_ - 1]),
+            save=lambda *_: None,
+            current=self.site.blobs.get(trajectory[-1]),
+            held_out=self.site.lake.rows("validation", self.shard, set(tombstones)).to(self.site.device),
+            finetune_epochs=settings.policy.finetune_epochs,
+            finetune_rate=settings.policy.finetune_lr * settings.optimizer.lr,
+        )
+        return calibrate(context, strategies, settings.policy.calibration_shares)
+
+    def _live(self, tombstones: Keys) -> Rows:
+        """Return the live rows; once a row is tombstoned it leaves memory for good."""
+        gone = self._gone | set(tombstones)
+        if self._rows is None:
+            self._rows = self.site.lake.rows("train", self.shard, gone)
+        elif fresh := gone - self._gone:
+            self._rows = self._rows.where(~carries(self._rows.ids, self._rows.groups, fresh))
+        self._gone = gone
+        return self._rows
+
+    def _outcome(
+        self,
+        job: ShardJob,
+        started: float,
+        blob: str | None,
+        live: int,
+        first: int,
+        visits: int,
+        records: Sequence[SliceRecord],
+        read: int,
+    ) -> ShardOutcome:
+        return ShardOutcome(
+            job_id=job.job_id,
+            shard=self.shard,
+            strategy="retrain",
+            blob=blob,
+            exact=True,
+            upto=job.upto,
+            live=live,
+            first_slice=first,
+            visits=visits,
+            seconds=time.perf_counter() - started,
+            slices=tuple(records),
+            checkpoints_read=read,
+        )

@@ -1,0 +1,89 @@
+"""Everything that a worker needs to work on shards, made from the settings alone."""
+
+from __future__ import annotations
+
+import torch
+
+from hybridmu.config import Settings
+from hybridmu.core.lineage import environment
+from hybridmu.core.model import SubModel, initial_model
+from hybridmu.core.training import Recipe, slice_epochs
+from hybridmu.store.blobs import Blobs, Storage
+from hybridmu.store.lake import Lake
+from hybridmu.task import code_digest, make_task
+
+
+class Site:
+    """Storage, lake, task and recipe of one system, in one process.
+
+    Args:
+        settings: The configuration.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.storage = Storage(settings.storage_url)
+        self.blobs = Blobs(self.storage)
+        self.lake = Lake(settings, self.storage)
+        self.task = make_task(settings.task.name, settings.task.options)
+        self.recipe = recipe_of(settings)
+
+    @property
+    def device(self) -> str:
+        """Return `cpu` or `cuda`; only workers that hold a GPU get `cuda`."""
+        return self.settings.device
+
+    def configure_torch(self) -> None:
+        """Fix what changes bits: thread count and deterministic kernels, for this process."""
+        torch.set_num_threads(self.settings.threads)
+        torch.use_deterministic_algorithms(True)
+        # The flag above would also fill every new tensor with NaN, which costs time and guards nothing here.
+        torch.utils.deterministic.fill_uninitialized_memory = False
+
+    def lineage_static(self) -> dict[str, object]:
+        """Return the part of every lineage key that is the same for all shards and slices."""
+        settings = self.settings
+        manifest = self.lake.manifest
+        return {
+            "environment": environment(self.device, settings.threads),
+            "task": {"name": settings.task.name, "options": settings.task.options, "code": code_digest(self.task)},
+            "encoder": manifest.encoder.to_json(),
+            "standardize": settings.data.standardize,
+            "slices": settings.sisa.slices,
+            "shards": settings.sisa.shards,
+            "partition": settings.identity()["partition_key"],
+        }
+
+    def fresh_model(self, shard: int) -> SubModel:
+        """Return the untrained sub-model of a shard on the training device."""
+        manifest = self.lake.manifest
+        model = initial_model(
+            self.task,
+            features=manifest.features,
+            classes=len(manifest.encoder.classes),
+            standardize=self.settings.data.standardize,
+            seed=self.settings.sisa.seed,
+            shard=shard,
+        )
+        return model.to(self.device)
+
+    def load_model(self, shard: int, blob: str, device: str = "cpu") -> SubModel:
+        """Return a sub-model with stored weights, in evaluation mode."""
+        model = self.fresh_model(shard).to(device)
+        model.load_state_dict(self.blobs.get(blob))
+        return model.eval()
+
+
+def recipe_of(settings: Settings) -> Recipe:
+    """Return the hyper-parameters that the settings describe."""
+    sisa, optimizer = settings.sisa, settings.optimizer
+    return Recipe(
+        epochs=slice_epochs(sisa.epochs, sisa.slices),
+        batch_size=sisa.batch_size,
+        seed=sisa.seed,
+        optimizer=optimizer.name,
+        lr=optimizer.lr,
+        momentum=optimizer.momentum,
+        weight_decay=optimizer.weight_decay,
+        schedule=optimizer.schedule,
+    )

@@ -1,0 +1,106 @@
+"""Updater: the centralized approximate update, on a small pool apart from the shard actors."""
+
+from __future__ import annotations
+
+import time
+
+from hybridmu.config import Settings
+from hybridmu.core.model import State
+from hybridmu.core.rows import carries
+from hybridmu.core.strategies import Context, get
+from hybridmu.errors import CorruptBlobError, StrategyUnavailableError
+from hybridmu.runtime.site import Site
+from hybridmu.types import ShardJob, ShardOutcome
+
+
+class Updater:
+    """Changes the current parameters of any shard directly; keeps nothing between jobs.
+
+    Args:
+        settings: The configuration.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.site = Site(settings)
+        self.site.configure_torch()
+
+    def ready(self) -> bool:
+        """Return True once the process is up."""
+        return True
+
+    def update(self, job: ShardJob) -> ShardOutcome:
+        """Run the job's approximate strategy.
+
+        The revoked rows are read here because the plan names this removal; the result never enters the lineage map.
+
+        Args:
+            job: Names shard, strategy, rows and α.
+
+        Returns:
+            New weights, marked as not exact.
+
+        Raises:
+            StrategyUnavailableError: A checkpoint is missing or corrupt, or the strategy does not fit the optimizer.
+        """
+        started = time.perf_counter()
+        site, shard = self.site, job.shard
+        policy = site.settings.policy
+        gone = {(str(kind), key) for kind, key in job.tombstones}
+        fresh = {(str(kind), key) for kind, key in job.fresh}
+        # Rows that an earlier update removed stay out: only what the current weights still contain is subtracted.
+        before = gone - fresh
+        revoked = site.lake.rows("train", shard, fresh, only_revoked=True)
+        if before:
+            from_before = carries(revoked.ids, revoked.groups, before)
+            revoked = revoked.where(~from_before)
+        live = site.lake.rows("train", shard, gone)
+        read = 0
+
+        def checkpoint(slice_: int) -> State:
+            nonlocal read
+            read += 1
+            return self._checkpoint(job, slice_)
+
+        result = get(job.strategy).run(
+            Context(
+                shard=shard,
+                task=site.task,
+                recipe=site.recipe,
+                live=live.to(site.device),
+                revoked=revoked.to(site.device),
+                fresh_model=lambda: site.fresh_model(shard),
+                checkpoint=checkpoint,
+                save=lambda *_: None,
+                current=self._state(job.current_blob or ""),
+                held_out=site.lake.rows("validation", shard, gone).to(site.device),
+                alpha=job.alpha,
+                finetune_epochs=policy.finetune_epochs,
+                finetune_rate=policy.finetune_lr * site.settings.optimizer.lr,
+            )
+        )
+        return ShardOutcome(
+            job_id=job.job_id,
+            shard=shard,
+            strategy=job.strategy,
+            blob=site.blobs.put(result.state),
+            exact=False,
+            upto=job.upto,
+            live=len(live),
+            first_slice=result.first_slice,
+            visits=result.visits,
+            seconds=time.perf_counter() - started,
+            checkpoints_read=read,
+        )
+
+    def _checkpoint(self, job: ShardJob, slice_: int) -> State:
+        if len(job.trajectory) < slice_:
+            raise StrategyUnavailableError(f"no checkpoint after slice {slice_}", remedy="use strategy retrain")
+        return self._state(job.trajectory[slice_ - 1])
+
+    def _state(self, blob: str) -> State:
+        try:
+            return self.site.blobs.get(blob)
+        except CorruptBlobError as error:
+            raise StrategyUnavailableError(
+                "a checkpoint that the update needs can't be read", got=error.what, remedy="use strategy retrain"
+            ) from None

@@ -1,0 +1,144 @@
+"""verify: compare the live sub-models with the oracle, bit for bit or, for approximate ones, by measured gaps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from hybridmu.config import Settings
+from hybridmu.core import audit
+from hybridmu.core.aggregate import aggregate
+from hybridmu.core.model import State, SubModel
+from hybridmu.core.rows import Rows
+from hybridmu.runtime.oracle import train_from_scratch
+from hybridmu.runtime.site import Site
+from hybridmu.store.ledger import Ledger
+from hybridmu.store.registry import Registry
+from hybridmu.store.tables import connect
+from hybridmu.types import SubModel as SubModelRecord
+
+
+def verify(settings: Settings, shards: Sequence[int] | None = None, processes: int = 2) -> dict[str, Any]:
+    """Retrain from scratch on the retained rows in fresh processes, and compare with what is live.
+
+    Args:
+        settings: The configuration.
+        shards: Which shards; all by default.
+        processes: Oracle processes that run at once.
+
+    Returns:
+        JSON-able report: `bitwise_equal` per shard and overall (overall: every shard that claims to be exact is),
+        and for approximate shards the two-sided forget-loss gap, accuracies and a membership attack's AUC.
+    """
+    site = Site(settings)
+    site.configure_torch()
+    engine = connect(settings.database)
+    ledger, registry = Ledger(engine), Registry(engine)
+    ledger.bind(settings.identity(), create=False)
+    version = registry.version()
+    chosen = [sub for sub in version.shards if shards is None or sub.shard in set(shards)]
+    tombstones = ledger.tombstones()
+    gone: dict[int, set[tuple[str, bytes]]] = {
+        sub.shard: {(x.kind, x.key) for x in tombstones.get(sub.shard, []) if x.seq <= sub.removed_upto}
+        for sub in version.shards
+    }
+    oracle, seconds = train_from_scratch(settings, gone, [sub.shard for sub in chosen], processes)
+    every = {shard: {(x.kind, x.key) for x in stones} for shard, stones in tombstones.items()}
+    test = test_rows(site, every)
+    report = []
+    for sub in chosen:
+        state = site.blobs.get(sub.blob) if sub.blob else None
+        differing = audit.differing_tensors(state, oracle[sub.shard])
+        entry: dict[str, Any] = {
+            "shard": sub.shard,
+            "exact": sub.exact,
+            "bitwise_equal": not differing,
+            "differing": list(differing),
+            "empty": sub.blob is None,
+        }
+        if not sub.exact:
+            revoked = site.lake.rows("train", sub.shard, gone[sub.shard], only_revoked=True)
+            entry |= _gaps(site, sub, state, oracle[sub.shard], revoked, test)
+        report.append(entry)
+    exact = [entry for entry in report if entry["exact"]]
+    return {
+        "version": version.version,
+        "bitwise_equal": all(entry["bitwise_equal"] for entry in exact),
+        "exact_shards": len(exact),
+        "approximate_shards": len(report) - len(exact),
+        "accuracy": _ensemble_accuracy(site, {s.shard: _state(site, s) for s in chosen}, test),
+        "oracle_accuracy": _ensemble_accuracy(site, oracle, test),
+        "oracle_seconds": seconds,
+        "shards": report,
+    }
+
+
+def test_rows(site: Site, gone: dict[int, set[tuple[str, bytes]]]) -> Rows:
+    """Return the live test rows of all shards (of validation, when there is no test table)."""
+    split = "test" if "test" in site.lake.manifest.rows else "validation"
+    parts = [site.lake.rows(split, s, gone.get(s, set())) for s in range(site.settings.sisa.shards)]  # type: ignore[arg-type]
+    import numpy as np
+
+    return Rows(
+        torch.cat([part.x for part in parts]),
+        torch.cat([part.y for part in parts]),
+        np.concatenate([part.slice for part in parts]),
+        np.concatenate([part.ids for part in parts]),
+        np.concatenate([part.groups for part in parts]),
+        np.concatenate([part.content for part in parts]),
+    )
+
+
+def accuracy_of(site: Site, records: Sequence[SubModelRecord], rows: Rows) -> float | None:
+    """Return the ensemble's accuracy on rows, or None when there are none."""
+    return _ensemble_accuracy(site, {sub.shard: _state(site, sub) for sub in records}, rows)
+
+
+def _gaps(
+    site: Site, sub: SubModelRecord, ours: State | None, oracle: State | None, revoked: Rows, test: Rows
+) -> dict[str, Any]:
+    if ours is None or oracle is None:
+        return {}
+    model, reference = _model(site, sub.shard, ours), _model(site, sub.shard, oracle)
+    unseen = audit.losses(model, test, site.task)
+    unseen_reference = audit.losses(reference, test, site.task)
+    return {
+        "forget_loss_gap": audit.forget_loss_gap(model, reference, revoked, site.task),
+        "accuracy": _accuracy(model, test),
+        "oracle_accuracy": _accuracy(reference, test),
+        "attack_auc": audit.attack_auc(audit.losses(model, revoked, site.task), unseen),
+        "oracle_attack_auc": audit.attack_auc(audit.losses(reference, revoked, site.task), unseen_reference),
+        "revoked_rows": len(revoked),
+    }
+
+
+def _state(site: Site, sub: SubModelRecord) -> State | None:
+    return site.blobs.get(sub.blob) if sub.blob else None
+
+
+def _model(site: Site, shard: int, state: State) -> SubModel:
+    model = site.fresh_model(shard).to("cpu")
+    model.load_state_dict(state)
+    return model
+
+
+def _accuracy(model: SubModel, rows: Rows) -> float | None:
+    if len(rows) == 0:
+        return None
+    logits = audit.logits_of(model, rows, 0)
+    return float((logits.argmax(dim=1) == rows.y).float().mean())
+
+
+def _ensemble_accuracy(site: Site, states: dict[int, State | None], rows: Rows) -> float | None:
+    classes = len(site.lake.manifest.encoder.classes)
+    logits = [
+        audit.logits_of(_model(site, shard, state), rows, classes) for shard, state in states.items() if state is not None
+    ]
+    if not logits or len(rows) == 0:
+        return None
+    votes = aggregate(torch.stack(logits), site.settings.serving.aggregation)
+    value = float((votes.argmax(dim=1) == rows.y).float().mean())
+    return None if math.isnan(value) else value

@@ -1,0 +1,1 @@
+"""Answering predictions from a version; plain classes without ray."""

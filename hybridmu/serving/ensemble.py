@@ -1,0 +1,121 @@
+"""Ensemble: one immutable version, ready to answer. A replica swaps versions by replacing one reference."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+
+from hybridmu.core.aggregate import aggregate
+from hybridmu.core.encode import Encoder
+from hybridmu.core.model import SubModel
+from hybridmu.errors import DataError, StateError
+from hybridmu.runtime.site import Site
+from hybridmu.serving.forward import fastest
+from hybridmu.types import ModelVersion
+
+_SAMPLE_ROWS = 16
+
+
+class Ensemble:
+    """Sub-models of one version.
+
+    Args:
+        version: Version number that every answer carries.
+        models: Shard → (blob, sub-model); emptied shards are absent.
+        encoder: Turns rows into tensors.
+        how: `mean` or `vote`.
+    """
+
+    def __init__(self, version: int, models: dict[int, tuple[str, SubModel]], encoder: Encoder, how: str) -> None:
+        self.version, self.encoder, self.how = version, encoder, how
+        self.models = models
+        voters = [model for _, model in models.values()]
+        self.way, self.seconds = "none", {}
+        if voters:
+            self.way, self._forward, self.seconds = fastest(voters, torch.zeros(_SAMPLE_ROWS, encoder.features))
+
+    @classmethod
+    def load(cls, site: Site, version: ModelVersion, before: Ensemble | None = None) -> Ensemble:
+        """Load a version; sub-models that did not change since `before` are shared, not read again.
+
+        Args:
+            site: Where blobs and schema are.
+            version: What to load.
+            before: The ensemble that answers now.
+
+        Returns:
+            A new ensemble; `before` is left as it was.
+        """
+        models: dict[int, tuple[str, SubModel]] = {}
+        for sub in version.shards:
+            if sub.blob is None:
+                continue
+            same = before.models.get(sub.shard) if before else None
+            if same is not None and same[0] == sub.blob:
+                models[sub.shard] = same
+            else:
+                models[sub.shard] = (sub.blob, site.load_model(sub.shard, sub.blob))
+        return cls(version.version, models, site.lake.manifest.encoder, site.settings.serving.aggregation)
+
+    def encode(self, rows: Sequence[dict[str, Any]]) -> npt.NDArray[np.float32]:
+        """Encode rows given as column → value.
+
+        Args:
+            rows: Each with every feature column; other columns are ignored.
+
+        Returns:
+            float32 [n, features].
+
+        Raises:
+            DataError: No rows, a missing column, or a value of the wrong type.
+        """
+        if not rows:
+            raise DataError("there are no rows to predict", expected="at least one row")
+        columns = {}
+        for column in self.encoder.columns:
+            values = []
+            for row in rows:
+                if column.name not in row:
+                    raise DataError(
+                        f"column {column.name!r} is missing", expected=", ".join(c.name for c in self.encoder.columns)
+                    )
+                values.append(row[column.name])
+            width = column.width - (column.fill is not None)
+            try:
+                columns[column.name] = pa.array(
+                    values, type=pa.list_(pa.float64(), width) if column.kind == "list" else None
+                )
+            except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+                raise DataError(f"column {column.name!r} has a wrong value", expected=column.kind, got=str(error)) from None
+        return self.encoder.encode(pa.table(columns))
+
+    @torch.no_grad()
+    def probabilities(self, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Return class probabilities, float32 [n, classes].
+
+        Raises:
+            StateError: No shard is left to vote.
+        """
+        if not self.models:
+            raise StateError("no shard is left to vote: every training row was forgotten")
+        return aggregate(self._forward(torch.from_numpy(x)), self.how).numpy()
+
+    def answer(self, x: npt.NDArray[np.float32]) -> dict[str, Any]:
+        """Return the JSON-able answer for encoded rows: label and probability per class, and the version."""
+        return {"version": self.version, "predictions": self.label(self.probabilities(x))}
+
+    def label(self, probabilities: npt.NDArray[np.float32]) -> list[dict[str, Any]]:
+        """Return one prediction per row of class probabilities."""
+        classes = self.encoder.classes
+        return [
+            {
+                "label": classes[int(row.argmax())],
+                "probabilities": {str(name): float(p) for name, p in zip(classes, row, strict=True)},
+            }
+            for row in probabilities
+        ]

@@ -1,0 +1,126 @@
+"""Three ways to run all sub-models on one batch, and the choice of the fastest by measuring.
+
+Answers agree up to rounding; exactness is a property of weights, not of this path.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from hybridmu.core.model import Standardize, SubModel
+
+Forward = Callable[[Tensor], Tensor]
+_TRIALS = 5
+
+
+def loop(models: Sequence[SubModel]) -> Forward:
+    """Return x [batch, features] → logits [voters, batch, classes], one model after the other."""
+
+    def run(x: Tensor) -> Tensor:
+        return torch.stack([model(x) for model in models])
+
+    return run
+
+
+def vmapped(models: Sequence[SubModel]) -> Forward | None:
+    """Return the same through `torch.vmap` over stacked parameters; None when a module does not support it."""
+    parameters, buffers = torch.func.stack_module_state(list(models))
+    skeleton = models[0]
+
+    def one(p: dict[str, Tensor], b: dict[str, Tensor], x: Tensor) -> Tensor:
+        logits: Tensor = torch.func.functional_call(skeleton, (p, b), (x,))
+        return logits
+
+    batched = torch.vmap(one, in_dims=(0, 0, None))
+
+    def run(x: Tensor) -> Tensor:
+        logits: Tensor = batched(parameters, buffers, x)
+        return logits
+
+    return run
+
+
+def batched_matmul(models: Sequence[SubModel]) -> Forward | None:
+    """Return the same by one `baddbmm` per layer; None unless the network is only Linear and ReLU."""
+    layers = [_flat(model) for model in models]
+    if any(layer is None for layer in layers):
+        return None
+    steps: list[tuple[str, tuple[Tensor, ...]]] = []
+    for same in zip(*[layer for layer in layers if layer is not None], strict=True):
+        first = same[0]
+        if isinstance(first, nn.Linear):
+            weight = torch.stack([module.weight.detach().t() for module in same]).contiguous()
+            bias = torch.stack([module.bias.detach() for module in same])[:, None, :]
+            steps.append(("linear", (weight, bias)))
+        elif isinstance(first, Standardize):
+            steps.append(
+                ("scale", (torch.stack([m.mean for m in same])[:, None], torch.stack([m.deviation for m in same])[:, None]))
+            )
+        else:
+            steps.append(("relu", ()))
+    voters = len(models)
+
+    def run(x: Tensor) -> Tensor:
+        h = x.expand(voters, *x.shape)
+        for kind, tensors in steps:
+            if kind == "linear":
+                h = torch.baddbmm(tensors[1], h, tensors[0])
+            elif kind == "scale":
+                h = (h - tensors[0]) / tensors[1]
+            else:
+                h = h.relu()
+        return h
+
+    return run
+
+
+@torch.no_grad()
+def fastest(models: Sequence[SubModel], sample: Tensor) -> tuple[str, Forward, dict[str, float]]:
+    """Measure every way that works on a sample batch.
+
+    Args:
+        models: At least one sub-model, in evaluation mode.
+        sample: float32 [batch, features] of the size that is usual.
+
+    Returns:
+        (name, function, best seconds of each way).
+    """
+    ways: dict[str, Callable[[Sequence[SubModel]], Forward | None]] = {
+        "loop": loop,
+        "vmap": vmapped,
+        "batched-matmul": batched_matmul,
+    }
+    reference = loop(models)(sample)
+    found: dict[str, Forward] = {}
+    seconds: dict[str, float] = {}
+    for name, make in ways.items():
+        try:
+            forward = make(models)
+            if forward is None or not torch.allclose(forward(sample), reference, atol=1e-4, rtol=1e-4):
+                continue
+        except (RuntimeError, NotImplementedError, ValueError):
+            continue  # a module that functional transforms can't handle
+        found[name] = forward
+        seconds[name] = min(_time(forward, sample) for _ in range(_TRIALS))
+    best = min(seconds, key=lambda name: seconds[name])
+    return best, found[best], seconds
+
+
+def _flat(model: SubModel) -> list[nn.Module] | None:
+    """Return the layers of a plain network in order; None when anything else is inside."""
+    layers: list[nn.Module] = []
+    for module in model:
+        layers += list(module) if isinstance(module, nn.Sequential) else [module]
+    plain = all(isinstance(layer, (nn.Linear, nn.ReLU, Standardize)) for layer in layers)
+    biased = all(layer.bias is not None for layer in layers if isinstance(layer, nn.Linear))
+    return layers if plain and biased else None
+
+
+def _time(forward: Forward, sample: Tensor) -> float:
+    started = time.perf_counter()
+    forward(sample)
+    return time.perf_counter() - started

@@ -1,0 +1,1 @@
+"""Durable state: Parquet shards, blobs, ledger, registry. No ray."""

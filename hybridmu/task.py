@@ -1,0 +1,221 @@
+"""Task: what the user brings: a model factory and a loss. Built-in: `mlp`, `cnn`, `linear`."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib
+import importlib.util
+import site
+import sys
+import sysconfig
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from hybridmu.errors import ConfigError
+
+
+class Task(Protocol):
+    """A classification problem: how to make an untrained sub-model, and what it minimises."""
+
+    def model(self, features: int, classes: int) -> nn.Module:
+        """Return a new module mapping float32 [batch, features] to logits [batch, classes].
+
+        Initialisation draws from torch's global generator, which is seeded by (seed, shard).
+        """
+        ...
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the *mean* loss over the batch; `labels` is int64 [batch]."""
+        ...
+
+
+class CrossEntropyTask:
+    """Base of the built-in tasks: mean cross entropy."""
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the mean cross entropy of logits [batch, classes] against int64 [batch]."""
+        return functional.cross_entropy(logits, labels)
+
+
+class Linear(CrossEntropyTask):
+    """Multinomial logistic regression."""
+
+    def model(self, features: int, classes: int) -> nn.Module:
+        """Return one linear layer."""
+        return nn.Sequential(nn.Linear(features, classes))
+
+
+class Mlp(CrossEntropyTask):
+    """Fully connected network with ReLU.
+
+    Args:
+        hidden: Widths of the hidden layers.
+    """
+
+    def __init__(self, hidden: Sequence[int] = (128,)) -> None:
+        self.hidden = tuple(hidden)
+
+    def model(self, features: int, classes: int) -> nn.Module:
+        """Return Linear–ReLU pairs and a linear head."""
+        layers: list[nn.Module] = []
+        for width in self.hidden:
+            layers += [nn.Linear(features, width), nn.ReLU()]
+            features = width
+        return nn.Sequential(*layers, nn.Linear(features, classes))
+
+
+class _Residual(nn.Module):
+    """Two 3×3 convolutions with GroupNorm around a skip; halves the picture when stride is 2."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False),
+            nn.GroupNorm(min(8, outputs), outputs),
+            nn.ReLU(),
+            nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False),
+            nn.GroupNorm(min(8, outputs), outputs),
+        )
+        same = stride == 1 and inputs == outputs
+        self.skip = nn.Identity() if same else nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.relu(self.body(x) + self.skip(x))
+
+
+class Cnn(CrossEntropyTask):
+    """A small residual network with GroupNorm (no batch statistics, so nothing leaks between rows).
+
+    Args:
+        shape: Picture as [channels, height, width]; its product is the number of features.
+        width: Channels of the first stage (a multiple of 8); each later stage doubles them.
+        stages: Residual blocks; each but the first halves the picture.
+    """
+
+    def __init__(self, shape: Sequence[int] = (1, 28, 28), width: int = 16, stages: int = 3) -> None:
+        self.shape, self.width, self.stages = tuple(shape), width, stages
+
+    def model(self, features: int, classes: int) -> nn.Module:
+        """Return the network.
+
+        Raises:
+            ConfigError: `shape` does not hold `features` values.
+        """
+        if torch.Size(self.shape).numel() != features:
+            raise ConfigError(
+                "task.shape does not match the table",
+                expected=f"a shape of {features} values",
+                got=str(list(self.shape)),
+                remedy="set task.shape to [channels, height, width]",
+            )
+        channels = [self.width * 2**stage for stage in range(self.stages)]
+        blocks: list[nn.Module] = []
+        before = channels[0]
+        for stage, after in enumerate(channels):
+            blocks.append(_Residual(before, after, 1 if stage == 0 else 2))
+            before = after
+        return nn.Sequential(
+            nn.Unflatten(1, self.shape),
+            nn.Conv2d(self.shape[0], channels[0], 3, 1, 1, bias=False),
+            nn.GroupNorm(8, channels[0]),
+            nn.ReLU(),
+            *blocks,
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(before, classes),
+        )
+
+
+_BUILTIN: dict[str, type] = {"mlp": Mlp, "cnn": Cnn, "linear": Linear}
+
+
+def make_task(name: str, options: Mapping[str, Any]) -> Task:
+    """Build a task by built-in name or import path `package.module:Class`.
+
+    Args:
+        name: The name or path.
+        options: Keyword arguments of its constructor.
+
+    Returns:
+        The task.
+
+    Raises:
+        ConfigError: Unknown name, no such module or class, or wrong options.
+    """
+    factory = _BUILTIN.get(name)
+    if factory is None:
+        module, _, attribute = name.partition(":")
+        try:
+            factory = getattr(importlib.import_module(module), attribute) if attribute else None
+        except (ImportError, AttributeError) as error:
+            raise ConfigError(f"task {name!r} can't be imported", got=str(error), remedy="check PYTHONPATH") from None
+    if factory is None:
+        raise ConfigError(
+            f"unknown task {name!r}", expected=f"one of {sorted(_BUILTIN)} or an import path package.module:Class"
+        )
+    try:
+        task: Task = factory(**options)
+    except TypeError as error:
+        raise ConfigError(f"task {name!r} does not take these options", got=str(error)) from None
+    return task
+
+
+def code_digest(task: Task) -> str:
+    """Hash the source of a task and of everything it imports outside installed packages.
+
+    Part of every lineage key: weights made by other code are never reused. Built-in tasks hash this
+    package's own training code.
+
+    Args:
+        task: An instance of the task.
+
+    Returns:
+        Hex digest over the sorted (module, source) pairs.
+    """
+    package = Path(__file__).parent
+    sources = {f"hybridmu/{p.relative_to(package)}": p for p in [package / "task.py", *package.glob("core/**/*.py")]}
+    _collect(type(task).__module__, sources)
+    digest = hashlib.blake2b(digest_size=16)
+    for name in sorted(sources):
+        digest.update(f"{name}\0".encode() + sources[name].read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def _collect(module: str, found: dict[str, Path]) -> None:
+    """Add a module's file and, through its import statements, all it reaches outside installed packages."""
+    if module.split(".")[0] in {"hybridmu", *sys.stdlib_module_names} - {"__main__"} or module in found:
+        return
+    loaded = sys.modules.get(module)
+    file = getattr(loaded, "__file__", None)
+    if file is None:
+        spec = importlib.util.find_spec(module) if module != "__main__" else None
+        file = spec.origin if spec else None
+    if not file or not file.endswith(".py") or _installed(Path(file)):
+        return
+    found[module] = Path(file)
+    package = module if Path(file).name == "__init__.py" else module.rpartition(".")[0]
+    for node in ast.walk(ast.parse(Path(file).read_text())):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = importlib.util.resolve_name("." * node.level + (node.module or ""), package or None) if (
+                node.level
+            ) else node.module or ""
+            names = [base, *(f"{base}.{alias.name}" for alias in node.names)]
+        for name in names:
+            try:
+                _collect(name, found)
+            except (ImportError, ValueError):
+                continue
+
+
+def _installed(path: Path) -> bool:
+    roots = [*site.getsitepackages(), site.getusersitepackages(), sysconfig.get_path("stdlib")]
+    return any(path.resolve().is_relative_to(Path(root).resolve()) for root in roots)

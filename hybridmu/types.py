@@ -1,0 +1,320 @@
+"""Frozen values that cross a process border. No behaviour beyond derived properties.
+
+Slices are numbered 1..R as in the literature; a tuple indexed by slice holds slice i at position i − 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Literal
+
+KeyKind = Literal["id", "group"]
+StrategyName = Literal["retrain", "dpus", "dpus-optimised"]
+StrategyChoice = Literal["auto", "retrain", "dpus", "dpus-optimised"]
+
+
+class RequestState(StrEnum):
+    """Life of a request; it only moves to the right, FAILED aside."""
+
+    RECEIVED = "RECEIVED"
+    PLANNED = "PLANNED"
+    APPLIED = "APPLIED"
+    SERVED = "SERVED"
+    FAILED = "FAILED"
+
+
+@dataclass(frozen=True, slots=True)
+class Tombstone:
+    """A revoked key: rows that carry it are dead from commit on.
+
+    Attributes:
+        seq: Commit order over the whole ledger, 1, 2, …
+        kind: Whether the key is a row id or a group.
+        key: 16-byte keyed digest of the id or group (never the raw value).
+        shard: Shard that holds the rows.
+        slice: Slice that holds the rows.
+        request_id: The request that brought it.
+    """
+
+    seq: int
+    kind: KeyKind
+    key: bytes
+    shard: int
+    slice: int
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedKey:
+    """Where a key of a request lives, before it is a tombstone."""
+
+    kind: KeyKind
+    key: bytes
+    shard: int
+    slice: int
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetRequest:
+    """One deletion request as the ledger knows it. Times are seconds since the epoch, UTC."""
+
+    request_id: str
+    state: RequestState
+    strategy: StrategyChoice
+    keys: int
+    received_at: float
+    deadline_at: float | None = None
+    applied_at: float | None = None
+    served_at: float | None = None
+    version_before: int | None = None
+    version_after: int | None = None
+    reason: str | None = None
+    already_forgotten: int = 0
+    ignored_unknown: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ShardStats:
+    """What the planner knows of one touched shard.
+
+    Attributes:
+        shard: Its number, 0-based.
+        epochs: e_i, epochs of each slice.
+        rows: n_{s,i}, rows in the last exact model, per slice.
+        revoked: |U_{s,i}|, those not yet removed exactly, per slice (all open deletions together).
+        newly_revoked: Those of `revoked` that no approximate update has removed yet, per slice.
+        clean: Whether the checkpoint after slice i exists for the live rows without `revoked`.
+        trajectory: Whether every checkpoint of the last exact run exists (the approximate update needs them).
+        error_spent: Predicted forget-loss error of approximate removals since the last exact retrain.
+    """
+
+    shard: int
+    epochs: tuple[int, ...]
+    rows: tuple[int, ...]
+    revoked: tuple[int, ...]
+    newly_revoked: tuple[int, ...]
+    clean: tuple[bool, ...]
+    trajectory: bool = True
+    error_spent: float = 0.0
+
+    @property
+    def live(self) -> int:
+        """Rows left after the removal."""
+        return sum(self.rows) - sum(self.revoked)
+
+
+@dataclass(frozen=True, slots=True)
+class ShardPlan:
+    """What will happen to one shard, and why.
+
+    Attributes:
+        shard: Shard number.
+        strategy: Chosen strategy.
+        first_slice: First slice that is trained again (R + 1 when none is).
+        revoked: Rows to remove.
+        sample_visits: Training visits of the chosen strategy (retrain: W_s; update: gradients and fine-tuning).
+        workload_ratio: ρ_s, retraining visits over those of the whole shard.
+        estimated_seconds: Predicted seconds on one worker.
+        interval: Lower and upper bound of the prediction.
+        alternatives: Strategy → predicted seconds, for every one that was available.
+        rule: The rule that decided.
+        reasons: Sentences with the numbers, in the order in which the rules were asked.
+        alpha: Step of the approximate subtraction; 0 for a retrain.
+        predicted_error: Forget-loss error that the approximate update adds to the shard's account.
+    """
+
+    shard: int
+    strategy: StrategyName
+    first_slice: int
+    revoked: int
+    sample_visits: int
+    workload_ratio: float
+    estimated_seconds: float
+    interval: tuple[float, float]
+    alternatives: tuple[tuple[str, float], ...]
+    rule: str
+    reasons: tuple[str, ...]
+    alpha: float = 0.0
+    predicted_error: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A frozen decision over all touched shards; `shards` is in dispatch order, longest first."""
+
+    shards: tuple[ShardPlan, ...]
+    makespan_seconds: float
+    workers: int
+    updaters: int
+    warnings: tuple[str, ...] = ()
+
+    def explain(self) -> str:
+        """Return the whole plan as text, one block per shard."""
+        lines = [
+            f"{len(self.shards)} shard(s), about {self.makespan_seconds:.2f} s on {self.workers} worker(s) "
+            f"and {self.updaters} updater(s)"
+        ]
+        for shard in self.shards:
+            low, high = shard.interval
+            lines.append(
+                f"shard {shard.shard}: {shard.strategy} by the {shard.rule} rule, {shard.revoked} row(s), "
+                f"from slice {shard.first_slice}, {shard.sample_visits} visits, "
+                f"{shard.estimated_seconds:.3f} s [{low:.3f}, {high:.3f}]"
+            )
+            lines += [f"  - {reason}" for reason in shard.reasons]
+        return "\n".join([*lines, *(f"warning: {w}" for w in self.warnings)])
+
+
+@dataclass(frozen=True, slots=True)
+class SliceRecord:
+    """One checkpoint of one sub-model: after which slice, under which lineage, in which blob."""
+
+    slice: int
+    lineage_key: str
+    blob: str
+    visits: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ShardJob:
+    """One unit of work for a shard actor or an updater.
+
+    Attributes:
+        job_id: Names this attempt; an outcome carries it back.
+        shard: Shard number.
+        strategy: What to run.
+        tombstones: (kind, key) of every deletion in this shard that the result must not contain.
+        upto: Highest tombstone seq covered; becomes the sub-model's watermark.
+        trajectory: Blobs of the last exact run's checkpoints, slice 1 first; only an update reads them.
+        current_blob: Blob of the sub-model that is live now; None for an empty shard.
+        alpha: Step of the subtraction.
+        fresh: (kind, key) that the current sub-model still contains.
+    """
+
+    job_id: str
+    shard: int
+    strategy: StrategyName
+    tombstones: tuple[tuple[KeyKind, bytes], ...] = ()
+    upto: int = 0
+    trajectory: tuple[str, ...] = ()
+    current_blob: str | None = None
+    alpha: float = 0.0
+    fresh: tuple[tuple[KeyKind, bytes], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ShardOutcome:
+    """What a job did.
+
+    Attributes:
+        job_id: The job's.
+        shard: Shard number.
+        strategy: What ran.
+        blob: New weights; None when no live row is left: the shard leaves the vote.
+        exact: Whether the weights equal a from-scratch training.
+        upto: Highest tombstone seq covered.
+        live: Training rows left.
+        first_slice: First slice trained or corrected.
+        visits: Sample visits made.
+        seconds: Wall time on the worker, I/O included.
+        slices: Every checkpoint of an exact run, reused ones with 0 visits; empty for an update.
+        checkpoints_read: Checkpoints loaded.
+    """
+
+    job_id: str
+    shard: int
+    strategy: StrategyName
+    blob: str | None
+    exact: bool
+    upto: int
+    live: int
+    first_slice: int
+    visits: int
+    seconds: float
+    slices: tuple[SliceRecord, ...] = ()
+    checkpoints_read: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ShardFailure:
+    """Why a job did not finish; `retryable` when another attempt may succeed."""
+
+    job_id: str
+    shard: int
+    error: str
+    retryable: bool
+    strategy_unavailable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SubModel:
+    """The state of one shard inside a version.
+
+    Attributes:
+        shard: Shard number.
+        blob: Weights; None for an emptied shard.
+        exact: Whether the weights equal a from-scratch training on the live rows.
+        removed_upto: Tombstones of this shard with seq ≤ this are out, exactly or approximately.
+        exact_upto: Tombstones with seq ≤ this were out in the last exact run.
+        checkpoints: The last exact run's, slice 1 first; empty for an emptied shard.
+        error_spent: Predicted error of approximate removals since the last exact run.
+    """
+
+    shard: int
+    blob: str | None
+    exact: bool
+    removed_upto: int
+    exact_upto: int
+    checkpoints: tuple[SliceRecord, ...]
+    error_spent: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ModelVersion:
+    """An immutable version: one sub-model per shard, in shard order."""
+
+    version: int
+    created_at: float
+    shards: tuple[SubModel, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CostObservation:
+    """A measured outcome the cost model learns from."""
+
+    strategy: str
+    visits: int
+    checkpoints: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrationBucket:
+    """α fitted for one (first touched slice, share of rows) bucket from canary deletions.
+
+    Attributes:
+        strategy: Which update was calibrated.
+        first_slice: First touched slice of the canaries.
+        share: Canaries over rows of the shard.
+        alpha: The fitted step.
+        error: |forget-loss gap| against the exact oracle at that step.
+        accuracy_change: Sub-model accuracy minus the oracle's, held-out rows, in [−1, 1].
+    """
+
+    strategy: StrategyName
+    first_slice: int
+    share: float
+    alpha: float
+    error: float
+    accuracy_change: float
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """All buckets, and which keys served as canaries (their revocation spoils the fit)."""
+
+    buckets: tuple[CalibrationBucket, ...] = ()
+    canaries: tuple[bytes, ...] = field(default=())
