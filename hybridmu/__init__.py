@@ -1,9 +1,36 @@
-"""HybridMU: distributed machine unlearning on Ray."""
+"""HybridMU: distributed machine unlearning on Ray.
 
-from hybridmu.config import Settings, load
-from hybridmu.errors import HybridMUError
-from hybridmu.system import System, connect
-from hybridmu.task import Task
-from hybridmu.types import ForgetRequest, ModelVersion, Plan
+Names are imported when they are first used, so that a worker process that needs only the core starts quickly.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hybridmu.config import Settings, load
+    from hybridmu.errors import HybridMUError
+    from hybridmu.system import System, connect
+    from hybridmu.task import Task
+    from hybridmu.types import ForgetRequest, ModelVersion, Plan
+
+_HOME = {
+    "ForgetRequest": "types",
+    "HybridMUError": "errors",
+    "ModelVersion": "types",
+    "Plan": "types",
+    "Settings": "config",
+    "System": "system",
+    "Task": "task",
+    "connect": "system",
+    "load": "config",
+}
 
 __all__ = ["ForgetRequest", "HybridMUError", "ModelVersion", "Plan", "Settings", "System", "Task", "connect", "load"]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module 'hybridmu' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"hybridmu.{_HOME[name]}"), name)

@@ -98,7 +98,7 @@ class System:
         if self.registry.served() is None:
             driver = self._acquire()
             snapshot = driver.begin_training()
-            while self.registry.served() is None or snapshot.jobs_total:
+            while self.registry.served() is None or snapshot.jobs_total or snapshot.calibrating:
                 snapshot = driver.step(0.2)
                 if watch:
                     watch(snapshot)

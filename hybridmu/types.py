@@ -185,7 +185,7 @@ class ShardJob:
     Attributes:
         job_id: Names this attempt; an outcome carries it back.
         shard: Shard number.
-        strategy: What to run.
+        strategy: What to run; `calibrate` fits α by canary deletions and changes nothing.
         tombstones: (kind, key) of every deletion in this shard that the result must not contain.
         upto: Highest tombstone seq covered; becomes the sub-model's watermark.
         trajectory: Blobs of the last exact run's checkpoints, slice 1 first; only an update reads them.
@@ -196,7 +196,7 @@ class ShardJob:
 
     job_id: str
     shard: int
-    strategy: StrategyName
+    strategy: StrategyName | Literal["calibrate"]
     tombstones: tuple[tuple[KeyKind, bytes], ...] = ()
     upto: int = 0
     trajectory: tuple[str, ...] = ()
@@ -318,3 +318,15 @@ class Calibration:
 
     buckets: tuple[CalibrationBucket, ...] = ()
     canaries: tuple[bytes, ...] = field(default=())
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrationOutcome:
+    """What a `calibrate` job found."""
+
+    job_id: str
+    shard: int
+    calibration: Calibration
+
+
+JobResult = ShardOutcome | ShardFailure | CalibrationOutcome

@@ -1,4 +1,4 @@
-"""The coordinator: step() = poll → publish → claim → plan → dispatch → confirm served.
+"""The coordinator: step() = claim → plan → dispatch → poll → publish → confirm served.
 
 Sole writer of plans, outcomes and the serving pointer, fenced by a lease. Requests that share shards are fulfilled
 together in one *round*; rounds on different shards run side by side. Everything in memory can be lost: a restart
@@ -24,8 +24,9 @@ from hybridmu.store.ledger import Ledger
 from hybridmu.store.registry import Registry
 from hybridmu.store.tables import connect
 from hybridmu.types import (
-    Calibration,
+    CalibrationOutcome,
     ForgetRequest,
+    JobResult,
     KeyKind,
     Plan,
     RequestState,
@@ -85,6 +86,7 @@ class Coordinator:
         self.token: int | None = None
         self._rounds: dict[str, _Round] = {}
         self._training: _Round | None = None
+        self._calibrating: str | None = None
         self._renewed = 0.0
 
     # ------------------------------------------------------------------ lease
@@ -132,31 +134,29 @@ class Coordinator:
             raise StateError("no shard has a row to train on", remedy="check the training table")
         self.registry.publish_training(outcomes)
         self._training = None
-        self.calibrate()
+        self._calibrate()
 
-    def calibrate(self) -> Calibration:
-        """Fit α on the shard with the most rows, if the policy may use an update at all."""
+    def _calibrate(self) -> None:
+        """Queue the fit of α on the shard with the most rows, if the policy may use an update at all."""
         policy, optimizer = self.settings.policy, self.settings.optimizer.name
-        wanted = policy.calibrate and policy.strategy != "retrain" and optimizer == "sgd"
-        have = self.ledger.calibration()
-        if not wanted or have.buckets:
-            return have
+        if not policy.calibrate or policy.strategy == "retrain" or optimizer != "sgd":
+            return
         version = self.registry.version()
         largest = max(
             (sub for sub in version.shards if sub.blob and sub.exact),
             key=lambda sub: (sum(self.site.lake.counts("train", sub.shard, set())[0]), -sub.shard),
         )
         gone = self.ledger.tombstones([largest.shard]).get(largest.shard, [])
-        job = ShardJob(
-            job_id="calibrate",
-            shard=largest.shard,
-            strategy="retrain",
-            tombstones=_pairs(gone),
-            trajectory=tuple(record.blob for record in largest.checkpoints),
+        self._calibrating = _job_id()
+        self.executor.submit(
+            ShardJob(
+                job_id=self._calibrating,
+                shard=largest.shard,
+                strategy="calibrate",
+                tombstones=_pairs(gone),
+                trajectory=tuple(record.blob for record in largest.checkpoints),
+            )
         )
-        calibration = self.executor.calibrate(job, ("dpus", "dpus-optimised"))
-        self.ledger.set_calibration(calibration)
-        return calibration
 
     # ------------------------------------------------------------------ the loop
 
@@ -168,9 +168,9 @@ class Coordinator:
             ShardFailedError: A shard could not be trained in the first training.
         """
         self._renew()
+        self._claim()
         for result in self.executor.poll(wait_seconds):
             self._receive(result)
-        self._claim()
         self.ledger.mark_served(self._token(), self.registry.confirmed())
         return self.snapshot()
 
@@ -183,15 +183,23 @@ class Coordinator:
             jobs_total=sum(len(r.plans) for r in rounds),
             jobs_done=sum(len(r.outcomes) for r in rounds),
             open_requests=len(waiting),
+            calibrating=self._calibrating is not None,
         )
 
-    def _receive(self, result: ShardOutcome | ShardFailure) -> None:
+    def _receive(self, result: JobResult) -> None:
+        if result.job_id == self._calibrating:
+            self._calibrating = None
+            if isinstance(result, CalibrationOutcome):
+                self.ledger.set_calibration(result.calibration)
+            return  # without a calibration `auto` retrains, and says why
         rounds = [*self._rounds.values(), *([self._training] if self._training else [])]
         owner = next((r for r in rounds if result.job_id in r.jobs), None)
         if owner is None:
             return  # an attempt that was given up
         job = owner.jobs.pop(result.job_id)
-        if isinstance(result, ShardOutcome):
+        if not isinstance(result, ShardFailure):
+            if isinstance(result, CalibrationOutcome):
+                return
             owner.outcomes[job.shard] = result
             if len(owner.outcomes) == len(owner.plans):
                 self._finish(owner)
@@ -221,7 +229,7 @@ class Coordinator:
         del self._rounds[done.round_id]
 
     def _claim(self) -> None:
-        if self._training or self.registry.served() is None:
+        if self._training or self._calibrating or self.registry.served() is None:
             return
         flying = {request_id for r in self._rounds.values() for request_id in r.request_ids}
         busy = {shard for r in self._rounds.values() for shard in r.plans}

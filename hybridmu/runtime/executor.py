@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
 from typing import Protocol
 
 from hybridmu.config import Settings
@@ -11,7 +10,7 @@ from hybridmu.errors import HybridMUError, StrategyUnavailableError
 from hybridmu.planning.planner import Pools
 from hybridmu.runtime.shard import ShardWorker
 from hybridmu.runtime.updater import Updater
-from hybridmu.types import Calibration, ShardFailure, ShardJob, ShardOutcome, StrategyName
+from hybridmu.types import JobResult, ShardFailure, ShardJob
 
 
 class Executor(Protocol):
@@ -25,12 +24,8 @@ class Executor(Protocol):
         """Queue a job; returns at once."""
         ...
 
-    def poll(self, wait_seconds: float) -> list[ShardOutcome | ShardFailure]:
+    def poll(self, wait_seconds: float) -> list[JobResult]:
         """Return what has finished, waiting at most this long for the first."""
-        ...
-
-    def calibrate(self, job: ShardJob, strategies: Sequence[StrategyName]) -> Calibration:
-        """Run a canary calibration on the job's shard and wait for it."""
         ...
 
     def close(self) -> None:
@@ -59,7 +54,7 @@ class LocalExecutor:
         """Queue a job."""
         self._queue.append(job)
 
-    def poll(self, wait_seconds: float) -> list[ShardOutcome | ShardFailure]:
+    def poll(self, wait_seconds: float) -> list[JobResult]:
         """Run the oldest queued job to its end."""
         if not self._queue:
             return []
@@ -69,16 +64,14 @@ class LocalExecutor:
         except HybridMUError as error:
             return [failure(job, error)]
 
-    def calibrate(self, job: ShardJob, strategies: Sequence[StrategyName]) -> Calibration:
-        """Calibrate in this process."""
-        return self._worker(job.shard).calibrate(job.tombstones, job.trajectory, strategies)
-
     def close(self) -> None:
         """Drop all workers."""
         self._workers.clear()
         self._updater = None
 
-    def _run(self, job: ShardJob) -> ShardOutcome:
+    def _run(self, job: ShardJob) -> JobResult:
+        if job.strategy == "calibrate":
+            return self._worker(job.shard).calibrate(job)
         if job.strategy == "retrain":
             return self._worker(job.shard).retrain(job)
         if self._updater is None:

@@ -12,7 +12,7 @@ from hybridmu.core.model import State
 from hybridmu.core.rows import Rows, carries
 from hybridmu.core.strategies import Context, get
 from hybridmu.runtime.site import Site
-from hybridmu.types import Calibration, KeyKind, ShardJob, ShardOutcome, SliceRecord, StrategyName
+from hybridmu.types import CalibrationOutcome, KeyKind, ShardJob, ShardOutcome, SliceRecord
 
 Keys = Iterable[tuple[KeyKind, bytes]]
 
@@ -97,21 +97,17 @@ class ShardWorker:
         self.blob = blob
         return blob
 
-    def calibrate(
-        self, tombstones: Keys, trajectory: Sequence[str], strategies: Sequence[StrategyName]
-    ) -> Calibration:
+    def calibrate(self, job: ShardJob) -> CalibrationOutcome:
         """Fit α by canary deletions on this shard's live rows; weights and checkpoints stay as they are.
 
         Args:
-            tombstones: Rows that must not be read.
-            trajectory: Blobs of the exact run on the live rows, slice 1 first.
-            strategies: Updates to calibrate.
+            job: Names the rows that must not be read, and the exact run on the live rows (`trajectory`).
 
         Returns:
             The fitted buckets.
         """
-        tombstones = tuple(tombstones)
-        live = self._live(tombstones)
+        live = self._live(job.tombstones)
+        trajectory = job.trajectory
         settings = self.site.settings
         context = Context(
             shard=self.shard,
@@ -123,11 +119,12 @@ class ShardWorker:
             checkpoint=lambda slice_: self.site.blobs.get(trajectory[slice_ - 1]),
             save=lambda *_: None,
             current=self.site.blobs.get(trajectory[-1]),
-            held_out=self.site.lake.rows("validation", self.shard, set(tombstones)).to(self.site.device),
+            held_out=self.site.lake.rows("validation", self.shard, set(job.tombstones)).to(self.site.device),
             finetune_epochs=settings.policy.finetune_epochs,
             finetune_rate=settings.policy.finetune_lr * settings.optimizer.lr,
         )
-        return calibrate(context, strategies, settings.policy.calibration_shares)
+        found = calibrate(context, ("dpus", "dpus-optimised"), settings.policy.calibration_shares)
+        return CalibrationOutcome(job.job_id, self.shard, found)
 
     def _live(self, tombstones: Keys) -> Rows:
         """Return the live rows; once a row is tombstoned it leaves memory for good."""

@@ -36,7 +36,8 @@ class Site:
     def configure_torch(self) -> None:
         """Fix what changes bits: thread count and deterministic kernels, for this process."""
         torch.set_num_threads(self.settings.threads)
-        torch.use_deterministic_algorithms(True)
+        # The same switch as use_deterministic_algorithms(True), which would import the compiler: a second per process.
+        torch.set_deterministic_debug_mode("error")
         # The flag above would also fill every new tensor with NaN, which costs time and guards nothing here.
         torch.utils.deterministic.fill_uninitialized_memory = False
 

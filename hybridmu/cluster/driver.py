@@ -1,0 +1,82 @@
+"""RayDriver: the coordinator in its actor, driven from this process."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError, RayTaskError
+
+from hybridmu.cluster.actors import NAMESPACE
+from hybridmu.cluster.executor import RayExecutor
+from hybridmu.cluster.resources import ensure_ray, pools
+from hybridmu.config import Settings
+from hybridmu.errors import HybridMUError, StateError
+from hybridmu.runtime.coordinator import Coordinator, Snapshot
+
+_START_SECONDS = 180.0
+_STEP_SECONDS = 600.0
+
+
+class CoordinatorActor(Coordinator):
+    """The coordinator with its Ray executor."""
+
+    def __init__(self, settings: Settings, holder: str) -> None:
+        super().__init__(settings, RayExecutor(settings), holder)
+
+
+class RayDriver:
+    """Starts or joins Ray, checks that the plan fits, and owns the coordinator actor.
+
+    Args:
+        settings: The configuration.
+        holder: Name under which the lease is taken.
+
+    Raises:
+        ResourceError: The cluster is too small or can't be reached.
+    """
+
+    def __init__(self, settings: Settings, holder: str) -> None:
+        self._ours = ensure_ray(settings)
+        pools(settings, ray.cluster_resources())
+        # Owned by this process and fenced by the ledger's lease: a restart is a new actor under a new token.
+        self.actor = ray.remote(
+            num_cpus=0, max_restarts=0, name=f"coordinator-{uuid.uuid4().hex[:8]}", namespace=NAMESPACE
+        )(CoordinatorActor).remote(settings, holder)
+
+    def acquire(self) -> bool:
+        """Take the lease; false when another coordinator holds it."""
+        return bool(self._call("acquire", _START_SECONDS))
+
+    def begin_training(self) -> Snapshot:
+        """Queue the training of every shard."""
+        snapshot: Snapshot = self._call("begin_training", _STEP_SECONDS)
+        return snapshot
+
+    def step(self, wait_seconds: float) -> Snapshot:
+        """Make one step of the coordinator."""
+        snapshot: Snapshot = self._call("step", _STEP_SECONDS, wait_seconds)
+        return snapshot
+
+    def close(self) -> None:
+        """Release the lease, stop the actors, and leave Ray if this object joined it."""
+        try:
+            self._call("close", 60.0)
+        except (HybridMUError, ray.exceptions.RayError):
+            pass  # it is going down anyway; the lease expires by itself
+        ray.kill(self.actor)
+        if self._ours:
+            ray.shutdown()
+
+    def _call(self, method: str, timeout: float, *args: object) -> Any:
+        try:
+            return ray.get(getattr(self.actor, method).remote(*args), timeout=timeout)
+        except RayTaskError as error:
+            if isinstance(error.cause, HybridMUError):
+                raise error.cause from None
+            raise
+        except RayActorError as error:
+            raise StateError(
+                "the coordinator died", got=str(error).split("\n")[0], remedy="run the command again; nothing is lost"
+            ) from None
