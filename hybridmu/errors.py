@@ -43,7 +43,7 @@ class HybridMUError(Exception):
         super().__init__("\n  ".join(parts))
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Survive pickling across process borders, keyword arguments included."""
+        """Return how to rebuild it on the other side of a process border, keyword arguments included."""
         return (_rebuild, (type(self), self.__dict__.copy(), self.args))
 
 

@@ -26,6 +26,7 @@ from hybridmu.runtime.executor import LocalExecutor
 from hybridmu.runtime.site import Site
 from hybridmu.runtime.verify import verify
 from hybridmu.serving.ensemble import Ensemble
+from hybridmu.store.ingest import ingest
 from hybridmu.store.ledger import Ledger
 from hybridmu.store.registry import Registry
 from hybridmu.store.tables import connect as connect_database
@@ -94,7 +95,7 @@ class System:
         started = time.perf_counter()
         # Reading the source happens here, before a cluster is started: bad input costs nothing.
         self.ledger.bind(self.settings.identity(), create=not self.site.storage.exists("lake/manifest.json"))
-        self.site.lake.ingest()
+        ingest(self.site.lake)
         if self.registry.served() is None:
             driver = self._acquire()
             snapshot = driver.begin_training()
@@ -290,11 +291,11 @@ class System:
         }
 
     def verify(self, shards: Sequence[int] | None = None) -> dict[str, Any]:
-        """Prove the live sub-models against a from-scratch training in fresh processes; see `runtime.verify`."""
+        """Return a proof of the live sub-models against a from-scratch training in fresh processes."""
         return verify(self.settings, shards, processes=max(1, min(os.cpu_count() or 1, 8) // self.settings.threads))
 
     def predict(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """Answer rows offline with the served version; the same answer as the HTTP endpoint."""
+        """Return predictions of rows, offline, by the served version; the same answer as the HTTP endpoint."""
         self.ledger.bind(self.settings.identity(), create=False)
         ensemble = Ensemble.load(self.site, self.registry.version())
         return ensemble.answer(ensemble.encode(rows))
@@ -330,7 +331,11 @@ class System:
         return self._opened
 
     def _acquire(self) -> Driver:
-        """Become the coordinator."""
+        """Return the coordinator, becoming it first if need be.
+
+        Raises:
+            StateError: Another one is at work.
+        """
         if self._driver is None:
             holder = f"{socket.gethostname()}/{os.getpid()}/{uuid.uuid4().hex[:6]}"
             if self.executor == "local":
@@ -352,7 +357,7 @@ class System:
     def _resolve(
         self, ids: Iterable[object], groups: Iterable[object], ignore_unknown: bool
     ) -> tuple[list[ResolvedKey], list[ResolvedKey], list[str], dict[int, list[Tombstone]]]:
-        kinds: list[tuple[KeyKind, object]] = [*(("id", x) for x in ids), *(("group", x) for x in groups)]  # type: ignore[list-item]
+        kinds: list[tuple[KeyKind, object]] = [*(("id", x) for x in ids), *(("group", x) for x in groups)]
         if not kinds:
             raise RequestError("the request is empty", expected="at least one id or group")
         gone = self.ledger.tombstones()
@@ -400,9 +405,7 @@ class _Pools(LocalExecutor):
         return Pools(cluster.max_parallel or fitting, cluster.updaters)
 
 
-def connect(
-    settings: Settings | dict[str, Any] | str | Path, executor: Literal["ray", "local"] = "ray"
-) -> System:
+def connect(settings: Settings | dict[str, Any] | str | Path, executor: Literal["ray", "local"] = "ray") -> System:
     """Open a system; the entry point for notebooks.
 
     Args:

@@ -205,9 +205,11 @@ def _collect(module: str, found: dict[str, Path]) -> None:
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            base = importlib.util.resolve_name("." * node.level + (node.module or ""), package or None) if (
-                node.level
-            ) else node.module or ""
+            base = (
+                importlib.util.resolve_name("." * node.level + (node.module or ""), package or None)
+                if (node.level)
+                else node.module or ""
+            )
             names = [base, *(f"{base}.{alias.name}" for alias in node.names)]
         for name in names:
             try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import uuid
 from typing import Any
 
@@ -9,6 +10,7 @@ import ray
 from ray.exceptions import RayActorError, RayTaskError
 
 from hybridmu.cluster.actors import NAMESPACE
+from hybridmu.cluster.announce import announce
 from hybridmu.cluster.executor import RayExecutor
 from hybridmu.cluster.resources import ensure_ray, pools
 from hybridmu.config import Settings
@@ -24,6 +26,17 @@ class CoordinatorActor(Coordinator):
 
     def __init__(self, settings: Settings, holder: str) -> None:
         super().__init__(settings, RayExecutor(settings), holder)
+        self._announced: int | None = None
+
+    def step(self, wait_seconds: float = 0.0) -> Snapshot:
+        """Return the state after one step; tell replicas of a new version at once instead of at their next poll."""
+        snapshot = super().step(wait_seconds)
+        if snapshot.version != self._announced and self.registry.replicas():
+            announce(snapshot.version or 0)
+            self.ledger.mark_served(self._token(), self.registry.confirmed())
+            snapshot = self.snapshot()
+        self._announced = snapshot.version
+        return snapshot
 
 
 class RayDriver:
@@ -46,25 +59,24 @@ class RayDriver:
         )(CoordinatorActor).remote(settings, holder)
 
     def acquire(self) -> bool:
-        """Take the lease; false when another coordinator holds it."""
+        """Return whether the lease was taken; false when another coordinator holds it."""
         return bool(self._call("acquire", _START_SECONDS))
 
     def begin_training(self) -> Snapshot:
-        """Queue the training of every shard."""
+        """Return the state after queueing the training of every shard."""
         snapshot: Snapshot = self._call("begin_training", _STEP_SECONDS)
         return snapshot
 
     def step(self, wait_seconds: float) -> Snapshot:
-        """Make one step of the coordinator."""
+        """Return the state after one step of the coordinator."""
         snapshot: Snapshot = self._call("step", _STEP_SECONDS, wait_seconds)
         return snapshot
 
     def close(self) -> None:
         """Release the lease, stop the actors, and leave Ray if this object joined it."""
-        try:
+        # It is going down anyway, and the lease expires by itself.
+        with contextlib.suppress(HybridMUError, ray.exceptions.RayError):
             self._call("close", 60.0)
-        except (HybridMUError, ray.exceptions.RayError):
-            pass  # it is going down anyway; the lease expires by itself
         ray.kill(self.actor)
         if self._ours:
             ray.shutdown()

@@ -79,7 +79,7 @@ class RayExecutor:
         self._queue.append(job)
 
     def poll(self, wait_seconds: float) -> list[JobResult]:
-        """Start what fits, wait for the first result, and return all that are there."""
+        """Return all results that are there, after starting what fits and waiting for the first."""
         self._start_queued()
         self._start_reserved()
         running = {flight.result: flight for flight in self._flights if flight.result is not None}
@@ -221,7 +221,7 @@ class RayExecutor:
             self._drop(member)
 
     def _expired(self) -> list[ShardFailure]:
-        """Give up what waits too long for resources or runs too long."""
+        """Return what waits too long for resources or runs too long, and give it up."""
         now = time.monotonic()
         found = []
         for flight in list(self._flights):

@@ -29,9 +29,7 @@ def differing_tensors(ours: Mapping[str, Tensor] | None, oracle: Mapping[str, Te
         Sorted names; a name missing on one side is included.
     """
     ours, oracle = ours or {}, oracle or {}
-    return tuple(
-        sorted(name for name in {*ours, *oracle} if not _same_bits(ours.get(name), oracle.get(name)))
-    )
+    return tuple(sorted(name for name in {*ours, *oracle} if not _same_bits(ours.get(name), oracle.get(name))))
 
 
 def _same_bits(a: Tensor | None, b: Tensor | None) -> bool:
@@ -48,7 +46,7 @@ def losses(model: SubModel, rows: Rows, task: Task) -> npt.NDArray[np.float64]:
     """
     model.eval()
     found: list[float] = []
-    for x, y in zip(rows.x.split(_CHUNK), rows.y.split(_CHUNK), strict=True):
+    for x, y in zip(torch.split(rows.x, _CHUNK), torch.split(rows.y, _CHUNK), strict=True):
         logits = model(x)
         found += [float(task.loss(logits[i : i + 1], y[i : i + 1])) for i in range(len(y))]
     return np.asarray(found)
@@ -60,7 +58,7 @@ def mean_loss(model: SubModel, rows: Rows, task: Task) -> float:
     if len(rows) == 0:
         return float("nan")
     model.eval()
-    chunks = zip(rows.x.split(_CHUNK), rows.y.split(_CHUNK), strict=True)
+    chunks = zip(torch.split(rows.x, _CHUNK), torch.split(rows.y, _CHUNK), strict=True)
     return sum(float(task.loss(model(x), y)) * len(y) for x, y in chunks) / len(rows)
 
 
@@ -68,7 +66,7 @@ def mean_loss(model: SubModel, rows: Rows, task: Task) -> float:
 def logits_of(model: SubModel, rows: Rows, classes: int) -> Tensor:
     """Return logits, float32 [n, classes], in evaluation mode."""
     model.eval()
-    parts = [model(x) for x in rows.x.split(_CHUNK)] if len(rows) else []
+    parts = [model(x) for x in torch.split(rows.x, _CHUNK)] if len(rows) else []
     return torch.cat(parts) if parts else torch.empty(0, classes)
 
 

@@ -70,8 +70,8 @@ def calibrate(context: Context, strategies: Sequence[StrategyName], shares: Sequ
             canaries |= {row.tobytes() for row in context.live.ids[mask]}
             trial = replace(context, live=context.live.where(~mask), revoked=context.live.where(mask))
             oracle = _oracle(trial, first)
-            for strategy in strategies:
-                buckets.append(_fit(trial, oracle, strategy, first, float(mask.mean())))
+            share_reached = float(mask.mean())
+            buckets += [_fit(trial, oracle, strategy, first, share_reached) for strategy in strategies]
     return Calibration(tuple(buckets), tuple(sorted(canaries)))
 
 
@@ -86,7 +86,7 @@ def lookup(calibration: Calibration, strategy: str, first_slice: int, share: flo
 
 
 def _oracle(trial: Context, first: int) -> SubModel:
-    """Retrain exactly without the canaries, from the last checkpoint that never saw one; nothing is saved."""
+    """Return what an exact retrain without the canaries gives; nothing is saved."""
 
     def clean(slice_: int) -> State | None:
         return trial.checkpoint(slice_) if slice_ < first else None
@@ -109,9 +109,7 @@ def _fit(trial: Context, oracle: SubModel, strategy: StrategyName, first: int, s
         if strategy == "dpus-optimised":
             dpus.fine_tune(model, trial)
         gap = audit.mean_loss(model, trial.revoked, trial.task) - target
-        tried.append(
-            CalibrationBucket(strategy, first, share, alpha, abs(gap), _accuracy(model, held_out) - accuracy)
-        )
+        tried.append(CalibrationBucket(strategy, first, share, alpha, abs(gap), _accuracy(model, held_out) - accuracy))
     # A lost accuracy point weighs as much as 0.01 of forget loss; gains do not count.
     return min(tried, key=lambda bucket: bucket.error + max(0.0, -bucket.accuracy_change))
 

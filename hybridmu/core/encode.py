@@ -78,9 +78,7 @@ class Encoder:
         at = 0
         for column in self.columns:
             if column.name not in table.column_names:
-                raise DataError(
-                    f"column {column.name!r} is missing", expected=", ".join(c.name for c in self.columns)
-                )
+                raise DataError(f"column {column.name!r} is missing", expected=", ".join(c.name for c in self.columns))
             _encode_column(column, _plain(table.column(column.name)), out[:, at : at + column.width])
             at += column.width
         return out
@@ -188,7 +186,7 @@ def _class_array(classes: Sequence[int | str]) -> pa.Array:
 
 
 def _plain(column: pa.ChunkedArray) -> pa.Array:
-    """Return one array with dictionaries decoded; refuse extension types, whose readers may run foreign code."""
+    # An extension type's reader may run foreign code.
     if isinstance(column.type, pa.BaseExtensionType):
         raise DataError("a column has an Arrow extension type", expected="a plain type", got=str(column.type))
     array = column.combine_chunks()
@@ -226,7 +224,6 @@ def _kind(name: str, type_: pa.DataType, categories: Sequence[str] | None, bucke
 
 
 def _encode_column(column: Column, values: pa.Array, out: F32) -> None:
-    """Write one column into its float32 [n, width] part of the matrix."""
     nulls = values.null_count
     if nulls and column.fill is None:
         raise DataError(

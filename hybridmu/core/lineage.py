@@ -27,7 +27,7 @@ def environment(device: str, threads: int) -> dict[str, Any]:
         "numpy": np.__version__,
         "machine": platform.machine(),
         "capability": torch.backends.cpu.get_cpu_capability(),
-        "mkldnn": torch.backends.mkldnn.is_available(),
+        "mkldnn": bool(torch.backends.mkldnn.is_available()),  # type: ignore[no-untyped-call]
         "dtype": "float32",
         "device": device,
         "threads": threads,

@@ -120,7 +120,7 @@ def derive(label: str) -> int:
 
 
 def _mix(x: U64) -> U64:
-    """Apply the splitmix64 finaliser (Steele, Lea, Flood 2014), a bijection on 64-bit words."""
+    """Return the splitmix64 finaliser (Steele, Lea, Flood 2014), a bijection on 64-bit words."""
     with np.errstate(over="ignore"):
         x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

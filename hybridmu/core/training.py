@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -69,7 +70,7 @@ def slice_epochs(epochs: int, slices: int) -> tuple[int, ...]:
         (1, 1, 1, 1, 1)
     """
     ends = [(4 * epochs * i + slices + 1) // (2 * (slices + 1)) for i in range(slices + 1)]
-    return tuple(max(1, after - before) for before, after in zip(ends, ends[1:], strict=False))
+    return tuple(max(1, after - before) for before, after in pairwise(ends))
 
 
 def batch_bounds(rows: int, batch_size: int) -> list[tuple[int, int]]:
@@ -130,7 +131,12 @@ def train_slice(model: SubModel, rows: Rows, slice_: int, recipe: Recipe, task: 
 
 
 def fit(
-    model: nn.Module, rows: Rows, orders: Sequence[object], bounds: Sequence[tuple[int, int]], recipe: Recipe, task: Task
+    model: nn.Module,
+    rows: Rows,
+    orders: Sequence[object],
+    bounds: Sequence[tuple[int, int]],
+    recipe: Recipe,
+    task: Task,
 ) -> None:
     """Run epochs over given orders, the rate following the recipe's schedule over all of them.
 
@@ -208,6 +214,6 @@ def make_step(parameters: Sequence[Tensor], recipe: Recipe) -> Step:
 
 
 def _gathers(bounds: Sequence[tuple[int, int]], batch_size: int) -> list[tuple[int, int]]:
-    """Cut the batches into runs of about `_GATHER_ROWS` rows, as index ranges into `bounds`."""
+    """Return runs of batches of about `_GATHER_ROWS` rows, as index ranges into `bounds`."""
     size = max(1, _GATHER_ROWS // batch_size)
     return [(first, min(first + size, len(bounds))) for first in range(0, len(bounds), size)]

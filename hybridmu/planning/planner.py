@@ -106,7 +106,7 @@ def _retrain(stats: ShardStats, cost: CostModel) -> ShardPlan:
 
 
 def _update(stats: ShardStats, base: ShardPlan, name: StrategyName, cost: CostModel, policy: Policy) -> ShardPlan:
-    """Turn the retrain's plan into the update's, with its own visits and seconds."""
+    """Return the update's plan, made from the retrain's, with its own visits and seconds."""
     work: Workload = count(stats)
     fine_tuning = round(policy.finetune_epochs * stats.live) if name == "dpus-optimised" else 0
     visits = work.gradient_visits + fine_tuning
@@ -205,7 +205,10 @@ def _forced(
             predicted_error=policy.quality_budget,
         )
     return replace(
-        update, rule="request", reasons=(reason, f"alpha {bucket.alpha:g} from canaries"), alpha=bucket.alpha,
+        update,
+        rule="request",
+        reasons=(reason, f"alpha {bucket.alpha:g} from canaries"),
+        alpha=bucket.alpha,
         predicted_error=bucket.error,
     )
 

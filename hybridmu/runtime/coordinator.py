@@ -20,6 +20,7 @@ from hybridmu.planning.planner import Policy, make_plan
 from hybridmu.planning.workload import count
 from hybridmu.runtime.executor import Executor
 from hybridmu.runtime.site import Site
+from hybridmu.store.ingest import ingest
 from hybridmu.store.ledger import Ledger
 from hybridmu.store.registry import Registry
 from hybridmu.store.tables import connect
@@ -92,7 +93,7 @@ class Coordinator:
     # ------------------------------------------------------------------ lease
 
     def acquire(self) -> bool:
-        """Take the lease; false when another coordinator holds it."""
+        """Return whether the lease was taken; false when another coordinator holds it."""
         self.token = self.ledger.acquire(self.holder, LEASE_SECONDS)
         self._renewed = time.monotonic()
         return self.token is not None
@@ -107,9 +108,9 @@ class Coordinator:
     # ------------------------------------------------------------------ training
 
     def begin_training(self) -> Snapshot:
-        """Read the source tables and queue the training of every shard; nothing is redone that is there already."""
+        """Return the state after reading the source and queueing every shard; nothing that is there is redone."""
         self.ledger.bind(self.settings.identity(), create=True)
-        self.site.lake.ingest()
+        ingest(self.site.lake)
         if self.registry.served() is None and self._training is None:
             work = {shard: self._training_plan(shard) for shard in range(self.settings.sisa.shards)}
             self._training = _Round(f"train-{uuid.uuid4().hex[:8]}", (), work)
@@ -121,9 +122,7 @@ class Coordinator:
     def _training_plan(self, shard: int) -> ShardPlan:
         rows, _ = self.site.lake.counts("train", shard, set())
         slices = len(rows)
-        work = count(
-            ShardStats(shard, self.site.recipe.epochs, rows, (0,) * slices, (0,) * slices, (False,) * slices)
-        )
+        work = count(ShardStats(shard, self.site.recipe.epochs, rows, (0,) * slices, (0,) * slices, (False,) * slices))
         return ShardPlan(
             shard, "retrain", 1, 0, work.full_visits, 1.0, 0.0, (0.0, 0.0), (), "training", ("first training",)
         )
@@ -161,7 +160,10 @@ class Coordinator:
     # ------------------------------------------------------------------ the loop
 
     def step(self, wait_seconds: float = 0.0) -> Snapshot:
-        """Make one transition of everything that can move, without blocking longer than `wait_seconds`.
+        """Return the state after one transition of everything that can move.
+
+        Args:
+            wait_seconds: How long it may block.
 
         Raises:
             LeaseLostError: Another coordinator took over.
@@ -262,9 +264,7 @@ class Coordinator:
         for shard_plan in plan.shards:
             self._dispatch(started, shard_plan, gone.get(shard_plan.shard, []), current[shard_plan.shard])
 
-    def _dispatch(
-        self, owner: _Round, plan: ShardPlan, gone: Sequence[Tombstone], current: SubModel | None
-    ) -> None:
+    def _dispatch(self, owner: _Round, plan: ShardPlan, gone: Sequence[Tombstone], current: SubModel | None) -> None:
         removed = current.removed_upto if current else 0
         self._submit(
             owner,
@@ -289,7 +289,11 @@ class Coordinator:
     # ------------------------------------------------------------------ planning
 
     def plan(
-        self, gone: dict[int, list[Tombstone]], strategy: StrategyChoice, slack: float | None, warnings: Sequence[str] = ()
+        self,
+        gone: dict[int, list[Tombstone]],
+        strategy: StrategyChoice,
+        slack: float | None,
+        warnings: Sequence[str] = (),
     ) -> Plan:
         """Plan the removal of tombstones on top of the served version; changes nothing.
 
@@ -314,7 +318,7 @@ class Coordinator:
         )
 
     def stats(self, sub: SubModel, gone: Sequence[Tombstone]) -> ShardStats:
-        """Count what the planner needs to know of one shard."""
+        """Return what the planner needs to know of one shard."""
         base = {(str(x.kind), x.key) for x in gone if x.seq <= sub.exact_upto}
         removed = {(str(x.kind), x.key) for x in gone if x.seq <= sub.removed_upto}
         every = {(str(x.kind), x.key) for x in gone}
@@ -363,7 +367,7 @@ def policy_of(settings: Settings) -> Policy:
 
 
 def _connected(requests: Sequence[ForgetRequest], places: dict[str, set[int]]) -> list[list[ForgetRequest]]:
-    """Group requests that share shards, directly or through others."""
+    """Return requests in groups that share shards, directly or through others."""
     groups: list[tuple[set[int], list[ForgetRequest]]] = []
     for request in requests:
         shards, members = set(places[request.request_id]), [request]

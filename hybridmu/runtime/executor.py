@@ -55,7 +55,7 @@ class LocalExecutor:
         self._queue.append(job)
 
     def poll(self, wait_seconds: float) -> list[JobResult]:
-        """Run the oldest queued job to its end."""
+        """Return the result of the oldest queued job, after running it to its end."""
         if not self._queue:
             return []
         job = self._queue.popleft()
@@ -88,7 +88,5 @@ class LocalExecutor:
 
 
 def failure(job: ShardJob, error: Exception, *, retryable: bool = False) -> ShardFailure:
-    """Describe why a job failed."""
-    return ShardFailure(
-        job.job_id, job.shard, str(error), retryable, isinstance(error, StrategyUnavailableError)
-    )
+    """Return a description of why a job failed."""
+    return ShardFailure(job.job_id, job.shard, str(error), retryable, isinstance(error, StrategyUnavailableError))

@@ -51,9 +51,7 @@ def train_from_scratch(
             document = {
                 "settings": settings.model_dump(mode="json"),
                 "output": folder,
-                "shards": {
-                    str(s): sorted([kind, key.hex()] for kind, key in gone.get(s, set())) for s in mine
-                },
+                "shards": {str(s): sorted([kind, key.hex()] for kind, key in gone.get(s, set())) for s in mine},
             }
             process = subprocess.Popen(
                 [sys.executable, "-m", "hybridmu.runtime.oracle"],

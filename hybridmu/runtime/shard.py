@@ -88,7 +88,7 @@ class ShardWorker:
         )
 
     def adopt(self, blob: str) -> str:
-        """Take over a sub-model that a central updater made; its bytes are checked first.
+        """Return the blob of a sub-model that a central updater made, after checking its bytes and taking it over.
 
         Raises:
             CorruptBlobError: The blob does not match its hash.

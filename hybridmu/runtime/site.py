@@ -39,7 +39,7 @@ class Site:
         # The same switch as use_deterministic_algorithms(True), which would import the compiler: a second per process.
         torch.set_deterministic_debug_mode("error")
         # The flag above would also fill every new tensor with NaN, which costs time and guards nothing here.
-        torch.utils.deterministic.fill_uninitialized_memory = False
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
     def lineage_static(self) -> dict[str, object]:
         """Return the part of every lineage key that is the same for all shards and slices."""

@@ -81,7 +81,7 @@ class Updater:
         return ShardOutcome(
             job_id=job.job_id,
             shard=shard,
-            strategy=job.strategy,
+            strategy="dpus-optimised" if job.strategy == "dpus-optimised" else "dpus",
             blob=site.blobs.put(result.state),
             exact=False,
             upto=job.upto,

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from hybridmu.config import Settings
@@ -31,7 +32,8 @@ def verify(settings: Settings, shards: Sequence[int] | None = None, processes: i
 
     Returns:
         JSON-able report: `bitwise_equal` per shard and overall, `exact_claims_hold` (every shard that claims to be
-        exact is; what decides whether the system is sound), and for approximate shards the two-sided forget-loss gap, accuracies and a membership attack's AUC.
+        exact is; what decides whether the system is sound), and for
+        approximate shards the two-sided forget-loss gap, accuracies and a membership attack's AUC.
     """
     site = Site(settings)
     site.configure_torch()
@@ -46,7 +48,9 @@ def verify(settings: Settings, shards: Sequence[int] | None = None, processes: i
         for sub in version.shards
     }
     oracle, seconds = train_from_scratch(settings, gone, [sub.shard for sub in chosen], processes)
-    every = {shard: {(x.kind, x.key) for x in stones} for shard, stones in tombstones.items()}
+    every: dict[int, set[tuple[str, bytes]]] = {
+        shard: {(x.kind, x.key) for x in stones} for shard, stones in tombstones.items()
+    }
     test = test_rows(site, every)
     report = []
     for sub in chosen:
@@ -80,8 +84,7 @@ def verify(settings: Settings, shards: Sequence[int] | None = None, processes: i
 def test_rows(site: Site, gone: dict[int, set[tuple[str, bytes]]]) -> Rows:
     """Return the live test rows of all shards (of validation, when there is no test table)."""
     split = "test" if "test" in site.lake.manifest.rows else "validation"
-    parts = [site.lake.rows(split, s, gone.get(s, set())) for s in range(site.settings.sisa.shards)]  # type: ignore[arg-type]
-    import numpy as np
+    parts = [site.lake.rows(split, s, gone.get(s, set())) for s in range(site.settings.sisa.shards)]
 
     return Rows(
         torch.cat([part.x for part in parts]),
@@ -136,7 +139,9 @@ def _accuracy(model: SubModel, rows: Rows) -> float | None:
 def _ensemble_accuracy(site: Site, states: dict[int, State | None], rows: Rows) -> float | None:
     classes = len(site.lake.manifest.encoder.classes)
     logits = [
-        audit.logits_of(_model(site, shard, state), rows, classes) for shard, state in states.items() if state is not None
+        audit.logits_of(_model(site, shard, state), rows, classes)
+        for shard, state in states.items()
+        if state is not None
     ]
     if not logits or len(rows) == 0:
         return None

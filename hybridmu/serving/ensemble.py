@@ -35,7 +35,8 @@ class Ensemble:
         self.version, self.encoder, self.how = version, encoder, how
         self.models = models
         voters = [model for _, model in models.values()]
-        self.way, self.seconds = "none", {}
+        self.way = "none"
+        self.seconds: dict[str, float] = {}
         if voters:
             self.way, self._forward, self.seconds = fastest(voters, torch.zeros(_SAMPLE_ROWS, encoder.features))
 
@@ -91,7 +92,9 @@ class Ensemble:
                     values, type=pa.list_(pa.float64(), width) if column.kind == "list" else None
                 )
             except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-                raise DataError(f"column {column.name!r} has a wrong value", expected=column.kind, got=str(error)) from None
+                raise DataError(
+                    f"column {column.name!r} has a wrong value", expected=column.kind, got=str(error)
+                ) from None
         return self.encoder.encode(pa.table(columns))
 
     @torch.no_grad()

@@ -57,9 +57,10 @@ def batched_matmul(models: Sequence[SubModel]) -> Forward | None:
             bias = torch.stack([module.bias.detach() for module in same])[:, None, :]
             steps.append(("linear", (weight, bias)))
         elif isinstance(first, Standardize):
-            steps.append(
-                ("scale", (torch.stack([m.mean for m in same])[:, None], torch.stack([m.deviation for m in same])[:, None]))
-            )
+            steps.append((
+                "scale",
+                (torch.stack([m.mean for m in same])[:, None], torch.stack([m.deviation for m in same])[:, None]),
+            ))
         else:
             steps.append(("relu", ()))
     voters = len(models)

@@ -13,7 +13,6 @@ from pathlib import Path
 from urllib.parse import urlparse
 
 import pyarrow.fs as pafs
-import safetensors
 import safetensors.torch
 
 from hybridmu.core.model import State
@@ -84,6 +83,11 @@ class Storage:
             os.fsync(file.fileno())
         source.replace(target)
 
+    def delete_folder(self, name: str) -> None:
+        """Remove a folder with all that is in it, if it is there."""
+        if self.fs.get_file_info(self.path(name)).type == pafs.FileType.Directory:
+            self.fs.delete_dir(self.path(name))
+
     def delete(self, name: str) -> None:
         """Remove a file if it is there."""
         if self.exists(name):
@@ -101,7 +105,9 @@ def open_fs(url: str) -> tuple[pafs.FileSystem, str]:
     try:
         fs, path = pafs.FileSystem.from_uri(url)
     except (ValueError, OSError) as error:
-        raise ConfigError(f"can't open {url}", expected="a path or a URI that pyarrow.fs knows", got=str(error)) from None
+        raise ConfigError(
+            f"can't open {url}", expected="a path or a URI that pyarrow.fs knows", got=str(error)
+        ) from None
     return fs, path.rstrip("/")
 
 
@@ -116,7 +122,7 @@ class Blobs:
         self.storage = storage
 
     def put(self, state: State) -> str:
-        """Store a state and return its hash; the same content is written once."""
+        """Return the hash of a state, after storing it; the same content is written once."""
         data = safetensors.torch.save({name: tensor.contiguous() for name, tensor in state.items()})
         name = hashlib.blake2b(data, digest_size=24).hexdigest()
         if not self.storage.exists(_blob(name)):

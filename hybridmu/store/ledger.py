@@ -138,7 +138,9 @@ class Ledger:
             )
             return self._request(connection, t.requests.c.request_id == request_id)
 
-    def find_repeat(self, idempotency_key: str | None, payload: object, strategy: StrategyChoice) -> ForgetRequest | None:
+    def find_repeat(
+        self, idempotency_key: str | None, payload: object, strategy: StrategyChoice
+    ) -> ForgetRequest | None:
         """Return the request that an idempotency key already names.
 
         Raises:
@@ -205,7 +207,8 @@ class Ledger:
         with self._write.begin() as connection:
             fence(connection, token)
             connection.execute(
-                t.requests.update()
+                t.requests
+                .update()
                 .where(t.requests.c.request_id.in_(list(request_ids)))
                 .values(state=RequestState.PLANNED, round_id=round_id, version_before=version)
             )
@@ -215,20 +218,22 @@ class Ledger:
         with self._write.begin() as connection:
             fence(connection, token)
             connection.execute(
-                t.requests.update()
+                t.requests
+                .update()
                 .where(t.requests.c.request_id.in_(list(request_ids)))
                 .values(state=RequestState.FAILED, reason=reason)
             )
 
     def mark_served(self, token: int, upto_version: int) -> list[str]:
-        """Move APPLIED requests of versions ≤ `upto_version` to SERVED, fenced; return their ids."""
+        """Return the requests of versions ≤ `upto_version` that this call moved from APPLIED to SERVED, fenced."""
         with self._write.begin() as connection:
             fence(connection, token)
             where = (t.requests.c.state == RequestState.APPLIED) & (t.requests.c.version_after <= upto_version)
             ids = list(connection.scalars(sa.select(t.requests.c.request_id).where(where)))
             if ids:
                 connection.execute(
-                    t.requests.update()
+                    t.requests
+                    .update()
                     .where(t.requests.c.request_id.in_(ids))
                     .values(state=RequestState.SERVED, served_at=time.time())
                 )
@@ -237,13 +242,12 @@ class Ledger:
     def outcomes(self, request_id: str) -> list[dict[str, Any]]:
         """Return plan against actual for each shard a request touched."""
         query = (
-            sa.select(t.outcomes)
+            sa
+            .select(t.outcomes)
             .join(t.requests, t.requests.c.round_id == t.outcomes.c.round_id)
             .where(t.requests.c.request_id == request_id)
             .where(
-                t.outcomes.c.shard.in_(
-                    sa.select(t.tombstones.c.shard).where(t.tombstones.c.request_id == request_id)
-                )
+                t.outcomes.c.shard.in_(sa.select(t.tombstones.c.shard).where(t.tombstones.c.request_id == request_id))
             )
             .order_by(t.outcomes.c.shard)
         )
@@ -273,12 +277,10 @@ class Ledger:
 
     def set_calibration(self, calibration: Calibration) -> None:
         """Replace the fitted α."""
-        value = json.dumps(
-            {
-                "buckets": [asdict(bucket) for bucket in calibration.buckets],
-                "canaries": [key.hex() for key in calibration.canaries],
-            }
-        )
+        value = json.dumps({
+            "buckets": [asdict(bucket) for bucket in calibration.buckets],
+            "canaries": [key.hex() for key in calibration.canaries],
+        })
         with self._write.begin() as connection:
             connection.execute(t.meta.delete().where(t.meta.c.key == "calibration"))
             connection.execute(t.meta.insert().values(key="calibration", value=value))
@@ -286,7 +288,7 @@ class Ledger:
     # ------------------------------------------------------------------ lease
 
     def acquire(self, holder: str, seconds: float) -> int | None:
-        """Take the coordinator's lease if nobody holds it; return the fencing token, or None."""
+        """Return a fencing token if nobody else holds the coordinator's lease, or None."""
         now = time.time()
         with self._write.begin() as connection:
             row = connection.execute(t.leases.select().where(t.leases.c.name == _COORDINATOR)).first()
@@ -299,7 +301,8 @@ class Ledger:
                 return None
             token = int(row.token) + 1
             connection.execute(
-                t.leases.update()
+                t.leases
+                .update()
                 .where(t.leases.c.name == _COORDINATOR)
                 .values(token=token, holder=holder, expires_at=now + seconds)
             )
@@ -317,7 +320,8 @@ class Ledger:
         """Give the lease back, if it is still ours."""
         with self._write.begin() as connection:
             connection.execute(
-                t.leases.update()
+                t.leases
+                .update()
                 .where((t.leases.c.name == _COORDINATOR) & (t.leases.c.token == token))
                 .values(holder="", expires_at=0.0)
             )
@@ -362,9 +366,7 @@ def fence(connection: Connection, token: int) -> None:
         raise LeaseLostError("another coordinator took over", expected=f"token {token}", got=f"token {current}")
 
 
-def record_outcomes(
-    connection: Connection, round_id: str, pairs: Sequence[tuple[ShardPlan, ShardOutcome]]
-) -> None:
+def record_outcomes(connection: Connection, round_id: str, pairs: Sequence[tuple[ShardPlan, ShardOutcome]]) -> None:
     """Write plan against actual, and what the cost model learns, in the caller's transaction."""
     for plan, outcome in pairs:
         connection.execute(

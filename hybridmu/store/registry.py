@@ -49,7 +49,7 @@ class Registry:
             return ModelVersion(number, created, _content(connection, number))
 
     def publish_training(self, outcomes: Sequence[ShardOutcome]) -> int:
-        """Publish version 1 from the training of every shard; a second call returns the version that is there."""
+        """Return version 1, published from the training of every shard; later calls return the one that is there."""
         with self._write.begin() as connection:
             current = connection.scalar(sa.select(t.serving.c.version))
             if current is not None:
@@ -101,13 +101,12 @@ class Registry:
                         got=str(outcome.upto),
                     )
                 _insert(connection, number, _sub_model(outcome, old, plan.predicted_error))
-            moved = connection.execute(
-                t.serving.update().where(t.serving.c.version == current).values(version=number)
-            )
+            moved = connection.execute(t.serving.update().where(t.serving.c.version == current).values(version=number))
             if moved.rowcount != 1:
                 raise StateError("the serving pointer moved under us", expected=str(current))
             connection.execute(
-                t.requests.update()
+                t.requests
+                .update()
                 .where(t.requests.c.request_id.in_(list(request_ids)))
                 .values(state=RequestState.APPLIED, applied_at=now, version_after=number)
             )
@@ -149,13 +148,15 @@ class Registry:
 
 def _content(connection: Connection, number: int) -> tuple[SubModel, ...]:
     newest = (
-        sa.select(t.version_shards.c.shard, sa.func.max(t.version_shards.c.version).label("version"))
+        sa
+        .select(t.version_shards.c.shard, sa.func.max(t.version_shards.c.version).label("version"))
         .where(t.version_shards.c.version <= number)
         .group_by(t.version_shards.c.shard)
         .subquery()
     )
     query = (
-        sa.select(t.version_shards)
+        sa
+        .select(t.version_shards)
         .join(
             newest,
             (t.version_shards.c.shard == newest.c.shard) & (t.version_shards.c.version == newest.c.version),

@@ -21,7 +21,6 @@ from torch import Tensor
 from hybridmu.core.audit import mean_loss
 from hybridmu.core.model import State, SubModel, state_of
 from hybridmu.core.partition import derive, epoch_order
-from hybridmu.core.rows import Rows
 from hybridmu.core.strategies.base import Context, Result
 from hybridmu.core.training import batch_bounds, fit
 from hybridmu.errors import StrategyUnavailableError

@@ -1,0 +1,34 @@
+PYTHON ?= python3
+BIN := .venv/bin
+# Ray on this machine alone: no usage reports, loopback only.
+export RAY_USAGE_STATS_ENABLED ?= 0
+export RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER ?= 0
+
+.PHONY: demo test test-full check format clean
+
+.venv/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: .venv/.installed      ## train, forget, prove and serve on real digits
+	$(BIN)/hybridmu demo
+
+test: .venv/.installed      ## the suite
+	$(BIN)/python -m pytest -m "not slow"
+
+test-full: .venv/.installed ## the suite with its slow part
+	$(BIN)/python -m pytest
+
+check: .venv/.installed     ## lint, docstrings, types, import direction
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: .venv/.installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv runs build *.egg-info

@@ -1,0 +1,313 @@
+"""The command line: `hybridmu VERB -c CONFIG [--json]`.
+
+Results go to standard output (one JSON document with `--json`), progress and errors to standard error. The exit
+code is 0 only on success.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from hybridmu import config, datasets
+from hybridmu.errors import ConfigError, HybridMUError, UnknownKeysError
+from hybridmu.runtime.coordinator import Snapshot
+from hybridmu.system import System, Watcher, connect
+from hybridmu.types import StrategyChoice
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Train on shards, forget on demand, prove it.")
+data_app = typer.Typer(no_args_is_help=True, help="Built-in real datasets.")
+app.add_typer(data_app, name="data")
+_err = Console(stderr=True)
+_out = Console()
+
+ConfigOption = Annotated[Path, typer.Option("-c", "--config", help="YAML configuration.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+LocalOption = Annotated[bool, typer.Option("--local", help="Run in this process, without Ray.")]
+IdOption = Annotated[list[str] | None, typer.Option("--id", help="A row id; may be repeated.")]
+IdsOption = Annotated[str | None, typer.Option("--ids", help="File with one id per line, or - for standard input.")]
+GroupOption = Annotated[list[str] | None, typer.Option("--group", help="A group; may be repeated.")]
+GroupsOption = Annotated[str | None, typer.Option("--groups", help="File with one group per line, or -.")]
+StrategyOption = Annotated[str, typer.Option("--strategy", help="auto, retrain, dpus or dpus-optimised.")]
+IgnoreOption = Annotated[bool, typer.Option("--ignore-unknown", help="Leave unknown ids out.")]
+
+
+@app.command()
+def train(config_file: ConfigOption, as_json: JsonOption = False, local: LocalOption = False) -> None:
+    """Read the tables and train every shard; version 1."""
+    with _system(config_file, as_json, local) as system, _progress("training") as watch:
+        result = system.train(watch)
+    _print(result, as_json, lambda: _facts("trained", result))
+
+
+@app.command()
+def plan(
+    config_file: ConfigOption,
+    id_: IdOption = None,
+    ids: IdsOption = None,
+    group: GroupOption = None,
+    groups: GroupsOption = None,
+    strategy: StrategyOption = "auto",
+    ignore_unknown: IgnoreOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what a forget request would do and cost, without doing it."""
+    with _system(config_file, as_json, local=True) as system:
+        found = system.plan(
+            ids=[*(id_ or []), *_lines(ids)],
+            groups=[*(group or []), *_lines(groups)],
+            strategy=_strategy(strategy),
+            ignore_unknown=ignore_unknown,
+        )
+    _print(asdict(found), as_json, lambda: _out.print(found.explain(), markup=False, highlight=False))
+
+
+@app.command()
+def forget(
+    config_file: ConfigOption,
+    id_: IdOption = None,
+    ids: IdsOption = None,
+    group: GroupOption = None,
+    groups: GroupsOption = None,
+    key: Annotated[str | None, typer.Option("--key", help="Idempotency key.")] = None,
+    strategy: StrategyOption = "auto",
+    ignore_unknown: IgnoreOption = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Follow it until it is served.")] = False,
+    as_json: JsonOption = False,
+    local: LocalOption = False,
+) -> None:
+    """Commit a forget request; with --wait follow the running coordinator, or become it."""
+    with _system(config_file, as_json, local) as system, _progress("forgetting") as watch:
+        result = system.forget(
+            ids=[*(id_ or []), *_lines(ids)],
+            groups=[*(group or []), *_lines(groups)],
+            strategy=_strategy(strategy),
+            key=key,
+            ignore_unknown=ignore_unknown,
+            wait=wait,
+            watch=watch,
+        )
+    _print(result, as_json, lambda: _request(result))
+
+
+@app.command()
+def run(
+    config_file: ConfigOption,
+    until_idle: Annotated[bool, typer.Option("--until-idle", help="Stop when no request is open.")] = False,
+    as_json: JsonOption = False,
+    local: LocalOption = False,
+) -> None:
+    """Be the coordinator: fulfil requests until interrupted."""
+    with _system(config_file, as_json, local) as system:
+        last: list[Snapshot] = []
+
+        def watch(snapshot: Snapshot) -> None:
+            if not last or last[0] != snapshot:
+                _err.print(
+                    f"version {snapshot.version}, {snapshot.open_requests} open, "
+                    f"{snapshot.jobs_done}/{snapshot.jobs_total} shard jobs"
+                )
+            last[:] = [snapshot]
+
+        try:
+            snapshot = system.run(until_idle=until_idle, watch=watch)
+        except KeyboardInterrupt:
+            snapshot = last[0] if last else Snapshot(None, 0, 0, 0)
+    _print(asdict(snapshot), as_json, lambda: _facts("stopped", asdict(snapshot)))
+
+
+@app.command()
+def status(config_file: ConfigOption, as_json: JsonOption = False) -> None:
+    """Show version, shards, requests and replicas."""
+    with _system(config_file, as_json, local=True) as system:
+        result = system.status()
+    _print(result, as_json, lambda: _status(result))
+
+
+@app.command()
+def verify(
+    config_file: ConfigOption,
+    shard: Annotated[list[int] | None, typer.Option("--shard", help="Only this shard; may be repeated.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Retrain from scratch in fresh processes and compare; fails when a shard that claims to be exact is not."""  # noqa: DOC501
+    with _system(config_file, as_json, local=True) as system, _err.status("training the oracle from scratch"):
+        result = system.verify(shard)
+    _print(result, as_json, lambda: _verified(result))
+    if not result["exact_claims_hold"]:
+        raise typer.Exit(1)
+
+
+@app.command()
+def predict(
+    config_file: ConfigOption,
+    rows: Annotated[str, typer.Argument(help="JSON file with a list of rows, or - for standard input.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Classify rows offline with the served version."""
+    with _system(config_file, as_json, local=True) as system:
+        text = sys.stdin.read() if rows == "-" else Path(rows).read_text()
+        result = system.predict(json.loads(text))
+    _print(result, as_json, lambda: _out.print("\n".join(str(p["label"]) for p in result["predictions"])))
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option("--output", help="Folder of the report; its old content is removed.")] = Path(
+        "runs/demo"
+    ),
+    as_json: JsonOption = False,
+) -> None:
+    """Train, forget, prove and serve on real digits, and write a report."""  # noqa: DOC501
+    from hybridmu.demo import run_demo  # starts a cluster; the other verbs do without its imports
+
+    with _errors(as_json):
+        result = run_demo(output, _err)
+    _print(result, as_json, lambda: None)
+    if not result["ok"]:
+        raise typer.Exit(1)
+
+
+@data_app.command("list")
+def data_list(as_json: JsonOption = False) -> None:
+    """List the built-in datasets."""
+    found = {name: datasets.describe(name).about for name in datasets.names()}
+    _print(found, as_json, lambda: _out.print("\n".join(f"{name:8} {about}" for name, about in found.items())))
+
+
+@data_app.command("get")
+def data_get(name: str, as_json: JsonOption = False) -> None:
+    """Fetch a dataset if need be, check its sha256, convert it to Parquet once."""
+    with _errors(as_json), _err.status(f"preparing {name}"):
+        datasets.describe(name)
+        folder = datasets.get(name)
+    _print({"name": name, "folder": str(folder)}, as_json, lambda: _out.print(str(folder)))
+
+
+def main() -> None:
+    """Run the command line; the entry point of the jobs."""
+    app()
+
+
+# ---------------------------------------------------------------------- helpers
+
+
+@contextmanager
+def _errors(as_json: bool) -> Iterator[None]:
+    try:
+        yield
+    except (HybridMUError, json.JSONDecodeError, OSError) as error:
+        if as_json:
+            known = isinstance(error, HybridMUError)
+            document: dict[str, Any] = {"error": type(error).__name__, "what": error.what if known else str(error)}  # type: ignore[union-attr]
+            if isinstance(error, UnknownKeysError):
+                document["unknown"] = list(error.unknown)
+            print(json.dumps(document))
+        _err.print(f"[red]error[/red] {type(error).__name__}: ", end="")
+        _err.print(str(error), markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(2) from None
+
+
+@contextmanager
+def _system(config_file: Path, as_json: bool, local: bool) -> Iterator[System]:
+    with _errors(as_json), connect(config.load(config_file), "local" if local else "ray") as system:
+        yield system
+
+
+@contextmanager
+def _progress(what: str) -> Iterator[Watcher]:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=_err, transient=True) as progress:
+        task = progress.add_task(f"{what}: starting", total=None)
+
+        def watch(snapshot: Snapshot) -> None:
+            text = f"{what}: calibrating" if snapshot.calibrating else f"{what}: shards"
+            total = snapshot.jobs_total or None
+            progress.update(task, description=text, total=total, completed=snapshot.jobs_done)
+
+        yield watch
+
+
+def _lines(source: str | None) -> list[str]:
+    if source is None:
+        return []
+    text = sys.stdin.read() if source == "-" else Path(source).read_text()
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def _strategy(name: str) -> StrategyChoice:
+    if name not in {"auto", "retrain", "dpus", "dpus-optimised"}:
+        raise ConfigError(f"unknown strategy {name!r}", expected="auto, retrain, dpus or dpus-optimised")
+    return name  # type: ignore[return-value]
+
+
+def _print(result: Any, as_json: bool, show: Callable[[], object]) -> None:
+    if as_json:
+        print(json.dumps(_finite(result), default=str))
+    else:
+        show()
+
+
+def _finite(value: Any) -> Any:
+    """Return plain data in which NaN and infinities, which JSON does not know, are null."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return value
+
+
+def _facts(title: str, facts: dict[str, Any]) -> None:
+    _out.print(f"[bold]{title}[/bold]")
+    for name, value in facts.items():
+        _out.print(f"  {name}: {value}", highlight=False)
+
+
+def _request(result: dict[str, Any]) -> None:
+    took = result["seconds_to_applied"]
+    _out.print(
+        f"[bold]{result['request_id']}[/bold] {result['state']}: {result['keys']} key(s), "
+        f"version {result['version_before']} -> {result['version_after']}"
+        + (f", applied after {took:.2f} s" if took is not None else "")
+    )
+    table = Table("shard", "strategy", "rule", "rows", "slice", "visits", "estimated s", "measured s")
+    for s in result["shards"]:
+        cells = (s["shard"], s["strategy"], s["rule"], s["revoked"], s["first_slice"], s["sample_visits"])
+        table.add_row(*map(str, cells), f"{s['estimated_seconds']:.3f}", f"{s['measured_seconds']:.3f}")
+    if result["shards"]:
+        _out.print(table)
+
+
+def _status(result: dict[str, Any]) -> None:
+    _out.print(f"[bold]version {result['version']}[/bold], {result['voters']} voter(s)")
+    owed = [s["shard"] for s in result["shards"] if s["owes_exact_repair"]]
+    _out.print(f"shards that owe an exact repair: {owed or 'none'}")
+    _out.print("requests: " + ", ".join(f"{state} {count}" for state, count in result["requests"].items()))
+    _out.print(f"replicas: {result['replicas'] or 'none'}; coordinator: {result['coordinator'] or 'none'}")
+
+
+def _verified(result: dict[str, Any]) -> None:
+    table = Table("shard", "claims", "bitwise equal", "forget-loss gap", "accuracy", "oracle's")
+    for s in result["shards"]:
+        gap, ours, theirs = (s.get(name) for name in ("forget_loss_gap", "accuracy", "oracle_accuracy"))
+        shown = [f"{x:.4f}" if x is not None else "" for x in (gap, ours, theirs)]
+        table.add_row(str(s["shard"]), "exact" if s["exact"] else "approximate", str(s["bitwise_equal"]), *shown)
+    _out.print(table)
+    _out.print(
+        f"version {result['version']}: {result['exact_shards']} exact shard(s), "
+        f"{'all proven bit for bit' if result['exact_claims_hold'] else 'NOT all equal to the oracle'}; "
+        f"accuracy {result['accuracy']}, oracle {result['oracle_accuracy']}"
+    )

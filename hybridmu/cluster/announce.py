@@ -1,0 +1,19 @@
+"""Telling Serve's replicas that the pointer moved; a missed call costs one poll interval, nothing else."""
+
+from __future__ import annotations
+
+from ray.exceptions import RayError
+
+APPLICATION = "hybridmu"
+_WAIT_SECONDS = 5.0
+
+
+def announce(version: int) -> None:
+    """Broadcast `refresh` to every replica that is routable now, and wait shortly for their answers."""
+    from ray import serve  # a second of imports that a cluster without Serve does not pay
+    from ray.serve.exceptions import RayServeException
+
+    try:
+        serve.get_app_handle(APPLICATION).broadcast("refresh", version=version).results(timeout_s=_WAIT_SECONDS)
+    except (RayServeException, RayError, TimeoutError):
+        return  # not deployed under this name, or busy: replicas poll

@@ -1,0 +1,55 @@
+"""What the HTTP endpoint takes and gives."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from hybridmu.errors import HybridMUError
+
+MAX_ROWS = 10_000
+
+
+class PredictRequest(BaseModel):
+    """Rows to classify, each as column → value with every feature column."""
+
+    model_config = ConfigDict(extra="forbid")
+    rows: list[dict[str, Any]] = Field(min_length=1, max_length=MAX_ROWS)
+
+
+class Prediction(BaseModel):
+    """The most probable class and the probability of each."""
+
+    label: int | str
+    probabilities: dict[str, float]
+
+
+class PredictResponse(BaseModel):
+    """Predictions in the order of the rows; all from one model version."""
+
+    version: int
+    predictions: list[Prediction]
+
+
+class VersionResponse(BaseModel):
+    """What answers now.
+
+    Attributes:
+        version: Model version.
+        voters: Sub-models that vote.
+        aggregation: How they are combined.
+        forward: The way all sub-models are run, chosen by measuring.
+        forward_seconds: Best seconds of each way on a sample batch.
+    """
+
+    version: int
+    voters: int
+    aggregation: str
+    forward: str
+    forward_seconds: dict[str, float]
+
+
+def problem(error: HybridMUError) -> dict[str, str]:
+    """Return an error as the body of an HTTP answer."""
+    return {"what": error.what, "expected": error.expected, "got": error.got, "remedy": error.remedy}

@@ -1,0 +1,108 @@
+"""Replica: follows the serving pointer, swaps versions without a gap, and stops answering when its lease is over.
+
+It registers before it reads the pointer. It confirms a version only after every answer of an older one is finished,
+so once a request reports SERVED no older version answers.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from hybridmu.config import Settings
+from hybridmu.errors import StateError
+from hybridmu.runtime.site import Site
+from hybridmu.serving.ensemble import Ensemble
+from hybridmu.store.registry import Registry
+from hybridmu.store.tables import connect
+
+_DRAIN_POLL_SECONDS = 0.002
+
+
+class Replica:
+    """One server process's view of the model.
+
+    Args:
+        settings: The configuration.
+        replica_id: Unique name of this replica.
+    """
+
+    def __init__(self, settings: Settings, replica_id: str) -> None:
+        self.settings, self.replica_id = settings, replica_id
+        self.site = Site(settings)
+        self._registry = Registry(connect(settings.database))
+        self._lease = settings.serving.lease_seconds
+        self._lock = threading.Lock()  # guards the generation and its counts
+        self._refreshing = threading.Lock()  # one refresh at a time
+        self._generation = 0
+        self._active: Counter[int] = Counter()
+        # The lease is counted from before it was written, so it ends here no later than in the ledger.
+        self._renewed = time.monotonic()
+        self._registry.register(replica_id, 0, self._lease)
+        self.ensemble = Ensemble.load(self.site, self._registry.version())
+        self.refresh()
+
+    def refresh(self) -> int:
+        """Return the version that answers now, after renewing the lease and, if the pointer moved, swapping.
+
+        Only changed sub-models are read. Answers go on with the old version while the new one loads.
+        """
+        with self._refreshing:
+            before = time.monotonic()
+            pointer = self._registry.served()
+            if pointer is not None and pointer > self.ensemble.version:
+                fresh = Ensemble.load(self.site, self._registry.version(pointer), self.ensemble)
+                with self._lock:
+                    self.ensemble = fresh
+                    self._generation += 1
+                self._drain()
+            self._registry.register(self.replica_id, self.ensemble.version, self._lease)
+            self._renewed = before
+            return self.ensemble.version
+
+    def follow(self, stop: threading.Event) -> None:
+        """Refresh until stopped; a failing ledger is retried, and the lease runs out meanwhile."""
+        while not stop.wait(self.settings.serving.poll_seconds):
+            try:
+                self.refresh()
+            except Exception:
+                continue  # whatever it was, an expired lease takes this replica out of rotation
+
+    @property
+    def healthy(self) -> bool:
+        """Return whether the lease is running."""
+        return time.monotonic() - self._renewed < self._lease
+
+    @contextmanager
+    def answering(self) -> Iterator[None]:
+        """Mark an answer as being made, from reading the ensemble to its last byte.
+
+        Raises:
+            StateError: The lease is over: this replica may be behind.
+        """
+        if not self.healthy:
+            raise StateError("this replica lost touch with the ledger and may be behind", remedy="try again")
+        with self._lock:
+            generation = self._generation
+            self._active[generation] += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._active[generation] -= 1
+
+    def close(self) -> None:
+        """Take this replica off the list."""
+        self._registry.unregister(self.replica_id)
+
+    def _drain(self) -> None:
+        """Wait for answers that began before the swap, as long as the lease allows."""
+        until = time.monotonic() + self._lease
+        while time.monotonic() < until:
+            with self._lock:
+                if not any(count for generation, count in self._active.items() if generation < self._generation):
+                    return
+            time.sleep(_DRAIN_POLL_SECONDS)

@@ -1,0 +1,1 @@
+"""Entrypoints for `ray job submit`; each a thin main() over the command line."""
