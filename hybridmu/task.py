@@ -153,7 +153,7 @@ def make_task(name: str, options: Mapping[str, Any]) -> Task:
         module, _, attribute = name.partition(":")
         try:
             factory = getattr(importlib.import_module(module), attribute) if attribute else None
-        except (ImportError, AttributeError) as error:
+        except (ImportError, AttributeError, ValueError, TypeError) as error:  # the last two: no such module path
             raise ConfigError(f"task {name!r} can't be imported", got=str(error), remedy="check PYTHONPATH") from None
     if factory is None:
         raise ConfigError(
@@ -191,6 +191,8 @@ def _collect(module: str, found: dict[str, Path]) -> None:
     """Add a module's file and, through its import statements, all it reaches outside installed packages."""
     if module.split(".")[0] in {"hybridmu", *sys.stdlib_module_names} - {"__main__"} or module in found:
         return
+    if parent := module.rpartition(".")[0]:
+        _collect(parent, found)  # importing a module runs the packages around it
     loaded = sys.modules.get(module)
     file = getattr(loaded, "__file__", None)
     if file is None:

@@ -300,8 +300,9 @@ class CalibrationBucket:
         first_slice: First touched slice of the canaries.
         share: Canaries over rows of the shard.
         alpha: The fitted step.
-        error: |forget-loss gap| against the exact oracle at that step.
-        accuracy_change: Sub-model accuracy minus the oracle's, held-out rows, in [−1, 1].
+        error: Spread of the forget-loss gap against the exact oracle at that step, plus accuracy lost.
+        accuracy_change: Sub-model accuracy minus the oracle's on rows never trained on, in [−1, 1].
+        canaries: How many rows it rests on.
     """
 
     strategy: StrategyName
@@ -310,6 +311,7 @@ class CalibrationBucket:
     alpha: float
     error: float
     accuracy_change: float
+    canaries: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,12 +323,25 @@ class Calibration:
 
 
 @dataclass(frozen=True, slots=True)
+class CalibrationCurve:
+    """One shard's measurement for one bucket, along the grid of steps of `core.calibration.ALPHAS`."""
+
+    strategy: StrategyName
+    first_slice: int
+    share: float
+    gaps: tuple[float, ...]
+    accuracy_changes: tuple[float, ...]
+    canaries: int
+
+
+@dataclass(frozen=True, slots=True)
 class CalibrationOutcome:
-    """What a `calibrate` job found."""
+    """What a `calibrate` job measured on its shard."""
 
     job_id: str
     shard: int
-    calibration: Calibration
+    curves: tuple[CalibrationCurve, ...]
+    canaries: tuple[bytes, ...]
 
 
 JobResult = ShardOutcome | ShardFailure | CalibrationOutcome

@@ -1,116 +1,11 @@
-"""The aggregated model over HTTP on Ray Serve.
+"""The aggregated model over HTTP: `serve run serve.app:build config=CONFIG`, or `serve deploy serve/config.yaml`."""
 
-`serve run serve.app:build config=examples/mnist5k.yaml`, or `serve deploy serve/config.yaml`. The model version is
-never part of a Serve configuration: replicas follow the registry's pointer.
-"""
-
-import asyncio  # no `from __future__ import annotations` here: FastAPI needs real types when Serve rebuilds the class
-import logging
-import threading
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
-import torch
-from fastapi import FastAPI, HTTPException
 from ray import serve
 
 from hybridmu import datasets
-from hybridmu.config import Settings, default_config, load
-from hybridmu.errors import DataError, HybridMUError, StateError
-from hybridmu.serving.api import PredictRequest, PredictResponse, VersionResponse, problem
-from hybridmu.serving.replica import Replica
-
-api = FastAPI(title="HybridMU", description="Predictions of an ensemble that forgets.", version="1")
-_log = logging.getLogger("ray.serve")
-_Answer = tuple[int, npt.NDArray[np.float32]]
-
-
-@serve.deployment(name="Ensemble", num_replicas=1, ray_actor_options={"num_cpus": 0}, health_check_period_s=2)
-@serve.ingress(api)
-class Ensemble:
-    """One replica of the aggregated model.
-
-    Args:
-        settings: The configuration as plain data.
-    """
-
-    def __init__(self, settings: dict[str, Any]) -> None:
-        parsed = Settings.model_validate(settings)
-        torch.set_num_threads(1)
-        self._replica = Replica(parsed, serve.get_replica_context().replica_id.unique_id)
-        self._stop = threading.Event()
-        threading.Thread(target=self._replica.follow, args=(self._stop,), daemon=True, name="follow").start()
-        self._batch.set_max_batch_size(parsed.serving.max_batch_size)
-        self._batch.set_batch_wait_timeout_s(parsed.serving.batch_wait_ms / 1000)
-        _log.info("answering with version %d, forward %s", self._replica.ensemble.version, self._replica.ensemble.way)
-
-    @api.post("/v1/predict", response_model=PredictResponse)
-    async def predict(self, request: PredictRequest) -> dict[str, Any]:
-        """Classify rows; all of an answer comes from one version, which it names."""  # noqa: DOC201, DOC501 - the API's page shows it
-        try:
-            with self._replica.answering():
-                ensemble = self._replica.ensemble
-                x = await asyncio.to_thread(ensemble.encode, request.rows)
-                version, probabilities = await self._batch(x)
-                return {"version": version, "predictions": ensemble.label(probabilities)}
-        except DataError as error:
-            raise HTTPException(422, problem(error)) from None
-        except StateError as error:
-            raise HTTPException(503, problem(error)) from None
-
-    @api.get("/v1/version", response_model=VersionResponse)
-    async def version(self) -> dict[str, Any]:
-        """Return which version answers, and how."""
-        ensemble = self._replica.ensemble
-        return {
-            "version": ensemble.version,
-            "voters": len(ensemble.models),
-            "aggregation": ensemble.how,
-            "forward": ensemble.way,
-            "forward_seconds": ensemble.seconds,
-        }
-
-    @api.get("/healthz")
-    async def healthz(self) -> dict[str, str]:
-        """Answer 200 while this replica may answer predictions, 503 otherwise."""  # noqa: DOC201, DOC501
-        if not self._replica.healthy:
-            raise HTTPException(503, "the lease is over")
-        return {"status": "ok"}
-
-    @serve.batch(  # type: ignore[untyped-decorator]
-        max_batch_size=64, batch_wait_timeout_s=0.002
-    )
-    async def _batch(self, parts: list[npt.NDArray[np.float32]]) -> list[_Answer]:
-        ensemble = self._replica.ensemble  # captured once: one batch, one version
-        joined = await asyncio.to_thread(ensemble.probabilities, np.concatenate(parts))
-        return [(ensemble.version, part) for part in np.split(joined, np.cumsum([len(part) for part in parts])[:-1])]
-
-    async def refresh(self, version: int) -> int:
-        """Follow the pointer now instead of at the next poll; the coordinator broadcasts this.
-
-        Args:
-            version: What was just published; the pointer decides, so a late call does no harm.
-
-        Returns:
-            The version that answers now.
-        """
-        return await asyncio.to_thread(self._replica.refresh)
-
-    def check_health(self) -> None:
-        """Fail past the lease, so that Serve replaces this replica.
-
-        Raises:
-            HybridMUError: The lease is over.
-        """
-        if not self._replica.healthy:
-            raise HybridMUError("the lease is over", remedy="check that the ledger can be reached")
-
-    def __del__(self) -> None:
-        """Unregister; when that fails the lease runs out by itself."""
-        if hasattr(self, "_replica"):
-            self._stop.set()
-            self._replica.close()
+from hybridmu.cluster.serving import make_application
+from hybridmu.config import default_config, load
+from hybridmu.errors import ConfigError
 
 
 def build(args: dict[str, str]) -> serve.Application:
@@ -118,20 +13,16 @@ def build(args: dict[str, str]) -> serve.Application:
 
     Args:
         args: `config`: path of the YAML file (default: HYBRIDMU_CONFIG, then examples/mnist5k.yaml);
-            `replicas`: how many.
+            `replicas`: how many processes answer (default 1).
 
     Returns:
         The application to run or deploy.
 
     Raises:
-        HybridMUError: An argument is not known.
+        ConfigError: An argument is not known.
     """
-    unknown = sorted(set(args) - {"config", "replicas"})
-    if unknown:
-        raise HybridMUError(f"unknown argument(s) {unknown}", expected="config=PATH, replicas=N")
+    if unknown := sorted(set(args) - {"config", "replicas"}):
+        raise ConfigError(f"unknown argument(s) {unknown}", expected="config=PATH, replicas=N")
     settings = load(args.get("config", default_config()))
     settings = settings.model_copy(update={"data": datasets.resolve(settings.data)})
-    deployment = Ensemble.options(  # type: ignore[attr-defined]
-        num_replicas=int(args.get("replicas", 1))
-    )
-    return deployment.bind(settings.model_dump(mode="json"))
+    return make_application(settings, int(args.get("replicas", 1)))

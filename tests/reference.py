@@ -44,8 +44,7 @@ def live_rows(path, config, shard, forgotten_ids, forgotten_groups):
 def train(path, config, shard, forgotten_ids=(), forgotten_groups=()):
     """Train the shard from scratch without the forgotten rows; a list of tensors, or None when no row is left."""
     torch.set_num_threads(1)
-    rows = live_rows(path, config, shard, set(forgotten_ids), set(forgotten_groups))
-    if not rows:
+    if not (rows := live_rows(path, config, shard, set(forgotten_ids), set(forgotten_groups))):
         return None
     sisa, opt = config["sisa"], config["optimizer"]
     seed, slices, size = sisa["seed"], sisa["slices"], sisa["batch_size"]
@@ -60,9 +59,9 @@ def train(path, config, shard, forgotten_ids=(), forgotten_groups=()):
         starts = list(range(0, len(seen), size))
         if len(starts) > 1 and len(seen) - starts[-1] == 1:
             starts.pop()
-        decay, momentum = opt.get("weight_decay", 0.0), opt.get("momentum", 0.0)
+        decay = opt.get("weight_decay", 0.0)
         if opt["name"] == "sgd":
-            optimizer = torch.optim.SGD(model.parameters(), lr=opt["lr"], momentum=momentum, weight_decay=decay)
+            optimizer = torch.optim.SGD(model.parameters(), opt["lr"], opt.get("momentum", 0.0), weight_decay=decay)
         else:
             optimizer = torch.optim.AdamW(model.parameters(), lr=opt["lr"], weight_decay=decay)
         done, total = 0, epochs * len(starts)

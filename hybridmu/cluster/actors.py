@@ -1,4 +1,4 @@
-"""Thin actor shells around the plain runtime classes: options, names, and where they run."""
+"""Thin actor shells around the plain runtime classes: options, names, and on which node they run."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import uuid
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from hybridmu.config import Settings
 from hybridmu.runtime.shard import ShardWorker
@@ -14,48 +15,30 @@ from hybridmu.runtime.updater import Updater
 NAMESPACE = "hybridmu"
 
 
-class ShardActor(ShardWorker):
-    """A ShardWorker that can say on which node it lives."""
-
-    def where(self) -> str:
-        """Return the node id."""
-        return str(ray.get_runtime_context().get_node_id())
+def start_shard(settings: Settings, shard: int, node: str) -> Any:
+    """Return a new shard actor on a node."""
+    return _start(ShardWorker, settings, node, f"shard-{shard}").remote(settings, shard)
 
 
-class UpdaterActor(Updater):
-    """An Updater that can say on which node it lives."""
-
-    def where(self) -> str:
-        """Return the node id."""
-        return str(ray.get_runtime_context().get_node_id())
+def start_updater(settings: Settings, node: str) -> Any:
+    """Return a new updater actor on a node."""
+    return _start(Updater, settings, node, "updater").remote(settings)
 
 
-def start_shard(settings: Settings, shard: int) -> Any:
-    """Return a new shard actor.
+def _start(plain: type, settings: Settings, node: str, name: str) -> Any:
+    """Return the actor class with its options.
 
-    With GPUs it holds them and its CPUs for life, since Ray has no per-call GPU. Without, it holds nothing but its
-    rows, and the executor reserves CPUs around each training.
+    With GPUs an actor holds them and its CPUs for life, since Ray has no per-call GPU. Without, it holds nothing but
+    its rows, and the executor reserves CPUs around each job. The node is chosen by the caller: Ray would put actors
+    that ask for nothing anywhere, a head without work included.
     """
-    cluster = settings.cluster
-    gpu = cluster.gpus_per_shard
-    return ray.remote(
-        num_cpus=cluster.cpus_per_shard if gpu else 0,
-        num_gpus=gpu,
-        max_restarts=-1,
-        max_task_retries=0,  # the coordinator retries, under a new job id
-        name=f"shard-{shard}-{uuid.uuid4().hex[:8]}",
-        namespace=NAMESPACE,
-    )(ShardActor).remote(settings, shard)
-
-
-def start_updater(settings: Settings) -> Any:
-    """Return a new updater actor; it holds a GPU for life when shards train on GPUs."""
     gpu = settings.cluster.gpus_per_shard
     return ray.remote(
         num_cpus=settings.cluster.cpus_per_shard if gpu else 0,
         num_gpus=gpu,
-        max_restarts=-1,
-        max_task_retries=0,
-        name=f"updater-{uuid.uuid4().hex[:8]}",
+        max_restarts=0,  # the fleet starts another one, maybe on another node
+        max_task_retries=0,  # the coordinator retries, under a new job id
+        scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
+        name=f"{name}-{uuid.uuid4().hex[:8]}",
         namespace=NAMESPACE,
-    )(UpdaterActor).remote(settings)
+    )(plain)

@@ -8,11 +8,12 @@ from typing import Any
 
 import ray
 from ray.exceptions import RayActorError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from hybridmu.cluster.actors import NAMESPACE
 from hybridmu.cluster.announce import announce
 from hybridmu.cluster.executor import RayExecutor
-from hybridmu.cluster.resources import ensure_ray, pools
+from hybridmu.cluster.resources import ensure_ray, nodes, pools
 from hybridmu.config import Settings
 from hybridmu.errors import HybridMUError, StateError
 from hybridmu.runtime.coordinator import Coordinator, Snapshot
@@ -25,8 +26,16 @@ class CoordinatorActor(Coordinator):
     """The coordinator with its Ray executor."""
 
     def __init__(self, settings: Settings, holder: str) -> None:
-        super().__init__(settings, RayExecutor(settings), holder)
+        self._ray = RayExecutor(settings)
+        super().__init__(settings, self._ray, holder)
         self._announced: int | None = None
+
+    def acquire(self) -> bool:
+        """Return whether the lease was taken; CPUs that a dead holder left reserved are then free again."""
+        taken = super().acquire()
+        if taken:
+            self._ray.reclaim()
+        return taken
 
     def step(self, wait_seconds: float = 0.0) -> Snapshot:
         """Return the state after one step; tell replicas of a new version at once instead of at their next poll."""
@@ -52,10 +61,15 @@ class RayDriver:
 
     def __init__(self, settings: Settings, holder: str) -> None:
         self._ours = ensure_ray(settings)
-        pools(settings, ray.cluster_resources())
-        # Owned by this process and fenced by the ledger's lease: a restart is a new actor under a new token.
+        pools(settings, nodes())
+        # Owned by this process and fenced by the ledger's lease: a restart is a new actor under a new token. It lives
+        # on this process's node, where a ledger in a local file is.
         self.actor = ray.remote(
-            num_cpus=0, max_restarts=0, name=f"coordinator-{uuid.uuid4().hex[:8]}", namespace=NAMESPACE
+            num_cpus=0,
+            max_restarts=0,
+            scheduling_strategy=NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False),
+            name=f"coordinator-{uuid.uuid4().hex[:8]}",
+            namespace=NAMESPACE,
         )(CoordinatorActor).remote(settings, holder)
 
     def acquire(self) -> bool:

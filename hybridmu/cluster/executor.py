@@ -8,42 +8,33 @@ respects. With GPUs the actor holds its devices for life, and idle actors make r
 from __future__ import annotations
 
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
-from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.placement_group import PlacementGroup
 
-from hybridmu.cluster.actors import start_shard, start_updater
-from hybridmu.cluster.resources import pools
+from hybridmu.cluster.fleet import Fleet, Member
+from hybridmu.cluster.reservations import Reservations
+from hybridmu.cluster.resources import nodes, pools, slots
 from hybridmu.config import Settings
 from hybridmu.errors import HybridMUError
 from hybridmu.planning.planner import Pools
 from hybridmu.runtime.executor import failure
 from hybridmu.types import JobResult, ShardFailure, ShardJob, ShardOutcome
 
-_ACTOR_START_SECONDS = 120.0
-# Reservations outlive a job by this much: Ray takes a second to grant one right after another was given back.
-_LINGER_SECONDS = 2.0
+_ADOPT_SECONDS = 120.0
+_NODES_SECONDS = 1.0
 
 
-@dataclass
-class _Member:
-    """A live actor."""
-
-    actor: Any
-    node: Any  # ObjectRef of the node id until it is known, then the id
-    busy: bool = False
-    used_at: float = 0.0
-
-
-@dataclass
+@dataclass(eq=False)
 class _Flight:
-    """A job on its way: waiting for its reservation, then running."""
+    """A job on its way: waiting for its actor and its reservation, then running."""
 
     job: ShardJob
-    member: _Member
+    member: Member
     since: float
     group: PlacementGroup | None = None
     result: Any = None
@@ -62,17 +53,23 @@ class RayExecutor:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._pools = pools(settings, ray.cluster_resources())
-        self._shards: dict[int, _Member] = {}
-        self._updaters: list[_Member] = []
+        self._gpu = bool(settings.cluster.gpus_per_shard)
+        self._fleet = Fleet(settings)
+        self._reservations = Reservations(settings)
         self._queue: list[ShardJob] = []
         self._flights: list[_Flight] = []
         self._failed: list[ShardFailure] = []
-        self._idle: dict[str, list[tuple[PlacementGroup, float]]] = {}
+        self._looked_at = time.monotonic()
+        found = nodes()
+        self._pools, self._slots = pools(settings, found), slots(settings, found)
 
     def pools(self) -> Pools:
         """Return how many retrains and updates run at once."""
         return self._pools
+
+    def reclaim(self) -> None:
+        """Free CPUs that a dead coordinator of the same ledger left reserved; call only while holding the lease."""
+        self._reservations.reclaim()
 
     def submit(self, job: ShardJob) -> None:
         """Queue a job; it starts at the next poll, in order, when its pool has room."""
@@ -80,6 +77,7 @@ class RayExecutor:
 
     def poll(self, wait_seconds: float) -> list[JobResult]:
         """Return all results that are there, after starting what fits and waiting for the first."""
+        self._watch_nodes()
         self._start_queued()
         self._start_reserved()
         running = {flight.result: flight for flight in self._flights if flight.result is not None}
@@ -94,48 +92,71 @@ class RayExecutor:
         elif not results:
             time.sleep(min(wait_seconds, 0.02 if self._flights else wait_seconds))
         results += self._expired()
-        self._give_back(time.monotonic() - _LINGER_SECONDS)
+        self._reservations.free_unused()
         return results
 
     def close(self) -> None:
         """Stop the actors of this executor and free its reservations."""
         for flight in self._flights:
             self._release(flight)
-        self._give_back(time.monotonic())
-        for member in [*self._shards.values(), *self._updaters]:
-            ray.kill(member.actor)
-        self._shards.clear()
-        self._updaters.clear()
+        self._reservations.free_unused(linger_seconds=0)
+        self._fleet.close()
 
     # ------------------------------------------------------------------ starting
 
+    def _watch_nodes(self) -> None:
+        """Follow nodes that came or went; a job that still waits on a lost one fails at once, to be tried elsewhere."""
+        now = time.monotonic()
+        if now - self._looked_at < _NODES_SECONDS:
+            return
+        self._looked_at = now
+        found = nodes()
+        self._slots = slots(self._settings, found)
+        if self._slots:  # a cluster that is empty for a moment keeps its plan
+            self._pools = pools(self._settings, found)
+        for flight in list(self._flights):
+            if flight.result is None and flight.member.node not in self._slots:
+                error = RuntimeError("the node of the shard's actor was lost")
+                self._give_up(flight, failure(flight.job, error, retryable=True))
+        self._fleet.drop_lost(self._slots)
+
     def _start_queued(self) -> None:
-        """Give queued jobs their actors, oldest first, as far as each pool has room."""
+        """Give queued jobs their actors, oldest first, as far as pools and nodes have room."""
         waiting = []
         for job in self._queue:
-            central = job.strategy in {"dpus", "dpus-optimised"}
-            flying = sum((f.job.strategy in {"dpus", "dpus-optimised"}) == central for f in self._flights)
+            central = _central(job)
+            flying = sum(_central(flight.job) == central for flight in self._flights)
             room = flying < (self._pools.updaters if central else self._pools.workers)
-            member = (self._free_updater() if central else self._shard(job.shard)) if room else None
-            if member is None or member.busy:
+            if room and not self._gpu:
+                # Both pools share the CPUs; a job beyond them would wait for our own jobs until it times out.
+                room = len(self._flights) < sum(self._slots.values())
+            member = self._member(job) if room else None
+            if member is None or member.busy or not self._has_core(member):
                 waiting.append(job)
                 continue
             member.busy = True
             self._flights.append(_Flight(job, member, time.monotonic()))
         self._queue = waiting
-        if waiting and not self._settings.cluster.gpus_per_shard:
+        if waiting and not self._gpu:
             self._prestart(waiting)
+
+    def _member(self, job: ShardJob) -> Member | None:
+        return self._fleet.for_update(self._pools.updaters) if _central(job) else self._fleet.for_shard(job.shard)
+
+    def _has_core(self, member: Member) -> bool:
+        flying = Counter(flight.member.node for flight in self._flights)
+        return self._gpu or flying[member.node] < self._slots.get(member.node, 0)
 
     def _prestart(self, waiting: list[ShardJob]) -> None:
         """Bring up the actors of jobs that wait for a core, so that they load their rows meanwhile."""
         for job in waiting:
-            if job.strategy in {"retrain", "calibrate"} and len(self._shards) < self._settings.cluster.live_actors:
-                self._shard(job.shard)
+            if not _central(job) and self._fleet.has_room():
+                self._fleet.for_shard(job.shard)
 
     def _start_reserved(self) -> None:
-        """Call the actors whose reservation is there."""
-        for flight in self._flights:
-            if flight.result is not None or not self._reserved(flight):
+        """Call the actors that are up and whose reservation is there."""
+        for flight in list(self._flights):
+            if flight.result is not None or not self._is_up(flight) or not self._reserved(flight):
                 continue
             actor, job = flight.member.actor, flight.job
             if job.strategy == "retrain":
@@ -146,53 +167,29 @@ class RayExecutor:
                 flight.result = actor.update.remote(job)
             flight.deadline = time.monotonic() + self._settings.cluster.job_timeout_seconds
 
+    def _is_up(self, flight: _Flight) -> bool:
+        """Return whether the actor's constructor is done; an actor that died in it fails its job."""
+        member = flight.member
+        if member.ready is None:
+            return True
+        done, _ = ray.wait([member.ready], timeout=0)
+        if not done:
+            return False
+        try:
+            ray.get(member.ready, timeout=1)
+        except RayError as error:
+            self._give_up(flight, failure(flight.job, error, retryable=True))
+            return False
+        member.ready = None
+        return True
+
     def _reserved(self, flight: _Flight) -> bool:
         """Return whether the job's CPUs are held on the actor's node; asks for them when they are not yet."""
-        member = flight.member
-        if not isinstance(member.node, str):
-            ready, _ = ray.wait([member.node], timeout=0)
-            if not ready:
-                return False
-            try:
-                member.node = ray.get(member.node, timeout=1)
-            except RayError as error:
-                self._failed.append(failure(flight.job, error, retryable=True))
-                self._forget(flight)
-                return False
-        if self._settings.cluster.gpus_per_shard:
+        if self._gpu:
             return True
         if flight.group is None:
-            idle = self._idle.get(member.node)
-            flight.group = idle.pop()[0] if idle else self._reserve(member.node)
+            flight.group = self._reservations.take(flight.member.node)
         return bool(flight.group.wait(0.01))
-
-    def _reserve(self, node: str) -> PlacementGroup:
-        bundle = {"CPU": self._settings.cluster.cpus_per_shard}
-        return placement_group([bundle], bundle_label_selector=[{"ray.io/node-id": node}])
-
-    def _shard(self, shard: int) -> _Member | None:
-        """Return the shard's actor, making room for a new one if it must."""
-        if shard not in self._shards:
-            limit = self._pools.workers if self._settings.cluster.gpus_per_shard else self._settings.cluster.live_actors
-            if len(self._shards) >= max(limit, self._pools.workers):
-                idle = [s for s, member in self._shards.items() if not member.busy]
-                if not idle:
-                    return None
-                oldest = min(idle, key=lambda s: self._shards[s].used_at)
-                ray.kill(self._shards.pop(oldest).actor)
-            actor = start_shard(self._settings, shard)
-            self._shards[shard] = _Member(actor, actor.where.remote())
-        return self._shards[shard]
-
-    def _free_updater(self) -> _Member | None:
-        for member in self._updaters:
-            if not member.busy:
-                return member
-        if len(self._updaters) >= self._pools.updaters:
-            return None
-        actor = start_updater(self._settings)
-        self._updaters.append(_Member(actor, actor.where.remote()))
-        return self._updaters[-1]
 
     # ------------------------------------------------------------------ ending
 
@@ -204,7 +201,7 @@ class RayExecutor:
             cause = error.cause if isinstance(error.cause, Exception) else error
             return failure(flight.job, cause, retryable=not isinstance(cause, HybridMUError))
         except (RayActorError, GetTimeoutError) as error:
-            self._drop(flight.member)
+            self._fleet.drop(flight.member)
             return failure(flight.job, error, retryable=True)
         if isinstance(result, ShardOutcome) and not result.exact and result.blob:
             self._adopt(flight.job.shard, result.blob)
@@ -212,57 +209,45 @@ class RayExecutor:
 
     def _adopt(self, shard: int, blob: str) -> None:
         """Hand the updater's sub-model to its shard actor; one that is not alive finds it in storage later."""
-        member = self._shards.get(shard)
+        member = self._fleet.find(shard)
         if member is None:
             return
         try:
-            ray.get(member.actor.adopt.remote(blob), timeout=_ACTOR_START_SECONDS)
+            ray.get(member.actor.adopt.remote(blob), timeout=_ADOPT_SECONDS)
         except RayError:
-            self._drop(member)
+            self._fleet.drop(member)
 
     def _expired(self) -> list[ShardFailure]:
         """Return what waits too long for resources or runs too long, and give it up."""
         now = time.monotonic()
-        found = []
+        cluster = self._settings.cluster
         for flight in list(self._flights):
             waited = now - flight.since
-            limit = self._settings.cluster.resource_timeout_seconds
-            if flight.result is None and waited > limit:
-                what = f"waited {waited:.0f} s for {self._settings.cluster.cpus_per_shard:g} free CPU"
-                if self._settings.cluster.gpus_per_shard:
-                    what += f" and {self._settings.cluster.gpus_per_shard:g} free GPU"
-                found.append(ShardFailure(flight.job.job_id, flight.job.shard, what, retryable=False))
+            if flight.result is None and waited > cluster.resource_timeout_seconds:
+                what = f"waited {waited:.0f} s for {cluster.cpus_per_shard:g} free CPU"
+                what += f" and {cluster.gpus_per_shard:g} free GPU" if self._gpu else ""
+                self._give_up(flight, ShardFailure(flight.job.job_id, flight.job.shard, what, retryable=False))
             elif now > flight.deadline:
-                ray.cancel(flight.result, force=False)
-                self._drop(flight.member)
-                found.append(ShardFailure(flight.job.job_id, flight.job.shard, "ran past job_timeout_seconds", True))
-            else:
-                continue
-            self._release(flight)
+                what = "ran past job_timeout_seconds"
+                self._give_up(flight, ShardFailure(flight.job.job_id, flight.job.shard, what, retryable=True))
+        found, self._failed = self._failed, []
         return found
 
+    def _give_up(self, flight: _Flight, reason: ShardFailure) -> None:
+        """End a flight whose actor can't be used any more."""
+        self._release(flight)
+        self._fleet.drop(flight.member)
+        self._failed.append(reason)
+
     def _release(self, flight: _Flight) -> None:
-        if flight.group is not None and isinstance(flight.member.node, str):
-            self._idle.setdefault(flight.member.node, []).append((flight.group, time.monotonic()))
+        if flight.group is not None:
+            self._reservations.give(flight.member.node, flight.group)
             flight.group = None
         flight.member.busy = False
         flight.member.used_at = time.monotonic()
         self._flights = [other for other in self._flights if other is not flight]
 
-    def _give_back(self, older_than: float) -> None:
-        """Free the CPUs that no job used for a while."""
-        for node, groups in self._idle.items():
-            for group, since in groups:
-                if since <= older_than:
-                    remove_placement_group(group)
-            self._idle[node] = [(group, since) for group, since in groups if since > older_than]
 
-    def _forget(self, flight: _Flight) -> None:
-        self._release(flight)
-        self._drop(flight.member)
-
-    def _drop(self, member: _Member) -> None:
-        """Replace an actor that can't be trusted any more at its next use."""
-        ray.kill(member.actor)
-        self._shards = {shard: other for shard, other in self._shards.items() if other is not member}
-        self._updaters = [other for other in self._updaters if other is not member]
+def _central(job: ShardJob) -> bool:
+    """Return whether a job runs on an updater and not on its shard's actor."""
+    return job.strategy in {"dpus", "dpus-optimised"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import ray
 
@@ -44,12 +44,32 @@ def ensure_ray(settings: Settings) -> bool:
     return True
 
 
-def pools(settings: Settings, total: Mapping[str, float]) -> Pools:
+def nodes() -> dict[str, dict[str, float]]:
+    """Return node id → resources of every node that is alive."""
+    return {node["NodeID"]: dict(node["Resources"]) for node in ray.nodes() if node["Alive"]}
+
+
+def slots(settings: Settings, found: Mapping[str, Mapping[str, float]]) -> dict[str, int]:
+    """Return node id → how many shard jobs fit it at once; nodes without room, such as a head with no CPU, are absent.
+
+    Args:
+        settings: What one shard holds.
+        found: From `nodes()`. Totals over the cluster would not do: a job can't be spread over nodes.
+    """
+    needs = _needs(settings)
+    fits = {
+        node: min(math.floor(have.get(name, 0.0) / each + 1e-9) for name, each in needs.items())
+        for node, have in found.items()
+    }
+    return {node: count for node, count in fits.items() if count}
+
+
+def pools(settings: Settings, found: Mapping[str, Mapping[str, float]]) -> Pools:
     """Return how many retrains and updates fit the cluster at once.
 
     Args:
         settings: What one shard holds.
-        total: `ray.cluster_resources()`.
+        found: From `nodes()`.
 
     Returns:
         At least one of each.
@@ -58,19 +78,26 @@ def pools(settings: Settings, total: Mapping[str, float]) -> Pools:
         ResourceError: Not even one shard fits; the missing resource is named.
     """
     cluster = settings.cluster
-    fits = math.inf
-    for name, each in (("CPU", cluster.cpus_per_shard), ("GPU", cluster.gpus_per_shard)):
-        have = float(total.get(name, 0.0))
-        if not each:
-            continue
-        if have < each:
-            raise ResourceError(
-                f"the cluster is too small: one shard needs {each:g} {name}, the whole cluster has {have:g}",
-                expected=f"a node with {each:g} {name}",
-                got=f"{have:g} {name}",
-                remedy=f"lower cluster.{name.lower()}s_per_shard, or add nodes",
-            )
-        fits = min(fits, have // each)
-    if cluster.gpus_per_shard:
-        fits = max(1, fits - cluster.updaters)  # updaters hold a GPU each
-    return Pools(int(min(fits, cluster.max_parallel or math.inf)), cluster.updaters)
+    total = sum(slots(settings, found).values())
+    if not total:
+        needs = _needs(settings)
+        largest = {name: max([0.0, *(have.get(name, 0.0) for have in found.values())]) for name in needs}
+        short = [name for name, each in needs.items() if largest[name] < each] or list(needs)
+        raise ResourceError(
+            f"the cluster is too small: one shard needs {_listed(needs, short)} on one node",
+            expected=f"a node with {_listed(needs, needs)}",
+            got=f"{len(found)} node(s), at most {_listed(largest, needs)} on one",
+            remedy=f"lower {' or '.join(f'cluster.{name.lower()}s_per_shard' for name in short)}, or add nodes",
+        )
+    updaters = min(cluster.updaters, total)
+    workers = max(1, total - updaters) if cluster.gpus_per_shard else total  # updaters hold a GPU each
+    return Pools(min(workers, cluster.max_parallel or workers), updaters)
+
+
+def _needs(settings: Settings) -> dict[str, float]:
+    cluster = settings.cluster
+    return {"CPU": cluster.cpus_per_shard} | ({"GPU": cluster.gpus_per_shard} if cluster.gpus_per_shard else {})
+
+
+def _listed(amounts: Mapping[str, float], names: Iterable[str]) -> str:
+    return " and ".join(f"{amounts[name]:g} {name}" for name in names)

@@ -1,6 +1,9 @@
 """Fitting α by canary deletions: delete some rows exactly, and see which step of the update comes nearest.
 
-One α per (first touched slice, share of rows). Canaries are live rows; they are trained on as before.
+Each calibrating shard deletes canaries for every (first touched slice, share of rows) and measures the forget-loss gap
+of the update along a grid of steps (`measure`). The curves of several shards are then merged (`fit`): α is where the
+mean gap crosses zero, and the error is the spread of the shards' gaps there. Canaries are live rows; the model that
+serves is not changed.
 """
 
 from __future__ import annotations
@@ -8,8 +11,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from hybridmu.core import audit
@@ -18,13 +23,13 @@ from hybridmu.core.partition import epoch_order
 from hybridmu.core.rows import Rows
 from hybridmu.core.strategies import dpus, retrain
 from hybridmu.core.strategies.base import Context
-from hybridmu.types import Calibration, CalibrationBucket, StrategyName
+from hybridmu.types import Calibration, CalibrationBucket, CalibrationCurve, StrategyName
 
-# Steps that are tried; 1.0 overshoots on every task measured so far but stays as a control.
-ALPHAS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0)
+# Steps that are tried. 0 is not among them: an update that does nothing is never offered as unlearning.
+ALPHAS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8, 1.0)
 
 
-def pick_canaries(rows: Rows, first_slice: int, share: float, seed: int, shard: int) -> np.ndarray:
+def pick_canaries(rows: Rows, first_slice: int, share: float, seed: int, shard: int) -> npt.NDArray[np.bool_]:
     """Return a mask of canary rows, bool [n].
 
     Args:
@@ -47,20 +52,23 @@ def pick_canaries(rows: Rows, first_slice: int, share: float, seed: int, shard: 
     return mask
 
 
-def calibrate(context: Context, strategies: Sequence[StrategyName], shares: Sequence[float]) -> Calibration:
-    """Fit α on one shard.
+def measure(
+    context: Context, strategies: Sequence[StrategyName], shares: Sequence[float], unseen: Rows
+) -> tuple[tuple[CalibrationCurve, ...], tuple[bytes, ...]]:
+    """Measure one shard.
 
     Args:
         context: `live` holds all live rows, `checkpoint` answers for them (a finished exact run), `current` is its
-            result; `held_out` gives the accuracy that is compared (live rows stand in when it is empty).
+            result.
         strategies: Updates to calibrate.
         shares: Canary shares.
+        unseen: Rows never trained on, whose accuracy is compared.
 
     Returns:
-        One bucket per strategy, first slice (1 and the middle) and share, with |gap| at the chosen step.
+        (one curve per strategy, first slice (1 and the middle) and share; id digests of all canaries).
     """
     slices = len(context.recipe.epochs)
-    buckets: list[CalibrationBucket] = []
+    curves: list[CalibrationCurve] = []
     canaries: set[bytes] = set()
     for first in sorted({1, (slices + 2) // 2}):
         for share in shares:
@@ -70,9 +78,34 @@ def calibrate(context: Context, strategies: Sequence[StrategyName], shares: Sequ
             canaries |= {row.tobytes() for row in context.live.ids[mask]}
             trial = replace(context, live=context.live.where(~mask), revoked=context.live.where(mask))
             oracle = _oracle(trial, first)
-            share_reached = float(mask.mean())
-            buckets += [_fit(trial, oracle, strategy, first, share_reached) for strategy in strategies]
-    return Calibration(tuple(buckets), tuple(sorted(canaries)))
+            curves += [_curve(trial, oracle, strategy, first, share, unseen) for strategy in strategies]
+    return tuple(curves), tuple(sorted(canaries))
+
+
+def fit(curves: Sequence[CalibrationCurve], canaries: Sequence[bytes]) -> Calibration:
+    """Merge the curves of several shards.
+
+    Args:
+        curves: Of any shards.
+        canaries: Their id digests.
+
+    Returns:
+        One bucket per (strategy, first slice, share): α where the mean gap, weighted by canaries, crosses zero (the
+        step of the smallest mean gap if it does not); error: root mean square of the shards' gaps there, plus what
+        accuracy is lost.
+    """
+    grouped: dict[tuple[StrategyName, int, float], list[CalibrationCurve]] = {}
+    for curve in curves:
+        grouped.setdefault((curve.strategy, curve.first_slice, curve.share), []).append(curve)
+    buckets = []
+    for (strategy, first, share), group in sorted(grouped.items()):
+        weights = [curve.canaries for curve in group]
+        alpha = _zero(np.average([curve.gaps for curve in group], axis=0, weights=weights))
+        gaps = [float(np.interp(alpha, ALPHAS, curve.gaps)) for curve in group]
+        change = float(np.mean([np.interp(alpha, ALPHAS, curve.accuracy_changes) for curve in group]))
+        error = float(np.sqrt(np.mean(np.square(gaps)))) + max(0.0, -change)
+        buckets.append(CalibrationBucket(strategy, first, share, alpha, error, change, sum(weights)))
+    return Calibration(tuple(buckets), tuple(sorted(set(canaries))))
 
 
 def lookup(calibration: Calibration, strategy: str, first_slice: int, share: float) -> CalibrationBucket | None:
@@ -83,6 +116,13 @@ def lookup(calibration: Calibration, strategy: str, first_slice: int, share: flo
     near = min(abs(bucket.first_slice - first_slice) for bucket in known)
     same = [bucket for bucket in known if abs(bucket.first_slice - first_slice) == near]
     return min(same, key=lambda bucket: abs(math.log(bucket.share / max(share, 1e-9))))
+
+
+def _zero(gaps: npt.NDArray[np.float64]) -> float:
+    for (low, a), (high, b) in pairwise(zip(ALPHAS, gaps, strict=True)):
+        if a <= 0 < b:
+            return float(low + (high - low) * -a / (b - a))
+    return ALPHAS[int(np.argmin(np.abs(gaps)))]
 
 
 def _oracle(trial: Context, first: int) -> SubModel:
@@ -97,24 +137,24 @@ def _oracle(trial: Context, first: int) -> SubModel:
     return model
 
 
-def _fit(trial: Context, oracle: SubModel, strategy: StrategyName, first: int, share: float) -> CalibrationBucket:
-    held_out = trial.held_out if trial.held_out is not None and len(trial.held_out) else trial.live
+def _curve(
+    trial: Context, oracle: SubModel, strategy: StrategyName, first: int, share: float, unseen: Rows
+) -> CalibrationCurve:
     target = audit.mean_loss(oracle, trial.revoked, trial.task)
-    accuracy = _accuracy(oracle, held_out)
+    accuracy = _accuracy(oracle, unseen)
     change, _, _ = dpus.contribution(trial)
-    tried: list[CalibrationBucket] = []
+    gaps, accuracies = [], []
     for alpha in ALPHAS:
         model = trial.fresh_model()
         model.load_state_dict(dpus.subtract(trial.current or {}, change, alpha))
         if strategy == "dpus-optimised":
             dpus.fine_tune(model, trial)
-        gap = audit.mean_loss(model, trial.revoked, trial.task) - target
-        tried.append(CalibrationBucket(strategy, first, share, alpha, abs(gap), _accuracy(model, held_out) - accuracy))
-    # A lost accuracy point weighs as much as 0.01 of forget loss; gains do not count.
-    return min(tried, key=lambda bucket: bucket.error + max(0.0, -bucket.accuracy_change))
+        gaps.append(audit.mean_loss(model, trial.revoked, trial.task) - target)
+        accuracies.append(_accuracy(model, unseen) - accuracy)
+    return CalibrationCurve(strategy, first, share, tuple(gaps), tuple(accuracies), len(trial.revoked))
 
 
 @torch.no_grad()
 def _accuracy(model: SubModel, rows: Rows) -> float:
     model.eval()
-    return float((model(rows.x).argmax(dim=1) == rows.y).float().mean()) if len(rows) else float("nan")
+    return float((model(rows.x).argmax(dim=1) == rows.y).float().mean()) if len(rows) else 0.0

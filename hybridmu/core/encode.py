@@ -7,6 +7,7 @@ and lives inside the sub-model (`core/model.py`), so it is part of checkpoint 1.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -87,12 +88,20 @@ class Encoder:
         """Return class numbers, int64 [n].
 
         Raises:
-            DataError: The column is missing, or a label is null or not in the class list.
+            DataError: The column is missing, of another type, or a label is null or not in the class list.
         """
         if self.label not in table.column_names:
             raise DataError(f"label column {self.label!r} is missing", got=", ".join(table.column_names))
         values = _plain(table.column(self.label))
-        numbers = pc.index_in(_label_values(values), value_set=_class_array(self.classes))
+        try:
+            numbers = pc.index_in(_label_values(values), value_set=_class_array(self.classes))
+        except (pa.ArrowInvalid, pa.ArrowTypeError):
+            raise DataError(
+                f"label column {self.label!r} and the classes have different types",
+                expected=f"one of {list(self.classes)[:20]}",
+                got=str(values.type),
+                remedy="cast the column, or correct data.classes",
+            ) from None
         if numbers.null_count:
             raise DataError(
                 f"{numbers.null_count} label(s) in column {self.label!r} are outside the classes",
@@ -135,7 +144,7 @@ def make_columns(
         One `Column` per feature.
 
     Raises:
-        DataError: A column is missing, declared but absent, or of a type that can't be encoded.
+        DataError: A column is missing, declared but absent, of a type that can't be encoded, or its fill is.
     """
     declared = {*fills, *categories, *hash_buckets, *scale}
     if unknown := sorted(declared - set(features)):
@@ -146,6 +155,7 @@ def make_columns(
             raise DataError(f"feature column {name!r} is missing", got=", ".join(schema.names))
         kind, width = _kind(name, schema.field(name).type, categories.get(name), hash_buckets.get(name, 64))
         fill = fills.get(name)
+        _check_fill(name, kind, fill, categories.get(name, ()))
         columns.append(
             Column(name, kind, width + (fill is not None), tuple(categories.get(name, ())), fill, scale.get(name, 1.0))
         )
@@ -223,6 +233,24 @@ def _kind(name: str, type_: pa.DataType, categories: Sequence[str] | None, bucke
     )
 
 
+def _check_fill(name: str, kind: str, fill: Scalar | None, categories: Sequence[str]) -> None:
+    number = isinstance(fill, (int, float)) and not isinstance(fill, bool) and math.isfinite(fill)
+    fits = {
+        "number": number,
+        "list": number,
+        "bool": isinstance(fill, bool),
+        "category": fill in categories,
+        "hash": isinstance(fill, str),
+    }
+    if fill is not None and not fits[kind]:
+        expected = {"bool": "true or false", "category": f"one of {list(categories)[:20]}", "hash": "a string"}
+        raise DataError(
+            f"data.fills does not fit column {name!r}",
+            expected=expected.get(kind, "a finite number"),
+            got=repr(fill),
+        )
+
+
 def _encode_column(column: Column, values: pa.Array, out: F32) -> None:
     nulls = values.null_count
     if nulls and column.fill is None:
@@ -257,19 +285,20 @@ def _encode_column(column: Column, values: pa.Array, out: F32) -> None:
 
 def _encode_list(column: Column, values: pa.Array, out: F32) -> None:
     width = out.shape[1]
-    if values.null_count:
-        fill = pa.scalar([column.fill] * width, type=values.type)
-        values = pc.if_else(values.is_valid(), values, fill)
     if not pa.types.is_fixed_size_list(values.type):
         values = values.cast(pa.list_(pa.float32(), width))
-    flat = values.flatten()
-    if flat.null_count or len(flat) != out.size:
+    flat = values.flatten()  # without the lists that are null
+    if flat.null_count or len(flat) != (len(values) - values.null_count) * width:
         raise DataError(
             f"column {column.name!r} has nulls inside its lists or another length", expected=f"{width} numbers per row"
         )
-    np.multiply(
-        flat.to_numpy(zero_copy_only=False).reshape(out.shape), np.float32(column.scale), out=out, casting="unsafe"
-    )
+    numbers = flat.to_numpy(zero_copy_only=False).reshape(-1, width)
+    if values.null_count:
+        missing = np.asarray(values.is_null().to_numpy(zero_copy_only=False))
+        out[missing], out[~missing] = column.fill, numbers
+        numbers = out
+    # In float32 whatever the source type, so that served rows get the bits that training saw.
+    np.multiply(numbers, np.float32(column.scale), out=out, dtype=np.float32, casting="unsafe")
 
 
 def _encode_string(column: Column, values: pa.Array, out: F32) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,6 +67,18 @@ class Rows:
     def to(self, device: str) -> Rows:
         """Return the same rows with tensors on a device."""
         return Rows(self.x.to(device), self.y.to(device), self.slice, self.ids, self.groups, self.content)
+
+
+def concatenate(parts: Sequence[Rows]) -> Rows:
+    """Return the rows of several shards one after the other (slices are then no longer in order)."""
+    return Rows(
+        torch.cat([part.x for part in parts]),
+        torch.cat([part.y for part in parts]),
+        np.concatenate([part.slice for part in parts]),
+        np.concatenate([part.ids for part in parts]),
+        np.concatenate([part.groups for part in parts]),
+        np.concatenate([part.content for part in parts]),
+    )
 
 
 def carries(ids: Digests, groups: Digests, keys: set[tuple[str, bytes]]) -> npt.NDArray[np.bool_]:

@@ -17,6 +17,9 @@ from hybridmu.planning.cost import CostModel, schedule
 from hybridmu.planning.workload import Workload, count
 from hybridmu.types import Calibration, Plan, ShardPlan, ShardStats, StrategyChoice, StrategyName
 
+# Middle of what calibration found on MNIST-5k (docs/log.md); only for updates forced without a calibration.
+_UNCALIBRATED_ALPHA: dict[StrategyName, float] = {"dpus": 0.3, "dpus-optimised": 0.5}
+
 
 @dataclass(frozen=True)
 class Policy:
@@ -26,8 +29,8 @@ class Policy:
     time_ratio: float = 1.0
     quality_budget: float = 0.1
     approximate: StrategyName = "dpus-optimised"
-    alpha: float = 0.2
-    finetune_epochs: float = 0.3
+    alpha: float | None = None
+    finetune_epochs: float = 2.0
     optimizer: str = "sgd"
 
 
@@ -197,11 +200,12 @@ def _forced(
     bucket = lookup(calibration, name, count(stats).first_new, share)
     reason = f"the request asks for {name}"
     if bucket is None:
+        alpha = policy.alpha if policy.alpha is not None else _UNCALIBRATED_ALPHA[name]
         return replace(
             update,
             rule="request",
-            reasons=(reason, f"alpha {policy.alpha:g} from policy.alpha: not calibrated"),
-            alpha=policy.alpha,
+            reasons=(reason, f"alpha {alpha:g}, not calibrated"),
+            alpha=alpha,
             predicted_error=policy.quality_budget,
         )
     return replace(

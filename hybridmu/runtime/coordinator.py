@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from hybridmu.config import Settings
+from hybridmu.core.calibration import fit
 from hybridmu.core.strategies import get
 from hybridmu.errors import HybridMUError, LeaseLostError, ShardFailedError, StateError
 from hybridmu.planning import cost
@@ -87,7 +88,8 @@ class Coordinator:
         self.token: int | None = None
         self._rounds: dict[str, _Round] = {}
         self._training: _Round | None = None
-        self._calibrating: str | None = None
+        self._calibrating: set[str] = set()
+        self._curves: list[CalibrationOutcome] = []
         self._renewed = 0.0
 
     # ------------------------------------------------------------------ lease
@@ -136,26 +138,23 @@ class Coordinator:
         self._calibrate()
 
     def _calibrate(self) -> None:
-        """Queue the fit of α on the shard with the most rows, if the policy may use an update at all."""
+        """Queue canary deletions on the largest shards, if the policy may use an update at all."""
         policy, optimizer = self.settings.policy, self.settings.optimizer.name
         if not policy.calibrate or policy.strategy == "retrain" or optimizer != "sgd":
             return
-        version = self.registry.version()
-        largest = max(
-            (sub for sub in version.shards if sub.blob and sub.exact),
-            key=lambda sub: (sum(self.site.lake.counts("train", sub.shard, set())[0]), -sub.shard),
-        )
-        gone = self.ledger.tombstones([largest.shard]).get(largest.shard, [])
-        self._calibrating = _job_id()
-        self.executor.submit(
-            ShardJob(
-                job_id=self._calibrating,
-                shard=largest.shard,
+        gone = [stone for stones in self.ledger.tombstones().values() for stone in stones]
+        voters = [sub for sub in self.registry.version().shards if sub.blob and sub.exact]
+        voters.sort(key=lambda sub: (-sum(self.site.lake.counts("train", sub.shard, set())[0]), sub.shard))
+        for sub in voters[: policy.calibration_shards]:
+            job = ShardJob(
+                job_id=_job_id(),
+                shard=sub.shard,
                 strategy="calibrate",
                 tombstones=_pairs(gone),
-                trajectory=tuple(record.blob for record in largest.checkpoints),
+                trajectory=tuple(record.blob for record in sub.checkpoints),
             )
-        )
+            self._calibrating.add(job.job_id)
+            self.executor.submit(job)
 
     # ------------------------------------------------------------------ the loop
 
@@ -185,15 +184,19 @@ class Coordinator:
             jobs_total=sum(len(r.plans) for r in rounds),
             jobs_done=sum(len(r.outcomes) for r in rounds),
             open_requests=len(waiting),
-            calibrating=self._calibrating is not None,
+            calibrating=bool(self._calibrating),
         )
 
     def _receive(self, result: JobResult) -> None:
-        if result.job_id == self._calibrating:
-            self._calibrating = None
+        if result.job_id in self._calibrating:
+            self._calibrating.discard(result.job_id)
             if isinstance(result, CalibrationOutcome):
-                self.ledger.set_calibration(result.calibration)
-            return  # without a calibration `auto` retrains, and says why
+                self._curves.append(result)
+            if not self._calibrating:  # without any curve `auto` retrains, and says why
+                curves = [curve for outcome in self._curves for curve in outcome.curves]
+                canaries = [key for outcome in self._curves for key in outcome.canaries]
+                self.ledger.set_calibration(fit(curves, canaries))
+            return
         rounds = [*self._rounds.values(), *([self._training] if self._training else [])]
         owner = next((r for r in rounds if result.job_id in r.jobs), None)
         if owner is None:

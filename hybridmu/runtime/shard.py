@@ -6,13 +6,16 @@ import time
 from collections.abc import Iterable, Sequence
 
 from hybridmu.config import Settings
-from hybridmu.core.calibration import calibrate
+from hybridmu.core.calibration import measure
 from hybridmu.core.lineage import lineage_keys
 from hybridmu.core.model import State
-from hybridmu.core.rows import Rows, carries
+from hybridmu.core.rows import Rows, carries, concatenate
 from hybridmu.core.strategies import Context, get
 from hybridmu.runtime.site import Site
 from hybridmu.types import CalibrationOutcome, KeyKind, ShardJob, ShardOutcome, SliceRecord
+
+# Validation rows that are enough to compare accuracies during calibration.
+_UNSEEN_ROWS = 2000
 
 Keys = Iterable[tuple[KeyKind, bytes]]
 
@@ -123,8 +126,19 @@ class ShardWorker:
             finetune_epochs=settings.policy.finetune_epochs,
             finetune_rate=settings.policy.finetune_lr * settings.optimizer.lr,
         )
-        found = calibrate(context, ("dpus", "dpus-optimised"), settings.policy.calibration_shares)
-        return CalibrationOutcome(job.job_id, self.shard, found)
+        curves, canaries = measure(
+            context, ("dpus", "dpus-optimised"), settings.policy.calibration_shares, self._unseen(job)
+        )
+        return CalibrationOutcome(job.job_id, self.shard, curves, canaries)
+
+    def _unseen(self, job: ShardJob) -> Rows:
+        """Return validation rows of as many shards as fill the sample; they are never trained on."""
+        parts: list[Rows] = []
+        shards = self.site.settings.sisa.shards
+        for shard in range(self.shard, self.shard + shards):
+            if sum(map(len, parts)) < _UNSEEN_ROWS:
+                parts.append(self.site.lake.rows("validation", shard % shards, set(job.tombstones)))
+        return concatenate(parts).to(self.site.device)
 
     def _live(self, tombstones: Keys) -> Rows:
         """Return the live rows; once a row is tombstoned it leaves memory for good."""

@@ -6,16 +6,16 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 
 from hybridmu.config import Settings
 from hybridmu.core import audit
 from hybridmu.core.aggregate import aggregate
 from hybridmu.core.model import State, SubModel
-from hybridmu.core.rows import Rows
+from hybridmu.core.rows import Rows, concatenate
 from hybridmu.runtime.oracle import train_from_scratch
 from hybridmu.runtime.site import Site
+from hybridmu.store.layout import Split
 from hybridmu.store.ledger import Ledger
 from hybridmu.store.registry import Registry
 from hybridmu.store.tables import connect
@@ -83,17 +83,10 @@ def verify(settings: Settings, shards: Sequence[int] | None = None, processes: i
 
 def test_rows(site: Site, gone: dict[int, set[tuple[str, bytes]]]) -> Rows:
     """Return the live test rows of all shards (of validation, when there is no test table)."""
-    split = "test" if "test" in site.lake.manifest.rows else "validation"
+    split: Split = "test" if "test" in site.lake.manifest.rows else "validation"
     parts = [site.lake.rows(split, s, gone.get(s, set())) for s in range(site.settings.sisa.shards)]
 
-    return Rows(
-        torch.cat([part.x for part in parts]),
-        torch.cat([part.y for part in parts]),
-        np.concatenate([part.slice for part in parts]),
-        np.concatenate([part.ids for part in parts]),
-        np.concatenate([part.groups for part in parts]),
-        np.concatenate([part.content for part in parts]),
-    )
+    return concatenate(parts)
 
 
 def accuracy_of(site: Site, records: Sequence[SubModelRecord], rows: Rows) -> float | None:

@@ -48,20 +48,26 @@ class Replica:
     def refresh(self) -> int:
         """Return the version that answers now, after renewing the lease and, if the pointer moved, swapping.
 
-        Only changed sub-models are read. Answers go on with the old version while the new one loads.
+        Only changed sub-models are read. Answers go on with the old version while the new one loads. Every reading
+        of the pointer comes after a registration: a version published later waits for this replica, an earlier one
+        is seen. Were the pointer read first, a lease that ran out in between would let a request be served behind
+        this replica's back.
         """
         with self._refreshing:
-            before = time.monotonic()
-            pointer = self._registry.served()
-            if pointer is not None and pointer > self.ensemble.version:
+            while True:
+                before = time.monotonic()
+                self._registry.register(self.replica_id, self.ensemble.version, self._lease)
+                if self.healthy:  # there was no moment without a registration, so nothing newer is served yet
+                    self._renewed = before
+                pointer = self._registry.served()
+                if pointer is None or pointer <= self.ensemble.version:
+                    self._renewed = before
+                    return self.ensemble.version
                 fresh = Ensemble.load(self.site, self._registry.version(pointer), self.ensemble)
                 with self._lock:
                     self.ensemble = fresh
                     self._generation += 1
                 self._drain()
-            self._registry.register(self.replica_id, self.ensemble.version, self._lease)
-            self._renewed = before
-            return self.ensemble.version
 
     def follow(self, stop: threading.Event) -> None:
         """Refresh until stopped; a failing ledger is retried, and the lease runs out meanwhile."""

@@ -1,7 +1,7 @@
 """First read of the source tables into the lake: streaming, all or nothing.
 
 Batches are appended to one staging file per shard; each shard is then sorted and written slice by slice from a
-memory map, so memory stays within 1.5 times one shard plus one source batch. Nothing is published before every
+memory map, so memory stays within 1.5 times one shard plus one row group of the source. Nothing is published before every
 table was read and checked; the manifest comes last.
 """
 
@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from itertools import pairwise
+from collections.abc import Iterator
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,7 @@ class _Ingestion:
         tables += [(name, _source(url)) for name, url in (("validation", data.validation), ("test", data.test)) if url]
         rows: dict[str, tuple[tuple[int, ...], ...]] = {}
         for number, (split, table) in enumerate(tables):
+            self._check(split, table, train, encoder)
             rows |= self._split(split, table, encoder, number)
         self._indexes()
         self.lake.storage.delete_folder("lake")  # what an interrupted first read left
@@ -86,8 +88,8 @@ class _Ingestion:
         manifest = Manifest(
             encoder,
             inferred,
-            str(train.schema.field(data.id).type),
-            str(train.schema.field(data.group).type) if data.group else None,
+            _key_type(train, data.id),
+            _key_type(train, data.group) if data.group else None,
             rows,
         )
         self.lake.storage.write(MANIFEST, manifest.to_bytes())
@@ -110,14 +112,27 @@ class _Ingestion:
         classes = data.classes
         if classes is None:
             seen: set[int | str] = set()
-            for batch in train.to_batches(columns=[data.label], batch_size=_BATCH_ROWS):
-                seen |= label_set(pa.Table.from_batches([batch]).column(0))
+            for table in _batches(train, [data.label]):
+                seen |= label_set(table.column(0))
             classes = infer_classes(sorted(seen, key=str))
         if len(classes) < 2:
             raise DataError(
                 "there are fewer than two classes", expected="a classification task", got=f"{list(classes)}"
             )
         return Encoder(columns, data.label, classes), data.classes is None
+
+    def _wanted(self, encoder: Encoder) -> list[str]:
+        names = [self.data.id, self.data.group, encoder.label, *(column.name for column in encoder.columns)]
+        return list(dict.fromkeys(name for name in names if name))
+
+    def _check(self, split: str, source: pads.Dataset, train: pads.Dataset, encoder: Encoder) -> None:
+        if missing := sorted(set(self._wanted(encoder)) - set(source.schema.names)):
+            raise DataError(f"the {split} table lacks columns {missing}", expected="the columns of the training table")
+        for name in filter(None, (self.data.id, self.data.group)):
+            # 7 is not "7": a request could name the row in one table only.
+            expected, got = _key_type(train, name), _key_type(source, name)
+            if {"int" in expected, "int" in got} == {True, False} and "null" not in {expected, got}:
+                raise DataError(f"column {name!r} has another type in the {split} table", expected=expected, got=got)
 
     def _split(
         self, split: str, source: pads.Dataset, encoder: Encoder, number: int
@@ -127,14 +142,8 @@ class _Ingestion:
         writers = {
             name: _Staging(self.folder / name, self.shards) for name in (split, "validation")[: 1 + (fraction > 0)]
         }
-        wanted = [name for name in (self.data.id, self.data.group, encoder.label) if name]
-        wanted += [column.name for column in encoder.columns if column.name not in wanted]
-        if missing := sorted(set(wanted) - set(source.schema.names)):
-            raise DataError(f"the {split} table lacks columns {missing}", expected="the columns of the training table")
-        for batch in source.to_batches(columns=wanted, batch_size=_BATCH_ROWS):
-            if not batch.num_rows:
-                continue
-            table, places = self._annotate(pa.Table.from_batches([batch]), encoder)
+        for batch in _batches(source, self._wanted(encoder)):
+            table, places = self._annotate(batch, encoder)
             shard, slice_ = place(places, self.shards, self.slices)
             table = table.append_column("_slice", pa.array(slice_))
             aside = held_out(places, fraction)
@@ -250,6 +259,30 @@ def _duplicates(table: str) -> DataError:
         expected="every id once",
         remedy="remove the duplicates, or name another data.id",
     )
+
+
+def _key_type(source: pads.Dataset, name: str) -> str:
+    type_ = source.schema.field(name).type
+    return str(type_.value_type if pa.types.is_dictionary(type_) else type_)
+
+
+def _batches(source: pads.Dataset, columns: list[str]) -> Iterator[pa.Table]:
+    # Not source.to_batches(), which reads far ahead of us, nor all row groups at once: either holds the whole table.
+    schema = pa.schema([source.schema.field(name) for name in columns])
+    for fragment in source.get_fragments():
+        with fragment.filesystem.open_input_file(fragment.path) as stream:
+            file = pq.ParquetFile(stream)
+            if missing := sorted(set(columns) - set(file.schema_arrow.names)):
+                raise DataError(f"{fragment.path} lacks columns {missing}", expected="the columns of the first file")
+            groups = range(file.num_row_groups)
+            for batch in chain.from_iterable(file.iter_batches(_BATCH_ROWS, [g], columns) for g in groups):
+                try:
+                    table = pa.Table.from_batches([batch]).select(columns).cast(schema)
+                except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
+                    expected = "the column types of the first file"
+                    raise DataError(f"can't use {fragment.path}", expected=expected, got=str(error)) from None
+                if table.num_rows:
+                    yield table
 
 
 def _source(url: str) -> pads.Dataset:

@@ -126,32 +126,29 @@ class Lake:
             revoked: Shard → (kind, digest) of tombstones that exist already.
 
         Returns:
-            (keys with live rows, keys whose rows are all revoked already, unknown keys as the caller wrote them).
+            (keys with live rows, keys whose rows are all revoked already, unknown keys), each in the caller's order, the
+            unknown ones as the caller wrote them; an entry per shard for a key with rows in several.
 
         Raises:
             DataError: A group is asked of a table without groups, or a key has the wrong type.
         """
-        fresh: list[ResolvedKey] = []
-        known: list[ResolvedKey] = []
-        places: dict[int, list[tuple[KeyKind, bytes, object]]] = {}
-        for kind, value in dict.fromkeys(wanted):
+        asked: dict[tuple[KeyKind, bytes], str] = {}
+        places: dict[int, set[tuple[KeyKind, bytes]]] = {}
+        for kind, value in wanted:
             key = digest(self.key, kind, self._typed(kind, value))
-            for shard in self._shards_of(kind, key):
-                places.setdefault(shard, []).append((kind, key, value))
-        found: dict[tuple[KeyKind, bytes], ResolvedKey] = {}
-        for shard, asked in sorted(places.items()):
-            counted = self._count(shard, {(kind, key) for kind, key, _ in asked}, revoked.get(shard, set()))
-            found |= {(item.kind, item.key): item for item in counted}
-        for asked in places.values():
-            for kind, key, _ in asked:
-                item = found.get((kind, key))
-                if item is None:
-                    continue
-                (fresh if item.rows else known).append(item)
-        missing = {(kind, key): value for asked in places.values() for kind, key, value in asked}
-        seen_places = {(kind, key) for kind, key in found}
-        unknown = [str(value) for pair, value in missing.items() if pair not in seen_places]
-        return list(dict.fromkeys(fresh)), list(dict.fromkeys(known)), unknown
+            if (kind, key) not in asked:
+                asked[kind, key] = str(value)
+                for shard in self._shards_of(kind, key):
+                    places.setdefault(shard, set()).add((kind, key))
+        # In a grouped table an id may have rows in two shards: one in the training, one in the test table.
+        found: dict[tuple[KeyKind, bytes], list[ResolvedKey]] = {}
+        for shard, pairs in sorted(places.items()):
+            for item in self._count(shard, pairs, revoked.get(shard, set())):
+                found.setdefault((item.kind, item.key), []).append(item)
+        fresh = [item for pair in asked for item in found.get(pair, []) if item.rows]
+        live = {(item.kind, item.key) for item in fresh}
+        known = [item for pair in asked if pair not in live for item in found.get(pair, [])]
+        return fresh, known, [value for pair, value in asked.items() if pair not in found]
 
     def counts(
         self, split: Split, shard: int, revoked: set[tuple[str, bytes]]
@@ -203,10 +200,12 @@ class Lake:
             )
         if "int" not in type_:
             return str(value)
+        text = str(value)
         try:
-            return int(str(value))
+            number = int(text)
         except ValueError:
-            return str(value)  # can't be a key of this column, so it will be reported as unknown
+            return text  # can't be a key of this column, so it will be reported as unknown
+        return number if str(number) == text else text  # nor can "1_0" or "007": never revoke a row by a typing error
 
     def _shards_of(self, kind: KeyKind, key: bytes) -> list[int]:
         """Return the shards that hold a key: computed, or looked up for ids of a grouped table."""

@@ -1,0 +1,56 @@
+"""Fixtures around `tests.support`; every test starts without HybridMU variables in its environment."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+import hybridmu
+from tests import support
+
+settings.register_profile(
+    "repeatable",
+    derandomize=True,
+    deadline=None,
+    max_examples=60,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+settings.load_profile("repeatable")
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [*os.environ]:
+        if name.startswith("HYBRIDMU_") and name != "HYBRIDMU_DATA" or name == "RAY_JOB_CONFIG_JSON_ENV_VAR":
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def make_table(tmp_path: Path) -> Callable[..., Any]:
+    """`make_table(rows, name="train.parquet", **options)` writes a table into `tmp_path`."""
+
+    def make(rows: int = 200, name: str = "train.parquet", **options: Any) -> Any:
+        return support.make_table(tmp_path / name, rows, **options)
+
+    return make
+
+
+@pytest.fixture
+def settings_dict(tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """`settings_dict(**overrides)` with storage in `tmp_path`."""
+    return partial(support.settings_dict, tmp_path)
+
+
+@pytest.fixture
+def local_system(tmp_path: Path) -> Iterator[Callable[..., hybridmu.System]]:
+    """`local_system(**overrides)`: a system in this process over `tmp_path`, closed at the end of the test."""
+    with ExitStack() as stack:
+        yield lambda **overrides: stack.enter_context(support.local_system(tmp_path, **overrides))

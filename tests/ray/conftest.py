@@ -1,0 +1,49 @@
+"""One small Ray cluster for all tests of this folder; a second one, started by `ray start`, for the command lines."""
+
+from __future__ import annotations
+
+import os
+
+# Read by Ray when it is imported or started: loopback only, no usage report, and no token file in the home folder.
+os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "disabled"}
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import ray
+
+from tests.ray.support import Head, short_tmp
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[None]:
+    """Two CPUs, no GPU; `ensure_ray` finds it initialised."""
+    with short_tmp() as folder:
+        ray.init(
+            num_cpus=2,
+            object_store_memory=200 * 2**20,
+            include_dashboard=False,
+            namespace="hybridmu",
+            log_to_driver=False,
+            logging_level="error",
+            _temp_dir=folder,
+        )
+        yield
+        ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def head() -> Iterator[Head]:
+    """A `ray start --head` of its own, in token mode, with a home folder that is thrown away."""
+    with short_tmp() as folder:
+        home = Path(tempfile.mkdtemp(prefix="home-"))
+        started = Head(folder, home)
+        try:
+            started.wait()
+            yield started
+        finally:
+            started.stop()
+            shutil.rmtree(home, ignore_errors=True)

@@ -1,0 +1,162 @@
+"""What the Ray tests share: blobs to compare, actors to find, and a Ray head in processes of its own."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray
+
+import hybridmu
+from tests import support
+
+PROJECT = Path(__file__).parents[2]
+BIN = Path(sys.executable).parent
+
+
+def config(folder: Path, name: str = "storage", **overrides: Any) -> dict[str, Any]:
+    """Return a configuration over one shared table of 300 rows × 8 features in `folder`."""
+    if not (folder / "train.parquet").exists():
+        support.make_table(folder / "train.parquet", 300, features=8)
+    return support.settings_dict(folder, **{"storage_url": str(folder / name), **overrides})
+
+
+def blobs(system: hybridmu.System) -> dict[int, str | None]:
+    """Return shard → content hash of its sub-model: equal hashes are equal bytes."""
+    return {sub.shard: sub.blob for sub in system.registry.version().shards}
+
+
+def ids_in(system: hybridmu.System, shard: int, slice_: int = 1) -> list[int]:
+    """Return the ids of a shard's slice, found by asking where each one is."""
+    keys: list[tuple[Any, object]] = [("id", number) for number in range(300)]
+    fresh, _, _ = system.site.lake.resolve(keys, {})
+    places = {key.key: (key.shard, key.slice) for key in fresh}
+    by_id = {number: system.site.lake.resolve([("id", number)], {})[0][0].key for number in range(300)}
+    return [number for number, key in by_id.items() if places[key] == (shard, slice_)]
+
+
+def actors(prefix: str) -> list[Any]:
+    """Return handles of the named actors that live, by the beginning of their name."""
+    names = [entry["name"] for entry in ray.util.list_named_actors(all_namespaces=True) if entry["name"]]
+    return [ray.get_actor(name, namespace="hybridmu") for name in names if name.startswith(prefix)]
+
+
+def pid_of(actor: Any) -> int:
+    """Return the process id of an idle actor."""
+    return int(ask(actor, lambda _: os.getpid()))
+
+
+def ask(actor: Any, question: Callable[[Any], Any]) -> Any:
+    """Return what a function answers about the plain object inside an idle actor."""
+    return ray.get(actor.__ray_call__.remote(question), timeout=60)
+
+
+def until(condition: Callable[[], Any], seconds: float = 60.0, step: float = 0.02) -> Any:
+    """Wait for a condition and return its value."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if value := condition():
+            return value
+        time.sleep(step)
+    raise AssertionError(f"did not happen within {seconds} s")
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def short_tmp() -> Iterator[str]:
+    """A folder with a short path: Ray puts Unix sockets into it, whose paths may have 107 characters."""
+    folder = tempfile.mkdtemp(prefix="r", dir="/tmp")
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+class Head:
+    """`ray start --head --block` in token mode on loopback, started in an empty folder.
+
+    Args:
+        temporary: Short path for Ray's session.
+        home: HOME of everything that runs there.
+    """
+
+    def __init__(self, temporary: str, home: Path) -> None:
+        self.gcs, self.dashboard, self.http = free_port(), free_port(), free_port()
+        self.env = {
+            **{name: value for name, value in os.environ.items() if not name.startswith(("HYBRIDMU_", "RAY_"))},
+            "HOME": str(home),
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": secrets.token_hex(16),
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+            "RAY_TMPDIR": temporary,
+            "PYTHONPATH": str(PROJECT),  # how a cluster finds serve.app; see serve/config.yaml
+        }
+        command = ["ray", "start", "--head", "--block", f"--port={self.gcs}", f"--dashboard-port={self.dashboard}"]
+        command += ["--dashboard-host=127.0.0.1", "--num-cpus=2", f"--object-store-memory={200 * 2**20}"]
+        command += [f"--dashboard-agent-listen-port={free_port()}", f"--ray-client-server-port={free_port()}"]
+        self.log = Path(temporary) / "start.log"
+        with self.log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [str(BIN / command[0]), *command[1:]], cwd=home, env=self.env, stdout=log, stderr=log
+            )
+
+    @property
+    def url(self) -> str:
+        """Address of the dashboard, for jobs and `serve deploy`."""
+        return f"http://127.0.0.1:{self.dashboard}"
+
+    def wait(self) -> None:
+        """Return when jobs can be submitted."""
+
+        def answers() -> bool:
+            assert self._process.poll() is None, self.log.read_text()
+            return self.run("ray", "job", "list", "--address", self.url, check=False).returncode == 0
+
+        until(answers, 90, step=0.5)
+
+    def run(self, *command: str, check: bool = True, **env: str) -> subprocess.CompletedProcess[str]:
+        """Run a command of the environment's bin folder in the project's folder."""
+        done = subprocess.run(
+            [str(BIN / command[0]), *command[1:]],
+            cwd=PROJECT,
+            env=self.env | env,
+            capture_output=True,
+            text=True,
+            timeout=180,
+        )
+        if check:
+            assert done.returncode == 0, done.stdout + done.stderr
+        return done
+
+    def start(self, *command: str, **env: str) -> subprocess.Popen[bytes]:
+        """Start a command of the environment's bin folder in the project's folder, its output into the log."""
+        with self.log.open("ab") as log:
+            return subprocess.Popen(
+                [str(BIN / command[0]), *command[1:]], cwd=PROJECT, env=self.env | env, stdout=log, stderr=log
+            )
+
+    def stop(self) -> None:
+        """Stop this head and what it started, nothing else."""
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            self._process.wait(30)
+        except subprocess.TimeoutExpired:
+            self._process.kill()

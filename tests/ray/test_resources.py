@@ -1,0 +1,73 @@
+"""What the cluster can't do is said at once; GPUs are held by the actors that train, and by nobody else."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import hybridmu
+from hybridmu.cluster.resources import pools, slots
+from hybridmu.config import Settings
+from hybridmu.errors import ResourceError
+from hybridmu.planning.planner import Pools
+from tests.ray import support
+
+
+@pytest.mark.usefixtures("cluster")
+@pytest.mark.parametrize(
+    ("asked", "missing"), [({"cpus_per_shard": 64}, "64 CPU"), ({"gpus_per_shard": 1}, "1 GPU")], ids=["cpu", "gpu"]
+)
+def test_a_cluster_that_is_too_small_is_refused_at_once(
+    tmp_path: Path, asked: dict[str, float], missing: str
+) -> None:
+    started = time.monotonic()
+    with hybridmu.connect(support.config(tmp_path, cluster=asked)) as system:
+        with pytest.raises(ResourceError, match=f"one shard needs {missing}") as refused:
+            system.train()
+        assert refused.value.remedy.startswith(f"lower cluster.{next(iter(asked))}")
+        assert system.registry.served() is None
+    assert time.monotonic() - started < 5
+
+
+def settings(tmp_path: Path, **cluster: float) -> Settings:
+    return Settings.parse(support.config(tmp_path, cluster=cluster))
+
+
+def test_a_shard_must_fit_one_node_not_the_sum_of_all(tmp_path: Path) -> None:
+    two = {"head": {"CPU": 0.0}, "a": {"CPU": 4.0, "GPU": 1.0}, "b": {"CPU": 4.0}}
+    assert slots(settings(tmp_path, cpus_per_shard=3), two) == {"a": 1, "b": 1}
+    assert pools(settings(tmp_path, cpus_per_shard=1), two) == Pools(8, 1)
+    assert pools(settings(tmp_path, cpus_per_shard=1, max_parallel=3), two) == Pools(3, 1)
+    assert slots(settings(tmp_path, cpus_per_shard=0.1), {"a": {"CPU": 1.0}}) == {"a": 10}
+    with pytest.raises(ResourceError, match="6 CPU on one node"):
+        pools(settings(tmp_path, cpus_per_shard=6), two)
+    with pytest.raises(ResourceError, match="2 GPU on one node"):
+        pools(settings(tmp_path, gpus_per_shard=2), two)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "expected"), [(1, Pools(1, 1)), (2, Pools(1, 1)), (4, Pools(3, 1))], ids=["one", "two", "four"]
+)
+def test_updaters_take_their_gpus_from_the_shards(tmp_path: Path, gpus: int, expected: Pools) -> None:
+    node = {"a": {"CPU": 16.0, "GPU": float(gpus)}}
+    assert pools(settings(tmp_path, gpus_per_shard=1), node) == expected
+
+
+def test_gpus_are_held_by_the_actors_that_train(tmp_path: Path) -> None:
+    support.config(tmp_path)
+    with support.short_tmp() as folder:
+        done = subprocess.run(
+            [sys.executable, "-m", "tests.ray.gpu_script", str(tmp_path), folder],
+            cwd=support.PROJECT,
+            env={**os.environ, "RAY_AUTH_MODE": "disabled"},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.split() == ["fleet", "shards", "updater", "cpu"]

@@ -1,0 +1,110 @@
+"""Training and forgetting on Ray give the bits that one process gives, however many actors there are."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from threading import Thread
+
+import pytest
+import ray
+
+import hybridmu
+from hybridmu.types import StrategyChoice
+from tests.ray import support
+
+SISA = {"shards": 3, "slices": 2, "epochs": 4}
+pytestmark = pytest.mark.usefixtures("cluster")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("training")
+
+
+@pytest.fixture(scope="module")
+def alone(folder: Path) -> Iterator[hybridmu.System]:
+    """The same system in one process, with the same requests."""
+    with hybridmu.connect(support.config(folder, "alone", sisa=SISA), executor="local") as system:
+        system.train()
+        yield system
+
+
+def forget(system: hybridmu.System, strategy: StrategyChoice, shards: tuple[int, ...]) -> dict[str, object]:
+    ids = [support.ids_in(system, shard)[0 if strategy == "retrain" else 1] for shard in shards]
+    report = system.forget(ids=ids, strategy=strategy, wait=True)
+    assert report["state"] == "SERVED"
+    return report
+
+
+def lineage_blobs(system: hybridmu.System) -> set[str]:
+    return {file.read_text() for file in Path(system.site.storage.path("lineage")).rglob("*") if file.is_file()}
+
+
+def test_ray_trains_forgets_and_updates_like_one_process(folder: Path, alone: hybridmu.System) -> None:
+    with hybridmu.connect(support.config(folder, "two", sisa=SISA, cluster={"max_parallel": 2})) as system:
+        system.train()
+        trained = support.blobs(system)
+        assert trained == support.blobs(alone)
+        assert all(trained.values())
+
+        forget(alone, "retrain", (0, 1))
+        forget(system, "retrain", (0, 1))
+        exact = support.blobs(system)
+        assert exact == support.blobs(alone)
+        assert [exact[shard] != trained[shard] for shard in range(3)] == [True, True, False]
+        assert system.verify()["bitwise_equal"] is True
+
+        report = forget(system, "dpus", (2,))
+        updated = support.blobs(system)[2]
+        sub = system.registry.version().shards[2]
+        assert report["shards"][0]["strategy"] == "dpus"  # type: ignore[index]
+        assert not sub.exact
+        assert sub.exact_upto < sub.removed_upto
+        assert updated not in {exact[2], None}
+        assert updated not in lineage_blobs(system)
+        assert exact[2] in lineage_blobs(system)
+        (shard,) = support.actors("shard-2-")
+        assert support.ask(shard, lambda worker: worker.blob) == updated
+        found = system.verify()
+        assert found["bitwise_equal"] is False
+        assert found["exact_claims_hold"] is True
+
+        # Exact never starts from approximate: a retrain afterwards is bitwise right again.
+        forget(system, "retrain", (2,))
+        assert system.verify()["bitwise_equal"] is True
+        assert support.actors("updater-")
+    support.until(lambda: not support.actors("shard-") + support.actors("updater-") + support.actors("coordinator-"))
+
+
+def test_one_at_a_time_and_more_shards_than_cores_give_the_same_bits(folder: Path, alone: hybridmu.System) -> None:
+    cluster = {"max_parallel": 1, "cpus_per_shard": 1, "live_actors": 2}
+    sisa = {"shards": 8, "slices": 2, "epochs": 2}
+    with hybridmu.connect(support.config(folder, "one", sisa=sisa, cluster=cluster)) as system:
+        system.train()
+        on_ray = support.blobs(system)
+        assert len(support.actors("shard-")) == 2, "live_actors bounds the actors, not the shards"
+    with hybridmu.connect(support.config(folder, "one-alone", sisa=sisa), executor="local") as system:
+        system.train()
+        assert support.blobs(system) == on_ray
+
+
+def test_cpus_are_held_while_a_shard_trains_and_given_back(folder: Path, tmp_path: Path) -> None:
+    pause = tmp_path / "pause"
+    pause.touch()
+    task = {"name": "tests.ray.tasks:Pausable", "hidden": [8], "pause": str(pause)}
+    raw = support.config(folder, "held", sisa={**SISA, "shards": 1}, task=task)
+    with hybridmu.connect(raw) as system:
+        assert ray.available_resources()["CPU"] == 2
+        training = Thread(target=system.train)
+        training.start()
+        support.until(lambda: ray.available_resources().get("CPU", 0) == 1)
+        time.sleep(0.5)
+        assert ray.available_resources()["CPU"] == 1, "held until the training ends"
+        assert training.is_alive()
+        pause.unlink()
+        training.join(60)
+        assert not training.is_alive()
+        assert system.registry.served() == 1
+    support.until(lambda: ray.available_resources().get("CPU", 0) == 2)

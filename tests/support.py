@@ -1,0 +1,106 @@
+"""Helpers that tests share: small real tables, configurations, systems. Nothing here is a mock."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+import hybridmu
+from hybridmu.config import Settings
+from hybridmu.store.blobs import Storage
+from hybridmu.store.ingest import ingest
+from hybridmu.store.lake import Lake
+
+
+def table(
+    rows: int = 200,
+    *,
+    features: int = 4,
+    classes: int = 3,
+    ids: str = "int",
+    groups: int = 0,
+    null_groups: int = 0,
+    seed: int = 0,
+    start: int = 0,
+) -> pa.Table:
+    """Return a learnable table: `id`, `person` (with `groups` > 0), `label`, `x0`…
+
+    Args:
+        rows: Number of rows.
+        features: Float feature columns.
+        classes: Labels are 0..classes − 1.
+        ids: `int` (start, start + 1, …) or `str` ("r0", …).
+        groups: Number of persons "p0"…; 0 leaves the column out.
+        null_groups: The first so many rows have no person.
+        seed: Everything is drawn from it.
+        start: First id.
+    """
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, classes, rows)
+    centers = np.random.default_rng(1234).normal(size=(classes, features)) * 2
+    x = centers[labels] + rng.normal(size=(rows, features))
+    numbers = range(start, start + rows)
+    columns: dict[str, Any] = {"id": pa.array(list(numbers) if ids == "int" else [f"r{n}" for n in numbers])}
+    if groups:
+        people = [f"p{n}" for n in rng.integers(0, groups, rows)]
+        columns["person"] = pa.array([None] * null_groups + people[null_groups:], pa.string())
+    columns["label"] = pa.array(labels.astype(np.int64))
+    return pa.table(columns | {f"x{i}": pa.array(x[:, i].astype(np.float32)) for i in range(features)})
+
+
+def make_table(path: Path, rows: int = 200, *, row_group_size: int | None = None, **options: Any) -> pa.Table:
+    """Write `table(rows, **options)` to a Parquet file and return it."""
+    made = table(rows, **options)
+    pq.write_table(made, path, row_group_size=row_group_size)
+    return made
+
+
+def settings_dict(folder: Path, **overrides: Any) -> dict[str, Any]:
+    """Return a small, fast configuration with storage inside `folder`.
+
+    The training table is `folder/train.parquet`. A keyword names a section, whose keys are merged, or a plain value.
+
+    Example:
+        >>> settings_dict(Path("/tmp/x"), sisa={"shards": 3})["sisa"]["shards"]
+        3
+    """
+    raw: dict[str, Any] = {
+        "data": {"train": str(folder / "train.parquet")},
+        "task": {"name": "mlp", "hidden": [8]},
+        "sisa": {"shards": 4, "slices": 3, "epochs": 3, "batch_size": 8, "seed": 0},
+        "optimizer": {"name": "sgd", "lr": 0.1},
+        "policy": {"strategy": "auto", "calibrate": False},
+        "storage_url": str(folder / "storage"),
+    }
+    for name, value in overrides.items():
+        raw[name] = {**raw.get(name, {}), **value} if isinstance(value, dict) else value
+    return raw
+
+
+def local_system(folder: Path, **overrides: Any) -> hybridmu.System:
+    """Return a system that runs in this process; use it as a context manager."""
+    return hybridmu.connect(settings_dict(folder, **overrides), executor="local")
+
+
+def open_lake(folder: Path, *, read: bool = True, **overrides: Any) -> Lake:
+    """Return the lake of `settings_dict(folder, **overrides)`, ingested unless `read` is false."""
+    settings = Settings.parse(settings_dict(folder, **overrides))
+    lake = Lake(settings, Storage(settings.storage_url))
+    if read:
+        ingest(lake)
+    return lake
+
+
+def lake_rows(lake: Lake, split: str = "train") -> list[dict[str, Any]]:
+    """Return every row in the files of a split, with `shard` and `_slice`, in file order."""
+    found = []
+    for shard in range(lake.shards):
+        name = f"lake/{split}/shard-{shard:05d}.parquet"
+        if lake.storage.exists(name):
+            rows = pq.read_table(lake.storage.path(name), filesystem=lake.storage.fs).to_pylist()
+            found += [{**row, "shard": shard} for row in rows]
+    return found
