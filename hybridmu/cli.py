@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -120,6 +121,7 @@ def run(
                 )
             last[:] = [snapshot]
 
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # a supervisor's stop releases the lease too
         try:
             snapshot = system.run(until_idle=until_idle, watch=watch)
         except KeyboardInterrupt:

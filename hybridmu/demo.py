@@ -22,7 +22,8 @@ from hybridmu.config import Settings
 from hybridmu.planning import cost
 from hybridmu.report import plots
 from hybridmu.report.html import render
-from hybridmu.runtime.coordinator import Snapshot, policy_of
+from hybridmu.runtime.coordinator import Snapshot
+from hybridmu.runtime.removal import policy_of
 from hybridmu.runtime.verify import accuracy_of, test_rows
 from hybridmu.system import System
 
@@ -41,7 +42,7 @@ def demo_settings(folder: Path) -> Settings:
         "task": {"name": "mlp", "hidden": [128]},
         "sisa": {"shards": 8, "slices": 5, "epochs": 30, "batch_size": 16, "seed": 0},
         "optimizer": {"name": "sgd", "lr": 0.1},
-        "policy": {"deadline_seconds": 1.0, "workload_threshold": 0.25},
+        "policy": {"deadline_seconds": 1.0},
         "storage_url": str(folder / "system"),
     })
 

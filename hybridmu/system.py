@@ -21,8 +21,10 @@ from typing import Any, Literal, Protocol
 from hybridmu import config, datasets
 from hybridmu.config import Settings
 from hybridmu.errors import HybridMUError, RequestError, StateError, UnknownKeysError, WouldEmptyError
+from hybridmu.planning.planner import Pools
 from hybridmu.runtime.coordinator import Coordinator, Snapshot
 from hybridmu.runtime.executor import LocalExecutor
+from hybridmu.runtime.removal import RemovalPlanner
 from hybridmu.runtime.site import Site
 from hybridmu.runtime.verify import verify
 from hybridmu.serving.ensemble import Ensemble
@@ -140,10 +142,10 @@ class System:
         merged = {key.shard: list(gone.get(key.shard, [])) for key in fresh}
         for seq, key in enumerate(fresh, start=max(later, default=0) + 1):
             merged[key.shard].append(Tombstone(seq, key.kind, key.key, key.shard, key.slice, "planned"))
-        planner = Coordinator(self.settings, _Pools(self.settings), "planner")
+        planner = RemovalPlanner(self.site, self.ledger, self.registry)
         slack = self.settings.policy.deadline_seconds
         revoked = {shard: {(str(x.kind), x.key) for x in stones} for shard, stones in {**gone, **merged}.items()}
-        return planner.plan(merged, strategy, slack, self._warnings(fresh, revoked))
+        return planner.plan(merged, strategy, _assumed_pools(self.settings), slack, self._warnings(fresh, revoked))
 
     def forget(
         self,
@@ -393,16 +395,11 @@ class System:
         ]
 
 
-class _Pools(LocalExecutor):
-    """Answers for the cluster's pools without starting one."""
-
-    def pools(self) -> Any:
-        """Return the configured pools, or this machine's when nothing is configured."""
-        from hybridmu.planning.planner import Pools
-
-        cluster = self._settings.cluster
-        fitting = max(1, int((os.cpu_count() or 1) / cluster.cpus_per_shard))
-        return Pools(cluster.max_parallel or fitting, cluster.updaters)
+def _assumed_pools(settings: Settings) -> Pools:
+    """Return the configured pools, or those of this machine: a plan is shown without starting a cluster."""
+    cluster = settings.cluster
+    fitting = max(1, int((os.cpu_count() or 1) / cluster.cpus_per_shard))
+    return Pools(cluster.max_parallel or fitting, cluster.updaters)
 
 
 def connect(settings: Settings | dict[str, Any] | str | Path, executor: Literal["ray", "local"] = "ray") -> System:

@@ -14,12 +14,10 @@ from dataclasses import dataclass, field, replace
 
 from hybridmu.config import Settings
 from hybridmu.core.calibration import fit
-from hybridmu.core.strategies import get
 from hybridmu.errors import HybridMUError, LeaseLostError, ShardFailedError, StateError
-from hybridmu.planning import cost
-from hybridmu.planning.planner import Policy, make_plan
 from hybridmu.planning.workload import count
 from hybridmu.runtime.executor import Executor
+from hybridmu.runtime.removal import RemovalPlanner
 from hybridmu.runtime.site import Site
 from hybridmu.store.ingest import ingest
 from hybridmu.store.ledger import Ledger
@@ -30,7 +28,6 @@ from hybridmu.types import (
     ForgetRequest,
     JobResult,
     KeyKind,
-    Plan,
     RequestState,
     ShardFailure,
     ShardJob,
@@ -38,7 +35,6 @@ from hybridmu.types import (
     ShardPlan,
     ShardStats,
     StrategyChoice,
-    StrategyName,
     SubModel,
     Tombstone,
 )
@@ -85,6 +81,7 @@ class Coordinator:
         engine = connect(settings.database)
         self.ledger, self.registry = Ledger(engine), Registry(engine)
         self.executor, self.holder = executor, holder
+        self._planner = RemovalPlanner(self.site, self.ledger, self.registry)
         self.token: int | None = None
         self._rounds: dict[str, _Round] = {}
         self._training: _Round | None = None
@@ -256,7 +253,7 @@ class Coordinator:
         slack = min(deadlines) - time.time() if deadlines else None
         version = self.registry.version()
         try:
-            plan = self.plan(gone, strategy, slack)
+            plan = self._planner.plan(gone, strategy, self.executor.pools(), slack)
         except HybridMUError as error:
             self.ledger.mark_failed(self._token(), ids, str(error))
             return
@@ -289,57 +286,6 @@ class Coordinator:
         owner.attempts[job.shard] = owner.attempts.get(job.shard, 0) + 1
         self.executor.submit(job)
 
-    # ------------------------------------------------------------------ planning
-
-    def plan(
-        self,
-        gone: dict[int, list[Tombstone]],
-        strategy: StrategyChoice,
-        slack: float | None,
-        warnings: Sequence[str] = (),
-    ) -> Plan:
-        """Plan the removal of tombstones on top of the served version; changes nothing.
-
-        Args:
-            gone: Shard → all its tombstones, in commit order.
-            strategy: `auto` falls back to the policy's own choice.
-            slack: Seconds left until the deadline.
-            warnings: Carried into the plan.
-
-        Returns:
-            The plan.
-        """
-        return make_plan(
-            [self.stats(sub, gone[sub.shard]) for sub in self.registry.version().shards if gone.get(sub.shard)],
-            cost.fit(self.ledger.costs()),
-            policy_of(self.settings),
-            self.executor.pools(),
-            self.ledger.calibration(),
-            self.settings.policy.strategy if strategy == "auto" else strategy,
-            slack,
-            warnings,
-        )
-
-    def stats(self, sub: SubModel, gone: Sequence[Tombstone]) -> ShardStats:
-        """Return what the planner needs to know of one shard."""
-        base = {(str(x.kind), x.key) for x in gone if x.seq <= sub.exact_upto}
-        removed = {(str(x.kind), x.key) for x in gone if x.seq <= sub.removed_upto}
-        every = {(str(x.kind), x.key) for x in gone}
-        rows, _ = self.site.lake.counts("train", sub.shard, base)
-        live, _ = self.site.lake.counts("train", sub.shard, every)
-        kept, _ = self.site.lake.counts("train", sub.shard, removed)
-        exists = tuple(self.site.blobs.find(record.lineage_key) is not None for record in sub.checkpoints)
-        return ShardStats(
-            shard=sub.shard,
-            epochs=self.site.recipe.epochs,
-            rows=rows,
-            revoked=tuple(a - b for a, b in zip(rows, live, strict=True)),
-            newly_revoked=tuple(a - b for a, b in zip(kept, live, strict=True)),
-            clean=exists or (False,) * len(rows),
-            trajectory=bool(exists) and all(exists),
-            error_spent=sub.error_spent,
-        )
-
     # ------------------------------------------------------------------ helpers
 
     def _token(self) -> int:
@@ -351,22 +297,6 @@ class Coordinator:
         if time.monotonic() - self._renewed > LEASE_SECONDS / 5:
             self.ledger.heartbeat(self._token(), LEASE_SECONDS)
             self._renewed = time.monotonic()
-
-
-def policy_of(settings: Settings) -> Policy:
-    """Return the planner's policy from the settings."""
-    policy = settings.policy
-    approximate: StrategyName = policy.approximate
-    get(approximate)  # an unknown name fails here, with the known ones listed
-    return Policy(
-        workload_threshold=policy.workload_threshold,
-        time_ratio=policy.time_ratio,
-        quality_budget=policy.quality_budget,
-        approximate=approximate,
-        alpha=policy.alpha,
-        finetune_epochs=policy.finetune_epochs,
-        optimizer=settings.optimizer.name,
-    )
 
 
 def _connected(requests: Sequence[ForgetRequest], places: dict[str, set[int]]) -> list[list[ForgetRequest]]:

@@ -1,8 +1,8 @@
 """First read of the source tables into the lake: streaming, all or nothing.
 
 Batches are appended to one staging file per shard; each shard is then sorted and written slice by slice from a
-memory map, so memory stays within 1.5 times one shard plus one row group of the source. Nothing is published before every
-table was read and checked; the manifest comes last.
+memory map, so memory stays within 1.5 times one shard plus one row group of the source. Nothing is published before
+every table was read and checked; the manifest comes last.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from collections.abc import Iterator
-from itertools import chain, pairwise
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -189,17 +189,15 @@ class _Ingestion:
         counts = []
         with pa.memory_map(str(staging)) as source:
             table = pa.ipc.open_stream(source).read_all()
-            order = pc.sort_indices(table.select(["_slice", "_id"]), [("_slice", "ascending"), ("_id", "ascending")])
-            ids = table.column("_id").take(order)
-            if len(ids) > 1 and pc.any(pc.equal(ids[1:], ids[:-1])).as_py():
-                raise _duplicates(split)
-            slices = table.column("_slice").take(order).to_numpy()
-            edges = np.searchsorted(slices, np.arange(1, self.slices + 2))
             with pq.ParquetWriter(self._done(shard_file(split, shard)), table.schema, compression="zstd") as writer:
-                for start, stop in pairwise(edges):
-                    counts.append(int(stop - start))
-                    if stop > start:
-                        writer.write_table(table.take(order[start:stop]), row_group_size=int(stop - start))
+                for slice_ in range(1, self.slices + 1):  # filter first: take() on the shard would copy all of it
+                    mine = table.filter(pc.equal(table["_slice"], slice_)).sort_by("_id")
+                    ids = mine["_id"]
+                    if len(ids) > 1 and pc.any(pc.equal(ids[1:], ids[:-1])).as_py():
+                        raise _duplicates(split)
+                    counts.append(len(mine))
+                    if len(mine):
+                        writer.write_table(mine, row_group_size=len(mine))
         staging.unlink()
         return tuple(counts)
 

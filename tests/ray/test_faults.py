@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -67,16 +66,7 @@ class Scene:
         return thread, request["request_id"], errors
 
 
-def kill_actor(pid: int, actor: Any) -> None:
-    ray.kill(actor)
-
-
-def kill_process(pid: int, actor: Any) -> None:
-    os.kill(pid, signal.SIGKILL)
-
-
-@pytest.mark.parametrize("kill", [kill_process])
-def test_a_killed_shard_goes_on_from_its_last_finished_slice(tmp_path: Path, kill: Callable[[int, Any], None]) -> None:
+def test_a_killed_shard_goes_on_from_its_last_finished_slice(tmp_path: Path) -> None:
     scene = Scene(tmp_path)
     with hybridmu.connect(scene.config) as system:
         system.forget(ids=[support.ids_in(system, 0)[1]], strategy="retrain", wait=True)  # brings up shard 0's actor
@@ -84,7 +74,7 @@ def test_a_killed_shard_goes_on_from_its_last_finished_slice(tmp_path: Path, kil
         (actor,) = support.actors("shard-0-")
         pid = support.pid_of(actor)
         thread, request_id, errors = scene.run_until_slice_one_is_done(system)
-        kill(pid, actor)
+        os.kill(pid, signal.SIGKILL)
         scene.pause.unlink()
         thread.join(60)
         assert not thread.is_alive()

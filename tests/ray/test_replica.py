@@ -1,0 +1,163 @@
+"""The lease of a replica, without Ray: it never answers behind a request that reports SERVED."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any
+
+import pytest
+from sqlalchemy.exc import OperationalError
+
+import hybridmu
+from hybridmu.config import Settings
+from hybridmu.errors import StateError
+from hybridmu.serving.replica import Replica
+from hybridmu.store.registry import Registry
+from hybridmu.types import RequestState
+from tests.ray import support
+
+LEASE = 1.0
+
+
+@pytest.fixture
+def system(tmp_path: Path) -> Any:
+    raw = support.config(tmp_path, sisa={"shards": 2, "slices": 2}, serving={"lease_seconds": LEASE})
+    with hybridmu.connect(raw, executor="local") as opened:
+        opened.train()
+        yield opened
+
+
+def step_until_applied(system: hybridmu.System, number: int) -> str:
+    """Forget one id with a coordinator that doesn't wait for replicas, and return the request."""
+    request_id = str(system.forget(ids=[number], strategy="retrain")["request_id"])
+    driver = system._acquire()
+    while system.ledger.request(request_id).state in {RequestState.RECEIVED, RequestState.PLANNED}:
+        driver.step(0.0)
+    return request_id
+
+
+def state(system: hybridmu.System, request_id: str) -> RequestState:
+    system._acquire().step(0.0)
+    return system.ledger.request(request_id).state
+
+
+def test_a_replica_registers_before_every_reading_of_the_pointer(
+    system: hybridmu.System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+    register, served, version = Registry.register, Registry.served, Registry.version
+
+    def spy(name: str, plain: Any) -> Any:
+        return lambda self, *args: calls.append(name) or plain(self, *args)
+
+    monkeypatch.setattr(Registry, "register", spy("register", register))
+    monkeypatch.setattr(Registry, "served", spy("read", served))
+    monkeypatch.setattr(Registry, "version", spy("load", version))
+    replica = Replica(system.settings, "one")
+    assert calls == ["register", "load", "register", "read"]
+    calls.clear()
+    step_until_applied(system, 3)
+    calls.clear()
+    replica.refresh()
+    assert calls == ["register", "read", "load", "register", "read"], "the new version is confirmed, then looked past"
+
+
+def test_a_lease_that_ran_out_unseen_does_not_let_an_old_version_answer(
+    system: hybridmu.System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replica = Replica(system.settings, "one")
+    register = Registry.register
+    done: list[str] = []
+
+    def late(self: Registry, *args: Any) -> None:
+        """The ledger stalls: the lease is over there, and a request is served, before this registration lands."""
+        if not done:
+            done.append(step_until_applied(system, 3))
+            time.sleep(LEASE * 1.2)
+            assert state(system, done[0]) is RequestState.SERVED
+        register(self, *args)
+
+    monkeypatch.setattr(Registry, "register", late)
+    assert replica.refresh() == 2
+    with replica.answering():
+        assert replica.ensemble.version == 2
+
+
+def test_an_unreachable_ledger_takes_the_replica_out_of_rotation(
+    system: hybridmu.System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replica = Replica(system.settings, "one")
+    stop = Event()
+
+    def fail(*_: object) -> None:
+        raise OperationalError("update replicas", {}, Exception("unable to open database file"))
+
+    monkeypatch.setattr(Registry, "register", fail)
+    follower = Thread(target=replica.follow, args=(stop,))
+    follower.start()
+    assert replica.healthy
+    with replica.answering():
+        pass
+    support.until(lambda: not replica.healthy, LEASE + 1)
+    with pytest.raises(StateError, match="lost touch with the ledger"), replica.answering():
+        raise AssertionError("answered without a lease")
+    monkeypatch.undo()
+    support.until(lambda: replica.healthy, 5)  # it comes back by itself
+    with replica.answering():
+        pass
+    stop.set()
+    follower.join(5)
+    assert not follower.is_alive()
+
+
+def test_a_slow_replica_keeps_a_request_at_applied_until_it_confirms(system: hybridmu.System) -> None:
+    replica = Replica(system.settings, "slow")
+    request_id = step_until_applied(system, 3)
+    assert state(system, request_id) is RequestState.APPLIED
+    assert system.status()["replicas"] == {"slow": 1}
+    with replica.answering():
+        swap = Thread(target=replica.refresh)
+        swap.start()
+        support.until(lambda: replica.ensemble.version == 2, 5)
+        # The new version answers, but an answer of the old one is not finished.
+        assert state(system, request_id) is RequestState.APPLIED
+    swap.join(5)
+    assert state(system, request_id) is RequestState.SERVED
+    assert system.status()["replicas"] == {"slow": 2}
+
+
+def test_a_dead_replica_holds_a_request_no_longer_than_its_lease(system: hybridmu.System) -> None:
+    replica = Replica(system.settings, "dead")
+    started = time.monotonic()
+    request_id = step_until_applied(system, 3)
+    support.until(lambda: state(system, request_id) is RequestState.SERVED, LEASE + 2)
+    assert time.monotonic() - started > LEASE * 0.5
+    assert not replica.healthy, "it refuses from here on, so that served means served"
+
+
+def test_a_replica_that_leaves_is_not_waited_for(system: hybridmu.System) -> None:
+    Replica(system.settings, "leaves").close()
+    assert state(system, step_until_applied(system, 3)) is RequestState.SERVED
+
+
+def test_only_changed_sub_models_are_read_again(system: hybridmu.System) -> None:
+    replica = Replica(system.settings, "one")
+    before = replica.ensemble
+    step_until_applied(system, support.ids_in(system, 0)[0])
+    replica.refresh()
+    assert replica.ensemble.models[1] is before.models[1]
+    assert replica.ensemble.models[0] is not before.models[0]
+
+
+def test_aggregation_is_the_configured_one(system: hybridmu.System) -> None:
+    rows = [{f"x{i}": float(i) for i in range(8)}]
+    by_mean = system.predict(rows)["predictions"][0]["probabilities"]
+    raw = system.settings.model_dump(mode="json") | {"serving": {"aggregation": "vote"}}
+    replica = Replica(Settings.model_validate(raw), "votes")
+    ensemble = replica.ensemble
+    votes = ensemble.answer(ensemble.encode(rows))["predictions"][0]["probabilities"]
+    assert ensemble.how == "vote"
+    assert set(votes.values()) <= {0.0, 0.5, 1.0}, "two voters"
+    assert not set(by_mean.values()) <= {0.0, 0.5, 1.0}
