@@ -308,6 +308,8 @@ def _verified(result: dict[str, Any]) -> None:
         shown = [f"{x:.4f}" if x is not None else "" for x in (gap, ours, theirs)]
         table.add_row(str(s["shard"]), "exact" if s["exact"] else "approximate", str(s["bitwise_equal"]), *shown)
     _out.print(table)
+    if foreign := [s["shard"] for s in result["shards"] if s["exact"] and not s["replayable"]]:
+        _out.print(f"shards {foreign} were made by other code, libraries, CPU or thread count: not replayable here")
     _out.print(
         f"version {result['version']}: {result['exact_shards']} exact shard(s), "
         f"{'all proven bit for bit' if result['exact_claims_hold'] else 'NOT all equal to the oracle'}; "

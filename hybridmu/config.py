@@ -284,8 +284,10 @@ class Settings(_Frozen):
 
     def identity(self) -> dict[str, Any]:
         """Return what makes two storages incompatible: data columns, task, schedule, optimizer, key."""
+        # A built-in dataset is known by its name; where its files lie differs between machines.
+        paths = {"train", "validation", "test"} if self.data.name else set()
         return {
-            "data": self.data.model_dump(mode="json"),
+            "data": self.data.model_dump(mode="json", exclude=paths),
             "task": self.task.model_dump(mode="json"),
             "sisa": self.sisa.model_dump(mode="json"),
             "optimizer": self.optimizer.model_dump(mode="json"),

@@ -96,7 +96,7 @@ class System:
         """
         started = time.perf_counter()
         # Reading the source happens here, before a cluster is started: bad input costs nothing.
-        self.ledger.bind(self.settings.identity(), create=not self.site.storage.exists("lake/manifest.json"))
+        self.ledger.bind(self.settings.identity(), create=True, replace=not self.site.lake.exists)
         ingest(self.site.lake)
         if self.registry.served() is None:
             driver = self._acquire()

@@ -127,12 +127,12 @@ def _update(stats: ShardStats, base: ShardPlan, name: StrategyName, cost: CostMo
 
 
 def _blocked(stats: ShardStats, policy: Policy) -> str | None:
-    if reason := unavailable(policy.optimizer):
-        return reason
     if stats.live == 0:
         return "no live row is left: the shard leaves the vote"
     if sum(stats.newly_revoked) == 0:
         return "the current weights hold none of the rows"
+    if reason := unavailable(policy.optimizer):
+        return reason
     if not stats.trajectory:
         return "a checkpoint of the run that saw the rows is missing"
     return None

@@ -108,7 +108,7 @@ class Coordinator:
 
     def begin_training(self) -> Snapshot:
         """Return the state after reading the source and queueing every shard; nothing that is there is redone."""
-        self.ledger.bind(self.settings.identity(), create=True)
+        self.ledger.bind(self.settings.identity(), create=True, replace=not self.site.lake.exists)
         ingest(self.site.lake)
         if self.registry.served() is None and self._training is None:
             work = {shard: self._training_plan(shard) for shard in range(self.settings.sisa.shards)}

@@ -11,6 +11,7 @@ import torch
 from hybridmu.config import Settings
 from hybridmu.core import audit
 from hybridmu.core.aggregate import aggregate
+from hybridmu.core.lineage import lineage_keys
 from hybridmu.core.model import State, SubModel
 from hybridmu.core.rows import Rows, concatenate
 from hybridmu.runtime.oracle import train_from_scratch
@@ -31,9 +32,9 @@ def verify(settings: Settings, shards: Sequence[int] | None = None, processes: i
         processes: Oracle processes that run at once.
 
     Returns:
-        JSON-able report: `bitwise_equal` per shard and overall, `exact_claims_hold` (every shard that claims to be
-        exact is; what decides whether the system is sound), and for
-        approximate shards the two-sided forget-loss gap, accuracies and a membership attack's AUC.
+        JSON-able report: `replayable` (same code, libraries, CPU, threads) per shard, `bitwise_equal` per shard and
+        overall, `exact_claims_hold` (every shard that claims to be exact is; what decides whether the system is
+        sound), and for approximate shards the two-sided forget-loss gap, accuracies and a membership attack's AUC.
     """
     site = Site(settings)
     site.configure_torch()
@@ -62,6 +63,7 @@ def verify(settings: Settings, shards: Sequence[int] | None = None, processes: i
             "bitwise_equal": not differing,
             "differing": list(differing),
             "empty": sub.blob is None,
+            "replayable": _replayable(site, sub, gone[sub.shard]),
         }
         if not sub.exact:
             revoked = site.lake.rows("train", sub.shard, gone[sub.shard], only_revoked=True)
@@ -110,6 +112,17 @@ def _gaps(
         "oracle_attack_auc": audit.attack_auc(audit.losses(reference, revoked, site.task), unseen_reference),
         "revoked_rows": len(revoked),
     }
+
+
+def _replayable(site: Site, sub: SubModelRecord, gone: set[tuple[str, bytes]]) -> bool:
+    """Return whether this process has the code, libraries, CPU and threads that made the shard's last exact run.
+
+    Without them bit equality can't be expected, and a difference does not show a wrong deletion.
+    """
+    if not sub.checkpoints or not sub.exact:
+        return sub.exact
+    live = site.lake.rows("train", sub.shard, gone)
+    return lineage_keys(site.lineage_static(), live, site.recipe, sub.shard)[-1] == sub.checkpoints[-1].lineage_key
 
 
 def _state(site: Site, sub: SubModelRecord) -> State | None:

@@ -52,6 +52,11 @@ class Lake:
         self._manifest: Manifest | None = None
 
     @property
+    def exists(self) -> bool:
+        """Return whether the source was read completely."""
+        return self.storage.exists(MANIFEST)
+
+    @property
     def manifest(self) -> Manifest:
         """Return the manifest.
 
@@ -59,7 +64,7 @@ class Lake:
             StateError: Nothing was ingested yet.
         """
         if self._manifest is None:
-            if not self.storage.exists(MANIFEST):
+            if not self.exists:
                 raise StateError(
                     f"nothing was trained in {self.storage.url}", remedy="run `hybridmu train -c CONFIG` first"
                 )
@@ -126,8 +131,8 @@ class Lake:
             revoked: Shard → (kind, digest) of tombstones that exist already.
 
         Returns:
-            (keys with live rows, keys whose rows are all revoked already, unknown keys), each in the caller's order, the
-            unknown ones as the caller wrote them; an entry per shard for a key with rows in several.
+            (keys with live rows, keys whose rows are all revoked already, unknown keys), each in the caller's order,
+            the unknown ones as the caller wrote them; an entry per shard for a key with rows in several.
 
         Raises:
             DataError: A group is asked of a table without groups, or a key has the wrong type.

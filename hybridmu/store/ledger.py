@@ -47,8 +47,13 @@ class Ledger:
 
     # ------------------------------------------------------------------ identity
 
-    def bind(self, identity: dict[str, Any], *, create: bool) -> None:
+    def bind(self, identity: dict[str, Any], *, create: bool, replace: bool = False) -> None:
         """Check that this storage belongs to a configuration; the first caller with `create` claims it.
+
+        Args:
+            identity: What makes storages incompatible.
+            create: Claim a storage that nobody claimed.
+            replace: Claim it anew: nothing was ingested yet, so a corrected configuration may take over.
 
         Raises:
             StorageMismatchError: It belongs to another one; the differing keys are listed.
@@ -56,6 +61,9 @@ class Ledger:
         """
         with self._write.begin() as connection:
             stored = connection.scalar(sa.select(t.meta.c.value).where(t.meta.c.key == "identity"))
+            if stored is not None and replace:
+                connection.execute(t.meta.delete().where(t.meta.c.key == "identity"))
+                stored = None
             if stored is None:
                 if not create:
                     raise StateError("nothing was trained here", remedy="run `hybridmu train -c CONFIG` first")

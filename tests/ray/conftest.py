@@ -18,6 +18,11 @@ import ray
 from tests.ray.support import Head, short_tmp
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Ray Serve's own models use a form that Pydantic deprecated; nothing here can change that."""
+    config.addinivalue_line("filterwarnings", "ignore:Using extra keyword arguments on `Field`:DeprecationWarning")
+
+
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[None]:
     """Two CPUs, no GPU; `ensure_ray` finds it initialised."""

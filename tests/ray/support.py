@@ -102,6 +102,7 @@ class Head:
         self.env = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("HYBRIDMU_", "RAY_"))},
             "HOME": str(home),
+            "PATH": f"{BIN}:{os.environ['PATH']}",  # jobs say `python`
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": secrets.token_hex(16),
             "RAY_USAGE_STATS_ENABLED": "0",

@@ -1,0 +1,150 @@
+"""The HTTP endpoint on Ray Serve: right answers, refusals that help, and swaps that nobody notices."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+from ray import serve
+
+import hybridmu
+from hybridmu.cluster.announce import APPLICATION
+from serve.app import build
+from tests.ray import support
+
+ROWS = [{f"x{i}": (row - 2) * (i % 3 - 1.0) for i in range(8)} for row in range(5)]
+CLIENTS = 4
+FORGETS = 4
+
+
+@pytest.fixture(scope="module")
+def system(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[hybridmu.System]:
+    """Trained in this process, its requests are applied on Ray."""
+    folder = tmp_path_factory.mktemp("serving")
+    # Replicas look for a new version so seldom that a quick swap is seen to come from the broadcast.
+    raw = support.config(folder, sisa={"shards": 3, "slices": 2}, serving={"poll_seconds": 5.0})
+    (folder / "config.yaml").write_text(yaml.safe_dump(raw))
+    with hybridmu.connect(raw, executor="local") as trainer:
+        trainer.train()
+    with hybridmu.connect(raw) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def url(system: hybridmu.System) -> Iterator[str]:
+    """The deployed application."""
+    port = support.free_port()
+    serve.start(proxy_location="HeadOnly", http_options={"host": "127.0.0.1", "port": port})
+    config = Path(system.settings.storage_url).parent / "config.yaml"
+    serve.run(build({"config": str(config)}), name=APPLICATION, route_prefix="/")
+    yield f"http://127.0.0.1:{port}"
+    serve.shutdown()
+
+
+def test_answers_equal_the_offline_prediction(system: hybridmu.System, url: str) -> None:
+    answer = httpx.post(f"{url}/v1/predict", json={"rows": ROWS}).raise_for_status().json()
+    offline = system.predict(ROWS)
+    assert answer["version"] == offline["version"]
+    assert len(answer["predictions"]) == len(ROWS)
+    for ours, theirs in zip(answer["predictions"], offline["predictions"], strict=True):
+        assert ours["label"] == theirs["label"]
+        assert ours["probabilities"] == pytest.approx(theirs["probabilities"], abs=1e-6)
+
+
+def test_what_answers_can_be_asked(system: hybridmu.System, url: str) -> None:
+    found = httpx.get(f"{url}/v1/version").raise_for_status().json()
+    assert found["version"] == system.registry.served()
+    assert found["voters"] == 3
+    assert found["aggregation"] == "mean"
+    assert found["forward"] in found["forward_seconds"]
+    assert httpx.get(f"{url}/healthz").json() == {"status": "ok"}
+    described = httpx.get(f"{url}/openapi.json").raise_for_status().json()
+    assert {"/v1/predict", "/v1/version", "/healthz"} <= described["paths"].keys()
+
+
+@pytest.mark.parametrize(
+    ("row", "word"),
+    [
+        ({**ROWS[0], "x3": "much"}, "x3"),
+        ({name: value for name, value in ROWS[0].items() if name != "x5"}, "x5"),
+        ({**ROWS[0], "x3": None}, "x3"),
+        ({**ROWS[0], "x3": [1.0]}, "x3"),
+        ({**ROWS[0], "x3": {"a": 1}}, "x3"),
+    ],
+    ids=["word", "missing", "null", "list", "mapping"],
+)
+def test_a_bad_row_is_refused_with_a_remedy(url: str, row: dict[str, Any], word: str) -> None:
+    refused = httpx.post(f"{url}/v1/predict", json={"rows": [ROWS[0], row]})
+    assert refused.status_code == 422, refused.text
+    detail = refused.json()["detail"]
+    assert word in detail["what"]
+    assert detail["expected"]
+    assert detail.keys() == {"what", "expected", "got", "remedy"}
+
+
+@pytest.mark.parametrize("body", [{"rows": []}, {}, {"rows": ROWS, "version": 1}], ids=["empty", "none", "unknown"])
+def test_a_bad_body_is_refused(url: str, body: dict[str, Any]) -> None:
+    assert httpx.post(f"{url}/v1/predict", json=body).status_code == 422
+
+
+class Client(threading.Thread):
+    """Asks without a pause, and keeps when each answer began and which version gave it."""
+
+    def __init__(self, url: str, stop: threading.Event) -> None:
+        super().__init__()
+        self.url, self.stop = url, stop
+        self.answers: list[tuple[float, int]] = []
+        self.failures: list[str] = []
+
+    def run(self) -> None:
+        with httpx.Client(timeout=30) as http:
+            while not self.stop.is_set():
+                began = time.monotonic()
+                try:
+                    answer = http.post(f"{self.url}/v1/predict", json={"rows": ROWS})
+                    if answer.status_code != 200 or len(answer.json()["predictions"]) != len(ROWS):
+                        self.failures.append(answer.text)
+                    else:
+                        self.answers.append((began, answer.json()["version"]))
+                except Exception as error:
+                    self.failures.append(repr(error))
+
+
+def test_a_swap_under_load_fails_nobody_and_served_means_served(system: hybridmu.System, url: str) -> None:
+    stop = threading.Event()
+    clients = [Client(url, stop) for _ in range(CLIENTS)]
+    served: list[tuple[float, int]] = []
+    for client in clients:
+        client.start()
+    try:
+        for shard in range(FORGETS):
+            number = support.ids_in(system, shard % 3, 2)[shard // 3]
+            report = system.forget(ids=[number], strategy="retrain", wait=True)
+            served.append((time.monotonic(), report["version_after"]))
+            assert report["state"] == "SERVED"
+            time.sleep(0.3)
+    finally:
+        stop.set()
+        for client in clients:
+            client.join(60)
+    assert [version for _, version in served] == [2, 3, 4, 5]
+    for client in clients:
+        assert not client.failures
+        versions = [version for _, version in client.answers]
+        assert versions == sorted(versions), "went back"
+        assert len(versions) > 20
+        for began, version in client.answers:
+            for at, after in served:
+                assert version >= after or began <= at, f"version {version} answered after {after} was served"
+    seen = {version for client in clients for _, version in client.answers}
+    assert seen == {1, 2, 3, 4, 5}
+    for request in system.ledger.requests():
+        assert request.applied_at
+        assert request.served_at
+        assert request.served_at - request.applied_at < 2, "the replica was told, and did not wait for its poll"
