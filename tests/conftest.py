@@ -29,7 +29,7 @@ settings.load_profile("repeatable")
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [*os.environ]:
-        if name.startswith("HYBRIDMU_") and name != "HYBRIDMU_DATA" or name == "RAY_JOB_CONFIG_JSON_ENV_VAR":
+        if (name.startswith("HYBRIDMU_") and name != "HYBRIDMU_DATA") or name == "RAY_JOB_CONFIG_JSON_ENV_VAR":
             monkeypatch.delenv(name)
 
 

@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from sqlalchemy import Engine, Table
 
 import hybridmu
 from hybridmu.config import Settings
 from hybridmu.store.blobs import Storage
 from hybridmu.store.ingest import ingest
 from hybridmu.store.lake import Lake
+from hybridmu.types import KeyKind, ResolvedKey, ShardStats
 
 
 def table(
@@ -57,6 +59,17 @@ def make_table(path: Path, rows: int = 200, *, row_group_size: int | None = None
     made = table(rows, **options)
     pq.write_table(made, path, row_group_size=row_group_size)
     return made
+
+
+def write(folder: Path, made: pa.Table, name: str = "train.parquet", **options: Any) -> None:
+    """Write a table to a Parquet file in a folder, which is made if need be."""
+    folder.mkdir(parents=True, exist_ok=True)
+    pq.write_table(made, folder / name, **options)
+
+
+def replaced(made: pa.Table, name: str, values: Any) -> pa.Table:
+    """Return a table with other values in one column."""
+    return made.set_column(made.column_names.index(name), name, values)
 
 
 def settings_dict(folder: Path, **overrides: Any) -> dict[str, Any]:
@@ -104,3 +117,20 @@ def lake_rows(lake: Lake, split: str = "train") -> list[dict[str, Any]]:
             rows = pq.read_table(lake.storage.path(name), filesystem=lake.storage.fs).to_pylist()
             found += [{**row, "shard": shard} for row in rows]
     return found
+
+
+def key(number: int, shard: int = 0, slice_: int = 1, kind: KeyKind = "id") -> ResolvedKey:
+    """Return a key for the ledger that nobody had to look up."""
+    return ResolvedKey(kind, number.to_bytes(16, "big"), shard, slice_, 1)
+
+
+def rows_of(engine: Engine, table: Table) -> list[Any]:
+    """Return all rows of a database table."""
+    with engine.begin() as connection:
+        return list(connection.execute(table.select()))
+
+
+def touched_at(first: int, slices: int = 10, rows: int = 1_000_000) -> ShardStats:
+    """Return stats of equal slices with every checkpoint there, and one row of slice `first` revoked."""
+    revoked = tuple(int(i == first) for i in range(1, slices + 1))
+    return ShardStats(0, (2,) * slices, (rows,) * slices, revoked, revoked, (True,) * slices)

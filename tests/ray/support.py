@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import ray
 
 import hybridmu
@@ -90,7 +91,7 @@ def short_tmp() -> Iterator[str]:
 
 
 class Head:
-    """`ray start --head --block` in token mode on loopback, started in an empty folder.
+    """`ray start --head --block` in token mode on loopback, in the project's folder as serve/config.yaml asks.
 
     Args:
         temporary: Short path for Ray's session.
@@ -108,7 +109,6 @@ class Head:
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
             "RAY_TMPDIR": temporary,
-            "PYTHONPATH": str(PROJECT),  # how a cluster finds serve.app; see serve/config.yaml
         }
         command = ["ray", "start", "--head", "--block", f"--port={self.gcs}", f"--dashboard-port={self.dashboard}"]
         command += ["--dashboard-host=127.0.0.1", "--num-cpus=2", f"--object-store-memory={200 * 2**20}"]
@@ -116,7 +116,7 @@ class Head:
         self.log = Path(temporary) / "start.log"
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
-                [str(BIN / command[0]), *command[1:]], cwd=home, env=self.env, stdout=log, stderr=log
+                [str(BIN / command[0]), *command[1:]], cwd=PROJECT, env=self.env, stdout=log, stderr=log
             )
 
     @property
@@ -129,9 +129,18 @@ class Head:
 
         def answers() -> bool:
             assert self._process.poll() is None, self.log.read_text()
-            return self.run("ray", "job", "list", "--address", self.url, check=False).returncode == 0
+            try:
+                self.api("GET", "/api/jobs/")
+            except httpx.HTTPError:
+                return False
+            return True
 
-        until(answers, 90, step=0.5)
+        until(answers, 90, step=0.2)
+
+    def api(self, method: str, path: str, body: Any = None) -> Any:
+        """Return the JSON answer of the dashboard."""
+        token = {"Authorization": f"Bearer {self.env['RAY_AUTH_TOKEN']}"}
+        return httpx.request(method, self.url + path, json=body, headers=token, timeout=60).raise_for_status().json()
 
     def run(self, *command: str, check: bool = True, **env: str) -> subprocess.CompletedProcess[str]:
         """Run a command of the environment's bin folder in the project's folder."""

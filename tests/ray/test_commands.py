@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Iterator
+import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +13,12 @@ import httpx
 import pytest
 import yaml
 
+import hybridmu
+from jobs import forget
 from tests.ray import support
 from tests.ray.support import Head
 
 DIGITS = "examples/digits.yaml"
-
-
-def submit(head: Head, *command: str, check: bool = True, **env: str) -> tuple[int, str]:
-    """Submit a job as the documentation says and return (exit code, its log)."""
-    runtime_env = json.dumps({"env_vars": env})
-    done = head.run(
-        *("ray", "job", "submit", "--address", head.url, "--working-dir", "."),
-        *("--runtime-env-json", runtime_env, "--", "python", *command),
-        check=check,
-    )
-    return done.returncode, done.stdout + done.stderr
 
 
 def document(log: str) -> dict[str, Any]:
@@ -37,85 +29,129 @@ def document(log: str) -> dict[str, Any]:
     return found
 
 
+@dataclass
+class Digits:
+    """A system on the built-in digits, trained by a submitted job."""
+
+    head: Head
+    storage: Path
+    trained: dict[str, Any]
+    package: str
+
+    def submit(self, entrypoint: str, storage: str = "") -> str:
+        """Return the id of a new job with the files that the first one uploaded; what `ray job submit` calls."""
+        env = {"HYBRIDMU_STORAGE_URL": storage or str(self.storage)}
+        body = {"entrypoint": entrypoint, "runtime_env": {"working_dir": self.package, "env_vars": env}}
+        return str(self.head.api("POST", "/api/jobs/", body)["submission_id"])
+
+    def wait(self, job: str) -> tuple[str, str]:
+        """Return a job's final state and its log."""
+        final = {"SUCCEEDED", "FAILED", "STOPPED"}
+        state = support.until(
+            lambda: (now := self.head.api("GET", f"/api/jobs/{job}")["status"]) in final and now, 120, step=0.2
+        )
+        return state, self.head.api("GET", f"/api/jobs/{job}/logs")["logs"]
+
+    def config(self, folder: Path) -> Path:
+        """Return a copy of the example that names this storage."""
+        raw = yaml.safe_load((support.PROJECT / DIGITS).read_text()) | {"storage_url": str(self.storage)}
+        (folder / "digits.yaml").write_text(yaml.safe_dump(raw))
+        return folder / "digits.yaml"
+
+
 @pytest.fixture(scope="module")
-def storage(head: Head, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Storage that a submitted job trained on the digits, and what that job printed."""
-    folder = tmp_path_factory.mktemp("digits")
-    _, log = submit(head, "jobs/train.py", "-c", DIGITS, "--json", HYBRIDMU_STORAGE_URL=str(folder))
-    yield folder, document(log)
+def digits(head: Head, tmp_path_factory: pytest.TempPathFactory) -> Digits:
+    """`ray job submit` as documented."""
+    storage = tmp_path_factory.mktemp("digits")
+    done = head.run(
+        *("ray", "job", "submit", "--address", head.url, "--submission-id", "train", "--working-dir", "."),
+        *("--runtime-env-json", json.dumps({"env_vars": {"HYBRIDMU_STORAGE_URL": str(storage)}})),
+        *("--", "python", "jobs/train.py", "-c", DIGITS, "--json"),
+    )
+    package = head.api("GET", "/api/jobs/train")["runtime_env"]["working_dir"]
+    return Digits(head, storage, document(done.stdout), package)
 
 
-def test_jobs_train_forget_audit_and_run(
-    head: Head, storage: tuple[Path, dict[str, Any]], tmp_path: Path
-) -> None:
-    folder, trained = storage
-    env = {"HYBRIDMU_STORAGE_URL": str(folder)}
-    assert trained["version"] == 1
-    assert trained["voters"] == 4
-    assert (folder / "ledger.sqlite3").exists()
-    assert not (Path(head.env["HOME"]) / "hybridmu-runs").exists()
+def test_jobs_train_forget_run_and_audit(digits: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert digits.trained["version"] == 1
+    assert digits.trained["voters"] == 4
+    assert (digits.storage / "ledger.sqlite3").exists()
+    assert not (Path(digits.head.env["HOME"]) / "hybridmu-runs").exists()
 
     ids = tmp_path / "ids.txt"
     ids.write_text("3\n17\n")
-    _, log = submit(head, "jobs/forget.py", "-c", DIGITS, "--ids", str(ids), "--wait", "--json", **env)
+    state, log = digits.wait(digits.submit(f"python jobs/forget.py -c {DIGITS} --ids {ids} --wait --json"))
+    assert state == "SUCCEEDED", log
     forgotten = document(log)
     assert forgotten["state"] == "SERVED"
     assert forgotten["keys"] == 2
 
-    ids.write_text("40\n")
-    _, log = submit(
-        head, "jobs/forget.py", "-c", DIGITS, "--ids", str(ids), "--strategy", "retrain", "--json", **env
-    )
-    assert document(log)["state"] == "RECEIVED"
-    _, log = submit(head, "jobs/run.py", "-c", DIGITS, "--until-idle", "--json", **env)
-    assert document(log)["open_requests"] == 0
+    # A request that nobody follows yet; `run` finds it in the ledger.
+    monkeypatch.setenv("HYBRIDMU_DATA", f"{digits.head.env['HOME']}/.cache/hybridmu")
+    with hybridmu.connect(digits.config(tmp_path), executor="local") as system:
+        left = system.forget(ids=[40], strategy="retrain")
+        assert left["state"] == "RECEIVED"
+        state, log = digits.wait(digits.submit(f"python jobs/run.py -c {DIGITS} --until-idle --json"))
+        assert state == "SUCCEEDED", log
+        assert document(log)["open_requests"] == 0
+        assert system.report(left["request_id"])["state"] == "SERVED"
 
-    _, log = submit(head, "jobs/audit.py", "-c", DIGITS, "--json", **env)
-    audited = document(log)
-    assert audited["exact_claims_hold"] is True
-    assert audited["version"] == 3
+    relative = digits.submit(f"python jobs/train.py -c {DIGITS} --json", storage="runs/digits")
+    state, log = digits.wait(digits.submit(f"python jobs/audit.py -c {DIGITS} --json"))
+    assert state == "SUCCEEDED", log
+    assert document(log)["exact_claims_hold"] is True
+    assert document(log)["version"] == 3
 
-
-def test_a_job_refuses_a_relative_storage_url(head: Head) -> None:
-    code, log = submit(
-        head, "jobs/train.py", "-c", DIGITS, "--json", check=False, HYBRIDMU_STORAGE_URL="runs/digits"
-    )
-    assert code != 0
+    # The working directory of a job is a copy that goes away; results there would be lost.
+    state, log = digits.wait(relative)
+    assert state == "FAILED"
     assert "'runs/digits' is relative" in log
-    assert f"file://{head.env['HOME']}/runs/digits" in log
+    assert f"file://{digits.head.env['HOME']}/runs/digits" in log
 
 
-def test_ids_never_stand_on_a_jobs_command_line(head: Head) -> None:
-    for arguments in (["--id", "3"], ["--id=3"], ["--group", "p1"]):
-        refused = head.run("python", "jobs/forget.py", "-c", DIGITS, *arguments, check=False)
-        assert refused.returncode == 1
-        assert "--ids FILE" in refused.stderr
+@pytest.mark.parametrize("arguments", [["--id", "3"], ["--id=3"], ["--group", "p1"], ["--group=p1"]])
+def test_ids_never_stand_on_a_jobs_command_line(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["jobs/forget.py", "-c", DIGITS, *arguments])
+    with pytest.raises(SystemExit) as refused:
+        forget.main()
+    assert "--ids FILE" in str(refused.value.code), "a text is printed, and the exit code is 1"
 
 
-def answer(port: int) -> dict[str, Any]:
+def answered(port: int, route: str = "") -> dict[str, Any]:
     """Return the answer to one picture, as soon as there is one."""
-    row = {"pixels": [0.0] * 64}
 
     def ask() -> dict[str, Any] | None:
         try:
-            reply = httpx.post(f"http://127.0.0.1:{port}/v1/predict", json={"rows": [row]}, timeout=10)
+            reply = httpx.post(
+                f"http://127.0.0.1:{port}{route}/v1/predict", json={"rows": [{"pixels": [0.0] * 64}]}, timeout=10
+            )
         except httpx.HTTPError:
             return None
         return reply.json() if reply.status_code == 200 else None
 
-    found: dict[str, Any] = support.until(ask, 90, step=0.3)
+    found: dict[str, Any] = support.until(ask, 90, step=0.2)
+    assert len(found["predictions"][0]["probabilities"]) == 10
     return found
 
 
-def test_serve_deploy_answers_predictions(head: Head, storage: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
-    config = yaml.safe_load((support.PROJECT / DIGITS).read_text()) | {"storage_url": str(storage[0])}
-    (tmp_path / "digits.yaml").write_text(yaml.safe_dump(config))
+def test_serve_deploy_and_serve_run_answer_predictions(digits: Digits, tmp_path: Path) -> None:
+    head, config = digits.head, str(digits.config(tmp_path))
     deployment = yaml.safe_load((support.PROJECT / "serve/config.yaml").read_text())
     deployment["http_options"]["port"] = head.http
-    deployment["applications"][0]["args"]["config"] = str(tmp_path / "digits.yaml")
+    deployment["applications"][0]["args"]["config"] = config
     (tmp_path / "serve.yaml").write_text(yaml.safe_dump(deployment))
     head.run("serve", "deploy", "--address", head.url, str(tmp_path / "serve.yaml"))
-    found = answer(head.http)
-    assert found["version"] >= 1
-    assert len(found["predictions"][0]["probabilities"]) == 10
-    head.run("serve", "shutdown", "--address", head.url, "-y")
+    version = answered(head.http)["version"]
+    assert version >= 1
+
+    # `serve run` joins the running Serve; another name and route tell which application answers.
+    run = ["serve", "run", "--address", f"127.0.0.1:{head.gcs}"]
+    running = head.start(*run, "--name", "run", "--route-prefix", "/run", "serve.app:build", f"config={config}")
+    try:
+        assert answered(head.http, "/run")["version"] == version
+        silent = ["--non-blocking", "--name", "silent", "--route-prefix", "/silent", "serve.app:build"]
+        head.run(*run, *silent, HYBRIDMU_CONFIG=config)
+        assert answered(head.http, "/silent")["version"] == version
+    finally:
+        running.send_signal(signal.SIGINT)
+        running.wait(60)

@@ -136,7 +136,9 @@ def test_partition_key_sources(monkeypatch, tmp_path):
 
     (tmp_path / "secret").write_bytes(b"hunter2")
     monkeypatch.setenv("MY_KEY", "hunter2")
-    assert key("env:MY_KEY") == key(f"file:{tmp_path / 'secret'}") == hashlib.blake2b(b"hunter2", digest_size=32).digest()
+    assert (
+        key("env:MY_KEY") == key(f"file:{tmp_path / 'secret'}") == hashlib.blake2b(b"hunter2", digest_size=32).digest()
+    )
     assert key("seed") != key("seed", seed=1)
     assert key("env:MY_KEY", seed=1) == key("env:MY_KEY")
     for wrong in ("env:NOT_SET_ANYWHERE", "file:/no/such/file", "vault:x", ""):
@@ -152,8 +154,10 @@ def test_identity_hides_the_key_and_ignores_operations():
     assert settings.partition_key().hex() not in json.dumps(settings.identity())
 
 
-@pytest.mark.parametrize(("cluster", "threads", "device"), [({}, 1, "cpu"), ({"cpus_per_shard": 0.5}, 1, "cpu"),
-                                                            ({"cpus_per_shard": 3, "gpus_per_shard": 1}, 3, "cuda")])
+@pytest.mark.parametrize(
+    ("cluster", "threads", "device"),
+    [({}, 1, "cpu"), ({"cpus_per_shard": 0.5}, 1, "cpu"), ({"cpus_per_shard": 3, "gpus_per_shard": 1}, 3, "cuda")],
+)
 def test_threads_and_device(cluster, threads, device):
     settings = Settings.parse(MINIMAL | {"cluster": cluster})
     assert (settings.threads, settings.device) == (threads, device)

@@ -13,7 +13,9 @@ import pytest
 import hybridmu
 
 ROOT = Path(__file__).parents[2]
-MODULES = sorted(m.name for m in pkgutil.walk_packages(hybridmu.__path__, "hybridmu.") if not m.name.endswith("__main__"))
+MODULES = sorted(
+    m.name for m in pkgutil.walk_packages(hybridmu.__path__, "hybridmu.") if not m.name.endswith("__main__")
+)
 
 
 def test_the_public_names():

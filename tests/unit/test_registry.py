@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import pytest
+
+from hybridmu.errors import LeaseLostError, StateError
+from hybridmu.store import tables as t
+from hybridmu.store.registry import Registry
+from hybridmu.types import CostObservation, RequestState, ShardOutcome, ShardPlan, SliceRecord
+from tests.support import key, rows_of
+
+
+@pytest.fixture
+def registry(engine) -> Registry:
+    return Registry(engine)
+
+
+def outcome(shard: int, upto: int = 0, blob: str | None = "b", exact: bool = True, strategy="retrain") -> ShardOutcome:
+    slices = (
+        (SliceRecord(1, f"k{shard}1", "c1", 10), SliceRecord(2, f"k{shard}2", blob or "", 0)) if exact and blob else ()
+    )
+    return ShardOutcome("job", shard, strategy, blob, exact, upto, 10, 1, 30, 0.5, slices, checkpoints_read=1)
+
+
+def plan(shard: int, error: float = 0.0) -> ShardPlan:
+    return ShardPlan(shard, "retrain", 1, 2, 25, 0.5, 0.4, (0.3, 0.5), (), "time", ("why",), 0.0, error)
+
+
+def test_there_is_no_version_before_training(registry):
+    assert registry.served() is None
+    assert registry.confirmed() == 0
+    with pytest.raises(StateError, match="hybridmu train"):
+        registry.version()
+
+
+def test_training_is_published_once(registry, ledger):
+    assert registry.publish_training([outcome(0), outcome(1, blob=None)]) == 1
+    assert registry.publish_training([outcome(0, blob="other")]) == 1
+    version = registry.version()
+    assert [(s.shard, s.blob, s.exact, s.removed_upto) for s in version.shards] == [
+        (0, "b", True, 0),
+        (1, None, True, 0),
+    ]
+    assert [(r.slice, r.lineage_key, r.blob) for r in version.shards[0].checkpoints] == [
+        (1, "k01", "c1"),
+        (2, "k02", "b"),
+    ]
+    assert ledger.costs() == [CostObservation("retrain", 30, 1, 0.5), CostObservation("retrain", 30, 2, 0.5)]
+
+
+@pytest.fixture
+def trained(registry, ledger) -> int:
+    registry.publish_training([outcome(shard) for shard in range(3)])
+    return ledger.acquire("me", 60)
+
+
+def test_publishing_moves_the_pointer_and_carries_the_rest_over(registry, ledger, trained):
+    request = ledger.accept([key(1, 1), key(2, 1), key(3, 2)]).request_id
+    ledger.mark_planned(trained, [request], "round", 1)
+    pairs = [
+        (plan(1), outcome(1, 2, "new")),
+        (plan(2, 0.25), outcome(2, 3, "approximate", exact=False, strategy="dpus")),
+    ]
+    assert registry.publish(trained, "round", [request], pairs) == registry.served() == 2
+    before, after = registry.version(1).shards, registry.version().shards
+    assert registry.version(2).shards == after
+    assert after[0] == before[0]
+    assert [(s.blob, s.exact, s.removed_upto, s.exact_upto, s.error_spent) for s in after] == [
+        ("b", True, 0, 0, 0.0), ("new", True, 2, 2, 0.0), ("approximate", False, 3, 0, 0.25)
+    ]  # fmt: skip
+    assert after[2].checkpoints == before[2].checkpoints  # those of the last exact run
+    found = ledger.request(request)
+    assert (found.state, found.version_before, found.version_after) == (RequestState.APPLIED, 1, 2)
+    assert found.applied_at is not None
+    rows = ledger.outcomes(request)
+    assert [(r["shard"], r["strategy"], r["rule"], r["reasons"]) for r in rows] == [
+        (1, "retrain", "time", ["why"]), (2, "dpus", "time", ["why"])
+    ]  # fmt: skip
+    assert (rows[0]["planned_visits"], rows[0]["sample_visits"], rows[0]["measured_seconds"]) == (25, 30, 0.5)
+    again = [(plan(2, 0.5), outcome(2, 3, "more", exact=False, strategy="dpus"))]
+    registry.publish(trained, "round2", [], again)
+    assert registry.version().shards[2].error_spent == 0.75
+    registry.publish(trained, "round3", [], [(plan(2), outcome(2, 3, "exact"))])
+    assert (registry.version().shards[2].exact_upto, registry.version().shards[2].error_spent) == (3, 0.0)
+    assert registry.version(1).shards == before  # versions do not change
+
+
+def everything(engine) -> dict[str, list]:
+    return {name: rows_of(engine, table) for name, table in t.metadata.tables.items()}
+
+
+@pytest.mark.parametrize(
+    ("token", "upto", "error"), [(-1, 9, LeaseLostError), (1, 9, LeaseLostError), (0, 3, StateError)]
+)
+def test_a_refused_publish_writes_nothing(registry, ledger, engine, trained, token, upto, error):
+    request = ledger.accept([key(1, 1)]).request_id
+    registry.publish(trained, "round", [], [(plan(1), outcome(1, 4))])
+    before = everything(engine)
+    with pytest.raises(error):
+        registry.publish(trained + token, "round2", [request], [(plan(0), outcome(0, 9)), (plan(1), outcome(1, upto))])
+    assert everything(engine) == before
+
+
+def test_a_stolen_lease_stops_the_old_coordinator(registry, ledger, engine, trained):
+    ledger.heartbeat(trained, -1)
+    assert ledger.acquire("thief", 60) == trained + 1
+    before = everything(engine)
+    with pytest.raises(LeaseLostError):
+        registry.publish(trained, "round", [], [(plan(1), outcome(1, 4))])
+    with pytest.raises(LeaseLostError):
+        ledger.mark_served(trained, 5)
+    assert everything(engine) == before
+
+
+def test_served_means_every_live_replica(registry, ledger, trained):
+    requests = [ledger.accept([key(n, 1)]).request_id for n in (1, 2)]
+    for number, request in enumerate(requests, start=1):
+        registry.publish(trained, f"round{number}", [request], [(plan(1), outcome(1, number))])
+    assert registry.confirmed() == 3  # nobody else answers: the pointer
+    registry.register("slow", 0, 60)
+    registry.register("quick", 3, 60)
+    assert (registry.confirmed(), registry.replicas()) == (0, {"slow": 0, "quick": 3})
+    assert ledger.mark_served(trained, registry.confirmed()) == []
+    registry.register("slow", 2, 60)
+    assert registry.confirmed() == 2
+    assert ledger.mark_served(trained, 2) == [requests[0]]
+    assert ledger.request(requests[0]).served_at is not None
+    assert ledger.request(requests[1]).state is RequestState.APPLIED
+    registry.register("slow", 2, -1)  # expired: it took itself out
+    assert (registry.confirmed(), registry.replicas()) == (3, {"quick": 3})
+    registry.register("ahead", 9, 60)
+    assert registry.confirmed() == 3
+    registry.unregister("quick")
+    assert registry.confirmed() == 3  # never beyond the pointer
+    registry.unregister("ahead")
+    assert registry.confirmed() == 3
+    assert ledger.mark_served(trained, 3) == [requests[1]]
+    assert ledger.mark_served(trained, 3) == []
+
+
+def test_the_cost_window_is_bounded_and_newest_first(registry, ledger, engine, trained):
+    rows = [{"strategy": "dpus", "visits": n, "checkpoints": 1, "seconds": 1.0} for n in range(1, 405)]
+    with engine.begin() as connection:
+        connection.execute(t.costs.insert(), rows)
+    costs = ledger.costs()
+    assert [c.visits for c in costs] == list(range(404, 4, -1))
