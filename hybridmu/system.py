@@ -137,6 +137,7 @@ class System:
         Returns:
             The plan, every line explained; no shard when all was forgotten before.
         """
+        self.ledger.bind(self.settings.identity(), create=False)
         fresh, _, _, gone = self._resolve(ids, groups, ignore_unknown)
         later = [stone.seq for stones in gone.values() for stone in stones]
         merged = {key.shard: list(gone.get(key.shard, [])) for key in fresh}
@@ -181,18 +182,17 @@ class System:
         request = self.ledger.find_repeat(key, payload, strategy)
         if request is None:
             fresh, known, unknown, gone = self._resolve(ids, groups, ignore_unknown)
-            request = self.ledger.covering(known) if not fresh else None
-            if request is None:
+            if fresh:
                 self._refuse_empty(fresh, gone)
-                request = self.ledger.accept(
-                    fresh,
-                    strategy=strategy,
-                    idempotency_key=key,
-                    payload=payload,
-                    deadline_seconds=self.settings.policy.deadline_seconds,
-                    already_forgotten=len(known),
-                    ignored_unknown=len(unknown),
-                )
+            request = self.ledger.accept(
+                fresh,
+                known=known,
+                strategy=strategy,
+                idempotency_key=key,
+                payload=payload,
+                deadline_seconds=self.settings.policy.deadline_seconds,
+                ignored_unknown=len(unknown),
+            )
         if wait:
             self.wait(request.request_id, watch)
         return self.report(request.request_id)

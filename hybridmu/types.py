@@ -47,13 +47,23 @@ class Tombstone:
 
 @dataclass(frozen=True, slots=True)
 class ResolvedKey:
-    """Where a key of a request lives, before it is a tombstone."""
+    """Where a key of a request lives, before it is a tombstone.
+
+    Attributes:
+        kind: Id or group.
+        key: 16-byte digest.
+        shard: Shard that holds the rows.
+        slice: Their slice.
+        rows: How many of them are not revoked yet.
+        carriers: Digests of every id and group on these rows: what may have revoked them before.
+    """
 
     kind: KeyKind
     key: bytes
     shard: int
     slice: int
     rows: int
+    carriers: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

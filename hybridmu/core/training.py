@@ -14,6 +14,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from hybridmu.core.gradients import gradients_of
 from hybridmu.core.model import SubModel, fit_standardize
 from hybridmu.core.partition import derive, epoch_order
 from hybridmu.core.rows import Rows
@@ -152,7 +153,7 @@ def fit(
     if not parameters:
         return
     model.train()
-    step = make_step(parameters, recipe)
+    step, gradients = make_step(parameters, recipe), gradients_of(model, task, parameters)
     total, done = len(orders) * len(bounds), 0
     for order in orders:
         positions = torch.as_tensor(order).to(rows.x.device)
@@ -160,10 +161,8 @@ def fit(
             start, stop = bounds[first][0], bounds[last - 1][1]
             x, y = rows.x[positions[start:stop]], rows.y[positions[start:stop]]
             for low, high in bounds[first:last]:
-                loss = task.loss(model(x[low - start : high - start]), y[low - start : high - start])
-                gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
                 rate = recipe.lr * (1 - done / total) if recipe.schedule == "linear" else recipe.lr
-                step(gradients, rate)
+                step(gradients(x[low - start : high - start], y[low - start : high - start]), rate)
                 done += 1
 
 

@@ -77,6 +77,8 @@ class Ensemble:
         """
         if not rows:
             raise DataError("there are no rows to predict", expected="at least one row")
+        if not all(isinstance(row, dict) for row in rows):
+            raise DataError("a row is not a mapping", expected='[{"column": value, …}, …]')
         columns = {}
         for column in self.encoder.columns:
             values = []

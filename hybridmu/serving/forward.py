@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from hybridmu.core.gradients import plain_layers
 from hybridmu.core.model import Standardize, SubModel
 
 Forward = Callable[[Tensor], Tensor]
@@ -46,7 +47,7 @@ def vmapped(models: Sequence[SubModel]) -> Forward | None:
 
 def batched_matmul(models: Sequence[SubModel]) -> Forward | None:
     """Return the same by one `baddbmm` per layer; None unless the network is only Linear and ReLU."""
-    layers = [_flat(model) for model in models]
+    layers = [plain_layers(model) for model in models]
     if any(layer is None for layer in layers):
         return None
     steps: list[tuple[str, tuple[Tensor, ...]]] = []
@@ -109,16 +110,6 @@ def fastest(models: Sequence[SubModel], sample: Tensor) -> tuple[str, Forward, d
         seconds[name] = min(_time(forward, sample) for _ in range(_TRIALS))
     best = min(seconds, key=lambda name: seconds[name])
     return best, found[best], seconds
-
-
-def _flat(model: SubModel) -> list[nn.Module] | None:
-    """Return the layers of a plain network in order; None when anything else is inside."""
-    layers: list[nn.Module] = []
-    for module in model:
-        layers += list(module) if isinstance(module, nn.Sequential) else [module]
-    plain = all(isinstance(layer, (nn.Linear, nn.ReLU, Standardize)) for layer in layers)
-    biased = all(layer.bias is not None for layer in layers if isinstance(layer, nn.Linear))
-    return layers if plain and biased else None
 
 
 def _time(forward: Forward, sample: Tensor) -> float:

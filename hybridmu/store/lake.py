@@ -143,8 +143,8 @@ class Lake:
             key = digest(self.key, kind, self._typed(kind, value))
             if (kind, key) not in asked:
                 asked[kind, key] = str(value)
-                for shard in self._shards_of(kind, key):
-                    places.setdefault(shard, set()).add((kind, key))
+        for pair, shard in self._shards_of(asked):
+            places.setdefault(shard, set()).add(pair)
         # In a grouped table an id may have rows in two shards: one in the training, one in the test table.
         found: dict[tuple[KeyKind, bytes], list[ResolvedKey]] = {}
         for shard, pairs in sorted(places.items()):
@@ -212,24 +212,28 @@ class Lake:
             return text  # can't be a key of this column, so it will be reported as unknown
         return number if str(number) == text else text  # nor can "1_0" or "007": never revoke a row by a typing error
 
-    def _shards_of(self, kind: KeyKind, key: bytes) -> list[int]:
-        """Return the shards that hold a key: computed, or looked up for ids of a grouped table."""
-        if kind == "group" or self.manifest.group_type is None:
-            shard, _ = place(np.frombuffer(key, dtype=np.uint8).reshape(1, 16), self.shards, self.slices)
-            return [int(shard[0])]
-        name = id_file(part_of(key, self.shards))
-        if not self.storage.exists(name):
-            return [0]
-        table = read_index(self.storage, name)
-        hit = table.filter(pc.equal(table["_id"], pa.scalar(key, type=DIGEST)))
-        # An unknown id still needs a place where it is reported as missing.
-        return sorted(set(hit["shard"].to_pylist())) or [0]
+    def _shards_of(self, asked: Iterable[tuple[KeyKind, bytes]]) -> Iterator[tuple[tuple[KeyKind, bytes], int]]:
+        """Yield (key, shard that may hold it): computed, or looked up for ids of a grouped table."""
+        looked_up: dict[int, list[bytes]] = {}
+        for kind, key in asked:
+            if kind == "group" or self.manifest.group_type is None:
+                shard, _ = place(np.frombuffer(key, dtype=np.uint8).reshape(1, 16), self.shards, self.slices)
+                yield (kind, key), int(shard[0])
+            else:
+                looked_up.setdefault(part_of(key, self.shards), []).append(key)
+        for part, keys in looked_up.items():
+            if not self.storage.exists(id_file(part)):
+                continue
+            table = read_index(self.storage, id_file(part))
+            hits = table.filter(pc.is_in(table["_id"], value_set=pa.array(keys, type=DIGEST)))
+            for key, number in set(zip(hits["_id"].to_pylist(), hits["shard"].to_pylist(), strict=True)):
+                yield ("id", key), number
 
     def _count(
         self, shard: int, asked: set[tuple[KeyKind, bytes]], revoked: set[tuple[str, bytes]]
     ) -> list[ResolvedKey]:
         """Return one entry per asked key with rows in this shard; `rows` counts those not revoked yet."""
-        totals: dict[tuple[KeyKind, bytes], list[int]] = {}
+        found: dict[tuple[KeyKind, bytes], tuple[int, list[bool], set[bytes]]] = {}
         for split in SPLITS:
             slices, ids, groups, _ = self.keys(split, shard)
             dead = carries(ids, groups, revoked)
@@ -241,9 +245,13 @@ class Lake:
                 )
                 for pair in pairs:
                     if pair in asked:
-                        entry = totals.setdefault(pair, [int(slices[row]), 0])
-                        entry[1] += not dead[row]
-        return [ResolvedKey(kind, key, shard, slice_, rows) for (kind, key), (slice_, rows) in totals.items()]
+                        _, live, carriers = found.setdefault(pair, (int(slices[row]), [], set()))
+                        live.append(not dead[row])
+                        carriers.update(digest for _, digest in pairs)
+        return [
+            ResolvedKey(kind, key, shard, slice_, sum(live), tuple(sorted(carriers)))
+            for (kind, key), (slice_, live, carriers) in found.items()
+        ]
 
     def _groups(self, split: Split, shard: int) -> Iterator[pa.Table]:
         with self.storage.fs.open_input_file(self.storage.path(shard_file(split, shard))) as source:

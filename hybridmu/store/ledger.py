@@ -85,22 +85,22 @@ class Ledger:
         self,
         keys: Sequence[ResolvedKey],
         *,
+        known: Sequence[ResolvedKey] = (),
         strategy: StrategyChoice = "auto",
         idempotency_key: str | None = None,
         payload: object = None,
         deadline_seconds: float | None = None,
-        already_forgotten: int = 0,
         ignored_unknown: int = 0,
     ) -> ForgetRequest:
         """Commit a request with its tombstones; durable when this returns.
 
         Args:
             keys: What to revoke; keys revoked in the meantime are skipped.
+            known: Keys of the call whose rows were all revoked before.
             strategy: What the caller asks for.
             idempotency_key: The same key returns the same request.
             payload: What the caller asked, to tell a repeat from a conflict; defaults to the keys.
             deadline_seconds: Counted from now.
-            already_forgotten: Keys of the call that were revoked before.
             ignored_unknown: Keys of the call that do not exist and were ignored.
 
         Returns:
@@ -111,39 +111,40 @@ class Ledger:
             RequestError: There is nothing to revoke and no earlier request to point to.
         """
         asked = payload if payload is not None else sorted((k.kind, k.key.hex()) for k in keys)
-        digest = hashlib.blake2b(json.dumps([asked, strategy]).encode(), digest_size=16).hexdigest()
+        digest = _payload_digest(asked, strategy)
         now = time.time()
         with self._write.begin() as connection:
             if earlier := self._repeat(connection, idempotency_key, digest):
                 return earlier
-            have = _existing(connection, keys)
+            have = _revoked(connection, keys)
             fresh = [key for key in keys if (key.kind, key.key, key.shard) not in have]
-            if not fresh:
-                if not have:
-                    raise RequestError("the request is empty", expected="at least one id or group")
-                return self._request(connection, t.requests.c.request_id == next(iter(have.values())))
-            request_id = f"r-{uuid.uuid4().hex[:16]}"
-            connection.execute(
-                t.requests.insert().values(
-                    request_id=request_id,
-                    idempotency_key=idempotency_key,
-                    payload=digest,
-                    state=RequestState.RECEIVED,
-                    strategy=strategy,
-                    keys=len({(key.kind, key.key) for key in fresh}),
-                    already_forgotten=already_forgotten,
-                    ignored_unknown=ignored_unknown,
-                    received_at=now,
-                    deadline_at=now + deadline_seconds if deadline_seconds is not None else None,
+            request_id = f"r-{uuid.uuid4().hex[:16]}" if fresh else _covering(connection, [*keys, *known])
+            if request_id is None:
+                raise RequestError("the request is empty", expected="at least one id or group")
+            if idempotency_key is not None:
+                connection.execute(
+                    t.idempotency.insert().values(key=idempotency_key, payload=digest, request_id=request_id)
                 )
-            )
-            connection.execute(
-                t.tombstones.insert(),
-                [
-                    {"request_id": request_id, "kind": k.kind, "key": k.key, "shard": k.shard, "slice": k.slice}
-                    for k in fresh
-                ],
-            )
+            if fresh:
+                connection.execute(
+                    t.requests.insert().values(
+                        request_id=request_id,
+                        state=RequestState.RECEIVED,
+                        strategy=strategy,
+                        keys=len({(key.kind, key.key) for key in fresh}),
+                        already_forgotten=len({(key.kind, key.key) for key in known}),
+                        ignored_unknown=ignored_unknown,
+                        received_at=now,
+                        deadline_at=now + deadline_seconds if deadline_seconds is not None else None,
+                    )
+                )
+                connection.execute(
+                    t.tombstones.insert(),
+                    [
+                        {"request_id": request_id, "kind": k.kind, "key": k.key, "shard": k.shard, "slice": k.slice}
+                        for k in fresh
+                    ],
+                )
             return self._request(connection, t.requests.c.request_id == request_id)
 
     def find_repeat(
@@ -154,22 +155,8 @@ class Ledger:
         Raises:
             ConflictError: It came with another payload.
         """
-        digest = hashlib.blake2b(json.dumps([payload, strategy]).encode(), digest_size=16).hexdigest()
         with self._read.begin() as connection:
-            return self._repeat(connection, idempotency_key, digest)
-
-    def covering(self, keys: Sequence[ResolvedKey]) -> ForgetRequest | None:
-        """Return the newest request whose tombstones cover the rows of keys that are revoked already."""
-        with self._read.begin() as connection:
-            have = _existing(connection, keys)
-            shards = {key.shard for key in keys}
-            where = t.requests.c.request_id.in_(sorted(set(have.values())))
-            if not have:  # revoked through their group, or an id inside a revoked group
-                where = t.requests.c.request_id.in_(
-                    sa.select(t.tombstones.c.request_id).where(t.tombstones.c.shard.in_(sorted(shards)))
-                )
-            row = connection.execute(t.requests.select().where(where).order_by(t.requests.c.seq.desc())).first()
-            return _to_request(row) if row else None
+            return self._repeat(connection, idempotency_key, _payload_digest(payload, strategy))
 
     def request(self, request_id: str) -> ForgetRequest:
         """Return one request.
@@ -351,7 +338,7 @@ class Ledger:
     def _repeat(self, connection: Connection, key: str | None, digest: str) -> ForgetRequest | None:
         if key is None:
             return None
-        row = connection.execute(t.requests.select().where(t.requests.c.idempotency_key == key)).first()
+        row = connection.execute(t.idempotency.select().where(t.idempotency.c.key == key)).first()
         if row is None:
             return None
         if row.payload != digest:
@@ -360,7 +347,7 @@ class Ledger:
                 expected="the same ids, groups and strategy",
                 remedy="use a new key for a new request",
             )
-        return _to_request(row)
+        return self._request(connection, t.requests.c.request_id == row.request_id)
 
 
 def fence(connection: Connection, token: int) -> None:
@@ -408,14 +395,30 @@ def record_costs(connection: Connection, outcomes: Iterable[ShardOutcome]) -> No
         )
 
 
-def _existing(connection: Connection, keys: Sequence[ResolvedKey]) -> dict[tuple[str, bytes, int], str]:
-    """Return (kind, key, shard) → request of the keys that are tombstoned already."""
-    found: dict[tuple[str, bytes, int], str] = {}
+def _payload_digest(payload: object, strategy: str) -> str:
+    return hashlib.blake2b(json.dumps([payload, strategy]).encode(), digest_size=16).hexdigest()
+
+
+def _revoked(connection: Connection, keys: Sequence[ResolvedKey]) -> set[tuple[str, bytes, int]]:
+    """Return (kind, key, shard) of the keys that are tombstoned already."""
+    found = {(row.kind, bytes(row.key), row.shard) for row in _by_key(connection, [key.key for key in keys])}
+    return {place for key in keys if (place := (key.kind, key.key, key.shard)) in found}
+
+
+def _covering(connection: Connection, keys: Sequence[ResolvedKey]) -> str | None:
+    """Return the newest request that revoked rows of these keys, under whichever id or group they carry."""
+    carriers = {(digest, key.shard) for key in keys for digest in (key.key, *key.carriers)}
+    rows = _by_key(connection, sorted({digest for digest, _ in carriers}))
+    covering = [row for row in rows if (bytes(row.key), row.shard) in carriers]
+    return max(covering, key=lambda row: row.seq).request_id if covering else None
+
+
+def _by_key(connection: Connection, keys: Sequence[bytes]) -> list[Row[Any]]:
+    found: list[Row[Any]] = []
     for start in range(0, len(keys), 500):  # SQLite limits the parameters of one statement
-        part = [key.key for key in keys[start : start + 500]]
-        for row in connection.execute(t.tombstones.select().where(t.tombstones.c.key.in_(part))):
-            found[row.kind, bytes(row.key), row.shard] = row.request_id
-    return {pair: found[pair] for key in keys if (pair := (key.kind, key.key, key.shard)) in found}
+        part = list(keys[start : start + 500])
+        found += connection.execute(t.tombstones.select().where(t.tombstones.c.key.in_(part))).all()
+    return found
 
 
 def _to_request(row: Row[Any]) -> ForgetRequest:

@@ -22,8 +22,6 @@ requests = sa.Table(
     metadata,
     sa.Column("seq", sa.Integer, primary_key=True, autoincrement=True),
     sa.Column("request_id", sa.String(40), nullable=False, unique=True),
-    sa.Column("idempotency_key", sa.String(200), unique=True),  # the constraint, not a look-up, prevents doubles
-    sa.Column("payload", sa.String(64), nullable=False),  # digest of what was asked, to tell a repeat from a conflict
     sa.Column("state", sa.String(16), nullable=False, index=True),
     sa.Column("strategy", sa.String(16), nullable=False),
     sa.Column("keys", sa.Integer, nullable=False),
@@ -37,6 +35,13 @@ requests = sa.Table(
     sa.Column("version_after", sa.Integer),
     sa.Column("round_id", sa.String(40)),
     sa.Column("reason", sa.Text),
+)
+idempotency = sa.Table(  # the primary key, not a look-up, prevents doubles
+    "idempotency",
+    metadata,
+    sa.Column("key", sa.String(200), primary_key=True),
+    sa.Column("payload", sa.String(64), nullable=False),  # digest of what was asked, to tell a repeat from a conflict
+    sa.Column("request_id", sa.String(40), nullable=False),
 )
 tombstones = sa.Table(
     "tombstones",

@@ -50,7 +50,11 @@ def test_a_replica_registers_before_every_reading_of_the_pointer(
     register, served, version = Registry.register, Registry.served, Registry.version
 
     def spy(name: str, plain: Any) -> Any:
-        return lambda self, *args: calls.append(name) or plain(self, *args)
+        def call(self: Registry, *args: Any) -> Any:
+            calls.append(name)
+            return plain(self, *args)
+
+        return call
 
     monkeypatch.setattr(Registry, "register", spy("register", register))
     monkeypatch.setattr(Registry, "served", spy("read", served))

@@ -22,9 +22,7 @@ from tests.ray import support
 @pytest.mark.parametrize(
     ("asked", "missing"), [({"cpus_per_shard": 64}, "64 CPU"), ({"gpus_per_shard": 1}, "1 GPU")], ids=["cpu", "gpu"]
 )
-def test_a_cluster_that_is_too_small_is_refused_at_once(
-    tmp_path: Path, asked: dict[str, float], missing: str
-) -> None:
+def test_a_cluster_that_is_too_small_is_refused_at_once(tmp_path: Path, asked: dict[str, float], missing: str) -> None:
     started = time.monotonic()
     with hybridmu.connect(support.config(tmp_path, cluster=asked)) as system:
         with pytest.raises(ResourceError, match=f"one shard needs {missing}") as refused:

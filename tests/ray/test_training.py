@@ -45,7 +45,9 @@ def lineage_blobs(system: hybridmu.System) -> set[str]:
     return {file.read_text() for file in Path(system.site.storage.path("lineage")).rglob("*") if file.is_file()}
 
 
-def test_eight_shards_on_two_cores_train_forget_and_update_like_one_process(folder: Path, alone: hybridmu.System) -> None:
+def test_eight_shards_on_two_cores_train_forget_and_update_like_one_process(
+    folder: Path, alone: hybridmu.System
+) -> None:
     with hybridmu.connect(support.config(folder, "two", sisa=SISA, cluster={"max_parallel": 2})) as system:
         system.train()
         trained = support.blobs(system)

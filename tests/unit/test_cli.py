@@ -239,10 +239,7 @@ def test_run_until_idle_serves_what_waits(cli):
 VERBS = [["train"], ["plan", "--id", "5"], ["forget", "--id", "5"], ["status"], ["verify"], ["predict", "-"]]
 
 
-UNBOUND = pytest.param(VERBS[1], marks=pytest.mark.xfail(strict=True, reason="System.plan does not ask the ledger"))
-
-
-@pytest.mark.parametrize("command", [UNBOUND, VERBS[0], *VERBS[2:]], ids=lambda command: command[0])
+@pytest.mark.parametrize("command", VERBS, ids=lambda command: command[0])
 def test_storage_of_another_configuration(cli, command):
     raw = yaml.safe_load(cli.config.read_text())
     raw["sisa"]["seed"] = 99

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import time
 
 import pytest
@@ -15,11 +16,11 @@ from tests.support import key, rows_of
 def test_accept_commits_the_request_with_its_tombstones(ledger, engine, tmp_path):
     before = time.time()
     request = ledger.accept(
-        [key(1), key(2, 3), key(2, 1, kind="group")], strategy="dpus", deadline_seconds=60, already_forgotten=4,
-        ignored_unknown=5,
+        [key(1), key(2, 3), key(2, 1, kind="group")], known=[key(7), key(8), key(8, 2)], strategy="dpus",
+        deadline_seconds=60, ignored_unknown=5,
     )  # fmt: skip
     assert (request.state, request.strategy, request.keys) == (RequestState.RECEIVED, "dpus", 3)
-    assert (request.already_forgotten, request.ignored_unknown) == (4, 5)
+    assert (request.already_forgotten, request.ignored_unknown) == (2, 5)
     assert before <= request.received_at <= time.time()
     assert request.deadline_at == pytest.approx(request.received_at + 60)
     other = Ledger(t.connect(str(engine.url)))  # another process would see the same
@@ -65,12 +66,24 @@ def test_what_was_revoked_is_not_revoked_again(ledger):
     assert second.keys == 1
     assert [x.key for x in ledger.tombstones()[0]] == [key(n).key for n in (1, 2, 3)]
     assert ledger.accept([key(1)]) == first
-    assert ledger.covering([key(1)]) == first
-    assert ledger.covering([key(1), key(3)]) == second  # the newest
-    assert ledger.covering([key(9, shard=4)]) is None
+    assert ledger.accept([], known=[key(1)]) == first
+    assert ledger.accept([], known=[key(1), key(3)]) == second  # the newest
+    group = dataclasses.replace(key(9), kind="group", carriers=(key(1).key,))  # its only row was revoked by its id
+    assert ledger.accept([], known=[group]) == first
+    elsewhere = dataclasses.replace(key(9, shard=4), carriers=(key(1).key,))
+    with pytest.raises(RequestError, match="empty"):
+        ledger.accept([], known=[elsewhere])
     assert ledger.requests() == [first, second]
     with pytest.raises(RequestError, match="empty"):
         ledger.accept([])
+
+
+def test_an_idempotency_key_of_a_request_without_news_is_remembered(ledger):
+    first = ledger.accept([key(1)], payload=["a"])
+    assert ledger.accept([key(1)], idempotency_key="k", payload=["a"]) == first
+    assert ledger.find_repeat("k", ["a"], "auto") == first
+    with pytest.raises(ConflictError):
+        ledger.accept([key(2)], idempotency_key="k", payload=["b"])
 
 
 def test_many_keys_are_committed_in_order(ledger):

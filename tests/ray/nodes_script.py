@@ -1,0 +1,76 @@
+"""Three nodes on this machine: a head without work, and two of one CPU; one of them is lost in the middle."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from threading import Thread
+
+import ray
+from ray.cluster_utils import Cluster
+
+import hybridmu
+from hybridmu.cluster.executor import RayExecutor
+from hybridmu.config import Settings
+from hybridmu.runtime.coordinator import Coordinator
+from tests.ray import support
+
+
+def main(folder: Path) -> None:
+    """Print a word after each thing that was right."""
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": 100 * 2**20})
+    workers = [nodes.add_node(num_cpus=1, object_store_memory=100 * 2**20) for _ in range(2)]
+    nodes.wait_for_nodes()
+    ray.init(address=nodes.address, namespace="hybridmu", log_to_driver=False)
+
+    pause = folder / "pause"
+    task = {"name": "tests.ray.tasks:Pausable", "hidden": [8], "pause": str(pause), "seconds": 0.1}
+    sisa = {"shards": 4, "slices": 2, "epochs": 4}
+    settings = Settings.parse(support.config(folder, "nodes", sisa=sisa, task=task))
+    pause.touch()
+    coordinator = Coordinator(settings, RayExecutor(settings), "test")
+    assert coordinator.acquire()
+    assert coordinator.executor.pools().workers == 2
+    coordinator.begin_training()
+    training = Thread(target=train, args=(coordinator,))
+    training.start()
+    support.until(lambda: ray.available_resources().get("CPU", 0) == 0)
+    assert set(placed()) == {worker.node_id for worker in workers}, "none on the head, though shards ask for nothing"
+    print("placed")
+
+    nodes.remove_node(workers[0], allow_graceful=False)
+    pause.unlink()
+    training.join(90)
+    assert not training.is_alive(), "hangs after the loss of a node"
+    assert coordinator.registry.served() == 1
+    assert coordinator.executor.pools().workers == 1
+    coordinator.close()
+    print("lost")
+
+    with (
+        hybridmu.connect(settings, executor="local") as on_ray,
+        hybridmu.connect(support.config(folder, "alone", sisa=sisa, task=task), executor="local") as alone,
+    ):
+        alone.train()
+        assert support.blobs(alone) == support.blobs(on_ray)
+    print("equal")
+    ray.shutdown()
+    nodes.shutdown()
+
+
+def train(coordinator: Coordinator) -> None:
+    """Drive the first training to its end."""
+    while coordinator.registry.served() is None:
+        coordinator.step(0.1)
+
+
+def placed() -> list[str]:
+    """Return the nodes on which shard actors live."""
+    from ray._private.state import actors  # the public list needs the dashboard
+
+    alive = [entry for entry in actors().values() if entry["State"] == "ALIVE" and entry["Name"].startswith("shard-")]
+    return [entry["Address"]["NodeID"] for entry in alive]
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
