@@ -20,7 +20,7 @@ from typing import Any, Literal, Protocol
 
 from hybridmu import config, datasets
 from hybridmu.config import Settings
-from hybridmu.errors import HybridMUError, RequestError, StateError, UnknownKeysError, WouldEmptyError
+from hybridmu.errors import HybridMUError, LeaseLostError, RequestError, StateError, UnknownKeysError, WouldEmptyError
 from hybridmu.planning.planner import Pools
 from hybridmu.runtime.coordinator import Coordinator, Snapshot
 from hybridmu.runtime.executor import LocalExecutor
@@ -214,7 +214,11 @@ class System:
             if self._driver is None and self.ledger.lease_holder() is not None:
                 time.sleep(0.1)
                 continue
-            snapshot = self._acquire().step(0.1)
+            try:
+                snapshot = self._acquire().step(0.1)
+            except LeaseLostError:
+                self.close()  # another coordinator took over: follow that one
+                continue
             if watch:
                 watch(snapshot)
         if request.state is RequestState.FAILED:

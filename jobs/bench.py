@@ -44,12 +44,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("which", choices=["loop", "peers", "dpus"])
     parser.add_argument("--data", default="mnist5k", help="dpus: mnist5k or mnist")
+    parser.add_argument("--epochs", type=int, default=10, help="loop, peers: plain epochs; 30 makes 10 per slice")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     run: dict[str, Callable[[], dict[str, Any]]] = {
-        "loop": lambda: bench_loop(arguments.seeds),
-        "peers": lambda: bench_peers(arguments.seeds),
+        "loop": lambda: bench_loop(arguments.seeds, arguments.epochs),
+        "peers": lambda: bench_peers(arguments.seeds, arguments.epochs),
         "dpus": lambda: bench_dpus(arguments.data, arguments.seeds),
     }
     result = {
@@ -65,10 +66,10 @@ def main() -> None:
 # ---------------------------------------------------------------------- loop
 
 
-def bench_loop(rounds: int) -> dict[str, Any]:
+def bench_loop(rounds: int, epochs: int) -> dict[str, Any]:
     """Return retrain seconds over bare-loop seconds, taken in turns on the same rows, batches and threads."""
     with tempfile.TemporaryDirectory() as folder:
-        system = _peer_system(Path(folder), "local")
+        system = _peer_system(Path(folder), "local", epochs)
         system.train()
         site, shard = system.site, 0
         rows = site.lake.rows("train", shard, set())
@@ -117,9 +118,9 @@ def _bare_loop(system: System, rows: Rows, shard: int) -> float:
 # ---------------------------------------------------------------------- peers
 
 
-def bench_peers(seeds: int) -> dict[str, Any]:
+def bench_peers(seeds: int, epochs: int) -> dict[str, Any]:
     """Return seconds to an applied version on a warm cluster, over Ray, two actors of one thread at a time."""
-    with tempfile.TemporaryDirectory() as folder, _peer_system(Path(folder), "ray") as system:
+    with tempfile.TemporaryDirectory() as folder, _peer_system(Path(folder), "ray", epochs) as system:
         started = time.perf_counter()
         system.train()
         training = time.perf_counter() - started
@@ -164,7 +165,7 @@ def bench_peers(seeds: int) -> dict[str, Any]:
         }
 
 
-def _peer_system(folder: Path, executor: Any) -> System:
+def _peer_system(folder: Path, executor: Any, epochs: int) -> System:
     """Return the system of the published comparison: 20,000 x 600 binary rows, MLP 600-128-2, S=8, R=5, 10 epochs."""
     random = np.random.default_rng(0)
     rows, width, people = 20_000, 600, 20
@@ -178,7 +179,7 @@ def _peer_system(folder: Path, executor: Any) -> System:
         {
             "data": {"train": str(folder / "train.parquet"), "group": "user", "label": "label"},
             "task": {"name": "mlp", "hidden": [128]},
-            "sisa": {"shards": 8, "slices": 5, "epochs": 10, "batch_size": 16},
+            "sisa": {"shards": 8, "slices": 5, "epochs": epochs, "batch_size": 16},
             "optimizer": {"name": "sgd", "lr": 0.1},
             "policy": {"strategy": "retrain"},
             "cluster": {"max_parallel": 2, "cpus_per_shard": 1},

@@ -62,6 +62,8 @@ class RayExecutor:
         self._looked_at = time.monotonic()
         found = nodes()
         self._pools, self._slots = pools(settings, found), slots(settings, found)
+        if not self._gpu and settings.policy.strategy != "retrain" and settings.optimizer.name == "sgd":
+            self._fleet.for_update(self._pools.updaters)  # up before the first update needs it
 
     def pools(self) -> Pools:
         """Return how many retrains and updates run at once."""
