@@ -23,7 +23,7 @@ def gradients_of(model: nn.Module, task: Task, parameters: Sequence[Tensor]) -> 
     """Return a function (x, y) → gradient of the task's mean loss for every parameter.
 
     Args:
-        model: In training mode.
+        model: In the mode in which it is to run.
         task: Supplies the loss.
         parameters: Those of `model` that are trained, in its order.
 

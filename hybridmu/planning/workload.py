@@ -24,7 +24,7 @@ class Workload:
         retrain_visits: W_s(U).
         full_visits: W_s of training the whole shard without U.
         first_new: First slice with a newly revoked row, where an update starts; R + 1 when none.
-        gradient_visits: 2·Σ_{i ≥ first_new} |new U up to i|, gradients of the update.
+        gradient_visits: Σ_{i ≥ first_new} |new U up to i| + |new U|, gradients of the update.
     """
 
     first_touched: int
@@ -67,7 +67,7 @@ def count(stats: ShardStats) -> Workload:
         retrain_visits=int((epochs * seen)[clean:].sum()),
         full_visits=int((epochs * seen).sum()),
         first_new=first_new,
-        gradient_visits=2 * int(np.cumsum(fresh)[first_new - 1 :].sum()),
+        gradient_visits=int(np.cumsum(fresh)[first_new - 1 :].sum() + fresh.sum()),
     )
 
 

@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import torch
 
 import hybridmu
 from hybridmu.core.training import batch_bounds, slice_epochs
+from hybridmu.runtime.oracle import train_from_scratch
 from hybridmu.store.blobs import Storage
 from tests import reference
 from tests.unit.test_exactness import SGD, assert_equal_to_reference, config_for, write_table
@@ -206,3 +208,29 @@ def test_an_update_with_a_corrupted_checkpoint_falls_back_to_an_exact_retrain(tr
     assert {entry["strategy"] for entry in report["shards"]} == {"retrain"}
     assert {entry["rule"] for entry in report["shards"]} == {"fallback"}
     assert_equal_to_reference(system, config, table, ids[:9])
+
+
+def test_an_update_behind_a_fitted_scaler_points_towards_the_retrained_weights(tmp_path):
+    # The gradient at the untrained weights needs checkpoint 1's scaler: unscaled features would dwarf everything.
+    table = tmp_path / "train.parquet"
+    ids = write_table(table, 60, string_ids=False, groups=0)
+    wide = pq.read_table(table)
+    wide = wide.set_column(wide.column_names.index("a"), "a", pc.multiply(wide["a"], 1000.0).cast("float32"))
+    pq.write_table(wide, table)
+    config = config_for(tmp_path, table, shards=1, slices=2, epochs=6, batch=4, optimizer=SGD, groups=0)
+    config["data"]["standardize"] = True
+    with hybridmu.connect(config, executor="local") as system:
+        system.train()
+        old = system.site.blobs.get(weights(system)[0])
+        system.forget(ids=ids[:10], strategy="dpus", wait=True)
+        new = system.site.blobs.get(weights(system)[0])
+        exact = train_from_scratch(system.settings, {0: revoked_keys(system, 0)}, [0], 1)[0][0]
+        names = [name for name in old if name.endswith(("weight", "bias"))]
+        moved = torch.cat([(new[name] - old[name]).flatten() for name in names])
+        wanted = torch.cat([(exact[name] - old[name]).flatten() for name in names])
+        assert torch.dot(moved, wanted) > 0
+        assert moved.norm() < 10 * wanted.norm()
+
+
+def revoked_keys(system, shard):
+    return {(stone.kind, stone.key) for stone in system.ledger.tombstones([shard])[shard]}

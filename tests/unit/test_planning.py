@@ -50,7 +50,8 @@ def test_workload_against_brute_force(stats):
         if i < touched and stats.clean[i - 1]:
             first = i + 1
     fresh = next((i for i in range(1, slices + 1) if stats.newly_revoked[i - 1]), slices + 1)
-    gradients = sum(2 * sum(stats.newly_revoked[:i]) for i in range(fresh, slices + 1))
+    # θ^(i) is asked for the rows seen in slice i or i + 1, for every i from the one before the first new slice on.
+    gradients = sum(sum(stats.newly_revoked[: min(i + 1, slices)]) for i in range(fresh - 1, slices + 1))
     work = count(stats)
     assert (work.first_touched, work.first_trained, work.first_new) == (touched, first, fresh)
     assert work.retrain_visits == visits_of_training(stats, first)

@@ -15,10 +15,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from hybridmu.core.audit import mean_loss
+from hybridmu.core.gradients import gradients_of
 from hybridmu.core.model import State, SubModel, state_of
 from hybridmu.core.partition import derive, epoch_order
 from hybridmu.core.strategies.base import Context, Result
@@ -60,31 +60,24 @@ def contribution(context: Context) -> tuple[State, int, int]:
     if reason := unavailable(recipe.optimizer):
         raise StrategyUnavailableError("DPUS is unavailable", got=reason, remedy="use strategy retrain")
     slices = len(recipe.epochs)
-    first = int(context.revoked.slice[0]) if len(context.revoked) else slices + 1
+    revoked = context.revoked
+    first = int(revoked.slice[0]) if len(revoked) else slices + 1
     model = context.fresh_model()
     mean_rate = recipe.lr * (0.5 if recipe.schedule == "linear" else 1.0) / (1 - recipe.momentum)
+    # Half the trapezoid of slice i; 0 before the first touched slice and after the last one.
+    half = [0.5 * e * mean_rate / recipe.batch_size if i >= first else 0.0 for i, e in enumerate(recipe.epochs, 1)]
+    half = [0.0, *half, 0.0]
     total: State = {}
     visits = 0
-    for point in range(first - 1, slices + 1):
-        if point:
-            state = context.checkpoint(point)
-            if state is None:
-                raise StrategyUnavailableError(
-                    f"the checkpoint after slice {point} of shard {context.shard} is missing",
-                    expected="every checkpoint of the run that saw the revoked rows",
-                    remedy="use strategy retrain",
-                )
-            model.load_state_dict(state)
-        # The trapezoid of slice i uses θ^(i−1) and θ^(i) over the rows seen in it; θ^(point) serves slices
-        # `point` (as its end) and `point + 1` (as its start).
-        for slice_ in (point, point + 1):
-            if not first <= slice_ <= slices:
-                continue
-            rows = context.revoked.upto(slice_)
-            weight = 0.5 * recipe.epochs[slice_ - 1] * mean_rate / recipe.batch_size
-            for name, gradient in _summed_gradient(model, context, rows).items():
-                total[name] = total[name] + weight * gradient if name in total else weight * gradient
-            visits += rows
+    for point in range(first - 1, slices + 1) if len(revoked) else ():
+        _restore(model, context, point)
+        # θ^(point) ends slice `point` and begins slice `point + 1`: rows seen in both are asked once.
+        seen, next_seen = revoked.upto(point), revoked.upto(point + 1)
+        for start, stop, weight in ((0, seen, half[point] + half[point + 1]), (seen, next_seen, half[point + 1])):
+            if weight and stop > start:
+                for name, gradient in _summed_gradient(model, context, start, stop).items():
+                    total[name] = total[name].add_(gradient, alpha=weight) if name in total else weight * gradient
+                visits += stop - start
     return total, first, visits
 
 
@@ -177,18 +170,35 @@ def subset(context: Context) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
     return chosen[epoch_order(live.words[chosen], context.recipe.seed, context.shard, 0, 1)]
 
 
-def _summed_gradient(model: SubModel, context: Context, rows: int) -> dict[str, Tensor]:
-    """Return Σ_u ∇ℓ(θ; u) over the first `rows` revoked rows, per parameter, in evaluation mode."""
+def _restore(model: SubModel, context: Context, point: int) -> None:
+    """Load the checkpoint after slice `point`; for 0, the fresh weights behind checkpoint 1's scaler.
+
+    Raises:
+        StrategyUnavailableError: There is no such checkpoint.
+    """
+    state = context.checkpoint(max(1, point))
+    if state is None:
+        raise StrategyUnavailableError(
+            f"the checkpoint after slice {max(1, point)} of shard {context.shard} is missing",
+            expected="every checkpoint of the run that saw the revoked rows",
+            remedy="use strategy retrain",
+        )
+    buffers = {name for name, _ in model.named_buffers()}
+    model.load_state_dict(state if point else {name: state[name] for name in buffers}, strict=point > 0)
+
+
+def _summed_gradient(model: SubModel, context: Context, start: int, stop: int) -> dict[str, Tensor]:
+    """Return Σ_u ∇ℓ(θ; u) over revoked rows start..stop, per parameter, in evaluation mode."""
     model.eval()
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    gradients_at = gradients_of(model, context.task, [p for _, p in named])
     total: dict[str, Tensor] = {}
-    for start in range(0, rows, _CHUNK):
-        stop = min(start + _CHUNK, rows)
-        loss = context.task.loss(model(context.revoked.x[start:stop]), context.revoked.y[start:stop]) * (stop - start)
-        gradients = torch.autograd.grad(loss, [p for _, p in named], allow_unused=True)
+    for low in range(start, stop, _CHUNK):
+        high = min(low + _CHUNK, stop)
+        gradients = gradients_at(context.revoked.x[low:high], context.revoked.y[low:high])
         for (name, _), gradient in zip(named, gradients, strict=True):
             if gradient is not None:
-                total[name] = total[name] + gradient if name in total else gradient
+                total[name] = total[name] + gradient * (high - low) if name in total else gradient * (high - low)
     return total
 
 
