@@ -30,6 +30,7 @@ from hybridmu.system import System
 _BATCH_SHARE = 0.05
 _STEPS = 10
 _CLIENTS = 2
+_WIDTH = 140
 
 
 def demo_settings(folder: Path) -> Settings:
@@ -196,12 +197,14 @@ def _write(output: Path, report: dict[str, Any], system: System) -> None:
 
 
 def _show(console: Console, report: dict[str, Any], output: Path) -> None:
+    if not console.is_terminal:
+        console.width = max(console.width, _WIDTH)  # a log has no margin
     table = Table("deletion", "rows", "strategies", "est. s", "meas. s", "applied s", "accuracy", "proof")
     for d in report["deletions"]:
         seconds = [f"{d[name]:.2f}" for name in ("estimated_seconds", "measured_seconds", "seconds_to_applied")]
         accuracy = f"{d['accuracy_before']:.4f} -> {d['accuracy_after']:.4f}"
         table.add_row(d["name"], str(d["rows"]), d["strategies"], *seconds, accuracy, d["proof"])
-    console.print(table, width=130)
+    console.print(table)
     served = report["serving"]
     console.print(
         f"{served['answers']} HTTP answers while one more row was forgotten, {served['failures']} failed, "

@@ -22,6 +22,7 @@ from hybridmu import config, datasets
 from hybridmu.config import Settings
 from hybridmu.errors import HybridMUError, LeaseLostError, RequestError, StateError, UnknownKeysError, WouldEmptyError
 from hybridmu.planning.planner import Pools
+from hybridmu.runtime import coordinator
 from hybridmu.runtime.coordinator import Coordinator, Snapshot
 from hybridmu.runtime.executor import LocalExecutor
 from hybridmu.runtime.removal import RemovalPlanner
@@ -350,7 +351,11 @@ class System:
                 from hybridmu.cluster.driver import RayDriver
 
                 driver = RayDriver(self.settings, holder)
-            if not driver.acquire():
+            # A killed coordinator's lease runs out; a live one renews it for longer than we wait.
+            patience = time.monotonic() + coordinator.LEASE_SECONDS + 1
+            while not (acquired := driver.acquire()) and time.monotonic() < patience:
+                time.sleep(0.3)
+            if not acquired:
                 driver.close()
                 raise StateError(
                     "another coordinator is at work on this storage",

@@ -1,0 +1,70 @@
+"""Who may coordinate, and what following means."""
+
+import threading
+import time
+
+import pytest
+
+import hybridmu
+from hybridmu.runtime import coordinator
+from hybridmu.store.ledger import Ledger
+from hybridmu.store.tables import connect
+from tests.unit.test_exactness import SGD, config_for, write_table
+
+
+@pytest.fixture
+def trained(tmp_path):
+    table = tmp_path / "train.parquet"
+    ids = write_table(table, 30, string_ids=False, groups=0)
+    config = config_for(tmp_path, table, shards=2, slices=2, epochs=2, batch=4, optimizer=SGD, groups=0)
+    with hybridmu.connect(config, executor="local") as system:
+        system.train()
+    return config, ids
+
+
+def test_the_lease_of_a_killed_coordinator_runs_out(trained, monkeypatch):
+    config, _ = trained
+    monkeypatch.setattr(coordinator, "LEASE_SECONDS", 1.0)
+    with hybridmu.connect(config, executor="local") as system:
+        assert system.ledger.acquire("a coordinator that was killed", 1.0) is not None
+        assert system.run(until_idle=True).open_requests == 0
+
+
+def test_a_live_coordinator_is_not_pushed_aside(trained, monkeypatch):
+    config, _ = trained
+    monkeypatch.setattr(coordinator, "LEASE_SECONDS", 0.6)
+    ledger = Ledger(connect(hybridmu.Settings.parse(config).database))
+    token = ledger.acquire("alive", 2.0)
+    stop = threading.Event()
+
+    def renew():
+        while not stop.wait(0.1):
+            ledger.heartbeat(token, 2.0)
+
+    thread = threading.Thread(target=renew)
+    thread.start()
+    try:
+        with (
+            hybridmu.connect(config, executor="local") as system,
+            pytest.raises(hybridmu.HybridMUError, match="another coordinator is at work"),
+        ):
+            system.run(until_idle=True)
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_waiting_follows_a_coordinator_that_took_over(trained):
+    config, ids = trained
+    with hybridmu.connect(config, executor="local") as first, hybridmu.connect(config, executor="local") as second:
+        first.run(until_idle=True)  # first holds the lease now
+        request = first.forget(ids=[ids[0]])
+        with second.ledger._write.begin() as connection:  # as if first had been away for longer than its lease
+            connection.exec_driver_sql("update leases set expires_at = 0")
+        taking_over = threading.Thread(target=lambda: second.run(until_idle=True))
+        taking_over.start()
+        deadline = time.monotonic() + 20
+        while second.ledger.lease_holder() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert first.wait(request["request_id"]).state == "SERVED"
+        taking_over.join()
