@@ -144,8 +144,8 @@ def verify(
     as_json: JsonOption = False,
 ) -> None:
     """Retrain from scratch in fresh processes and compare; fails when a shard that claims to be exact is not."""  # noqa: DOC501
-    with _system(config_file, as_json, local=True) as system, _err.status("training the oracle from scratch"):
-        result = system.verify(shard)
+    with _system(config_file, as_json, local=True) as system, _bar("training the oracle from scratch") as advance:
+        result = system.verify(shard, advance)
     _print(result, as_json, lambda: _verified(result))
     if not result["exact_claims_hold"]:
         raise typer.Exit(1)
@@ -191,7 +191,7 @@ def data_list(as_json: JsonOption = False) -> None:
 @data_app.command("get")
 def data_get(name: str, as_json: JsonOption = False) -> None:
     """Fetch a dataset if need be, check its sha256, convert it to Parquet once."""
-    with _errors(as_json), _err.status(f"preparing {name}"):
+    with _errors(as_json), _bar(f"preparing {name}"):
         datasets.describe(name)
         folder = datasets.get(name)
     _print({"name": name, "folder": str(folder)}, as_json, lambda: _out.print(str(folder)))
@@ -228,15 +228,25 @@ def _system(config_file: Path, as_json: bool, local: bool) -> Iterator[System]:
 
 
 @contextmanager
-def _progress(what: str) -> Iterator[Watcher]:
+def _bar(text: str) -> Iterator[Callable[..., None]]:
+    # The caller gets a function (done, in all, text), the last two optional; the bar pulses until it is called.
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=_err, transient=True) as progress:
-        task = progress.add_task(f"{what}: starting", total=None)
+        task = progress.add_task(text, total=None)
+
+        def advance(done: int, total: int | None = None, now: str = text) -> None:
+            progress.update(task, description=now, total=total, completed=done)
+
+        yield advance
+
+
+@contextmanager
+def _progress(what: str) -> Iterator[Watcher]:
+    with _bar(f"{what}: starting") as advance:
 
         def watch(snapshot: Snapshot) -> None:
             text = f"{what}: calibrating" if snapshot.calibrating else f"{what}: shards"
-            total = snapshot.jobs_total or None
-            progress.update(task, description=text, total=total, completed=snapshot.jobs_done)
+            advance(snapshot.jobs_done, snapshot.jobs_total or None, text)
 
         yield watch
 

@@ -297,9 +297,20 @@ class System:
             "coordinator": self.ledger.lease_holder(),
         }
 
-    def verify(self, shards: Sequence[int] | None = None) -> dict[str, Any]:
-        """Return a proof of the live sub-models against a from-scratch training in fresh processes."""
-        return verify(self.settings, shards, processes=max(1, min(os.cpu_count() or 1, 8) // self.settings.threads))
+    def verify(
+        self, shards: Sequence[int] | None = None, watch: Callable[[int, int], None] | None = None
+    ) -> dict[str, Any]:
+        """Return a proof of the live sub-models against a from-scratch training in fresh processes.
+
+        Args:
+            shards: Which shards; all by default.
+            watch: Called with (shards done, shards in all) while the oracle trains.
+
+        Returns:
+            See `runtime.verify`.
+        """
+        processes = max(1, min(os.cpu_count() or 1, 8) // self.settings.threads)
+        return verify(self.settings, shards, processes, watch)
 
     def predict(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Return predictions of rows, offline, by the served version; the same answer as the HTTP endpoint."""

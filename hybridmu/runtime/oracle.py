@@ -7,12 +7,11 @@ per shard. `train_from_scratch` starts such processes and collects what they mad
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +23,16 @@ from hybridmu.core.training import train_slice
 from hybridmu.errors import HybridMUError
 from hybridmu.runtime.site import Site
 
+Watch = Callable[[int, int], None]
+_POLL_SECONDS = 0.05
+
 
 def train_from_scratch(
-    settings: Settings, gone: Mapping[int, set[tuple[str, bytes]]], shards: Sequence[int], processes: int
+    settings: Settings,
+    gone: Mapping[int, set[tuple[str, bytes]]],
+    shards: Sequence[int],
+    processes: int,
+    watch: Watch | None = None,
 ) -> tuple[dict[int, State | None], float]:
     """Train shards from scratch without their tombstoned rows, in fresh processes.
 
@@ -35,6 +41,7 @@ def train_from_scratch(
         gone: Shard → (kind, digest) of every tombstone.
         shards: Which shards.
         processes: How many run at once.
+        watch: Called with (shards done, shards in all) while they run.
 
     Returns:
         (shard → final state, None when no row is left; seconds of training summed over shards).
@@ -42,46 +49,52 @@ def train_from_scratch(
     Raises:
         HybridMUError: A process failed; its last words are in the message.
     """
-    states: dict[int, State | None] = {}
-    seconds = 0.0
+    count = max(1, min(processes, len(shards)))
     with tempfile.TemporaryDirectory(prefix="hybridmu-oracle-") as folder:
-        running = []
-        for number in range(max(1, min(processes, len(shards)))):
-            mine = list(shards)[number :: max(1, min(processes, len(shards)))]
-            document = {
-                "settings": settings.model_dump(mode="json"),
-                "output": folder,
-                "shards": {str(s): sorted([kind, key.hex()] for kind, key in gone.get(s, set())) for s in mine},
-            }
-            process = subprocess.Popen(
-                [sys.executable, "-m", "hybridmu.runtime.oracle"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-            assert process.stdin is not None
-            process.stdin.write(json.dumps(document))
-            process.stdin.close()
-            process.stdin = None
-            running.append(process)
-        for process in running:
-            output, error = process.communicate()
+        running = [
+            _start(settings, {s: gone.get(s, set()) for s in list(shards)[number::count]}, Path(folder), number)
+            for number in range(count)
+        ]
+        while any(process.poll() is None for process in running):
+            if watch:
+                watch(len(list(Path(folder).glob("*.seconds"))), len(shards))
+            time.sleep(_POLL_SECONDS)
+        for number, process in enumerate(running):
             if process.returncode:
-                raise HybridMUError("the oracle process failed", got=error.strip()[-500:])
-            for shard, took in json.loads(output).items():
-                file = Path(folder) / f"{shard}.safetensors"
-                states[int(shard)] = safetensors.torch.load_file(file) if file.exists() else None
-                seconds += took
+                words = (Path(folder) / f"{number}.stderr").read_text().strip()[-500:]
+                raise HybridMUError("the oracle process failed", got=words)
+        states: dict[int, State | None] = {}
+        seconds = 0.0
+        for shard in shards:
+            file = Path(folder) / f"{shard}.safetensors"
+            states[shard] = safetensors.torch.load_file(file) if file.exists() else None
+            seconds += float((Path(folder) / f"{shard}.seconds").read_text())
     return states, seconds
 
 
+def _start(
+    settings: Settings, work: Mapping[int, set[tuple[str, bytes]]], folder: Path, number: int
+) -> subprocess.Popen[str]:
+    document = {
+        "settings": settings.model_dump(mode="json"),
+        "output": str(folder),
+        "shards": {str(shard): sorted([kind, key.hex()] for kind, key in keys) for shard, keys in work.items()},
+    }
+    with (folder / f"{number}.stderr").open("w") as errors:
+        command = [sys.executable, "-m", "hybridmu.runtime.oracle"]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=errors, stderr=errors, text=True)
+    assert process.stdin is not None
+    process.stdin.write(json.dumps(document))
+    process.stdin.close()
+    return process
+
+
 def main() -> None:
-    """Train the shards that standard input names and print the seconds of each as JSON."""
+    """Train the shards that standard input names; write the weights and the seconds of each."""
     document: dict[str, Any] = json.load(sys.stdin)
     site = Site(Settings.model_validate(document["settings"]))
     site.configure_torch()
-    seconds = {}
+    output = Path(document["output"])
     for name, keys in document["shards"].items():
         shard = int(name)
         live = site.lake.rows("train", shard, {(kind, bytes.fromhex(key)) for kind, key in keys}).to(site.device)
@@ -90,9 +103,8 @@ def main() -> None:
             model = site.fresh_model(shard)
             for slice_ in range(1, len(site.recipe.epochs) + 1):
                 train_slice(model, live, slice_, site.recipe, site.task, shard)
-            safetensors.torch.save_file(state_of(model), os.path.join(document["output"], f"{name}.safetensors"))
-        seconds[name] = time.perf_counter() - started
-    json.dump(seconds, sys.stdout)
+            safetensors.torch.save_file(state_of(model), output / f"{name}.safetensors")
+        (output / f"{name}.seconds").write_text(str(time.perf_counter() - started))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from hybridmu.core.aggregate import aggregate
 from hybridmu.core.lineage import lineage_keys
 from hybridmu.core.model import State, SubModel
 from hybridmu.core.rows import Rows, concatenate
-from hybridmu.runtime.oracle import train_from_scratch
+from hybridmu.runtime.oracle import Watch, train_from_scratch
 from hybridmu.runtime.site import Site
 from hybridmu.store.layout import Split
 from hybridmu.store.ledger import Ledger
@@ -23,13 +23,16 @@ from hybridmu.store.tables import connect
 from hybridmu.types import SubModel as SubModelRecord
 
 
-def verify(settings: Settings, shards: Sequence[int] | None = None, processes: int = 2) -> dict[str, Any]:
+def verify(
+    settings: Settings, shards: Sequence[int] | None = None, processes: int = 2, watch: Watch | None = None
+) -> dict[str, Any]:
     """Retrain from scratch on the retained rows in fresh processes, and compare with what is live.
 
     Args:
         settings: The configuration.
         shards: Which shards; all by default.
         processes: Oracle processes that run at once.
+        watch: Called with (shards done, shards in all) while they run.
 
     Returns:
         JSON-able report: `replayable` (same code, libraries, CPU, threads) per shard, `bitwise_equal` per shard and
@@ -48,7 +51,7 @@ def verify(settings: Settings, shards: Sequence[int] | None = None, processes: i
         sub.shard: {(x.kind, x.key) for x in tombstones.get(sub.shard, []) if x.seq <= sub.removed_upto}
         for sub in version.shards
     }
-    oracle, seconds = train_from_scratch(settings, gone, [sub.shard for sub in chosen], processes)
+    oracle, seconds = train_from_scratch(settings, gone, [sub.shard for sub in chosen], processes, watch)
     every: dict[int, set[tuple[str, bytes]]] = {
         shard: {(x.kind, x.key) for x in stones} for shard, stones in tombstones.items()
     }
