@@ -212,7 +212,9 @@ def _errors(as_json: bool) -> Iterator[None]:
     except (HybridMUError, json.JSONDecodeError, OSError) as error:
         if as_json:
             known = isinstance(error, HybridMUError)
-            document: dict[str, Any] = {"error": type(error).__name__, "what": error.what if known else str(error)}  # type: ignore[union-attr]
+            document: dict[str, Any] = {"error": type(error).__name__, "what": str(error)}
+            if known:
+                document |= {name: getattr(error, name) for name in ("what", "expected", "got", "remedy")}
             if isinstance(error, UnknownKeysError):
                 document["unknown"] = list(error.unknown)
             print(json.dumps(document))
@@ -301,6 +303,12 @@ def _request(result: dict[str, Any]) -> None:
         table.add_row(*map(str, cells), f"{s['estimated_seconds']:.3f}", f"{s['measured_seconds']:.3f}")
     if result["shards"]:
         _out.print(table)
+    if result["state"] == "RECEIVED":
+        _out.print("committed; `hybridmu run` fulfils it, or repeat the command with --wait")
+    if owed := [s["shard"] for s in result["shards"] if s["strategy"] != "retrain"]:
+        _out.print(f"approximate: shards {owed} owe an exact repair; --strategy retrain with the same ids makes it")
+    if result["already_forgotten"] or result["ignored_unknown"]:
+        _out.print(f"{result['already_forgotten']} forgotten before, {result['ignored_unknown']} unknown and ignored")
 
 
 def _status(result: dict[str, Any]) -> None:
@@ -309,6 +317,16 @@ def _status(result: dict[str, Any]) -> None:
     _out.print(f"shards that owe an exact repair: {owed or 'none'}")
     _out.print("requests: " + ", ".join(f"{state} {count}" for state, count in result["requests"].items()))
     _out.print(f"replicas: {result['replicas'] or 'none'}; coordinator: {result['coordinator'] or 'none'}")
+
+
+def _short(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.4f}"
+
+
+def _claims(result: dict[str, Any]) -> str:
+    if not result["exact_shards"]:
+        return "nothing to prove"
+    return "all proven bit for bit" if result["exact_claims_hold"] else "NOT all equal to the oracle"
 
 
 def _verified(result: dict[str, Any]) -> None:
@@ -322,6 +340,6 @@ def _verified(result: dict[str, Any]) -> None:
         _out.print(f"shards {foreign} were made by other code, libraries, CPU or thread count: not replayable here")
     _out.print(
         f"version {result['version']}: {result['exact_shards']} exact shard(s), "
-        f"{'all proven bit for bit' if result['exact_claims_hold'] else 'NOT all equal to the oracle'}; "
-        f"accuracy {result['accuracy']}, oracle {result['oracle_accuracy']}"
+        f"{_claims(result)}; {result['approximate_shards']} approximate; "
+        f"accuracy {_short(result['accuracy'])}, oracle {_short(result['oracle_accuracy'])}"
     )

@@ -117,6 +117,7 @@ class PolicySettings(_Frozen):
         strategy: `auto`, or one strategy for every request that names none.
         workload_threshold: τ: retrain when the workload ratio ρ_s is at most this.
         time_ratio: κ: retrain when it takes at most κ times the update.
+        light_seconds: Retrain when a shard takes at most this long, whatever an update would save.
         deadline_seconds: Retrain whatever can be done this long after acceptance; null: no deadline.
         quality_budget: Predicted forget-loss error a shard may owe before it must be retrained.
         approximate: Which update `auto` may choose.
@@ -132,6 +133,7 @@ class PolicySettings(_Frozen):
     strategy: StrategyChoice = "auto"
     workload_threshold: float = Field(0.5, ge=0, le=1)
     time_ratio: float = Field(1.0, gt=0)
+    light_seconds: float = Field(1.0, ge=0)
     deadline_seconds: float | None = Field(None, gt=0)
     quality_budget: float = Field(0.1, ge=0)
     approximate: Literal["dpus", "dpus-optimised"] = "dpus-optimised"

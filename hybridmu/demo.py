@@ -43,7 +43,7 @@ def demo_settings(folder: Path) -> Settings:
         "task": {"name": "mlp", "hidden": [128]},
         "sisa": {"shards": 8, "slices": 5, "epochs": 30, "batch_size": 16, "seed": 0},
         "optimizer": {"name": "sgd", "lr": 0.1},
-        "policy": {"deadline_seconds": 1.0},
+        "policy": {"deadline_seconds": 1.0, "light_seconds": 0.0},
         "storage_url": str(folder / "system"),
     })
 

@@ -20,7 +20,16 @@ from typing import Any, Literal, Protocol
 
 from hybridmu import config, datasets
 from hybridmu.config import Settings
-from hybridmu.errors import HybridMUError, LeaseLostError, RequestError, StateError, UnknownKeysError, WouldEmptyError
+from hybridmu.core.strategies.dpus import unavailable
+from hybridmu.errors import (
+    HybridMUError,
+    LeaseLostError,
+    RequestError,
+    StateError,
+    StrategyUnavailableError,
+    UnknownKeysError,
+    WouldEmptyError,
+)
 from hybridmu.planning.planner import Pools
 from hybridmu.runtime import coordinator
 from hybridmu.runtime.coordinator import Coordinator, Snapshot
@@ -99,11 +108,11 @@ class System:
         # Reading the source happens here, before a cluster is started: bad input costs nothing.
         self.ledger.bind(self.settings.identity(), create=True, replace=not self.site.lake.exists)
         ingest(self.site.lake)
-        if self.registry.served() is None:
+        if self.registry.served() is None or self._lacks_calibration():
             driver = self._acquire()
             snapshot = driver.begin_training()
             while self.registry.served() is None or snapshot.jobs_total or snapshot.calibrating:
-                snapshot = driver.step(0.2)
+                snapshot = self._step(0.2)
                 if watch:
                     watch(snapshot)
         version = self.registry.version()
@@ -140,6 +149,8 @@ class System:
         """
         self.ledger.bind(self.settings.identity(), create=False)
         fresh, _, _, gone = self._resolve(ids, groups, ignore_unknown)
+        if fresh:
+            self._refuse_empty(fresh, gone)
         later = [stone.seq for stones in gone.values() for stone in stones]
         merged = {key.shard: list(gone.get(key.shard, [])) for key in fresh}
         for seq, key in enumerate(fresh, start=max(later, default=0) + 1):
@@ -176,9 +187,12 @@ class System:
 
         Raises:
             RequestError: The request is empty, unknown, or would leave nothing to train on; nothing was changed.
+            StrategyUnavailableError: The strategy does not fit the optimizer; nothing was changed.
         """
         ids, groups = list(ids), list(groups)
         payload = [sorted(str(x) for x in ids), sorted(str(x) for x in groups)]
+        if strategy in {"dpus", "dpus-optimised"} and (reason := unavailable(self.settings.optimizer.name)):
+            raise StrategyUnavailableError(f"{strategy} can't run here", got=reason, remedy="ask for auto or retrain")
         self.ledger.bind(self.settings.identity(), create=False)
         request = self.ledger.find_repeat(key, payload, strategy)
         if request is None:
@@ -216,10 +230,9 @@ class System:
                 time.sleep(0.1)
                 continue
             try:
-                snapshot = self._acquire().step(0.1)
+                snapshot = self._step(0.1)
             except LeaseLostError:
-                self.close()  # another coordinator took over: follow that one
-                continue
+                continue  # another coordinator took over: follow that one
             if watch:
                 watch(snapshot)
         if request.state is RequestState.FAILED:
@@ -238,9 +251,8 @@ class System:
         Returns:
             The last snapshot.
         """
-        driver = self._acquire()
         while True:
-            snapshot = driver.step(0.5)
+            snapshot = self._step(0.5)
             if watch:
                 watch(snapshot)
             if until_idle and snapshot.open_requests == 0:
@@ -375,6 +387,20 @@ class System:
                 )
             self._driver = driver
         return self._driver
+
+    def _step(self, wait_seconds: float) -> Snapshot:
+        # A coordinator that died or lost its lease is let go.
+        driver = self._acquire()
+        try:
+            return driver.step(wait_seconds)
+        except (LeaseLostError, StateError):
+            self.close()
+            raise
+
+    def _lacks_calibration(self) -> bool:
+        policy = self.settings.policy
+        wanted = policy.calibrate and policy.strategy != "retrain" and self.settings.optimizer.name == "sgd"
+        return wanted and not self.ledger.calibration().buckets and not self.ledger.tombstones()
 
     def _resolve(
         self, ids: Iterable[object], groups: Iterable[object], ignore_unknown: bool

@@ -151,6 +151,8 @@ def make_task(name: str, options: Mapping[str, Any]) -> Task:
     factory = _BUILTIN.get(name)
     if factory is None:
         module, _, attribute = name.partition(":")
+        if (here := str(Path.cwd())) not in sys.path:
+            sys.path.append(here)  # a module in the current folder, as with `python -m`
         try:
             factory = getattr(importlib.import_module(module), attribute) if attribute else None
         except (ImportError, AttributeError, ValueError, TypeError) as error:  # the last two: no such module path

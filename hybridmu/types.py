@@ -201,7 +201,8 @@ class ShardJob:
         trajectory: Blobs of the last exact run's checkpoints, slice 1 first; only an update reads them.
         current_blob: Blob of the sub-model that is live now; None for an empty shard.
         alpha: Step of the subtraction.
-        fresh: (kind, key) that the current sub-model still contains.
+        fresh: (kind, key) that an update subtracts: the current sub-model still contains them.
+        removed: (kind, key) that the current sub-model contains no more.
     """
 
     job_id: str
@@ -213,6 +214,7 @@ class ShardJob:
     current_blob: str | None = None
     alpha: float = 0.0
     fresh: tuple[tuple[KeyKind, bytes], ...] = ()
+    removed: tuple[tuple[KeyKind, bytes], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,7 +271,7 @@ class SubModel:
         exact: Whether the weights equal a from-scratch training on the live rows.
         removed_upto: Tombstones of this shard with seq ≤ this are out, exactly or approximately.
         exact_upto: Tombstones with seq ≤ this were out in the last exact run.
-        checkpoints: The last exact run's, slice 1 first; empty for an emptied shard.
+        checkpoints: Those of the last exact run that were there when it ended, in slice order.
         error_spent: Predicted error of approximate removals since the last exact run.
     """
 
@@ -280,6 +282,10 @@ class SubModel:
     exact_upto: int
     checkpoints: tuple[SliceRecord, ...]
     error_spent: float = 0.0
+
+    def trajectory(self, slices: int) -> tuple[str, ...]:
+        """Return the blobs of the last exact run, slice 1 first; empty unless all of them are known."""
+        return tuple(record.blob for record in self.checkpoints) if len(self.checkpoints) == slices else ()
 
 
 @dataclass(frozen=True, slots=True)

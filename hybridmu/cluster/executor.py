@@ -228,7 +228,7 @@ class RayExecutor:
             if flight.result is None and waited > cluster.resource_timeout_seconds:
                 what = f"waited {waited:.0f} s for {cluster.cpus_per_shard:g} free CPU"
                 what += f" and {cluster.gpus_per_shard:g} free GPU" if self._gpu else ""
-                self._give_up(flight, ShardFailure(flight.job.job_id, flight.job.shard, what, retryable=False))
+                self._give_up(flight, ShardFailure(flight.job.job_id, flight.job.shard, what, retryable=True))
             elif now > flight.deadline:
                 what = "ran past job_timeout_seconds"
                 self._give_up(flight, ShardFailure(flight.job.job_id, flight.job.shard, what, retryable=True))

@@ -32,8 +32,10 @@ def gradients_of(model: nn.Module, task: Task, parameters: Sequence[Tensor]) -> 
     """
     layers = plain_layers(model)
     own_loss = getattr(task.loss, "__func__", None) is not CrossEntropyTask.loss
-    if layers and not own_loss and len(parameters) == 2 * sum(isinstance(layer, nn.Linear) for layer in layers):
-        return by_hand(layers)
+    if layers and not own_loss:
+        order = [p for layer in layers if isinstance(layer, nn.Linear) for p in (layer.weight, layer.bias)]
+        if len(order) == len(parameters) and all(a is b for a, b in zip(order, parameters, strict=True)):
+            return by_hand(layers)
 
     def through_autograd(x: Tensor, y: Tensor) -> Sequence[Tensor | None]:
         return torch.autograd.grad(task.loss(model(x), y), parameters, allow_unused=True)
@@ -44,8 +46,11 @@ def gradients_of(model: nn.Module, task: Task, parameters: Sequence[Tensor]) -> 
 def plain_layers(model: nn.Module) -> list[nn.Module] | None:
     """Return the layers of a network that is Linear, ReLU, Linear, …, Linear behind an optional scaler, or None."""
     layers: list[nn.Module] = []
-    for module in model.children():
-        layers += list(module.children()) if type(module) is nn.Sequential else [module]
+    for module in model._modules.values():  # not children(), which names a module that is used twice only once
+        assert module is not None
+        layers += list(module) if type(module) is nn.Sequential else [module]
+    if any(_hooked(module) for module in model.modules()):
+        return None
     trained = layers[1:] if layers and isinstance(layers[0], Standardize) else layers
     kinds = [type(layer) for layer in trained]
     if len(kinds) % 2 == 0 or kinds != [nn.Linear, nn.ReLU] * (len(kinds) // 2) + [nn.Linear]:
@@ -80,3 +85,7 @@ def by_hand(layers: Sequence[nn.Module]) -> Gradients:
         return found
 
     return gradients
+
+
+def _hooked(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)

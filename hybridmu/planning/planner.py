@@ -27,6 +27,7 @@ class Policy:
 
     workload_threshold: float = 0.5
     time_ratio: float = 1.0
+    light_seconds: float = 0.0
     quality_budget: float = 0.1
     approximate: StrategyName = "dpus-optimised"
     alpha: float | None = None
@@ -172,6 +173,8 @@ def _auto(
     says = f"retrain {retrain.estimated_seconds:.3f} s, update {update.estimated_seconds:.3f} s"
     if retrain.estimated_seconds <= policy.time_ratio * update.estimated_seconds:
         return _decided(retrain, "time", *reasons, f"{says}: within {policy.time_ratio:g} times the update")
+    if retrain.estimated_seconds <= policy.light_seconds:
+        return _decided(retrain, "time", *reasons, f"{says}: light, at most {policy.light_seconds:g} s")
     reasons.append(f"time: {says}")
     if slack is not None and ends_after <= slack:
         return _decided(retrain, "deadline", *reasons, f"would end after {ends_after:.3f} s, {slack:.3f} s are left")

@@ -40,6 +40,7 @@ from hybridmu.types import (
 )
 
 LEASE_SECONDS = 15.0
+_CENTRAL = {"dpus", "dpus-optimised"}
 _STRICTEST: tuple[StrategyChoice, ...] = ("retrain", "auto", "dpus-optimised", "dpus")
 
 
@@ -59,7 +60,7 @@ class _Round:
     """Requests that are fulfilled together."""
 
     round_id: str
-    request_ids: tuple[str, ...]
+    places: dict[str, set[int]]  # request → the shards it waits for
     plans: dict[int, ShardPlan]
     jobs: dict[str, ShardJob] = field(default_factory=dict)
     attempts: dict[int, int] = field(default_factory=dict)
@@ -87,12 +88,16 @@ class Coordinator:
         self._training: _Round | None = None
         self._calibrating: set[str] = set()
         self._curves: list[CalibrationOutcome] = []
+        self._waiting: list[ShardJob] = []
+        self._handed: dict[str, str] = {}  # job → strategy, of what the executor has
         self._renewed = 0.0
 
     # ------------------------------------------------------------------ lease
 
     def acquire(self) -> bool:
         """Return whether the lease was taken; false when another coordinator holds it."""
+        if self.site.lake.exists:
+            self.ledger.bind(self.settings.identity(), create=False)
         self.token = self.ledger.acquire(self.holder, LEASE_SECONDS)
         self._renewed = time.monotonic()
         return self.token is not None
@@ -112,10 +117,11 @@ class Coordinator:
         ingest(self.site.lake)
         if self.registry.served() is None and self._training is None:
             work = {shard: self._training_plan(shard) for shard in range(self.settings.sisa.shards)}
-            self._training = _Round(f"train-{uuid.uuid4().hex[:8]}", (), work)
-            gone = self.ledger.tombstones()
+            self._training = _Round(f"train-{uuid.uuid4().hex[:8]}", {}, work)
             for plan in sorted(work.values(), key=lambda p: (-p.sample_visits, p.shard)):
-                self._dispatch(self._training, plan, gone.get(plan.shard, []), None)
+                self._queue(self._training, ShardJob(_job_id(), plan.shard, "retrain"))
+        elif self.registry.served() is not None and not self._calibrating:
+            self._calibrate()  # what a crash after the first version may have left undone
         return self.snapshot()
 
     def _training_plan(self, shard: int) -> ShardPlan:
@@ -137,21 +143,20 @@ class Coordinator:
     def _calibrate(self) -> None:
         """Queue canary deletions on the largest shards, if the policy may use an update at all."""
         policy, optimizer = self.settings.policy, self.settings.optimizer.name
-        if not policy.calibrate or policy.strategy == "retrain" or optimizer != "sgd":
+        if (
+            not policy.calibrate
+            or policy.strategy == "retrain"
+            or optimizer != "sgd"
+            or self.ledger.calibration().buckets
+        ):
             return
-        gone = [stone for stones in self.ledger.tombstones().values() for stone in stones]
-        voters = [sub for sub in self.registry.version().shards if sub.blob and sub.exact]
+        slices = len(self.site.recipe.epochs)
+        voters = [sub for sub in self.registry.version().shards if sub.blob and sub.exact and sub.trajectory(slices)]
         voters.sort(key=lambda sub: (-sum(self.site.lake.counts("train", sub.shard, set())[0]), sub.shard))
         for sub in voters[: policy.calibration_shards]:
-            job = ShardJob(
-                job_id=_job_id(),
-                shard=sub.shard,
-                strategy="calibrate",
-                tombstones=_pairs(gone),
-                trajectory=tuple(record.blob for record in sub.checkpoints),
-            )
+            job = ShardJob(_job_id(), sub.shard, "calibrate", trajectory=sub.trajectory(slices))
             self._calibrating.add(job.job_id)
-            self.executor.submit(job)
+            self._queue(None, job)
 
     # ------------------------------------------------------------------ the loop
 
@@ -167,6 +172,7 @@ class Coordinator:
         """
         self._renew()
         self._claim()
+        self._hand_over()
         for result in self.executor.poll(wait_seconds):
             self._receive(result)
         self.ledger.mark_served(self._token(), self.registry.confirmed())
@@ -185,6 +191,7 @@ class Coordinator:
         )
 
     def _receive(self, result: JobResult) -> None:
+        self._handed.pop(result.job_id, None)
         if result.job_id in self._calibrating:
             self._calibrating.discard(result.job_id)
             if isinstance(result, CalibrationOutcome):
@@ -203,37 +210,48 @@ class Coordinator:
             if isinstance(result, CalibrationOutcome):
                 return
             owner.outcomes[job.shard] = result
-            if len(owner.outcomes) == len(owner.plans):
-                self._finish(owner)
+            self._finish_if_done(owner)
             return
         attempts = owner.attempts[job.shard]
         if result.strategy_unavailable:
             plan = owner.plans[job.shard]
             reasons = (*plan.reasons, f"fell back to retrain: {result.error.splitlines()[0]}")
             owner.plans[job.shard] = replace(plan, strategy="retrain", rule="fallback", reasons=reasons)
-            self._submit(owner, replace(job, job_id=_job_id(), strategy="retrain"))
+            self._queue(owner, replace(job, job_id=_job_id(), strategy="retrain"))
         elif result.retryable and attempts < self.settings.policy.max_attempts:
-            self._submit(owner, replace(job, job_id=_job_id()))
+            self._queue(owner, replace(job, job_id=_job_id()))
         elif owner is self._training:
             self._training = None
             raise ShardFailedError(f"shard {job.shard} could not be trained", got=result.error)
         else:
-            reason = f"shard {job.shard}: {result.error}"
-            self.ledger.mark_failed(self._token(), owner.request_ids, reason)
+            self._fail_shard(owner, job.shard, result.error)
+
+    def _fail_shard(self, owner: _Round, shard: int, error: str) -> None:
+        """Fail the requests that wait for one shard; the round goes on with its other shards."""
+        failed = [request_id for request_id, shards in owner.places.items() if shard in shards]
+        self.ledger.mark_failed(self._token(), failed, f"shard {shard}: {error}")
+        owner.places = {request_id: shards for request_id, shards in owner.places.items() if shard not in shards}
+        del owner.plans[shard]
+        self._finish_if_done(owner)
+
+    def _finish_if_done(self, owner: _Round) -> None:
+        if not owner.plans:
             del self._rounds[owner.round_id]
+        elif len(owner.outcomes) == len(owner.plans):
+            self._finish(owner)
 
     def _finish(self, done: _Round) -> None:
         if done is self._training:
             self._finish_training(done)
             return
         pairs = [(done.plans[shard], done.outcomes[shard]) for shard in sorted(done.plans)]
-        self.registry.publish(self._token(), done.round_id, done.request_ids, pairs)
+        self.registry.publish(self._token(), done.round_id, list(done.places), pairs)
         del self._rounds[done.round_id]
 
     def _claim(self) -> None:
         if self._training or self._calibrating or self.registry.served() is None:
             return
-        flying = {request_id for r in self._rounds.values() for request_id in r.request_ids}
+        flying = {request_id for r in self._rounds.values() for request_id in r.places}
         busy = {shard for r in self._rounds.values() for shard in r.plans}
         waiting = [
             request
@@ -241,50 +259,83 @@ class Coordinator:
             if request.request_id not in flying
         ]
         places = self.ledger.shards_of([request.request_id for request in waiting])
-        free = [request for request in waiting if not places[request.request_id] & busy]
+        free = []
+        for request in waiting:
+            if places[request.request_id] & busy:
+                busy |= places[request.request_id]  # later requests must not starve it by taking its free shards
+            else:
+                free.append(request)
         for group in _connected(free, places):
-            self._start(group, sorted(set().union(*(places[request.request_id] for request in group))))
+            self._start(group, {request.request_id: places[request.request_id] for request in group})
 
-    def _start(self, group: Sequence[ForgetRequest], shards: Sequence[int]) -> None:
-        ids = tuple(request.request_id for request in group)
-        gone = self.ledger.tombstones(shards)
+    def _start(self, group: Sequence[ForgetRequest], places: dict[str, set[int]]) -> None:
+        ids = list(places)
         strategy = next(choice for choice in _STRICTEST if any(r.strategy == choice for r in group))
+        exactly = strategy == "retrain"  # asked for by name, it also repairs what an update did before
+        version = self.registry.version()
+        current = {sub.shard: sub for sub in version.shards}
+        gone = {
+            shard: stones
+            for shard, stones in self.ledger.tombstones(set().union(*places.values())).items()
+            if any(stone.seq > _done_upto(current[shard], exactly) for stone in stones)
+        }
+        if not gone:
+            self.registry.satisfy(self._token(), ids)
+            return
         deadlines = [request.deadline_at for request in group if request.deadline_at is not None]
         slack = min(deadlines) - time.time() if deadlines else None
-        version = self.registry.version()
         try:
             plan = self._planner.plan(gone, strategy, self.executor.pools(), slack)
         except HybridMUError as error:
             self.ledger.mark_failed(self._token(), ids, str(error))
             return
-        started = _Round(f"round-{uuid.uuid4().hex[:12]}", ids, {p.shard: p for p in plan.shards})
+        started = _Round(f"round-{uuid.uuid4().hex[:12]}", places, {p.shard: p for p in plan.shards})
         self.ledger.mark_planned(self._token(), ids, started.round_id, version.version)
         self._rounds[started.round_id] = started
-        current = {sub.shard: sub for sub in version.shards}
         for shard_plan in plan.shards:
-            self._dispatch(started, shard_plan, gone.get(shard_plan.shard, []), current[shard_plan.shard])
-
-    def _dispatch(self, owner: _Round, plan: ShardPlan, gone: Sequence[Tombstone], current: SubModel | None) -> None:
-        removed = current.removed_upto if current else 0
-        self._submit(
-            owner,
-            ShardJob(
+            sub, stones = current[shard_plan.shard], gone[shard_plan.shard]
+            job = ShardJob(
                 job_id=_job_id(),
-                shard=plan.shard,
-                strategy=plan.strategy,
-                tombstones=_pairs(gone),
-                upto=max((tombstone.seq for tombstone in gone), default=0),
-                trajectory=tuple(record.blob for record in current.checkpoints) if current else (),
-                current_blob=current.blob if current else None,
-                alpha=plan.alpha,
-                fresh=_pairs([tombstone for tombstone in gone if tombstone.seq > removed]),
-            ),
-        )
+                shard=sub.shard,
+                strategy=shard_plan.strategy,
+                upto=max(stone.seq for stone in stones),
+                trajectory=sub.trajectory(len(self.site.recipe.epochs)),
+                current_blob=sub.blob,
+                alpha=shard_plan.alpha,
+                fresh=_pairs([stone for stone in stones if stone.seq > sub.removed_upto]),
+                removed=_pairs([stone for stone in stones if stone.seq <= sub.removed_upto]),
+            )
+            self._queue(started, job)
 
-    def _submit(self, owner: _Round, job: ShardJob) -> None:
-        owner.jobs[job.job_id] = job
-        owner.attempts[job.shard] = owner.attempts.get(job.shard, 0) + 1
-        self.executor.submit(job)
+    def _queue(self, owner: _Round | None, job: ShardJob) -> None:
+        if owner is not None:
+            owner.jobs[job.job_id] = job
+            owner.attempts[job.shard] = owner.attempts.get(job.shard, 0) + 1
+        self._waiting.append(job)
+
+    def _hand_over(self) -> None:
+        """Give the executor what its pools have room for, in order.
+
+        A job learns the tombstones only now: rows that were revoked while it waited must not be read any more. A
+        retrain removes them as well; an update leaves them to the request that named them.
+        """
+        pools = self.executor.pools()
+        room = {False: pools.workers, True: pools.updaters}
+        for strategy in self._handed.values():
+            room[strategy in _CENTRAL] -= 1
+        later = []
+        for job in self._waiting:
+            central = job.strategy in _CENTRAL
+            if room[central] <= 0:
+                later.append(job)
+                continue
+            room[central] -= 1
+            gone = self.ledger.tombstones(None if job.strategy == "calibrate" else [job.shard])
+            stones = [stone for found in gone.values() for stone in found]
+            upto = max([job.upto, *(stone.seq for stone in stones)]) if job.strategy == "retrain" else job.upto
+            self._handed[job.job_id] = job.strategy
+            self.executor.submit(replace(job, tombstones=_pairs(stones), upto=upto))
+        self._waiting = later
 
     # ------------------------------------------------------------------ helpers
 
@@ -297,6 +348,10 @@ class Coordinator:
         if time.monotonic() - self._renewed > LEASE_SECONDS / 5:
             self.ledger.heartbeat(self._token(), LEASE_SECONDS)
             self._renewed = time.monotonic()
+
+
+def _done_upto(sub: SubModel, exactly: bool) -> int:
+    return sub.exact_upto if exactly else sub.removed_upto
 
 
 def _connected(requests: Sequence[ForgetRequest], places: dict[str, set[int]]) -> list[list[ForgetRequest]]:

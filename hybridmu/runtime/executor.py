@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from typing import Protocol
 
@@ -11,6 +12,8 @@ from hybridmu.planning.planner import Pools
 from hybridmu.runtime.shard import ShardWorker
 from hybridmu.runtime.updater import Updater
 from hybridmu.types import JobResult, ShardFailure, ShardJob
+
+_IDLE_SECONDS = 0.02
 
 
 class Executor(Protocol):
@@ -57,12 +60,18 @@ class LocalExecutor:
     def poll(self, wait_seconds: float) -> list[JobResult]:
         """Return the result of the oldest queued job, after running it to its end."""
         if not self._queue:
+            time.sleep(min(wait_seconds, _IDLE_SECONDS))
             return []
         job = self._queue.popleft()
         try:
             return [self._run(job)]
         except HybridMUError as error:
             return [failure(job, error)]
+        except Exception as error:  # the user's own code
+            return [failure(job, error, retryable=True)]
+        except BaseException:
+            self._queue.appendleft(job)  # interrupted: the caller may go on later
+            raise
 
     def close(self) -> None:
         """Drop all workers."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hybridmu.config import Settings
+from hybridmu.core.lineage import lineage_keys
 from hybridmu.planning import cost
 from hybridmu.planning.planner import Policy, Pools, make_plan
 from hybridmu.runtime.site import Site
@@ -64,17 +65,29 @@ class RemovalPlanner:
         rows, _ = self.site.lake.counts("train", sub.shard, base)
         live, _ = self.site.lake.counts("train", sub.shard, every)
         kept, _ = self.site.lake.counts("train", sub.shard, removed)
-        exists = tuple(self.site.blobs.find(record.lineage_key) is not None for record in sub.checkpoints)
+        known = {record.slice: record.lineage_key for record in sub.checkpoints}
+        keys = self._keys(sub, base)
+        slices = range(1, len(rows) + 1)
+        exists = [i in known and self.site.blobs.find(known[i]) is not None for i in slices]
+        # Made by other code, libraries or threads: a retrain here would not find them.
+        clean = [found and (keys is None or keys[i - 1] == known[i]) for i, found in zip(slices, exists, strict=True)]
         return ShardStats(
             shard=sub.shard,
             epochs=self.site.recipe.epochs,
             rows=rows,
             revoked=tuple(a - b for a, b in zip(rows, live, strict=True)),
             newly_revoked=tuple(a - b for a, b in zip(kept, live, strict=True)),
-            clean=exists or (False,) * len(rows),
-            trajectory=bool(exists) and all(exists),
+            clean=tuple(clean),
+            trajectory=all(exists),
             error_spent=sub.error_spent,
         )
+
+    def _keys(self, sub: SubModel, base: set[tuple[str, bytes]]) -> tuple[str, ...] | None:
+        """Return the lineage keys that a worker would give; None when this process is not like a worker."""
+        if self.site.device != "cpu":
+            return None
+        outline = self.site.lake.outline(sub.shard, base)
+        return lineage_keys(self.site.lineage_static(), outline, self.site.recipe, sub.shard)
 
 
 def policy_of(settings: Settings) -> Policy:
@@ -83,6 +96,7 @@ def policy_of(settings: Settings) -> Policy:
     return Policy(
         workload_threshold=policy.workload_threshold,
         time_ratio=policy.time_ratio,
+        light_seconds=policy.light_seconds,
         quality_budget=policy.quality_budget,
         approximate=policy.approximate,
         alpha=policy.alpha,

@@ -27,6 +27,7 @@ class Site:
         self.lake = Lake(settings, self.storage)
         self.task = make_task(settings.task.name, settings.task.options)
         self.recipe = recipe_of(settings)
+        self._code = code_digest(self.task)  # of what is imported now, not of what lies on disk later
 
     @property
     def device(self) -> str:
@@ -47,7 +48,7 @@ class Site:
         manifest = self.lake.manifest
         return {
             "environment": environment(self.device, settings.threads),
-            "task": {"name": settings.task.name, "options": settings.task.options, "code": code_digest(self.task)},
+            "task": {"name": settings.task.name, "options": settings.task.options, "code": self._code},
             "encoder": manifest.encoder.to_json(),
             "standardize": settings.data.standardize,
             "slices": settings.sisa.slices,

@@ -47,12 +47,10 @@ class Updater:
         policy = site.settings.policy
         gone = {(str(kind), key) for kind, key in job.tombstones}
         fresh = {(str(kind), key) for kind, key in job.fresh}
-        # Rows that an earlier update removed stay out: only what the current weights still contain is subtracted.
-        before = gone - fresh
+        removed = {(str(kind), key) for kind, key in job.removed}
         revoked = site.lake.rows("train", shard, fresh, only_revoked=True)
-        if before:
-            from_before = carries(revoked.ids, revoked.groups, before)
-            revoked = revoked.where(~from_before)
+        # Only what the current weights still contain is subtracted.
+        revoked = revoked.where(~carries(revoked.ids, revoked.groups, removed))
         live = site.lake.rows("train", shard, gone)
         read = 0
 

@@ -14,6 +14,7 @@ from hybridmu.core.aggregate import aggregate
 from hybridmu.core.lineage import lineage_keys
 from hybridmu.core.model import State, SubModel
 from hybridmu.core.rows import Rows, concatenate
+from hybridmu.errors import RequestError
 from hybridmu.runtime.oracle import Watch, train_from_scratch
 from hybridmu.runtime.site import Site
 from hybridmu.store.layout import Split
@@ -38,6 +39,9 @@ def verify(
         JSON-able report: `replayable` (same code, libraries, CPU, threads) per shard, `bitwise_equal` per shard and
         overall, `exact_claims_hold` (every shard that claims to be exact is; what decides whether the system is
         sound), and for approximate shards the two-sided forget-loss gap, accuracies and a membership attack's AUC.
+
+    Raises:
+        RequestError: A shard that does not exist, or none at all.
     """
     site = Site(settings)
     site.configure_torch()
@@ -46,6 +50,10 @@ def verify(
     ledger.bind(settings.identity(), create=False)
     version = registry.version()
     chosen = [sub for sub in version.shards if shards is None or sub.shard in set(shards)]
+    if not chosen or (shards is not None and set(shards) - {sub.shard for sub in chosen}):
+        raise RequestError(
+            "there is nothing to verify", expected=f"shards 0 to {len(version.shards) - 1}", got=str(list(shards or ()))
+        )
     tombstones = ledger.tombstones()
     gone: dict[int, set[tuple[str, bytes]]] = {
         sub.shard: {(x.kind, x.key) for x in tombstones.get(sub.shard, []) if x.seq <= sub.removed_upto}

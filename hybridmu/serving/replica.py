@@ -16,6 +16,7 @@ from hybridmu.config import Settings
 from hybridmu.errors import StateError
 from hybridmu.runtime.site import Site
 from hybridmu.serving.ensemble import Ensemble
+from hybridmu.store.ledger import Ledger
 from hybridmu.store.registry import Registry
 from hybridmu.store.tables import connect
 
@@ -33,7 +34,9 @@ class Replica:
     def __init__(self, settings: Settings, replica_id: str) -> None:
         self.settings, self.replica_id = settings, replica_id
         self.site = Site(settings)
-        self._registry = Registry(connect(settings.database))
+        engine = connect(settings.database)
+        Ledger(engine).bind(settings.identity(), create=False)
+        self._registry = Registry(engine)
         self._lease = settings.serving.lease_seconds
         self._lock = threading.Lock()  # guards the generation and its counts
         self._refreshing = threading.Lock()  # one refresh at a time

@@ -149,7 +149,8 @@ class Blobs:
             raise CorruptBlobError(
                 f"blob {name[:12]}… does not match its hash",
                 got="changed or truncated bytes",
-                remedy="it is never used; an exact checkpoint is rebuilt from the last clean one",
+                remedy="it is never used; a retrain of its shard rebuilds it: restore the file from a backup, or run "
+                "`hybridmu forget --strategy retrain` for any row of that shard",
             )
         return dict(safetensors.torch.load(data))
 

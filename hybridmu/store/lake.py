@@ -121,6 +121,13 @@ class Lake:
             return np.empty(0, dtype=np.int32), none, none, none
         return _key_columns(self.storage, name)
 
+    def outline(self, shard: int, revoked: set[tuple[str, bytes]]) -> Rows:
+        """Return the live training rows of a shard without features and labels: enough for lineage keys."""
+        slices, ids, groups, content = self.keys("train", shard)
+        live = ~carries(ids, groups, revoked)
+        none = torch.empty(0)
+        return Rows(none, none, slices[live], ids[live], groups[live], content[live])
+
     def resolve(
         self, wanted: Iterable[tuple[KeyKind, object]], revoked: dict[int, set[tuple[str, bytes]]]
     ) -> tuple[list[ResolvedKey], list[ResolvedKey], list[str]]:

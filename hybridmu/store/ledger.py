@@ -33,6 +33,8 @@ from hybridmu.types import (
 
 _COORDINATOR = "coordinator"
 _COST_WINDOW = 400
+# An ended request does nothing more about rows that are still in the model.
+_ENDED = {RequestState.FAILED, RequestState.APPLIED, RequestState.SERVED}
 
 
 class Ledger:
@@ -118,14 +120,25 @@ class Ledger:
                 return earlier
             have = _revoked(connection, keys)
             fresh = [key for key in keys if (key.kind, key.key, key.shard) not in have]
-            request_id = f"r-{uuid.uuid4().hex[:16]}" if fresh else _covering(connection, [*keys, *known])
-            if request_id is None:
+            covering = _covering(connection, [*keys, *known])
+            # Rows that were revoked before may still be in the served model: their removal is waited for, and taken
+            # up again when the request that asked for it failed.
+            # Asking for a retrain by name also repairs exactly what an update removed before.
+            exactly = strategy == "retrain"
+            unremoved = {row.shard for row in covering if row.seq > _done_upto(connection, row.shard, exactly)}
+            earlier = self._least_advanced(connection, covering) if covering and not fresh else None
+            again = unremoved and earlier is not None and earlier.state in _ENDED
+            if earlier is not None and not again:
+                request_id = earlier.request_id
+            elif fresh or unremoved:
+                request_id = f"r-{uuid.uuid4().hex[:16]}"
+            else:
                 raise RequestError("the request is empty", expected="at least one id or group")
             if idempotency_key is not None:
                 connection.execute(
                     t.idempotency.insert().values(key=idempotency_key, payload=digest, request_id=request_id)
                 )
-            if fresh:
+            if earlier is None or request_id != earlier.request_id:
                 connection.execute(
                     t.requests.insert().values(
                         request_id=request_id,
@@ -138,13 +151,14 @@ class Ledger:
                         deadline_at=now + deadline_seconds if deadline_seconds is not None else None,
                     )
                 )
-                connection.execute(
-                    t.tombstones.insert(),
-                    [
-                        {"request_id": request_id, "kind": k.kind, "key": k.key, "shard": k.shard, "slice": k.slice}
-                        for k in fresh
-                    ],
-                )
+                rows = [
+                    {"request_id": request_id, "kind": k.kind, "key": k.key, "shard": k.shard, "slice": k.slice}
+                    for k in fresh
+                ]
+                if rows:
+                    connection.execute(t.tombstones.insert(), rows)
+                shards = sorted({key.shard for key in fresh} | unremoved)
+                connection.execute(t.needs.insert(), [{"request_id": request_id, "shard": shard} for shard in shards])
             return self._request(connection, t.requests.c.request_id == request_id)
 
     def find_repeat(
@@ -189,11 +203,11 @@ class Ledger:
         return found
 
     def shards_of(self, request_ids: Sequence[str]) -> dict[str, set[int]]:
-        """Return request → the shards its tombstones lie in."""
+        """Return request → the shards whose removals it waits for."""
         found: dict[str, set[int]] = {request_id: set() for request_id in request_ids}
-        query = sa.select(t.tombstones.c.request_id, t.tombstones.c.shard).distinct()
+        query = t.needs.select().where(t.needs.c.request_id.in_(list(request_ids)))
         with self._read.begin() as connection:
-            for row in connection.execute(query.where(t.tombstones.c.request_id.in_(list(request_ids)))):
+            for row in connection.execute(query):
                 found[row.request_id].add(row.shard)
         return found
 
@@ -241,9 +255,7 @@ class Ledger:
             .select(t.outcomes)
             .join(t.requests, t.requests.c.round_id == t.outcomes.c.round_id)
             .where(t.requests.c.request_id == request_id)
-            .where(
-                t.outcomes.c.shard.in_(sa.select(t.tombstones.c.shard).where(t.tombstones.c.request_id == request_id))
-            )
+            .where(t.outcomes.c.shard.in_(sa.select(t.needs.c.shard).where(t.needs.c.request_id == request_id)))
             .order_by(t.outcomes.c.shard)
         )
         with self._read.begin() as connection:
@@ -335,6 +347,14 @@ class Ledger:
             raise StateError("there is no such request", remedy="list them with `hybridmu status`")
         return _to_request(row)
 
+    def _least_advanced(self, connection: Connection, covering: Sequence[Row[Any]]) -> ForgetRequest:
+        # The newest among equals.
+        ids = sorted({row.request_id for row in covering})
+        rows = connection.execute(t.requests.select().where(t.requests.c.request_id.in_(ids))).all()
+        order = [RequestState.FAILED, RequestState.RECEIVED, RequestState.PLANNED, RequestState.APPLIED]
+        rank = {str(state): number for number, state in enumerate(order)}
+        return _to_request(min(rows, key=lambda row: (rank.get(row.state, len(order)), -row.seq)))
+
     def _repeat(self, connection: Connection, key: str | None, digest: str) -> ForgetRequest | None:
         if key is None:
             return None
@@ -405,12 +425,18 @@ def _revoked(connection: Connection, keys: Sequence[ResolvedKey]) -> set[tuple[s
     return {place for key in keys if (place := (key.kind, key.key, key.shard)) in found}
 
 
-def _covering(connection: Connection, keys: Sequence[ResolvedKey]) -> str | None:
-    """Return the newest request that revoked rows of these keys, under whichever id or group they carry."""
+def _covering(connection: Connection, keys: Sequence[ResolvedKey]) -> list[Row[Any]]:
+    """Return the tombstones that revoked rows of these keys, under whichever id or group they carry."""
     carriers = {(digest, key.shard) for key in keys for digest in (key.key, *key.carriers)}
     rows = _by_key(connection, sorted({digest for digest, _ in carriers}))
-    covering = [row for row in rows if (bytes(row.key), row.shard) in carriers]
-    return max(covering, key=lambda row: row.seq).request_id if covering else None
+    return [row for row in rows if (bytes(row.key), row.shard) in carriers]
+
+
+def _done_upto(connection: Connection, shard: int, exactly: bool) -> int:
+    """Return the shard's watermark in the newest version: of exact removals, or of all."""
+    newest = t.version_shards.select().where(t.version_shards.c.shard == shard)
+    row = connection.execute(newest.order_by(t.version_shards.c.version.desc()).limit(1)).first()
+    return int(row.exact_upto if exactly else row.removed_upto) if row else 0
 
 
 def _by_key(connection: Connection, keys: Sequence[bytes]) -> list[Row[Any]]:

@@ -113,6 +113,20 @@ class Registry:
             record_outcomes(connection, round_id, pairs)
             return number
 
+    def satisfy(self, token: int, request_ids: Sequence[str]) -> None:
+        """Mark requests APPLIED whose removals the served version contains already, fenced."""
+        with self._write.begin() as connection:
+            fence(connection, token)
+            current = connection.scalar(sa.select(t.serving.c.version))
+            connection.execute(
+                t.requests
+                .update()
+                .where(t.requests.c.request_id.in_(list(request_ids)))
+                .values(
+                    state=RequestState.APPLIED, applied_at=time.time(), version_before=current, version_after=current
+                )
+            )
+
     # ------------------------------------------------------------------ replicas
 
     def register(self, replica_id: str, version: int, lease_seconds: float) -> None:
@@ -184,7 +198,7 @@ def _sub_model(outcome: ShardOutcome, old: SubModel | None, added_error: float) 
 
 
 def _records(raw: str) -> tuple[SliceRecord, ...]:
-    return tuple(SliceRecord(number, key, blob) for number, (key, blob) in enumerate(json.loads(raw), start=1))
+    return tuple(SliceRecord(number, key, blob) for number, key, blob in json.loads(raw))
 
 
 def _insert(connection: Connection, version: int, sub: SubModel) -> None:
@@ -196,7 +210,7 @@ def _insert(connection: Connection, version: int, sub: SubModel) -> None:
             exact=sub.exact,
             removed_upto=sub.removed_upto,
             exact_upto=sub.exact_upto,
-            checkpoints=json.dumps([[record.lineage_key, record.blob] for record in sub.checkpoints]),
+            checkpoints=json.dumps([[record.slice, record.lineage_key, record.blob] for record in sub.checkpoints]),
             error_spent=sub.error_spent,
         )
     )

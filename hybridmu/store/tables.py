@@ -54,6 +54,12 @@ tombstones = sa.Table(
     sa.Column("slice", sa.Integer, nullable=False),
     sa.UniqueConstraint("kind", "key", "shard"),
 )
+needs = sa.Table(  # shards that must have removed their tombstones before a request is fulfilled
+    "needs",
+    metadata,
+    sa.Column("request_id", sa.String(40), primary_key=True),
+    sa.Column("shard", sa.Integer, primary_key=True, autoincrement=False),
+)
 versions = sa.Table(
     "versions",
     metadata,
@@ -69,7 +75,9 @@ version_shards = sa.Table(  # only the shards that a version changed
     sa.Column("exact", sa.Boolean, nullable=False),
     sa.Column("removed_upto", sa.Integer, nullable=False),
     sa.Column("exact_upto", sa.Integer, nullable=False),
-    sa.Column("checkpoints", sa.Text, nullable=False),  # JSON: [lineage key, blob] per slice of the last exact run
+    sa.Column(
+        "checkpoints", sa.Text, nullable=False
+    ),  # JSON: [slice, lineage key, blob] per slice of the last exact run
     sa.Column("error_spent", sa.Float, nullable=False),
 )
 serving = sa.Table(
