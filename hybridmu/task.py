@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import hashlib
 import importlib
+import importlib.metadata
 import importlib.util
 import site
 import sys
@@ -169,7 +171,7 @@ def make_task(name: str, options: Mapping[str, Any]) -> Task:
 
 
 def code_digest(task: Task) -> str:
-    """Hash the source of a task and of everything it imports outside installed packages.
+    """Hash the source of a task and of everything it imports; of installed packages, the versions.
 
     Part of every lineage key: weights made by other code are never reused. Built-in tasks hash this
     package's own training code.
@@ -181,16 +183,20 @@ def code_digest(task: Task) -> str:
         Hex digest over the sorted (module, source) pairs.
     """
     package = Path(__file__).parent
-    sources = {f"hybridmu/{p.relative_to(package)}": p for p in [package / "task.py", *package.glob("core/**/*.py")]}
+    files = [package / "task.py", *package.glob("core/**/*.py")]
+    sources = {f"hybridmu/{file.relative_to(package)}": file.read_bytes() for file in files}
     _collect(type(task).__module__, sources)
+    own = getattr(sys.modules.get(type(task).__module__), "__file__", None)
+    if own:  # even where it is installed: an edited file keeps its package's version
+        sources["task"] = Path(own).read_bytes()
     digest = hashlib.blake2b(digest_size=16)
     for name in sorted(sources):
-        digest.update(f"{name}\0".encode() + sources[name].read_bytes() + b"\0")
+        digest.update(f"{name}\0".encode() + sources[name] + b"\0")
     return digest.hexdigest()
 
 
-def _collect(module: str, found: dict[str, Path]) -> None:
-    """Add a module's file and, through its import statements, all it reaches outside installed packages."""
+def _collect(module: str, found: dict[str, bytes]) -> None:
+    """Add a module's source and, through its import statements, all it reaches; of installed packages, the version."""
     if module.split(".")[0] in {"hybridmu", *sys.stdlib_module_names} - {"__main__"} or module in found:
         return
     if parent := module.rpartition(".")[0]:
@@ -200,9 +206,14 @@ def _collect(module: str, found: dict[str, Path]) -> None:
     if file is None:
         spec = importlib.util.find_spec(module) if module != "__main__" else None
         file = spec.origin if spec else None
-    if not file or not file.endswith(".py") or _installed(Path(file)):
+    if file and _installed(Path(file)):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            name = module.split(".")[0]
+            found[f"{name}=={importlib.metadata.version(name)}"] = b""
         return
-    found[module] = Path(file)
+    if not file or not file.endswith(".py"):
+        return
+    found[module] = Path(file).read_bytes()
     package = module if Path(file).name == "__init__.py" else module.rpartition(".")[0]
     for node in ast.walk(ast.parse(Path(file).read_text())):
         names: list[str] = []

@@ -38,6 +38,8 @@ from hybridmu.store.layout import (
 )
 
 _BATCH_ROWS = 16_384
+# A reader holds several times a row group while it decodes it: small ones keep a loading actor near its rows' size.
+_GROUP_ROWS = 1_024
 
 
 def ingest(lake: Lake) -> Manifest:
@@ -183,7 +185,7 @@ class _Ingestion:
         return table.append_column("_content", digest_array(content)), places
 
     def _sort(self, split: str, shard: int, staging: Path) -> tuple[int, ...]:
-        # One row group per slice.
+        # Row groups never cross a slice.
         if not staging.exists():
             return (0,) * self.slices
         counts = []
@@ -197,7 +199,7 @@ class _Ingestion:
                         raise _duplicates(split)
                     counts.append(len(mine))
                     if len(mine):
-                        writer.write_table(mine, row_group_size=len(mine))
+                        writer.write_table(mine, row_group_size=_GROUP_ROWS)
         staging.unlink()
         return tuple(counts)
 

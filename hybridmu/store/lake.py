@@ -262,9 +262,10 @@ class Lake:
 
     def _groups(self, split: Split, shard: int) -> Iterator[pa.Table]:
         with self.storage.fs.open_input_file(self.storage.path(shard_file(split, shard))) as source:
-            file = pq.ParquetFile(source)
+            file = pq.ParquetFile(source, pre_buffer=False)
             for number in range(file.num_row_groups):
-                yield file.read_row_group(number)
+                yield file.read_row_group(number, use_threads=False)
+            pa.default_memory_pool().release_unused()
 
 
 @lru_cache(maxsize=256)

@@ -1,7 +1,7 @@
 """Names, columns and manifest of the Parquet lake.
 
-A row keeps its own columns and gets four: `_slice`, `_id`, `_group`, `_content` (16-byte digests). One row group
-per slice. Index files are partitioned by the hash that they look up.
+A row keeps its own columns and gets four: `_slice`, `_id`, `_group`, `_content` (16-byte digests). Row groups
+never cross a slice. Index files are partitioned by the hash that they look up.
 """
 
 from __future__ import annotations

@@ -139,3 +139,15 @@ def test_code_digest_covers_our_own_training_code(file, monkeypatch):
     # Changing the installed file would disturb others; reading it differently is the same to the digest.
     monkeypatch.setattr(Path, "read_bytes", lambda path: read(path) + b"#" if path == ours else read(path))
     assert code_digest(task) != before
+
+
+def test_the_version_of_an_installed_package_that_a_task_uses_counts(tmp_path, monkeypatch):
+    (tmp_path / "versioned_task.py").write_text(
+        "import safetensors\nfrom hybridmu.task import Mlp\n\nclass Mine(Mlp):\n    pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    task = make_task("versioned_task:Mine", {})
+    before = code_digest(task)
+    assert code_digest(task) == before
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "0.0.1")
+    assert code_digest(task) != before
