@@ -70,8 +70,8 @@ class _Ingestion:
         self.lake, self.folder = lake, folder
         self.data = lake.settings.data
         self.shards, self.slices = lake.shards, lake.slices
-        self.by_id = _Staging(folder / "by-id", self.shards)
-        self.by_content = _Staging(folder / "by-content", self.shards)
+        self.by_id = _Staging(folder / "by-id")
+        self.by_content = _Staging(folder / "by-content")
 
     def run(self) -> None:
         data = self.data
@@ -141,9 +141,7 @@ class _Ingestion:
     ) -> dict[str, tuple[tuple[int, ...], ...]]:
         # `train` may be cut into train and validation.
         fraction = self.data.validation_fraction if split == "train" and not self.data.validation else 0.0
-        writers = {
-            name: _Staging(self.folder / name, self.shards) for name in (split, "validation")[: 1 + (fraction > 0)]
-        }
+        writers = {name: _Staging(self.folder / name) for name in (split, "validation")[: 1 + (fraction > 0)]}
         for batch in _batches(source, self._wanted(encoder)):
             table, places = self._annotate(batch, encoder)
             shard, slice_ = place(places, self.shards, self.slices)
@@ -227,8 +225,8 @@ class _Ingestion:
 class _Staging:
     """One append-only Arrow stream per part, opened when the first row comes."""
 
-    def __init__(self, folder: Path, parts: int) -> None:
-        self._folder, self._parts = folder, parts
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
         self._open: dict[int, Any] = {}
 
     def path(self, part: int) -> Path:
