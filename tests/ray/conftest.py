@@ -15,12 +15,20 @@ from pathlib import Path
 import pytest
 import ray
 
-from tests.ray.support import Head, short_tmp
+from tests.ray.support import Head, leave_nothing, short_tmp
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Ray Serve's own models use a form that Pydantic deprecated; nothing here can change that."""
     config.addinivalue_line("filterwarnings", "ignore:Using extra keyword arguments on `Field`:DeprecationWarning")
+
+
+@pytest.fixture(autouse=True)
+def _apart() -> Iterator[None]:
+    """A test that fails leaves no actor and no reservation to the tests after it."""
+    yield
+    if ray.is_initialized():
+        leave_nothing()
 
 
 @pytest.fixture(scope="session")

@@ -12,12 +12,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
 import ray
+from ray.util import placement_group_table
+from ray.util.placement_group import PlacementGroup, PlacementGroupID, remove_placement_group
 
 import hybridmu
 from tests import support
@@ -50,7 +52,21 @@ def ids_in(system: hybridmu.System, shard: int, slice_: int = 1) -> list[int]:
 def actors(prefix: str) -> list[Any]:
     """Return handles of the named actors that live, by the beginning of their name."""
     names = [entry["name"] for entry in ray.util.list_named_actors(all_namespaces=True) if entry["name"]]
-    return [ray.get_actor(name, namespace="hybridmu") for name in names if name.startswith(prefix)]
+    found = []
+    for name in names:
+        if name.startswith(prefix):
+            with suppress(ValueError):  # it died since it was listed
+                found.append(ray.get_actor(name, namespace="hybridmu"))
+    return found
+
+
+def leave_nothing() -> None:
+    """Kill the named actors that still live, and free what is still reserved."""
+    for actor in actors(""):
+        ray.kill(actor)
+    for name, entry in placement_group_table().items():
+        if entry["state"] != "REMOVED":
+            remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(name))))
 
 
 def pid_of(actor: Any) -> int:

@@ -57,7 +57,7 @@ class Scene:
             except BaseException as error:
                 errors.append(error)
 
-        thread = Thread(target=wait)
+        thread = Thread(target=wait, daemon=True)
         thread.start()
         return thread, errors
 
