@@ -7,7 +7,6 @@ code is 0 only on success.
 from __future__ import annotations
 
 import json
-import math
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -17,12 +16,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from hybridmu import config, datasets
-from hybridmu.errors import ConfigError, HybridMUError, UnknownKeysError
+from hybridmu.commands import certificate, keys, storage
+from hybridmu.commands.console import ConfigOption, JsonOption, emit, err, errors, out
+from hybridmu.errors import ConfigError
 from hybridmu.runtime.coordinator import Snapshot
 from hybridmu.system import System, Watcher, connect
 from hybridmu.types import StrategyChoice
@@ -30,11 +30,11 @@ from hybridmu.types import StrategyChoice
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Train on shards, forget on demand, prove it.")
 data_app = typer.Typer(no_args_is_help=True, help="Built-in real datasets.")
 app.add_typer(data_app, name="data")
-_err = Console(stderr=True)
-_out = Console()
+app.add_typer(certificate.app, name="certificate")
+app.add_typer(keys.app, name="keys")
+app.command()(storage.checkpoints)
+app.command()(storage.upgrade)
 
-ConfigOption = Annotated[Path, typer.Option("-c", "--config", help="YAML configuration.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 LocalOption = Annotated[bool, typer.Option("--local", help="Run in this process, without Ray.")]
 IdOption = Annotated[list[str] | None, typer.Option("--id", help="A row id; may be repeated.")]
 IdsOption = Annotated[str | None, typer.Option("--ids", help="File with one id per line, or - for standard input.")]
@@ -49,7 +49,7 @@ def train(config_file: ConfigOption, as_json: JsonOption = False, local: LocalOp
     """Read the tables and train every shard; version 1."""
     with _system(config_file, as_json, local) as system, _progress("training") as watch:
         result = system.train(watch)
-    _print(result, as_json, lambda: _facts("trained", result))
+    emit(result, as_json, lambda: _facts("trained", result))
 
 
 @app.command()
@@ -71,7 +71,7 @@ def plan(
             strategy=_strategy(strategy),
             ignore_unknown=ignore_unknown,
         )
-    _print(asdict(found), as_json, lambda: _out.print(found.explain(), markup=False, highlight=False))
+    emit(asdict(found), as_json, lambda: out.print(found.explain(), markup=False, highlight=False))
 
 
 @app.command()
@@ -99,7 +99,7 @@ def forget(
             wait=wait,
             watch=watch,
         )
-    _print(result, as_json, lambda: _request(result))
+    emit(result, as_json, lambda: _request(result))
 
 
 @app.command()
@@ -115,7 +115,7 @@ def run(
 
         def watch(snapshot: Snapshot) -> None:
             if not last or last[0] != snapshot:
-                _err.print(
+                err.print(
                     f"version {snapshot.version}, {snapshot.open_requests} open, "
                     f"{snapshot.jobs_done}/{snapshot.jobs_total} shard jobs"
                 )
@@ -126,7 +126,7 @@ def run(
             snapshot = system.run(until_idle=until_idle, watch=watch)
         except KeyboardInterrupt:
             snapshot = last[0] if last else Snapshot(None, 0, 0, 0)
-    _print(asdict(snapshot), as_json, lambda: _facts("stopped", asdict(snapshot)))
+    emit(asdict(snapshot), as_json, lambda: _facts("stopped", asdict(snapshot)))
 
 
 @app.command()
@@ -134,7 +134,7 @@ def status(config_file: ConfigOption, as_json: JsonOption = False) -> None:
     """Show version, shards, requests and replicas."""
     with _system(config_file, as_json, local=True) as system:
         result = system.status()
-    _print(result, as_json, lambda: _status(result))
+    emit(result, as_json, lambda: _status(result))
 
 
 @app.command()
@@ -146,7 +146,7 @@ def verify(
     """Retrain from scratch in fresh processes and compare; fails when a shard that claims to be exact is not."""  # noqa: DOC501
     with _system(config_file, as_json, local=True) as system, _bar("training the oracle from scratch") as advance:
         result = system.verify(shard, advance)
-    _print(result, as_json, lambda: _verified(result))
+    emit(result, as_json, lambda: _verified(result))
     if not result["exact_claims_hold"]:
         raise typer.Exit(1)
 
@@ -161,7 +161,7 @@ def predict(
     with _system(config_file, as_json, local=True) as system:
         text = sys.stdin.read() if rows == "-" else Path(rows).read_text()
         result = system.predict(json.loads(text))
-    _print(result, as_json, lambda: _out.print("\n".join(str(p["label"]) for p in result["predictions"])))
+    emit(result, as_json, lambda: out.print("\n".join(str(p["label"]) for p in result["predictions"])))
 
 
 @app.command()
@@ -174,9 +174,9 @@ def demo(
     """Train, forget, prove and serve on real digits, and write a report."""  # noqa: DOC501
     from hybridmu.demo import run_demo  # starts a cluster; the other verbs do without its imports
 
-    with _errors(as_json):
-        result = run_demo(output, _err)
-    _print(result, as_json, lambda: None)
+    with errors(as_json):
+        result = run_demo(output, err)
+    emit(result, as_json, lambda: None)
     if not result["ok"]:
         raise typer.Exit(1)
 
@@ -185,16 +185,16 @@ def demo(
 def data_list(as_json: JsonOption = False) -> None:
     """List the built-in datasets."""
     found = {name: datasets.describe(name).about for name in datasets.names()}
-    _print(found, as_json, lambda: _out.print("\n".join(f"{name:8} {about}" for name, about in found.items())))
+    emit(found, as_json, lambda: out.print("\n".join(f"{name:8} {about}" for name, about in found.items())))
 
 
 @data_app.command("get")
 def data_get(name: str, as_json: JsonOption = False) -> None:
     """Fetch a dataset if need be, check its sha256, convert it to Parquet once."""
-    with _errors(as_json), _bar(f"preparing {name}"):
+    with errors(as_json), _bar(f"preparing {name}"):
         datasets.describe(name)
         folder = datasets.get(name)
-    _print({"name": name, "folder": str(folder)}, as_json, lambda: _out.print(str(folder)))
+    emit({"name": name, "folder": str(folder)}, as_json, lambda: out.print(str(folder)))
 
 
 def main() -> None:
@@ -206,26 +206,8 @@ def main() -> None:
 
 
 @contextmanager
-def _errors(as_json: bool) -> Iterator[None]:
-    try:
-        yield
-    except (HybridMUError, json.JSONDecodeError, OSError) as error:
-        if as_json:
-            known = isinstance(error, HybridMUError)
-            document: dict[str, Any] = {"error": type(error).__name__, "what": str(error)}
-            if known:
-                document |= {name: getattr(error, name) for name in ("what", "expected", "got", "remedy")}
-            if isinstance(error, UnknownKeysError):
-                document["unknown"] = list(error.unknown)
-            print(json.dumps(document))
-        _err.print(f"[red]error[/red] {type(error).__name__}: ", end="")
-        _err.print(str(error), markup=False, highlight=False, soft_wrap=True)
-        raise typer.Exit(2) from None
-
-
-@contextmanager
 def _system(config_file: Path, as_json: bool, local: bool) -> Iterator[System]:
-    with _errors(as_json), connect(config.load(config_file), "local" if local else "ray") as system:
+    with errors(as_json), connect(config.load(config_file), "local" if local else "ray") as system:
         yield system
 
 
@@ -233,7 +215,7 @@ def _system(config_file: Path, as_json: bool, local: bool) -> Iterator[System]:
 def _bar(text: str) -> Iterator[Callable[..., None]]:
     # The caller gets a function (done, in all, text), the last two optional; the bar pulses until it is called.
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=_err, transient=True) as progress:
+    with Progress(*columns, console=err, transient=True) as progress:
         task = progress.add_task(text, total=None)
 
         def advance(done: int, total: int | None = None, now: str = text) -> None:
@@ -266,33 +248,15 @@ def _strategy(name: str) -> StrategyChoice:
     return name  # type: ignore[return-value]
 
 
-def _print(result: Any, as_json: bool, show: Callable[[], object]) -> None:
-    if as_json:
-        print(json.dumps(_finite(result), default=str))
-    else:
-        show()
-
-
-def _finite(value: Any) -> Any:
-    """Return plain data in which NaN and infinities, which JSON does not know, are null."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    return value
-
-
 def _facts(title: str, facts: dict[str, Any]) -> None:
-    _out.print(f"[bold]{title}[/bold]")
+    out.print(f"[bold]{title}[/bold]")
     for name, value in facts.items():
-        _out.print(f"  {name}: {value}", highlight=False)
+        out.print(f"  {name}: {value}", highlight=False)
 
 
 def _request(result: dict[str, Any]) -> None:
     took = result["seconds_to_applied"]
-    _out.print(
+    out.print(
         f"[bold]{result['request_id']}[/bold] {result['state']}: {result['keys']} key(s), "
         f"version {result['version_before']} -> {result['version_after']}"
         + (f", applied after {took:.2f} s" if took is not None else "")
@@ -302,21 +266,21 @@ def _request(result: dict[str, Any]) -> None:
         cells = (s["shard"], s["strategy"], s["rule"], s["revoked"], s["first_slice"], s["sample_visits"])
         table.add_row(*map(str, cells), f"{s['estimated_seconds']:.3f}", f"{s['measured_seconds']:.3f}")
     if result["shards"]:
-        _out.print(table)
+        out.print(table)
     if result["state"] == "RECEIVED":
-        _out.print("committed; `hybridmu run` fulfils it, or repeat the command with --wait")
+        out.print("committed; `hybridmu run` fulfils it, or repeat the command with --wait")
     if owed := [s["shard"] for s in result["shards"] if s["strategy"] != "retrain"]:
-        _out.print(f"approximate: shards {owed} owe an exact repair; --strategy retrain with the same ids makes it")
+        out.print(f"approximate: shards {owed} owe an exact repair; --strategy retrain with the same ids makes it")
     if result["already_forgotten"] or result["ignored_unknown"]:
-        _out.print(f"{result['already_forgotten']} forgotten before, {result['ignored_unknown']} unknown and ignored")
+        out.print(f"{result['already_forgotten']} forgotten before, {result['ignored_unknown']} unknown and ignored")
 
 
 def _status(result: dict[str, Any]) -> None:
-    _out.print(f"[bold]version {result['version']}[/bold], {result['voters']} voter(s)")
+    out.print(f"[bold]version {result['version']}[/bold], {result['voters']} voter(s)")
     owed = [s["shard"] for s in result["shards"] if s["owes_exact_repair"]]
-    _out.print(f"shards that owe an exact repair: {owed or 'none'}")
-    _out.print("requests: " + ", ".join(f"{state} {count}" for state, count in result["requests"].items()))
-    _out.print(f"replicas: {result['replicas'] or 'none'}; coordinator: {result['coordinator'] or 'none'}")
+    out.print(f"shards that owe an exact repair: {owed or 'none'}")
+    out.print("requests: " + ", ".join(f"{state} {count}" for state, count in result["requests"].items()))
+    out.print(f"replicas: {result['replicas'] or 'none'}; coordinator: {result['coordinator'] or 'none'}")
 
 
 def _short(value: float | None) -> str:
@@ -335,10 +299,10 @@ def _verified(result: dict[str, Any]) -> None:
         gap, ours, theirs = (s.get(name) for name in ("forget_loss_gap", "accuracy", "oracle_accuracy"))
         shown = [f"{x:.4f}" if x is not None else "" for x in (gap, ours, theirs)]
         table.add_row(str(s["shard"]), "exact" if s["exact"] else "approximate", str(s["bitwise_equal"]), *shown)
-    _out.print(table)
+    out.print(table)
     if foreign := [s["shard"] for s in result["shards"] if s["exact"] and not s["replayable"]]:
-        _out.print(f"shards {foreign} were made by other code, libraries, CPU or thread count: not replayable here")
-    _out.print(
+        out.print(f"shards {foreign} were made by other code, libraries, CPU or thread count: not replayable here")
+    out.print(
         f"version {result['version']}: {result['exact_shards']} exact shard(s), "
         f"{_claims(result)}; {result['approximate_shards']} approximate; "
         f"accuracy {_short(result['accuracy'])}, oracle {_short(result['oracle_accuracy'])}"

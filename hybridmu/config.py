@@ -5,7 +5,7 @@ Environment variables:
     HYBRIDMU_DATABASE_URL: replaces `database_url`.
     HYBRIDMU_CONFIG: configuration file of `serve run` when none is named.
     HYBRIDMU_DATA: folder of converted built-in datasets (default `~/.cache/hybridmu`).
-    Others may be named by `data.partition_key: env:NAME`.
+    Others may be named by `data.partition_key`, `keys.signing` and `keys.guard` as `env:NAME`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import hashlib
 import os
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlparse
+from urllib.parse import unquote, urlparse
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -118,7 +118,16 @@ class PolicySettings(_Frozen):
         workload_threshold: τ: retrain when the workload ratio ρ_s is at most this.
         time_ratio: κ: retrain when it takes at most κ times the update.
         light_seconds: Retrain when a shard takes at most this long, whatever an update would save.
-        deadline_seconds: Retrain whatever can be done this long after acceptance; null: no deadline.
+        deadline_seconds: How long after acceptance a request must be exact and purged, unless it names its own
+            deadline; null: no deadline. Whatever a retrain can do in time is retrained.
+        deadline_margin: Work starts when the time left is at most this many times its estimate.
+        batch_seconds: How long requests are collected before they are fulfilled together; 0: not at all.
+        batch_keys: Start earlier when so many ids and groups wait on shards that hang together.
+        retention_seconds: How long old versions are kept after a request is exact, before it is purged; never past
+            its deadline.
+        verify_share: Share of the certificates for which the touched shards are trained anew and compared bit for bit.
+        repair: When what an update changed is retrained exactly: `idle`, as soon as no request waits, or `deadline`,
+            only when the deadline of one of its requests comes near.
         quality_budget: Predicted forget-loss error a shard may owe before it must be retrained.
         approximate: Which update `auto` may choose.
         calibrate: Fit α by canary deletions after training (costs a few shard retrains).
@@ -135,6 +144,12 @@ class PolicySettings(_Frozen):
     time_ratio: float = Field(1.0, gt=0)
     light_seconds: float = Field(1.0, ge=0)
     deadline_seconds: float | None = Field(None, gt=0)
+    deadline_margin: float = Field(2.0, ge=1)
+    batch_seconds: float = Field(0.0, ge=0)
+    batch_keys: int = Field(10_000, ge=1)
+    retention_seconds: float = Field(0.0, ge=0)
+    verify_share: float = Field(0.1, ge=0, le=1)
+    repair: Literal["idle", "deadline"] = "idle"
     quality_budget: float = Field(0.1, ge=0)
     approximate: Literal["dpus", "dpus-optimised"] = "dpus-optimised"
     calibrate: bool = True
@@ -144,6 +159,31 @@ class PolicySettings(_Frozen):
     finetune_epochs: float = Field(2.0, gt=0)
     finetune_lr: float = Field(0.3, gt=0)
     max_attempts: int = Field(3, ge=1)
+
+
+class AdmissionSettings(_Frozen):
+    """What one caller may ask.
+
+    Attributes:
+        keys_per_request: Ids and groups in one request.
+        open_requests: Requests of one caller that are not served yet; null: no limit.
+        requests_per_minute: Requests of one caller in any 60 seconds; null: no limit.
+    """
+
+    keys_per_request: int = Field(100_000, ge=1)
+    open_requests: int | None = Field(10_000, ge=1)
+    requests_per_minute: int | None = Field(None, ge=1)
+
+
+class CheckpointSettings(_Frozen):
+    """What checkpoints may take; a deletion retrains from the last one that never saw its rows.
+
+    Attributes:
+        budget_bytes: Bytes of all checkpoints of the served version; beyond it those go whose loss costs least. The
+            live sub-models among them always stay. Null: all are kept.
+    """
+
+    budget_bytes: int | None = Field(None, ge=0)
 
 
 class ClusterSettings(_Frozen):
@@ -192,6 +232,34 @@ class ServingSettings(_Frozen):
     port: int = Field(8000, ge=1, le=65535)
 
 
+class KeySettings(_Frozen):
+    """Where the signing and the guard key are: never inside storage, so that a copy of storage holds no key.
+
+    Attributes:
+        folder: Local folder of the key files; null: beside a local storage folder, as `<storage>-keys`.
+        signing: Ed25519 key that signs certificates, instead of a file in the folder: `env:NAME` or `file:PATH`
+            (PEM, or 64 hex digits).
+        guard: Key of the HMACs of forgotten ids: `env:NAME` or `file:PATH` (64 hex digits a line, the newest last).
+    """
+
+    folder: str | None = None
+    signing: str | None = None
+    guard: str | None = None
+
+    @field_validator("folder")
+    @classmethod
+    def _whole(cls, folder: str | None) -> str | None:
+        return None if folder is None else str(Path(folder).expanduser().absolute())
+
+    @field_validator("signing", "guard")
+    @classmethod
+    def _named(cls, source: str | None) -> str | None:
+        kind, _, name = (source or "").partition(":")
+        if source is not None and (kind not in {"env", "file"} or not name):
+            raise ValueError("expected env:NAME or file:PATH")  # what is there instead may be the key itself
+        return f"file:{Path(name).expanduser().absolute()}" if kind == "file" else source
+
+
 class Settings(_Frozen):
     """The whole configuration. Build it with `load` or `Settings.parse`.
 
@@ -206,8 +274,11 @@ class Settings(_Frozen):
     sisa: SisaSettings = SisaSettings()
     optimizer: OptimizerSettings = OptimizerSettings()
     policy: PolicySettings = PolicySettings()
+    admission: AdmissionSettings = AdmissionSettings()
+    checkpoints: CheckpointSettings = CheckpointSettings()
     cluster: ClusterSettings = ClusterSettings()
     serving: ServingSettings = ServingSettings()
+    keys: KeySettings = KeySettings()
     storage_url: str
     database_url: str | None = None
 
@@ -250,6 +321,26 @@ class Settings(_Frozen):
                 remedy="set database_url, e.g. sqlite:////var/lib/hybridmu/ledger.sqlite3",
             )
         return f"sqlite:///{Path(parsed.path) / 'ledger.sqlite3'}"
+
+    @property
+    def keys_folder(self) -> Path:
+        """Return the folder of the key files.
+
+        Raises:
+            ConfigError: Storage is remote and no folder is named.
+        """
+        if self.keys.folder:
+            return Path(self.keys.folder)
+        parsed = urlparse(self.storage_url)
+        if parsed.scheme not in {"", "file"}:
+            raise ConfigError(
+                "a remote storage_url has no folder beside it for the keys",
+                expected="keys.folder: a local folder, or keys.signing and keys.guard",
+                got="keys.folder: null",
+                remedy="set keys.folder, e.g. /var/lib/hybridmu-keys, and keep a backup of it apart from storage",
+            )
+        storage = Path(unquote(parsed.path) if parsed.scheme else self.storage_url)
+        return storage.with_name(f"{storage.name}-keys")
 
     @property
     def threads(self) -> int:
@@ -331,6 +422,11 @@ def in_ray_job() -> bool:
 def default_config() -> str:
     """Return the configuration file that is used when none is named."""
     return os.environ.get("HYBRIDMU_CONFIG", "examples/mnist5k.yaml")
+
+
+def secret(variable: str) -> str | None:
+    """Return what an environment variable holds that the configuration names as a key's source."""
+    return os.environ.get(variable)
 
 
 def data_home() -> Path:

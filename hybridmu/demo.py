@@ -66,7 +66,7 @@ def run_demo(output: Path, console: Console) -> dict[str, Any]:
         step("reading MNIST-5k, starting Ray")
         with System(demo_settings(output)) as system:
             training = system.train(lambda snapshot: step(_training_text(snapshot), advance=False))
-            training["worker_seconds"] = sum(c.seconds for c in system.ledger.costs())
+            training["worker_seconds"] = sum(c.seconds for c in system.measurements.costs())
             step("trained")
             table = pq.read_table(system.settings.data.train, columns=["id", "user"])
             ids, users = table["id"].to_pylist(), table["user"].to_pylist()
@@ -183,13 +183,13 @@ def _accuracy(system: System) -> float:
 
 
 def _write(output: Path, report: dict[str, Any], system: System) -> None:
-    fitted = cost.fit(system.ledger.costs())
+    fitted = cost.fit(system.measurements.costs())
     outcomes = [entry for deletion in report["deletions"] for entry in deletion["shards"]]
     settings = system.settings
     rows = report["training"]["rows"]["train"] // (settings.sisa.shards * settings.sisa.slices)
     pictures = [
         plots.time_against_workload(outcomes, fitted),
-        plots.boundary(system.site.recipe.epochs, rows, fitted, policy_of(settings), system.ledger.calibration()),
+        plots.boundary(system.site.recipe.epochs, rows, fitted, policy_of(settings), system.measurements.calibration()),
         plots.gaps([entry for deletion in report["deletions"] for entry in deletion["verify"]["shards"]]),
     ]
     (output / "report.json").write_text(json.dumps(report, indent=1, default=str))

@@ -8,14 +8,19 @@
     ├── RequestError           a forget request is refused, nothing was changed
     │   ├── UnknownKeysError   ids or groups that no live row has
     │   ├── ConflictError      an idempotency key was reused with another payload
-    │   └── WouldEmptyError    the request would leave no row to train on
+    │   ├── WouldEmptyError    the request would leave no row to train on
+    │   └── AdmissionError     a caller asks for more than its limits allow
     ├── StateError             the system is not in the state the call needs
-    │   └── StorageMismatchError  storage belongs to another configuration
+    │   ├── StorageMismatchError  storage belongs to another configuration
+    │   └── DatabaseError      the database can't be reached, or broke off; nothing is half-written
     ├── LeaseLostError         another coordinator took over
+    ├── StorageError           storage can't be read or written
     ├── CorruptBlobError       stored bytes do not match their hash
+    ├── CertificateRefusedError  the evidence does not show what a certificate would say
     ├── StrategyUnavailableError  a forced strategy can't run here
     ├── DivergedError          training produced non-finite weights
     ├── ShardFailedError       a shard job failed after all its attempts
+    ├── PurgeError             something that must be gone was found
     └── ResourceError          the cluster is too small for the plan
 """
 
@@ -71,16 +76,17 @@ class UnknownKeysError(RequestError):
 
     Args:
         unknown: The keys as the caller wrote them, in the caller's order.
+        any_known: Whether the call named others that are known.
     """
 
-    def __init__(self, unknown: Sequence[str]) -> None:
+    def __init__(self, unknown: Sequence[str], *, any_known: bool = True) -> None:
         self.unknown = tuple(unknown)
         shown = ", ".join(self.unknown[:10]) + (f" … and {len(unknown) - 10} more" if len(unknown) > 10 else "")
         super().__init__(
-            f"{len(unknown)} id(s) or group(s) are unknown",
+            f"{len(unknown)} id(s) or group(s) are unknown" if any_known else "none of the ids and groups is known",
             expected="keys of rows in the train, validation or test table",
             got=shown,
-            remedy="correct the list, or pass --ignore-unknown to forget the known ones",
+            remedy="correct the list" + (", or pass --ignore-unknown to forget the known ones" if any_known else ""),
         )
 
 
@@ -92,6 +98,10 @@ class WouldEmptyError(RequestError):
     """The request would leave no row to train on."""
 
 
+class AdmissionError(RequestError):
+    """A caller asks for more than its limits allow; nothing was changed."""
+
+
 class StateError(HybridMUError):
     """The system is not in the state that the call needs."""
 
@@ -100,12 +110,24 @@ class StorageMismatchError(StateError):
     """Storage belongs to another configuration (other seed, model, data columns)."""
 
 
+class DatabaseError(StateError):
+    """The database can't be reached, is full or busy, or broke off; nothing is half-written, the call may be repeated."""
+
+
 class LeaseLostError(HybridMUError):
     """Another coordinator took over; this one must stop writing."""
 
 
+class StorageError(HybridMUError):
+    """Storage can't be read or written: full, read-only, forbidden, out of reach; nothing is half-written."""
+
+
 class CorruptBlobError(HybridMUError):
     """Stored bytes do not match the hash they are named by."""
+
+
+class CertificateRefusedError(HybridMUError):
+    """The evidence does not show what a certificate would say; none is made."""
 
 
 class StrategyUnavailableError(HybridMUError):
@@ -118,6 +140,10 @@ class DivergedError(HybridMUError):
 
 class ShardFailedError(HybridMUError):
     """A shard job failed after all its attempts."""
+
+
+class PurgeError(HybridMUError):
+    """Something that must be gone was found."""
 
 
 class ResourceError(HybridMUError):

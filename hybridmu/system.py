@@ -9,19 +9,26 @@ Example:
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import time
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Protocol
+
+from sqlalchemy.engine import Engine
 
 from hybridmu import config, datasets
 from hybridmu.config import Settings
 from hybridmu.core.strategies.dpus import unavailable
 from hybridmu.errors import (
+    AdmissionError,
+    DatabaseError,
     HybridMUError,
     LeaseLostError,
     RequestError,
@@ -30,18 +37,26 @@ from hybridmu.errors import (
     UnknownKeysError,
     WouldEmptyError,
 )
+from hybridmu.planning import cost
 from hybridmu.planning.planner import Pools
+from hybridmu.planning.upgrade import UpgradePlan
 from hybridmu.runtime import coordinator
 from hybridmu.runtime.coordinator import Coordinator, Snapshot
+from hybridmu.runtime.eviction import CheckpointKeeper
 from hybridmu.runtime.executor import LocalExecutor
 from hybridmu.runtime.removal import RemovalPlanner
 from hybridmu.runtime.site import Site
+from hybridmu.runtime.upgrade import upgrade_plan
 from hybridmu.runtime.verify import verify
 from hybridmu.serving.ensemble import Ensemble
+from hybridmu.store.controls import Controls
+from hybridmu.store.database import connect as connect_database
 from hybridmu.store.ingest import ingest
-from hybridmu.store.ledger import Ledger
+from hybridmu.store.lease import Lease
+from hybridmu.store.ledger import Ledger, Limits
+from hybridmu.store.lookup import Lookup
+from hybridmu.store.measurements import Measurements
 from hybridmu.store.registry import Registry
-from hybridmu.store.tables import connect as connect_database
 from hybridmu.types import (
     ForgetRequest,
     KeyKind,
@@ -49,11 +64,10 @@ from hybridmu.types import (
     RequestState,
     ResolvedKey,
     StrategyChoice,
-    Tombstone,
 )
 
 Watcher = Callable[[Snapshot], None]
-_FINAL = {RequestState.SERVED, RequestState.FAILED}
+_FINAL = {RequestState.SERVED, RequestState.PURGED, RequestState.FAILED, RequestState.CANCELLED}
 
 
 class Driver(Protocol):
@@ -105,6 +119,7 @@ class System:
             StateError: Another coordinator is at work on this storage.
         """
         started = time.perf_counter()
+        connect_database(self.settings.database, create=True).dispose()  # the other verbs make none
         # Reading the source happens here, before a cluster is started: bad input costs nothing.
         self.ledger.bind(self.settings.identity(), create=True, replace=not self.site.lake.exists)
         ingest(self.site.lake)
@@ -124,7 +139,7 @@ class System:
             "rows": {split: sum(map(sum, shards)) for split, shards in manifest.rows.items()},
             "classes": list(manifest.encoder.classes),
             "classes_inferred": manifest.classes_inferred,
-            "calibrated": bool(self.ledger.calibration().buckets),
+            "calibrated": bool(self.measurements.calibration().buckets),
             "seconds": time.perf_counter() - started,
         }
 
@@ -148,17 +163,21 @@ class System:
             The plan, every line explained; no shard when all was forgotten before.
         """
         self.ledger.bind(self.settings.identity(), create=False)
-        fresh, _, _, gone = self._resolve(ids, groups, ignore_unknown)
-        if fresh:
-            self._refuse_empty(fresh, gone)
-        later = [stone.seq for stones in gone.values() for stone in stones]
-        merged = {key.shard: list(gone.get(key.shard, [])) for key in fresh}
-        for seq, key in enumerate(fresh, start=max(later, default=0) + 1):
-            merged[key.shard].append(Tombstone(seq, key.kind, key.key, key.shard, key.slice, "planned"))
-        planner = RemovalPlanner(self.site, self.ledger, self.registry)
-        slack = self.settings.policy.deadline_seconds
-        revoked = {shard: {(str(x.kind), x.key) for x in stones} for shard, stones in {**gone, **merged}.items()}
-        return planner.plan(merged, strategy, _assumed_pools(self.settings), slack, self._warnings(fresh, revoked))
+        found, _, _ = self._resolve(ids, groups, ignore_unknown)
+        fresh = self.ledger.assess(found).fresh
+        self._refuse_empty(fresh)
+        extra: Counter[tuple[int, int]] = Counter()
+        for key, rows in fresh:
+            extra[key.shard, key.slice] += rows
+        planner = RemovalPlanner(self.site, self.ledger, self.measurements, self.registry)
+        return planner.plan(
+            {key.shard for key, _ in fresh},
+            strategy,
+            _assumed_pools(self.settings),
+            self.settings.policy.deadline_seconds,
+            warnings=self._warnings([key for key, _ in fresh]),
+            extra=extra,
+        )
 
     def forget(
         self,
@@ -167,6 +186,8 @@ class System:
         groups: Iterable[object] = (),
         strategy: StrategyChoice = "auto",
         key: str | None = None,
+        caller: str = "",
+        deadline_seconds: float | None = None,
         ignore_unknown: bool = False,
         wait: bool = False,
         watch: Watcher | None = None,
@@ -178,6 +199,8 @@ class System:
             groups: Groups: every row of these people, in all tables.
             strategy: `auto` lets the planner choose per shard.
             key: Idempotency key.
+            caller: Who asks; limits under `admission` count per caller.
+            deadline_seconds: How long from now until the request must be exact and purged; the policy's by default.
             ignore_unknown: Leave unknown keys out instead of refusing the request.
             wait: Follow the running coordinator, or become it, until the request is served.
             watch: Called with a snapshot after every step while waiting.
@@ -187,30 +210,116 @@ class System:
 
         Raises:
             RequestError: The request is empty, unknown, or would leave nothing to train on; nothing was changed.
+            AdmissionError: The caller's limits are reached; nothing was changed.
             StrategyUnavailableError: The strategy does not fit the optimizer; nothing was changed.
         """
         ids, groups = list(ids), list(groups)
         payload = [sorted(str(x) for x in ids), sorted(str(x) for x in groups)]
+        if deadline_seconds is not None and not 0 < deadline_seconds < float("inf"):
+            raise RequestError(
+                "the deadline is not in the future", expected="seconds above 0", got=str(deadline_seconds)
+            )
         if strategy in {"dpus", "dpus-optimised"} and (reason := unavailable(self.settings.optimizer.name)):
             raise StrategyUnavailableError(f"{strategy} can't run here", got=reason, remedy="ask for auto or retrain")
+        admission = self.settings.admission
+        if len(ids) + len(groups) > admission.keys_per_request:
+            raise AdmissionError(
+                "the request names too many ids and groups",
+                expected=f"at most {admission.keys_per_request}",
+                got=str(len(ids) + len(groups)),
+                remedy="split it, or raise admission.keys_per_request",
+            )
         self.ledger.bind(self.settings.identity(), create=False)
         request = self.ledger.find_repeat(key, payload, strategy)
         if request is None:
-            fresh, known, unknown, gone = self._resolve(ids, groups, ignore_unknown)
-            if fresh:
-                self._refuse_empty(fresh, gone)
+            found, purged, unknown = self._resolve(ids, groups, ignore_unknown)
+            self._refuse_empty(self.ledger.assess(found).fresh)
             request = self.ledger.accept(
-                fresh,
-                known=known,
+                found,
+                purged=purged,
                 strategy=strategy,
+                caller=caller,
+                limits=Limits(admission.open_requests, admission.requests_per_minute),
                 idempotency_key=key,
                 payload=payload,
-                deadline_seconds=self.settings.policy.deadline_seconds,
+                deadline_seconds=deadline_seconds or self.settings.policy.deadline_seconds,
                 ignored_unknown=len(unknown),
             )
         if wait:
             self.wait(request.request_id, watch)
         return self.report(request.request_id)
+
+    def cancel(self, request_id: str, caller: str = "") -> dict[str, Any]:
+        """Return the report of a request that was taken back: possible only until it is planned.
+
+        Args:
+            request_id: The request.
+            caller: Who takes it back, for the log.
+
+        Raises:
+            StateError: It is past RECEIVED, or another request or caller relies on it.
+        """
+        self.ledger.bind(self.settings.identity(), create=False)
+        self.ledger.cancel(request_id, caller)
+        return self.report(request_id)
+
+    def requests(self, states: Iterable[RequestState] = (), caller: str | None = None) -> list[dict[str, Any]]:
+        """Return requests in the order in which they were accepted, as JSON-able data.
+
+        Args:
+            states: Only those in one of these states.
+            caller: Only those of this caller.
+        """
+        self.ledger.bind(self.settings.identity(), create=False)
+        return [{**asdict(r), "state": str(r.state)} for r in self.ledger.requests(states, caller)]
+
+    def pause(self, reason: str, caller: str = "") -> dict[str, Any]:
+        """Return the pause: requests are accepted from now on, but not claimed; what runs is finished.
+
+        An exact repair whose deadline comes near is made all the same.
+
+        Args:
+            reason: Why.
+            caller: Who asks for it.
+        """
+        self.ledger.bind(self.settings.identity(), create=False)
+        return asdict(self.controls.pause(reason, caller))
+
+    def resume(self) -> None:
+        """Claim requests again."""
+        self.ledger.bind(self.settings.identity(), create=False)
+        self.controls.resume()
+
+    def hold(self, reason: str, request_id: str | None = None, caller: str = "") -> dict[str, Any]:
+        """Return a new legal hold: what it covers is forgotten by the model, but not purged until the hold is lifted.
+
+        Args:
+            reason: Why.
+            request_id: What it covers; None: every request.
+            caller: Who places it.
+
+        Raises:
+            StateError: There is no such request, or it is purged already.
+        """
+        self.ledger.bind(self.settings.identity(), create=False)
+        return asdict(self.controls.hold(request_id, reason, caller))
+
+    def lift(self, number: int) -> None:
+        """End a legal hold.
+
+        Args:
+            number: Of the hold.
+
+        Raises:
+            StateError: There is no such hold.
+        """
+        self.ledger.bind(self.settings.identity(), create=False)
+        self.controls.lift(number)
+
+    def holds(self) -> list[dict[str, Any]]:
+        """Return the legal holds that are not lifted."""
+        self.ledger.bind(self.settings.identity(), create=False)
+        return [asdict(hold) for hold in self.controls.holds()]
 
     def wait(self, request_id: str, watch: Watcher | None = None) -> ForgetRequest:
         """Follow the running coordinator, or become it, until a request is served.
@@ -223,10 +332,11 @@ class System:
             The request in its final state.
 
         Raises:
+            StateError: The request was cancelled.
             HybridMUError: The request failed.
         """
         while (request := self.ledger.request(request_id)).state not in _FINAL:
-            if self._driver is None and self.ledger.lease_holder() is not None:
+            if self._driver is None and self.lease.holder() is not None:
                 time.sleep(0.1)
                 continue
             try:
@@ -237,32 +347,43 @@ class System:
                 watch(snapshot)
         if request.state is RequestState.FAILED:
             raise HybridMUError(
-                f"request {request_id} failed", got=request.reason or "", remedy="its rows stay revoked; see the reason"
+                f"request {request_id} failed",
+                got=request.reason or "",
+                remedy="its rows stay revoked; see the reason, then ask for the same again, under another key",
             )
+        if request.state is RequestState.CANCELLED:
+            raise StateError(f"request {request_id} was cancelled", remedy="ask again, under another key")
         return request
 
     def run(self, *, until_idle: bool = False, watch: Watcher | None = None) -> Snapshot:
         """Be the coordinator until interrupted, or until no request is open.
 
         Args:
-            until_idle: Return when every request is served.
+            until_idle: Return when every request is served and no exact repair is under way.
             watch: Called with a snapshot after every step.
 
         Returns:
             The last snapshot.
         """
+        self.ledger.bind(self.settings.identity(), create=False)  # before a cluster is started
         while True:
             snapshot = self._step(0.5)
             if watch:
                 watch(snapshot)
-            if until_idle and snapshot.open_requests == 0:
+            if until_idle and snapshot.open_requests == snapshot.jobs_total == 0:
                 return snapshot
 
     def report(self, request_id: str) -> dict[str, Any]:
-        """Return one request as JSON-able data, plan against actual per shard included."""
+        """Return one request as JSON-able data, with its times and plan against actual per round and shard.
+
+        `seconds_to_applied` is when the approximate or the exact removal was published, `seconds_to_exact` when every
+        shard was exact; `owes_exact_repair` lists the shards that are not yet, and `repair` says when they will be.
+        """
+        self.ledger.bind(self.settings.identity(), create=False)
         request = self.ledger.request(request_id)
         shards = [
             {
+                "round": row["round_id"],
                 "shard": row["shard"],
                 "strategy": row["strategy"],
                 "rule": row["rule"],
@@ -274,19 +395,22 @@ class System:
                 "estimated_seconds": row["estimated_seconds"],
                 "measured_seconds": row["measured_seconds"],
             }
-            for row in self.ledger.outcomes(request_id)
+            for row in self.measurements.outcomes(request_id)
         ]
-        applied = request.applied_at
+        moments = {
+            name: getattr(request, f"{name}_at") for name in ("deadline", "applied", "served", "exact", "purged")
+        }
         return {
             **asdict(request),
             "state": str(request.state),
-            "seconds_to_applied": applied - request.received_at if applied else None,
-            "seconds_to_served": request.served_at - request.received_at if request.served_at else None,
+            **{f"seconds_to_{name}": at - request.received_at if at else None for name, at in moments.items()},
+            "owes_exact_repair": self._owed(request),
+            "repair": self.settings.policy.repair,
             "shards": shards,
         }
 
     def status(self) -> dict[str, Any]:
-        """Return where the system stands: version, shards, requests, replicas, cost model."""
+        """Return where the system stands: version, shards and what they owe, requests, pause and holds, replicas."""
         self.ledger.bind(self.settings.identity(), create=False)
         version = self.registry.version()
         requests = self.ledger.requests()
@@ -303,10 +427,15 @@ class System:
                 }
                 for sub in version.shards
             ],
+            "debts": [
+                {"shard": shard, "deadline_at": deadline} for shard, deadline in sorted(self.registry.debts().items())
+            ],
+            "pause": asdict(paused) if (paused := self.controls.paused()) else None,
+            "holds": self.holds(),
             "requests": {str(s): sum(r.state is s for r in requests) for s in RequestState},
             "last_requests": [{**asdict(r), "state": str(r.state)} for r in requests[-10:]],
             "replicas": self.registry.replicas(),
-            "coordinator": self.ledger.lease_holder(),
+            "coordinator": self.lease.holder(),
         }
 
     def verify(
@@ -324,6 +453,60 @@ class System:
         processes = max(1, min(os.cpu_count() or 1, 8) // self.settings.threads)
         return verify(self.settings, shards, processes, watch)
 
+    def checkpoints(self, *, apply: bool = False) -> dict[str, Any]:
+        """Return which checkpoints go to keep the budget, and what the next deletion costs before and after.
+
+        Args:
+            apply: Delete them; without it nothing is changed. A running coordinator does so after every publish.
+
+        Returns:
+            JSON-able plan, with seconds by the cost model and the plan in sentences.
+
+        Raises:
+            StateError: Another coordinator is at work on this storage.
+        """
+        self.ledger.bind(self.settings.identity(), create=False)
+        keeper = CheckpointKeeper(self.site, self.ledger, self.registry)
+        plan = keeper.plan()
+        if apply and plan.evicted:
+            self.close()  # a coordinator of our own has no job at work now
+            token = self.lease.acquire(self._holder(), coordinator.LEASE_SECONDS)
+            if token is None:
+                raise StateError(
+                    "another coordinator is at work on this storage",
+                    got=str(self.lease.holder()),
+                    remedy="it keeps its own checkpoints.budget_bytes after every publish; stop it to do so by hand",
+                )
+            try:
+                plan = keeper.plan()
+                keeper.apply(plan)
+            finally:
+                self.lease.release(token)
+        fitted = cost.fit(self.measurements.costs())
+        before, after = (fitted.estimate("retrain", round(v), 0) for v in (plan.visits_before, plan.visits_after))
+        return {
+            **asdict(plan),
+            "fits": plan.fits,
+            "seconds_before": before.seconds,
+            "seconds_after": after.seconds,
+            "applied": apply,
+            "explanation": plan.explain(),
+        }
+
+    def upgrade(self, versions: Mapping[str, str] | None = None) -> UpgradePlan:
+        """Show what other libraries, or those of this very process, cost in lost checkpoints; changes nothing.
+
+        Args:
+            versions: Package → version after the upgrade. Left out: storage is compared with what is installed here,
+                so that the new environment can be asked.
+
+        Returns:
+            The plan, with a sentence for every figure.
+        """
+        self.ledger.bind(self.settings.identity(), create=False)
+        keeper = CheckpointKeeper(self.site, self.ledger, self.registry)
+        return upgrade_plan(keeper, self.measurements, versions or {})
+
     def predict(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Return predictions of rows, offline, by the served version; the same answer as the HTTP endpoint."""
         self.ledger.bind(self.settings.identity(), create=False)
@@ -332,9 +515,9 @@ class System:
 
     def close(self) -> None:
         """Release the lease and stop what this object started."""
-        if self._driver is not None:
-            self._driver.close()
-            self._driver = None
+        driver, self._driver = self._driver, None
+        if driver is not None:
+            driver.close()
 
     def __enter__(self) -> System:
         return self
@@ -344,21 +527,34 @@ class System:
 
     # ------------------------------------------------------------------ helpers
 
-    @property
+    @cached_property
     def ledger(self) -> Ledger:
         """Return the ledger."""
-        return self._stores()[0]
+        return Ledger(self._engine)
 
-    @property
+    @cached_property
     def registry(self) -> Registry:
         """Return the registry of versions."""
-        return self._stores()[1]
+        return Registry(self._engine)
 
-    def _stores(self) -> tuple[Ledger, Registry]:
-        if not hasattr(self, "_opened"):
-            engine = connect_database(self.settings.database)
-            self._opened = (Ledger(engine), Registry(engine))
-        return self._opened
+    @cached_property
+    def lease(self) -> Lease:
+        """Return the coordinator's lease."""
+        return Lease(self._engine)
+
+    @cached_property
+    def measurements(self) -> Measurements:
+        """Return costs, calibration, and plan against actual."""
+        return Measurements(self._engine)
+
+    @cached_property
+    def controls(self) -> Controls:
+        """Return pause and legal holds."""
+        return Controls(self._engine)
+
+    @cached_property
+    def _engine(self) -> Engine:
+        return connect_database(self.settings.database)
 
     def _acquire(self) -> Driver:
         """Return the coordinator, becoming it first if need be.
@@ -367,7 +563,7 @@ class System:
             StateError: Another one is at work.
         """
         if self._driver is None:
-            holder = f"{socket.gethostname()}/{os.getpid()}/{uuid.uuid4().hex[:6]}"
+            holder = self._holder()
             if self.executor == "local":
                 driver: Driver = Coordinator(self.settings, LocalExecutor(self.settings), holder)
             else:
@@ -382,11 +578,15 @@ class System:
                 driver.close()
                 raise StateError(
                     "another coordinator is at work on this storage",
-                    got=str(self.ledger.lease_holder()),
+                    got=str(self.lease.holder()),
                     remedy="use `forget` (it follows that one), or stop it first",
                 )
             self._driver = driver
         return self._driver
+
+    @staticmethod
+    def _holder() -> str:
+        return f"{socket.gethostname()}/{os.getpid()}/{uuid.uuid4().hex[:6]}"
 
     def _step(self, wait_seconds: float) -> Snapshot:
         # A coordinator that died or lost its lease is let go.
@@ -394,45 +594,59 @@ class System:
         try:
             return driver.step(wait_seconds)
         except (LeaseLostError, StateError):
-            self.close()
+            with contextlib.suppress(DatabaseError):  # a lease that can't be given back runs out
+                self.close()
             raise
+
+    def _owed(self, request: ForgetRequest) -> list[int]:
+        """Return the shards whose exact removal an applied request still waits for."""
+        if request.applied_at is None or request.exact_at is not None:
+            return []
+        exact = {sub.shard: sub.exact_upto for sub in self.registry.version().shards}
+        needs = self.ledger.shards_of([request.request_id])[request.request_id]
+        return sorted(shard for shard, upto in needs.items() if exact[shard] < upto)
 
     def _lacks_calibration(self) -> bool:
         policy = self.settings.policy
         wanted = policy.calibrate and policy.strategy != "retrain" and self.settings.optimizer.name == "sgd"
-        return wanted and not self.ledger.calibration().buckets and not self.ledger.tombstones()
+        return wanted and not self.measurements.calibration().buckets and not self.ledger.tombstones()
 
     def _resolve(
         self, ids: Iterable[object], groups: Iterable[object], ignore_unknown: bool
-    ) -> tuple[list[ResolvedKey], list[ResolvedKey], list[str], dict[int, list[Tombstone]]]:
+    ) -> tuple[list[ResolvedKey], list[bytes], list[str]]:
+        """Return (keys with rows in the lake, HMACs of keys that were purged before, unknown keys).
+
+        Raises:
+            RequestError: Nothing is asked.
+            UnknownKeysError: A key is unknown, and may not be or none is known.
+        """
         kinds: list[tuple[KeyKind, object]] = [*(("id", x) for x in ids), *(("group", x) for x in groups)]
         if not kinds:
             raise RequestError("the request is empty", expected="at least one id or group")
-        gone = self.ledger.tombstones()
-        revoked = {shard: {(str(x.kind), x.key) for x in stones} for shard, stones in gone.items()}
-        fresh, known, unknown = self.site.lake.resolve(kinds, revoked)
-        if unknown and not ignore_unknown:
-            raise UnknownKeysError(unknown)
-        if not fresh and not known:
-            raise UnknownKeysError(unknown)
-        return fresh, known, unknown, gone
+        found, missing = Lookup(self.site.lake).find(kinds)
+        purged: list[bytes] = []
+        unknown = [key.text for key in missing]
+        if (unknown and not ignore_unknown) or not (found or purged):
+            raise UnknownKeysError(unknown, any_known=bool(found or purged))
+        return found, purged, unknown
 
-    def _refuse_empty(self, fresh: Sequence[ResolvedKey], gone: dict[int, list[Tombstone]]) -> None:
-        touched = {key.shard for key in fresh}
-        for shard in range(self.settings.sisa.shards):
-            dead = {(str(x.kind), x.key) for x in gone.get(shard, [])}
-            if shard in touched:
-                dead |= {(str(key.kind), key.key) for key in fresh if key.shard == shard}
-            if sum(self.site.lake.counts("train", shard, dead)[0]):
-                return
-        raise WouldEmptyError(
-            "this request would leave no row to train on",
-            expected="at least one live training row",
-            remedy="to forget everything, stop serving and delete the storage folder and its database",
-        )
+    def _refuse_empty(self, fresh: Sequence[tuple[ResolvedKey, int]]) -> None:
+        ingested = sum(map(sum, self.site.lake.manifest.rows["train"]))
+        revoked = sum(sum(slice_[:2]) for shard in self.ledger.counts().values() for slice_ in shard.values())
+        if fresh and ingested - revoked <= sum(rows for _, rows in fresh):
+            raise WouldEmptyError(
+                "this request would leave no row to train on",
+                expected="at least one live training row",
+                remedy="to forget everything, run `hybridmu decommission`",
+            )
 
-    def _warnings(self, fresh: Sequence[ResolvedKey], revoked: dict[int, set[tuple[str, bytes]]]) -> list[str]:
-        twins = self.site.lake.twins(fresh, revoked) if fresh else 0
+    def _warnings(self, fresh: Sequence[ResolvedKey]) -> list[str]:
+        if not fresh:
+            return []
+        revoked = {shard: {(str(x.kind), x.key) for x in stones} for shard, stones in self.ledger.tombstones().items()}
+        for key in fresh:
+            revoked.setdefault(key.shard, set()).add((str(key.kind), key.key))
+        twins = self.site.lake.twins(fresh, revoked)
         if not twins:
             return []
         return [

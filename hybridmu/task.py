@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import ast
-import contextlib
 import hashlib
 import importlib
 import importlib.metadata
 import importlib.util
+import re
 import site
 import sys
 import sysconfig
@@ -170,7 +170,7 @@ def make_task(name: str, options: Mapping[str, Any]) -> Task:
     return task
 
 
-def code_digest(task: Task) -> str:
+def code_digest(task: Task, versions: Mapping[str, str] | None = None) -> str:
     """Hash the source of a task and of everything it imports; of installed packages, the versions.
 
     Part of every lineage key: weights made by other code are never reused. Built-in tasks hash this
@@ -178,6 +178,7 @@ def code_digest(task: Task) -> str:
 
     Args:
         task: An instance of the task.
+        versions: Package → version to assume in place of the installed one; names as `installed_version` knows them.
 
     Returns:
         Hex digest over the sorted (module, source) pairs.
@@ -185,7 +186,7 @@ def code_digest(task: Task) -> str:
     package = Path(__file__).parent
     files = [package / "task.py", *package.glob("core/**/*.py")]
     sources = {f"hybridmu/{file.relative_to(package)}": file.read_bytes() for file in files}
-    _collect(type(task).__module__, sources)
+    _collect(type(task).__module__, sources, versions or {})
     own = getattr(sys.modules.get(type(task).__module__), "__file__", None)
     if own:  # even where it is installed: an edited file keeps its package's version
         sources["task"] = Path(own).read_bytes()
@@ -195,21 +196,41 @@ def code_digest(task: Task) -> str:
     return digest.hexdigest()
 
 
-def _collect(module: str, found: dict[str, bytes]) -> None:
+def normal_name(package: str) -> str:
+    """Return a package's name as registries compare it: `Scikit_Learn` is `scikit-learn`."""
+    return re.sub(r"[-_.]+", "-", package).lower()
+
+
+def installed_version(package: str) -> str | None:
+    """Return the version of an installed package; None when there is no such package."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _packages(module: str) -> list[str]:
+    """Return the packages that an importable name comes from: `sklearn` is from scikit-learn."""
+    if installed_version(module) is not None:
+        return [module]
+    return sorted(set(importlib.metadata.packages_distributions().get(module, [])))
+
+
+def _collect(module: str, found: dict[str, bytes], versions: Mapping[str, str]) -> None:
     """Add a module's source and, through its import statements, all it reaches; of installed packages, the version."""
     if module.split(".")[0] in {"hybridmu", *sys.stdlib_module_names} - {"__main__"} or module in found:
         return
     if parent := module.rpartition(".")[0]:
-        _collect(parent, found)  # importing a module runs the packages around it
+        _collect(parent, found, versions)  # importing a module runs the packages around it
     loaded = sys.modules.get(module)
     file = getattr(loaded, "__file__", None)
     if file is None:
         spec = importlib.util.find_spec(module) if module != "__main__" else None
         file = spec.origin if spec else None
     if file and _installed(Path(file)):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            name = module.split(".")[0]
-            found[f"{name}=={importlib.metadata.version(name)}"] = b""
+        for package in _packages(module.split(".")[0]):
+            name = normal_name(package)
+            found[f"{name}=={versions.get(name) or installed_version(package)}"] = b""
         return
     if not file or not file.endswith(".py"):
         return
@@ -228,7 +249,7 @@ def _collect(module: str, found: dict[str, bytes]) -> None:
             names = [base, *(f"{base}.{alias.name}" for alias in node.names)]
         for name in names:
             try:
-                _collect(name, found)
+                _collect(name, found, versions)
             except (ImportError, ValueError):
                 continue
 

@@ -5,23 +5,27 @@ Slices are numbered 1..R as in the literature; a tuple indexed by slice holds sl
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Collection
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
 
 KeyKind = Literal["id", "group"]
 StrategyName = Literal["retrain", "dpus", "dpus-optimised"]
+Errand = Literal["calibrate", "prove", "purge", "purge-index"]  # jobs that change no weights
 StrategyChoice = Literal["auto", "retrain", "dpus", "dpus-optimised"]
 
 
 class RequestState(StrEnum):
-    """Life of a request; it only moves to the right, FAILED aside."""
+    """Life of a request; it only moves forward, FAILED and CANCELLED aside."""
 
     RECEIVED = "RECEIVED"
     PLANNED = "PLANNED"
     APPLIED = "APPLIED"
     SERVED = "SERVED"
+    PURGED = "PURGED"
     FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +39,7 @@ class Tombstone:
         shard: Shard that holds the rows.
         slice: Slice that holds the rows.
         request_id: The request that brought it.
+        rows: Training rows that no earlier tombstone had revoked.
     """
 
     seq: int
@@ -43,6 +48,22 @@ class Tombstone:
     shard: int
     slice: int
     request_id: str
+    rows: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class RowKey:
+    """The keys of one row in the lake.
+
+    Attributes:
+        id: Digest of its id.
+        group: Digest of its group; None where it has none.
+        training: Whether it lies in the training table.
+    """
+
+    id: bytes
+    group: bytes | None = None
+    training: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,32 +75,60 @@ class ResolvedKey:
         key: 16-byte digest.
         shard: Shard that holds the rows.
         slice: Their slice.
-        rows: How many of them are not revoked yet.
-        carriers: Digests of every id and group on these rows: what may have revoked them before.
+        rows: Every row that carries the key, revoked ones included.
+        mac: HMAC of the raw id or group, for the guard.
+        mac_key: Which guard key made it.
     """
 
     kind: KeyKind
     key: bytes
     shard: int
     slice: int
-    rows: int
-    carriers: tuple[bytes, ...] = ()
+    rows: tuple[RowKey, ...]
+    mac: bytes = b""
+    mac_key: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class ForgetRequest:
-    """One deletion request as the ledger knows it. Times are seconds since the epoch, UTC."""
+    """One deletion request as the ledger knows it. Times are seconds since the epoch, UTC.
+
+    Attributes:
+        request_id: Its name.
+        state: How far it is.
+        strategy: What the caller asked for.
+        keys: Ids and groups that it revoked.
+        received_at: When it was committed.
+        caller: Who asked.
+        deadline_at: When it must be exact and purged.
+        applied_at: When a version without the rows was published.
+        served_at: When no replica answered with an older version any more.
+        exact_at: When every touched shard equalled a training without the rows.
+        purged_at: When no file held the rows any more.
+        version_before: What was served when it was planned.
+        version_after: The first version without the rows.
+        version_exact: The first version that is exact for it.
+        certificate: Number of its certificate.
+        reason: Why it failed.
+        already_forgotten: Keys of the call that were revoked before.
+        ignored_unknown: Keys of the call that do not exist and were ignored.
+    """
 
     request_id: str
     state: RequestState
     strategy: StrategyChoice
     keys: int
     received_at: float
+    caller: str = ""
     deadline_at: float | None = None
     applied_at: float | None = None
     served_at: float | None = None
+    exact_at: float | None = None
+    purged_at: float | None = None
     version_before: int | None = None
     version_after: int | None = None
+    version_exact: int | None = None
+    certificate: int | None = None
     reason: str | None = None
     already_forgotten: int = 0
     ignored_unknown: int = 0
@@ -195,7 +244,8 @@ class ShardJob:
     Attributes:
         job_id: Names this attempt; an outcome carries it back.
         shard: Shard number.
-        strategy: What to run; `calibrate` fits α by canary deletions and changes nothing.
+        strategy: What to run: a strategy that makes weights, or an errand: `calibrate` fits α by canary deletions,
+            `prove` makes evidence, `purge` and `purge-index` remove rows and old files.
         tombstones: (kind, key) of every deletion in this shard that the result must not contain.
         upto: Highest tombstone seq covered; becomes the sub-model's watermark.
         trajectory: Blobs of the last exact run's checkpoints, slice 1 first; only an update reads them.
@@ -203,11 +253,16 @@ class ShardJob:
         alpha: Step of the subtraction.
         fresh: (kind, key) that an update subtracts: the current sub-model still contains them.
         removed: (kind, key) that the current sub-model contains no more.
+        stones: Of a `prove`: the shard's tombstones that are out exactly and not purged.
+        history: Of a `prove`: the shard's sub-models, oldest first.
+        requests: Of a `prove`: requests that need evidence of this shard.
+        keep: Of a `purge`: blobs and lineage keys that the served version stands on.
+        content: Of a `purge-index`: content digests of the training rows.
     """
 
     job_id: str
     shard: int
-    strategy: StrategyName | Literal["calibrate"]
+    strategy: StrategyName | Errand
     tombstones: tuple[tuple[KeyKind, bytes], ...] = ()
     upto: int = 0
     trajectory: tuple[str, ...] = ()
@@ -215,6 +270,74 @@ class ShardJob:
     alpha: float = 0.0
     fresh: tuple[tuple[KeyKind, bytes], ...] = ()
     removed: tuple[tuple[KeyKind, bytes], ...] = ()
+    stones: tuple[Tombstone, ...] = ()
+    history: tuple[PastSubModel, ...] = ()
+    requests: tuple[RequestNeed, ...] = ()
+    keep: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
+    content: tuple[bytes, ...] = ()
+
+    @property
+    def central(self) -> bool:
+        """Return whether an updater does it, and not the shard's own worker."""
+        return self.strategy in {"dpus", "dpus-optimised", "purge-index"}
+
+    @property
+    def method(self) -> str:
+        """Return the name of the worker's method."""
+        return {"dpus": "update", "dpus-optimised": "update", "purge-index": "purge_index"}.get(
+            self.strategy, self.strategy
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class RequestNeed:
+    """What a request waits for on one shard: tombstones up to this number."""
+
+    request_id: str
+    upto: int
+
+
+@dataclass(frozen=True, slots=True)
+class PastSubModel:
+    """A shard's sub-model, the version that brought it, and the strategy that made it."""
+
+    version: int
+    strategy: StrategyName
+    sub: SubModel
+
+
+@dataclass(frozen=True, slots=True)
+class ProofOutcome:
+    """What a `prove` job found.
+
+    Attributes:
+        job_id: The job's.
+        shard: Shard number.
+        evidence: (request, JSON of its `ShardEvidence`).
+        survey: JSON of what the purge of the shard will remove.
+    """
+
+    job_id: str
+    shard: int
+    evidence: tuple[tuple[str, str], ...]
+    survey: str
+
+
+@dataclass(frozen=True, slots=True)
+class PurgeOutcome:
+    """What a `purge` or `purge-index` job removed.
+
+    Attributes:
+        job_id: The job's.
+        shard: Shard number.
+        tables: Tables or index files that were rewritten.
+        files: Blobs, lineage entries and temporary files that were deleted.
+    """
+
+    job_id: str
+    shard: int
+    tables: int
+    files: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +357,7 @@ class ShardOutcome:
         seconds: Wall time on the worker, I/O included.
         slices: Every checkpoint of an exact run, reused ones with 0 visits; empty for an update.
         checkpoints_read: Checkpoints loaded.
+        head: Of an exact run: hash of the code, libraries, hyper-parameters and machine that made it.
     """
 
     job_id: str
@@ -248,6 +372,7 @@ class ShardOutcome:
     seconds: float
     slices: tuple[SliceRecord, ...] = ()
     checkpoints_read: int = 0
+    head: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,6 +398,7 @@ class SubModel:
         exact_upto: Tombstones with seq ≤ this were out in the last exact run.
         checkpoints: Those of the last exact run that were there when it ended, in slice order.
         error_spent: Predicted error of approximate removals since the last exact run.
+        head: Hash of the code, libraries, hyper-parameters and machine of the last exact run.
     """
 
     shard: int
@@ -282,6 +408,7 @@ class SubModel:
     exact_upto: int
     checkpoints: tuple[SliceRecord, ...]
     error_spent: float = 0.0
+    head: str | None = None
 
     def trajectory(self, slices: int) -> tuple[str, ...]:
         """Return the blobs of the last exact run, slice 1 first; empty unless all of them are known."""
@@ -319,6 +446,7 @@ class CalibrationBucket:
         error: Spread of the forget-loss gap against the exact oracle at that step, plus accuracy lost.
         accuracy_change: Sub-model accuracy minus the oracle's on rows never trained on, in [−1, 1].
         canaries: How many rows it rests on.
+        keys: Digests of their ids and groups: the revocation of one spoils the fit.
     """
 
     strategy: StrategyName
@@ -328,14 +456,24 @@ class CalibrationBucket:
     error: float
     accuracy_change: float
     canaries: int = 0
+    keys: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """All buckets, and which keys served as canaries (their revocation spoils the fit)."""
+    """All buckets."""
 
     buckets: tuple[CalibrationBucket, ...] = ()
-    canaries: tuple[bytes, ...] = field(default=())
+
+    @property
+    def keys(self) -> frozenset[bytes]:
+        """Return the digests of every canary of every bucket."""
+        return frozenset(key for bucket in self.buckets for key in bucket.keys)
+
+    def without(self, revoked: Collection[bytes]) -> Calibration:
+        """Return the buckets none of whose canaries is revoked."""
+        gone = frozenset(revoked)
+        return Calibration(tuple(bucket for bucket in self.buckets if gone.isdisjoint(bucket.keys)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -348,6 +486,7 @@ class CalibrationCurve:
     gaps: tuple[float, ...]
     accuracy_changes: tuple[float, ...]
     canaries: int
+    keys: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -357,7 +496,6 @@ class CalibrationOutcome:
     job_id: str
     shard: int
     curves: tuple[CalibrationCurve, ...]
-    canaries: tuple[bytes, ...]
 
 
-JobResult = ShardOutcome | ShardFailure | CalibrationOutcome
+JobResult = ShardOutcome | ShardFailure | CalibrationOutcome | ProofOutcome | PurgeOutcome

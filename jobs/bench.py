@@ -33,6 +33,7 @@ from hybridmu.core.rows import Rows
 from hybridmu.core.strategies import Context, get
 from hybridmu.core.training import batch_bounds
 from hybridmu.runtime.verify import test_rows
+from hybridmu.store.lookup import Lookup
 from hybridmu.system import System
 
 _SHARES = (0.01, 0.05, 0.1)
@@ -130,7 +131,7 @@ def bench_peers(seeds: int, epochs: int) -> dict[str, Any]:
         random = np.random.default_rng(0)
         by_slice = {s: [] for s in range(1, 6)}  # type: dict[int, list[int]]
         for row in random.permutation(single).tolist()[:2000]:
-            by_slice[system.site.lake.resolve([("id", row)], {})[0][0].slice].append(row)
+            by_slice[Lookup(system.site.lake).find([("id", row)])[0][0].slice].append(row)
         seconds: dict[str, list[float]] = {name: [] for name in PEER_SECONDS}
         worker: dict[str, list[float]] = {name: [] for name in PEER_SECONDS}
 
@@ -235,7 +236,7 @@ def _compare(system: System, share: float, seed: int) -> dict[str, float]:
         mask[random.choice(len(rows), max(1, round(share * len(rows))), replace=False)] = True
         revoked = rows.where(mask)
         first = int(revoked.slice[0])
-        bucket = lookup(system.ledger.calibration(), "dpus-optimised", first, len(revoked) / len(rows))
+        bucket = lookup(system.measurements.calibration(), "dpus-optimised", first, len(revoked) / len(rows))
         assert bucket is not None
         assert sub.blob is not None
         blobs = [record.blob for record in sub.checkpoints]

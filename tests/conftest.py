@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 import hybridmu
-from tests import support
+from tests import postgres, support
 
 settings.register_profile(
     "repeatable",
@@ -54,3 +54,20 @@ def local_system(tmp_path: Path) -> Iterator[Callable[..., hybridmu.System]]:
     """`local_system(**overrides)`: a system in this process over `tmp_path`, closed at the end of the test."""
     with ExitStack() as stack:
         yield lambda **overrides: stack.enter_context(support.local_system(tmp_path, **overrides))
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[postgres.Server]:
+    """A PostgreSQL server, started by the first test that asks for it."""
+    with postgres.running() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The URL of an empty database, on both kinds; the tables are made by whoever trains."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'deep' / 'ledger.sqlite3'}"
+    else:
+        with request.getfixturevalue("postgresql").database() as url:
+            yield url

@@ -12,10 +12,10 @@ from sqlalchemy import Engine, Table
 
 import hybridmu
 from hybridmu.config import Settings
-from hybridmu.store.blobs import Storage
 from hybridmu.store.ingest import ingest
 from hybridmu.store.lake import Lake
-from hybridmu.types import KeyKind, ResolvedKey, ShardStats
+from hybridmu.store.storage import Storage
+from hybridmu.types import KeyKind, ResolvedKey, RowKey, ShardStats
 
 
 def table(
@@ -121,7 +121,9 @@ def lake_rows(lake: Lake, split: str = "train") -> list[dict[str, Any]]:
 
 def key(number: int, shard: int = 0, slice_: int = 1, kind: KeyKind = "id") -> ResolvedKey:
     """Return a key for the ledger that nobody had to look up."""
-    return ResolvedKey(kind, number.to_bytes(16, "big"), shard, slice_, 1)
+    digest = number.to_bytes(16, "big")
+    row = RowKey(digest) if kind == "id" else RowKey(bytes([255]) * 8 + number.to_bytes(8, "big"), digest)
+    return ResolvedKey(kind, digest, shard, slice_, (row,))
 
 
 def rows_of(engine: Engine, table: Table) -> list[Any]:

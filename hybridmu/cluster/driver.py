@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import uuid
 from typing import Any
 
@@ -13,11 +14,12 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from hybridmu.cluster.actors import NAMESPACE
 from hybridmu.cluster.announce import announce
 from hybridmu.cluster.executor import RayExecutor
-from hybridmu.cluster.resources import ensure_ray, nodes, pools
+from hybridmu.cluster.resources import ensure_ray, local_storage_warning, nodes, pools, refuse_ledger_in_a_file
 from hybridmu.config import Settings
 from hybridmu.errors import HybridMUError, StateError
 from hybridmu.runtime.coordinator import Coordinator, Snapshot
 
+_log = logging.getLogger(__name__)
 _START_SECONDS = 180.0
 _STEP_SECONDS = 600.0
 
@@ -56,12 +58,16 @@ class RayDriver:
         holder: Name under which the lease is taken.
 
     Raises:
-        ResourceError: The cluster is too small or can't be reached.
+        ResourceError: The cluster is too small, can't be reached, or has several nodes and the ledger is a file.
     """
 
     def __init__(self, settings: Settings, holder: str) -> None:
         self._ours = ensure_ray(settings)
-        pools(settings, nodes())
+        found = nodes()
+        refuse_ledger_in_a_file(settings, found)
+        pools(settings, found)
+        if warning := local_storage_warning(settings, found):
+            _log.warning(warning)
         # Owned by this process and fenced by the ledger's lease: a restart is a new actor under a new token. It lives
         # on this process's node, where a ledger in a local file is.
         self.actor = ray.remote(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +19,8 @@ from ray.util.placement_group import PlacementGroup
 
 from hybridmu.cluster.fleet import Fleet, Member
 from hybridmu.cluster.reservations import Reservations
-from hybridmu.cluster.resources import nodes, pools, slots
+from hybridmu.cluster.resources import nodes, pools, refuse_ledger_in_a_file, slots
+from hybridmu.cluster.traces import traces_on_nodes
 from hybridmu.config import Settings
 from hybridmu.errors import HybridMUError
 from hybridmu.planning.planner import Pools
@@ -48,7 +50,7 @@ class RayExecutor:
         settings: The configuration; Ray must be initialised in this process.
 
     Raises:
-        ResourceError: The cluster can't hold even one shard.
+        ResourceError: The cluster can't hold even one shard, or has several nodes and the ledger is a file.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -61,6 +63,7 @@ class RayExecutor:
         self._failed: list[ShardFailure] = []
         self._looked_at = time.monotonic()
         found = nodes()
+        refuse_ledger_in_a_file(settings, found)
         self._pools, self._slots = pools(settings, found), slots(settings, found)
         if not self._gpu and settings.policy.strategy != "retrain" and settings.optimizer.name == "sgd":
             self._fleet.for_update(self._pools.updaters)  # up before the first update needs it
@@ -97,6 +100,10 @@ class RayExecutor:
         self._reservations.free_unused()
         return results
 
+    def traces(self, needles: Collection[bytes]) -> list[str]:
+        """Return the files of Ray's session and spill folders, on every node, that hold a needle."""
+        return traces_on_nodes(needles)
+
     def close(self) -> None:
         """Stop the actors of this executor and free its reservations."""
         for flight in self._flights:
@@ -113,6 +120,7 @@ class RayExecutor:
             return
         self._looked_at = now
         found = nodes()
+        refuse_ledger_in_a_file(self._settings, found)
         self._slots = slots(self._settings, found)
         if self._slots:  # a cluster that is empty for a moment keeps its plan
             self._pools = pools(self._settings, found)
@@ -126,8 +134,8 @@ class RayExecutor:
         """Give queued jobs their actors, oldest first, as far as pools and nodes have room."""
         waiting = []
         for job in self._queue:
-            central = _central(job)
-            flying = sum(_central(flight.job) == central for flight in self._flights)
+            central = job.central
+            flying = sum(flight.job.central == central for flight in self._flights)
             room = flying < (self._pools.updaters if central else self._pools.workers)
             if room and not self._gpu:
                 # Both pools share the CPUs; a job beyond them would wait for our own jobs until it times out.
@@ -143,7 +151,7 @@ class RayExecutor:
             self._prestart(waiting)
 
     def _member(self, job: ShardJob) -> Member | None:
-        return self._fleet.for_update(self._pools.updaters) if _central(job) else self._fleet.for_shard(job.shard)
+        return self._fleet.for_update(self._pools.updaters) if job.central else self._fleet.for_shard(job.shard)
 
     def _has_core(self, member: Member) -> bool:
         flying = Counter(flight.member.node for flight in self._flights)
@@ -152,7 +160,7 @@ class RayExecutor:
     def _prestart(self, waiting: list[ShardJob]) -> None:
         """Bring up the actors of jobs that wait for a core, so that they load their rows meanwhile."""
         for job in waiting:
-            if not _central(job) and self._fleet.has_room():
+            if not job.central and self._fleet.has_room():
                 self._fleet.for_shard(job.shard)
 
     def _start_reserved(self) -> None:
@@ -161,12 +169,7 @@ class RayExecutor:
             if flight.result is not None or not self._is_up(flight) or not self._reserved(flight):
                 continue
             actor, job = flight.member.actor, flight.job
-            if job.strategy == "retrain":
-                flight.result = actor.retrain.remote(job)
-            elif job.strategy == "calibrate":
-                flight.result = actor.calibrate.remote(job)
-            else:
-                flight.result = actor.update.remote(job)
+            flight.result = getattr(actor, job.method).remote(job)
             flight.deadline = time.monotonic() + self._settings.cluster.job_timeout_seconds
 
     def _is_up(self, flight: _Flight) -> bool:
@@ -248,8 +251,3 @@ class RayExecutor:
         flight.member.busy = False
         flight.member.used_at = time.monotonic()
         self._flights = [other for other in self._flights if other is not flight]
-
-
-def _central(job: ShardJob) -> bool:
-    """Return whether a job runs on an updater and not on its shard's actor."""
-    return job.strategy in {"dpus", "dpus-optimised"}

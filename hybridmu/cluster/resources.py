@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Mapping
+from urllib.parse import urlparse
 
 import ray
 
@@ -92,6 +93,42 @@ def pools(settings: Settings, found: Mapping[str, Mapping[str, float]]) -> Pools
     updaters = min(cluster.updaters, total)
     workers = max(1, total - updaters) if cluster.gpus_per_shard else total  # updaters hold a GPU each
     return Pools(min(workers, cluster.max_parallel or workers), updaters)
+
+
+def refuse_ledger_in_a_file(settings: Settings, found: Mapping[str, Mapping[str, float]]) -> None:
+    """Check that a cluster of several nodes has a ledger that all of them can reach.
+
+    SQLite's locks and its write-ahead log work between processes of one machine. Over a network file system a replica
+    on another node would read an old state of the ledger, confirm a version it does not serve, or damage the file.
+
+    Args:
+        settings: Where the ledger is.
+        found: From `nodes()`.
+
+    Raises:
+        ResourceError: There is more than one node, and the ledger is an SQLite file.
+    """
+    if len(found) > 1 and settings.database.startswith("sqlite"):
+        raise ResourceError(
+            "the ledger is an SQLite file, which serves one machine, but the cluster has several nodes",
+            expected="a ledger that every node can reach",
+            got=f"{len(found)} nodes",
+            remedy="set database_url: postgresql://USER@HOST/DATABASE, and a storage_url that every node sees; "
+            "docs/operations.md says how",
+        )
+
+
+def local_storage_warning(settings: Settings, found: Mapping[str, Mapping[str, float]]) -> str | None:
+    """Return what to heed when several nodes work on storage with a local path, or None.
+
+    It is no error: the path may be a shared mount. Where it is not, workers on other nodes find no rows and fail.
+    """
+    if len(found) < 2 or urlparse(settings.storage_url).scheme not in {"", "file"}:
+        return None
+    return (
+        f"the cluster has {len(found)} nodes and storage_url is the path {settings.storage_url}: "
+        "it must be a mount that all nodes share"
+    )
 
 
 def _needs(settings: Settings) -> dict[str, float]:

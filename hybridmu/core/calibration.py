@@ -54,7 +54,7 @@ def pick_canaries(rows: Rows, first_slice: int, share: float, seed: int, shard: 
 
 def measure(
     context: Context, strategies: Sequence[StrategyName], shares: Sequence[float], unseen: Rows
-) -> tuple[tuple[CalibrationCurve, ...], tuple[bytes, ...]]:
+) -> tuple[CalibrationCurve, ...]:
     """Measure one shard.
 
     Args:
@@ -65,29 +65,26 @@ def measure(
         unseen: Rows never trained on, whose accuracy is compared.
 
     Returns:
-        (one curve per strategy, first slice (1 and the middle) and share; id digests of all canaries).
+        One curve per strategy, first slice (1 and the middle) and share.
     """
     slices = len(context.recipe.epochs)
     curves: list[CalibrationCurve] = []
-    canaries: set[bytes] = set()
     for first in sorted({1, (slices + 2) // 2}):
         for share in shares:
             mask = pick_canaries(context.live, first, share, context.recipe.seed, context.shard)
             if not mask.any() or mask.all():
                 continue
-            canaries |= {row.tobytes() for row in context.live.ids[mask]}
             trial = replace(context, live=context.live.where(~mask), revoked=context.live.where(mask))
             oracle = _oracle(trial, first)
             curves += [_curve(trial, oracle, strategy, first, share, unseen) for strategy in strategies]
-    return tuple(curves), tuple(sorted(canaries))
+    return tuple(curves)
 
 
-def fit(curves: Sequence[CalibrationCurve], canaries: Sequence[bytes]) -> Calibration:
+def fit(curves: Sequence[CalibrationCurve]) -> Calibration:
     """Merge the curves of several shards.
 
     Args:
         curves: Of any shards.
-        canaries: Their id digests.
 
     Returns:
         One bucket per (strategy, first slice, share): α where the mean gap, weighted by canaries, crosses zero (the
@@ -104,8 +101,9 @@ def fit(curves: Sequence[CalibrationCurve], canaries: Sequence[bytes]) -> Calibr
         gaps = [float(np.interp(alpha, ALPHAS, curve.gaps)) for curve in group]
         change = float(np.mean([np.interp(alpha, ALPHAS, curve.accuracy_changes) for curve in group]))
         error = float(np.sqrt(np.mean(np.square(gaps)))) + max(0.0, -change)
-        buckets.append(CalibrationBucket(strategy, first, share, alpha, error, change, sum(weights)))
-    return Calibration(tuple(buckets), tuple(sorted(set(canaries))))
+        keys = tuple(sorted({key for curve in group for key in curve.keys}))
+        buckets.append(CalibrationBucket(strategy, first, share, alpha, error, change, sum(weights), keys))
+    return Calibration(tuple(buckets))
 
 
 def lookup(calibration: Calibration, strategy: str, first_slice: int, share: float) -> CalibrationBucket | None:
@@ -151,7 +149,9 @@ def _curve(
             dpus.fine_tune(model, trial)
         gaps.append(audit.mean_loss(model, trial.revoked, trial.task) - target)
         accuracies.append(_accuracy(model, unseen) - accuracy)
-    return CalibrationCurve(strategy, first, share, tuple(gaps), tuple(accuracies), len(trial.revoked))
+    carriers = {row.tobytes() for column in (trial.revoked.ids, trial.revoked.groups) for row in column if row.any()}
+    keys = tuple(sorted(carriers))
+    return CalibrationCurve(strategy, first, share, tuple(gaps), tuple(accuracies), len(trial.revoked), keys)
 
 
 @torch.no_grad()

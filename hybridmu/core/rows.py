@@ -55,9 +55,10 @@ class Rows:
         if mask.all():
             return self
         chosen = torch.from_numpy(np.flatnonzero(mask))
+        outline = len(self.x) == 0  # keys alone
         return Rows(
-            self.x[chosen],
-            self.y[chosen],
+            self.x if outline else self.x[chosen],
+            self.y if outline else self.y[chosen],
             self.slice[mask],
             self.ids[mask],
             self.groups[mask],

@@ -2,7 +2,8 @@
 
 Sole writer of plans, outcomes and the serving pointer, fenced by a lease. Requests that share shards are fulfilled
 together in one *round*; rounds on different shards run side by side. Everything in memory can be lost: a restart
-claims open requests again, and finished slices are found by their lineage.
+claims open requests again, and finished slices are found by their lineage. What an update changed is retrained exactly
+in a round of its own, without requests.
 """
 
 from __future__ import annotations
@@ -14,15 +15,22 @@ from dataclasses import dataclass, field, replace
 
 from hybridmu.config import Settings
 from hybridmu.core.calibration import fit
-from hybridmu.errors import HybridMUError, LeaseLostError, ShardFailedError, StateError
+from hybridmu.errors import LeaseLostError, ShardFailedError, StateError, StrategyUnavailableError
+from hybridmu.planning.batching import Batching, Waiting, due
+from hybridmu.planning.repair import Debt, repair_due
 from hybridmu.planning.workload import count
+from hybridmu.runtime.eviction import CheckpointKeeper
 from hybridmu.runtime.executor import Executor
+from hybridmu.runtime.purging import Purger
 from hybridmu.runtime.removal import RemovalPlanner
 from hybridmu.runtime.site import Site
+from hybridmu.store.controls import Controls
+from hybridmu.store.database import connect
 from hybridmu.store.ingest import ingest
+from hybridmu.store.lease import Lease
 from hybridmu.store.ledger import Ledger
+from hybridmu.store.measurements import Measurements
 from hybridmu.store.registry import Registry
-from hybridmu.store.tables import connect
 from hybridmu.types import (
     CalibrationOutcome,
     ForgetRequest,
@@ -40,7 +48,7 @@ from hybridmu.types import (
 )
 
 LEASE_SECONDS = 15.0
-_CENTRAL = {"dpus", "dpus-optimised"}
+_REPAIR_RETRY_SECONDS = 60.0
 _STRICTEST: tuple[StrategyChoice, ...] = ("retrain", "auto", "dpus-optimised", "dpus")
 
 
@@ -53,6 +61,7 @@ class Snapshot:
     jobs_done: int
     open_requests: int
     calibrating: bool = False
+    paused: bool = False
 
 
 @dataclass
@@ -60,7 +69,7 @@ class _Round:
     """Requests that are fulfilled together."""
 
     round_id: str
-    places: dict[str, set[int]]  # request → the shards it waits for
+    places: dict[str, set[int]]  # request → the shards it waits for; empty for a repair
     plans: dict[int, ShardPlan]
     jobs: dict[str, ShardJob] = field(default_factory=dict)
     attempts: dict[int, int] = field(default_factory=dict)
@@ -79,17 +88,22 @@ class Coordinator:
     def __init__(self, settings: Settings, executor: Executor, holder: str) -> None:
         self.settings = settings
         self.site = Site(settings)
-        engine = connect(settings.database)
+        engine = connect(settings.database, create=True)  # it may be here to train
         self.ledger, self.registry = Ledger(engine), Registry(engine)
+        self.lease, self.measurements, self.controls = Lease(engine), Measurements(engine), Controls(engine)
         self.executor, self.holder = executor, holder
-        self._planner = RemovalPlanner(self.site, self.ledger, self.registry)
+        self._planner = RemovalPlanner(self.site, self.ledger, self.measurements, self.registry)
         self.token: int | None = None
         self._rounds: dict[str, _Round] = {}
         self._training: _Round | None = None
         self._calibrating: set[str] = set()
         self._curves: list[CalibrationOutcome] = []
         self._waiting: list[ShardJob] = []
-        self._handed: dict[str, str] = {}  # job → strategy, of what the executor has
+        self._handed: dict[str, ShardJob] = {}  # what the executor has
+        self._not_before: dict[int, float] = {}  # shard → when a failed repair is tried again
+        self._seen: dict[str, float] = {}  # waiting request → when it was seen first, by a clock that is never set back
+        self._keeper = CheckpointKeeper(self.site, self.ledger, self.registry)
+        self._purger = Purger(self.site, engine, executor, lambda job: self._queue(None, job))
         self._renewed = 0.0
 
     # ------------------------------------------------------------------ lease
@@ -98,16 +112,18 @@ class Coordinator:
         """Return whether the lease was taken; false when another coordinator holds it."""
         if self.site.lake.exists:
             self.ledger.bind(self.settings.identity(), create=False)
-        self.token = self.ledger.acquire(self.holder, LEASE_SECONDS)
+        self.token = self.lease.acquire(self.holder, LEASE_SECONDS)
         self._renewed = time.monotonic()
         return self.token is not None
 
     def close(self) -> None:
         """Release the lease and the executor."""
-        if self.token is not None:
-            self.ledger.release(self.token)
-            self.token = None
-        self.executor.close()
+        token, self.token = self.token, None
+        try:
+            if token is not None:
+                self.lease.release(token)
+        finally:
+            self.executor.close()
 
     # ------------------------------------------------------------------ training
 
@@ -136,7 +152,7 @@ class Coordinator:
         outcomes = [done.outcomes[shard] for shard in sorted(done.outcomes)]
         if not any(outcome.blob for outcome in outcomes):
             raise StateError("no shard has a row to train on", remedy="check the training table")
-        self.registry.publish_training(outcomes)
+        self.registry.publish_training(self._token(), outcomes)
         self._training = None
         self._calibrate()
 
@@ -147,7 +163,7 @@ class Coordinator:
             not policy.calibrate
             or policy.strategy == "retrain"
             or optimizer != "sgd"
-            or self.ledger.calibration().buckets
+            or self._planner.calibration().buckets
         ):
             return
         slices = len(self.site.recipe.epochs)
@@ -171,7 +187,12 @@ class Coordinator:
             ShardFailedError: A shard could not be trained in the first training.
         """
         self._renew()
-        self._claim()
+        if self.registry.served() is not None and not self._training and not self._calibrating:
+            paused = self.controls.paused() is not None
+            idle = not self._claim(paused)
+            self._repair(idle and not paused)
+            if not paused:
+                self._purger.begin(self._token(), self._busy())
         self._hand_over()
         for result in self.executor.poll(wait_seconds):
             self._receive(result)
@@ -188,18 +209,23 @@ class Coordinator:
             jobs_done=sum(len(r.outcomes) for r in rounds),
             open_requests=len(waiting),
             calibrating=bool(self._calibrating),
+            paused=self.controls.paused() is not None,
         )
 
     def _receive(self, result: JobResult) -> None:
         self._handed.pop(result.job_id, None)
+        if self._purger.owns(result.job_id):
+            self._purger.receive(self._token(), result)
+            return
         if result.job_id in self._calibrating:
             self._calibrating.discard(result.job_id)
             if isinstance(result, CalibrationOutcome):
                 self._curves.append(result)
             if not self._calibrating:  # without any curve `auto` retrains, and says why
                 curves = [curve for outcome in self._curves for curve in outcome.curves]
-                canaries = [key for outcome in self._curves for key in outcome.canaries]
-                self.ledger.set_calibration(fit(curves, canaries))
+                self._curves = []
+                self.measurements.set_calibration(self._token(), fit(curves))
+                self._keeper.run(self._busy())
             return
         rounds = [*self._rounds.values(), *([self._training] if self._training else [])]
         owner = next((r for r in rounds if result.job_id in r.jobs), None)
@@ -207,10 +233,9 @@ class Coordinator:
             return  # an attempt that was given up
         job = owner.jobs.pop(result.job_id)
         if not isinstance(result, ShardFailure):
-            if isinstance(result, CalibrationOutcome):
-                return
-            owner.outcomes[job.shard] = result
-            self._finish_if_done(owner)
+            if isinstance(result, ShardOutcome):
+                owner.outcomes[job.shard] = result
+                self._finish_if_done(owner)
             return
         attempts = owner.attempts[job.shard]
         if result.strategy_unavailable:
@@ -232,6 +257,7 @@ class Coordinator:
         self.ledger.mark_failed(self._token(), failed, f"shard {shard}: {error}")
         owner.places = {request_id: shards for request_id, shards in owner.places.items() if shard not in shards}
         del owner.plans[shard]
+        self._not_before[shard] = time.monotonic() + _REPAIR_RETRY_SECONDS
         self._finish_if_done(owner)
 
     def _finish_if_done(self, owner: _Round) -> None:
@@ -243,22 +269,29 @@ class Coordinator:
     def _finish(self, done: _Round) -> None:
         if done is self._training:
             self._finish_training(done)
-            return
-        pairs = [(done.plans[shard], done.outcomes[shard]) for shard in sorted(done.plans)]
-        self.registry.publish(self._token(), done.round_id, list(done.places), pairs)
-        del self._rounds[done.round_id]
+        else:
+            pairs = [(done.plans[shard], done.outcomes[shard]) for shard in sorted(done.plans)]
+            self.registry.publish(self._token(), done.round_id, list(done.places), pairs)
+            del self._rounds[done.round_id]
+        self._keeper.run(self._busy() | {job.shard for job in (*self._waiting, *self._handed.values())})
 
-    def _claim(self) -> None:
-        if self._training or self._calibrating or self.registry.served() is None:
-            return
+    def _claim(self, paused: bool) -> bool:
+        """Start what waits and is due.
+
+        Returns:
+            Whether any request waits.
+        """
         flying = {request_id for r in self._rounds.values() for request_id in r.places}
-        busy = {shard for r in self._rounds.values() for shard in r.plans}
+        busy = self._busy()
         waiting = [
             request
             for request in self.ledger.requests((RequestState.RECEIVED, RequestState.PLANNED))
             if request.request_id not in flying
         ]
-        places = self.ledger.shards_of([request.request_id for request in waiting])
+        self._seen = {r.request_id: self._seen.get(r.request_id, time.monotonic()) for r in waiting}
+        if paused or not waiting:
+            return bool(waiting or flying)
+        places = {name: set(shards) for name, shards in self.ledger.shards_of([r.request_id for r in waiting]).items()}
         free = []
         for request in waiting:
             if places[request.request_id] & busy:
@@ -267,45 +300,89 @@ class Coordinator:
                 free.append(request)
         for group in _connected(free, places):
             self._start(group, {request.request_id: places[request.request_id] for request in group})
+        return True
 
     def _start(self, group: Sequence[ForgetRequest], places: dict[str, set[int]]) -> None:
         ids = list(places)
         strategy = next(choice for choice in _STRICTEST if any(r.strategy == choice for r in group))
         exactly = strategy == "retrain"  # asked for by name, it also repairs what an update did before
         version = self.registry.version()
-        current = {sub.shard: sub for sub in version.shards}
-        gone = {
-            shard: stones
-            for shard, stones in self.ledger.tombstones(set().union(*places.values())).items()
-            if any(stone.seq > _done_upto(current[shard], exactly) for stone in stones)
-        }
-        if not gone:
+        done = {sub.shard: sub.exact_upto if exactly else sub.removed_upto for sub in version.shards}
+        upto = self.ledger.shards_of(ids)
+        shards = {shard for needs in upto.values() for shard, seq in needs.items() if seq > done[shard]}
+        if not shards:
             self.registry.satisfy(self._token(), ids)
             return
-        deadlines = [request.deadline_at for request in group if request.deadline_at is not None]
-        slack = min(deadlines) - time.time() if deadlines else None
+        now = time.time()
+        policy = self.settings.policy
+        collect = Batching(policy.batch_seconds, policy.batch_keys, policy.deadline_margin)
+        waiting = [
+            Waiting(
+                r.keys,
+                max(now - r.received_at, time.monotonic() - self._seen[r.request_id]),
+                None if r.deadline_at is None else r.deadline_at - now,
+            )
+            for r in group
+        ]
+        slack = min((w.slack for w in waiting if w.slack is not None), default=None)
+        begun = any(r.state is RequestState.PLANNED for r in group)  # before a restart: not to be collected again
+        begun = begun or due(waiting, 0.0, collect) is not None
+        if not begun and slack is None:
+            return  # no estimate would make it due
         try:
-            plan = self._planner.plan(gone, strategy, self.executor.pools(), slack)
-        except HybridMUError as error:
+            plan = self._planner.plan(shards, strategy, self.executor.pools(), slack)
+        except StrategyUnavailableError as error:
             self.ledger.mark_failed(self._token(), ids, str(error))
             return
+        if not begun and due(waiting, plan.makespan_seconds, collect) is None:
+            return
         started = _Round(f"round-{uuid.uuid4().hex[:12]}", places, {p.shard: p for p in plan.shards})
-        self.ledger.mark_planned(self._token(), ids, started.round_id, version.version)
-        self._rounds[started.round_id] = started
+        if self.ledger.mark_planned(self._token(), ids, started.round_id, version.version):
+            self._launch(started, version.shards)
+
+    def _repair(self, idle: bool) -> None:
+        """Retrain exactly what updates changed: when nothing waits, or when a deadline or the budget asks for it."""
+        busy = self._busy() | {shard for shard, until in self._not_before.items() if time.monotonic() < until}
+        owing = {shard: deadline for shard, deadline in self.registry.debts().items() if shard not in busy}
+        if not owing:
+            return
+        now, policy, version = time.time(), self.settings.policy, self.registry.version()
+        spent = {sub.shard: sub.error_spent for sub in version.shards}
+        plan = self._planner.plan(owing, "retrain", self.executor.pools(), None)
         for shard_plan in plan.shards:
-            sub, stones = current[shard_plan.shard], gone[shard_plan.shard]
+            shard, deadline = shard_plan.shard, owing[shard_plan.shard]
+            # The last of them ends after the makespan, so none may start later than that.
+            debt = Debt(shard, spent[shard], None if deadline is None else deadline - now, plan.makespan_seconds)
+            reason = repair_due(debt, policy.repair, idle, policy.quality_budget, policy.deadline_margin)
+            if reason is None:
+                continue
+            reasons = ("an approximate removal owes an exact one", reason)
+            repaired = {shard: replace(shard_plan, rule="repair", reasons=reasons)}
+            self._launch(_Round(f"repair-{uuid.uuid4().hex[:12]}", {}, repaired), version.shards)
+
+    def _launch(self, started: _Round, shards: Sequence[SubModel]) -> None:
+        """Queue the jobs of a round."""
+        self._rounds[started.round_id] = started
+        current = {sub.shard: sub for sub in shards}
+        gone = self.ledger.take(self._token(), list(started.plans))
+        for shard, plan in started.plans.items():
+            sub, stones = current[shard], gone.get(shard, [])
             job = ShardJob(
                 job_id=_job_id(),
-                shard=sub.shard,
-                strategy=shard_plan.strategy,
-                upto=max(stone.seq for stone in stones),
+                shard=shard,
+                strategy=plan.strategy,
+                upto=max([sub.removed_upto, *(stone.seq for stone in stones)]),
                 trajectory=sub.trajectory(len(self.site.recipe.epochs)),
                 current_blob=sub.blob,
-                alpha=shard_plan.alpha,
+                alpha=plan.alpha,
                 fresh=_pairs([stone for stone in stones if stone.seq > sub.removed_upto]),
                 removed=_pairs([stone for stone in stones if stone.seq <= sub.removed_upto]),
             )
             self._queue(started, job)
+
+    def _busy(self) -> set[int]:
+        """Return the shards that a round or a purge is at work on."""
+        return {shard for r in self._rounds.values() for shard in r.plans} | self._purger.shards
 
     def _queue(self, owner: _Round | None, job: ShardJob) -> None:
         if owner is not None:
@@ -321,19 +398,21 @@ class Coordinator:
         """
         pools = self.executor.pools()
         room = {False: pools.workers, True: pools.updaters}
-        for strategy in self._handed.values():
-            room[strategy in _CENTRAL] -= 1
+        for handed in self._handed.values():
+            room[handed.central] -= 1
         later = []
         for job in self._waiting:
-            central = job.strategy in _CENTRAL
-            if room[central] <= 0:
+            if room[job.central] <= 0:
                 later.append(job)
                 continue
-            room[central] -= 1
-            gone = self.ledger.tombstones(None if job.strategy == "calibrate" else [job.shard])
+            room[job.central] -= 1
+            self._handed[job.job_id] = job
+            if job.strategy in {"prove", "purge", "purge-index"}:
+                self.executor.submit(job)
+                continue
+            gone = self.ledger.take(self._token(), None if job.strategy == "calibrate" else [job.shard])
             stones = [stone for found in gone.values() for stone in found]
             upto = max([job.upto, *(stone.seq for stone in stones)]) if job.strategy == "retrain" else job.upto
-            self._handed[job.job_id] = job.strategy
             self.executor.submit(replace(job, tombstones=_pairs(stones), upto=upto))
         self._waiting = later
 
@@ -346,12 +425,8 @@ class Coordinator:
 
     def _renew(self) -> None:
         if time.monotonic() - self._renewed > LEASE_SECONDS / 5:
-            self.ledger.heartbeat(self._token(), LEASE_SECONDS)
+            self.lease.heartbeat(self._token(), LEASE_SECONDS)
             self._renewed = time.monotonic()
-
-
-def _done_upto(sub: SubModel, exactly: bool) -> int:
-    return sub.exact_upto if exactly else sub.removed_upto
 
 
 def _connected(requests: Sequence[ForgetRequest], places: dict[str, set[int]]) -> list[list[ForgetRequest]]:

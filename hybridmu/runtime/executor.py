@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Collection
 from typing import Protocol
 
 from hybridmu.config import Settings
-from hybridmu.errors import HybridMUError, StrategyUnavailableError
+from hybridmu.errors import HybridMUError, StorageError, StrategyUnavailableError
 from hybridmu.planning.planner import Pools
 from hybridmu.runtime.shard import ShardWorker
 from hybridmu.runtime.updater import Updater
-from hybridmu.types import JobResult, ShardFailure, ShardJob
+from hybridmu.types import JobResult, ShardFailure, ShardJob, ShardOutcome
 
 _IDLE_SECONDS = 0.02
 
@@ -29,6 +30,10 @@ class Executor(Protocol):
 
     def poll(self, wait_seconds: float) -> list[JobResult]:
         """Return what has finished, waiting at most this long for the first."""
+        ...
+
+    def traces(self, needles: Collection[bytes]) -> list[str]:
+        """Return the files outside of storage that this executor's machines wrote and that hold a needle."""
         ...
 
     def close(self) -> None:
@@ -73,20 +78,23 @@ class LocalExecutor:
             self._queue.appendleft(job)  # interrupted: the caller may go on later
             raise
 
+    def traces(self, needles: Collection[bytes]) -> list[str]:
+        """Return nothing: this process writes nothing but storage."""
+        return []
+
     def close(self) -> None:
         """Drop all workers."""
         self._workers.clear()
         self._updater = None
 
     def _run(self, job: ShardJob) -> JobResult:
-        if job.strategy == "calibrate":
-            return self._worker(job.shard).calibrate(job)
-        if job.strategy == "retrain":
-            return self._worker(job.shard).retrain(job)
+        if not job.central:
+            result: JobResult = getattr(self._worker(job.shard), job.method)(job)
+            return result
         if self._updater is None:
             self._updater = Updater(self._settings)
-        outcome = self._updater.update(job)
-        if outcome.blob:
+        outcome: JobResult = getattr(self._updater, job.method)(job)
+        if isinstance(outcome, ShardOutcome) and outcome.blob:
             self._worker(job.shard).adopt(outcome.blob)
         return outcome
 
@@ -98,4 +106,5 @@ class LocalExecutor:
 
 def failure(job: ShardJob, error: Exception, *, retryable: bool = False) -> ShardFailure:
     """Return a description of why a job failed."""
-    return ShardFailure(job.job_id, job.shard, str(error), retryable, isinstance(error, StrategyUnavailableError))
+    again = retryable or isinstance(error, StorageError)  # a network that fails now may not fail the next time
+    return ShardFailure(job.job_id, job.shard, str(error), again, isinstance(error, StrategyUnavailableError))

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from hybridmu.config import Settings
-from hybridmu.core.lineage import lineage_keys
 from hybridmu.planning import cost
 from hybridmu.planning.planner import Policy, Pools, make_plan
 from hybridmu.runtime.site import Site
 from hybridmu.store.ledger import Ledger
+from hybridmu.store.measurements import Measurements
 from hybridmu.store.registry import Registry
-from hybridmu.types import Plan, ShardStats, StrategyChoice, SubModel, Tombstone
+from hybridmu.types import Calibration, Plan, ShardStats, StrategyChoice, SubModel
 
 
 class RemovalPlanner:
@@ -19,75 +19,88 @@ class RemovalPlanner:
 
     Args:
         site: Lake, blobs and recipe.
-        ledger: Costs and calibration.
+        ledger: Revoked rows per shard and slice.
+        measurements: Costs and calibration.
         registry: The served version.
     """
 
-    def __init__(self, site: Site, ledger: Ledger, registry: Registry) -> None:
-        self.site, self.ledger, self.registry = site, ledger, registry
+    def __init__(self, site: Site, ledger: Ledger, measurements: Measurements, registry: Registry) -> None:
+        self.site, self.ledger, self.measurements, self.registry = site, ledger, measurements, registry
 
     def plan(
         self,
-        gone: dict[int, list[Tombstone]],
+        shards: Collection[int],
         strategy: StrategyChoice,
         pools: Pools,
         slack: float | None,
+        *,
         warnings: Sequence[str] = (),
+        extra: Mapping[tuple[int, int], int] | None = None,
     ) -> Plan:
-        """Plan the removal of tombstones on top of the served version; changes nothing.
+        """Plan the removal of all tombstones of some shards on top of the served version; changes nothing.
 
         Args:
-            gone: Shard → all its tombstones, in commit order.
+            shards: Which shards.
             strategy: `auto` falls back to the policy's own choice.
             pools: How many jobs run at once.
             slack: Seconds left until the deadline.
             warnings: Carried into the plan.
+            extra: (shard, slice) → rows of a request that is not committed.
 
         Returns:
             The plan.
         """
+        counts = self.ledger.counts()
+        subs = [sub for sub in self.registry.version().shards if sub.shard in set(shards)]
         return make_plan(
-            [self.stats(sub, gone[sub.shard]) for sub in self.registry.version().shards if gone.get(sub.shard)],
-            cost.fit(self.ledger.costs()),
+            [self.stats(sub, counts.get(sub.shard, {}), extra or {}) for sub in subs],
+            cost.fit(self.measurements.costs()),
             policy_of(self.site.settings),
             pools,
-            self.ledger.calibration(),
+            self.calibration(),
             self.site.settings.policy.strategy if strategy == "auto" else strategy,
             slack,
             warnings,
         )
 
-    def stats(self, sub: SubModel, gone: Sequence[Tombstone]) -> ShardStats:
-        """Return what the planner needs to know of one shard."""
-        base = {(str(x.kind), x.key) for x in gone if x.seq <= sub.exact_upto}
-        removed = {(str(x.kind), x.key) for x in gone if x.seq <= sub.removed_upto}
-        every = {(str(x.kind), x.key) for x in gone}
-        rows, _ = self.site.lake.counts("train", sub.shard, base)
-        live, _ = self.site.lake.counts("train", sub.shard, every)
-        kept, _ = self.site.lake.counts("train", sub.shard, removed)
+    def calibration(self) -> Calibration:
+        """Return the fitted α without the buckets that a revocation spoiled."""
+        fitted = self.measurements.calibration()
+        return fitted.without(self.ledger.revoked(fitted.keys))
+
+    def stats(
+        self, sub: SubModel, counts: Mapping[int, tuple[int, int, int]], extra: Mapping[tuple[int, int], int]
+    ) -> ShardStats:
+        """Return what the planner needs to know of one shard.
+
+        Args:
+            sub: Its newest sub-model.
+            counts: Slice → training rows (out of its last exact run, revoked since, of these not removed at all).
+            extra: (shard, slice) → rows that would be revoked besides.
+        """
+        ingested = self.site.lake.manifest.rows["train"][sub.shard]
+        slices = range(1, len(ingested) + 1)
+        more = [extra.get((sub.shard, i), 0) for i in slices]
+        found = [counts.get(i, (0, 0, 0)) for i in slices]
         known = {record.slice: record.lineage_key for record in sub.checkpoints}
-        keys = self._keys(sub, base)
-        slices = range(1, len(rows) + 1)
-        exists = [i in known and self.site.blobs.find(known[i]) is not None for i in slices]
-        # Made by other code, libraries or threads: a retrain here would not find them.
-        clean = [found and (keys is None or keys[i - 1] == known[i]) for i, found in zip(slices, exists, strict=True)]
+        exists = [i in known and self.site.blobs.find(sub.shard, known[i]) is not None for i in slices]
+        reusable = self._made_alike(sub)
         return ShardStats(
             shard=sub.shard,
             epochs=self.site.recipe.epochs,
-            rows=rows,
-            revoked=tuple(a - b for a, b in zip(rows, live, strict=True)),
-            newly_revoked=tuple(a - b for a, b in zip(kept, live, strict=True)),
-            clean=tuple(clean),
+            rows=tuple(rows - base for rows, (base, _, _) in zip(ingested, found, strict=True)),
+            revoked=tuple(since + new for (_, since, _), new in zip(found, more, strict=True)),
+            newly_revoked=tuple(fresh + new for (_, _, fresh), new in zip(found, more, strict=True)),
+            clean=tuple(there and reusable for there in exists),
             trajectory=all(exists),
             error_spent=sub.error_spent,
         )
 
-    def _keys(self, sub: SubModel, base: set[tuple[str, bytes]]) -> tuple[str, ...] | None:
-        """Return the lineage keys that a worker would give; None when this process is not like a worker."""
+    def _made_alike(self, sub: SubModel) -> bool:
+        """Return whether a retrain would find the last exact run's checkpoints: same code, libraries and machine."""
         if self.site.device != "cpu":
-            return None
-        outline = self.site.lake.outline(sub.shard, base)
-        return lineage_keys(self.site.lineage_static(), outline, self.site.recipe, sub.shard)
+            return True  # this process has no GPU and can't tell
+        return sub.head == self.site.head(sub.shard)
 
 
 def policy_of(settings: Settings) -> Policy:

@@ -7,12 +7,24 @@ from collections.abc import Iterable, Sequence
 
 from hybridmu.config import Settings
 from hybridmu.core.calibration import measure
-from hybridmu.core.lineage import lineage_keys
+from hybridmu.core.lineage import Lineage, lineage
+from hybridmu.core.merkle import Leaves, make_leaves
 from hybridmu.core.model import State
+from hybridmu.core.partition import derive
 from hybridmu.core.rows import Rows, carries, concatenate
 from hybridmu.core.strategies import Context, get
+from hybridmu.runtime.prover import Prover
 from hybridmu.runtime.site import Site
-from hybridmu.types import CalibrationOutcome, KeyKind, ShardJob, ShardOutcome, SliceRecord
+from hybridmu.store.purge import purge_rows, survey, sweep
+from hybridmu.types import (
+    CalibrationOutcome,
+    KeyKind,
+    ProofOutcome,
+    PurgeOutcome,
+    ShardJob,
+    ShardOutcome,
+    SliceRecord,
+)
 
 # Validation rows that are enough to compare accuracies during calibration.
 _UNSEEN_ROWS = 2000
@@ -34,6 +46,7 @@ class ShardWorker:
         self.shard = shard
         self.blob: str | None = None
         self._rows: Rows | None = None
+        self._leaves: Leaves | None = None  # of the rows, in their order, once they were needed
         self._gone: set[tuple[str, bytes]] = set()
 
     def ready(self) -> int:
@@ -54,16 +67,17 @@ class ShardWorker:
         started = time.perf_counter()
         live = self._live(job.tombstones)
         recipe = self.site.recipe
+        chain = self._lineage(live)
+        keys = chain.keys
         if len(live) == 0:
             self.blob = None
-            return self._outcome(job, started, None, 0, len(recipe.epochs) + 1, 0, (), 0)
-        keys = lineage_keys(self.site.lineage_static(), live, recipe, self.shard)
+            return self._outcome(job, started, chain.head, None, 0, len(recipe.epochs) + 1, 0, (), 0)
         new: dict[int, SliceRecord] = {}
         mark = [started]
 
         def save(slice_: int, state: State, visits: int) -> None:
-            blob = self.site.blobs.put(state)
-            self.site.blobs.record(keys[slice_ - 1], blob)
+            blob = self.site.blobs.put(state, self.shard)
+            self.site.blobs.record(self.shard, keys[slice_ - 1], blob)
             now = time.perf_counter()
             new[slice_] = SliceRecord(slice_, keys[slice_ - 1], blob, visits, now - mark[0])
             mark[0] = now
@@ -76,18 +90,26 @@ class ShardWorker:
                 live=live.to(self.site.device),
                 revoked=live.where(carries(live.ids, live.groups, set())),
                 fresh_model=lambda: self.site.fresh_model(self.shard),
-                checkpoint=lambda slice_: self.site.blobs.load(keys[slice_ - 1]),
+                checkpoint=lambda slice_: self.site.blobs.load(self.shard, keys[slice_ - 1]),
                 save=save,
             )
         )
         records = []
         for slice_, key in enumerate(keys, start=1):
-            blob = new[slice_].blob if slice_ in new else self.site.blobs.find(key)
+            blob = new[slice_].blob if slice_ in new else self.site.blobs.find(self.shard, key)
             if blob is not None:
                 records.append(new.get(slice_) or SliceRecord(slice_, key, blob))
         self.blob = records[-1].blob
         return self._outcome(
-            job, started, self.blob, len(live), result.first_slice, result.visits, records, int(result.first_slice > 1)
+            job,
+            started,
+            chain.head,
+            self.blob,
+            len(live),
+            result.first_slice,
+            result.visits,
+            records,
+            int(result.first_slice > 1),
         )
 
     def adopt(self, blob: str) -> str:
@@ -126,10 +148,40 @@ class ShardWorker:
             finetune_epochs=settings.policy.finetune_epochs,
             finetune_rate=settings.policy.finetune_lr * settings.optimizer.lr,
         )
-        curves, canaries = measure(
-            context, ("dpus", "dpus-optimised"), settings.policy.calibration_shares, self._unseen(job)
-        )
-        return CalibrationOutcome(job.job_id, self.shard, curves, canaries)
+        shares = settings.policy.calibration_shares
+        curves = measure(context, ("dpus", "dpus-optimised"), shares, self._unseen(job))
+        return CalibrationOutcome(job.job_id, self.shard, curves)
+
+    def prove(self, job: ShardJob) -> ProofOutcome:
+        """Make the evidence that certificates need of this shard, and survey what its purge will remove.
+
+        Args:
+            job: Names tombstones that are out exactly, the shard's history, the requests, and what will be purged.
+
+        Returns:
+            Evidence per request, and the survey; both must be kept before anything is removed.
+        """
+        prover = Prover(self.site, job, self._sampled)
+        found = tuple((need.request_id, prover.evidence(need).model_dump_json()) for need in job.requests)
+        return ProofOutcome(job.job_id, self.shard, found, survey(self.site.lake, self.shard, job.tombstones).to_json())
+
+    def purge(self, job: ShardJob) -> PurgeOutcome:
+        """Remove rows from this shard's tables, and every file that the served version does not stand on.
+
+        Args:
+            job: Names the keys of the rows and the blobs and lineage entries to keep.
+
+        Returns:
+            How much was rewritten and deleted; repeating it removes nothing more.
+        """
+        self._live(job.tombstones)  # they leave memory too
+        tables = purge_rows(self.site.lake, self.shard, job.tombstones)
+        refs, keys = job.keep
+        return PurgeOutcome(job.job_id, self.shard, len(tables), sweep(self.site.blobs, self.shard, refs, keys))
+
+    def _sampled(self, request_id: str) -> bool:
+        share = derive(f"verify/{request_id}") / 2**64
+        return share < self.site.settings.policy.verify_share
 
     def _unseen(self, job: ShardJob) -> Rows:
         """Return validation rows of as many shards as fill the sample; they are never trained on."""
@@ -146,14 +198,23 @@ class ShardWorker:
         if self._rows is None:
             self._rows = self.site.lake.rows("train", self.shard, gone)
         elif fresh := gone - self._gone:
-            self._rows = self._rows.where(~carries(self._rows.ids, self._rows.groups, fresh))
+            kept = ~carries(self._rows.ids, self._rows.groups, fresh)
+            self._rows = self._rows.where(kept)
+            self._leaves = None if self._leaves is None else self._leaves[kept]
         self._gone = gone
         return self._rows
+
+    def _lineage(self, live: Rows) -> Lineage:
+        salt = self.site.lake.manifest.salt
+        if self._leaves is None:
+            self._leaves = make_leaves(salt, live.ids, live.content)
+        return lineage(self.site.lineage_static(), live, self.site.recipe, self.shard, salt, self._leaves)
 
     def _outcome(
         self,
         job: ShardJob,
         started: float,
+        head: str,
         blob: str | None,
         live: int,
         first: int,
@@ -174,4 +235,5 @@ class ShardWorker:
             seconds=time.perf_counter() - started,
             slices=tuple(records),
             checkpoints_read=read,
+            head=head,
         )

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 
 from hybridmu.config import Settings
-from hybridmu.core.lineage import environment
+from hybridmu.core.lineage import environment, head
 from hybridmu.core.model import SubModel, initial_model
 from hybridmu.core.training import Recipe, slice_epochs
-from hybridmu.store.blobs import Blobs, Storage
+from hybridmu.store.blobs import Blobs
 from hybridmu.store.lake import Lake
+from hybridmu.store.storage import Storage
 from hybridmu.task import code_digest, make_task
+
+# Named as such in the environment part of a lineage key.
+_LIBRARIES = {"torch", "numpy"}
 
 
 class Site:
@@ -42,19 +48,34 @@ class Site:
         # The flag above would also fill every new tensor with NaN, which costs time and guards nothing here.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
-    def lineage_static(self) -> dict[str, object]:
-        """Return the part of every lineage key that is the same for all shards and slices."""
+    def lineage_static(self, versions: Mapping[str, str] | None = None) -> dict[str, object]:
+        """Return the part of every lineage key that is the same for all shards and slices.
+
+        Args:
+            versions: Package → version to assume in place of the installed one.
+        """
         settings = self.settings
         manifest = self.lake.manifest
+        found = environment(self.device, settings.threads)
+        code = code_digest(self.task, versions) if versions else self._code
         return {
-            "environment": environment(self.device, settings.threads),
-            "task": {"name": settings.task.name, "options": settings.task.options, "code": self._code},
+            "environment": found | {name: version for name, version in (versions or {}).items() if name in _LIBRARIES},
+            "task": {"name": settings.task.name, "options": settings.task.options, "code": code},
             "encoder": manifest.encoder.to_json(),
             "standardize": settings.data.standardize,
             "slices": settings.sisa.slices,
             "shards": settings.sisa.shards,
             "partition": settings.identity()["partition_key"],
         }
+
+    def head(self, shard: int, versions: Mapping[str, str] | None = None) -> str:
+        """Return the hash of what shapes a shard's bits besides its rows, as this process would make them.
+
+        Args:
+            shard: Shard number.
+            versions: Package → version to assume in place of the installed one.
+        """
+        return head(self.lineage_static(versions), self.recipe, shard)
 
     def fresh_model(self, shard: int) -> SubModel:
         """Return the untrained sub-model of a shard on the training device."""

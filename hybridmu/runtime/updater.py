@@ -10,7 +10,8 @@ from hybridmu.core.rows import carries
 from hybridmu.core.strategies import Context, get
 from hybridmu.errors import CorruptBlobError, StrategyUnavailableError
 from hybridmu.runtime.site import Site
-from hybridmu.types import ShardJob, ShardOutcome
+from hybridmu.store.purge import purge_indexes
+from hybridmu.types import PurgeOutcome, ShardJob, ShardOutcome
 
 
 class Updater:
@@ -80,7 +81,7 @@ class Updater:
             job_id=job.job_id,
             shard=shard,
             strategy="dpus-optimised" if job.strategy == "dpus-optimised" else "dpus",
-            blob=site.blobs.put(result.state),
+            blob=site.blobs.put(result.state, shard),
             exact=False,
             upto=job.upto,
             live=len(live),
@@ -89,6 +90,19 @@ class Updater:
             seconds=time.perf_counter() - started,
             checkpoints_read=read,
         )
+
+    def purge_index(self, job: ShardJob) -> PurgeOutcome:
+        """Remove rows from the index files, which all shards share.
+
+        Args:
+            job: Names the ids of the rows, and the content of those in the training table.
+
+        Returns:
+            How many index files were rewritten.
+        """
+        ids = [key for kind, key in job.tombstones if kind == "id"]
+        done = purge_indexes(self.site.lake, job.tombstones, ids, job.content)
+        return PurgeOutcome(job.job_id, job.shard, len(done))
 
     def _checkpoint(self, job: ShardJob, slice_: int) -> State:
         if len(job.trajectory) < slice_:

@@ -11,16 +11,16 @@ import torch
 from hybridmu.config import Settings
 from hybridmu.core import audit
 from hybridmu.core.aggregate import aggregate
-from hybridmu.core.lineage import lineage_keys
+from hybridmu.core.lineage import head
 from hybridmu.core.model import State, SubModel
 from hybridmu.core.rows import Rows, concatenate
 from hybridmu.errors import RequestError
 from hybridmu.runtime.oracle import Watch, train_from_scratch
 from hybridmu.runtime.site import Site
+from hybridmu.store.database import connect
 from hybridmu.store.layout import Split
 from hybridmu.store.ledger import Ledger
 from hybridmu.store.registry import Registry
-from hybridmu.store.tables import connect
 from hybridmu.types import SubModel as SubModelRecord
 
 
@@ -74,7 +74,7 @@ def verify(
             "bitwise_equal": not differing,
             "differing": list(differing),
             "empty": sub.blob is None,
-            "replayable": _replayable(site, sub, gone[sub.shard]),
+            "replayable": _replayable(site, sub),
         }
         if not sub.exact:
             revoked = site.lake.rows("train", sub.shard, gone[sub.shard], only_revoked=True)
@@ -125,15 +125,12 @@ def _gaps(
     }
 
 
-def _replayable(site: Site, sub: SubModelRecord, gone: set[tuple[str, bytes]]) -> bool:
+def _replayable(site: Site, sub: SubModelRecord) -> bool:
     """Return whether this process has the code, libraries, CPU and threads that made the shard's last exact run.
 
     Without them bit equality can't be expected, and a difference does not show a wrong deletion.
     """
-    if not sub.checkpoints or not sub.exact:
-        return sub.exact
-    live = site.lake.rows("train", sub.shard, gone)
-    return lineage_keys(site.lineage_static(), live, site.recipe, sub.shard)[-1] == sub.checkpoints[-1].lineage_key
+    return sub.exact and (sub.blob is None or sub.head == head(site.lineage_static(), site.recipe, sub.shard))
 
 
 def _state(site: Site, sub: SubModelRecord) -> State | None:

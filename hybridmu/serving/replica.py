@@ -16,9 +16,9 @@ from hybridmu.config import Settings
 from hybridmu.errors import StateError
 from hybridmu.runtime.site import Site
 from hybridmu.serving.ensemble import Ensemble
+from hybridmu.store.database import connect
 from hybridmu.store.ledger import Ledger
 from hybridmu.store.registry import Registry
-from hybridmu.store.tables import connect
 
 _DRAIN_POLL_SECONDS = 0.002
 

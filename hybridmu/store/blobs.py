@@ -1,118 +1,27 @@
-"""Files under `storage_url`: content-addressed blobs, and the map from lineage to exact results.
+"""Content-addressed weights, and the map from lineage to exact results; a folder per shard, so that one can be swept.
 
-Two maps (never mixed): lineage key → blob hash, written for exact results only; blob hash → bytes. A write goes to
-a temporary name, is flushed to disk, and is then renamed, so a reader sees all of it or nothing.
+Two maps (never mixed): lineage key → blob, written for exact results only; blob → bytes. Both lie under the shard
+that made them: `blobs/shard-00003/<hash>.safetensors` and `lineage/shard-00003/<key>`.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
-import uuid
-from pathlib import Path
-from urllib.parse import urlparse
+from collections.abc import Collection
 
-import pyarrow.fs as pafs
 import safetensors.torch
 
 from hybridmu.core.model import State
-from hybridmu.errors import ConfigError, CorruptBlobError
+from hybridmu.errors import CorruptBlobError
+from hybridmu.store.storage import FileInfo, Storage
 
-
-class Storage:
-    """A folder on any `pyarrow.fs` file system.
-
-    Args:
-        url: Local path or URI.
-
-    Raises:
-        ConfigError: The file system is not known.
-    """
-
-    def __init__(self, url: str) -> None:
-        self.url = url
-        self.fs, self.root = open_fs(url)
-
-    @property
-    def local(self) -> Path | None:
-        """Return the folder when storage is local."""
-        return Path(self.root) if isinstance(self.fs, pafs.LocalFileSystem) else None
-
-    def path(self, name: str) -> str:
-        """Return the full path of a file name relative to the root."""
-        return f"{self.root}/{name}"
-
-    def exists(self, name: str) -> bool:
-        """Return whether a file is there."""
-        return bool(self.fs.get_file_info(self.path(name)).type == pafs.FileType.File)
-
-    def read(self, name: str) -> bytes:
-        """Return a file's bytes.
-
-        Raises:
-            FileNotFoundError: There is no such file.
-        """
-        with self.fs.open_input_file(self.path(name)) as file:
-            return bytes(file.read())
-
-    def write(self, name: str, data: bytes) -> None:
-        """Publish bytes under a name, all or nothing; an existing file is replaced."""
-        target = self.path(name)
-        if self.local is None:
-            self.fs.create_dir(target.rpartition("/")[0], recursive=True)
-            with self.fs.open_output_stream(target) as stream:  # object stores publish on close
-                stream.write(data)
-            return
-        Path(target).parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(f"{target}.{uuid.uuid4().hex}.tmp")
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(target)
-
-    def publish(self, source: Path, name: str) -> None:
-        """Move a finished local file into storage under a name."""
-        self.write(name, source.read_bytes()) if self.local is None else self._move(source, name)
-        source.unlink(missing_ok=True)
-
-    def _move(self, source: Path, name: str) -> None:
-        target = Path(self.path(name))
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with source.open("rb") as file:
-            os.fsync(file.fileno())
-        source.replace(target)
-
-    def delete_folder(self, name: str) -> None:
-        """Remove a folder with all that is in it, if it is there."""
-        if self.fs.get_file_info(self.path(name)).type == pafs.FileType.Directory:
-            self.fs.delete_dir(self.path(name))
-
-    def delete(self, name: str) -> None:
-        """Remove a file if it is there."""
-        if self.exists(name):
-            self.fs.delete_file(self.path(name))
-
-
-def open_fs(url: str) -> tuple[pafs.FileSystem, str]:
-    """Return (file system, path) of a local path or URI.
-
-    Raises:
-        ConfigError: The scheme is unknown or the URI is malformed.
-    """
-    if not urlparse(url).scheme:
-        return pafs.LocalFileSystem(), str(Path(url).expanduser().absolute())
-    try:
-        fs, path = pafs.FileSystem.from_uri(url)
-    except (ValueError, OSError) as error:
-        raise ConfigError(
-            f"can't open {url}", expected="a path or a URI that pyarrow.fs knows", got=str(error)
-        ) from None
-    return fs, path.rstrip("/")
+_SUFFIX = ".safetensors"
 
 
 class Blobs:
-    """Content-addressed safetensors, and the lineage map of exact checkpoints.
+    """Weights by reference, and exact checkpoints by lineage.
+
+    A reference is opaque text, "<shard>/<hash>"; equal weights have equal hashes.
 
     Args:
         storage: Where they are kept.
@@ -121,19 +30,19 @@ class Blobs:
     def __init__(self, storage: Storage) -> None:
         self.storage = storage
 
-    def put(self, state: State) -> str:
-        """Return the hash of a state, after storing it; the same content is written once."""
+    def put(self, state: State, shard: int) -> str:
+        """Return the reference of a shard's weights, after storing them; the same content is written once."""
         data = safetensors.torch.save({name: tensor.contiguous() for name, tensor in state.items()})
-        name = hashlib.blake2b(data, digest_size=24).hexdigest()
-        if not self.storage.exists(_blob(name)):
-            self.storage.write(_blob(name), data)
-        return name
+        ref = f"{shard}/{_hash(data)}"
+        if self._size(ref) != len(data):
+            self.storage.write(blob_file(ref), data)
+        return ref
 
-    def get(self, name: str) -> State:
+    def get(self, ref: str) -> State:
         """Return a state.
 
         Args:
-            name: Its hash.
+            ref: Its reference.
 
         Returns:
             CPU tensors.
@@ -141,47 +50,107 @@ class Blobs:
         Raises:
             CorruptBlobError: The file is missing, or its bytes do not match the hash.
         """
+        shard, _, name = ref.partition("/")
         try:
-            data = self.storage.read(_blob(name))
+            data = self.storage.read(blob_file(ref), fixed=True)
         except FileNotFoundError:
-            raise CorruptBlobError(f"blob {name[:12]}… is missing", remedy="retrain the shard that needs it") from None
-        if hashlib.blake2b(data, digest_size=24).hexdigest() != name:
             raise CorruptBlobError(
-                f"blob {name[:12]}… does not match its hash",
+                f"blob {name[:12]}… of shard {shard} is missing", remedy="retrain the shard that needs it"
+            ) from None
+        if _hash(data) != name:
+            raise CorruptBlobError(
+                f"blob {name[:12]}… of shard {shard} does not match its hash",
                 got="changed or truncated bytes",
                 remedy="it is never used; a retrain of its shard rebuilds it: restore the file from a backup, or run "
                 "`hybridmu forget --strategy retrain` for any row of that shard",
             )
         return dict(safetensors.torch.load(data))
 
-    def record(self, lineage_key: str, blob: str) -> None:
+    def record(self, shard: int, lineage_key: str, ref: str) -> None:
         """Say that an exact run of this lineage gave this blob."""
-        self.storage.write(_lineage(lineage_key), blob.encode())
+        self.storage.write(lineage_file(shard, lineage_key), ref.encode())
 
-    def find(self, lineage_key: str) -> str | None:
+    def find(self, shard: int, lineage_key: str) -> str | None:
         """Return the blob of an exact checkpoint, if it was ever made and its file is still there."""
         try:
-            blob = self.storage.read(_lineage(lineage_key)).decode()
+            ref = self.storage.read(lineage_file(shard, lineage_key), fixed=True).decode()
         except FileNotFoundError:
             return None
-        return blob if self.storage.exists(_blob(blob)) else None
+        return ref if self.storage.exists(blob_file(ref)) else None
 
-    def load(self, lineage_key: str) -> State | None:
+    def load(self, shard: int, lineage_key: str) -> State | None:
         """Return the state of an exact checkpoint; a corrupted one is dropped, so that it is rebuilt."""
-        blob = self.find(lineage_key)
-        if blob is None:
+        ref = self.find(shard, lineage_key)
+        if ref is None:
             return None
         try:
-            return self.get(blob)
+            return self.get(ref)
         except CorruptBlobError:
-            self.storage.delete(_lineage(lineage_key))
-            self.storage.delete(_blob(blob))
+            self.storage.delete(lineage_file(shard, lineage_key), blob_file(ref))
+            return None
+
+    # ------------------------------------------------------------------ sweeping
+
+    def listed(self, shard: int) -> tuple[set[str], set[str]]:
+        """Return (references, lineage keys) of everything in a shard's folders, whoever knows of it."""
+        keys = self.storage.list(_lineage(shard))
+        return set(self.sizes(shard)), {_base(file) for file in keys if not file.temporary}
+
+    def sizes(self, shard: int) -> dict[str, int]:
+        """Return reference → bytes of every blob in a shard's folder."""
+        files = self.storage.list(_blobs(shard))
+        return {f"{shard}/{_base(f).removesuffix(_SUFFIX)}": f.size for f in files if not f.temporary}
+
+    def unfinished(self, shard: int) -> set[str]:
+        """Return the names of the temporary files in a shard's folders; where no job writes, a crash left them."""
+        files = [*self.storage.list(_blobs(shard)), *self.storage.list(_lineage(shard))]
+        return {file.name for file in files if file.temporary}
+
+    def drop(self, shard: int, refs: Collection[str], keys: Collection[str]) -> None:
+        """Delete blobs and lineage entries of a shard, and what a crash left unfinished there.
+
+        Bytes go first: an entry without bytes is as good as none, and a repeated call finishes an interrupted one.
+
+        Args:
+            shard: Shard number. No job may be writing to it: its unfinished file would vanish and the job fail.
+            refs: Blobs to delete; those that are not there are passed over.
+            keys: Lineage keys, likewise.
+        """
+        self.storage.delete(
+            *(blob_file(ref) for ref in sorted(refs)),
+            *(lineage_file(shard, key) for key in sorted(keys)),
+            *sorted(self.unfinished(shard)),
+        )
+
+    def _size(self, ref: str) -> int | None:
+        try:
+            return self.storage.size(blob_file(ref))
+        except FileNotFoundError:
             return None
 
 
-def _blob(name: str) -> str:
-    return f"blobs/{name[:2]}/{name}.safetensors"
+def blob_file(ref: str) -> str:
+    """Return the name in storage of a blob."""
+    shard, _, name = ref.partition("/")
+    return f"{_blobs(int(shard))}/{name}{_SUFFIX}"
 
 
-def _lineage(key: str) -> str:
-    return f"lineage/{key[:2]}/{key}"
+def lineage_file(shard: int, key: str) -> str:
+    """Return the name in storage of a lineage entry."""
+    return f"{_lineage(shard)}/{key}"
+
+
+def _blobs(shard: int) -> str:
+    return f"blobs/shard-{shard:05d}"
+
+
+def _lineage(shard: int) -> str:
+    return f"lineage/shard-{shard:05d}"
+
+
+def _base(file: FileInfo) -> str:
+    return file.name.rpartition("/")[2]
+
+
+def _hash(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=24).hexdigest()

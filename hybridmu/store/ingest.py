@@ -8,7 +8,7 @@ every table was read and checked; the manifest comes last.
 from __future__ import annotations
 
 import hashlib
-import tempfile
+import secrets
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
@@ -24,7 +24,6 @@ import pyarrow.parquet as pq
 from hybridmu.core.encode import Encoder, infer_classes, label_set, make_columns
 from hybridmu.core.partition import Digests, digests, held_out, place
 from hybridmu.errors import DataError
-from hybridmu.store.blobs import open_fs
 from hybridmu.store.lake import Lake
 from hybridmu.store.layout import (
     MANIFEST,
@@ -36,6 +35,8 @@ from hybridmu.store.layout import (
     parts_of,
     shard_file,
 )
+from hybridmu.store.parquet import WRITING
+from hybridmu.store.storage import open_fs
 
 _BATCH_ROWS = 16_384
 # A reader holds several times a row group while it decodes it: small ones keep a loading actor near its rows' size.
@@ -55,11 +56,8 @@ def ingest(lake: Lake) -> Manifest:
         DataError: Duplicate ids, wrong columns or types, nulls without fill, NaN, labels outside the classes.
     """
     if not lake.storage.exists(MANIFEST):
-        root = lake.storage.local
-        if root:
-            root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=root, prefix=".staging-") as folder:
-            _Ingestion(lake, Path(folder)).run()
+        with lake.storage.staging() as folder:
+            _Ingestion(lake, folder).run()
     return lake.manifest
 
 
@@ -93,6 +91,7 @@ class _Ingestion:
             _key_type(train, data.id),
             _key_type(train, data.group) if data.group else None,
             rows,
+            secrets.token_bytes(32),
         )
         self.lake.storage.write(MANIFEST, manifest.to_bytes())
 
@@ -189,7 +188,7 @@ class _Ingestion:
         counts = []
         with pa.memory_map(str(staging)) as source:
             table = pa.ipc.open_stream(source).read_all()
-            with pq.ParquetWriter(self._done(shard_file(split, shard)), table.schema, compression="zstd") as writer:
+            with pq.ParquetWriter(self._done(shard_file(split, shard)), table.schema, **WRITING) as writer:
                 for slice_ in range(1, self.slices + 1):  # filter first: take() on the shard would copy all of it
                     mine = table.filter(pc.equal(table["_slice"], slice_)).sort_by("_id")
                     ids = mine["_id"]
@@ -211,10 +210,10 @@ class _Ingestion:
                 pairs = ids.group_by(["_id", "source"]).aggregate([([], "count_all")])
                 if pc.max(pairs["count_all"]).as_py() > 1:
                     raise _duplicates("source")
-                pq.write_table(ids.select(["_id", "shard"]).sort_by("_id"), self._done(id_file(part)))
+                pq.write_table(ids.select(["_id", "shard"]).sort_by("_id"), self._done(id_file(part)), **WRITING)
             content = self.by_content.read(part)
             if content is not None:
-                pq.write_table(content.sort_by("_content"), self._done(content_file(part)))
+                pq.write_table(content.sort_by("_content"), self._done(content_file(part)), **WRITING)
 
     def _done(self, name: str) -> Path:
         folder = self.folder / "done"

@@ -13,11 +13,9 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from hybridmu.core.encode import Encoder
 from hybridmu.core.partition import Digests, place
-from hybridmu.store.blobs import Storage
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -36,6 +34,7 @@ class Manifest:
         id_type: Arrow type of the id column, as text.
         group_type: The same for the group column; None without one.
         rows: Split → rows per shard, per slice, tombstoned ones included.
+        salt: 32 random bytes that key the leaves of the Merkle trees in every lineage.
     """
 
     encoder: Encoder
@@ -43,6 +42,7 @@ class Manifest:
     id_type: str
     group_type: str | None
     rows: dict[str, tuple[tuple[int, ...], ...]]
+    salt: bytes
 
     @property
     def features(self) -> int:
@@ -52,7 +52,7 @@ class Manifest:
     def to_bytes(self) -> bytes:
         """Return the JSON that `from_bytes` reads."""
         fields = {name: getattr(self, name) for name in ("classes_inferred", "id_type", "group_type", "rows")}
-        return json.dumps({"encoder": self.encoder.to_json(), **fields}).encode()
+        return json.dumps({"encoder": self.encoder.to_json(), **fields, "salt": self.salt.hex()}).encode()
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Manifest:
@@ -60,7 +60,8 @@ class Manifest:
         raw = json.loads(data)
         rows = {split: tuple(tuple(shard) for shard in shards) for split, shards in raw["rows"].items()}
         encoder = Encoder.from_json(raw["encoder"])
-        return cls(encoder, raw["classes_inferred"], raw["id_type"], raw["group_type"], rows)
+        salt = bytes.fromhex(raw["salt"])
+        return cls(encoder, raw["classes_inferred"], raw["id_type"], raw["group_type"], rows, salt)
 
 
 def shard_file(split: str, shard: int) -> str:
@@ -76,11 +77,6 @@ def id_file(part: int) -> str:
 def content_file(part: int) -> str:
     """Return the name of one part of the content → training row index."""
     return f"lake/index/content-{part:05d}.parquet"
-
-
-def read_index(storage: Storage, name: str) -> pa.Table:
-    """Return one part of an index."""
-    return pq.read_table(storage.path(name), filesystem=storage.fs)
 
 
 def parts_of(keys: Digests, parts: int) -> npt.NDArray[np.int32]:

@@ -1,6 +1,6 @@
-"""The durable log of requests and tombstones, the coordinator's lease, and what was measured.
+"""The durable log of requests and tombstones.
 
-`accept` commits a request and its tombstones in one transaction; nothing acknowledged is lost.
+`accept` commits a request, its tombstones and its guard entries in one transaction; nothing acknowledged is lost.
 """
 
 from __future__ import annotations
@@ -10,42 +10,64 @@ import json
 import time
 import uuid
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine, Row
 
-from hybridmu.errors import ConflictError, LeaseLostError, RequestError, StateError, StorageMismatchError
-from hybridmu.store import tables as t
-from hybridmu.types import (
-    Calibration,
-    CalibrationBucket,
-    CostObservation,
-    ForgetRequest,
-    RequestState,
-    ResolvedKey,
-    ShardOutcome,
-    ShardPlan,
-    StrategyChoice,
-    Tombstone,
+from hybridmu.errors import (
+    AdmissionError,
+    ConflictError,
+    RequestError,
+    StateError,
+    StorageMismatchError,
 )
+from hybridmu.store import tables as t
+from hybridmu.store.database import reader
+from hybridmu.store.lease import fence
+from hybridmu.types import ForgetRequest, RequestState, ResolvedKey, StrategyChoice, Tombstone
 
-_COORDINATOR = "coordinator"
-_COST_WINDOW = 400
-# An ended request does nothing more about rows that are still in the model.
-_ENDED = {RequestState.FAILED, RequestState.APPLIED, RequestState.SERVED}
+_WAITING = (RequestState.RECEIVED, RequestState.PLANNED)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one caller may ask; None is no limit.
+
+    Attributes:
+        open_requests: Requests of the caller that are not served yet.
+        per_minute: Requests of the caller in the last 60 seconds.
+    """
+
+    open_requests: int | None = None
+    per_minute: int | None = None
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """What a set of keys would revoke now.
+
+    Attributes:
+        fresh: (key, training rows that it alone would revoke), for keys with a live row.
+        known: Keys whose rows are all revoked already.
+        covering: Tombstones that revoked rows of these keys, under whichever id or group they carry.
+    """
+
+    fresh: tuple[tuple[ResolvedKey, int], ...]
+    known: tuple[ResolvedKey, ...]
+    covering: tuple[Tombstone, ...]
 
 
 class Ledger:
-    """Requests, tombstones, lease, measurements.
+    """Requests and tombstones.
 
     Args:
-        engine: From `tables.connect`.
+        engine: From `database.connect`.
     """
 
     def __init__(self, engine: Engine) -> None:
-        self._write, self._read = engine, t.reader(engine)
+        self._write, self._read = engine, reader(engine)
 
     # ------------------------------------------------------------------ identity
 
@@ -61,7 +83,7 @@ class Ledger:
             StorageMismatchError: It belongs to another one; the differing keys are listed.
             StateError: Nothing was trained here and `create` is false.
         """
-        with self._write.begin() as connection:
+        with (self._write if create else self._read).begin() as connection:
             stored = connection.scalar(sa.select(t.meta.c.value).where(t.meta.c.key == "identity"))
             if stored is not None and replace:
                 connection.execute(t.meta.delete().where(t.meta.c.key == "identity"))
@@ -81,25 +103,42 @@ class Ledger:
                 remedy="use that configuration, or another storage_url",
             )
 
-    # ------------------------------------------------------------------ requests
+    def system(self) -> str:
+        """Return the random name of this system, the same in all its certificates."""
+        mine = t.meta.c.key == "system"
+        with self._read.begin() as connection:
+            name = connection.scalar(sa.select(t.meta.c.value).where(mine))
+        if name is None:
+            with self._write.begin() as connection:
+                name = connection.scalar(sa.select(t.meta.c.value).where(mine))
+                if name is None:
+                    name = uuid.uuid4().hex
+                    connection.execute(t.meta.insert().values(key="system", value=name))
+        return str(name)
+
+    # ------------------------------------------------------------------ accepting
 
     def accept(
         self,
         keys: Sequence[ResolvedKey],
         *,
-        known: Sequence[ResolvedKey] = (),
+        purged: Sequence[bytes] = (),
         strategy: StrategyChoice = "auto",
+        caller: str = "",
+        limits: Limits | None = None,
         idempotency_key: str | None = None,
         payload: object = None,
         deadline_seconds: float | None = None,
         ignored_unknown: int = 0,
     ) -> ForgetRequest:
-        """Commit a request with its tombstones; durable when this returns.
+        """Commit a request with its tombstones and guard entries; durable when this returns.
 
         Args:
-            keys: What to revoke; keys revoked in the meantime are skipped.
-            known: Keys of the call whose rows were all revoked before.
+            keys: What to revoke; keys whose rows were all revoked in the meantime are counted, not revoked again.
+            purged: HMACs of keys of the call whose rows were purged before.
             strategy: What the caller asks for.
+            caller: Who asks.
+            limits: What this caller may ask.
             idempotency_key: The same key returns the same request.
             payload: What the caller asked, to tell a repeat from a conflict; defaults to the keys.
             deadline_seconds: Counted from now.
@@ -109,57 +148,64 @@ class Ledger:
             The new request; or the earlier one, for a repeated idempotency key or when nothing new is asked.
 
         Raises:
-            ConflictError: The idempotency key came with another payload before.
-            RequestError: There is nothing to revoke and no earlier request to point to.
+            ConflictError: The idempotency key came with another payload before, or its request was cancelled.
+            RequestError: There is nothing to revoke and no earlier request to point to, or a name is too long.
+            AdmissionError: The caller's limits are reached.
         """
         asked = payload if payload is not None else sorted((k.kind, k.key.hex()) for k in keys)
         digest = _payload_digest(asked, strategy)
+        for name, text, longest in (("caller's name", caller, 80), ("idempotency key", idempotency_key or "", 200)):
+            if len(text) > longest:  # SQLite would take it, PostgreSQL would not
+                raise RequestError(
+                    f"the {name} is too long", expected=f"at most {longest} characters", got=str(len(text))
+                )
         now = time.time()
         with self._write.begin() as connection:
-            if earlier := self._repeat(connection, idempotency_key, digest):
-                return earlier
-            have = _revoked(connection, keys)
-            fresh = [key for key in keys if (key.kind, key.key, key.shard) not in have]
-            covering = _covering(connection, [*keys, *known])
+            if repeat := self._repeat(connection, idempotency_key, digest):
+                return repeat
+            found = _assess(connection, keys)
             # Rows that were revoked before may still be in the served model: their removal is waited for, and taken
             # up again when the request that asked for it failed.
+            owners = _owners(connection, found.covering, purged)
+            _take_up(connection, owners, strategy)
             # Asking for a retrain by name also repairs exactly what an update removed before.
             exactly = strategy == "retrain"
-            unremoved = {row.shard for row in covering if row.seq > _done_upto(connection, row.shard, exactly)}
-            earlier = self._least_advanced(connection, covering) if covering and not fresh else None
-            again = unremoved and earlier is not None and earlier.state in _ENDED
-            if earlier is not None and not again:
+            done = _watermarks(connection, exactly=exactly)
+            unremoved = [stone for stone in found.covering if stone.seq > done.get(stone.shard, 0)]
+            earlier = _waiting_for(connection, unremoved, exactly) if unremoved else _least_advanced(connection, owners)
+            if earlier is not None and not found.fresh:
                 request_id = earlier.request_id
-            elif fresh or unremoved:
+                _join(connection, request_id, caller, now + deadline_seconds if deadline_seconds is not None else None)
+            elif found.fresh or unremoved:
+                _admit(connection, caller, limits, now)
                 request_id = f"r-{uuid.uuid4().hex[:16]}"
+                _set(connection, sorted({stone.request_id for stone in unremoved}), joined=True)
+                connection.execute(
+                    t.requests.insert().values(
+                        request_id=request_id,
+                        state=RequestState.RECEIVED,
+                        strategy=strategy,
+                        caller=caller,
+                        keys=len({(key.kind, key.key) for key, _ in found.fresh}),
+                        already_forgotten=len({(key.kind, key.key) for key in found.known}) + len(set(purged)),
+                        ignored_unknown=ignored_unknown,
+                        received_at=now,
+                        deadline_at=now + deadline_seconds if deadline_seconds is not None else None,
+                    )
+                )
+                _bury(connection, request_id, found.fresh, unremoved)
             else:
                 raise RequestError("the request is empty", expected="at least one id or group")
             if idempotency_key is not None:
                 connection.execute(
                     t.idempotency.insert().values(key=idempotency_key, payload=digest, request_id=request_id)
                 )
-            if earlier is None or request_id != earlier.request_id:
-                connection.execute(
-                    t.requests.insert().values(
-                        request_id=request_id,
-                        state=RequestState.RECEIVED,
-                        strategy=strategy,
-                        keys=len({(key.kind, key.key) for key in fresh}),
-                        already_forgotten=len({(key.kind, key.key) for key in known}),
-                        ignored_unknown=ignored_unknown,
-                        received_at=now,
-                        deadline_at=now + deadline_seconds if deadline_seconds is not None else None,
-                    )
-                )
-                rows = [
-                    {"request_id": request_id, "kind": k.kind, "key": k.key, "shard": k.shard, "slice": k.slice}
-                    for k in fresh
-                ]
-                if rows:
-                    connection.execute(t.tombstones.insert(), rows)
-                shards = sorted({key.shard for key in fresh} | unremoved)
-                connection.execute(t.needs.insert(), [{"request_id": request_id, "shard": shard} for shard in shards])
             return self._request(connection, t.requests.c.request_id == request_id)
+
+    def assess(self, keys: Sequence[ResolvedKey]) -> Assessment:
+        """Return what keys would revoke now; changes nothing."""
+        with self._read.begin() as connection:
+            return _assess(connection, keys)
 
     def find_repeat(
         self, idempotency_key: str | None, payload: object, strategy: StrategyChoice
@@ -167,10 +213,50 @@ class Ledger:
         """Return the request that an idempotency key already names.
 
         Raises:
-            ConflictError: It came with another payload.
+            ConflictError: It came with another payload, or its request was cancelled.
         """
         with self._read.begin() as connection:
             return self._repeat(connection, idempotency_key, _payload_digest(payload, strategy))
+
+    def cancel(self, request_id: str, caller: str = "") -> ForgetRequest:
+        """Take back a request that nobody began to fulfil; its tombstones and guard entries are lifted with it.
+
+        Args:
+            request_id: The request.
+            caller: Who takes it back, for the log.
+
+        Returns:
+            The request, CANCELLED.
+
+        Raises:
+            StateError: It is past RECEIVED, or another request or caller relies on it.
+        """
+        with self._write.begin() as connection:
+            row = connection.execute(t.requests.select().where(t.requests.c.request_id == request_id)).first()
+            request = self._request(connection, t.requests.c.request_id == request_id)
+            if request.state is not RequestState.RECEIVED:
+                raise StateError(
+                    f"request {request_id} can't be cancelled any more",
+                    expected="state RECEIVED",
+                    got=str(request.state),
+                    remedy="what was removed can be brought back by `readmit` and `ingest` only",
+                )
+            if row is not None and row.joined:
+                raise StateError(
+                    f"request {request_id} can't be cancelled: another caller or request asked for the same rows",
+                    remedy="let it be fulfilled",
+                )
+            for table in (t.tombstones, t.guard, t.needs):
+                connection.execute(table.delete().where(table.c.request_id == request_id))
+            connection.execute(
+                t.requests
+                .update()
+                .where(t.requests.c.request_id == request_id)
+                .values(state=RequestState.CANCELLED, reason=f"cancelled by {caller}" if caller else "cancelled")
+            )
+            return self._request(connection, t.requests.c.request_id == request_id)
+
+    # ------------------------------------------------------------------ reading
 
     def request(self, request_id: str) -> ForgetRequest:
         """Return one request.
@@ -181,179 +267,135 @@ class Ledger:
         with self._read.begin() as connection:
             return self._request(connection, t.requests.c.request_id == request_id)
 
-    def requests(self, states: Iterable[RequestState] = ()) -> list[ForgetRequest]:
-        """Return requests in commit order, all or those in the given states."""
+    def requests(self, states: Iterable[RequestState] = (), caller: str | None = None) -> list[ForgetRequest]:
+        """Return requests in commit order, all or those in the given states and of one caller."""
         query = t.requests.select().order_by(t.requests.c.seq)
         wanted = list(states)
         if wanted:
             query = query.where(t.requests.c.state.in_(wanted))
+        if caller is not None:
+            query = query.where(t.requests.c.caller == caller)
         with self._read.begin() as connection:
             return [_to_request(row) for row in connection.execute(query)]
 
     def tombstones(self, shards: Iterable[int] | None = None) -> dict[int, list[Tombstone]]:
-        """Return shard → its tombstones in commit order."""
-        query = t.tombstones.select().order_by(t.tombstones.c.seq)
+        """Return shard → its tombstones in commit order, without purged ones, whose rows are gone from every file."""
+        query = t.tombstones.select().where(t.tombstones.c.key.is_not(None)).order_by(t.tombstones.c.seq)
         if shards is not None:
             query = query.where(t.tombstones.c.shard.in_(sorted(set(shards))))
         found: dict[int, list[Tombstone]] = {}
         with self._read.begin() as connection:
             for row in connection.execute(query):
-                tombstone = Tombstone(row.seq, row.kind, bytes(row.key), row.shard, row.slice, row.request_id)
-                found.setdefault(row.shard, []).append(tombstone)
+                found.setdefault(row.shard, []).append(to_tombstone(row))
         return found
 
-    def shards_of(self, request_ids: Sequence[str]) -> dict[str, set[int]]:
-        """Return request → the shards whose removals it waits for."""
-        found: dict[str, set[int]] = {request_id: set() for request_id in request_ids}
-        query = t.needs.select().where(t.needs.c.request_id.in_(list(request_ids)))
+    def shards_of(self, request_ids: Sequence[str]) -> dict[str, dict[int, int]]:
+        """Return request → shard → the tombstone number up to which it waits for that shard's removals."""
+        found: dict[str, dict[int, int]] = {request_id: {} for request_id in request_ids}
         with self._read.begin() as connection:
-            for row in connection.execute(query):
-                found[row.request_id].add(row.shard)
+            for part in parts(list(request_ids)):
+                for row in connection.execute(t.needs.select().where(t.needs.c.request_id.in_(part))):
+                    found[row.request_id][row.shard] = row.upto
         return found
 
-    def mark_planned(self, token: int, request_ids: Sequence[str], round_id: str, version: int) -> None:
-        """Move requests to PLANNED, fenced."""
+    def counts(self) -> dict[int, dict[int, tuple[int, int, int]]]:
+        """Return shard → slice → training rows (out of the last exact run, revoked since, of these not removed at all).
+
+        Counted by the database over all tombstones, purged ones included, against the newest sub-model of each shard.
+        """
+        last = newest()
+        seq, rows = t.tombstones.c.seq, t.tombstones.c.rows
+        exact, removed = (sa.func.coalesce(column, 0) for column in (last.c.exact_upto, last.c.removed_upto))
+        query = (
+            sa
+            .select(
+                t.tombstones.c.shard,
+                t.tombstones.c.slice,
+                sa.func.sum(sa.case((seq <= exact, rows), else_=0)),
+                sa.func.sum(sa.case((seq > exact, rows), else_=0)),
+                sa.func.sum(sa.case((seq > removed, rows), else_=0)),
+            )
+            .join(last, last.c.shard == t.tombstones.c.shard, isouter=True)
+            .group_by(t.tombstones.c.shard, t.tombstones.c.slice)
+        )
+        found: dict[int, dict[int, tuple[int, int, int]]] = {}
+        with self._read.begin() as connection:
+            for shard, slice_, base, since, fresh in connection.execute(query):
+                found.setdefault(shard, {})[slice_] = (int(base), int(since), int(fresh))
+        return found
+
+    def revoked(self, digests: Iterable[bytes]) -> set[bytes]:
+        """Return which of these key digests have a tombstone."""
+        with self._read.begin() as connection:
+            return {bytes(row.key) for row in _by_key(connection, sorted(set(digests)))}
+
+    # ------------------------------------------------------------------ the coordinator's marks
+
+    def mark_planned(self, token: int, request_ids: Sequence[str], round_id: str, version: int) -> bool:
+        """Move requests to PLANNED in a round, fenced.
+
+        Returns:
+            False, and nothing is changed, when one of them was cancelled since it was looked at.
+        """
+        with self._write.begin() as connection:
+            fence(connection, token)
+            for part in parts(list(request_ids)):
+                cancelled = t.requests.c.request_id.in_(part) & (t.requests.c.state == RequestState.CANCELLED)
+                if connection.execute(sa.select(t.requests.c.seq).where(cancelled)).first():
+                    return False
+            _set(connection, request_ids, state=RequestState.PLANNED, version_before=version)
+            connection.execute(t.rounds.insert(), [{"request_id": r, "round_id": round_id} for r in request_ids])
+            return True
+
+    def take(self, token: int, shards: Sequence[int] | None) -> dict[int, list[Tombstone]]:
+        """Return shard → its tombstones for a job that starts now, fenced.
+
+        Requests that brought them are PLANNED from here on: what is started without their rows can't be cancelled.
+        """
+        there = t.tombstones.c.key.is_not(None)
+        where = there if shards is None else sa.and_(there, t.tombstones.c.shard.in_(list(shards)))
+        taken = sa.select(t.tombstones.c.request_id).where(where).distinct()
+        received = t.requests.c.state == RequestState.RECEIVED
+        found: dict[int, list[Tombstone]] = {}
         with self._write.begin() as connection:
             fence(connection, token)
             connection.execute(
                 t.requests
                 .update()
-                .where(t.requests.c.request_id.in_(list(request_ids)))
-                .values(state=RequestState.PLANNED, round_id=round_id, version_before=version)
+                .where(received & t.requests.c.request_id.in_(taken))
+                .values(state=RequestState.PLANNED)
             )
+            for row in connection.execute(t.tombstones.select().where(where).order_by(t.tombstones.c.seq)):
+                found.setdefault(row.shard, []).append(to_tombstone(row))
+        return found
 
     def mark_failed(self, token: int, request_ids: Sequence[str], reason: str) -> None:
-        """Move requests to FAILED, fenced; their tombstones stay."""
+        """Move requests to FAILED, fenced; their tombstones stay. What was cancelled meanwhile stays so."""
         with self._write.begin() as connection:
             fence(connection, token)
-            connection.execute(
-                t.requests
-                .update()
-                .where(t.requests.c.request_id.in_(list(request_ids)))
-                .values(state=RequestState.FAILED, reason=reason)
-            )
+            for part in parts(list(request_ids)):
+                open_ = t.requests.c.request_id.in_(part) & t.requests.c.state.in_(_WAITING)
+                connection.execute(t.requests.update().where(open_).values(state=RequestState.FAILED, reason=reason))
 
     def mark_served(self, token: int, upto_version: int) -> list[str]:
         """Return the requests of versions ≤ `upto_version` that this call moved from APPLIED to SERVED, fenced."""
+        where = (t.requests.c.state == RequestState.APPLIED) & (t.requests.c.version_after <= upto_version)
+        with self._read.begin() as connection:  # most calls find nothing and need not write
+            if not connection.scalar(sa.select(sa.func.count()).select_from(t.requests).where(where)):
+                return []
         with self._write.begin() as connection:
             fence(connection, token)
-            where = (t.requests.c.state == RequestState.APPLIED) & (t.requests.c.version_after <= upto_version)
             ids = list(connection.scalars(sa.select(t.requests.c.request_id).where(where)))
-            if ids:
-                connection.execute(
-                    t.requests
-                    .update()
-                    .where(t.requests.c.request_id.in_(ids))
-                    .values(state=RequestState.SERVED, served_at=time.time())
-                )
+            _set(connection, ids, state=RequestState.SERVED, served_at=time.time())
             return ids
-
-    def outcomes(self, request_id: str) -> list[dict[str, Any]]:
-        """Return plan against actual for each shard a request touched."""
-        query = (
-            sa
-            .select(t.outcomes)
-            .join(t.requests, t.requests.c.round_id == t.outcomes.c.round_id)
-            .where(t.requests.c.request_id == request_id)
-            .where(t.outcomes.c.shard.in_(sa.select(t.needs.c.shard).where(t.needs.c.request_id == request_id)))
-            .order_by(t.outcomes.c.shard)
-        )
-        with self._read.begin() as connection:
-            rows = [dict(row._mapping) for row in connection.execute(query)]
-        for row in rows:
-            row["reasons"] = json.loads(row["reasons"])
-        return rows
-
-    # ------------------------------------------------------------------ measurements
-
-    def costs(self) -> list[CostObservation]:
-        """Return the newest measured outcomes."""
-        query = t.costs.select().order_by(t.costs.c.id.desc()).limit(_COST_WINDOW)
-        with self._read.begin() as connection:
-            return [CostObservation(r.strategy, r.visits, r.checkpoints, r.seconds) for r in connection.execute(query)]
-
-    def calibration(self) -> Calibration:
-        """Return the fitted α; empty before calibration."""
-        with self._read.begin() as connection:
-            raw = connection.scalar(sa.select(t.meta.c.value).where(t.meta.c.key == "calibration"))
-        if raw is None:
-            return Calibration()
-        loaded = json.loads(raw)
-        buckets = tuple(CalibrationBucket(**bucket) for bucket in loaded["buckets"])
-        return Calibration(buckets, tuple(bytes.fromhex(key) for key in loaded["canaries"]))
-
-    def set_calibration(self, calibration: Calibration) -> None:
-        """Replace the fitted α."""
-        value = json.dumps({
-            "buckets": [asdict(bucket) for bucket in calibration.buckets],
-            "canaries": [key.hex() for key in calibration.canaries],
-        })
-        with self._write.begin() as connection:
-            connection.execute(t.meta.delete().where(t.meta.c.key == "calibration"))
-            connection.execute(t.meta.insert().values(key="calibration", value=value))
-
-    # ------------------------------------------------------------------ lease
-
-    def acquire(self, holder: str, seconds: float) -> int | None:
-        """Return a fencing token if nobody else holds the coordinator's lease, or None."""
-        now = time.time()
-        with self._write.begin() as connection:
-            row = connection.execute(t.leases.select().where(t.leases.c.name == _COORDINATOR)).first()
-            if row is None:
-                connection.execute(
-                    t.leases.insert().values(name=_COORDINATOR, token=1, holder=holder, expires_at=now + seconds)
-                )
-                return 1
-            if row.holder and row.holder != holder and row.expires_at > now:
-                return None
-            token = int(row.token) + 1
-            connection.execute(
-                t.leases
-                .update()
-                .where(t.leases.c.name == _COORDINATOR)
-                .values(token=token, holder=holder, expires_at=now + seconds)
-            )
-            return token
-
-    def heartbeat(self, token: int, seconds: float) -> None:
-        """Extend the lease, fenced."""
-        with self._write.begin() as connection:
-            fence(connection, token)
-            connection.execute(
-                t.leases.update().where(t.leases.c.name == _COORDINATOR).values(expires_at=time.time() + seconds)
-            )
-
-    def release(self, token: int) -> None:
-        """Give the lease back, if it is still ours."""
-        with self._write.begin() as connection:
-            connection.execute(
-                t.leases
-                .update()
-                .where((t.leases.c.name == _COORDINATOR) & (t.leases.c.token == token))
-                .values(holder="", expires_at=0.0)
-            )
-
-    def lease_holder(self) -> str | None:
-        """Return who holds an unexpired lease."""
-        with self._read.begin() as connection:
-            row = connection.execute(t.leases.select().where(t.leases.c.name == _COORDINATOR)).first()
-        return str(row.holder) if row and row.holder and row.expires_at > time.time() else None
 
     # ------------------------------------------------------------------ helpers
 
     def _request(self, connection: Connection, where: Any) -> ForgetRequest:
         row = connection.execute(t.requests.select().where(where)).first()
         if row is None:
-            raise StateError("there is no such request", remedy="list them with `hybridmu status`")
+            raise StateError("there is no such request", remedy="list them with `hybridmu requests list`")
         return _to_request(row)
-
-    def _least_advanced(self, connection: Connection, covering: Sequence[Row[Any]]) -> ForgetRequest:
-        # The newest among equals.
-        ids = sorted({row.request_id for row in covering})
-        rows = connection.execute(t.requests.select().where(t.requests.c.request_id.in_(ids))).all()
-        order = [RequestState.FAILED, RequestState.RECEIVED, RequestState.PLANNED, RequestState.APPLIED]
-        rank = {str(state): number for number, state in enumerate(order)}
-        return _to_request(min(rows, key=lambda row: (rank.get(row.state, len(order)), -row.seq)))
 
     def _repeat(self, connection: Connection, key: str | None, digest: str) -> ForgetRequest | None:
         if key is None:
@@ -367,102 +409,214 @@ class Ledger:
                 expected="the same ids, groups and strategy",
                 remedy="use a new key for a new request",
             )
-        return self._request(connection, t.requests.c.request_id == row.request_id)
-
-
-def fence(connection: Connection, token: int) -> None:
-    """Stop a coordinator that lost its lease, inside the transaction that it is about to write in.
-
-    Raises:
-        LeaseLostError: Another token is current.
-    """
-    current = connection.scalar(sa.select(t.leases.c.token).where(t.leases.c.name == _COORDINATOR))
-    if current != token:
-        raise LeaseLostError("another coordinator took over", expected=f"token {token}", got=f"token {current}")
-
-
-def record_outcomes(connection: Connection, round_id: str, pairs: Sequence[tuple[ShardPlan, ShardOutcome]]) -> None:
-    """Write plan against actual, and what the cost model learns, in the caller's transaction."""
-    for plan, outcome in pairs:
-        connection.execute(
-            t.outcomes.insert().values(
-                round_id=round_id,
-                shard=plan.shard,
-                strategy=outcome.strategy,
-                rule=plan.rule,
-                reasons=json.dumps(plan.reasons),
-                first_slice=outcome.first_slice,
-                revoked=plan.revoked,
-                sample_visits=outcome.visits,
-                planned_visits=plan.sample_visits,
-                estimated_seconds=plan.estimated_seconds,
-                measured_seconds=outcome.seconds,
+        request = self._request(connection, t.requests.c.request_id == row.request_id)
+        if request.state is RequestState.CANCELLED:
+            raise ConflictError(
+                f"the idempotency key {key!r} belongs to request {request.request_id}, which was cancelled",
+                remedy="use a new key to ask again",
             )
-        )
-    record_costs(connection, [outcome for _, outcome in pairs])
+        return request
 
 
-def record_costs(connection: Connection, outcomes: Iterable[ShardOutcome]) -> None:
-    """Write what the cost model learns from outcomes, in the caller's transaction."""
-    for outcome in outcomes:
+def _assess(connection: Connection, keys: Sequence[ResolvedKey]) -> Assessment:
+    carriers = {digest for key in keys for row in key.rows for digest in (row.id, row.group) if digest is not None}
+    carriers |= {key.key for key in keys}
+    stones = {(stone.key, stone.shard): stone for stone in _by_key(connection, sorted(carriers))}
+    fresh, known = [], []
+    counted: set[tuple[int, bytes]] = set()
+    covering: dict[int, Tombstone] = {}
+    for key in keys:
+        live = False
+        killed = 0
+        for row in key.rows:
+            gone = [stone for digest in (row.id, row.group) if digest and (stone := stones.get((digest, key.shard)))]
+            covering.update((stone.seq, stone) for stone in gone)
+            if gone:
+                continue
+            live = True
+            if row.training and (key.shard, row.id) not in counted:
+                counted.add((key.shard, row.id))
+                killed += 1
+        if live:
+            fresh.append((key, killed))
+        else:
+            known.append(key)
+    everywhere = {(key.kind, key.key) for key, _ in fresh}  # live in one shard, revoked in another: it is fresh
+    return Assessment(
+        tuple(fresh),
+        tuple(key for key in known if (key.kind, key.key) not in everywhere),
+        tuple(covering[seq] for seq in sorted(covering)),
+    )
+
+
+def _owners(connection: Connection, covering: Sequence[Tombstone], purged: Sequence[bytes]) -> list[str]:
+    """Return the requests that revoked rows of a call, purged ones included."""
+    ids = {stone.request_id for stone in covering}
+    for part in parts(sorted(set(purged))):
+        ids |= set(connection.scalars(sa.select(t.guard.c.request_id).where(t.guard.c.mac.in_(part))))
+    return sorted(ids)
+
+
+def _take_up(connection: Connection, request_ids: Sequence[str], strategy: StrategyChoice) -> None:
+    """Let those of these requests that failed be tried again, the way they are asked for now."""
+    for part in parts(request_ids):
+        failed = t.requests.c.request_id.in_(part) & (t.requests.c.state == RequestState.FAILED)
         connection.execute(
-            t.costs.insert().values(
-                strategy=outcome.strategy,
-                visits=outcome.visits,
-                checkpoints=sum(record.visits > 0 for record in outcome.slices) + outcome.checkpoints_read,
-                seconds=outcome.seconds,
-            )
+            t.requests.update().where(failed).values(state=RequestState.PLANNED, strategy=strategy, reason=None)
         )
+
+
+def _least_advanced(connection: Connection, request_ids: Sequence[str]) -> ForgetRequest | None:
+    """Return the request among these that will be the last to end, the newest among equals."""
+    life = list(RequestState)
+    rows = [
+        row
+        for part in parts(request_ids)
+        for row in connection.execute(t.requests.select().where(t.requests.c.request_id.in_(part)))
+    ]
+    best = min(rows, key=lambda row: (life.index(RequestState(row.state)), -row.seq), default=None)
+    return _to_request(best) if best is not None else None
+
+
+def _waiting_for(connection: Connection, stones: Sequence[Tombstone], exactly: bool) -> ForgetRequest | None:
+    """Return the newest open request that waits for all of these tombstones: one of theirs, or one without its own."""
+    upto = {stone.shard: stone.seq for stone in stones}  # they are in commit order
+    open_ = sa.and_(t.requests.c.state.in_(_WAITING), t.requests.c.strategy == "retrain" if exactly else sa.true())
+    bare = t.requests.select().where(open_ & (t.requests.c["keys"] == 0))
+    rows = {row.seq: row for row in connection.execute(bare)}
+    for part in parts(sorted({stone.request_id for stone in stones})):
+        theirs = t.requests.select().where(open_ & t.requests.c.request_id.in_(part))
+        rows |= {row.seq: row for row in connection.execute(theirs)}
+    waits: dict[str, dict[int, int]] = {row.request_id: {} for row in rows.values()}
+    for part in parts(list(waits)):
+        for need in connection.execute(t.needs.select().where(t.needs.c.request_id.in_(part))):
+            waits[need.request_id][need.shard] = need.upto
+    for _, row in sorted(rows.items(), reverse=True):
+        if all(waits[row.request_id].get(shard, 0) >= seq for shard, seq in upto.items()):
+            return _to_request(row)
+    return None
+
+
+def _join(connection: Connection, request_id: str, caller: str, deadline: float | None) -> None:
+    """Note that another call was pointed to a request, and let the earlier deadline hold until it is purged."""
+    mine = t.requests.c.request_id == request_id
+    connection.execute(t.requests.update().where(mine & (t.requests.c.caller != caller)).values(joined=True))
+    if deadline is not None:
+        later = t.requests.c.deadline_at.is_(None) | (t.requests.c.deadline_at > deadline)
+        open_ = t.requests.c.purged_at.is_(None)
+        connection.execute(t.requests.update().where(mine & later & open_).values(deadline_at=deadline))
+
+
+def _bury(
+    connection: Connection,
+    request_id: str,
+    fresh: Sequence[tuple[ResolvedKey, int]],
+    unremoved: Sequence[Tombstone],
+) -> None:
+    """Write tombstones, guard entries and what the request waits for."""
+    if fresh:
+        connection.execute(
+            t.tombstones.insert(),
+            [
+                {"request_id": request_id, "kind": k.kind, "key": k.key, "shard": k.shard, "slice": k.slice, "rows": n}
+                for k, n in fresh
+            ],
+        )
+    macs = {key.mac: key for key, _ in fresh if key.mac}
+    for part in parts(sorted(macs)):
+        have = {bytes(mac) for mac in connection.scalars(sa.select(t.guard.c.mac).where(t.guard.c.mac.in_(part)))}
+        entries = [
+            {"mac": mac, "kind": macs[mac].kind, "key_id": macs[mac].mac_key, "request_id": request_id}
+            for mac in part
+            if mac not in have
+        ]
+        if entries:
+            connection.execute(t.guard.insert(), entries)
+    own = sa.select(t.tombstones.c.shard, sa.func.max(t.tombstones.c.seq)).where(
+        t.tombstones.c.request_id == request_id
+    )
+    upto = {row[0]: row[1] for row in connection.execute(own.group_by(t.tombstones.c.shard))}
+    for stone in unremoved:
+        upto[stone.shard] = max(upto.get(stone.shard, 0), stone.seq)
+    connection.execute(
+        t.needs.insert(),
+        [{"request_id": request_id, "shard": shard, "upto": seq} for shard, seq in sorted(upto.items())],
+    )
+
+
+def _admit(connection: Connection, caller: str, limits: Limits | None, now: float) -> None:
+    if limits is None:
+        return
+    mine = sa.select(sa.func.count()).select_from(t.requests).where(t.requests.c.caller == caller)
+    waiting = (*_WAITING, RequestState.APPLIED)
+    checks = (
+        ("open requests", limits.open_requests, mine.where(t.requests.c.state.in_(waiting))),
+        # What a clock that was set back left in the future is not counted: it would keep a caller out for as long.
+        ("requests in the last minute", limits.per_minute, mine.where(t.requests.c.received_at.between(now - 60, now))),
+    )
+    for what, limit, query in checks:
+        if limit is not None and (have := connection.scalar(query) or 0) >= limit:
+            raise AdmissionError(
+                f"caller {caller!r} has too many {what}",
+                expected=f"at most {limit}",
+                got=str(have + 1),
+                remedy="put many ids into one request, wait, or raise the limit under admission:",
+            )
+
+
+def newest() -> sa.Subquery:
+    """Return the newest sub-model record of every shard: shard, removed_upto, exact_upto."""
+    last = (
+        sa
+        .select(t.version_shards.c.shard, sa.func.max(t.version_shards.c.version).label("version"))
+        .group_by(t.version_shards.c.shard)
+        .subquery()
+    )
+    return (
+        sa
+        .select(t.version_shards.c.shard, t.version_shards.c.removed_upto, t.version_shards.c.exact_upto)
+        .join(last, (t.version_shards.c.shard == last.c.shard) & (t.version_shards.c.version == last.c.version))
+        .subquery()
+    )
+
+
+def _watermarks(connection: Connection, *, exactly: bool) -> dict[int, int]:
+    """Return shard → its watermark in the newest version: of exact removals, or of all."""
+    last = newest()
+    return {row.shard: row.exact_upto if exactly else row.removed_upto for row in connection.execute(sa.select(last))}
+
+
+def _by_key(connection: Connection, keys: Sequence[bytes]) -> list[Tombstone]:
+    return [
+        to_tombstone(row)
+        for part in parts(keys)
+        for row in connection.execute(t.tombstones.select().where(t.tombstones.c.key.in_(part)))
+    ]
+
+
+def parts(values: Sequence[Any], size: int = 900) -> Iterable[list[Any]]:
+    """Yield pieces: databases limit the parameters of one statement."""
+    for start in range(0, len(values), size):
+        yield list(values[start : start + size])
+
+
+def _set(connection: Connection, request_ids: Sequence[str], **values: Any) -> None:
+    for part in parts(list(request_ids)):
+        connection.execute(t.requests.update().where(t.requests.c.request_id.in_(part)).values(**values))
 
 
 def _payload_digest(payload: object, strategy: str) -> str:
     return hashlib.blake2b(json.dumps([payload, strategy]).encode(), digest_size=16).hexdigest()
 
 
-def _revoked(connection: Connection, keys: Sequence[ResolvedKey]) -> set[tuple[str, bytes, int]]:
-    """Return (kind, key, shard) of the keys that are tombstoned already."""
-    found = {(row.kind, bytes(row.key), row.shard) for row in _by_key(connection, [key.key for key in keys])}
-    return {place for key in keys if (place := (key.kind, key.key, key.shard)) in found}
-
-
-def _covering(connection: Connection, keys: Sequence[ResolvedKey]) -> list[Row[Any]]:
-    """Return the tombstones that revoked rows of these keys, under whichever id or group they carry."""
-    carriers = {(digest, key.shard) for key in keys for digest in (key.key, *key.carriers)}
-    rows = _by_key(connection, sorted({digest for digest, _ in carriers}))
-    return [row for row in rows if (bytes(row.key), row.shard) in carriers]
-
-
-def _done_upto(connection: Connection, shard: int, exactly: bool) -> int:
-    """Return the shard's watermark in the newest version: of exact removals, or of all."""
-    newest = t.version_shards.select().where(t.version_shards.c.shard == shard)
-    row = connection.execute(newest.order_by(t.version_shards.c.version.desc()).limit(1)).first()
-    return int(row.exact_upto if exactly else row.removed_upto) if row else 0
-
-
-def _by_key(connection: Connection, keys: Sequence[bytes]) -> list[Row[Any]]:
-    found: list[Row[Any]] = []
-    for start in range(0, len(keys), 500):  # SQLite limits the parameters of one statement
-        part = list(keys[start : start + 500])
-        found += connection.execute(t.tombstones.select().where(t.tombstones.c.key.in_(part))).all()
-    return found
+def to_tombstone(row: Row[Any]) -> Tombstone:
+    """Return a tombstone from its row in the database."""
+    return Tombstone(row.seq, row.kind, bytes(row.key), row.shard, row.slice, row.request_id, row.rows)
 
 
 def _to_request(row: Row[Any]) -> ForgetRequest:
-    return ForgetRequest(
-        request_id=row.request_id,
-        state=RequestState(row.state),
-        strategy=row.strategy,
-        keys=row.keys,
-        received_at=row.received_at,
-        deadline_at=row.deadline_at,
-        applied_at=row.applied_at,
-        served_at=row.served_at,
-        version_before=row.version_before,
-        version_after=row.version_after,
-        reason=row.reason,
-        already_forgotten=row.already_forgotten,
-        ignored_unknown=row.ignored_unknown,
-    )
+    fields = {name: getattr(row, name) for name in ForgetRequest.__dataclass_fields__ if name != "state"}
+    return ForgetRequest(state=RequestState(row.state), **fields)
 
 
 def _differences(stored: dict[str, Any], ours: dict[str, Any], prefix: str = "") -> list[str]:

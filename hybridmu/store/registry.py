@@ -9,25 +9,28 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.engine import Connection, Engine, Row
 
 from hybridmu.errors import StateError
 from hybridmu.store import tables as t
-from hybridmu.store.ledger import fence, record_costs, record_outcomes
-from hybridmu.types import ModelVersion, RequestState, ShardOutcome, ShardPlan, SliceRecord, SubModel
+from hybridmu.store.database import reader
+from hybridmu.store.lease import fence
+from hybridmu.store.measurements import record_costs, record_outcomes
+from hybridmu.types import ModelVersion, PastSubModel, RequestState, ShardOutcome, ShardPlan, SliceRecord, SubModel
 
 
 class Registry:
     """Versions and who serves them.
 
     Args:
-        engine: From `tables.connect`.
+        engine: From `database.connect`.
     """
 
     def __init__(self, engine: Engine) -> None:
-        self._write, self._read = engine, t.reader(engine)
+        self._write, self._read = engine, reader(engine)
 
     def served(self) -> int | None:
         """Return the version that the pointer names; None before training."""
@@ -48,16 +51,25 @@ class Registry:
                 raise StateError("there is no such model version", remedy="run `hybridmu train -c CONFIG` first")
             return ModelVersion(number, created, _content(connection, number))
 
-    def publish_training(self, outcomes: Sequence[ShardOutcome]) -> int:
-        """Return version 1, published from the training of every shard; later calls return the one that is there."""
+    def history(self, shard: int) -> tuple[PastSubModel, ...]:
+        """Return every sub-model that a shard had, oldest first."""
+        query = t.version_shards.select().where(t.version_shards.c.shard == shard).order_by(t.version_shards.c.version)
+        with self._read.begin() as connection:
+            return tuple(
+                PastSubModel(row.version, row.strategy, _to_sub_model(row)) for row in connection.execute(query)
+            )
+
+    def publish_training(self, token: int, outcomes: Sequence[ShardOutcome]) -> int:
+        """Return version 1, published from the training of every shard, fenced; later calls return what is there."""
         with self._write.begin() as connection:
+            fence(connection, token)
             current = connection.scalar(sa.select(t.serving.c.version))
             if current is not None:
                 return int(current)
             now = time.time()
             connection.execute(t.versions.insert().values(version=1, created_at=now))
             for outcome in outcomes:
-                _insert(connection, 1, _sub_model(outcome, None, 0.0))
+                _insert(connection, 1, _sub_model(outcome, None, 0.0), outcome.strategy)
             connection.execute(t.serving.insert().values(id=1, version=1))
             record_costs(connection, outcomes)
             return 1
@@ -100,32 +112,56 @@ class Registry:
                         expected=f"a watermark of at least {old.removed_upto}",
                         got=str(outcome.upto),
                     )
-                _insert(connection, number, _sub_model(outcome, old, plan.predicted_error))
+                _insert(connection, number, _sub_model(outcome, old, plan.predicted_error), outcome.strategy)
             moved = connection.execute(t.serving.update().where(t.serving.c.version == current).values(version=number))
             if moved.rowcount != 1:
                 raise StateError("the serving pointer moved under us", expected=str(current))
+            done = t.requests.c.request_id.in_(list(request_ids))
             connection.execute(
-                t.requests
-                .update()
-                .where(t.requests.c.request_id.in_(list(request_ids)))
-                .values(state=RequestState.APPLIED, applied_at=now, version_after=number)
+                t.requests.update().where(done).values(state=RequestState.APPLIED, applied_at=now, version_after=number)
             )
+            _mark_exact(connection, number, now)
+            have = set(connection.scalars(sa.select(t.rounds.c.request_id).where(t.rounds.c.round_id == round_id)))
+            worked_for = {name for _, outcome in pairs for name in _helped(connection, outcome, before[outcome.shard])}
+            if extra := [{"request_id": name, "round_id": round_id} for name in sorted(worked_for - have)]:
+                connection.execute(t.rounds.insert(), extra)
             record_outcomes(connection, round_id, pairs)
             return number
 
     def satisfy(self, token: int, request_ids: Sequence[str]) -> None:
         """Mark requests APPLIED whose removals the served version contains already, fenced."""
+        now = time.time()
         with self._write.begin() as connection:
             fence(connection, token)
-            current = connection.scalar(sa.select(t.serving.c.version))
+            current = int(connection.scalar(sa.select(t.serving.c.version)) or 0)
+            open_ = t.requests.c.state.in_([RequestState.RECEIVED, RequestState.PLANNED])  # not cancelled since
             connection.execute(
                 t.requests
                 .update()
-                .where(t.requests.c.request_id.in_(list(request_ids)))
-                .values(
-                    state=RequestState.APPLIED, applied_at=time.time(), version_before=current, version_after=current
-                )
+                .where(t.requests.c.request_id.in_(list(request_ids)) & open_)
+                .values(state=RequestState.APPLIED, applied_at=now, version_before=current, version_after=current)
             )
+            _mark_exact(connection, current, now)
+
+    def debts(self) -> dict[int, float | None]:
+        """Return shard → earliest deadline of the requests that wait for its exact repair, None without one.
+
+        Only shards whose newest sub-model is approximate are in it.
+        """
+        with self._read.begin() as connection:
+            current = int(connection.scalar(sa.select(t.serving.c.version)) or 0)
+            owing = {s.shard: s.exact_upto for s in _content(connection, current) if s.exact_upto < s.removed_upto}
+            found: dict[int, float | None] = dict.fromkeys(owing)
+            query = (
+                sa
+                .select(t.needs.c.shard, t.needs.c.upto, t.requests.c.deadline_at)
+                .join(t.requests, t.requests.c.request_id == t.needs.c.request_id)
+                .where(t.requests.c.exact_at.is_(None) & t.requests.c.deadline_at.is_not(None))
+            )
+            for shard, upto, deadline in connection.execute(query):
+                if shard in owing and upto > owing[shard]:
+                    found[shard] = min(deadline, found[shard] or deadline)
+            return found
 
     # ------------------------------------------------------------------ replicas
 
@@ -160,6 +196,38 @@ class Registry:
             return {row.replica_id: row.version for row in connection.execute(query)}
 
 
+def _mark_exact(connection: Connection, number: int, now: float) -> None:
+    """Mark the requests for which version `number` is the first that is exact.
+
+    A failed request whose removal another one took along is APPLIED with it.
+    """
+    states = [RequestState.APPLIED, RequestState.SERVED, RequestState.FAILED]
+    open_ = t.requests.c.exact_at.is_(None) & t.requests.c.state.in_(states)
+    query = t.needs.select().where(t.needs.c.request_id.in_(sa.select(t.requests.c.request_id).where(open_)))
+    exact = {sub.shard: sub.exact_upto for sub in _content(connection, number)}
+    done: dict[str, bool] = {}
+    for row in connection.execute(query):
+        done[row.request_id] = done.get(row.request_id, True) and exact[row.shard] >= row.upto
+    ids = [request_id for request_id, is_exact in done.items() if is_exact]
+    if ids:
+        mine = t.requests.c.request_id.in_(ids)
+        failed = t.requests.c.state == RequestState.FAILED
+        connection.execute(
+            t.requests
+            .update()
+            .where(mine & failed)
+            .values(state=RequestState.APPLIED, applied_at=now, version_after=number)
+        )
+        connection.execute(t.requests.update().where(mine).values(exact_at=now, version_exact=number))
+
+
+def _helped(connection: Connection, outcome: ShardOutcome, old: SubModel) -> list[str]:
+    """Return the requests some of whose tombstones this outcome removed, or removed exactly, as the first one."""
+    done = old.exact_upto if outcome.exact else old.removed_upto
+    mine = (t.needs.c.shard == outcome.shard) & (t.needs.c.upto > done) & (t.needs.c.upto <= outcome.upto)
+    return list(connection.scalars(sa.select(t.needs.c.request_id).where(mine)))
+
+
 def _content(connection: Connection, number: int) -> tuple[SubModel, ...]:
     newest = (
         sa
@@ -177,15 +245,19 @@ def _content(connection: Connection, number: int) -> tuple[SubModel, ...]:
         )
         .order_by(t.version_shards.c.shard)
     )
-    return tuple(
-        SubModel(r.shard, r.blob, r.exact, r.removed_upto, r.exact_upto, _records(r.checkpoints), r.error_spent)
-        for r in connection.execute(query)
-    )
+    return tuple(_to_sub_model(row) for row in connection.execute(query))
+
+
+def _to_sub_model(r: Row[Any]) -> SubModel:
+    checkpoints = _records(r.checkpoints)
+    return SubModel(r.shard, r.blob, r.exact, r.removed_upto, r.exact_upto, checkpoints, r.error_spent, r.head)
 
 
 def _sub_model(outcome: ShardOutcome, old: SubModel | None, added_error: float) -> SubModel:
     if outcome.exact or old is None:
-        return SubModel(outcome.shard, outcome.blob, True, outcome.upto, outcome.upto, outcome.slices)
+        return SubModel(
+            outcome.shard, outcome.blob, True, outcome.upto, outcome.upto, outcome.slices, head=outcome.head
+        )
     return SubModel(
         outcome.shard,
         outcome.blob,
@@ -194,6 +266,7 @@ def _sub_model(outcome: ShardOutcome, old: SubModel | None, added_error: float) 
         old.exact_upto,
         old.checkpoints,
         old.error_spent + added_error,
+        old.head,
     )
 
 
@@ -201,7 +274,7 @@ def _records(raw: str) -> tuple[SliceRecord, ...]:
     return tuple(SliceRecord(number, key, blob) for number, key, blob in json.loads(raw))
 
 
-def _insert(connection: Connection, version: int, sub: SubModel) -> None:
+def _insert(connection: Connection, version: int, sub: SubModel, strategy: str) -> None:
     connection.execute(
         t.version_shards.insert().values(
             version=version,
@@ -212,5 +285,7 @@ def _insert(connection: Connection, version: int, sub: SubModel) -> None:
             exact_upto=sub.exact_upto,
             checkpoints=json.dumps([[record.slice, record.lineage_key, record.blob] for record in sub.checkpoints]),
             error_spent=sub.error_spent,
+            head=sub.head,
+            strategy=strategy,
         )
     )

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
 import sqlalchemy as sa
-from sqlalchemy import event
-from sqlalchemy.engine import Connection, Engine, make_url
 
-metadata = sa.MetaData()
+metadata = sa.MetaData(
+    naming_convention={  # a later migration can only change what has a name, the same on every database
+        "pk": "pk_%(table_name)s",
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    }
+)
+_Big = sa.BigInteger().with_variant(
+    sa.Integer, "sqlite"
+)  # SQLite's integers have 64 bits, and number rows only as such
 
 meta = sa.Table(
     "meta",
@@ -20,10 +24,11 @@ meta = sa.Table(
 requests = sa.Table(
     "requests",
     metadata,
-    sa.Column("seq", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("seq", _Big, primary_key=True, autoincrement=True),
     sa.Column("request_id", sa.String(40), nullable=False, unique=True),
     sa.Column("state", sa.String(16), nullable=False, index=True),
     sa.Column("strategy", sa.String(16), nullable=False),
+    sa.Column("caller", sa.String(80), nullable=False, default="", index=True),
     sa.Column("keys", sa.Integer, nullable=False),
     sa.Column("already_forgotten", sa.Integer, nullable=False, default=0),
     sa.Column("ignored_unknown", sa.Integer, nullable=False, default=0),
@@ -31,9 +36,13 @@ requests = sa.Table(
     sa.Column("deadline_at", sa.Float),
     sa.Column("applied_at", sa.Float),
     sa.Column("served_at", sa.Float),
+    sa.Column("exact_at", sa.Float),
+    sa.Column("purged_at", sa.Float),
     sa.Column("version_before", sa.Integer),
     sa.Column("version_after", sa.Integer),
-    sa.Column("round_id", sa.String(40)),
+    sa.Column("version_exact", sa.Integer),
+    sa.Column("certificate", sa.Integer),
+    sa.Column("joined", sa.Boolean, nullable=False, default=False),  # another caller was pointed to it
     sa.Column("reason", sa.Text),
 )
 idempotency = sa.Table(  # the primary key, not a look-up, prevents doubles
@@ -46,19 +55,69 @@ idempotency = sa.Table(  # the primary key, not a look-up, prevents doubles
 tombstones = sa.Table(
     "tombstones",
     metadata,
-    sa.Column("seq", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("seq", _Big, primary_key=True, autoincrement=True),
     sa.Column("request_id", sa.String(40), nullable=False, index=True),
     sa.Column("kind", sa.String(5), nullable=False),
-    sa.Column("key", sa.LargeBinary(16), nullable=False),
+    sa.Column("key", sa.LargeBinary(16)),  # emptied by the purge: what is left are counts
     sa.Column("shard", sa.Integer, nullable=False, index=True),
     sa.Column("slice", sa.Integer, nullable=False),
-    sa.UniqueConstraint("kind", "key", "shard"),
+    sa.Column("rows", sa.Integer, nullable=False),  # training rows that no earlier tombstone had revoked
+    sa.UniqueConstraint("key", "kind", "shard"),
+    sqlite_autoincrement=True,  # a cancelled tombstone's number is never given out again
 )
-needs = sa.Table(  # shards that must have removed their tombstones before a request is fulfilled
+needs = sa.Table(  # shards that must have removed tombstones up to a number before a request is fulfilled
     "needs",
     metadata,
     sa.Column("request_id", sa.String(40), primary_key=True),
     sa.Column("shard", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("upto", _Big, nullable=False),
+)
+rounds = sa.Table(  # which rounds worked for which request: its removal, and its exact repairs
+    "rounds",
+    metadata,
+    sa.Column("request_id", sa.String(40), primary_key=True),
+    sa.Column("round_id", sa.String(40), primary_key=True, index=True),
+)
+guard = sa.Table(  # what must not come back: HMACs of forgotten ids and groups
+    "guard",
+    metadata,
+    sa.Column("mac", sa.LargeBinary(32), primary_key=True),
+    sa.Column("kind", sa.String(5), nullable=False),
+    sa.Column("key_id", sa.String(16), nullable=False),
+    sa.Column("request_id", sa.String(40), nullable=False, index=True),
+)
+readmissions = sa.Table(  # the log of what was let back in
+    "readmissions",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("mac", sa.LargeBinary(32), nullable=False),
+    sa.Column("request_id", sa.String(40), nullable=False),
+    sa.Column("caller", sa.String(80), nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("at", sa.Float, nullable=False),
+)
+evidence = sa.Table(  # of requests that are not purged yet, made before their rows went
+    "evidence",
+    metadata,
+    sa.Column("request_id", sa.String(40), primary_key=True),
+    sa.Column("shard", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("document", sa.Text, nullable=False),
+)
+surveys = sa.Table(  # what a running purge removes from a shard, so that it can go on after a crash
+    "surveys",
+    metadata,
+    sa.Column("shard", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("document", sa.Text, nullable=False),
+)
+holds = sa.Table(  # legal holds: what they cover is not purged
+    "holds",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("request_id", sa.String(40)),  # empty: everything
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("caller", sa.String(80), nullable=False),
+    sa.Column("placed_at", sa.Float, nullable=False),
+    sa.Column("lifted_at", sa.Float),
 )
 versions = sa.Table(
     "versions",
@@ -73,12 +132,14 @@ version_shards = sa.Table(  # only the shards that a version changed
     sa.Column("shard", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("blob", sa.String(64)),
     sa.Column("exact", sa.Boolean, nullable=False),
-    sa.Column("removed_upto", sa.Integer, nullable=False),
-    sa.Column("exact_upto", sa.Integer, nullable=False),
+    sa.Column("removed_upto", _Big, nullable=False),
+    sa.Column("exact_upto", _Big, nullable=False),
     sa.Column(
         "checkpoints", sa.Text, nullable=False
     ),  # JSON: [slice, lineage key, blob] per slice of the last exact run
     sa.Column("error_spent", sa.Float, nullable=False),
+    sa.Column("strategy", sa.String(16), nullable=False),
+    sa.Column("head", sa.String(64)),  # of the last exact run's lineage
 )
 serving = sa.Table(
     "serving",
@@ -112,8 +173,8 @@ outcomes = sa.Table(  # plan against actual, for every request
     sa.Column("reasons", sa.Text, nullable=False),
     sa.Column("first_slice", sa.Integer, nullable=False),
     sa.Column("revoked", sa.Integer, nullable=False),
-    sa.Column("sample_visits", sa.Integer, nullable=False),
-    sa.Column("planned_visits", sa.Integer, nullable=False),
+    sa.Column("sample_visits", _Big, nullable=False),
+    sa.Column("planned_visits", _Big, nullable=False),
     sa.Column("estimated_seconds", sa.Float, nullable=False),
     sa.Column("measured_seconds", sa.Float, nullable=False),
 )
@@ -122,48 +183,7 @@ costs = sa.Table(  # what the cost model learns from
     metadata,
     sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
     sa.Column("strategy", sa.String(16), nullable=False),
-    sa.Column("visits", sa.Integer, nullable=False),
+    sa.Column("visits", _Big, nullable=False),
     sa.Column("checkpoints", sa.Integer, nullable=False),
     sa.Column("seconds", sa.Float, nullable=False),
 )
-
-
-def connect(url: str) -> Engine:
-    """Open the database and create missing tables.
-
-    SQLite runs in WAL mode with full synchronisation; writers take the write lock when they begin, so that a
-    read-then-write transaction can't be overtaken.
-
-    Args:
-        url: SQLAlchemy URL.
-
-    Returns:
-        The engine.
-    """
-    parsed = make_url(url)
-    if parsed.get_backend_name() == "sqlite":
-        if parsed.database:
-            Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-        engine = sa.create_engine(parsed, connect_args={"timeout": 30})
-        event.listen(engine, "connect", _sqlite_pragmas)
-        event.listen(engine, "begin", _sqlite_begin)
-    else:
-        engine = sa.create_engine(parsed, pool_pre_ping=True)
-    metadata.create_all(engine)
-    return engine
-
-
-def reader(engine: Engine) -> Engine:
-    """Return the same engine for read-only transactions, which do not wait for writers."""
-    return engine.execution_options(readonly=True)
-
-
-def _sqlite_pragmas(connection: Any, _: Any) -> None:
-    connection.isolation_level = None  # transactions are begun by _sqlite_begin, not by the driver
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON"):
-        connection.execute(f"PRAGMA {pragma}")
-
-
-def _sqlite_begin(connection: Connection) -> None:
-    readonly = connection.get_execution_options().get("readonly", False)
-    connection.exec_driver_sql("BEGIN" if readonly else "BEGIN IMMEDIATE")

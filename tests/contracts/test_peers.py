@@ -10,7 +10,8 @@ import torch
 import hybridmu
 from hybridmu.core.training import batch_bounds, slice_epochs
 from hybridmu.runtime.oracle import train_from_scratch
-from hybridmu.store.blobs import Storage
+from hybridmu.store.blobs import blob_file
+from hybridmu.store.storage import Storage
 from tests import reference
 from tests.unit.test_exactness import SGD, assert_equal_to_reference, config_for, write_table
 
@@ -190,7 +191,7 @@ def test_a_corrupted_checkpoint_is_rebuilt_never_used(trained):
     storage = Storage(config["storage_url"])
     for sub in system.registry.version().shards:
         for record in sub.checkpoints[:-1]:
-            name = f"blobs/{record.blob[:2]}/{record.blob}.safetensors"
+            name = blob_file(record.blob)
             data = bytearray(storage.read(name))
             data[-1] ^= 1
             storage.write(name, bytes(data))
@@ -203,7 +204,7 @@ def test_an_update_with_a_corrupted_checkpoint_falls_back_to_an_exact_retrain(tr
     storage = Storage(config["storage_url"])
     for sub in system.registry.version().shards:
         blob = sub.checkpoints[-1].blob
-        storage.write(f"blobs/{blob[:2]}/{blob}.safetensors", b"not a checkpoint")
+        storage.write(blob_file(blob), b"not a checkpoint")
     report = system.forget(ids=ids[:9], strategy="dpus", wait=True)
     assert {entry["strategy"] for entry in report["shards"]} == {"retrain"}
     assert {entry["rule"] for entry in report["shards"]} == {"fallback"}

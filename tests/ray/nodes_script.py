@@ -12,21 +12,28 @@ from ray.cluster_utils import Cluster
 import hybridmu
 from hybridmu.cluster.executor import RayExecutor
 from hybridmu.config import Settings
+from hybridmu.errors import ResourceError
 from hybridmu.runtime.coordinator import Coordinator
 from tests.ray import support
 
 
-def main(folder: Path) -> None:
-    """Print a word after each thing that was right."""
+def main(folder: Path, database_url: str) -> None:
+    """Print a word after each thing that was right; the nodes share a ledger on PostgreSQL."""
     nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": 100 * 2**20})
     workers = [nodes.add_node(num_cpus=1, object_store_memory=100 * 2**20) for _ in range(2)]
     nodes.wait_for_nodes()
     ray.init(address=nodes.address, namespace="hybridmu", log_to_driver=False)
 
+    try:
+        hybridmu.connect(support.config(folder, "file")).train()
+    except ResourceError as refused:
+        assert "postgresql://" in refused.remedy
+        print("refused")
+
     pause = folder / "pause"
     task = {"name": "tests.ray.tasks:Pausable", "hidden": [8], "pause": str(pause), "seconds": 0.1}
     sisa = {"shards": 4, "slices": 2, "epochs": 4}
-    settings = Settings.parse(support.config(folder, "nodes", sisa=sisa, task=task))
+    settings = Settings.parse(support.config(folder, "nodes", sisa=sisa, task=task, database_url=database_url))
     pause.touch()
     coordinator = Coordinator(settings, RayExecutor(settings), "test")
     assert coordinator.acquire()
@@ -73,4 +80,4 @@ def placed() -> list[str]:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2])

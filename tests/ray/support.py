@@ -22,6 +22,7 @@ from ray.util import placement_group_table
 from ray.util.placement_group import PlacementGroup, PlacementGroupID, remove_placement_group
 
 import hybridmu
+from hybridmu.store.lookup import Lookup
 from tests import support
 
 PROJECT = Path(__file__).parents[2]
@@ -43,10 +44,8 @@ def blobs(system: hybridmu.System) -> dict[int, str | None]:
 def ids_in(system: hybridmu.System, shard: int, slice_: int = 1) -> list[int]:
     """Return the ids of a shard's slice, found by asking where each one is."""
     keys: list[tuple[Any, object]] = [("id", number) for number in range(300)]
-    fresh, _, _ = system.site.lake.resolve(keys, {})
-    places = {key.key: (key.shard, key.slice) for key in fresh}
-    by_id = {number: system.site.lake.resolve([("id", number)], {})[0][0].key for number in range(300)}
-    return [number for number, key in by_id.items() if places[key] == (shard, slice_)]
+    found, _ = Lookup(system.site.lake).find(keys)  # in the order asked
+    return [number for number, key in enumerate(found) if (key.shard, key.slice) == (shard, slice_)]
 
 
 def actors(prefix: str) -> list[Any]:

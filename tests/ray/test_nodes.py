@@ -10,18 +10,21 @@ from pathlib import Path
 
 import pytest
 
+from tests import postgres
 from tests.ray import support
+
+WORDS = ["refused", "placed", "lost", "equal"]
 
 
 @pytest.mark.slow
-def test_a_lost_node_costs_time_and_no_bit(tmp_path: Path) -> None:
+def test_a_lost_node_costs_time_and_no_bit(tmp_path: Path, postgresql: postgres.Server) -> None:
     support.config(tmp_path)
     # Such a cluster listens beyond loopback, so it asks for a token; and a dead node shall be noticed in seconds.
     env = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16), "RAY_health_check_period_ms": "500"}
     env |= {"RAY_health_check_timeout_ms": "1000", "RAY_health_check_failure_threshold": "4"}
-    with support.short_tmp() as folder:
+    with support.short_tmp() as folder, postgresql.database() as url:
         done = subprocess.run(
-            [sys.executable, "-m", "tests.ray.nodes_script", str(tmp_path)],
+            [sys.executable, "-m", "tests.ray.nodes_script", str(tmp_path), url],
             cwd=support.PROJECT,
             env=os.environ | env | {"RAY_TMPDIR": folder},
             capture_output=True,
@@ -29,6 +32,4 @@ def test_a_lost_node_costs_time_and_no_bit(tmp_path: Path) -> None:
             timeout=180,
         )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert [line for line in done.stdout.splitlines() if line in {"placed", "lost", "equal"}] == [
-        *("placed", "lost", "equal")
-    ]
+    assert [line for line in done.stdout.splitlines() if line in WORDS] == WORDS

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import hybridmu
-from hybridmu.cluster.resources import pools, slots
+from hybridmu.cluster.resources import local_storage_warning, pools, refuse_ledger_in_a_file, slots
 from hybridmu.config import Settings
 from hybridmu.errors import ResourceError
 from hybridmu.planning.planner import Pools
@@ -46,6 +46,20 @@ def test_a_shard_must_fit_one_node_not_the_sum_of_all(tmp_path: Path) -> None:
         pools(settings(tmp_path, cpus_per_shard=6), two)
     with pytest.raises(ResourceError, match="2 GPU on one node"):
         pools(settings(tmp_path, gpus_per_shard=2), two)
+
+
+def test_a_ledger_in_a_file_serves_one_node(tmp_path: Path) -> None:
+    one, two = {"head": {"CPU": 2.0}}, {"head": {"CPU": 2.0}, "a": {"CPU": 4.0}}
+    refuse_ledger_in_a_file(settings(tmp_path), one)
+    with pytest.raises(ResourceError, match="2 nodes") as refused:
+        refuse_ledger_in_a_file(settings(tmp_path), two)
+    assert "database_url" in refused.value.remedy
+    shared = settings(tmp_path).model_copy(update={"database_url": "postgresql://db/ledger"})
+    refuse_ledger_in_a_file(shared, two)
+    assert local_storage_warning(shared, one) is None
+    assert "all nodes share" in str(local_storage_warning(shared, two))
+    in_a_bucket = shared.model_copy(update={"storage_url": "s3://bucket/prefix"})
+    assert local_storage_warning(in_a_bucket, two) is None
 
 
 @pytest.mark.parametrize(

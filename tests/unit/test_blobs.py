@@ -5,8 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from hybridmu.errors import ConfigError, CorruptBlobError
-from hybridmu.store.blobs import Blobs, Storage, open_fs
+from hybridmu.errors import CorruptBlobError
+from hybridmu.store.blobs import Blobs, blob_file, lineage_file
+from hybridmu.store.storage import Storage
+
+KEY = "ab" * 24
 
 
 @pytest.fixture
@@ -18,17 +21,22 @@ def state(value: float = 1.0) -> dict[str, torch.Tensor]:
     return {"w": torch.full((3, 2), value), "n": torch.tensor(7), "t": torch.arange(6.0).reshape(2, 3).T}
 
 
-def file_of(blobs: Blobs, name: str) -> Path:
-    return Path(blobs.storage.path(f"blobs/{name[:2]}/{name}.safetensors"))
+def file_of(blobs: Blobs, ref: str) -> Path:
+    return Path(blobs.storage.path(blob_file(ref)))
 
 
-def test_blobs_are_named_by_their_content(blobs):
-    name = blobs.put(state())
-    stamp = file_of(blobs, name).stat().st_mtime_ns
-    assert blobs.put(state()) == name
-    assert file_of(blobs, name).stat().st_mtime_ns == stamp  # written once
-    assert blobs.put(state(2.0)) != name
-    loaded = blobs.get(name)
+def test_blobs_are_named_by_shard_and_content(blobs):
+    ref = blobs.put(state(), 3)
+    shard, name = ref.split("/")
+    assert (shard, len(name)) == ("3", 48)
+    assert len(f"{10**9}/{name}") <= 64  # the column that holds it
+    assert file_of(blobs, ref) == Path(blobs.storage.root) / f"blobs/shard-00003/{name}.safetensors"
+    stamp = file_of(blobs, ref).stat().st_mtime_ns
+    assert blobs.put(state(), 3) == ref
+    assert file_of(blobs, ref).stat().st_mtime_ns == stamp  # written once
+    assert blobs.put(state(2.0), 3) != ref
+    assert blobs.put(state(), 4) == f"4/{name}"  # equal weights, equal hash
+    loaded = blobs.get(ref)
     assert loaded.keys() == state().keys()
     assert all(torch.equal(loaded[key], value) and loaded[key].dtype == value.dtype for key, value in state().items())
     assert list((Path(blobs.storage.root)).rglob("*.tmp")) == []
@@ -48,47 +56,64 @@ def flip(data: bytes) -> bytes:
     ],
 )
 def test_a_spoiled_blob_is_never_used(blobs, spoil, says):
-    name = blobs.put(state())
-    blobs.record("ab" * 24, name)
-    path = file_of(blobs, name)
+    ref = blobs.put(state(), 0)
+    blobs.record(0, KEY, ref)
+    path = file_of(blobs, ref)
     path.write_bytes(spoil(path.read_bytes())) if spoil else path.unlink()
     with pytest.raises(CorruptBlobError, match=says):
-        blobs.get(name)
-    assert blobs.load("ab" * 24) is None
-    assert blobs.find("ab" * 24) is None  # dropped, so that it is built again
+        blobs.get(ref)
+    assert blobs.load(0, KEY) is None
+    assert blobs.find(0, KEY) is None  # dropped, so that it is built again
     assert not path.exists()
-    assert blobs.put(state()) == name
-    assert (blobs.find("ab" * 24) is None) == (spoil is not None)  # a corrupted one is dropped from both maps
-    blobs.record("ab" * 24, name)
-    assert torch.equal(blobs.load("ab" * 24)["w"], state()["w"])
+    assert blobs.put(state(), 0) == ref
+    assert (blobs.find(0, KEY) is None) == (spoil is not None)  # a corrupted one is dropped from both maps
+    blobs.record(0, KEY, ref)
+    assert torch.equal(blobs.load(0, KEY)["w"], state()["w"])
+
+
+def test_a_truncated_blob_is_written_again(blobs):
+    ref = blobs.put(state(), 0)
+    file_of(blobs, ref).write_bytes(b"half")
+    assert blobs.put(state(), 0) == ref
+    assert torch.equal(blobs.get(ref)["w"], state()["w"])
 
 
 def test_lineage_is_a_map_apart(blobs):
-    name = blobs.put(state())
-    assert blobs.find(name) is None
-    blobs.record("cd" * 24, name)
-    assert blobs.find("cd" * 24) == name
-    assert blobs.find("ce" * 24) is None
-    assert blobs.load("ce" * 24) is None
+    ref = blobs.put(state(), 1)
+    assert blobs.find(1, ref) is None
+    blobs.record(1, KEY, ref)
+    assert blobs.find(1, KEY) == ref
+    assert blobs.find(2, KEY) is None
+    assert blobs.find(1, "ce" * 24) is None
+    assert blobs.load(1, "ce" * 24) is None
 
 
-@pytest.mark.parametrize("form", ["path", "uri"])
-def test_storage_publishes_whole_files(tmp_path, form):
-    root = tmp_path / "a b"
-    storage = Storage(str(root) if form == "path" else root.as_uri())
-    storage.write("x/y.bin", b"1")
-    storage.write("x/y.bin", b"22")
-    assert (root / "x/y.bin").read_bytes() == storage.read("x/y.bin") == b"22"
-    assert [p.name for p in (root / "x").iterdir()] == ["y.bin"]
-    assert (storage.exists("x/y.bin"), storage.exists("x"), storage.exists("z")) == (True, False, False)
-    storage.delete("x/y.bin")
-    storage.delete("x/y.bin")
-    storage.delete_folder("x")
-    storage.delete_folder("x")
-    assert not (root / "x").exists()
+def test_a_shard_can_be_swept_without_touching_others(blobs):
+    refs = {blobs.put(state(float(i)), 1) for i in range(3)}
+    keys = {f"{i:02d}" * 24 for i in range(3)}
+    for key, ref in zip(sorted(keys), sorted(refs), strict=True):
+        blobs.record(1, key, ref)
+    other = blobs.put(state(), 2)
+    blobs.record(2, KEY, other)
+    assert blobs.listed(1) == (refs, keys)
+    assert blobs.listed(7) == (set(), set())
+    gone_ref, gone_key = sorted(refs)[0], sorted(keys)[0]
+    for _ in range(2):  # an interrupted sweep is repeated
+        blobs.drop(1, {gone_ref}, {gone_key})
+        assert blobs.listed(1) == (refs - {gone_ref}, keys - {gone_key})
+    assert blobs.listed(2) == ({other}, {KEY})
+    assert blobs.find(2, KEY) == other
 
 
-@pytest.mark.parametrize("url", ["nosuch://x/y", "s3:/%%"])
-def test_unknown_file_systems(url):
-    with pytest.raises(ConfigError, match="can't open"):
-        open_fs(url)
+def test_what_a_crash_left_is_found_and_dropped(blobs):
+    ref = blobs.put(state(), 1)
+    blobs.record(1, KEY, ref)
+    left = [f"{blob_file(ref)}.{'0' * 32}.tmp", f"{lineage_file(1, KEY)}.{'1' * 32}.tmp"]
+    for name in left:
+        Path(blobs.storage.path(name)).write_bytes(b"the first half")
+    assert blobs.unfinished(1) == set(left)
+    assert blobs.listed(1) == ({ref}, {KEY})
+    assert blobs.sizes(1) == {ref: file_of(blobs, ref).stat().st_size}
+    blobs.drop(1, (), ())
+    assert blobs.unfinished(1) == set()
+    assert blobs.find(1, KEY) == ref

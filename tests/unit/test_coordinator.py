@@ -8,6 +8,9 @@ import hybridmu
 import hybridmu.task
 from hybridmu.core.gradients import plain_layers
 from hybridmu.runtime.shard import ShardWorker
+from hybridmu.store.blobs import lineage_file
+from hybridmu.store.database import connect
+from hybridmu.store.lookup import Lookup
 from hybridmu.types import RequestState
 from tests.unit.test_exactness import SGD, assert_equal_to_reference, config_for, write_table
 
@@ -21,7 +24,7 @@ def trained(tmp_path):
         system.train()
         rows = {shard: [] for shard in range(3)}
         for row in ids:
-            rows[system.site.lake.resolve([("id", row)], {})[0][0].shard].append(row)
+            rows[Lookup(system.site.lake).find([("id", row)])[0][0].shard].append(row)
         yield system, config, table, rows
 
 
@@ -35,7 +38,7 @@ def test_served_waits_for_rows_that_an_earlier_request_still_has_to_remove(train
     first = system.forget(ids=[a])
     both = system.forget(ids=[a, b])
     assert both["request_id"] != first["request_id"]
-    assert system.ledger.shards_of([both["request_id"]]) == {both["request_id"]: {0, 1}}
+    assert system.ledger.shards_of([both["request_id"]]) == {both["request_id"]: {0: 1, 1: 2}}
     assert system.forget(ids=[a, b])["request_id"] == both["request_id"]
     system.forget(ids=[a, b], wait=True)
     system.run(until_idle=True)
@@ -96,6 +99,7 @@ def test_an_exact_repair_can_be_asked_for(trained):
 def test_rows_revoked_while_a_job_waits_are_not_trained_on(trained, tmp_path):
     _, config, table, rows = trained
     config = {**config, "storage_url": str(tmp_path / "second")}
+    connect(hybridmu.Settings.parse(config).database, create=True).dispose()
     with hybridmu.connect(config, executor="local") as system:
         driver = system._acquire()
         driver.begin_training()
@@ -142,8 +146,8 @@ def test_an_interrupted_wait_can_be_taken_up_again(trained, monkeypatch):
 def test_a_lost_early_checkpoint_costs_time_only(trained):
     system, config, table, rows = trained
     key = system.registry.version().shards[0].checkpoints[0].lineage_key
-    system.site.storage.delete(f"lineage/{key[:2]}/{key}")
-    late = [r for r in rows[0] if system.site.lake.resolve([("id", r)], {})[0][0].slice == 3][:2]
+    system.site.storage.delete(lineage_file(0, key))
+    late = [r for r in rows[0] if Lookup(system.site.lake).find([("id", r)])[0][0].slice == 3][:2]
     system.forget(ids=late[:1], strategy="retrain", wait=True)
     assert [record.slice for record in system.registry.version().shards[0].checkpoints] == [2, 3]
     plan = system.plan(ids=late[1:], strategy="retrain")
@@ -165,7 +169,7 @@ def test_a_coordinator_with_another_configuration_is_refused(trained):
 
 def test_a_plan_after_a_change_of_threads_counts_what_will_really_be_trained(trained):
     system, config, _, rows = trained
-    late = next(r for r in rows[0] if system.site.lake.resolve([("id", r)], {})[0][0].slice == 3)
+    late = next(r for r in rows[0] if Lookup(system.site.lake).find([("id", r)])[0][0].slice == 3)
     assert system.plan(ids=[late], strategy="retrain").shards[0].first_slice == 3
     with hybridmu.connect({**config, "cluster": {"cpus_per_shard": 2}}, executor="local") as wider:
         assert wider.plan(ids=[late], strategy="retrain").shards[0].first_slice == 1

@@ -137,7 +137,7 @@ def test_verify_agrees_in_a_fresh_process_and_sees_a_changed_bit(tmp_path):
         state = system.site.blobs.get(sub.blob)
         name = sorted(state)[0]
         state[name].view(torch.int32).view(-1)[0] ^= 1
-        other = system.site.blobs.put(state)
+        other = system.site.blobs.put(state, sub.shard)
         with system.registry._write.begin() as connection:
             connection.exec_driver_sql("update version_shards set blob = ? where shard = 0", (other,))
         report = system.verify()

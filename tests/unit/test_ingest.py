@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -89,7 +90,9 @@ def test_sources_and_row_groups_do_not_matter(tmp_path, source, batch):
     data = {"group": "person", "train": where.as_uri() if "uri" in source else str(where)}
     first, second = open_lake(tmp_path / "a", **GROUPED), open_lake(tmp_path / "b", data=data)
     assert lake_rows(first) == lake_rows(second)
-    assert first.manifest == second.manifest
+    assert first.manifest == replace(second.manifest, salt=first.manifest.salt)
+    assert len(first.manifest.salt) == len(second.manifest.salt) == 32
+    assert first.manifest.salt != second.manifest.salt  # a secret of each lake
 
 
 def test_storage_by_uri(tmp_path):
@@ -225,7 +228,7 @@ MEASURE = """
 import json, sys
 from pathlib import Path
 from hybridmu.config import Settings
-from hybridmu.store.blobs import Storage
+from hybridmu.store.storage import Storage
 from hybridmu.store.ingest import ingest
 from hybridmu.store.lake import Lake
 

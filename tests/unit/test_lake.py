@@ -12,6 +12,9 @@ from hypothesis import strategies as st
 
 from hybridmu.core.partition import digest
 from hybridmu.errors import HybridMUError
+from hybridmu.store.database import connect
+from hybridmu.store.ledger import Ledger
+from hybridmu.store.lookup import Lookup
 from tests.support import lake_rows, open_lake, replaced, table, write
 
 GROUPED = {"data": {"group": "person"}}
@@ -29,19 +32,15 @@ def test_one_id_in_train_and_test_is_forgotten_in_both(tmp_path, grouped):
     apart = [i for i in range(80) if where["train", i][0] != where["test", i][0]]
     assert bool(apart) == grouped
     for number in range(80):
-        fresh, known, unknown = lake.resolve([("id", number)], {})
-        assert (known, unknown) == ([], [])
+        fresh, unknown = Lookup(lake).find([("id", number)])
+        assert unknown == []
         assert {(k.shard) for k in fresh} == {where["train", number][0], where["test", number][0]}
-        assert sum(k.rows for k in fresh) == 2
+        assert sorted(row.training for k in fresh for row in k.rows) == [False, True]
         gone = {k.shard: {(k.kind, k.key)} for k in fresh}
         left = [
             i for s in ("train", "test") for shard in range(4) for i in lake.rows(s, shard, gone.get(shard, set())).ids
         ]
         assert len(left) == 158
-        half = dict(list(gone.items())[:1])
-        again = lake.resolve([("id", number)], half)
-        assert sum(k.rows for k in again[0]) == (1 if len(gone) == 2 else 0)
-        assert len(again[1]) == (0 if len(gone) == 2 else 1)
 
 
 @pytest.fixture(scope="module")
@@ -63,32 +62,40 @@ KEYS = st.tuples(st.just("id"), st.integers(-5, 185)) | st.tuples(
 
 @limits(max_examples=50)
 @given(before=st.lists(KEYS, max_size=6), asked=st.lists(KEYS, max_size=12))
-def test_resolve_against_brute_force(people, before, asked):
+def test_keys_are_found_and_assessed_as_brute_force_does(people, tmp_path_factory, before, asked):
     lake, rows = people
     column = {"id": "id", "group": "person"}
-    gone: dict[int, set] = {}
-    for key in lake.resolve(before, {})[0]:
-        gone.setdefault(key.shard, set()).add((key.kind, key.key))
+    ledger = Ledger(connect(f"sqlite:///{tmp_path_factory.mktemp('ledger')}/l.sqlite3", create=True))
+    if earlier := Lookup(lake).find(before)[0]:
+        ledger.accept(earlier)
     dead = {id(row) for row in rows if any(row[column[kind]] == value for kind, value in before)}
-    expected: dict[str, Counter] = {"fresh": Counter(), "known": Counter()}
+    found, missing = Lookup(lake).find(asked)
+    expected: dict[tuple, Counter] = {}
     unknown = []
     for kind, value in dict.fromkeys(asked):
         mine = [row for row in rows if row[column[kind]] == value]
-        raw = digest(lake.key, kind, value)
-        live = [row for row in mine if id(row) not in dead]
-        if not mine:
-            unknown.append(str(value))
-        elif live:
-            expected["fresh"].update((kind, raw, row["shard"]) for row in live)
-        else:
-            expected["known"].update({(kind, raw, row["shard"]) for row in mine})
-    fresh, known, missing = lake.resolve(asked, gone)
-    assert missing == unknown  # as the caller wrote them, in the caller's order
-    assert {(k.kind, k.key, k.shard): k.rows for k in fresh} == expected["fresh"]
-    assert {(k.kind, k.key, k.shard) for k in known} == set(expected["known"])
-    assert all(k.rows == 0 for k in known)
+        unknown += [] if mine else [str(value)]
+        for row in mine:
+            place = (kind, digest(lake.key, kind, value), row["shard"])
+            expected.setdefault(place, Counter())[row["_id"], row["split"] == "train"] += 1
+    assert [key.text for key in missing] == unknown  # as the caller wrote them, in the caller's order
+    assert {(k.kind, k.key, k.shard): Counter((r.id, r.training) for r in k.rows) for k in found} == expected
     slices = {(row["_id"], row["shard"]): row["_slice"] for row in reversed(rows)}
-    assert all(k.slice == slices[k.key, k.shard] for k in fresh if k.kind == "id")
+    assert all(k.slice == slices[k.key, k.shard] for k in found if k.kind == "id")
+    assessed = ledger.assess(found)
+    alive = {
+        (kind, digest(lake.key, kind, value), row["shard"])
+        for kind, value in asked for row in rows if row[column[kind]] == value and id(row) not in dead
+    }  # fmt: skip
+    assert {(k.kind, k.key, k.shard) for k, _ in assessed.fresh} == alive
+    everywhere = {(kind, key) for kind, key, _ in alive}
+    gone = {place for place in expected if place[:2] not in everywhere}
+    assert {(k.kind, k.key, k.shard) for k in assessed.known} == gone
+    killed = {
+        id(row) for row in rows
+        if row["split"] == "train" and id(row) not in dead and any(row[column[k]] == v for k, v in asked)
+    }  # fmt: skip
+    assert sum(count for _, count in assessed.fresh) == len(killed)
 
 
 @limits(max_examples=25)
@@ -114,9 +121,9 @@ def test_live_rows_and_counts_against_brute_force(people, gone):
 def test_an_integer_id_has_one_text_form(tmp_path, asked, found):
     write(tmp_path, table(12))
     lake = open_lake(tmp_path)
-    fresh, _, unknown = lake.resolve([("id", asked)], {})
+    fresh, unknown = Lookup(lake).find([("id", asked)])
     assert [k.key for k in fresh] == ([digest(lake.key, "id", found)] if found is not None else [])
-    assert unknown == ([] if found is not None else [str(asked)])
+    assert [key.text for key in unknown] == ([] if found is not None else [str(asked)])
 
 
 @pytest.mark.parametrize("dictionary", [False, True])
@@ -131,10 +138,10 @@ def test_text_ids_and_groups_that_look_like_numbers(tmp_path, dictionary):
     write(tmp_path, made, row_group_size=9)
     lake = open_lake(tmp_path, **GROUPED)
     for asked in ("7", 7):
-        assert [k.rows for k in lake.resolve([("id", asked)], {})[0]] == [1]
+        assert [len(k.rows) for k in Lookup(lake).find([("id", asked)])[0]] == [1]
     rows = made["person"].to_pylist().count("03")
-    assert [k.rows for k in lake.resolve([("group", "03")], {})[0]] == [rows]
-    assert lake.resolve([("group", "3")], {})[2] == ["3"]
+    assert [len(k.rows) for k in Lookup(lake).find([("group", "03")])[0]] == [rows]
+    assert Lookup(lake).find([("group", "3")])[1][0].text == "3"
 
 
 def test_dictionary_features_that_differ_between_row_groups(tmp_path):
@@ -151,7 +158,7 @@ def test_dictionary_features_that_differ_between_row_groups(tmp_path):
 def test_groups_asked_of_a_table_without(tmp_path):
     write(tmp_path, table(30))
     with pytest.raises(HybridMUError, match="no groups"):
-        open_lake(tmp_path).resolve([("group", "p1")], {})
+        Lookup(open_lake(tmp_path)).find([("group", "p1")])
 
 
 @pytest.mark.parametrize("fraction", [0.0, 0.3])
@@ -165,9 +172,9 @@ def test_live_training_twins_are_counted_over_all_shards(tmp_path, fraction):
     content = {row["id"]: (*(row[f"x{j}"] for j in range(4)), row["label"]) for row in lake_rows(lake)}
     assert (len(content) == len(rows)) == (fraction == 0)
     for gone, before in [*(([n], []) for n in range(65)), ([0, 40], []), ([0, 40, 50], []), ([3, 12], [43])]:
-        keys = lake.resolve([("id", i) for i in gone], {})[0]
+        keys = Lookup(lake).find([("id", i) for i in gone])[0]
         revoked: dict[int, set] = {}
-        for one in lake.resolve([("id", i) for i in gone + before], {})[0]:
+        for one in Lookup(lake).find([("id", i) for i in gone + before])[0]:
             revoked.setdefault(one.shard, set()).add((one.kind, one.key))
         going = {content[i] for i in gone if i in content}
         live = set(content) - set(gone) - set(before)

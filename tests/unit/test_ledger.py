@@ -9,36 +9,38 @@ import sqlalchemy as sa
 from hybridmu.errors import ConflictError, LeaseLostError, RequestError, StateError, StorageMismatchError
 from hybridmu.store import tables as t
 from hybridmu.store.ledger import Ledger
-from hybridmu.types import Calibration, CalibrationBucket, RequestState
+from hybridmu.store.measurements import Measurements
+from hybridmu.types import Calibration, CalibrationBucket, RequestState, RowKey
 from tests.support import key, rows_of
 
 
 def test_accept_commits_the_request_with_its_tombstones(ledger, engine, tmp_path):
+    ledger.accept([key(7)])
     before = time.time()
     request = ledger.accept(
-        [key(1), key(2, 3), key(2, 1, kind="group")], known=[key(7), key(8), key(8, 2)], strategy="dpus",
-        deadline_seconds=60, ignored_unknown=5,
+        [key(1), key(2, 3), key(2, 1, kind="group"), key(7)], strategy="dpus",
+        deadline_seconds=60, ignored_unknown=5, caller="someone",
     )  # fmt: skip
     assert (request.state, request.strategy, request.keys) == (RequestState.RECEIVED, "dpus", 3)
-    assert (request.already_forgotten, request.ignored_unknown) == (2, 5)
+    assert (request.already_forgotten, request.ignored_unknown, request.caller) == (1, 5, "someone")
     assert before <= request.received_at <= time.time()
     assert request.deadline_at == pytest.approx(request.received_at + 60)
-    other = Ledger(t.connect(str(engine.url)))  # another process would see the same
+    other = Ledger(engine)  # another process would see the same
     assert other.request(request.request_id) == request
     stones = other.tombstones()
     assert {shard: [(x.kind, x.key, x.slice) for x in found] for shard, found in stones.items()} == {
-        0: [("id", key(1).key, 1)], 1: [("group", key(2).key, 1)], 3: [("id", key(2).key, 1)]
+        0: [("id", key(7).key, 1), ("id", key(1).key, 1)], 1: [("group", key(2).key, 1)], 3: [("id", key(2).key, 1)]
     }  # fmt: skip
     assert other.tombstones([3, 7]) == {3: stones[3]}
-    assert other.shards_of([request.request_id, "r-none"]) == {request.request_id: {0, 1, 3}, "r-none": set()}
+    assert other.shards_of([request.request_id, "r-none"]) == {request.request_id: {0: 2, 1: 4, 3: 3}, "r-none": {}}
 
 
-def test_accept_is_one_transaction(ledger, engine):
-    twice = [key(1), key(2), key(1)]  # breaks the constraint on tombstones after the request was inserted
-    with pytest.raises(sa.exc.IntegrityError):
-        ledger.accept(twice)
-    assert rows_of(engine, t.requests) == []
-    assert rows_of(engine, t.tombstones) == []
+def test_accept_is_one_transaction(ledger, engine, monkeypatch):
+    monkeypatch.setattr(t.needs, "insert", lambda: sa.text("insert into nowhere values (1)"))  # the last of its writes
+    with pytest.raises(sa.exc.DBAPIError):
+        ledger.accept([key(1), key(2)], idempotency_key="k")
+    for table in (t.requests, t.tombstones, t.guard, t.idempotency):
+        assert rows_of(engine, table) == []
 
 
 def test_a_repeated_idempotency_key_is_the_same_request(ledger, engine):
@@ -66,16 +68,31 @@ def test_what_was_revoked_is_not_revoked_again(ledger):
     assert second.keys == 1
     assert [x.key for x in ledger.tombstones()[0]] == [key(n).key for n in (1, 2, 3)]
     assert ledger.accept([key(1)]) == first
-    assert ledger.accept([], known=[key(1)]) == first
-    assert ledger.accept([], known=[key(1), key(3)]) == second  # the newest
-    group = dataclasses.replace(key(9), kind="group", carriers=(key(1).key,))  # its only row was revoked by its id
-    assert ledger.accept([], known=[group]) == first
-    elsewhere = dataclasses.replace(key(9, shard=4), carriers=(key(1).key,))
-    with pytest.raises(RequestError, match="empty"):
-        ledger.accept([], known=[elsewhere])
-    assert ledger.requests() == [first, second]
+    assert ledger.accept([key(1), key(3)]) == second  # the newest
+    row = key(1).rows
+    group = dataclasses.replace(key(9), kind="group", rows=row)  # its only row was revoked by its id
+    assert ledger.accept([group]) == first
+    elsewhere = dataclasses.replace(key(9, shard=4), kind="group", rows=row)
+    assert ledger.accept([elsewhere]).keys == 1
     with pytest.raises(RequestError, match="empty"):
         ledger.accept([])
+
+
+def test_a_row_is_counted_by_the_first_tombstone_that_revokes_it(ledger):
+    mine = key(2, kind="group")
+    rows = (RowKey(key(1).key, mine.key), RowKey(key(5).key, mine.key), RowKey(key(6).key, mine.key, training=False))
+    group = dataclasses.replace(mine, rows=rows)
+    one = dataclasses.replace(key(1), rows=rows[:1])
+    ledger.accept([one])
+    ledger.accept([group])
+    assert [stone.rows for stone in ledger.tombstones()[0]] == [1, 1]  # the second row; the test row does not train
+    assert ledger.counts() == {0: {1: (0, 2, 2)}}
+    again = Ledger(ledger._write).assess([group, one])
+    assert (again.fresh, len(again.known), len(again.covering)) == ((), 2, 2)
+    both = dataclasses.replace(key(8, 1, kind="group"), rows=(RowKey(key(9).key, key(8).key),))
+    single = dataclasses.replace(key(9, 1), rows=both.rows)
+    ledger.accept([both, single])
+    assert [stone.rows for stone in ledger.tombstones()[1]] == [1, 0]
 
 
 def test_an_idempotency_key_of_a_request_without_news_is_remembered(ledger):
@@ -98,8 +115,8 @@ def test_many_keys_are_committed_in_order(ledger):
     assert ledger.accept([key(n, shard=n % 3) for n in range(1, 2501)]) == request
 
 
-def test_states_move_under_the_fence_only(ledger):
-    token = ledger.acquire("a", 10)
+def test_states_move_under_the_fence_only(ledger, lease):
+    token = lease.acquire("a", 10)
     one, two, three = (ledger.accept([key(n)]).request_id for n in (1, 2, 3))
     ledger.mark_planned(token, [one, two], "round", 4)
     ledger.mark_failed(token, [two], "because")
@@ -115,39 +132,43 @@ def test_states_move_under_the_fence_only(ledger):
         ledger.request("r-unknown")
 
 
-def test_the_lease(ledger):
-    assert ledger.lease_holder() is None
-    first = ledger.acquire("a", 60)
-    assert (first, ledger.lease_holder()) == (1, "a")
-    assert ledger.acquire("b", 60) is None
-    ledger.heartbeat(first, 0.05)
+def test_the_lease(lease):
+    assert lease.holder() is None
+    first = lease.acquire("a", 60)
+    assert (first, lease.holder()) == (1, "a")
+    assert lease.acquire("b", 60) is None
+    lease.heartbeat(first, 0.05)
     time.sleep(0.06)
-    assert ledger.lease_holder() is None
-    ledger.heartbeat(first, 60)  # late, but nobody took it
-    assert ledger.acquire("b", 60) is None
-    ledger.heartbeat(first, -1)
-    second = ledger.acquire("b", 60)
-    assert (second, ledger.lease_holder()) == (2, "b")
+    assert lease.holder() is None
+    lease.heartbeat(first, 60)  # late, but nobody took it
+    assert lease.acquire("b", 60) is None
+    lease.heartbeat(first, -1)
+    second = lease.acquire("b", 60)
+    assert (second, lease.holder()) == (2, "b")
     with pytest.raises(LeaseLostError, match="token 1"):
-        ledger.heartbeat(first, 60)
-    ledger.release(first)  # not ours any more: nothing happens
-    assert ledger.lease_holder() == "b"
-    ledger.release(second)
-    assert ledger.lease_holder() is None
-    assert ledger.acquire("a", 60) == 3
-    assert ledger.acquire("a", 60) == 4  # its own restart does not wait
+        lease.heartbeat(first, 60)
+    lease.release(first)  # not ours any more: nothing happens
+    assert lease.holder() == "b"
+    lease.release(second)
+    assert lease.holder() is None
+    assert lease.acquire("a", 60) == 3
+    assert lease.acquire("a", 60) == 4  # its own restart does not wait
 
 
-def test_calibration_round_trip(ledger):
-    assert ledger.calibration() == Calibration()
+def test_calibration_round_trip(engine, lease):
+    measurements, token = Measurements(engine), lease.acquire("me", 60)
+    assert measurements.calibration() == Calibration()
     buckets = (
-        CalibrationBucket("dpus", 1, 0.05, 0.3, 0.01, -0.002, 12),
+        CalibrationBucket("dpus", 1, 0.05, 0.3, 0.01, -0.002, 12, (bytes(16), b"x" * 16)),
         CalibrationBucket("dpus-optimised", 3, 0.1, 0.5, 0.2, 0.0),
     )
-    made = Calibration(buckets, (bytes(16), b"x" * 16))
-    ledger.set_calibration(Calibration(buckets[:1]))
-    ledger.set_calibration(made)
-    assert ledger.calibration() == made
+    made = Calibration(buckets)
+    measurements.set_calibration(token, Calibration(buckets[:1]))
+    measurements.set_calibration(token, made)
+    assert measurements.calibration() == made
+    assert made.without([b"x" * 16, b"y" * 16]) == Calibration(buckets[1:])
+    with pytest.raises(LeaseLostError):
+        measurements.set_calibration(token + 1, Calibration())
 
 
 def test_storage_is_bound_to_one_configuration(ledger):

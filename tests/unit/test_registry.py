@@ -4,6 +4,7 @@ import pytest
 
 from hybridmu.errors import LeaseLostError, StateError
 from hybridmu.store import tables as t
+from hybridmu.store.measurements import Measurements
 from hybridmu.store.registry import Registry
 from hybridmu.types import CostObservation, RequestState, ShardOutcome, ShardPlan, SliceRecord
 from tests.support import key, rows_of
@@ -32,9 +33,12 @@ def test_there_is_no_version_before_training(registry):
         registry.version()
 
 
-def test_training_is_published_once(registry, ledger):
-    assert registry.publish_training([outcome(0), outcome(1, blob=None)]) == 1
-    assert registry.publish_training([outcome(0, blob="other")]) == 1
+def test_training_is_published_once(registry, lease, engine):
+    token = lease.acquire("me", 60)
+    assert registry.publish_training(token, [outcome(0), outcome(1, blob=None)]) == 1
+    assert registry.publish_training(token, [outcome(0, blob="other")]) == 1
+    with pytest.raises(LeaseLostError):
+        registry.publish_training(token + 1, [outcome(0)])
     version = registry.version()
     assert [(s.shard, s.blob, s.exact, s.removed_upto) for s in version.shards] == [
         (0, "b", True, 0),
@@ -44,16 +48,20 @@ def test_training_is_published_once(registry, ledger):
         (1, "k01", "c1"),
         (2, "k02", "b"),
     ]
-    assert ledger.costs() == [CostObservation("retrain", 30, 1, 0.5), CostObservation("retrain", 30, 2, 0.5)]
+    assert Measurements(engine).costs() == [
+        CostObservation("retrain", 30, 1, 0.5),
+        CostObservation("retrain", 30, 2, 0.5),
+    ]
 
 
 @pytest.fixture
-def trained(registry, ledger) -> int:
-    registry.publish_training([outcome(shard) for shard in range(3)])
-    return ledger.acquire("me", 60)
+def trained(registry, lease) -> int:
+    token = lease.acquire("me", 60)
+    registry.publish_training(token, [outcome(shard) for shard in range(3)])
+    return token
 
 
-def test_publishing_moves_the_pointer_and_carries_the_rest_over(registry, ledger, trained):
+def test_publishing_moves_the_pointer_and_carries_the_rest_over(registry, ledger, engine, trained):
     request = ledger.accept([key(1, 1), key(2, 1), key(3, 2)]).request_id
     ledger.mark_planned(trained, [request], "round", 1)
     pairs = [
@@ -71,7 +79,7 @@ def test_publishing_moves_the_pointer_and_carries_the_rest_over(registry, ledger
     found = ledger.request(request)
     assert (found.state, found.version_before, found.version_after) == (RequestState.APPLIED, 1, 2)
     assert found.applied_at is not None
-    rows = ledger.outcomes(request)
+    rows = Measurements(engine).outcomes(request)
     assert [(r["shard"], r["strategy"], r["rule"], r["reasons"]) for r in rows] == [
         (1, "retrain", "time", ["why"]), (2, "dpus", "time", ["why"])
     ]  # fmt: skip
@@ -79,7 +87,11 @@ def test_publishing_moves_the_pointer_and_carries_the_rest_over(registry, ledger
     again = [(plan(2, 0.5), outcome(2, 3, "more", exact=False, strategy="dpus"))]
     registry.publish(trained, "round2", [], again)
     assert registry.version().shards[2].error_spent == 0.75
+    assert (ledger.request(request).exact_at, ledger.request(request).version_exact) == (None, None)
     registry.publish(trained, "round3", [], [(plan(2), outcome(2, 3, "exact"))])
+    assert ledger.request(request).exact_at is not None
+    assert ledger.request(request).version_exact == 4
+    assert [r["strategy"] for r in Measurements(engine).outcomes(request)] == ["retrain", "dpus", "retrain"]
     assert (registry.version().shards[2].exact_upto, registry.version().shards[2].error_spent) == (3, 0.0)
     assert registry.version(1).shards == before  # versions do not change
 
@@ -100,9 +112,11 @@ def test_a_refused_publish_writes_nothing(registry, ledger, engine, trained, tok
     assert everything(engine) == before
 
 
-def test_a_stolen_lease_stops_the_old_coordinator(registry, ledger, engine, trained):
-    ledger.heartbeat(trained, -1)
-    assert ledger.acquire("thief", 60) == trained + 1
+def test_a_stolen_lease_stops_the_old_coordinator(registry, ledger, lease, engine, trained):
+    request = ledger.accept([key(1, 1)]).request_id
+    registry.publish(trained, "round", [request], [(plan(1), outcome(1, 1))])
+    lease.heartbeat(trained, -1)
+    assert lease.acquire("thief", 60) == trained + 1
     before = everything(engine)
     with pytest.raises(LeaseLostError):
         registry.publish(trained, "round", [], [(plan(1), outcome(1, 4))])
@@ -137,9 +151,9 @@ def test_served_means_every_live_replica(registry, ledger, trained):
     assert ledger.mark_served(trained, 3) == []
 
 
-def test_the_cost_window_is_bounded_and_newest_first(registry, ledger, engine, trained):
+def test_the_cost_window_is_bounded_and_newest_first(engine, trained):
     rows = [{"strategy": "dpus", "visits": n, "checkpoints": 1, "seconds": 1.0} for n in range(1, 405)]
     with engine.begin() as connection:
         connection.execute(t.costs.insert(), rows)
-    costs = ledger.costs()
+    costs = Measurements(engine).costs()
     assert [c.visits for c in costs] == list(range(404, 4, -1))

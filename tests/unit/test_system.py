@@ -7,8 +7,8 @@ import pytest
 
 import hybridmu
 from hybridmu.runtime import coordinator
-from hybridmu.store.ledger import Ledger
-from hybridmu.store.tables import connect
+from hybridmu.store.database import connect
+from hybridmu.store.lease import Lease
 from tests.unit.test_exactness import SGD, config_for, write_table
 
 
@@ -26,20 +26,20 @@ def test_the_lease_of_a_killed_coordinator_runs_out(trained, monkeypatch):
     config, _ = trained
     monkeypatch.setattr(coordinator, "LEASE_SECONDS", 1.0)
     with hybridmu.connect(config, executor="local") as system:
-        assert system.ledger.acquire("a coordinator that was killed", 1.0) is not None
+        assert system.lease.acquire("a coordinator that was killed", 1.0) is not None
         assert system.run(until_idle=True).open_requests == 0
 
 
 def test_a_live_coordinator_is_not_pushed_aside(trained, monkeypatch):
     config, _ = trained
     monkeypatch.setattr(coordinator, "LEASE_SECONDS", 0.6)
-    ledger = Ledger(connect(hybridmu.Settings.parse(config).database))
-    token = ledger.acquire("alive", 2.0)
+    lease = Lease(connect(hybridmu.Settings.parse(config).database))
+    token = lease.acquire("alive", 2.0)
     stop = threading.Event()
 
     def renew():
         while not stop.wait(0.1):
-            ledger.heartbeat(token, 2.0)
+            lease.heartbeat(token, 2.0)
 
     thread = threading.Thread(target=renew)
     thread.start()
@@ -64,7 +64,7 @@ def test_waiting_follows_a_coordinator_that_took_over(trained):
         taking_over = threading.Thread(target=lambda: second.run(until_idle=True))
         taking_over.start()
         deadline = time.monotonic() + 20
-        while second.ledger.lease_holder() is None and time.monotonic() < deadline:
+        while second.lease.holder() is None and time.monotonic() < deadline:
             time.sleep(0.01)
         assert first.wait(request["request_id"]).state == "SERVED"
         taking_over.join()

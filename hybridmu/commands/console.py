@@ -1,0 +1,66 @@
+"""What every verb shares: options, the two consoles, one JSON document or words, errors with their exit code."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from hybridmu.errors import HybridMUError, UnknownKeysError
+
+ConfigOption = Annotated[Path, typer.Option("-c", "--config", help="YAML configuration.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+
+err = Console(stderr=True)
+out = Console()
+
+
+@contextmanager
+def errors(as_json: bool) -> Iterator[None]:
+    """Turn an error that the caller can do something about into a message and exit code 2.
+
+    Args:
+        as_json: Print it on standard output as one JSON document as well.
+
+    Raises:
+        Exit: In place of the error.
+    """
+    try:
+        yield
+    except (HybridMUError, json.JSONDecodeError, OSError) as error:
+        if as_json:
+            known = isinstance(error, HybridMUError)
+            document: dict[str, Any] = {"error": type(error).__name__, "what": str(error)}
+            if known:
+                document |= {name: getattr(error, name) for name in ("what", "expected", "got", "remedy")}
+            if isinstance(error, UnknownKeysError):
+                document["unknown"] = list(error.unknown)
+            print(json.dumps(document))
+        err.print(f"[red]error[/red] {type(error).__name__}: ", end="")
+        err.print(str(error), markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(2) from None
+
+
+def emit(result: Any, as_json: bool, show: Callable[[], object]) -> None:
+    """Print a result: one JSON document, or what `show` prints for people."""
+    if as_json:
+        print(json.dumps(_finite(result), default=str))
+    else:
+        show()
+
+
+def _finite(value: Any) -> Any:
+    """Return plain data in which NaN and infinities, which JSON does not know, are null."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return value

@@ -1,0 +1,60 @@
+"""`hybridmu keys …`: which keys there are, and new ones in their place."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any
+
+import typer
+
+from hybridmu import config
+from hybridmu.commands.console import ConfigOption, JsonOption, emit, errors, out
+from hybridmu.config import Settings
+from hybridmu.store.keys import Keyring
+
+app = typer.Typer(no_args_is_help=True, help="The signing and the guard key; see docs/keys.md.")
+
+
+class Which(StrEnum):
+    """The keys that can be rotated."""
+
+    signing = "signing"
+    guard = "guard"
+
+
+@app.command()
+def show(config_file: ConfigOption, as_json: JsonOption = False) -> None:
+    """Show the ids of all keys, and the public keys that auditors need; no secret."""
+    with errors(as_json):
+        settings = config.load(config_file)
+        ring = Keyring(settings)
+        public = {name: key.hex() for name, key in ring.public_keys().items()}
+        result = {
+            "signing": {"where": _where(settings, Which.signing), "public_keys": public},
+            "guard": {"where": _where(settings, Which.guard), "key_ids": list(ring.guard_keys())},
+        }
+    emit(result, as_json, lambda: _shown(result))
+
+
+@app.command()
+def rotate(which: Which, config_file: ConfigOption, as_json: JsonOption = False) -> None:
+    """Start a new key; the old signing key is destroyed, old guard keys stay for checking."""
+    with errors(as_json):
+        name = Keyring(config.load(config_file)).rotate(which.value)
+    emit({"key": which.value, "key_id": name}, as_json, lambda: out.print(f"{which.value} key {name} is in use now"))
+
+
+def _where(settings: Settings, which: Which) -> str:
+    source: str | None = getattr(settings.keys, which)
+    return source or str(settings.keys_folder)
+
+
+def _shown(result: dict[str, Any]) -> None:
+    def say(text: str) -> None:
+        out.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    for name, ids in (("signing", result["signing"]["public_keys"]), ("guard", result["guard"]["key_ids"])):
+        say(f"{name} key, in {result[name]['where']}" + ("" if ids else ": none yet, it is made on first use"))
+        for key in ids:
+            newest = "in use" if key == [*ids][-1] else "old"
+            say(f"  {key}  {newest}" + (f"  public key {ids[key]}" if name == "signing" else ""))

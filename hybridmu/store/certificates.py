@@ -1,0 +1,119 @@
+"""Certificates as files of storage, one a number: `certificates/00000001.json`. Only ever appended to."""
+
+from __future__ import annotations
+
+import os
+import re
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+from hybridmu.core.certificate import canonical, fingerprint, parse
+from hybridmu.errors import CorruptBlobError, StateError
+from hybridmu.store.storage import Storage
+
+_FOLDER = "certificates"
+_FILE = re.compile(rf"{_FOLDER}/(\d{{8,}})\.json")
+
+
+class Certificates:
+    """The chain of one system.
+
+    Args:
+        storage: Where it is kept.
+    """
+
+    def __init__(self, storage: Storage) -> None:
+        self.storage = storage
+
+    def append(self, document: Mapping[str, Any]) -> int:
+        """Add a signed certificate; adding the same one again changes nothing, so a crash may repeat it.
+
+        Object stores can't refuse to replace a file that appears at this very moment: there, the fenced lease of the
+        coordinator is what keeps two writers apart.
+
+        Args:
+            document: The next one: its number follows the last, and it names that one's fingerprint.
+
+        Returns:
+            Its number.
+
+        Raises:
+            StateError: The number is taken by another certificate, or it does not follow the last.
+        """
+        number, data = int(document["number"]), canonical(document)
+        numbers = self.numbers()
+        last = max(numbers, default=0)
+        if number in numbers and self.storage.read(_name(number)) == data:
+            return number
+        previous = fingerprint(self.get(last)) if last else None
+        if number != last + 1 or document["previous"] != previous:
+            raise StateError(
+                f"certificate {number} does not follow the last one; none was written",
+                expected=f"number {last + 1}, with the fingerprint of number {last}" if last else "number 1, the first",
+                got=f"number {number}",
+                remedy="build it again on top of the last certificate",
+            )
+        self._create(_name(number), data)
+        return number
+
+    def get(self, number: int) -> dict[str, Any]:
+        """Return one certificate.
+
+        Raises:
+            StateError: There is none of this number.
+            CorruptBlobError: The file is no JSON object.
+        """
+        try:
+            document = parse(self.storage.read(_name(number)))
+        except FileNotFoundError:
+            raise StateError(
+                f"there is no certificate {number}", expected=f"a number up to {max(self.numbers(), default=0)}"
+            ) from None
+        except ValueError as error:
+            document = str(error)
+        if not isinstance(document, dict):
+            raise CorruptBlobError(
+                f"the file of certificate {number} is damaged",
+                got=str(document)[:200],
+                remedy="restore it from a backup, or from whoever received it",
+            )
+        return document
+
+    def numbers(self) -> list[int]:
+        """Return the numbers that are there, in order."""
+        found = (_FILE.fullmatch(file.name) for file in self.storage.list(_FOLDER))
+        return sorted(int(match[1]) for match in found if match)
+
+    def all(self) -> list[dict[str, Any]]:
+        """Return every certificate, the first first."""
+        return [self.get(number) for number in self.numbers()]
+
+    def last(self) -> dict[str, Any] | None:
+        """Return the newest certificate, or None before the first."""
+        numbers = self.numbers()
+        return self.get(numbers[-1]) if numbers else None
+
+    def _create(self, name: str, data: bytes) -> None:
+        """Publish a file that must be new.
+
+        Raises:
+            StateError: Another process was first.
+        """
+        if self.storage.local is None:
+            self.storage.write(name, data)
+            return
+        temporary = f"{name}.{uuid.uuid4().hex}.tmp"
+        self.storage.write(temporary, data)
+        try:
+            os.link(self.storage.path(temporary), self.storage.path(name))  # unlike a rename, it never replaces
+        except FileExistsError:
+            raise StateError(
+                "another process wrote this certificate's number just now", remedy="build it again on top of that one"
+            ) from None
+        finally:
+            self.storage.delete(temporary)  # makes the new name durable as well
+
+
+def _name(number: int) -> str:
+    return f"{_FOLDER}/{number:08d}.json"

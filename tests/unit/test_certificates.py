@@ -1,0 +1,187 @@
+"""Certificates in storage: appended, never overwritten; and the verbs that look at them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Barrier
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from hybridmu.cli import app
+from hybridmu.core.certificate import canonical, sign
+from hybridmu.errors import CorruptBlobError, StateError
+from hybridmu.store.certificates import Certificates
+from hybridmu.store.storage import Storage
+from tests.support import settings_dict
+from tests.unit.test_certificate import KEY, OTHER, PUBLIC, chain_of, made, signed
+
+
+@pytest.fixture
+def store(tmp_path) -> Certificates:
+    return Certificates(Storage(str(tmp_path / "storage")))
+
+
+def test_they_are_read_as_they_were_written(store, tmp_path):
+    assert (store.last(), store.all(), store.numbers()) == (None, [], [])
+    assert not (tmp_path / "storage").exists()
+    documents = chain_of(3)
+    assert [store.append(document) for document in documents] == [1, 2, 3]
+    assert store.all() == documents
+    assert (store.get(2), store.last()) == (documents[1], documents[2])
+    names = sorted(path.name for path in (tmp_path / "storage" / "certificates").iterdir())
+    assert names == ["00000001.json", "00000002.json", "00000003.json"]
+    assert (tmp_path / "storage" / "certificates" / "00000002.json").read_bytes() == canonical(documents[1])
+    with pytest.raises(StateError, match="no certificate 4"):
+        store.get(4)
+
+
+def test_a_number_is_never_overwritten(store):
+    documents = chain_of(3)
+    other = sign(made(system="other"), KEY)
+    store.append(documents[0])
+    assert store.append(documents[0]) == 1  # a crash made its writer repeat it
+    for wrong in (other, documents[2], sign({**documents[1], "previous": "0" * 64}, KEY), sign(made(), OTHER)):
+        with pytest.raises(StateError, match="does not follow"):
+            store.append(wrong)
+    assert store.all() == documents[:1]
+    store.append(documents[1])
+    with pytest.raises(StateError, match="does not follow"):
+        store.append(other)
+    assert store.append(documents[0]) == 1
+    assert store.all() == documents[:2]
+
+
+def test_of_writers_at_the_same_moment_one_wins(store):
+    rivals = [sign(made(purge={"writer": number}), KEY) for number in range(8)]
+    barrier = Barrier(len(rivals))
+
+    def write(document) -> bool:
+        mine = Certificates(Storage(store.storage.url))
+        barrier.wait()
+        try:
+            mine.append(document)
+        except StateError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(len(rivals)) as pool:
+        won = list(pool.map(write, rivals))
+    assert sum(won) == 1
+    assert store.all() == [rivals[won.index(True)]]
+    assert [file.name for file in store.storage.list()] == ["certificates/00000001.json"]
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"[]", b'{"a":1,"a":2}'])
+def test_a_damaged_file_is_said_to_be_damaged(store, data):
+    store.append(signed())
+    store.storage.write("certificates/00000001.json", data)
+    with pytest.raises(CorruptBlobError, match="backup"):
+        store.get(1)
+
+
+def test_unfinished_writes_are_no_certificates(store):
+    store.append(signed())
+    store.storage.write("certificates/00000002.json.0f.tmp", b"{")
+    assert store.numbers() == [1]
+
+
+# ---------------------------------------------------------------------- the command line
+
+
+def run(*arguments: str, code: int = 0) -> str:
+    done = CliRunner().invoke(app, list(map(str, arguments)))
+    assert done.exit_code == code, done.output
+    assert not isinstance(done.exception, Exception) or isinstance(done.exception, SystemExit)
+    return done.stdout
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """What an auditor was given: a chain of three, and the public key."""
+    folder = tmp_path / "audit"
+    folder.mkdir()
+    for document in chain_of(3):
+        (folder / f"{document['number']:08d}.json").write_bytes(canonical(document))
+    (tmp_path / "key.txt").write_text(PUBLIC.hex())
+    (tmp_path / "other.txt").write_text(OTHER.public_key().public_bytes_raw().hex())
+    return folder
+
+
+def test_verify_needs_nothing_but_the_file(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    file = folder / "00000002.json"
+    said = run("certificate", "verify", file)
+    assert "Certificate 2 of system 5f0c holds" in said
+    assert PUBLIC.hex() in said
+    assert "DOES NOT" not in said
+    trusted = run("certificate", "verify", file, "--public-key", tmp_path / "key.txt", "--chain", folder)
+    assert "was not checked" not in trusted
+    result = json.loads(run("certificate", "verify", file, "--chain", folder, "--json"))
+    assert (result["ok"], result["trusted_key_given"]) == (True, False)
+    assert all(finding["ok"] for finding in result["findings"])
+    pretty = tmp_path / "pretty.json"
+    pretty.write_text(json.dumps(json.loads(file.read_text()), indent=4))
+    run("certificate", "verify", pretty, "--chain", folder)
+
+
+def test_verify_fails_when_anything_does_not_hold(folder, tmp_path):
+    file = folder / "00000002.json"
+    said = run("certificate", "verify", file, "--public-key", tmp_path / "other.txt", code=1)
+    assert "DOES NOT HOLD" in said
+    assert "trusted one" in said
+    document = json.loads(file.read_text())
+    document["request"]["kind"] = "correct"
+    changed = tmp_path / "changed.json"
+    for data in (canonical(document), canonical(sign(document, KEY)), b"{", b"\xff", b"[]", b'{"a":1,"a":1}', b"[NaN]"):
+        changed.write_bytes(data)
+        result = json.loads(run("certificate", "verify", changed, "--chain", folder, "--json", code=1))
+        assert not result["ok"]
+    run("certificate", "verify", changed, code=1)
+    (folder / "00000001.json").unlink()
+    run("certificate", "verify", file)
+    assert "DOES NOT HOLD" in run("certificate", "verify", file, "--chain", folder, code=1)
+    for arguments in ((tmp_path / "none.json",), (file, "--public-key", file), (file, "--chain", tmp_path / "none")):
+        assert json.loads(run("certificate", "verify", *arguments, "--json", code=2))["error"]
+
+
+@pytest.fixture
+def config(tmp_path) -> Path:
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(settings_dict(tmp_path)))
+    return path
+
+
+def test_list_and_show(config, folder, tmp_path):
+    assert "no certificates" in run("certificate", "list", "-c", config)
+    assert not (tmp_path / "storage").exists()
+    shutil.copytree(folder, tmp_path / "storage" / "certificates")
+    listed = json.loads(run("certificate", "list", "-c", config, "--json"))
+    assert [(row["number"], row["keys"], row["shards"]) for row in listed] == [(n, 2, 1) for n in (1, 2, 3)]
+    assert "request-1" in run("certificate", "list", "-c", config)
+    stored = json.loads((folder / "00000002.json").read_text())
+    assert json.loads(run("certificate", "show", "2", "-c", config)) == stored
+    assert json.loads(run("certificate", "show", "2", "-c", config, "--json")) == stored
+    assert json.loads(run("certificate", "show", "9", "-c", config, "--json", code=2))["error"] == "StateError"
+
+
+def test_keys_show_and_rotate(config, tmp_path):
+    assert "none yet" in run("keys", "show", "-c", config)
+    assert not (tmp_path / "storage-keys").exists()
+    first = json.loads(run("keys", "rotate", "signing", "-c", config, "--json"))["key_id"]
+    second = json.loads(run("keys", "rotate", "signing", "-c", config, "--json"))["key_id"]
+    guard = json.loads(run("keys", "rotate", "guard", "-c", config, "--json"))["key_id"]
+    result = json.loads(run("keys", "show", "-c", config, "--json"))
+    assert list(result["signing"]["public_keys"]) == [first, second]
+    assert result["guard"]["key_ids"] == [guard]
+    said = run("keys", "show", "-c", config)
+    assert f"{first}  old" in said
+    assert f"{second}  in use" in said
+    secrets = [path.read_text() for path in (tmp_path / "storage-keys").iterdir() if ".pub." not in path.name]
+    assert len(secrets) == 2
+    assert not any(line in said for secret in secrets for line in secret.split())
+    run("keys", "rotate", "partition", "-c", config, code=2)

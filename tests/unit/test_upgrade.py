@@ -1,0 +1,124 @@
+"""`upgrade --plan`: what other code and libraries cost in lost checkpoints; it never changes anything."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+import yaml
+from typer.testing import CliRunner
+
+import hybridmu
+from hybridmu.cli import app
+from hybridmu.planning.cost import Coefficients, CostModel
+from hybridmu.planning.eviction import ShardCheckpoints
+from hybridmu.planning.upgrade import Package, plan_upgrade
+from tests.unit.test_exactness import SGD, config_for, write_table
+
+TASK = """
+import sklearn
+from hybridmu.task import Mlp
+
+class Task(Mlp):
+    pass
+"""
+
+
+@pytest.fixture
+def trained(tmp_path, monkeypatch):
+    table = tmp_path / "train.parquet"
+    ids = write_table(table, 60, string_ids=False, groups=0)
+    config = config_for(tmp_path, table, shards=2, slices=3, epochs=3, batch=4, optimizer=SGD, groups=0)
+    (tmp_path / "a_task_of_the_user.py").write_text(TASK)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    config["task"] = {"name": "a_task_of_the_user:Task", "hidden": [4]}
+    with hybridmu.connect(config, executor="local") as system:
+        system.train()
+        yield system, config, ids
+
+
+def mean_visits(system, ids) -> float:
+    return sum(system.plan(ids=[row], strategy="retrain").shards[0].sample_visits for row in ids) / len(ids)
+
+
+def test_the_same_environment_loses_nothing(trained):
+    system, _, ids = trained
+    plan = system.upgrade()
+    assert (plan.lost, plan.kept, plan.packages) == (0, 6, ())
+    assert plan.visits_before == plan.visits_after == pytest.approx(mean_visits(system, ids))
+    assert plan.explain().startswith(
+        "With the code and libraries installed here, no checkpoint is lost.\nshard 0: 3 kept"
+    )
+
+
+def test_an_environment_that_is_really_another_one_is_counted_right(trained):
+    system, config, ids = trained
+    before = mean_visits(system, ids)
+    files = system.site.storage.list()
+    # Another thread count names checkpoints otherwise, as another torch does, and can be had here.
+    with hybridmu.connect({**config, "cluster": {"cpus_per_shard": 2}}, executor="local") as other:
+        plan = other.upgrade()
+        assert (plan.lost, plan.kept) == (6, 0)
+        assert plan.visits_before == pytest.approx(before)
+        assert plan.visits_after == pytest.approx(mean_visits(other, ids))
+        assert plan.visits_after > plan.visits_before
+        assert system.site.storage.list("lineage") == [f for f in files if f.name.startswith("lineage/")]
+        assert system.status()["version"] == 1
+        other.forget(ids=[next(row for row in ids if other.plan(ids=[row]).shards[0].shard == 0)], wait=True)
+        after = other.upgrade()
+        assert [(s.kept, s.lost) for s in after.shards] == [(3, 0), (0, 3)]  # shard 0 was made anew
+
+
+@pytest.mark.parametrize(
+    ("name", "shapes"),
+    [("torch", True), ("NumPy", True), ("scikit_learn", True), ("pyarrow", False), ("no-such-package", False)],
+)
+def test_only_what_names_a_checkpoint_costs_any(trained, name, shapes):
+    plan = trained[0].upgrade({name: "99.0"})
+    assert plan.packages[0].shapes is shapes
+    assert (plan.lost, plan.kept) == ((6, 0) if shapes else (0, 6))
+    assert ("is not part of what names a checkpoint" in plan.explain()) is not shapes
+
+
+def test_the_installed_version_costs_nothing_with_or_without_its_build(trained):
+    for version in {torch.__version__, torch.__version__.partition("+")[0]}:
+        assert trained[0].upgrade({"torch": version}).lost == 0
+
+
+def test_the_plan_explains_itself():
+    shards = [ShardCheckpoints(s, (2, 2), (10, 10), (True, True), 100, clean=2) for s in range(2)]
+    cost = CostModel({"retrain": Coefficients(per_visit=0.01, per_checkpoint=0.0)})
+    plan = plan_upgrade(
+        shards, {1}, cost, [Package("torch", "2.13.0", "2.14.0", True), Package("rich", None, "1", False)]
+    )
+    # By hand: slice 1 deleted 2·9 + 2·19 = 56 visits, slice 2 deleted 38, or 58 without a checkpoint.
+    assert plan.explain() == (
+        "With torch 2.14.0 (here: 2.13.0), 2 of 4 checkpoint(s) are lost: no retrain can start from them.\n"
+        "The live sub-models stay and go on answering; their bits can't be proven there by a new training.\n"
+        "The next deletion of one row is expected to retrain 52 sample visits (0.52 s on one worker) instead of 47 "
+        "(0.47 s). The first one in a shard makes its checkpoints anew.\n"
+        "Retraining the 1 shard(s) that lose checkpoints takes 60 sample visits (0.6 s on one worker), once.\n"
+        "rich is not part of what names a checkpoint.\n"
+        "shard 0: 2 kept, 0 lost; first deletion 47 visits, 0.47 s (before: 47, 0.47 s)\n"
+        "shard 1: 0 kept, 2 lost; first deletion 57 visits, 0.57 s (before: 47, 0.47 s)"
+    )
+
+
+def test_the_command(trained, tmp_path):
+    _, config, _ = trained
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(config))
+
+    def run(*words: str):
+        return CliRunner().invoke(app, ["upgrade", "-c", str(file), *words])
+
+    assert "no checkpoint is lost" in run("--plan").output
+    shown = run("--plan", "--with", "torch==9.9", "--with", "numpy=9.9")
+    assert shown.exit_code == 0
+    assert "With torch 9.9 (here: " in shown.output
+    document = json.loads(run("--plan", "--with", "torch=9.9", "--json").stdout)
+    assert (document["lost"], len(document["shards"])) == (6, 2)
+    assert document["seconds_after"] > document["seconds_before"] > 0
+    for words in ((), ("--plan", "--with", "torch"), ("--plan", "--with", "=1")):
+        assert run(*words).exit_code == 2
