@@ -20,20 +20,32 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from hybridmu import config, datasets
-from hybridmu.commands import certificate, keys, storage
-from hybridmu.commands.console import ConfigOption, JsonOption, emit, err, errors, out
+from hybridmu.commands import certificate, incoming, keys, operate, storage
+from hybridmu.commands.console import ConfigOption, JsonOption, Verbs, emit, err, errors, operator, out
 from hybridmu.errors import ConfigError
 from hybridmu.runtime.coordinator import Snapshot
 from hybridmu.system import System, Watcher, connect
 from hybridmu.types import StrategyChoice
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="Train on shards, forget on demand, prove it.")
+app = typer.Typer(
+    cls=Verbs, no_args_is_help=True, add_completion=False, help="Train on shards, forget on demand, prove it."
+)
 data_app = typer.Typer(no_args_is_help=True, help="Built-in real datasets.")
 app.add_typer(data_app, name="data")
 app.add_typer(certificate.app, name="certificate")
 app.add_typer(keys.app, name="keys")
+app.add_typer(storage.ledger, name="ledger")
+app.add_typer(operate.app, name="requests")
+app.add_typer(incoming.ingests_app, name="ingests")
+app.add_typer(incoming.guard_app, name="guard")
+for _verb in (operate.pause, operate.resume, operate.hold, operate.holds, operate.lift):
+    app.command()(_verb)
+app.command()(incoming.ingest)
+app.command()(incoming.correct)
+app.command()(incoming.readmit)
 app.command()(storage.checkpoints)
 app.command()(storage.upgrade)
+app.command()(storage.decommission)
 
 LocalOption = Annotated[bool, typer.Option("--local", help="Run in this process, without Ray.")]
 IdOption = Annotated[list[str] | None, typer.Option("--id", help="A row id; may be repeated.")]
@@ -83,6 +95,10 @@ def forget(
     groups: GroupsOption = None,
     key: Annotated[str | None, typer.Option("--key", help="Idempotency key.")] = None,
     strategy: StrategyOption = "auto",
+    deadline: Annotated[
+        float | None, typer.Option("--deadline", metavar="SECONDS", help="When it must be exact and purged.")
+    ] = None,
+    caller: Annotated[str | None, typer.Option("--caller", help="Who asks; your user name when left out.")] = None,
     ignore_unknown: IgnoreOption = False,
     wait: Annotated[bool, typer.Option("--wait", help="Follow it until it is served.")] = False,
     as_json: JsonOption = False,
@@ -95,11 +111,13 @@ def forget(
             groups=[*(group or []), *_lines(groups)],
             strategy=_strategy(strategy),
             key=key,
+            caller=operator() if caller is None else caller,
+            deadline_seconds=deadline,
             ignore_unknown=ignore_unknown,
             wait=wait,
             watch=watch,
         )
-    emit(result, as_json, lambda: _request(result))
+    emit(result, as_json, lambda: operate.outcome(result))
 
 
 @app.command()
@@ -117,7 +135,7 @@ def run(
             if not last or last[0] != snapshot:
                 err.print(
                     f"version {snapshot.version}, {snapshot.open_requests} open, "
-                    f"{snapshot.jobs_done}/{snapshot.jobs_total} shard jobs"
+                    f"{snapshot.jobs_done}/{snapshot.jobs_total} shard jobs" + (", paused" if snapshot.paused else "")
                 )
             last[:] = [snapshot]
 
@@ -131,10 +149,10 @@ def run(
 
 @app.command()
 def status(config_file: ConfigOption, as_json: JsonOption = False) -> None:
-    """Show version, shards, requests and replicas."""
+    """Show version, shards and what they owe, requests, pause and holds, replicas."""
     with _system(config_file, as_json, local=True) as system:
         result = system.status()
-    emit(result, as_json, lambda: _status(result))
+    emit(result, as_json, lambda: operate.standing(result))
 
 
 @app.command()
@@ -143,11 +161,14 @@ def verify(
     shard: Annotated[list[int] | None, typer.Option("--shard", help="Only this shard; may be repeated.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Retrain from scratch in fresh processes and compare; fails when a shard that claims to be exact is not."""  # noqa: DOC501
+    """Retrain from scratch in fresh processes and compare; fails when a shard that claims to be exact is not.
+
+    It also fails when a forgotten id or group has live rows.
+    """  # noqa: DOC501
     with _system(config_file, as_json, local=True) as system, _bar("training the oracle from scratch") as advance:
         result = system.verify(shard, advance)
     emit(result, as_json, lambda: _verified(result))
-    if not result["exact_claims_hold"]:
+    if not result["exact_claims_hold"] or result["guarded_rows_in_lake"]:
         raise typer.Exit(1)
 
 
@@ -229,7 +250,14 @@ def _progress(what: str) -> Iterator[Watcher]:
     with _bar(f"{what}: starting") as advance:
 
         def watch(snapshot: Snapshot) -> None:
-            text = f"{what}: calibrating" if snapshot.calibrating else f"{what}: shards"
+            now = (
+                "calibrating"
+                if snapshot.calibrating
+                else "paused, until `hybridmu resume`"
+                if snapshot.paused
+                else "shards"
+            )
+            text = f"{what}: {now}"
             advance(snapshot.jobs_done, snapshot.jobs_total or None, text)
 
         yield watch
@@ -254,35 +282,6 @@ def _facts(title: str, facts: dict[str, Any]) -> None:
         out.print(f"  {name}: {value}", highlight=False)
 
 
-def _request(result: dict[str, Any]) -> None:
-    took = result["seconds_to_applied"]
-    out.print(
-        f"[bold]{result['request_id']}[/bold] {result['state']}: {result['keys']} key(s), "
-        f"version {result['version_before']} -> {result['version_after']}"
-        + (f", applied after {took:.2f} s" if took is not None else "")
-    )
-    table = Table("shard", "strategy", "rule", "rows", "slice", "visits", "estimated s", "measured s")
-    for s in result["shards"]:
-        cells = (s["shard"], s["strategy"], s["rule"], s["revoked"], s["first_slice"], s["sample_visits"])
-        table.add_row(*map(str, cells), f"{s['estimated_seconds']:.3f}", f"{s['measured_seconds']:.3f}")
-    if result["shards"]:
-        out.print(table)
-    if result["state"] == "RECEIVED":
-        out.print("committed; `hybridmu run` fulfils it, or repeat the command with --wait")
-    if owed := [s["shard"] for s in result["shards"] if s["strategy"] != "retrain"]:
-        out.print(f"approximate: shards {owed} owe an exact repair; --strategy retrain with the same ids makes it")
-    if result["already_forgotten"] or result["ignored_unknown"]:
-        out.print(f"{result['already_forgotten']} forgotten before, {result['ignored_unknown']} unknown and ignored")
-
-
-def _status(result: dict[str, Any]) -> None:
-    out.print(f"[bold]version {result['version']}[/bold], {result['voters']} voter(s)")
-    owed = [s["shard"] for s in result["shards"] if s["owes_exact_repair"]]
-    out.print(f"shards that owe an exact repair: {owed or 'none'}")
-    out.print("requests: " + ", ".join(f"{state} {count}" for state, count in result["requests"].items()))
-    out.print(f"replicas: {result['replicas'] or 'none'}; coordinator: {result['coordinator'] or 'none'}")
-
-
 def _short(value: float | None) -> str:
     return "unknown" if value is None else f"{value:.4f}"
 
@@ -302,6 +301,10 @@ def _verified(result: dict[str, Any]) -> None:
     out.print(table)
     if foreign := [s["shard"] for s in result["shards"] if s["exact"] and not s["replayable"]]:
         out.print(f"shards {foreign} were made by other code, libraries, CPU or thread count: not replayable here")
+    if result["guarded_rows_in_lake"]:
+        out.print(f"{result['guarded_rows_in_lake']} live row(s) have an id or group that is forgotten")
+    if result["guard_entries_lost"]:
+        out.print(f"{result['guard_entries_lost']} forgotten ids and groups can't be checked: their guard key is lost")
     out.print(
         f"version {result['version']}: {result['exact_shards']} exact shard(s), "
         f"{_claims(result)}; {result['approximate_shards']} approximate; "

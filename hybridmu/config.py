@@ -4,6 +4,7 @@ Environment variables:
     HYBRIDMU_STORAGE_URL: replaces `storage_url`.
     HYBRIDMU_DATABASE_URL: replaces `database_url`.
     HYBRIDMU_CONFIG: configuration file of `serve run` when none is named.
+    HYBRIDMU_FAULT: `POINT:HIT:ACTION`, armed in every process that inherits it; for tests (`hybridmu.faults`).
     HYBRIDMU_DATA: folder of converted built-in datasets (default `~/.cache/hybridmu`).
     Others may be named by `data.partition_key`, `keys.signing` and `keys.guard` as `env:NAME`.
 """
@@ -20,10 +21,14 @@ from urllib.parse import unquote, urlparse
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from hybridmu import faults
 from hybridmu.errors import ConfigError
 from hybridmu.types import StrategyChoice
 
 Scalar = bool | int | float | str
+
+if _fault := os.environ.get("HYBRIDMU_FAULT"):
+    faults.arm_text(_fault)
 
 
 class _Frozen(BaseModel):

@@ -189,7 +189,9 @@ def _write(output: Path, report: dict[str, Any], system: System) -> None:
     rows = report["training"]["rows"]["train"] // (settings.sisa.shards * settings.sisa.slices)
     pictures = [
         plots.time_against_workload(outcomes, fitted),
-        plots.boundary(system.site.recipe.epochs, rows, fitted, policy_of(settings), system.measurements.calibration()),
+        plots.boundary(
+            system.site.recipe_for(0).epochs, rows, fitted, policy_of(settings), system.measurements.calibration()
+        ),
         plots.gaps([entry for deletion in report["deletions"] for entry in deletion["verify"]["shards"]]),
     ]
     (output / "report.json").write_text(json.dumps(report, indent=1, default=str))

@@ -98,6 +98,15 @@ class WouldEmptyError(RequestError):
     """The request would leave no row to train on."""
 
 
+def would_empty() -> WouldEmptyError:
+    """Return the refusal of the last training row."""
+    return WouldEmptyError(
+        "this request would leave no row to train on",
+        expected="at least one live training row",
+        remedy="to forget everything, run `hybridmu decommission`",
+    )
+
+
 class AdmissionError(RequestError):
     """A caller asks for more than its limits allow; nothing was changed."""
 

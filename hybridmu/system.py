@@ -35,7 +35,7 @@ from hybridmu.errors import (
     StateError,
     StrategyUnavailableError,
     UnknownKeysError,
-    WouldEmptyError,
+    would_empty,
 )
 from hybridmu.planning import cost
 from hybridmu.planning.planner import Pools
@@ -44,6 +44,8 @@ from hybridmu.runtime import coordinator
 from hybridmu.runtime.coordinator import Coordinator, Snapshot
 from hybridmu.runtime.eviction import CheckpointKeeper
 from hybridmu.runtime.executor import LocalExecutor
+from hybridmu.runtime.healing import reporting
+from hybridmu.runtime.intake import Intake
 from hybridmu.runtime.removal import RemovalPlanner
 from hybridmu.runtime.site import Site
 from hybridmu.runtime.upgrade import upgrade_plan
@@ -51,14 +53,21 @@ from hybridmu.runtime.verify import verify
 from hybridmu.serving.ensemble import Ensemble
 from hybridmu.store.controls import Controls
 from hybridmu.store.database import connect as connect_database
+from hybridmu.store.decommission import Decommission
+from hybridmu.store.guard import Guard
+from hybridmu.store.incoming import waiting_keys
 from hybridmu.store.ingest import ingest
+from hybridmu.store.ingestions import Ingestions
+from hybridmu.store.journal import Journal
+from hybridmu.store.keys import Keyring
 from hybridmu.store.lease import Lease
 from hybridmu.store.ledger import Ledger, Limits
-from hybridmu.store.lookup import Lookup
+from hybridmu.store.lookup import Lookup, Mac, UnknownKey
 from hybridmu.store.measurements import Measurements
 from hybridmu.store.registry import Registry
 from hybridmu.types import (
     ForgetRequest,
+    IngestState,
     KeyKind,
     Plan,
     RequestState,
@@ -66,6 +75,8 @@ from hybridmu.types import (
     StrategyChoice,
 )
 
+# Emptying storage takes long, and nobody renews the lease meanwhile.
+_DECOMMISSION_SECONDS = 3600.0
 Watcher = Callable[[Snapshot], None]
 _FINAL = {RequestState.SERVED, RequestState.PURGED, RequestState.FAILED, RequestState.CANCELLED}
 
@@ -103,6 +114,7 @@ class System:
         self.executor = executor
         self.site = Site(self.settings)
         self._driver: Driver | None = None
+        self._bound = False
 
     # ------------------------------------------------------------------ verbs
 
@@ -122,7 +134,8 @@ class System:
         connect_database(self.settings.database, create=True).dispose()  # the other verbs make none
         # Reading the source happens here, before a cluster is started: bad input costs nothing.
         self.ledger.bind(self.settings.identity(), create=True, replace=not self.site.lake.exists)
-        ingest(self.site.lake)
+        self.keyring.guard_keys()  # where they are kept must be known before anything is forgotten
+        ingest(self.site.lake, self.guard)
         if self.registry.served() is None or self._lacks_calibration():
             driver = self._acquire()
             snapshot = driver.begin_training()
@@ -137,11 +150,172 @@ class System:
             "shards": len(version.shards),
             "voters": sum(sub.blob is not None for sub in version.shards),
             "rows": {split: sum(map(sum, shards)) for split, shards in manifest.rows.items()},
+            "skipped": sum(generation.skipped for generation in manifest.generations),
             "classes": list(manifest.encoder.classes),
             "classes_inferred": manifest.classes_inferred,
             "calibrated": bool(self.measurements.calibration().buckets),
             "seconds": time.perf_counter() - started,
         }
+
+    def ingest(
+        self,
+        source: str | Path,
+        *,
+        slices: int = 1,
+        epochs: int | None = None,
+        key: str | None = None,
+        caller: str = "",
+        wait: bool = False,
+        watch: Watcher | None = None,
+    ) -> dict[str, Any]:
+        """Commit new rows for a trained system; durable when this returns.
+
+        Every row is checked, and copied into storage, first. They become a generation of their own, and only its slices
+        are trained. Rows whose id or group is forgotten are skipped and counted.
+
+        Args:
+            source: Parquet file or folder, path or URI.
+            slices: How many slices they are cut into.
+            epochs: Epochs of each; as many as the last slice so far has when left out.
+            key: Idempotency key: the same bytes and options return the same ingestion.
+            caller: Who asks.
+            wait: Follow the running coordinator, or become it, until every answer knows the rows.
+            watch: Called with a snapshot after every step while waiting.
+
+        Returns:
+            JSON-able report of the ingestion.
+
+        Raises:
+            DataError: The rows can't be used, or an id is in the system already; nothing was changed.
+            RequestError: Slices or epochs are below 1, or the key came with other rows; nothing was changed.
+            StateError: Nothing was trained here, or a guard key is lost.
+        """
+        self._look()
+        new = self.intake.receive(str(source), slices=slices, epochs=epochs, key=key, caller=caller)
+        if wait:
+            self.wait_for_rows(new.ingest_id, watch)
+        return self.ingestion(new.ingest_id)
+
+    def correct(
+        self,
+        source: str | Path,
+        *,
+        key: str | None = None,
+        caller: str = "",
+        deadline_seconds: float | None = None,
+        wait: bool = False,
+        watch: Watcher | None = None,
+    ) -> dict[str, Any]:
+        """Commit corrected rows of existing ids: the old ones are forgotten and purged, then the new ones come in.
+
+        Args:
+            source: Parquet file or folder with whole rows.
+            key: Idempotency key.
+            caller: Who asks; limits under `admission` count per caller.
+            deadline_seconds: How long from now until the old rows must be purged; the policy's by default.
+            wait: Follow the running coordinator, or become it, until every answer knows the new rows.
+            watch: Called with a snapshot after every step while waiting.
+
+        Returns:
+            JSON-able report of the request, its `ingestion` included.
+
+        Raises:
+            DataError: The rows can't be used; nothing was changed.
+            RequestError: An id is unknown, or its row can't be corrected; nothing was changed.
+            StateError: Nothing was trained here, or a guard key is lost.
+        """
+        self._look()
+        admission = self.settings.admission
+        request = self.intake.correct(
+            str(source),
+            key=key,
+            caller=caller,
+            limits=Limits(admission.open_requests, admission.requests_per_minute),
+            deadline_seconds=deadline_seconds or self.settings.policy.deadline_seconds,
+        )
+        new = self.ingestions.of_request(request.request_id)
+        assert new is not None
+        if wait:
+            self.wait_for_rows(new.ingest_id, watch)
+        return {**self.report(request.request_id), "ingestion": self.ingestion(new.ingest_id)}
+
+    def ingestion(self, ingest_id: str) -> dict[str, Any]:
+        """Return one ingestion as JSON-able data.
+
+        Args:
+            ingest_id: Its name.
+        """
+        self._look()
+        new = self.ingestions.get(ingest_id)
+        moments = {name: getattr(new, f"{name}_at") for name in ("applied", "served")}
+        seconds = {f"seconds_to_{name}": at - new.received_at if at else None for name, at in moments.items()}
+        return {**asdict(new), "state": str(new.state), **seconds}
+
+    def ingests(self) -> list[dict[str, Any]]:
+        """Return every ingestion, in the order in which they were accepted."""
+        self._check_bound()
+        return [self.ingestion(new.ingest_id) for new in self.ingestions.all()]
+
+    def wait_for_rows(self, ingest_id: str, watch: Watcher | None = None) -> None:
+        """Follow the running coordinator, or become it, until every answer knows the rows of an ingestion.
+
+        Args:
+            ingest_id: The ingestion.
+            watch: Called with a snapshot after every step made here.
+
+        Raises:
+            HybridMUError: It failed.
+        """
+        while (new := self.ingestions.get(ingest_id)).state in {IngestState.RECEIVED, IngestState.APPLIED}:
+            self._follow(watch)
+        if new.state is IngestState.FAILED:
+            remedy = "none of its rows came in; correct them and ingest them again"
+            raise HybridMUError(f"ingestion {ingest_id} failed", got=new.reason or "", remedy=remedy)
+
+    def readmit(
+        self, *, ids: Iterable[object] = (), groups: Iterable[object] = (), reason: str, caller: str = ""
+    ) -> dict[str, Any]:
+        """Let forgotten ids and groups come in again with later data; logged. It brings no row back by itself.
+
+        Args:
+            ids: Row ids.
+            groups: Groups.
+            reason: Why.
+            caller: Who decides.
+
+        Returns:
+            How many entries of the guard were removed.
+
+        Raises:
+            RequestError: Nothing is named, or one of the keys is not forgotten; nothing was changed.
+            StateError: The request that forgot one of them is not finished; nothing was changed.
+        """
+        self._look()
+        lookup = Lookup(self.site.lake)
+        kinds: list[tuple[KeyKind, object]] = [*(("id", x) for x in ids), *(("group", x) for x in groups)]
+        if not kinds or not reason.strip():
+            raise RequestError("nothing is readmitted", expected="at least one id or group, and a reason")
+        keys = [UnknownKey(kind, str(raw), lookup.typed(kind, raw)) for kind, raw in dict.fromkeys(kinds)]
+        return {"readmitted": self.guard.readmit(keys, reason, caller)}
+
+    def accept_guard_loss(self, key_id: str, *, reason: str, caller: str = "") -> dict[str, Any]:
+        """Give up what a lost guard key remembered, so that data can come in again; logged.
+
+        Args:
+            key_id: Of the key.
+            reason: Why.
+            caller: Who decides.
+
+        Returns:
+            How many entries were given up.
+
+        Raises:
+            RequestError: The key is not a lost one, or there is no reason.
+        """
+        self._check_bound()
+        if not reason.strip():
+            raise RequestError("no entry is given up", expected="a reason")
+        return {"key_id": key_id, "given_up": self.guard.accept_loss(key_id, reason, caller)}
 
     def plan(
         self,
@@ -162,7 +336,7 @@ class System:
         Returns:
             The plan, every line explained; no shard when all was forgotten before.
         """
-        self.ledger.bind(self.settings.identity(), create=False)
+        self._look()
         found, _, _ = self._resolve(ids, groups, ignore_unknown)
         fresh = self.ledger.assess(found).fresh
         self._refuse_empty(fresh)
@@ -229,11 +403,10 @@ class System:
                 got=str(len(ids) + len(groups)),
                 remedy="split it, or raise admission.keys_per_request",
             )
-        self.ledger.bind(self.settings.identity(), create=False)
+        self._look()
         request = self.ledger.find_repeat(key, payload, strategy)
         if request is None:
-            found, purged, unknown = self._resolve(ids, groups, ignore_unknown)
-            self._refuse_empty(self.ledger.assess(found).fresh)
+            found, purged, unknown = self._resolve(ids, groups, ignore_unknown, self.keyring.stamp())
             request = self.ledger.accept(
                 found,
                 purged=purged,
@@ -244,10 +417,51 @@ class System:
                 payload=payload,
                 deadline_seconds=deadline_seconds or self.settings.policy.deadline_seconds,
                 ignored_unknown=len(unknown),
+                training_rows=self.site.lake.manifest.training_rows,
             )
         if wait:
             self.wait(request.request_id, watch)
         return self.report(request.request_id)
+
+    def decommission(self, reason: str, caller: str = "") -> dict[str, Any]:
+        """Forget everything: stop serving, empty storage and the ledger, and look; certificates and the guard stay.
+
+        Args:
+            reason: Why, for the log.
+            caller: Who.
+
+        Returns:
+            How many files went and what stays. Repeating it after a crash finishes what was begun.
+
+        Raises:
+            StateError: Another coordinator is at work, or a legal hold is in force.
+        """
+        holder = f"decommission/{os.getpid()}/{uuid.uuid4().hex[:6]}"
+        token = self.lease.acquire(holder, _DECOMMISSION_SECONDS)
+        if token is None:
+            raise StateError("a coordinator is at work", got=str(self.lease.holder()), remedy="stop it first")
+        try:
+            over = Decommission(self.site.storage, self._engine)
+            over.announce(token, reason, caller)
+            while self.registry.replicas():  # they see it at their next poll, or their lease runs out
+                time.sleep(0.1)
+            return over.empty(token)
+        finally:
+            self.lease.release(token)
+
+    def replay(self) -> dict[str, int]:
+        """Give a ledger that was restored from a backup what storage has acted on since.
+
+        Returns:
+            How many requests and tombstones came back, and the version that is served; 0 and 0 when nothing lacked.
+
+        Raises:
+            StateError: A coordinator is at work.
+        """
+        self._check_bound()
+        if holder := self.lease.holder():
+            raise StateError("a coordinator is at work", got=holder, remedy="stop it first")
+        return Journal(self.site.storage, self._engine).replay()
 
     def cancel(self, request_id: str, caller: str = "") -> dict[str, Any]:
         """Return the report of a request that was taken back: possible only until it is planned.
@@ -259,7 +473,7 @@ class System:
         Raises:
             StateError: It is past RECEIVED, or another request or caller relies on it.
         """
-        self.ledger.bind(self.settings.identity(), create=False)
+        self._check_bound()
         self.ledger.cancel(request_id, caller)
         return self.report(request_id)
 
@@ -270,7 +484,7 @@ class System:
             states: Only those in one of these states.
             caller: Only those of this caller.
         """
-        self.ledger.bind(self.settings.identity(), create=False)
+        self._check_bound()
         return [{**asdict(r), "state": str(r.state)} for r in self.ledger.requests(states, caller)]
 
     def pause(self, reason: str, caller: str = "") -> dict[str, Any]:
@@ -282,12 +496,12 @@ class System:
             reason: Why.
             caller: Who asks for it.
         """
-        self.ledger.bind(self.settings.identity(), create=False)
+        self._check_bound()
         return asdict(self.controls.pause(reason, caller))
 
     def resume(self) -> None:
         """Claim requests again."""
-        self.ledger.bind(self.settings.identity(), create=False)
+        self._check_bound()
         self.controls.resume()
 
     def hold(self, reason: str, request_id: str | None = None, caller: str = "") -> dict[str, Any]:
@@ -301,7 +515,7 @@ class System:
         Raises:
             StateError: There is no such request, or it is purged already.
         """
-        self.ledger.bind(self.settings.identity(), create=False)
+        self._check_bound()
         return asdict(self.controls.hold(request_id, reason, caller))
 
     def lift(self, number: int) -> None:
@@ -313,12 +527,12 @@ class System:
         Raises:
             StateError: There is no such hold.
         """
-        self.ledger.bind(self.settings.identity(), create=False)
+        self._check_bound()
         self.controls.lift(number)
 
     def holds(self) -> list[dict[str, Any]]:
         """Return the legal holds that are not lifted."""
-        self.ledger.bind(self.settings.identity(), create=False)
+        self._check_bound()
         return [asdict(hold) for hold in self.controls.holds()]
 
     def wait(self, request_id: str, watch: Watcher | None = None) -> ForgetRequest:
@@ -336,15 +550,7 @@ class System:
             HybridMUError: The request failed.
         """
         while (request := self.ledger.request(request_id)).state not in _FINAL:
-            if self._driver is None and self.lease.holder() is not None:
-                time.sleep(0.1)
-                continue
-            try:
-                snapshot = self._step(0.1)
-            except LeaseLostError:
-                continue  # another coordinator took over: follow that one
-            if watch:
-                watch(snapshot)
+            self._follow(watch)
         if request.state is RequestState.FAILED:
             raise HybridMUError(
                 f"request {request_id} failed",
@@ -359,19 +565,24 @@ class System:
         """Be the coordinator until interrupted, or until no request is open.
 
         Args:
-            until_idle: Return when every request is served and no exact repair is under way.
+            until_idle: Return when every request is served, and what can be repaired and purged now is.
             watch: Called with a snapshot after every step.
 
         Returns:
             The last snapshot.
         """
-        self.ledger.bind(self.settings.identity(), create=False)  # before a cluster is started
+        self._check_bound()  # before a cluster is started
+        was_idle = False
         while True:
             snapshot = self._step(0.5)
             if watch:
                 watch(snapshot)
-            if until_idle and snapshot.open_requests == snapshot.jobs_total == 0:
+            idle = snapshot.open_requests == snapshot.jobs_total == snapshot.ingestions == 0
+            idle = idle and not snapshot.purging and not snapshot.calibrating
+            # The step that finds nothing waiting any more is the one that starts repairs.
+            if until_idle and idle and (was_idle or not self.registry.debts()):
                 return snapshot
+            was_idle = idle
 
     def report(self, request_id: str) -> dict[str, Any]:
         """Return one request as JSON-able data, with its times and plan against actual per round and shard.
@@ -379,7 +590,7 @@ class System:
         `seconds_to_applied` is when the approximate or the exact removal was published, `seconds_to_exact` when every
         shard was exact; `owes_exact_repair` lists the shards that are not yet, and `repair` says when they will be.
         """
-        self.ledger.bind(self.settings.identity(), create=False)
+        self._check_bound()
         request = self.ledger.request(request_id)
         shards = [
             {
@@ -411,7 +622,7 @@ class System:
 
     def status(self) -> dict[str, Any]:
         """Return where the system stands: version, shards and what they owe, requests, pause and holds, replicas."""
-        self.ledger.bind(self.settings.identity(), create=False)
+        self._check_bound()
         version = self.registry.version()
         requests = self.ledger.requests()
         return {
@@ -451,7 +662,8 @@ class System:
             See `runtime.verify`.
         """
         processes = max(1, min(os.cpu_count() or 1, 8) // self.settings.threads)
-        return verify(self.settings, shards, processes, watch)
+        with reporting(self.site, self._engine):
+            return verify(self.settings, shards, processes, watch)
 
     def checkpoints(self, *, apply: bool = False) -> dict[str, Any]:
         """Return which checkpoints go to keep the budget, and what the next deletion costs before and after.
@@ -465,7 +677,7 @@ class System:
         Raises:
             StateError: Another coordinator is at work on this storage.
         """
-        self.ledger.bind(self.settings.identity(), create=False)
+        self._check_bound()
         keeper = CheckpointKeeper(self.site, self.ledger, self.registry)
         plan = keeper.plan()
         if apply and plan.evicted:
@@ -483,7 +695,8 @@ class System:
             finally:
                 self.lease.release(token)
         fitted = cost.fit(self.measurements.costs())
-        before, after = (fitted.estimate("retrain", round(v), 0) for v in (plan.visits_before, plan.visits_after))
+        before = fitted.estimate("retrain", round(plan.visits_before), round(plan.files_before))
+        after = fitted.estimate("retrain", round(plan.visits_after), round(plan.files_after))
         return {
             **asdict(plan),
             "fits": plan.fits,
@@ -503,14 +716,15 @@ class System:
         Returns:
             The plan, with a sentence for every figure.
         """
-        self.ledger.bind(self.settings.identity(), create=False)
+        self._check_bound()
         keeper = CheckpointKeeper(self.site, self.ledger, self.registry)
         return upgrade_plan(keeper, self.measurements, versions or {})
 
     def predict(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Return predictions of rows, offline, by the served version; the same answer as the HTTP endpoint."""
-        self.ledger.bind(self.settings.identity(), create=False)
-        ensemble = Ensemble.load(self.site, self.registry.version())
+        self._check_bound()
+        with reporting(self.site, self._engine):
+            ensemble = Ensemble.load(self.site, self.registry.version())
         return ensemble.answer(ensemble.encode(rows))
 
     def close(self) -> None:
@@ -526,6 +740,12 @@ class System:
         self.close()
 
     # ------------------------------------------------------------------ helpers
+
+    def _check_bound(self) -> None:
+        """Check once that storage is of this configuration: it can't change under a system that found it so."""
+        if not self._bound:
+            self.ledger.bind(self.settings.identity(), create=False)
+            self._bound = True
 
     @cached_property
     def ledger(self) -> Ledger:
@@ -553,14 +773,39 @@ class System:
         return Controls(self._engine)
 
     @cached_property
+    def keyring(self) -> Keyring:
+        """Return the signing and the guard key."""
+        return Keyring(self.settings)
+
+    @cached_property
+    def guard(self) -> Guard:
+        """Return what must not come in again."""
+        return Guard(self._engine, self.keyring)
+
+    @cached_property
+    def ingestions(self) -> Ingestions:
+        """Return new data that came in or waits."""
+        return Ingestions(self._engine)
+
+    @cached_property
+    def intake(self) -> Intake:
+        """Return what accepts new and corrected rows."""
+        return Intake(self.site, self.ledger, self.registry, self.ingestions, self.guard, self.keyring)
+
+    @cached_property
     def _engine(self) -> Engine:
         return connect_database(self.settings.database)
 
-    def _acquire(self) -> Driver:
+    def _acquire(self, patient: bool = True) -> Driver:
         """Return the coordinator, becoming it first if need be.
+
+        Args:
+            patient: Wait for the lease of a coordinator that may be dead.
 
         Raises:
             StateError: Another one is at work.
+            LeaseLostError: The same, for who did not want to wait.
+            HybridMUError: The storage can't be worked on.
         """
         if self._driver is None:
             holder = self._holder()
@@ -571,11 +816,17 @@ class System:
 
                 driver = RayDriver(self.settings, holder)
             # A killed coordinator's lease runs out; a live one renews it for longer than we wait.
-            patience = time.monotonic() + coordinator.LEASE_SECONDS + 1
-            while not (acquired := driver.acquire()) and time.monotonic() < patience:
-                time.sleep(0.3)
+            patience = time.monotonic() + (coordinator.LEASE_SECONDS + 1 if patient else 0)
+            try:
+                while not (acquired := driver.acquire()) and time.monotonic() < patience:
+                    time.sleep(0.3)
+            except HybridMUError:
+                driver.close()
+                raise
             if not acquired:
                 driver.close()
+                if not patient:
+                    raise LeaseLostError("another coordinator was quicker")
                 raise StateError(
                     "another coordinator is at work on this storage",
                     got=str(self.lease.holder()),
@@ -588,15 +839,33 @@ class System:
     def _holder() -> str:
         return f"{socket.gethostname()}/{os.getpid()}/{uuid.uuid4().hex[:6]}"
 
-    def _step(self, wait_seconds: float) -> Snapshot:
+    def _step(self, wait_seconds: float, patient: bool = True) -> Snapshot:
         # A coordinator that died or lost its lease is let go.
-        driver = self._acquire()
+        driver = self._acquire(patient)
         try:
             return driver.step(wait_seconds)
         except (LeaseLostError, StateError):
             with contextlib.suppress(DatabaseError):  # a lease that can't be given back runs out
                 self.close()
             raise
+
+    def _follow(self, watch: Watcher | None) -> None:
+        """Let the running coordinator work for a moment, or make a step of our own."""
+        if self._driver is None and self.lease.holder(coordinator.LEASE_SECONDS) is not None:
+            time.sleep(0.1)
+            return
+        try:
+            snapshot = self._step(0.1, patient=False)
+        except LeaseLostError:
+            time.sleep(0.1)  # another coordinator took over: follow that one
+            return
+        if watch:
+            watch(snapshot)
+
+    def _look(self) -> None:
+        """See what is in storage now; another process may have brought rows in."""
+        self._check_bound()
+        self.site.lake.refresh()
 
     def _owed(self, request: ForgetRequest) -> list[int]:
         """Return the shards whose exact removal an applied request still waits for."""
@@ -612,33 +881,38 @@ class System:
         return wanted and not self.measurements.calibration().buckets and not self.ledger.tombstones()
 
     def _resolve(
-        self, ids: Iterable[object], groups: Iterable[object], ignore_unknown: bool
+        self, ids: Iterable[object], groups: Iterable[object], ignore_unknown: bool, mac: Mac | None = None
     ) -> tuple[list[ResolvedKey], list[bytes], list[str]]:
         """Return (keys with rows in the lake, HMACs of keys that were purged before, unknown keys).
 
         Raises:
             RequestError: Nothing is asked.
             UnknownKeysError: A key is unknown, and may not be or none is known.
+            StateError: Rows of a key are on their way in.
         """
         kinds: list[tuple[KeyKind, object]] = [*(("id", x) for x in ids), *(("group", x) for x in groups)]
         if not kinds:
             raise RequestError("the request is empty", expected="at least one id or group")
-        found, missing = Lookup(self.site.lake).find(kinds)
-        purged: list[bytes] = []
+        found, missing = Lookup(self.site.lake, mac).find(kinds)
+        covered = self.guard.covers(missing)
+        purged = [mac for macs in covered for mac in macs]
+        missing = [key for key, macs in zip(missing, covered, strict=True) if not macs]
+        if missing and (coming := waiting_keys(self.site.lake, missing, self.ingestions.waiting())):
+            raise StateError(
+                f"rows of {len(coming)} of these ids and groups are on their way in; nothing was changed",
+                expected="ids and groups of rows in the system",
+                got=", ".join(key.text for key in coming[:10]),
+                remedy="repeat the request when `hybridmu ingests list` shows their ingestion as APPLIED",
+            )
         unknown = [key.text for key in missing]
         if (unknown and not ignore_unknown) or not (found or purged):
             raise UnknownKeysError(unknown, any_known=bool(found or purged))
         return found, purged, unknown
 
     def _refuse_empty(self, fresh: Sequence[tuple[ResolvedKey, int]]) -> None:
-        ingested = sum(map(sum, self.site.lake.manifest.rows["train"]))
         revoked = sum(sum(slice_[:2]) for shard in self.ledger.counts().values() for slice_ in shard.values())
-        if fresh and ingested - revoked <= sum(rows for _, rows in fresh):
-            raise WouldEmptyError(
-                "this request would leave no row to train on",
-                expected="at least one live training row",
-                remedy="to forget everything, run `hybridmu decommission`",
-            )
+        if fresh and self.site.lake.manifest.training_rows - revoked <= sum(rows for _, rows in fresh):
+            raise would_empty()
 
     def _warnings(self, fresh: Sequence[ResolvedKey]) -> list[str]:
         if not fresh:

@@ -12,7 +12,7 @@ from typing import Literal
 
 KeyKind = Literal["id", "group"]
 StrategyName = Literal["retrain", "dpus", "dpus-optimised"]
-Errand = Literal["calibrate", "prove", "purge", "purge-index"]  # jobs that change no weights
+Errand = Literal["calibrate", "prove", "purge", "purge-index", "look"]  # jobs that change no weights
 StrategyChoice = Literal["auto", "retrain", "dpus", "dpus-optimised"]
 
 
@@ -26,6 +26,15 @@ class RequestState(StrEnum):
     PURGED = "PURGED"
     FAILED = "FAILED"
     CANCELLED = "CANCELLED"
+
+
+class IngestState(StrEnum):
+    """Life of an ingestion: its rows are in storage, in a published version, in every answer; FAILED aside."""
+
+    RECEIVED = "RECEIVED"
+    APPLIED = "APPLIED"
+    SERVED = "SERVED"
+    FAILED = "FAILED"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +83,8 @@ class ResolvedKey:
         kind: Id or group.
         key: 16-byte digest.
         shard: Shard that holds the rows.
-        slice: Their slice.
-        rows: Every row that carries the key, revoked ones included.
+        slice: Their slice; a group has one such entry per slice, since later data of it lies in later slices.
+        rows: Every row of that slice that carries the key, revoked ones included.
         mac: HMAC of the raw id or group, for the guard.
         mac_key: Which guard key made it.
     """
@@ -109,7 +118,7 @@ class ForgetRequest:
         version_after: The first version without the rows.
         version_exact: The first version that is exact for it.
         certificate: Number of its certificate.
-        reason: Why it failed.
+        reason: Why it failed, or is not purged yet.
         already_forgotten: Keys of the call that were revoked before.
         ignored_unknown: Keys of the call that do not exist and were ignored.
     """
@@ -135,12 +144,51 @@ class ForgetRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class Ingestion:
+    """New data for a trained system, as the ledger knows it. Times are seconds since the epoch, UTC.
+
+    Attributes:
+        ingest_id: Its name.
+        state: How far it is.
+        source: Name in storage of the copy that was checked; the file is gone once the rows are in the lake.
+        slices: How many slices its generation has.
+        epochs: Epochs of each of them.
+        rows: Rows that came in.
+        skipped: Rows that were left out, because their id or group is forgotten.
+        received_at: When it was committed.
+        caller: Who asked.
+        after_request: Its rows come in only when this request is PURGED (a correction).
+        generation: Number of the generation that it made; None until then, or when every row was left out.
+        version: The first version that knows its rows.
+        applied_at: When that version was published.
+        served_at: When no replica answered with an older version any more.
+        reason: Why it failed or waits.
+    """
+
+    ingest_id: str
+    state: IngestState
+    source: str
+    slices: int
+    epochs: int
+    rows: int
+    skipped: int
+    received_at: float
+    caller: str = ""
+    after_request: str | None = None
+    generation: int | None = None
+    version: int | None = None
+    applied_at: float | None = None
+    served_at: float | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ShardStats:
     """What the planner knows of one touched shard.
 
     Attributes:
         shard: Its number, 0-based.
-        epochs: e_i, epochs of each slice.
+        epochs: e_i, epochs that each slice is trained for once `revoked` is out.
         rows: n_{s,i}, rows in the last exact model, per slice.
         revoked: |U_{s,i}|, those not yet removed exactly, per slice (all open deletions together).
         newly_revoked: Those of `revoked` that no approximate update has removed yet, per slice.
@@ -245,7 +293,7 @@ class ShardJob:
         job_id: Names this attempt; an outcome carries it back.
         shard: Shard number.
         strategy: What to run: a strategy that makes weights, or an errand: `calibrate` fits α by canary deletions,
-            `prove` makes evidence, `purge` and `purge-index` remove rows and old files.
+            `prove` makes evidence, `purge` and `purge-index` remove rows and old files, `look` searches.
         tombstones: (kind, key) of every deletion in this shard that the result must not contain.
         upto: Highest tombstone seq covered; becomes the sub-model's watermark.
         trajectory: Blobs of the last exact run's checkpoints, slice 1 first; only an update reads them.
@@ -253,11 +301,20 @@ class ShardJob:
         alpha: Step of the subtraction.
         fresh: (kind, key) that an update subtracts: the current sub-model still contains them.
         removed: (kind, key) that the current sub-model contains no more.
+        mend: Read every checkpoint first, and train anew from the first damaged one on.
+        generations: How many generations of rows the job is about; later ones are not read.
         stones: Of a `prove`: the shard's tombstones that are out exactly and not purged.
         history: Of a `prove`: the shard's sub-models, oldest first.
         requests: Of a `prove`: requests that need evidence of this shard.
+        going: Of a `prove`: requests whose rows are about to be purged.
+        held: Of a `prove`: (kind, key) whose rows a legal hold keeps.
         keep: Of a `purge`: blobs and lineage keys that the served version stands on.
-        content: Of a `purge-index`: content digests of the training rows.
+        gone: Of a `purge-index`: (shard, id digest) of the rows.
+        content: Of a `purge-index`: content digests of those in the training table.
+        needles: Of a `look`: digests and telling raw ids that must not be found.
+        purged_shards: Of a `look`: shards whose files were purged.
+        database: Of a `look`: path of SQLite's file, which is searched later.
+        waiting: Of a `look`: copies of new rows, which went through the guard.
     """
 
     job_id: str
@@ -270,16 +327,25 @@ class ShardJob:
     alpha: float = 0.0
     fresh: tuple[tuple[KeyKind, bytes], ...] = ()
     removed: tuple[tuple[KeyKind, bytes], ...] = ()
+    mend: bool = False
+    generations: int = 1
     stones: tuple[Tombstone, ...] = ()
     history: tuple[PastSubModel, ...] = ()
     requests: tuple[RequestNeed, ...] = ()
+    going: tuple[str, ...] = ()
+    held: tuple[tuple[KeyKind, bytes], ...] = ()
     keep: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
+    gone: tuple[tuple[int, bytes], ...] = ()
     content: tuple[bytes, ...] = ()
+    needles: tuple[bytes, ...] = ()
+    purged_shards: tuple[int, ...] = ()
+    database: str = ""
+    waiting: tuple[str, ...] = ()
 
     @property
     def central(self) -> bool:
         """Return whether an updater does it, and not the shard's own worker."""
-        return self.strategy in {"dpus", "dpus-optimised", "purge-index"}
+        return self.strategy in {"dpus", "dpus-optimised", "purge-index", "look"}
 
     @property
     def method(self) -> str:
@@ -307,20 +373,37 @@ class PastSubModel:
 
 
 @dataclass(frozen=True, slots=True)
+class Proof:
+    """What a shard shows of a request.
+
+    Attributes:
+        request_id: The request.
+        document: JSON of its `ShardEvidence`; empty when none could be made.
+        refused: Why it does not show the deletion; None when it does.
+    """
+
+    request_id: str
+    document: str
+    refused: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ProofOutcome:
     """What a `prove` job found.
 
     Attributes:
         job_id: The job's.
         shard: Shard number.
-        evidence: (request, JSON of its `ShardEvidence`).
-        survey: JSON of what the purge of the shard will remove.
+        proofs: One per request that needed evidence.
+        surveys: (request, JSON of what its purge will remove).
+        held: Requests some of whose rows a legal hold keeps.
     """
 
     job_id: str
     shard: int
-    evidence: tuple[tuple[str, str], ...]
-    survey: str
+    proofs: tuple[Proof, ...]
+    surveys: tuple[tuple[str, str], ...]
+    held: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,12 +415,31 @@ class PurgeOutcome:
         shard: Shard number.
         tables: Tables or index files that were rewritten.
         files: Blobs, lineage entries and temporary files that were deleted.
+        twins: Of a `purge-index`: training rows left that have the features and label of a purged one.
     """
 
     job_id: str
     shard: int
     tables: int
     files: int = 0
+    twins: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class LookOutcome:
+    """What a `look` job found.
+
+    Attributes:
+        job_id: The job's.
+        shard: −1.
+        found: (file, needles in it), of files that still name a purged row.
+        looked: How much was searched, by name.
+    """
+
+    job_id: str
+    shard: int
+    found: tuple[tuple[str, tuple[bytes, ...]], ...]
+    looked: tuple[tuple[str, int], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -358,6 +460,7 @@ class ShardOutcome:
         slices: Every checkpoint of an exact run, reused ones with 0 visits; empty for an update.
         checkpoints_read: Checkpoints loaded.
         head: Of an exact run: hash of the code, libraries, hyper-parameters and machine that made it.
+        generations: How many generations of rows an exact run was made of.
     """
 
     job_id: str
@@ -373,6 +476,7 @@ class ShardOutcome:
     slices: tuple[SliceRecord, ...] = ()
     checkpoints_read: int = 0
     head: str | None = None
+    generations: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -399,6 +503,7 @@ class SubModel:
         checkpoints: Those of the last exact run that were there when it ended, in slice order.
         error_spent: Predicted error of approximate removals since the last exact run.
         head: Hash of the code, libraries, hyper-parameters and machine of the last exact run.
+        generations: How many generations of rows the last exact run was made of.
     """
 
     shard: int
@@ -409,6 +514,7 @@ class SubModel:
     checkpoints: tuple[SliceRecord, ...]
     error_spent: float = 0.0
     head: str | None = None
+    generations: int = 1
 
     def trajectory(self, slices: int) -> tuple[str, ...]:
         """Return the blobs of the last exact run, slice 1 first; empty unless all of them are known."""
@@ -498,4 +604,4 @@ class CalibrationOutcome:
     curves: tuple[CalibrationCurve, ...]
 
 
-JobResult = ShardOutcome | ShardFailure | CalibrationOutcome | ProofOutcome | PurgeOutcome
+JobResult = ShardOutcome | ShardFailure | CalibrationOutcome | ProofOutcome | PurgeOutcome | LookOutcome

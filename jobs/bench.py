@@ -92,7 +92,7 @@ def bench_loop(rounds: int, epochs: int) -> dict[str, Any]:
 
 def _bare_loop(system: System, rows: Rows, shard: int) -> float:
     """Return the seconds of the loop that a PyTorch user would write: module, cross entropy, torch.optim.SGD."""
-    recipe = system.site.recipe
+    recipe = system.site.recipe_for(shard)
     model = system.site.fresh_model(shard)
     orders = {
         (s, e): torch.from_numpy(epoch_order(rows.words[: rows.upto(s)], recipe.seed, shard, s, e))
@@ -289,7 +289,7 @@ def _context(system: System, shard: int, live: Rows, revoked: Rows, checkpoint: 
     return Context(
         shard=shard,
         task=site.task,
-        recipe=site.recipe,
+        recipe=site.recipe_for(shard),
         live=live,
         revoked=revoked,
         fresh_model=lambda: site.fresh_model(shard),

@@ -23,8 +23,8 @@ def mix(x: int) -> int:
     return x ^ (x >> 31)
 
 
-def live_rows(path, config, shard, forgotten_ids, forgotten_groups):
-    """Retained rows of the shard as (slice, id digest, features, label), in canonical order."""
+def live_rows(path, config, shard, forgotten_ids, forgotten_groups, slices, before=0):
+    """Retained rows of the shard as (slice, id digest, features, label), in canonical order within each slice."""
     form = lambda value: (b"i%d" % value) if isinstance(value, int) else b"s" + value.encode()  # noqa: E731
     data, sisa = config["data"], config["sisa"]
     key = h(f"hybridmu/partition/{sisa['seed']}".encode(), 32)
@@ -37,25 +37,34 @@ def live_rows(path, config, shard, forgotten_ids, forgotten_groups):
         place = own if group is None else h(form(group), 16, key=key, person=b"group")
         if word(place[:8]) % sisa["shards"] == shard:
             x = [float(row[name]) for name in data["features"]]
-            found.append((word(place[8:]) % sisa["slices"] + 1, own, x, data["classes"].index(row[data["label"]])))
+            found.append((before + word(place[8:]) % slices + 1, own, x, data["classes"].index(row[data["label"]])))
     return sorted(found, key=lambda r: (r[0], r[1]))
 
 
-def train(path, config, shard, forgotten_ids=(), forgotten_groups=()):
-    """Train the shard from scratch without the forgotten rows; a list of tensors, or None when no row is left."""
+def train(path, config, shard, forgotten_ids=(), forgotten_groups=(), later=()):
+    """Train the shard from scratch without the forgotten rows; a list of tensors, or None when no row is left.
+
+    `later` is the history of the table after its first part: (path, slices, epochs of each) of every ingestion.
+    """
     torch.set_num_threads(1)
-    if not (rows := live_rows(path, config, shard, set(forgotten_ids), set(forgotten_groups))):
-        return None
     sisa, opt = config["sisa"], config["optimizer"]
-    seed, slices, size = sisa["seed"], sisa["slices"], sisa["batch_size"]
+    seed, first, size = sisa["seed"], sisa["slices"], sisa["batch_size"]
+    ends = [(4 * sisa["epochs"] * i + first + 1) // (2 * (first + 1)) for i in range(first + 1)]
+    schedule, rows = [], []
+    for table, slices, each in ((path, first, None), *later):
+        gone = set(forgotten_ids), set(forgotten_groups)
+        rows += live_rows(table, config, shard, *gone, slices, len(schedule))
+        schedule += [each] * slices if each else [max(1, b - a) for a, b in itertools.pairwise(ends)]
+    if not rows:
+        return None
     torch.manual_seed(word(h(f"init/{seed}/{shard}".encode(), 8)) >> 1)
     widths = [len(rows[0][2]), *config["task"]["hidden"], len(config["data"]["classes"])]
     layers = [m for a, b in itertools.pairwise(widths) for m in (nn.Linear(a, b), nn.ReLU())][:-1]
     model = nn.Sequential(*layers)
-    ends = [(4 * sisa["epochs"] * i + slices + 1) // (2 * (slices + 1)) for i in range(slices + 1)]
-    for s in range(1, slices + 1):
+    for s, epochs in enumerate(schedule, start=1):
         seen = [r for r in rows if r[0] <= s]
-        epochs = max(1, ends[s] - ends[s - 1])
+        if s > first and not any(r[0] == s for r in rows):
+            continue  # a later slice that holds nothing here
         starts = list(range(0, len(seen), size))
         if len(starts) > 1 and len(seen) - starts[-1] == 1:
             starts.pop()

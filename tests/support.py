@@ -112,8 +112,7 @@ def lake_rows(lake: Lake, split: str = "train") -> list[dict[str, Any]]:
     """Return every row in the files of a split, with `shard` and `_slice`, in file order."""
     found = []
     for shard in range(lake.shards):
-        name = f"lake/{split}/shard-{shard:05d}.parquet"
-        if lake.storage.exists(name):
+        for name in lake.files(split, shard):
             rows = pq.read_table(lake.storage.path(name), filesystem=lake.storage.fs).to_pylist()
             found += [{**row, "shard": shard} for row in rows]
     return found

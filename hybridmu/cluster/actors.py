@@ -8,9 +8,9 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from hybridmu.cluster.traces import ClusterUpdater
 from hybridmu.config import Settings
 from hybridmu.runtime.shard import ShardWorker
-from hybridmu.runtime.updater import Updater
 
 NAMESPACE = "hybridmu"
 
@@ -22,7 +22,7 @@ def start_shard(settings: Settings, shard: int, node: str) -> Any:
 
 def start_updater(settings: Settings, node: str) -> Any:
     """Return a new updater actor on a node."""
-    return _start(Updater, settings, node, "updater").remote(settings)
+    return _start(ClusterUpdater, settings, node, "updater").remote(settings)
 
 
 def _start(plain: type, settings: Settings, node: str, name: str) -> Any:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +19,6 @@ from ray.util.placement_group import PlacementGroup
 from hybridmu.cluster.fleet import Fleet, Member
 from hybridmu.cluster.reservations import Reservations
 from hybridmu.cluster.resources import nodes, pools, refuse_ledger_in_a_file, slots
-from hybridmu.cluster.traces import traces_on_nodes
 from hybridmu.config import Settings
 from hybridmu.errors import HybridMUError
 from hybridmu.planning.planner import Pools
@@ -99,10 +97,6 @@ class RayExecutor:
         results += self._expired()
         self._reservations.free_unused()
         return results
-
-    def traces(self, needles: Collection[bytes]) -> list[str]:
-        """Return the files of Ray's session and spill folders, on every node, that hold a needle."""
-        return traces_on_nodes(needles)
 
     def close(self) -> None:
         """Stop the actors of this executor and free its reservations."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import math
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from typer.core import TyperGroup
 
 from hybridmu.errors import HybridMUError, UnknownKeysError
 
@@ -19,6 +22,43 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON documen
 
 err = Console(stderr=True)
 out = Console()
+_UsageError: Any = typer.BadParameter.__base__  # the only public name of this family
+
+
+class Verbs(TyperGroup):
+    """The top of the command line: a usage error is one JSON document as well, where one was asked for."""
+
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        """Return the context of a call, its own options parsed."""
+        as_json = "--json" in args
+        with _usage(as_json):
+            context = super().make_context(info_name, args, parent, **extra)
+        context.meta[__name__] = as_json
+        return context
+
+    def invoke(self, ctx: Any) -> Any:
+        """Return what the verb returns, after parsing its options."""
+        with _usage(ctx.meta[__name__]):
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _usage(as_json: bool) -> Iterator[None]:
+    # Typer writes words to standard error and exits with code 2; whoever reads standard output gets the same.
+    try:
+        yield
+    except _UsageError as error:
+        if as_json:
+            remedy = f"see `{ctx.command_path} --help`" if (ctx := getattr(error, "ctx", None)) else ""
+            document = {
+                "error": "UsageError",
+                "what": error.format_message(),
+                "expected": "",
+                "got": "",
+                "remedy": remedy,
+            }
+            print(json.dumps(document))
+        raise
 
 
 @contextmanager
@@ -45,6 +85,14 @@ def errors(as_json: bool) -> Iterator[None]:
         err.print(f"[red]error[/red] {type(error).__name__}: ", end="")
         err.print(str(error), markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(2) from None
+
+
+def operator() -> str:
+    """Return the operating system's name of the user who runs the command."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container may have a number, but no name for it
+        return f"uid {os.getuid()}"
 
 
 def emit(result: Any, as_json: bool, show: Callable[[], object]) -> None:

@@ -1,4 +1,4 @@
-"""`hybridmu checkpoints` and `hybridmu upgrade`: which checkpoints would go, and what the next deletion costs then."""
+"""`hybridmu checkpoints`, `upgrade` and `ledger replay`: what storage holds, and what it gives back."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from typing import Annotated
 import typer
 
 from hybridmu import config
-from hybridmu.commands.console import ConfigOption, JsonOption, emit, errors, out
+from hybridmu.commands.console import ConfigOption, JsonOption, emit, errors, operator, out
 from hybridmu.errors import ConfigError
 from hybridmu.system import connect
+
+ledger = typer.Typer(no_args_is_help=True, help="The ledger after a restore.")
 
 
 def checkpoints(
@@ -40,7 +42,7 @@ def upgrade(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what an upgrade of code or libraries costs in lost checkpoints; without --with, that of this environment."""
+    """Show what other libraries, or without --with those installed here, cost in lost checkpoints."""  # noqa: DOC501
     with errors(as_json):
         if not plan:
             raise ConfigError(
@@ -52,6 +54,44 @@ def upgrade(
         with connect(config.load(config_file), "local") as system:
             found = system.upgrade(versions)
     emit(asdict(found), as_json, lambda: out.print(found.explain(), markup=False, highlight=False, soft_wrap=True))
+
+
+@ledger.callback()
+def _ledger() -> None:
+    """Keep `replay` a word of its own."""
+
+
+@ledger.command()
+def replay(config_file: ConfigOption, as_json: JsonOption = False) -> None:
+    """Give a ledger that was restored from a backup what storage has acted on since."""
+    with errors(as_json), connect(config.load(config_file), "local") as system:
+        result = system.replay()
+    found = f"{result['requests']} request(s), {result['tombstones']} tombstone(s); version {result['version']} is served"
+    emit(result, as_json, lambda: out.print(f"{found}. `hybridmu run` goes on from here.", highlight=False))
+
+
+def decommission(
+    config_file: ConfigOption,
+    reason: Annotated[str, typer.Option("--reason", help="Why, for the log.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do it; without it only the question is shown.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Forget everything: stop serving, delete every row, checkpoint and version. Certificates and the guard stay."""  # noqa: DOC501
+    with errors(as_json):
+        if not yes:
+            raise ConfigError(
+                "this deletes all data and models of the system for good", remedy="add --yes if that is meant"
+            )
+        with connect(config.load(config_file), "local") as system:
+            result = system.decommission(reason, operator())
+    emit(
+        result,
+        as_json,
+        lambda: out.print(
+            f"{result['files_deleted']} file(s) deleted, {result['certificates_kept']} certificate(s) kept",
+            highlight=False,
+        ),
+    )
 
 
 def _package(text: str) -> tuple[str, str]:

@@ -106,7 +106,7 @@ class Encoder:
             raise DataError(
                 f"{numbers.null_count} label(s) in column {self.label!r} are outside the classes",
                 expected=f"one of {list(self.classes)[:20]}",
-                remedy="correct the labels, or declare data.classes",
+                remedy="correct the labels, or declare data.classes before the first training",
             )
         return np.asarray(numbers.to_numpy(zero_copy_only=False), dtype=np.int64)
 

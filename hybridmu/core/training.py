@@ -1,8 +1,8 @@
 """The deterministic slice-by-slice training loop (SISA, Bourtoule et al., arXiv 1912.03817, §4).
 
-Slice i trains e_i epochs on the live rows of slices 1..i from the weights left by slice i − 1. Everything up to
-checkpoint i is a function of slices ≤ i only. Given the same rows, thread count, device kind and CPU capability,
-the result is bitwise the same in any process.
+Slice i trains e_i epochs on the live rows of slices 1..i from the weights left by slice i − 1; a slice that came with
+later data is left out where it holds no live row. Everything up to checkpoint i is a function of slices ≤ i only. Given
+the same rows, thread count, device kind and CPU capability, the result is bitwise the same in any process.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ class Recipe:
         momentum: Of sgd.
         weight_decay: L2 (sgd) or decoupled (adamw).
         schedule: `linear` decays to 0 within each slice; `constant`.
+        initial_slices: Slices of the first training, which are trained even when they are empty; None: all.
     """
 
     epochs: tuple[int, ...]
@@ -50,6 +51,26 @@ class Recipe:
     momentum: float = 0.0
     weight_decay: float = 0.0
     schedule: str = "linear"
+    initial_slices: int | None = None
+
+
+def trained_epochs(recipe: Recipe, counts: Sequence[int]) -> tuple[int, ...]:
+    """Return the epochs that each slice is really trained for.
+
+    Args:
+        recipe: Hyper-parameters.
+        counts: Live rows per slice.
+
+    Returns:
+        e_i, but 0 for a later slice without a live row: once all it brought is gone, it is as if it had never come.
+
+    Example:
+        >>> trained_epochs(Recipe((3, 2, 2, 2), batch_size=4, seed=0, initial_slices=2), (5, 0, 1, 0))
+        (3, 2, 2, 0)
+    """
+    initial = len(recipe.epochs) if recipe.initial_slices is None else recipe.initial_slices
+    pairs = zip(recipe.epochs, counts, strict=True)
+    return tuple(epochs if count or i <= initial else 0 for i, (epochs, count) in enumerate(pairs, start=1))
 
 
 def slice_epochs(epochs: int, slices: int) -> tuple[int, ...]:
@@ -99,7 +120,7 @@ def train_slice(model: SubModel, rows: Rows, slice_: int, recipe: Recipe, task: 
         shard: Shard number, part of every seed.
 
     Returns:
-        Sample visits made.
+        Sample visits made; 0, and nothing changed, for a later slice without a row.
 
     Raises:
         DivergedError: A weight is not finite afterwards.
@@ -107,7 +128,9 @@ def train_slice(model: SubModel, rows: Rows, slice_: int, recipe: Recipe, task: 
     if slice_ == 1:
         fit_standardize(model, rows)
     count = rows.upto(slice_)
-    epochs = recipe.epochs[slice_ - 1]
+    epochs = trained_epochs(recipe, rows.counts(len(recipe.epochs)))[slice_ - 1]
+    if not epochs:
+        return 0
     bounds = batch_bounds(count, recipe.batch_size)
     words = rows.words[:count]
     cuda = [rows.x.device] if rows.x.is_cuda else []

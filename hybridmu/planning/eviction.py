@@ -19,7 +19,7 @@ optimum: over all small cases that the tests try by brute force it stays within 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -68,6 +68,8 @@ class EvictionPlan:
         bytes_after: What they take then.
         visits_before: Expected visits of retraining after the next deletion, as it is now.
         visits_after: The same then.
+        files_before: Expected checkpoints that it reads and writes, as it is now.
+        files_after: The same then.
         lost_updates: Shards that an approximate update can't change any more, since it needs every checkpoint.
         busy: Shards that were left alone because a job is at work on them.
     """
@@ -79,6 +81,8 @@ class EvictionPlan:
     bytes_after: int
     visits_before: float
     visits_after: float
+    files_before: float
+    files_after: float
     lost_updates: tuple[int, ...] = ()
     busy: tuple[int, ...] = ()
 
@@ -147,38 +151,52 @@ def evict(shards: Sequence[ShardCheckpoints], budget: int | None) -> EvictionPla
         for neighbour in chain.remove(slice_):
             heapq.heappush(heap, (chain.rise(neighbour), number, neighbour))
     evicted = [(s.shard, i) for s in shards for i in sorted(_there(s) - kept[s.shard])]
+    now = total(expected(shard, _there(shard)) for shard in shards)
+    then = total(expected(shard, kept[shard.shard]) for shard in shards)
     return EvictionPlan(
         budget=budget,
         evicted=tuple(evicted),
         kept=sum(sum(shard.existing) for shard in shards) - len(evicted),
         bytes_before=before,
         bytes_after=after,
-        visits_before=sum(expected(shard, _there(shard)) for shard in shards) / live,
-        visits_after=sum(expected(shard, kept[shard.shard]) for shard in shards) / live,
+        visits_before=now[0] / live,
+        visits_after=then[0] / live,
+        files_before=now[1] / live,
+        files_after=then[1] / live,
         lost_updates=tuple(s.shard for s in shards if all(s.existing) and _there(s) != kept[s.shard]),
         busy=tuple(shard.shard for shard in shards if shard.busy),
     )
 
 
-def expected(shard: ShardCheckpoints, kept: set[int]) -> float:
-    """Return Σ_s n_s·V(s) of one shard: visits of retraining summed over its live rows, each deleted alone.
+def expected(shard: ShardCheckpoints, kept: set[int]) -> tuple[float, float]:
+    """Return what deleting each live row of one shard alone would cost, summed over the rows.
 
     Args:
         shard: The shard.
         kept: Slices whose checkpoints are there; those that are not clean count for nothing.
 
     Returns:
-        Visits; divided by the rows of all shards, its part of the expected cost.
+        (Σ_s n_s·V(s), the same sum of checkpoints read and written); divided by the rows of all shards, its part of
+        the expected cost of the next deletion.
     """
-    trained = _trained(shard)
-    total = start = 0
+    trained, slices = _trained(shard), len(shard.rows)
+    visits = files = start = 0
     tail = sum(shard.epochs)
     for slice_, (epochs, rows) in enumerate(zip(shard.epochs, shard.rows, strict=True), start=1):
-        total += rows * (trained[-1] - trained[start] - tail)
+        visits += rows * (trained[-1] - trained[start] - tail)
+        files += rows * (slices - start + (start > 0))
         tail -= epochs
         if slice_ in kept and slice_ <= shard.clean:
             start = slice_
-    return float(total)
+    return float(visits), float(files)
+
+
+def total(parts: Iterable[tuple[float, float]]) -> tuple[float, float]:
+    """Return the sum of what `expected` gave for several shards."""
+    visits = files = 0.0
+    for part in parts:
+        visits, files = visits + part[0], files + part[1]
+    return visits, files
 
 
 def _there(shard: ShardCheckpoints) -> set[int]:

@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from hybridmu.planning.cost import CostModel
-from hybridmu.planning.eviction import ShardCheckpoints, expected
+from hybridmu.planning.eviction import ShardCheckpoints, expected, total
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,30 +130,41 @@ def plan_upgrade(
         The plan.
     """
 
-    def seconds(visits: float) -> float:
-        return cost.estimate("retrain", round(visits), 0).seconds
+    def seconds(work: tuple[float, float]) -> float:
+        return cost.estimate("retrain", round(work[0]), round(work[1])).seconds
 
-    made, totals, live, anew = [], [0.0, 0.0], sum(sum(shard.rows) for shard in shards), 0
+    made = []
     for shard in shards:
-        there = {i for i, exists in enumerate(shard.existing, start=1) if exists}
-        before = expected(shard, there)
-        after = expected(replace(shard, clean=0), there) if shard.shard in lost else before
-        totals = [totals[0] + before, totals[1] + after]
-        rows = max(1, sum(shard.rows))
-        gone = len(there) if shard.shard in lost else 0
-        anew += shard.full_visits if gone else 0
-        visits = (before / rows, after / rows)
-        made.append(ShardUpgrade(shard.shard, len(there) - gone, gone, *visits, *map(seconds, visits)))
-    means = [total / max(1, live) for total in totals]
+        rows, kept = max(1, sum(shard.rows)), sum(shard.existing)
+        gone = kept if shard.shard in lost else 0
+        old, new = (_mean(expected(s, _there(s)), rows) for s in (shard, _after(shard, lost)))
+        made.append(ShardUpgrade(shard.shard, kept - gone, gone, old[0], new[0], seconds(old), seconds(new)))
+    live = max(1, sum(sum(shard.rows) for shard in shards))
+    before = _mean(total(expected(s, _there(s)) for s in shards), live)
+    after = _mean(total(expected(_after(s, lost), _there(s)) for s in shards), live)
+    anew = [shard for shard in shards if shard.shard in lost]
+    visits_anew = sum(shard.full_visits for shard in anew)
     return UpgradePlan(
         packages=tuple(packages),
         shards=tuple(made),
         kept=sum(shard.kept for shard in made),
         lost=sum(shard.lost for shard in made),
-        visits_before=means[0],
-        visits_after=means[1],
-        seconds_before=seconds(means[0]),
-        seconds_after=seconds(means[1]),
-        visits_anew=anew,
-        seconds_anew=seconds(anew),
+        visits_before=before[0],
+        visits_after=after[0],
+        seconds_before=seconds(before),
+        seconds_after=seconds(after),
+        visits_anew=visits_anew,
+        seconds_anew=seconds((visits_anew, sum(len(shard.rows) for shard in anew))),
     )
+
+
+def _there(shard: ShardCheckpoints) -> set[int]:
+    return {i for i, exists in enumerate(shard.existing, start=1) if exists}
+
+
+def _after(shard: ShardCheckpoints, lost: Collection[int]) -> ShardCheckpoints:
+    return replace(shard, clean=0) if shard.shard in lost else shard
+
+
+def _mean(work: tuple[float, float], rows: int) -> tuple[float, float]:
+    return work[0] / rows, work[1] / rows

@@ -16,17 +16,24 @@ from dataclasses import dataclass, field, replace
 from hybridmu.config import Settings
 from hybridmu.core.calibration import fit
 from hybridmu.errors import LeaseLostError, ShardFailedError, StateError, StrategyUnavailableError
+from hybridmu.faults import reach
 from hybridmu.planning.batching import Batching, Waiting, due
 from hybridmu.planning.repair import Debt, repair_due
 from hybridmu.planning.workload import count
 from hybridmu.runtime.eviction import CheckpointKeeper
 from hybridmu.runtime.executor import Executor
+from hybridmu.runtime.growth import Growth
+from hybridmu.runtime.healing import Healer
 from hybridmu.runtime.purging import Purger
 from hybridmu.runtime.removal import RemovalPlanner
 from hybridmu.runtime.site import Site
 from hybridmu.store.controls import Controls
 from hybridmu.store.database import connect
+from hybridmu.store.guard import Guard
 from hybridmu.store.ingest import ingest
+from hybridmu.store.ingestions import Ingestions
+from hybridmu.store.journal import Journal
+from hybridmu.store.keys import Keyring
 from hybridmu.store.lease import Lease
 from hybridmu.store.ledger import Ledger
 from hybridmu.store.measurements import Measurements
@@ -49,6 +56,7 @@ from hybridmu.types import (
 
 LEASE_SECONDS = 15.0
 _REPAIR_RETRY_SECONDS = 60.0
+_FOR_GOOD = 1 << 62  # tables too small for canaries stay so
 _STRICTEST: tuple[StrategyChoice, ...] = ("retrain", "auto", "dpus-optimised", "dpus")
 
 
@@ -62,6 +70,8 @@ class Snapshot:
     open_requests: int
     calibrating: bool = False
     paused: bool = False
+    purging: bool = False
+    ingestions: int = 0
 
 
 @dataclass
@@ -71,6 +81,8 @@ class _Round:
     round_id: str
     places: dict[str, set[int]]  # request → the shards it waits for; empty for a repair
     plans: dict[int, ShardPlan]
+    ingest_id: str | None = None  # whose rows it trains on
+    mends: bool = False  # it makes anew what storage lost
     jobs: dict[str, ShardJob] = field(default_factory=dict)
     attempts: dict[int, int] = field(default_factory=dict)
     outcomes: dict[int, ShardOutcome] = field(default_factory=dict)
@@ -91,19 +103,26 @@ class Coordinator:
         engine = connect(settings.database, create=True)  # it may be here to train
         self.ledger, self.registry = Ledger(engine), Registry(engine)
         self.lease, self.measurements, self.controls = Lease(engine), Measurements(engine), Controls(engine)
+        self._journal = Journal(self.site.storage, engine)
         self.executor, self.holder = executor, holder
         self._planner = RemovalPlanner(self.site, self.ledger, self.measurements, self.registry)
         self.token: int | None = None
         self._rounds: dict[str, _Round] = {}
         self._training: _Round | None = None
-        self._calibrating: set[str] = set()
+        self._calibrating: dict[str, int] = {}  # job → its shard
+        self._uncalibrated = 0  # newest version for which the calibration was looked at
         self._curves: list[CalibrationOutcome] = []
         self._waiting: list[ShardJob] = []
         self._handed: dict[str, ShardJob] = {}  # what the executor has
         self._not_before: dict[int, float] = {}  # shard → when a failed repair is tried again
         self._seen: dict[str, float] = {}  # waiting request → when it was seen first, by a clock that is never set back
         self._keeper = CheckpointKeeper(self.site, self.ledger, self.registry)
-        self._purger = Purger(self.site, engine, executor, lambda job: self._queue(None, job))
+        self._keyring, self._tidied = Keyring(settings), False
+        self._guard = Guard(engine, self._keyring)
+        self._growth = Growth(self.site, self.registry, Ingestions(engine), self._guard, self._planner)
+        queue, clean = (lambda job: self._queue(None, job)), self._growth.forget_waiting
+        self._purger = Purger(self.site, engine, queue, self._renew, clean)
+        self._healer = Healer(self.site, engine)
         self._renewed = 0.0
 
     # ------------------------------------------------------------------ lease
@@ -112,6 +131,7 @@ class Coordinator:
         """Return whether the lease was taken; false when another coordinator holds it."""
         if self.site.lake.exists:
             self.ledger.bind(self.settings.identity(), create=False)
+            self._journal.check()
         self.token = self.lease.acquire(self.holder, LEASE_SECONDS)
         self._renewed = time.monotonic()
         return self.token is not None
@@ -130,7 +150,7 @@ class Coordinator:
     def begin_training(self) -> Snapshot:
         """Return the state after reading the source and queueing every shard; nothing that is there is redone."""
         self.ledger.bind(self.settings.identity(), create=True, replace=not self.site.lake.exists)
-        ingest(self.site.lake)
+        ingest(self.site.lake, self._guard)
         if self.registry.served() is None and self._training is None:
             work = {shard: self._training_plan(shard) for shard in range(self.settings.sisa.shards)}
             self._training = _Round(f"train-{uuid.uuid4().hex[:8]}", {}, work)
@@ -141,9 +161,10 @@ class Coordinator:
         return self.snapshot()
 
     def _training_plan(self, shard: int) -> ShardPlan:
-        rows, _ = self.site.lake.counts("train", shard, set())
-        slices = len(rows)
-        work = count(ShardStats(shard, self.site.recipe.epochs, rows, (0,) * slices, (0,) * slices, (False,) * slices))
+        epochs = self.site.recipe_for(shard).epochs
+        slices = len(epochs)
+        rows = self.site.lake.counts("train", shard, set())[0][:slices]
+        work = count(ShardStats(shard, epochs, rows, (0,) * slices, (0,) * slices, (False,) * slices))
         return ShardPlan(
             shard, "retrain", 1, 0, work.full_visits, 1.0, 0.0, (0.0, 0.0), (), "training", ("first training",)
         )
@@ -153,6 +174,7 @@ class Coordinator:
         if not any(outcome.blob for outcome in outcomes):
             raise StateError("no shard has a row to train on", remedy="check the training table")
         self.registry.publish_training(self._token(), outcomes)
+        self._journal.settle()
         self._training = None
         self._calibrate()
 
@@ -166,13 +188,20 @@ class Coordinator:
             or self._planner.calibration().buckets
         ):
             return
-        slices = len(self.site.recipe.epochs)
-        voters = [sub for sub in self.registry.version().shards if sub.blob and sub.exact and sub.trajectory(slices)]
+        every = [sub for sub in self.registry.version().shards if sub.blob and sub.exact]
+        runs = {sub.shard: sub.trajectory(len(self.site.recipe_for(sub.shard).epochs)) for sub in every}
+        voters = [sub for sub in every if runs[sub.shard]]
         voters.sort(key=lambda sub: (-sum(self.site.lake.counts("train", sub.shard, set())[0]), sub.shard))
         for sub in voters[: policy.calibration_shards]:
-            job = ShardJob(_job_id(), sub.shard, "calibrate", trajectory=sub.trajectory(slices))
-            self._calibrating.add(job.job_id)
+            job = ShardJob(_job_id(), sub.shard, "calibrate", trajectory=runs[sub.shard])
+            self._calibrating[job.job_id] = sub.shard
             self._queue(None, job)
+
+    def _calibrate_again(self, version: int) -> None:
+        """Calibrate anew once canaries were revoked and no bucket is left; asked once a version."""
+        if not self._calibrating and self._uncalibrated < version:
+            self._uncalibrated = version
+            self._calibrate()
 
     # ------------------------------------------------------------------ the loop
 
@@ -186,45 +215,63 @@ class Coordinator:
             LeaseLostError: Another coordinator took over.
             ShardFailedError: A shard could not be trained in the first training.
         """
+        reach("step")
         self._renew()
-        if self.registry.served() is not None and not self._training and not self._calibrating:
+        self._tidy()
+        version = self.registry.served()
+        if version is not None and not self._training:
             paused = self.controls.paused() is not None
-            idle = not self._claim(paused)
-            self._repair(idle and not paused)
+            idle = False
+            if paused or not self._grow():
+                idle = not self._claim(paused)
+                self._repair(idle and not paused)
             if not paused:
-                self._purger.begin(self._token(), self._busy())
+                self._heal(idle)
+                self._purger.begin(self._token(), self._at_work())
+                if idle and not self._purger.busy:
+                    self._calibrate_again(version)
         self._hand_over()
         for result in self.executor.poll(wait_seconds):
             self._receive(result)
-        self.ledger.mark_served(self._token(), self.registry.confirmed())
+        confirmed = self.registry.confirmed()
+        self._growth.ingestions.mark_served(self._token(), confirmed)
+        if self.ledger.mark_served(self._token(), confirmed):
+            self._purger.wake()
         return self.snapshot()
 
     def snapshot(self) -> Snapshot:
         """Return where things stand."""
         rounds = [*self._rounds.values(), *([self._training] if self._training else [])]
         waiting = self.ledger.requests((RequestState.RECEIVED, RequestState.PLANNED, RequestState.APPLIED))
+        paused = self.controls.paused() is not None
         return Snapshot(
             version=self.registry.served(),
             jobs_total=sum(len(r.plans) for r in rounds),
             jobs_done=sum(len(r.outcomes) for r in rounds),
             open_requests=len(waiting),
             calibrating=bool(self._calibrating),
-            paused=self.controls.paused() is not None,
+            paused=paused,
+            purging=self._purger.busy and not paused,
+            ingestions=self._growth.open(),
         )
 
     def _receive(self, result: JobResult) -> None:
+        reach("job.result")
         self._handed.pop(result.job_id, None)
         if self._purger.owns(result.job_id):
             self._purger.receive(self._token(), result)
             return
         if result.job_id in self._calibrating:
-            self._calibrating.discard(result.job_id)
+            del self._calibrating[result.job_id]
             if isinstance(result, CalibrationOutcome):
                 self._curves.append(result)
             if not self._calibrating:  # without any curve `auto` retrains, and says why
                 curves = [curve for outcome in self._curves for curve in outcome.curves]
                 self._curves = []
-                self.measurements.set_calibration(self._token(), fit(curves))
+                fitted = fit(curves)
+                self.measurements.set_calibration(self._token(), fitted)
+                if not fitted.buckets:
+                    self._uncalibrated = _FOR_GOOD
                 self._keeper.run(self._busy())
             return
         rounds = [*self._rounds.values(), *([self._training] if self._training else [])]
@@ -256,6 +303,8 @@ class Coordinator:
         failed = [request_id for request_id, shards in owner.places.items() if shard in shards]
         self.ledger.mark_failed(self._token(), failed, f"shard {shard}: {error}")
         owner.places = {request_id: shards for request_id, shards in owner.places.items() if shard not in shards}
+        if owner.ingest_id is not None:
+            self._growth.postpone(self._token(), owner.ingest_id, f"shard {shard}: {error}")
         del owner.plans[shard]
         self._not_before[shard] = time.monotonic() + _REPAIR_RETRY_SECONDS
         self._finish_if_done(owner)
@@ -271,8 +320,13 @@ class Coordinator:
             self._finish_training(done)
         else:
             pairs = [(done.plans[shard], done.outcomes[shard]) for shard in sorted(done.plans)]
-            self.registry.publish(self._token(), done.round_id, list(done.places), pairs)
+            if not done.mends or self._differs(pairs):
+                self.registry.publish(self._token(), done.round_id, list(done.places), pairs)
+                self._journal.settle()
+            self._healer.changed(self._token(), list(done.plans))
+            self._purger.wake()
             del self._rounds[done.round_id]
+            self._growth.settle(self._token())
         self._keeper.run(self._busy() | {job.shard for job in (*self._waiting, *self._handed.values())})
 
     def _claim(self, paused: bool) -> bool:
@@ -338,6 +392,7 @@ class Coordinator:
             return
         started = _Round(f"round-{uuid.uuid4().hex[:12]}", places, {p.shard: p for p in plan.shards})
         if self.ledger.mark_planned(self._token(), ids, started.round_id, version.version):
+            reach("round.launch")
             self._launch(started, version.shards)
 
     def _repair(self, idle: bool) -> None:
@@ -358,13 +413,42 @@ class Coordinator:
                 continue
             reasons = ("an approximate removal owes an exact one", reason)
             repaired = {shard: replace(shard_plan, rule="repair", reasons=reasons)}
+            reach("repair.launch")
             self._launch(_Round(f"repair-{uuid.uuid4().hex[:12]}", {}, repaired), version.shards)
+
+    def _grow(self) -> bool:
+        """Bring in rows that were ingested.
+
+        Returns:
+            Whether requests wait for that.
+        """
+        flying = bool(self._at_work() or self._purger.shards)
+        grown = self._growth.step(self._token(), self.executor.pools(), flying, self._renew)
+        if grown.plans:
+            started = _Round(f"ingest-{uuid.uuid4().hex[:12]}", {}, grown.plans, grown.ingest_id)
+            self._launch(started, self.registry.version().shards)
+        return grown.requests_wait
+
+    def _heal(self, idle: bool) -> None:
+        """Retrain shards whose weights storage lost; the same rows give the same bits."""
+        waiting = {shard for shard, until in self._not_before.items() if time.monotonic() < until}
+        free = idle and not self._rounds and not self._waiting and not self._handed
+        for shard in sorted(self._healer.due(self._busy() | waiting, free)):
+            plan = replace(self._training_plan(shard), rule="heal", reasons=("storage lost or changed its weights",))
+            reach("heal.launch")
+            started = _Round(f"heal-{uuid.uuid4().hex[:12]}", {}, {shard: plan}, mends=True)
+            self._launch(started, self.registry.version().shards)
+
+    def _differs(self, pairs: Sequence[tuple[ShardPlan, ShardOutcome]]) -> bool:
+        """Return whether outcomes are anything but what is served already."""
+        served = {sub.shard: (sub.blob, sub.exact, sub.removed_upto) for sub in self.registry.version().shards}
+        return any(served[made.shard] != (made.blob, made.exact, made.upto) for _, made in pairs)
 
     def _launch(self, started: _Round, shards: Sequence[SubModel]) -> None:
         """Queue the jobs of a round."""
         self._rounds[started.round_id] = started
         current = {sub.shard: sub for sub in shards}
-        gone = self.ledger.take(self._token(), list(started.plans))
+        gone = self._take(list(started.plans))
         for shard, plan in started.plans.items():
             sub, stones = current[shard], gone.get(shard, [])
             job = ShardJob(
@@ -372,17 +456,36 @@ class Coordinator:
                 shard=shard,
                 strategy=plan.strategy,
                 upto=max([sub.removed_upto, *(stone.seq for stone in stones)]),
-                trajectory=sub.trajectory(len(self.site.recipe.epochs)),
+                trajectory=sub.trajectory(len(self.site.recipe_for(shard).epochs)),
                 current_blob=sub.blob,
                 alpha=plan.alpha,
                 fresh=_pairs([stone for stone in stones if stone.seq > sub.removed_upto]),
                 removed=_pairs([stone for stone in stones if stone.seq <= sub.removed_upto]),
+                mend=started.mends,
             )
             self._queue(started, job)
 
+    def _tidy(self) -> None:
+        """Remove, once, what crashed processes left half-made; we are the only one who writes now."""
+        if not self._tidied:
+            self.site.storage.drop_stale_staging()
+            self.site.storage.drop_unfinished()
+            self._keyring.drop_unfinished()
+            self._tidied = True
+
+    def _take(self, shards: Sequence[int] | None) -> dict[int, list[Tombstone]]:
+        """Return the tombstones that a job must know, once storage remembers who brought them."""
+        gone = self.ledger.take(self._token(), shards)
+        self._journal.keep({stone.request_id for stones in gone.values() for stone in stones})
+        return gone
+
+    def _at_work(self) -> set[int]:
+        """Return the shards that a round or a calibration is at work on."""
+        return {shard for r in self._rounds.values() for shard in r.plans} | set(self._calibrating.values())
+
     def _busy(self) -> set[int]:
-        """Return the shards that a round or a purge is at work on."""
-        return {shard for r in self._rounds.values() for shard in r.plans} | self._purger.shards
+        """Return the shards on which nothing else may start."""
+        return self._at_work() | self._purger.shards
 
     def _queue(self, owner: _Round | None, job: ShardJob) -> None:
         if owner is not None:
@@ -406,11 +509,13 @@ class Coordinator:
                 later.append(job)
                 continue
             room[job.central] -= 1
+            job = replace(job, generations=len(self.site.lake.manifest.generations))
             self._handed[job.job_id] = job
-            if job.strategy in {"prove", "purge", "purge-index"}:
+            reach("job.submit")
+            if job.strategy in {"prove", "purge", "purge-index", "look"}:
                 self.executor.submit(job)
                 continue
-            gone = self.ledger.take(self._token(), None if job.strategy == "calibrate" else [job.shard])
+            gone = self._take(None if job.strategy == "calibrate" else [job.shard])
             stones = [stone for found in gone.values() for stone in found]
             upto = max([job.upto, *(stone.seq for stone in stones)]) if job.strategy == "retrain" else job.upto
             self.executor.submit(replace(job, tombstones=_pairs(stones), upto=upto))

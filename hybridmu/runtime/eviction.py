@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection
 
+from hybridmu.core.training import trained_epochs
 from hybridmu.errors import StorageError
+from hybridmu.faults import reach
 from hybridmu.planning.eviction import EvictionPlan, ShardCheckpoints, evict
 from hybridmu.runtime.site import Site
 from hybridmu.store.ledger import Ledger
@@ -85,33 +87,36 @@ class CheckpointKeeper:
                 self.site.blobs.drop(
                     sub.shard, {record.blob for record in gone} - kept, {record.lineage_key for record in gone}
                 )
+                reach("evict.dropped")
 
     def _facts(
         self, sub: SubModel, counts: dict[int, tuple[int, int, int]], usable: bool, busy: bool
     ) -> ShardCheckpoints:
         # counts: slice → training rows (out of the last exact run, revoked since, of these not removed at all)
-        epochs = self.site.recipe.epochs
-        existing, size = self._existing(sub)
-        ingested = self.site.lake.manifest.rows["train"][sub.shard]
-        revoked = [counts.get(i, (0, 0, 0)) for i in range(1, len(epochs) + 1)]
-        owed = next((i for i, (_, since, _) in enumerate(revoked) if since), len(epochs))
+        recipe = self.site.recipe_for(sub.shard, sub.generations)
+        slices = len(recipe.epochs)
+        existing, size = self._existing(sub, slices)
+        ingested = self.site.lake.manifest.rows["train"][sub.shard][:slices]
+        revoked = [counts.get(i, (0, 0, 0)) for i in range(1, slices + 1)]
+        owed = next((i for i, (_, since, _) in enumerate(revoked) if since), slices)
+        live = tuple(rows - base - since for rows, (base, since, _) in zip(ingested, revoked, strict=True))
         return ShardCheckpoints(
             shard=sub.shard,
-            epochs=epochs,
-            rows=tuple(rows - base - since for rows, (base, since, _) in zip(ingested, revoked, strict=True)),
+            epochs=trained_epochs(recipe, live),
+            rows=live,
             existing=existing,
             bytes_each=size,
             clean=owed if usable else 0,
             busy=busy,
         )
 
-    def _existing(self, sub: SubModel) -> tuple[tuple[bool, ...], int]:
+    def _existing(self, sub: SubModel, slices: int) -> tuple[tuple[bool, ...], int]:
         """Return whether each slice's checkpoint is there, and the bytes of one."""
         seen = self._seen.get(sub.shard)
         if seen is None or seen[0] != sub.checkpoints:
             _, keys = self.site.blobs.listed(sub.shard)
             sizes = self.site.blobs.sizes(sub.shard)
             there = {r.slice: sizes[r.blob] for r in sub.checkpoints if r.lineage_key in keys and r.blob in sizes}
-            existing = tuple(i in there for i in range(1, len(self.site.recipe.epochs) + 1))
+            existing = tuple(i in there for i in range(1, slices + 1))
             seen = self._seen[sub.shard] = (sub.checkpoints, existing, max(there.values(), default=0))
         return seen[1], seen[2]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Collection
 from typing import Protocol
 
 from hybridmu.config import Settings
@@ -30,10 +29,6 @@ class Executor(Protocol):
 
     def poll(self, wait_seconds: float) -> list[JobResult]:
         """Return what has finished, waiting at most this long for the first."""
-        ...
-
-    def traces(self, needles: Collection[bytes]) -> list[str]:
-        """Return the files outside of storage that this executor's machines wrote and that hold a needle."""
         ...
 
     def close(self) -> None:
@@ -77,10 +72,6 @@ class LocalExecutor:
         except BaseException:
             self._queue.appendleft(job)  # interrupted: the caller may go on later
             raise
-
-    def traces(self, needles: Collection[bytes]) -> list[str]:
-        """Return nothing: this process writes nothing but storage."""
-        return []
 
     def close(self) -> None:
         """Drop all workers."""

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ _POLL_SECONDS = 0.05
 def train_from_scratch(
     settings: Settings,
     gone: Mapping[int, set[tuple[str, bytes]]],
-    shards: Sequence[int],
+    shards: Mapping[int, int],
     processes: int,
     watch: Watch | None = None,
 ) -> tuple[dict[int, State | None], float]:
@@ -39,7 +39,7 @@ def train_from_scratch(
     Args:
         settings: The configuration; only its lake is read, never its blobs.
         gone: Shard → (kind, digest) of every tombstone.
-        shards: Which shards.
+        shards: Which shards, and of how many generations of rows each.
         processes: How many run at once.
         watch: Called with (shards done, shards in all) while they run.
 
@@ -52,7 +52,9 @@ def train_from_scratch(
     count = max(1, min(processes, len(shards)))
     with tempfile.TemporaryDirectory(prefix="hybridmu-oracle-") as folder:
         running = [
-            _start(settings, {s: gone.get(s, set()) for s in list(shards)[number::count]}, Path(folder), number)
+            _start(
+                settings, {s: (shards[s], gone.get(s, set())) for s in [*shards][number::count]}, Path(folder), number
+            )
             for number in range(count)
         ]
         while any(process.poll() is None for process in running):
@@ -73,12 +75,15 @@ def train_from_scratch(
 
 
 def _start(
-    settings: Settings, work: Mapping[int, set[tuple[str, bytes]]], folder: Path, number: int
+    settings: Settings, work: Mapping[int, tuple[int, set[tuple[str, bytes]]]], folder: Path, number: int
 ) -> subprocess.Popen[str]:
     document = {
         "settings": settings.model_dump(mode="json"),
         "output": str(folder),
-        "shards": {str(shard): sorted([kind, key.hex()] for kind, key in keys) for shard, keys in work.items()},
+        "shards": {
+            str(shard): {"generations": generations, "gone": sorted([kind, key.hex()] for kind, key in keys)}
+            for shard, (generations, keys) in work.items()
+        },
     }
     with (folder / f"{number}.stderr").open("w") as errors:
         command = [sys.executable, "-m", "hybridmu.runtime.oracle"]
@@ -95,14 +100,16 @@ def main() -> None:
     site = Site(Settings.model_validate(document["settings"]))
     site.configure_torch()
     output = Path(document["output"])
-    for name, keys in document["shards"].items():
-        shard = int(name)
-        live = site.lake.rows("train", shard, {(kind, bytes.fromhex(key)) for kind, key in keys}).to(site.device)
+    for name, asked in document["shards"].items():
+        shard, generations = int(name), asked["generations"]
+        recipe = site.recipe_for(shard, generations)
+        gone = {(kind, bytes.fromhex(key)) for kind, key in asked["gone"]}
+        live = site.lake.rows("train", shard, gone, generations=generations).to(site.device)
         started = time.perf_counter()
         if len(live):
             model = site.fresh_model(shard)
-            for slice_ in range(1, len(site.recipe.epochs) + 1):
-                train_slice(model, live, slice_, site.recipe, site.task, shard)
+            for slice_ in range(1, len(recipe.epochs) + 1):
+                train_slice(model, live, slice_, recipe, site.task, shard)
             safetensors.torch.save_file(state_of(model), output / f"{name}.safetensors")
         (output / f"{name}.seconds").write_text(str(time.perf_counter() - started))
 

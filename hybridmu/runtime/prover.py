@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from hybridmu.core import audit
-from hybridmu.core.evidence import Evidence, ShardEvidence, ShardState, Stage, prove
+from hybridmu.core.evidence import (
+    Evidence,
+    ShardEvidence,
+    ShardState,
+    SliceProof,
+    Stage,
+    findings,
+    prove,
+    refuse_unless,
+)
 from hybridmu.core.lineage import Lineage, Link, rechain
-from hybridmu.core.merkle import Leaves, make_leaves, root
+from hybridmu.core.merkle import make_leaves, root
 from hybridmu.core.model import SubModel
 from hybridmu.core.rows import Rows, carries
 from hybridmu.errors import CertificateRefusedError, CorruptBlobError
 from hybridmu.runtime.oracle import train_from_scratch
 from hybridmu.runtime.site import Site
-from hybridmu.types import PastSubModel, RequestNeed, ShardJob, Tombstone
+from hybridmu.types import PastSubModel, Proof, RequestNeed, ShardJob, Tombstone
 
 Sampled = Callable[[str], bool]
+Mask = np.ndarray[tuple[int], np.dtype[np.bool_]]
 
 
 class Prover:
-    """Makes the evidence of one shard.
+    """Makes the evidence of one shard, for all requests that need it: what they share is worked out once.
 
     Args:
         site: Rows and weights.
@@ -33,7 +44,27 @@ class Prover:
         self.site, self.shard, self.job, self.sampled = site, job.shard, job, sampled
         self.salt = site.lake.manifest.salt
         self.rows = site.lake.outline(job.shard, set())
+        self._leaves = make_leaves(self.salt, self.rows.ids, self.rows.content)
+        self._stones: dict[str, list[Tombstone]] = {}
+        for stone in job.stones:
+            self._stones.setdefault(stone.request_id, []).append(stone)
+        self._states: dict[int, tuple[Mask, ShardState]] = {}
+        self._roots: dict[tuple[int, bytes], str] = {}
         self._verified: dict[int, tuple[bool, str]] = {}
+        self._models: dict[str, SubModel] = {}
+        self._revoked: Rows | None = None
+
+    def proof(self, need: RequestNeed) -> Proof:
+        """Return the evidence of one request, or why there is none."""
+        try:
+            evidence = self.evidence(need)
+        except CertificateRefusedError as error:
+            return Proof(need.request_id, "", str(error))
+        try:
+            refuse_unless(list(findings(evidence)))
+        except CertificateRefusedError as error:
+            return Proof(need.request_id, evidence.model_dump_json(), str(error))
+        return Proof(need.request_id, evidence.model_dump_json())
 
     def evidence(self, need: RequestNeed) -> ShardEvidence:
         """Return what a certificate of one request shows of this shard.
@@ -45,15 +76,15 @@ class Prover:
             Chains before and after, a proof per training row that the request revoked, and what was measured.
 
         Raises:
-            CertificateRefusedError: The recorded lineage is not that of the rows.
+            CertificateRefusedError: The recorded lineage is not that of the rows, or a new training gives other bits.
         """
         exact = [past for past in self.job.history if past.sub.exact]
         after = next(past for past in exact if past.sub.exact_upto >= need.upto)
         # Rows that were revoked before any model was trained were never in one: nothing changed for them.
         before = next((past for past in reversed(exact) if past.sub.exact_upto < need.upto), after)
-        own = [stone for stone in self.job.stones if stone.request_id == need.request_id]
-        rows_before, rows_after = self._rows_of(before), self._rows_of(after)
-        revoked = rows_before.where(_carry(rows_before, own))
+        own = self._stones.get(need.request_id, [])
+        (seen, old), (left, new) = self._state(before), self._state(after)
+        revoked = _carry(self.rows, own) & seen if before is not after else np.zeros_like(seen)
         earlier = [past for past in self.job.history if past.version < after.version]
         approximate = next((past for past in earlier if past.sub.removed_upto >= need.upto), None)
         stages = tuple(
@@ -65,34 +96,45 @@ class Prover:
         return ShardEvidence(
             shard=self.shard,
             stages=stages,
-            before=self._state(before, rows_before),
-            after=self._state(after, rows_after),
-            proofs=prove(rows_before, rows_after, revoked, self.salt) if before is not after else (),
+            before=old,
+            after=new,
+            proofs=self._proofs(seen, left, revoked),
             evidence=Evidence(
                 verified="yes" if verified else "no",
                 how=how,
                 forget_loss_gap=None if approximate is None else self._gap(approximate, after, own),
-                revoked_rows=len(revoked) if before is not after else 0,
+                revoked_rows=int(revoked.sum()),
             ),
         )
 
-    def _rows_of(self, past: PastSubModel) -> Rows:
-        """Return the rows that an exact sub-model was made of."""
-        stones = [stone for stone in self.job.stones if stone.seq <= past.sub.exact_upto]
-        return self.rows.where(~_carry(self.rows, stones))
+    def _proofs(self, seen: Mask, left: Mask, revoked: Mask) -> tuple[SliceProof, ...]:
+        if not revoked.any():
+            return ()
+        # The trees of other slices would be grown in vain.
+        touched = np.isin(self.rows.slice, np.unique(self.rows.slice[revoked]))
+        before, after = self.rows.where(seen & touched), self.rows.where(left & touched)
+        return prove(before, after, self.rows.where(revoked), self.salt)
 
-    def _state(self, past: PastSubModel, rows: Rows) -> ShardState:
-        """Return the chain of a sub-model from its recorded head and these rows.
+    def _state(self, past: PastSubModel) -> tuple[Mask, ShardState]:
+        """Return which rows an exact sub-model was made of, and its chain from its recorded head.
 
         Raises:
             CertificateRefusedError: The keys that were recorded when it was trained are others.
         """
+        if past.version in self._states:
+            return self._states[past.version]
         sub = past.sub
-        leaves: Leaves = make_leaves(self.salt, rows.ids, rows.content)
+        schedule = self.site.recipe_for(self.shard, sub.generations).epochs
+        mask = ~_carry(self.rows, [stone for stone in self.job.stones if stone.seq <= sub.exact_upto])
+        mask &= self.rows.slice <= len(schedule)  # later generations had not come yet
         links, start = [], 0
-        for slice_, epochs in enumerate(self.site.recipe.epochs, start=1):
-            stop = rows.upto(slice_)
-            links.append(Link(slice_, epochs, stop - start, root(leaves[start:stop]).hex()))
+        for slice_, epochs in enumerate(schedule, start=1):
+            stop = self.rows.upto(slice_)
+            mine = mask[start:stop]
+            known = (slice_, mine.tobytes())
+            if known not in self._roots:
+                self._roots[known] = root(self._leaves[start:stop][mine]).hex()
+            links.append(Link(slice_, epochs, int(mine.sum()), self._roots[known]))
             start = stop
         head = sub.head or ""
         chain = Lineage(head, tuple(links), rechain(head, links))
@@ -104,43 +146,76 @@ class Prover:
                 got=f"other keys from slice {wrong[0]} on",
                 remedy="run `hybridmu verify`: the table or the ledger was changed from outside",
             )
-        return ShardState.of(chain, None if sub.blob is None else sub.blob.partition("/")[2])
+        state = ShardState.of(chain, None if sub.blob is None else sub.blob.partition("/")[2])
+        self._states[past.version] = mask, state
+        return mask, state
 
     def _verify(self, past: PastSubModel) -> tuple[bool, str]:
-        """Return whether a new training in a fresh process gives the same bits, and how that was found."""
+        """Return whether a new training in a fresh process gave the same bits, and how that was found.
+
+        Raises:
+            CertificateRefusedError: It gave others.
+        """
         if past.version not in self._verified:
-            site, sub = self.site, past.sub
-            gone = {(str(stone.kind), stone.key) for stone in self.job.stones if stone.seq <= sub.exact_upto}
-            if sub.head != site.head(self.shard):
-                result = (False, "not replayable here: other code, libraries or machine than made it")
-            else:
-                states, seconds = train_from_scratch(site.settings, {self.shard: gone}, [self.shard], 1)
-                how = f"trained anew in a fresh process in {seconds:.1f} s"
-                try:
-                    ours = None if sub.blob is None else site.blobs.get(sub.blob)
-                    same = not audit.differing_tensors(ours, states[self.shard])
-                    result = (same, f"{how}; bits {'equal' if same else 'differ'}")
-                except CorruptBlobError:
-                    result = (False, f"{how}; the weights to compare were gone")
-            self._verified[past.version] = result
-        return self._verified[past.version]
+            self._verified[past.version] = self._replay(past.sub.head, past)
+        verified, how = self._verified[past.version]
+        if not verified and how == _DIFFERENT:
+            raise CertificateRefusedError(
+                f"shard {self.shard}: version {past.version} is not what training without the rows gives",
+                expected="the same bits as a new training in a fresh process, on this machine",
+                got="others",
+                remedy="run `hybridmu verify`; it names the shard that has to be retrained",
+            )
+        return verified, how
+
+    def _replay(self, head: str | None, past: PastSubModel) -> tuple[bool, str]:
+        site, sub = self.site, past.sub
+        if head != site.head(self.shard):
+            return False, "not replayable here: other code, libraries or machine than made it"
+        gone = {(str(stone.kind), stone.key) for stone in self.job.stones if stone.seq <= sub.exact_upto}
+        states, seconds = train_from_scratch(site.settings, {self.shard: gone}, {self.shard: sub.generations}, 1)
+        how = f"trained anew in a fresh process in {seconds:.1f} s"
+        try:
+            ours = None if sub.blob is None else site.blobs.get(sub.blob)
+        except CorruptBlobError:
+            return False, f"{how}; the weights to compare were gone"
+        return (
+            (False, _DIFFERENT) if audit.differing_tensors(ours, states[self.shard]) else (True, f"{how}; bits equal")
+        )
 
     def _gap(self, approximate: PastSubModel, exact: PastSubModel, own: Sequence[Tombstone]) -> float | None:
         """Return the forget-loss gap of the approximate stage against the exact one; None without rows or weights."""
-        site = self.site
-        revoked = site.lake.rows("train", self.shard, {(str(s.kind), s.key) for s in own}, only_revoked=True)
+        revoked = self._rows_with_features()
+        seen = revoked.slice <= len(self.site.recipe_for(self.shard, approximate.sub.generations).epochs)
+        revoked = revoked.where(_carry(revoked, own) & seen)
         if not len(revoked) or approximate.sub.blob is None or exact.sub.blob is None:
             return None
         try:
-            ours, oracle = (self._model(past.sub.blob) for past in (approximate, exact))
+            ours, oracle = self._model(approximate.sub.blob), self._model(exact.sub.blob)
         except CorruptBlobError:
             return None
-        return audit.forget_loss_gap(ours, oracle, revoked, site.task)
+        gap = audit.forget_loss_gap(ours, oracle, revoked, self.site.task)
+        return gap if math.isfinite(gap) else None
 
-    def _model(self, blob: str | None) -> SubModel:
-        assert blob is not None
-        return self.site.load_model(self.shard, blob)
+    def _rows_with_features(self) -> Rows:
+        """Return every row that a request in question revoked: this is their audit, the last to read them."""
+        if self._revoked is None:
+            asked = [stone for need in self.job.requests for stone in self._stones.get(need.request_id, ())]
+            pairs = {(str(stone.kind), stone.key) for stone in asked}
+            self._revoked = self.site.lake.rows("train", self.shard, pairs, only_revoked=True)
+        return self._revoked
+
+    def _model(self, blob: str) -> SubModel:
+        if blob not in self._models:
+            while len(self._models) >= _MODELS:
+                self._models.pop(next(iter(self._models)))
+            self._models[blob] = self.site.load_model(self.shard, blob)
+        return self._models[blob]
 
 
-def _carry(rows: Rows, stones: Sequence[Tombstone]) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+_DIFFERENT = "the bits differ"
+_MODELS = 4  # kept in memory: requests of one round share theirs
+
+
+def _carry(rows: Rows, stones: Sequence[Tombstone]) -> Mask:
     return carries(rows.ids, rows.groups, {(str(stone.kind), stone.key) for stone in stones})

@@ -2,18 +2,22 @@
 
 Stages of a batch, every one repeatable after a crash:
 
-1. *prove*: each touched shard makes the evidence of its requests and surveys what will go; both are kept in the ledger.
+1. *prove*: each touched shard makes evidence and surveys what will go; both are kept in the ledger.
 2. *index*: rows leave the index files that all shards share.
 3. *rows*: each shard rewrites its tables, and deletes every blob that the served version does not stand on.
-4. *look*: storage, the database and the machines are searched; only then the ledger's tombstones are emptied, the
-   database is compacted and searched too, the certificate is signed and appended, and the request is PURGED.
+4. *look*: storage and the machines are searched.
+5. *finish*: tombstones are emptied, the database is cleaned and searched too; then the certificates are numbered in the
+   ledger, written, and the requests are PURGED.
+
+What fails on one shard, or is found of one request, keeps those requests back, and no others.
 """
 
 from __future__ import annotations
 
+import logging
 import time
 import uuid
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,42 +25,60 @@ from pydantic import TypeAdapter
 from sqlalchemy.engine import Engine
 
 from hybridmu.core.certificate import RequestFacts, build, sign
-from hybridmu.core.evidence import ShardEvidence, findings, refuse_unless
-from hybridmu.errors import CertificateRefusedError, PurgeError
-from hybridmu.runtime.executor import Executor
+from hybridmu.core.evidence import ShardEvidence
+from hybridmu.errors import DatabaseError, HybridMUError, LeaseLostError
+from hybridmu.faults import reach
 from hybridmu.runtime.site import Site
 from hybridmu.store.certificates import Certificates
-from hybridmu.store.controls import Controls
-from hybridmu.store.deletions import Deletions
+from hybridmu.store.controls import Controls, Hold
+from hybridmu.store.deletions import Deletions, Passed, Purgeable
+from hybridmu.store.journal import Journal
 from hybridmu.store.keys import Keyring
 from hybridmu.store.ledger import Ledger
 from hybridmu.store.measurements import Measurements
-from hybridmu.store.purge import Survey, look
 from hybridmu.store.registry import Registry
-from hybridmu.store.scrub import compact, look_in_database
-from hybridmu.types import ForgetRequest, JobResult, ProofOutcome, PurgeOutcome, ShardFailure, ShardJob, Tombstone
+from hybridmu.store.scrub import clean
+from hybridmu.store.survey import Key, Survey
+from hybridmu.types import (
+    JobResult,
+    LookOutcome,
+    ProofOutcome,
+    PurgeOutcome,
+    RequestState,
+    ShardFailure,
+    ShardJob,
+)
 
+_log = logging.getLogger(__name__)
+# When a request that could not be purged is tried again.
 _RETRY_SECONDS = 60.0
+# How often the ledger is asked while nothing is due.
+_LOOK_SECONDS = 1.0
 # What a purge itself may need before a deadline.
 _MARGIN_SECONDS = 60.0
+# How long a due purge waits for busy shards before no new work starts on them.
+_PATIENCE_SECONDS = 60.0
 _EVIDENCE = TypeAdapter(ShardEvidence)
 
 Queue = Callable[[ShardJob], None]
+Stage = Callable[[int], None]
+Clean = Callable[[int], tuple[str, ...]]
 
 
 @dataclass
 class _Batch:
     """Requests that are purged together."""
 
-    requests: tuple[str, ...]
-    stones: dict[int, list[Tombstone]]  # shard → what goes
+    requests: dict[str, frozenset[int]]  # request → its shards
+    shards: frozenset[int]
+    then: Stage  # what comes when the jobs are done
     jobs: set[str] = field(default_factory=set)
+    surveys: dict[tuple[str, int], Survey] = field(default_factory=dict)
+    emptied: set[int] = field(default_factory=set)  # tombstones without rows
+    looked: dict[str, Any] = field(default_factory=dict)
     tables: int = 0
     files: int = 0
-
-    @property
-    def shards(self) -> frozenset[int]:
-        return frozenset(self.stones)
+    twins: int = 0
 
 
 class Purger:
@@ -65,29 +87,42 @@ class Purger:
     Args:
         site: Storage and settings.
         engine: The database.
-        executor: Asked for traces outside of storage.
         queue: Queues a job with the coordinator.
+        renew: Keeps the coordinator's lease during longer work.
+        clean: Takes forgotten rows out of the copies of new data that wait; returns their names.
     """
 
-    def __init__(self, site: Site, engine: Engine, executor: Executor, queue: Queue) -> None:
-        self.site, self.executor = site, executor
-        self._engine, self._queue = engine, queue
+    def __init__(self, site: Site, engine: Engine, queue: Queue, renew: Callable[[], None], clean: Clean) -> None:
+        self.site = site
+        self._engine, self._queue, self._renew, self._clean = engine, queue, renew, clean
         self._ledger, self._registry, self._controls = Ledger(engine), Registry(engine), Controls(engine)
         self._measurements, self._deletions = Measurements(engine), Deletions(engine)
-        self._certificates = Certificates(site.storage)
+        self._certificates, self._journal = Certificates(site.storage), Journal(site.storage, engine)
         self._keyring = Keyring(site.settings)
         self._batch: _Batch | None = None
-        self._not_before = 0.0
-        self._said: dict[str, str] = {}
+        self._look_at = 0.0
+        self._resumed = False
+        self._retry_at: dict[str, float] = {}
+        self._due_since: dict[str, float] = {}
+        self._reserved: frozenset[int] = frozenset()
+
+    @property
+    def busy(self) -> bool:
+        """Return whether a purge is at work, or has not yet looked whether there is one to do."""
+        return self._batch is not None or self._look_at == 0.0
 
     @property
     def shards(self) -> frozenset[int]:
-        """Return the shards that a purge is at work on."""
-        return self._batch.shards if self._batch else frozenset()
+        """Return the shards on which nothing else may start: a purge is at work there, or waited for them too long."""
+        return self._batch.shards if self._batch else self._reserved
 
     def owns(self, job_id: str) -> bool:
         """Return whether a job is one of the running batch."""
         return self._batch is not None and job_id in self._batch.jobs
+
+    def wake(self) -> None:
+        """Look at the next step: a request was served or became exact."""
+        self._look_at = 0.0
 
     def begin(self, token: int, busy: Collection[int]) -> None:
         """Start a batch of everything that is due on shards that nobody works on.
@@ -96,107 +131,159 @@ class Purger:
             token: The coordinator's fencing token.
             busy: Shards with jobs.
         """
-        if self._batch is not None or time.monotonic() < self._not_before:
+        now = time.monotonic()
+        if self._batch is not None or now < self._look_at:
             return
+        self._look_at = now + _LOOK_SECONDS
+        if not self._resumed:
+            if not self._guarded(token, self._resume):
+                return
+            self._resumed = True
         holds = self._controls.holds()
-        retention = self.site.settings.policy.retention_seconds
-        found = self._deletions.purgeable(retention, _MARGIN_SECONDS, holds)
-        self._say(token, {item.request_id: item.blocked for item in found if item.blocked})
-        due = [item for item in found if item.blocked is None and item.shards.isdisjoint(busy)]
-        if not due:
-            return
-        held = {hold.request_id for hold in holds}
-        shards = frozenset().union(*(item.shards for item in due))
-        exact = self._deletions.exact_stones(shards)
-        going = {shard: [stone for stone in stones if stone.request_id not in held] for shard, stones in exact.items()}
-        self._batch = _Batch(tuple(item.request_id for item in due), going)
-        surveyed, unproven = self._deletions.surveys(), self._deletions.unproven(shards)
-        for shard in sorted(shards):
-            if shard not in surveyed or unproven[shard]:
-                seen = {"stones": tuple(exact[shard]), "history": self._registry.history(shard)}
-                self._send(self._job("prove", shard, requests=unproven[shard], **seen))
-        if not self._batch.jobs:
-            self._purge_index(token)
+        found = self._deletions.purgeable(
+            self._registry.confirmed(), self.site.settings.policy.retention_seconds, _MARGIN_SECONDS, holds
+        )
+        blocked = {item.request_id: item.blocked for item in found if item.blocked and item.blocked != item.noted}
+        if blocked:
+            self._deletions.note(token, blocked)
+        due = [item for item in found if item.blocked is None and self._retry_at.get(item.request_id, 0.0) <= now]
+        self._wait_for(due, now)
+        # A shard that was reserved for a purge counts as busy to all others.
+        free = [item for item in due if item.shards.isdisjoint(busy)]
+        if free:
+            self._guarded(token, lambda token: self._prove(token, free, holds))
 
     def receive(self, token: int, result: JobResult) -> None:
         """Take the result of one of the batch's jobs, and go on to the next stage when it was the last."""
         batch = self._batch
         assert batch is not None
         batch.jobs.discard(result.job_id)
-        try:
-            if isinstance(result, ShardFailure):
-                self._give_up(token, f"shard {result.shard}: {result.error}")
-            elif isinstance(result, ProofOutcome):
-                for _, document in result.evidence:
-                    refuse_unless(list(findings(_EVIDENCE.validate_json(document))))
-                self._deletions.save_proof(token, result.shard, result.evidence, result.survey)
-                if not batch.jobs:
-                    self._purge_index(token)
-            elif isinstance(result, PurgeOutcome):
-                batch.tables += result.tables
-                batch.files += result.files
-                if not batch.jobs and result.shard < 0:
-                    self._purge_rows()
-                elif not batch.jobs:
-                    self._finish(token)
-        except (PurgeError, CertificateRefusedError) as error:
-            self._give_up(token, str(error))
+        self._guarded(token, lambda token: self._take(token, batch, result))
+        if not batch.jobs:
+            if batch.requests:
+                self._guarded(token, batch.then)
+            else:
+                self._end()
 
     # ------------------------------------------------------------------ stages
 
-    def _purge_index(self, token: int) -> None:
-        surveys = self._surveys()
-        keys = {(str(s.kind), s.key) for stones in self._stones().values() for s in stones}
-        ids = {("id", row) for survey in surveys for row in survey.ids}
-        content = sorted({row for survey in surveys for row in survey.content})
-        if not keys and not ids:
-            self._finish(token)
-            return
-        self._send(self._job("purge-index", -1, tombstones=tuple(sorted(keys | ids)), content=tuple(content)))
+    def _prove(self, token: int, due: Collection[Purgeable], holds: Collection[Hold]) -> None:
+        requests = {item.request_id: item.shards for item in due}
+        shards = frozenset().union(*requests.values())
+        batch = self._batch = _Batch(requests, shards, self._index)
+        reach("purge.begin")
+        stones, unproven = self._deletions.exact_stones(shards), self._deletions.unproven(shards)
+        held = self._deletions.stones_of([hold.request_id for hold in holds if hold.request_id])
+        surveyed = self._deletions.surveyed(list(requests))
+        since = {shard: min(need.upto for need in needs) for shard, needs in unproven.items() if needs}
+        history = self._registry.history(since)
+        going: dict[int, list[str]] = {shard: [] for shard in shards}
+        for name, touched in requests.items():
+            for shard in touched:
+                going[shard].append(name)
+        for shard, mine in sorted(going.items()):
+            # A shard that a hold touches is looked at again: the hold may be younger than the survey.
+            if unproven[shard] or shard in held or any((name, shard) not in surveyed for name in mine):
+                self._send(
+                    "prove",
+                    shard,
+                    stones=tuple(stones[shard]),
+                    history=history.get(shard, ()),
+                    requests=unproven[shard],
+                    going=tuple(mine),
+                    held=_pairs(held.get(shard, ())),
+                )
+        if not batch.jobs:
+            self._guarded(token, batch.then)
 
-    def _purge_rows(self) -> None:
+    def _index(self, token: int) -> None:
+        batch = self._at_work()
+        self._drop(token, self._deletions.refused(list(batch.requests)))
+        # From here on these, and not the tombstones, say what goes: they outlive them in a crash.
+        batch.surveys = self._deletions.surveys(list(batch.requests))
+        rows = {(shard, id_) for (_, shard), survey in batch.surveys.items() for id_ in survey.ids}
+        content = {content for survey in batch.surveys.values() for content in survey.content}
+        batch.then = self._rows
+        if rows:
+            self._send("purge-index", -1, gone=tuple(sorted(rows)), content=tuple(sorted(content)))
+        else:
+            self._rows(token)
+
+    def _rows(self, token: int) -> None:
+        batch = self._at_work()
+        batch.then = self._look
         current = {sub.shard: sub for sub in self._registry.version().shards}
-        for shard, stones in sorted(self._stones().items()):
+        for shard, keys in sorted(self._going().items()):
             sub = current[shard]
             refs = {record.blob for record in sub.checkpoints} | ({sub.blob} if sub.blob else set())
-            keys = {record.lineage_key for record in sub.checkpoints}
-            pairs = tuple((stone.kind, stone.key) for stone in stones)
-            self._send(self._job("purge", shard, tombstones=pairs, keep=(tuple(sorted(refs)), tuple(sorted(keys)))))
+            names = {record.lineage_key for record in sub.checkpoints}
+            keep = (tuple(sorted(refs)), tuple(sorted(names)))
+            self._send("purge", shard, tombstones=tuple(sorted(keys)), keep=keep)
+        if not batch.jobs:
+            self._end()  # none of its requests was left
+
+    def _look(self, token: int) -> None:
+        batch = self._at_work()
+        batch.then = self._finish
+        batch.emptied = self._emptied()
+        self._journal.scrub(batch.emptied)
+        needles = {needle for survey in self._surveys() for needle in survey.needles}
+        # PostgreSQL's URL names no file.
+        database = self._engine.url.database if self._engine.dialect.name == "sqlite" else None
+        shards = tuple(sorted(self._going()))
+        where = {"database": database or "", "waiting": self._clean(token)}
+        self._send("look", -1, needles=tuple(sorted(needles)), purged_shards=shards, **where)
 
     def _finish(self, token: int) -> None:
-        batch, surveys = self._batch, self._surveys()
-        assert batch is not None
-        stones = [stone for found in batch.stones.values() for stone in found]
-        needles = {needle for survey in surveys for needle in survey.needles} | {stone.key for stone in stones}
-        looked: dict[str, Any] = {"storage": look(self.site.lake, needles, self._engine.url.database or "")}
-        if traces := self.executor.traces(needles):
-            raise PurgeError(f"{len(traces)} file(s) of the cluster name a purged row", got=", ".join(traces[:5]))
+        batch = self._at_work()
+        reach("purge.looked")
+        needles = {needle for survey in self._surveys() for needle in survey.needles}
         fitted = self._measurements.calibration()
-        kept = fitted.without({stone.key for stone in stones} | {row for survey in surveys for row in survey.ids})
-        if kept != fitted:
+        if (kept := fitted.without(needles)) != fitted:
             self._measurements.set_calibration(token, kept)
-        self._deletions.scrub(token, {stone.seq for stone in stones})
-        self._deletions.drop_surveys(token, batch.shards)
-        compact(self._engine)
-        looked["database"] = look_in_database(self._engine, needles)
-        rows = sum(survey.rows for survey in surveys)
-        purge = {"tables": batch.tables, "files": batch.files, "rows": rows, "looked": looked}
-        for request_id in batch.requests:
-            self._certify(token, self._ledger.request(request_id), purge)
-        self._batch = None
-
-    def _certify(self, token: int, request: ForgetRequest, purge: dict[str, Any]) -> None:
+        self._deletions.scrub(token, batch.emptied)
+        database = clean(self._engine, needles, self._renew)
+        rows = sum(len(survey.rows) for survey in self._surveys())
+        purge = {
+            "rows": rows,
+            "tables": batch.tables,
+            "files": batch.files,
+            "duplicates_left": batch.twins,
+            "looked": {"storage": batch.looked, "database": database},
+        }
         last = self._certificates.last()
-        if last is not None and last["request"]["id"] == request.request_id:  # written just before a crash
-            number, purged_at = int(last["number"]), time.time()
-        else:
-            purged_at = time.time()
+        first = 1 if last is None else int(last["number"]) + 1
+        passed = Passed(tuple((name, n) for n, name in enumerate(batch.requests, start=first)), purge, time.time())
+        documents = self._documents(passed, last)  # whatever refuses one does so before a number is given out
+        self._deletions.pass_(token, passed)
+        self._issue(token, passed, documents)
+        self._end()
+
+    def _resume(self, token: int) -> None:
+        """Write the certificates that a crash left unwritten."""
+        passed = self._deletions.passed()
+        if passed is not None:
+            first = passed.numbers[0][1]
+            last = self._certificates.get(first - 1) if first > 1 else None
+            self._issue(token, passed, self._documents(passed, last))
+
+    def _documents(self, passed: Passed, last: dict[str, Any] | None) -> list[dict[str, Any]]:
+        """Return the signed certificates; the same call gives the same bytes, unless the key was rotated since."""
+        key, system = self._keyring.signing_key(), self._ledger.system()
+        found: list[dict[str, Any]] = []
+        for request_id, number in passed.numbers:
+            self._renew()
+            request = self._ledger.request(request_id)
+            if request.state is RequestState.PURGED:
+                last = self._certificates.get(number)
+                found.append(last)
+                continue
             assert request.applied_at is not None
             assert request.served_at is not None
             assert request.exact_at is not None
             document = build(
                 previous=last,
-                system=self._ledger.system(),
+                system=system,
                 request=RequestFacts(
                     id=request.request_id,
                     kind="forget",
@@ -204,46 +291,127 @@ class Purger:
                     applied_at=request.applied_at,
                     served_at=request.served_at,
                     exact_at=request.exact_at,
-                    purged_at=purged_at,
+                    purged_at=passed.purged_at,
                     deadline_at=request.deadline_at,
                 ),
-                keys=self._deletions.revoked_keys(request.request_id),
-                shards=[_EVIDENCE.validate_json(text) for text in self._deletions.evidence(request.request_id)],
-                purge=purge,
-                issued_at=purged_at,
+                keys=self._deletions.revoked_keys(request_id),
+                shards=[_EVIDENCE.validate_json(text) for text in self._deletions.evidence(request_id)],
+                purge=passed.purge,
+                issued_at=passed.purged_at,
             )
-            number = self._certificates.append(sign(document, self._keyring.signing_key()))
-        self._deletions.finish(token, request.request_id, number, purged_at)
+            last = self._certificates.written(number, request_id) or sign(document, key)
+            found.append(last)
+        return found
+
+    def _issue(self, token: int, passed: Passed, documents: Iterable[Mapping[str, Any]]) -> None:
+        for (request_id, number), document in zip(passed.numbers, documents, strict=True):
+            self._renew()
+            self._certificates.append(document)
+            self._deletions.finish(token, request_id, number, passed.purged_at)
+        self._deletions.end(token)
+
+    # ------------------------------------------------------------------ results and failures
+
+    def _take(self, token: int, batch: _Batch, result: JobResult) -> None:
+        if isinstance(result, ShardFailure):
+            touched = [name for name, shards in batch.requests.items() if result.shard < 0 or result.shard in shards]
+            self._drop(token, dict.fromkeys(touched, f"{_place(result.shard)}{result.error}"))
+        elif isinstance(result, ProofOutcome):
+            surveys = [(request_id, Survey.from_json(text)) for request_id, text in result.surveys]
+            self._deletions.save_proof(token, result.shard, result.proofs, surveys)
+            refused = {proof.request_id: proof.refused for proof in result.proofs if proof.refused}
+            self._drop(token, {**dict.fromkeys(result.held, "a legal hold covers some of its rows"), **refused})
+        elif isinstance(result, PurgeOutcome):
+            batch.tables += result.tables
+            batch.files += result.files
+            batch.twins += result.twins
+        elif isinstance(result, LookOutcome):
+            batch.looked = dict(result.looked)
+            for file, held in result.found:
+                names = [name for (name, _), survey in batch.surveys.items() if not survey.needles.isdisjoint(held)]
+                why = f"{file} still names a purged row: delete it, or move it elsewhere"
+                self._drop(token, dict.fromkeys(names, why))
+
+    def _guarded(self, token: int, do: Stage) -> bool:
+        """Return whether something succeeded; whatever fails keeps the batch's requests back, and is tried again.
+
+        Raises:
+            LeaseLostError: Another coordinator took over.
+        """
+        try:
+            do(token)
+        except LeaseLostError:
+            raise
+        except Exception as error:  # the daemon must go on, whatever a driver, a disk or a file somebody made does
+            known = isinstance(error, HybridMUError)
+            _log.warning("a purge failed and is tried again: %s", error, exc_info=None if known else error)
+            batch = self._batch
+            if batch is None:
+                self._look_at = time.monotonic() + _RETRY_SECONDS
+            else:
+                self._drop(token, dict.fromkeys(batch.requests, str(error)))
+                if not batch.jobs:
+                    self._end()
+            return False
+        return True
+
+    def _drop(self, token: int, reasons: Mapping[str, str]) -> None:
+        """Take requests out of the batch, say why they are not PURGED, and try them again later."""
+        batch = self._at_work()
+        mine = {name: f"not purged: {' '.join(why.split())}" for name, why in reasons.items() if name in batch.requests}
+        for name in mine:
+            del batch.requests[name]
+            self._retry_at[name] = time.monotonic() + _RETRY_SECONDS
+        batch.surveys = {pair: survey for pair, survey in batch.surveys.items() if pair[0] not in mine}
+        if mine:
+            try:
+                self._deletions.note(token, mine)
+            except DatabaseError as error:
+                _log.warning("requests are not purged, and the ledger can't be told why: %s", error)
+
+    def _end(self) -> None:
+        self._batch = None
+        self.wake()  # more may have become due meanwhile
 
     # ------------------------------------------------------------------ helpers
 
-    def _stones(self) -> dict[int, list[Tombstone]]:
+    def _wait_for(self, due: Collection[Purgeable], now: float) -> None:
+        """Reserve the shards of what waits for them too long: new requests would always come first."""
+        self._due_since = {item.request_id: self._due_since.get(item.request_id, now) for item in due}
+        late = [item for item in due if now - self._due_since[item.request_id] > _PATIENCE_SECONDS]
+        self._reserved = frozenset().union(*(item.shards for item in late))
+
+    def _at_work(self) -> _Batch:
         assert self._batch is not None
-        return self._batch.stones
+        return self._batch
 
     def _surveys(self) -> list[Survey]:
-        assert self._batch is not None
-        found = self._deletions.surveys()
-        return [Survey.from_json(found[shard]) for shard in sorted(self._batch.shards)]
+        return list(self._at_work().surveys.values())
 
-    def _job(self, strategy: Any, shard: int, **fields: Any) -> ShardJob:
-        stones = self._stones().get(shard, [])
-        pairs = tuple((stone.kind, stone.key) for stone in stones)
-        return ShardJob(uuid.uuid4().hex, shard, strategy, **{"tombstones": pairs, **fields})
+    def _going(self) -> dict[int, set[Key]]:
+        """Return shard → keys whose rows go."""
+        found: dict[int, set[Key]] = {}
+        for (_, shard), survey in self._at_work().surveys.items():
+            found.setdefault(shard, set()).update(survey.keys)
+        return found
 
-    def _send(self, job: ShardJob) -> None:
-        assert self._batch is not None
-        self._batch.jobs.add(job.job_id)
+    def _emptied(self) -> set[int]:
+        """Return the tombstones that nothing carries any more: those of the batch, and others' of the same rows."""
+        batch = self._at_work()
+        gone: dict[int, set[Key]] = {}
+        for (_, shard), survey in batch.surveys.items():
+            gone.setdefault(shard, set()).update(survey.keys, (("id", id_) for id_ in survey.ids))
+        return self._deletions.without_rows(list(batch.requests), gone)
+
+    def _send(self, strategy: Any, shard: int, **fields: Any) -> None:
+        job = ShardJob(uuid.uuid4().hex, shard, strategy, **fields)
+        self._at_work().jobs.add(job.job_id)
         self._queue(job)
 
-    def _give_up(self, token: int, error: str) -> None:
-        """Say why, and try again later; nothing that was removed comes back, nothing is PURGED that is not."""
-        assert self._batch is not None
-        requests, self._batch = self._batch.requests, None
-        self._not_before = time.monotonic() + _RETRY_SECONDS
-        self._say(token, dict.fromkeys(requests, f"not purged: {' '.join(error.split())}"))
 
-    def _say(self, token: int, reasons: dict[str, str]) -> None:
-        if fresh := {name: reason for name, reason in reasons.items() if self._said.get(name) != reason}:
-            self._deletions.note(token, fresh)
-            self._said |= fresh
+def _pairs(stones: Iterable[Any]) -> tuple[Key, ...]:
+    return tuple((stone.kind, stone.key) for stone in stones)
+
+
+def _place(shard: int) -> str:
+    return "" if shard < 0 else f"shard {shard}: "

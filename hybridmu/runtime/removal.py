@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 from hybridmu.config import Settings
+from hybridmu.core.training import trained_epochs
 from hybridmu.planning import cost
 from hybridmu.planning.planner import Policy, Pools, make_plan
 from hybridmu.runtime.site import Site
@@ -50,7 +51,7 @@ class RemovalPlanner:
         Returns:
             The plan.
         """
-        counts = self.ledger.counts()
+        counts = self.ledger.counts(shards)
         subs = [sub for sub in self.registry.version().shards if sub.shard in set(shards)]
         return make_plan(
             [self.stats(sub, counts.get(sub.shard, {}), extra or {}) for sub in subs],
@@ -78,18 +79,21 @@ class RemovalPlanner:
             counts: Slice → training rows (out of its last exact run, revoked since, of these not removed at all).
             extra: (shard, slice) → rows that would be revoked besides.
         """
-        ingested = self.site.lake.manifest.rows["train"][sub.shard]
-        slices = range(1, len(ingested) + 1)
+        recipe = self.site.recipe_for(sub.shard)
+        slices = range(1, len(recipe.epochs) + 1)
+        ingested = self.site.lake.manifest.rows["train"][sub.shard][: len(slices)]
         more = [extra.get((sub.shard, i), 0) for i in slices]
         found = [counts.get(i, (0, 0, 0)) for i in slices]
         known = {record.slice: record.lineage_key for record in sub.checkpoints}
         exists = [i in known and self.site.blobs.find(sub.shard, known[i]) is not None for i in slices]
         reusable = self._made_alike(sub)
+        trained = tuple(rows - base for rows, (base, _, _) in zip(ingested, found, strict=True))
+        revoked = tuple(since + new for (_, since, _), new in zip(found, more, strict=True))
         return ShardStats(
             shard=sub.shard,
-            epochs=self.site.recipe.epochs,
-            rows=tuple(rows - base for rows, (base, _, _) in zip(ingested, found, strict=True)),
-            revoked=tuple(since + new for (_, since, _), new in zip(found, more, strict=True)),
+            epochs=trained_epochs(recipe, [rows - gone for rows, gone in zip(trained, revoked, strict=True)]),
+            rows=trained,
+            revoked=revoked,
             newly_revoked=tuple(fresh + new for (_, _, fresh), new in zip(found, more, strict=True)),
             clean=tuple(there and reusable for there in exists),
             trajectory=all(exists),

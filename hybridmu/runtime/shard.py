@@ -13,12 +13,15 @@ from hybridmu.core.model import State
 from hybridmu.core.partition import derive
 from hybridmu.core.rows import Rows, carries, concatenate
 from hybridmu.core.strategies import Context, get
+from hybridmu.core.training import Recipe
 from hybridmu.runtime.prover import Prover
 from hybridmu.runtime.site import Site
-from hybridmu.store.purge import purge_rows, survey, sweep
+from hybridmu.store.purge import purge_rows, sweep
+from hybridmu.store.survey import survey
 from hybridmu.types import (
     CalibrationOutcome,
     KeyKind,
+    Proof,
     ProofOutcome,
     PurgeOutcome,
     ShardJob,
@@ -48,6 +51,7 @@ class ShardWorker:
         self._rows: Rows | None = None
         self._leaves: Leaves | None = None  # of the rows, in their order, once they were needed
         self._gone: set[tuple[str, bytes]] = set()
+        self._generations = 0  # how many of them the rows are of
 
     def ready(self) -> int:
         """Return the shard number; answers once the process is up."""
@@ -65,10 +69,12 @@ class ShardWorker:
             New weights and what they cost; `blob` is None when no row is left.
         """
         started = time.perf_counter()
-        live = self._live(job.tombstones)
-        recipe = self.site.recipe
-        chain = self._lineage(live)
+        live = self._live(job)
+        recipe = self.site.recipe_for(self.shard, job.generations)
+        chain = self._lineage(live, recipe)
         keys = chain.keys
+        if job.mend:
+            self.site.blobs.mend(self.shard, keys)
         if len(live) == 0:
             self.blob = None
             return self._outcome(job, started, chain.head, None, 0, len(recipe.epochs) + 1, 0, (), 0)
@@ -131,13 +137,13 @@ class ShardWorker:
         Returns:
             The fitted buckets.
         """
-        live = self._live(job.tombstones)
+        live = self._live(job)
         trajectory = job.trajectory
         settings = self.site.settings
         context = Context(
             shard=self.shard,
             task=self.site.task,
-            recipe=self.site.recipe,
+            recipe=self.site.recipe_for(self.shard, job.generations),
             live=live.to(self.site.device),
             revoked=live.where(carries(live.ids, live.groups, set())),
             fresh_model=lambda: self.site.fresh_model(self.shard),
@@ -156,14 +162,23 @@ class ShardWorker:
         """Make the evidence that certificates need of this shard, and survey what its purge will remove.
 
         Args:
-            job: Names tombstones that are out exactly, the shard's history, the requests, and what will be purged.
+            job: Names tombstones that are out exactly, the shard's history, the requests, and what legal holds keep.
 
         Returns:
-            Evidence per request, and the survey; both must be kept before anything is removed.
+            Evidence and survey per request; both must be kept before anything is removed.
         """
-        prover = Prover(self.site, job, self._sampled)
-        found = tuple((need.request_id, prover.evidence(need).model_dump_json()) for need in job.requests)
-        return ProofOutcome(job.job_id, self.shard, found, survey(self.site.lake, self.shard, job.tombstones).to_json())
+        self.site.lake.see(job.generations)
+        proofs: tuple[Proof, ...] = ()
+        if job.requests:
+            prover = Prover(self.site, job, self._sampled)
+            proofs = tuple(map(prover.proof, job.requests))
+        keys: dict[str, list[tuple[KeyKind, bytes]]] = {request_id: [] for request_id in job.going}
+        for stone in job.stones:
+            if stone.request_id in keys:
+                keys[stone.request_id].append((stone.kind, stone.key))
+        surveys, held = survey(self.site.lake, self.shard, keys, job.held)
+        found = tuple((request_id, survey.to_json()) for request_id, survey in surveys.items())
+        return ProofOutcome(job.job_id, self.shard, proofs, found, tuple(sorted(held)))
 
     def purge(self, job: ShardJob) -> PurgeOutcome:
         """Remove rows from this shard's tables, and every file that the served version does not stand on.
@@ -174,7 +189,8 @@ class ShardWorker:
         Returns:
             How much was rewritten and deleted; repeating it removes nothing more.
         """
-        self._live(job.tombstones)  # they leave memory too
+        self.site.lake.see(job.generations)
+        self._drop(job.tombstones)  # they leave memory too
         tables = purge_rows(self.site.lake, self.shard, job.tombstones)
         refs, keys = job.keep
         return PurgeOutcome(job.job_id, self.shard, len(tables), sweep(self.site.blobs, self.shard, refs, keys))
@@ -192,23 +208,30 @@ class ShardWorker:
                 parts.append(self.site.lake.rows("validation", shard % shards, set(job.tombstones)))
         return concatenate(parts).to(self.site.device)
 
-    def _live(self, tombstones: Keys) -> Rows:
+    def _live(self, job: ShardJob) -> Rows:
         """Return the live rows; once a row is tombstoned it leaves memory for good."""
-        gone = self._gone | set(tombstones)
-        if self._rows is None:
-            self._rows = self.site.lake.rows("train", self.shard, gone)
-        elif fresh := gone - self._gone:
-            kept = ~carries(self._rows.ids, self._rows.groups, fresh)
-            self._rows = self._rows.where(kept)
-            self._leaves = None if self._leaves is None else self._leaves[kept]
-        self._gone = gone
+        if self._rows is None or self._generations != job.generations:
+            self.site.lake.see(job.generations)
+            gone = {(str(kind), key) for kind, key in job.tombstones}
+            self._rows = self.site.lake.rows("train", self.shard, gone, generations=job.generations)
+            # An id that was purged once may have come back: what is gone is known anew.
+            self._leaves, self._gone, self._generations = None, gone, job.generations
+        self._drop(job.tombstones)
         return self._rows
 
-    def _lineage(self, live: Rows) -> Lineage:
+    def _drop(self, tombstones: Keys) -> None:
+        fresh = set(tombstones) - self._gone
+        self._gone |= fresh
+        if self._rows is not None and fresh:
+            kept = ~carries(self._rows.ids, self._rows.groups, {(str(kind), key) for kind, key in fresh})
+            self._rows = self._rows.where(kept)
+            self._leaves = None if self._leaves is None else self._leaves[kept]
+
+    def _lineage(self, live: Rows, recipe: Recipe) -> Lineage:
         salt = self.site.lake.manifest.salt
         if self._leaves is None:
             self._leaves = make_leaves(salt, live.ids, live.content)
-        return lineage(self.site.lineage_static(), live, self.site.recipe, self.shard, salt, self._leaves)
+        return lineage(self.site.lineage_static(), live, recipe, self.shard, salt, self._leaves)
 
     def _outcome(
         self,
@@ -236,4 +259,5 @@ class ShardWorker:
             slices=tuple(records),
             checkpoints_read=read,
             head=head,
+            generations=job.generations,
         )

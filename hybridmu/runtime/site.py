@@ -9,7 +9,7 @@ import torch
 from hybridmu.config import Settings
 from hybridmu.core.lineage import environment, head
 from hybridmu.core.model import SubModel, initial_model
-from hybridmu.core.training import Recipe, slice_epochs
+from hybridmu.core.training import Recipe
 from hybridmu.store.blobs import Blobs
 from hybridmu.store.lake import Lake
 from hybridmu.store.storage import Storage
@@ -32,7 +32,6 @@ class Site:
         self.blobs = Blobs(self.storage)
         self.lake = Lake(settings, self.storage)
         self.task = make_task(settings.task.name, settings.task.options)
-        self.recipe = recipe_of(settings)
         self._code = code_digest(self.task)  # of what is imported now, not of what lies on disk later
 
     @property
@@ -63,7 +62,6 @@ class Site:
             "task": {"name": settings.task.name, "options": settings.task.options, "code": code},
             "encoder": manifest.encoder.to_json(),
             "standardize": settings.data.standardize,
-            "slices": settings.sisa.slices,
             "shards": settings.sisa.shards,
             "partition": settings.identity()["partition_key"],
         }
@@ -75,7 +73,27 @@ class Site:
             shard: Shard number.
             versions: Package → version to assume in place of the installed one.
         """
-        return head(self.lineage_static(versions), self.recipe, shard)
+        return head(self.lineage_static(versions), self.recipe_for(shard), shard)
+
+    def recipe_for(self, shard: int, generations: int | None = None) -> Recipe:
+        """Return the hyper-parameters of a shard, with the epochs of its slices.
+
+        Args:
+            shard: Shard number.
+            generations: Of the first so many generations of rows; of all that were seen by default.
+        """
+        sisa, optimizer = self.settings.sisa, self.settings.optimizer
+        return Recipe(
+            epochs=self.lake.manifest.epochs_of(shard, generations),
+            batch_size=sisa.batch_size,
+            seed=sisa.seed,
+            optimizer=optimizer.name,
+            lr=optimizer.lr,
+            momentum=optimizer.momentum,
+            weight_decay=optimizer.weight_decay,
+            schedule=optimizer.schedule,
+            initial_slices=self.lake.manifest.initial_slices,
+        )
 
     def fresh_model(self, shard: int) -> SubModel:
         """Return the untrained sub-model of a shard on the training device."""
@@ -95,18 +113,3 @@ class Site:
         model = self.fresh_model(shard).to(device)
         model.load_state_dict(self.blobs.get(blob))
         return model.eval()
-
-
-def recipe_of(settings: Settings) -> Recipe:
-    """Return the hyper-parameters that the settings describe."""
-    sisa, optimizer = settings.sisa, settings.optimizer
-    return Recipe(
-        epochs=slice_epochs(sisa.epochs, sisa.slices),
-        batch_size=sisa.batch_size,
-        seed=sisa.seed,
-        optimizer=optimizer.name,
-        lr=optimizer.lr,
-        momentum=optimizer.momentum,
-        weight_decay=optimizer.weight_decay,
-        schedule=optimizer.schedule,
-    )

@@ -10,8 +10,9 @@ from hybridmu.core.rows import carries
 from hybridmu.core.strategies import Context, get
 from hybridmu.errors import CorruptBlobError, StrategyUnavailableError
 from hybridmu.runtime.site import Site
+from hybridmu.store.look import Look, drop_old_versions
 from hybridmu.store.purge import purge_indexes
-from hybridmu.types import PurgeOutcome, ShardJob, ShardOutcome
+from hybridmu.types import LookOutcome, PurgeOutcome, ShardJob, ShardOutcome
 
 
 class Updater:
@@ -45,14 +46,15 @@ class Updater:
         """
         started = time.perf_counter()
         site, shard = self.site, job.shard
+        site.lake.see(job.generations)
         policy = site.settings.policy
         gone = {(str(kind), key) for kind, key in job.tombstones}
         fresh = {(str(kind), key) for kind, key in job.fresh}
         removed = {(str(kind), key) for kind, key in job.removed}
-        revoked = site.lake.rows("train", shard, fresh, only_revoked=True)
+        revoked = site.lake.rows("train", shard, fresh, only_revoked=True, generations=job.generations)
         # Only what the current weights still contain is subtracted.
         revoked = revoked.where(~carries(revoked.ids, revoked.groups, removed))
-        live = site.lake.rows("train", shard, gone)
+        live = site.lake.rows("train", shard, gone, generations=job.generations)
         read = 0
 
         def checkpoint(slice_: int) -> State:
@@ -64,7 +66,7 @@ class Updater:
             Context(
                 shard=shard,
                 task=site.task,
-                recipe=site.recipe,
+                recipe=site.recipe_for(shard, job.generations),
                 live=live.to(site.device),
                 revoked=revoked.to(site.device),
                 fresh_model=lambda: site.fresh_model(shard),
@@ -95,14 +97,29 @@ class Updater:
         """Remove rows from the index files, which all shards share.
 
         Args:
-            job: Names the ids of the rows, and the content of those in the training table.
+            job: Names shard and id of the rows, and the content of those in the training table.
 
         Returns:
-            How many index files were rewritten.
+            How many index files were rewritten, and how many training rows of the same content are left.
         """
-        ids = [key for kind, key in job.tombstones if kind == "id"]
-        done = purge_indexes(self.site.lake, job.tombstones, ids, job.content)
-        return PurgeOutcome(job.job_id, job.shard, len(done))
+        self.site.lake.see(job.generations)
+        done, twins = purge_indexes(self.site.lake, job.gone, job.content)
+        return PurgeOutcome(job.job_id, job.shard, len(done), twins=twins)
+
+    def look(self, job: ShardJob) -> LookOutcome:
+        """Search storage for what was purged, after deleting what a versioned bucket keeps of it.
+
+        Args:
+            job: Names the needles, and the shards whose files were purged.
+
+        Returns:
+            The files that still hold one.
+        """
+        self.site.lake.see(job.generations)
+        versions = drop_old_versions(self.site.lake, job.purged_shards)
+        found, looked = Look(self.site.lake, job.needles, job.database, job.waiting).run()
+        names = tuple((name, tuple(sorted(held))) for name, held in found.items())
+        return LookOutcome(job.job_id, job.shard, names, tuple({**looked, "old_versions": versions}.items()))
 
     def _checkpoint(self, job: ShardJob, slice_: int) -> State:
         if len(job.trajectory) < slice_:

@@ -11,13 +11,14 @@ import torch
 from hybridmu.config import Settings
 from hybridmu.core import audit
 from hybridmu.core.aggregate import aggregate
-from hybridmu.core.lineage import head
 from hybridmu.core.model import State, SubModel
 from hybridmu.core.rows import Rows, concatenate
 from hybridmu.errors import RequestError
 from hybridmu.runtime.oracle import Watch, train_from_scratch
 from hybridmu.runtime.site import Site
 from hybridmu.store.database import connect
+from hybridmu.store.guard import Guard
+from hybridmu.store.keys import Keyring
 from hybridmu.store.layout import Split
 from hybridmu.store.ledger import Ledger
 from hybridmu.store.registry import Registry
@@ -38,7 +39,9 @@ def verify(
     Returns:
         JSON-able report: `replayable` (same code, libraries, CPU, threads) per shard, `bitwise_equal` per shard and
         overall, `exact_claims_hold` (every shard that claims to be exact is; what decides whether the system is
-        sound), and for approximate shards the two-sided forget-loss gap, accuracies and a membership attack's AUC.
+        sound), `guarded_rows_in_lake` (live rows whose id or group is forgotten; must be 0, unknown while entries are
+        lost with their key), and for approximate shards the two-sided forget-loss gap, accuracies and a membership
+        attack's AUC.
 
     Raises:
         RequestError: A shard that does not exist, or none at all.
@@ -59,7 +62,9 @@ def verify(
         sub.shard: {(x.kind, x.key) for x in tombstones.get(sub.shard, []) if x.seq <= sub.removed_upto}
         for sub in version.shards
     }
-    oracle, seconds = train_from_scratch(settings, gone, [sub.shard for sub in chosen], processes, watch)
+    oracle, seconds = train_from_scratch(
+        settings, gone, {sub.shard: sub.generations for sub in chosen}, processes, watch
+    )
     every: dict[int, set[tuple[str, bytes]]] = {
         shard: {(x.kind, x.key) for x in stones} for shard, stones in tombstones.items()
     }
@@ -77,10 +82,13 @@ def verify(
             "replayable": _replayable(site, sub),
         }
         if not sub.exact:
-            revoked = site.lake.rows("train", sub.shard, gone[sub.shard], only_revoked=True)
+            seen = sub.generations
+            revoked = site.lake.rows("train", sub.shard, gone[sub.shard], only_revoked=True, generations=seen)
             entry |= _gaps(site, sub, state, oracle[sub.shard], revoked, test)
         report.append(entry)
     exact = [entry for entry in report if entry["exact"]]
+    guard = Guard(engine, Keyring(settings))
+    lost = sum(guard.lost().values())
     return {
         "version": version.version,
         "bitwise_equal": all(entry["bitwise_equal"] for entry in report),
@@ -90,6 +98,8 @@ def verify(
         "accuracy": _ensemble_accuracy(site, {s.shard: _state(site, s) for s in chosen}, test),
         "oracle_accuracy": _ensemble_accuracy(site, oracle, test),
         "oracle_seconds": seconds,
+        "guarded_rows_in_lake": None if lost else guard.count(site.lake, every),
+        "guard_entries_lost": lost,
         "shards": report,
     }
 
@@ -130,7 +140,7 @@ def _replayable(site: Site, sub: SubModelRecord) -> bool:
 
     Without them bit equality can't be expected, and a difference does not show a wrong deletion.
     """
-    return sub.exact and (sub.blob is None or sub.head == head(site.lineage_static(), site.recipe, sub.shard))
+    return sub.exact and (sub.blob is None or sub.head == site.head(sub.shard))
 
 
 def _state(site: Site, sub: SubModelRecord) -> State | None:

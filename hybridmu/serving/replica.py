@@ -6,6 +6,7 @@ so once a request reports SERVED no older version answers.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import Counter
@@ -14,6 +15,7 @@ from contextlib import contextmanager
 
 from hybridmu.config import Settings
 from hybridmu.errors import StateError
+from hybridmu.runtime.healing import reporting
 from hybridmu.runtime.site import Site
 from hybridmu.serving.ensemble import Ensemble
 from hybridmu.store.database import connect
@@ -34,9 +36,9 @@ class Replica:
     def __init__(self, settings: Settings, replica_id: str) -> None:
         self.settings, self.replica_id = settings, replica_id
         self.site = Site(settings)
-        engine = connect(settings.database)
-        Ledger(engine).bind(settings.identity(), create=False)
-        self._registry = Registry(engine)
+        self._engine = connect(settings.database)
+        Ledger(self._engine).bind(settings.identity(), create=False)
+        self._registry = Registry(self._engine)
         self._lease = settings.serving.lease_seconds
         self._lock = threading.Lock()  # guards the generation and its counts
         self._refreshing = threading.Lock()  # one refresh at a time
@@ -45,7 +47,8 @@ class Replica:
         # The lease is counted from before it was written, so it ends here no later than in the ledger.
         self._renewed = time.monotonic()
         self._registry.register(replica_id, 0, self._lease)
-        self.ensemble = Ensemble.load(self.site, self._registry.version())
+        with reporting(self.site, self._engine):
+            self.ensemble = Ensemble.load(self.site, self._registry.version())
         self.refresh()
 
     def refresh(self) -> int:
@@ -63,10 +66,15 @@ class Replica:
                 if self.healthy:  # there was no moment without a registration, so nothing newer is served yet
                     self._renewed = before
                 pointer = self._registry.served()
-                if pointer is None or pointer <= self.ensemble.version:
+                if pointer is None:  # decommissioned: nothing may answer any more
+                    self._renewed = -math.inf
+                    self._registry.unregister(self.replica_id)
+                    raise StateError("this system was decommissioned", remedy="stop its Serve application")
+                if pointer <= self.ensemble.version:
                     self._renewed = before
                     return self.ensemble.version
-                fresh = Ensemble.load(self.site, self._registry.version(pointer), self.ensemble)
+                with reporting(self.site, self._engine):
+                    fresh = Ensemble.load(self.site, self._registry.version(pointer), self.ensemble)
                 with self._lock:
                     self.ensemble = fresh
                     self._generation += 1

@@ -7,15 +7,19 @@ that made them: `blobs/shard-00003/<hash>.safetensors` and `lineage/shard-00003/
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection
+import re
+from collections.abc import Collection, Sequence
 
 import safetensors.torch
 
 from hybridmu.core.model import State
 from hybridmu.errors import CorruptBlobError
+from hybridmu.faults import reach
 from hybridmu.store.storage import FileInfo, Storage
 
+BLOBS = "blobs"
 _SUFFIX = ".safetensors"
+_REF = re.compile(rb"(\d{1,9})/[0-9a-f]{48}")
 
 
 class Blobs:
@@ -31,11 +35,16 @@ class Blobs:
         self.storage = storage
 
     def put(self, state: State, shard: int) -> str:
-        """Return the reference of a shard's weights, after storing them; the same content is written once."""
+        """Return the reference of a shard's weights, after storing them; the same content is written once.
+
+        A file that is there already is believed only after its bytes were read: its own may have been damaged.
+        """
         data = safetensors.torch.save({name: tensor.contiguous() for name, tensor in state.items()})
         ref = f"{shard}/{_hash(data)}"
-        if self._size(ref) != len(data):
+        if self._size(ref) != len(data) or not self.intact(ref):
+            reach("blob.write")
             self.storage.write(blob_file(ref), data)
+            reach("blob.stored")
         return ref
 
     def get(self, ref: str) -> State:
@@ -55,28 +64,33 @@ class Blobs:
             data = self.storage.read(blob_file(ref), fixed=True)
         except FileNotFoundError:
             raise CorruptBlobError(
-                f"blob {name[:12]}… of shard {shard} is missing", remedy="retrain the shard that needs it"
+                f"blob {name[:12]}… of shard {shard} is missing",
+                remedy="the coordinator retrains its shard by itself: keep `hybridmu run` running",
             ) from None
         if _hash(data) != name:
             raise CorruptBlobError(
                 f"blob {name[:12]}… of shard {shard} does not match its hash",
                 got="changed or truncated bytes",
-                remedy="it is never used; a retrain of its shard rebuilds it: restore the file from a backup, or run "
-                "`hybridmu forget --strategy retrain` for any row of that shard",
+                remedy="it is never used; the coordinator retrains its shard by itself: keep `hybridmu run` running",
             )
         return dict(safetensors.torch.load(data))
+
+    def intact(self, ref: str) -> bool:
+        """Return whether a blob is there and its bytes match its hash."""
+        try:
+            return _hash(self.storage.read(blob_file(ref), fixed=True)) == ref.partition("/")[2]
+        except FileNotFoundError:
+            return False
 
     def record(self, shard: int, lineage_key: str, ref: str) -> None:
         """Say that an exact run of this lineage gave this blob."""
         self.storage.write(lineage_file(shard, lineage_key), ref.encode())
+        reach("lineage.recorded")
 
     def find(self, shard: int, lineage_key: str) -> str | None:
         """Return the blob of an exact checkpoint, if it was ever made and its file is still there."""
-        try:
-            ref = self.storage.read(lineage_file(shard, lineage_key), fixed=True).decode()
-        except FileNotFoundError:
-            return None
-        return ref if self.storage.exists(blob_file(ref)) else None
+        ref = self._recorded(shard, lineage_key)
+        return ref if ref and self.storage.exists(blob_file(ref)) else None
 
     def load(self, shard: int, lineage_key: str) -> State | None:
         """Return the state of an exact checkpoint; a corrupted one is dropped, so that it is rebuilt."""
@@ -88,6 +102,30 @@ class Blobs:
         except CorruptBlobError:
             self.storage.delete(lineage_file(shard, lineage_key), blob_file(ref))
             return None
+
+    def damaged(self, shard: int, keys: Sequence[str]) -> list[str]:
+        """Return which checkpoints of a run were recorded, but their bytes are missing or changed.
+
+        Args:
+            shard: Shard number.
+            keys: Lineage keys in slice order; one that was evicted has no record, and is passed over.
+        """
+        found = []
+        for key in keys:
+            if self.storage.exists(lineage_file(shard, key)):
+                ref = self._recorded(shard, key)
+                found += [] if ref and self.intact(ref) else [key]
+        return found
+
+    def mend(self, shard: int, keys: Sequence[str]) -> None:
+        """Forget the checkpoints of a run from its first damaged one on, so that a retrain makes them again.
+
+        Args:
+            shard: Shard number.
+            keys: Lineage keys of the run, in slice order.
+        """
+        if broken := self.damaged(shard, keys):
+            self.storage.delete(*(lineage_file(shard, key) for key in keys[keys.index(broken[0]) :]))
 
     # ------------------------------------------------------------------ sweeping
 
@@ -122,6 +160,15 @@ class Blobs:
             *sorted(self.unfinished(shard)),
         )
 
+    def _recorded(self, shard: int, lineage_key: str) -> str | None:
+        """Return what a lineage entry says; nothing that is not a reference of this shard, as a damaged one's text."""
+        try:
+            data = self.storage.read(lineage_file(shard, lineage_key), fixed=True)
+        except FileNotFoundError:
+            return None
+        match = _REF.fullmatch(data)
+        return data.decode() if match and int(match[1]) == shard else None
+
     def _size(self, ref: str) -> int | None:
         try:
             return self.storage.size(blob_file(ref))
@@ -141,7 +188,7 @@ def lineage_file(shard: int, key: str) -> str:
 
 
 def _blobs(shard: int) -> str:
-    return f"blobs/shard-{shard:05d}"
+    return f"{BLOBS}/shard-{shard:05d}"
 
 
 def _lineage(shard: int) -> str:

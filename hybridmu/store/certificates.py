@@ -10,6 +10,7 @@ from typing import Any
 
 from hybridmu.core.certificate import canonical, fingerprint, parse
 from hybridmu.errors import CorruptBlobError, StateError
+from hybridmu.faults import reach
 from hybridmu.store.storage import Storage
 
 _FOLDER = "certificates"
@@ -42,12 +43,12 @@ class Certificates:
             StateError: The number is taken by another certificate, or it does not follow the last.
         """
         number, data = int(document["number"]), canonical(document)
-        numbers = self.numbers()
-        last = max(numbers, default=0)
-        if number in numbers and self.storage.read(_name(number)) == data:
+        taken = self.storage.exists(_name(number))
+        if taken and self.storage.read(_name(number)) == data:
             return number
-        previous = fingerprint(self.get(last)) if last else None
-        if number != last + 1 or document["previous"] != previous:
+        # Numbers have no gaps, so that the one before is all there is to look at.
+        if taken or not self._follows(document):
+            last = max(self.numbers(), default=0)
             raise StateError(
                 f"certificate {number} does not follow the last one; none was written",
                 expected=f"number {last + 1}, with the fingerprint of number {last}" if last else "number 1, the first",
@@ -55,6 +56,7 @@ class Certificates:
                 remedy="build it again on top of the last certificate",
             )
         self._create(_name(number), data)
+        reach("certificate.appended")
         return number
 
     def get(self, number: int) -> dict[str, Any]:
@@ -80,6 +82,13 @@ class Certificates:
             )
         return document
 
+    def written(self, number: int, request_id: str) -> dict[str, Any] | None:
+        """Return the certificate of a number if it is there and of this request."""
+        if not self.storage.exists(_name(number)):
+            return None
+        document = self.get(number)
+        return document if document["request"]["id"] == request_id else None
+
     def numbers(self) -> list[int]:
         """Return the numbers that are there, in order."""
         found = (_FILE.fullmatch(file.name) for file in self.storage.list(_FOLDER))
@@ -94,6 +103,15 @@ class Certificates:
         numbers = self.numbers()
         return self.get(numbers[-1]) if numbers else None
 
+    def _follows(self, document: Mapping[str, Any]) -> bool:
+        """Return whether the certificate before is there, and is the one that this one names."""
+        before = int(document["number"]) - 1
+        if before < 1:
+            return before == 0 and document["previous"] is None
+        if not self.storage.exists(_name(before)):
+            return False
+        return bool(document["previous"] == fingerprint(self.get(before)))
+
     def _create(self, name: str, data: bytes) -> None:
         """Publish a file that must be new.
 
@@ -106,6 +124,7 @@ class Certificates:
         temporary = f"{name}.{uuid.uuid4().hex}.tmp"
         self.storage.write(temporary, data)
         try:
+            reach("certificate.link")
             os.link(self.storage.path(temporary), self.storage.path(name))  # unlike a rename, it never replaces
         except FileExistsError:
             raise StateError(

@@ -68,6 +68,14 @@ _NONE = np.empty((0, 16), dtype=np.uint8)
 NO_ROWS = KeyColumns(np.empty(0, dtype=np.int32), _NONE, _NONE, _NONE)
 
 
+def joined(parts: Sequence[KeyColumns]) -> KeyColumns:
+    """Return the columns of several files one after the other."""
+    if len(parts) < 2:
+        return parts[0] if parts else NO_ROWS
+    columns = ([getattr(part, name) for part in parts] for name in ("slices", "ids", "groups", "content"))
+    return KeyColumns(*map(np.concatenate, columns))
+
+
 def key_columns(storage: Storage, name: str) -> KeyColumns:
     """Return the key columns of a lake file, from memory while its content is the same."""
     return _columns(storage.url, name, storage.version(name))

@@ -9,6 +9,8 @@ and see one snapshot.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from sqlalchemy import event
 from sqlalchemy.engine import URL, Connection, Engine, make_url
 
 from hybridmu.errors import ConfigError, DatabaseError, StateError
+from hybridmu.faults import reach
 from hybridmu.store import migrations
 from hybridmu.store.database_errors import translate
 
@@ -63,6 +66,29 @@ def connect(url: str, *, create: bool = False) -> Engine:
 def reader(engine: Engine) -> Engine:
     """Return the same engine for read-only transactions, which do not wait for writers."""
     return engine.execution_options(readonly=True, **(_READER if engine.dialect.name == "postgresql" else {}))
+
+
+@contextmanager
+def transaction(engine: Engine, name: str) -> Iterator[Connection]:
+    """Begin a write transaction that is a fault point before and after its commit.
+
+    Args:
+        engine: From `connect`.
+        name: One of `faults.TRANSACTIONS`.
+
+    Yields:
+        The connection.
+    """
+    with engine.begin() as connection:
+        yield connection
+        reach(f"{name}.commit")
+    reach(f"{name}.committed")
+
+
+def parts(values: Sequence[Any], size: int = 900) -> Iterator[list[Any]]:
+    """Yield pieces of at most `size` values: databases limit the parameters of one statement."""
+    for start in range(0, len(values), size):
+        yield list(values[start : start + size])
 
 
 def _parse(url: str) -> URL:

@@ -7,6 +7,8 @@ import os
 import uuid
 from pathlib import Path
 
+from hybridmu.faults import reach
+
 # Ends the name of a file that is being written.
 TEMPORARY = ".tmp"
 
@@ -22,10 +24,13 @@ def write(target: Path, data: bytes) -> None:
     temporary = target.with_name(f"{target.name}.{uuid.uuid4().hex}{TEMPORARY}")
     try:
         with temporary.open("wb") as file:
+            reach("file.opened")
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
+        reach("file.written")
         temporary.replace(target)
+        reach("file.renamed")
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -42,7 +47,9 @@ def move(source: Path, target: Path) -> None:
     make_folder(target.parent)
     with source.open("rb") as file:
         os.fsync(file.fileno())
+    reach("file.move")
     source.replace(target)
+    reach("file.moved")
     sync_folder(target.parent)
 
 

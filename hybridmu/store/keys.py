@@ -13,7 +13,7 @@ import os
 import re
 import secrets
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Literal
@@ -26,6 +26,7 @@ from hybridmu.config import Settings
 from hybridmu.core.certificate import key_id
 from hybridmu.core.partition import canonical
 from hybridmu.errors import ConfigError, StateError
+from hybridmu.faults import reach
 from hybridmu.types import KeyKind
 
 KeyName = Literal["signing", "guard"]
@@ -116,12 +117,20 @@ class Keyring:
             ConfigError: A key can't be read, or others than its owner can read it.
             DataError: The value is neither integer nor string.
         """
+        return self.stamp()(kind, value)
+
+    def stamp(self) -> Callable[[KeyKind, object], tuple[str, bytes]]:
+        """Return `mac` for the many values of one request, by the guard key that is the newest now.
+
+        Raises:
+            ConfigError: A key can't be read, or others than its owner can read it.
+        """
         guards = self._guards()
         if not guards:
             _create(self._folder() / _GUARD.format(1), secrets.token_hex(32).encode())
             guards = self._guards()
         name, key = [*guards.items()][-1]
-        return name, _hmac(key, kind, value)
+        return lambda kind, value: (name, _hmac(key, kind, value))
 
     def macs(self, kind: KeyKind, values: Sequence[object]) -> dict[str, list[bytes]]:
         """Return the HMACs of many values by every guard key that is there: key id → one per value, newest key last.
@@ -163,6 +172,12 @@ class Keyring:
         if not made:
             raise StateError(f"another process rotated the {which} key just now", remedy="look at `hybridmu keys show`")
         return self.guard_keys()[-1] if which == "guard" else key_id(_raw(self.signing_key()))
+
+    def drop_unfinished(self) -> None:
+        """Remove half-made key files that crashes left."""
+        if self._has_folder():
+            for path in self.settings.keys_folder.glob(".*.tmp"):
+                path.unlink(missing_ok=True)
 
     # ------------------------------------------------------------------ files
 
@@ -275,11 +290,15 @@ def _create(path: Path, data: bytes, mode: int = 0o600) -> bool:
             file.flush()
             os.fchmod(file.fileno(), mode)
             os.fsync(file.fileno())
+        reach("key.link")
         os.link(temporary, path)  # unlike a rename, it never replaces
+        reach("key.linked")
     except FileExistsError:
         return False
+    except FileNotFoundError:  # somebody took it for one that a crash had left
+        return _create(path, data, mode)
     finally:
-        temporary.unlink()
+        temporary.unlink(missing_ok=True)
     folder = os.open(path.parent, os.O_RDONLY)
     os.fsync(folder)
     os.close(folder)

@@ -1,11 +1,11 @@
-"""Reading the Parquet lake: live rows as tensors, exact counts, twins.
+"""Reading the Parquet lake: live rows of all generations as tensors, exact counts, twins.
 
 Tombstoned rows stay in the files until purge; every reader names the keys to leave out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,7 @@ import torch
 from hybridmu.config import Settings
 from hybridmu.core.rows import Rows, carries
 from hybridmu.errors import StateError
-from hybridmu.store.columns import NO_ROWS, KeyColumns, key_columns
+from hybridmu.store.columns import KeyColumns, joined, key_columns
 from hybridmu.store.layout import (
     DIGEST,
     MANIFEST,
@@ -44,9 +44,10 @@ class Lake:
 
     def __init__(self, settings: Settings, storage: Storage) -> None:
         self.settings, self.storage = settings, storage
-        self.shards, self.slices = settings.sisa.shards, settings.sisa.slices
+        self.shards = settings.sisa.shards
         self.key = settings.partition_key()
         self._manifest: Manifest | None = None
+        self._version = ""
 
     @property
     def exists(self) -> bool:
@@ -55,7 +56,7 @@ class Lake:
 
     @property
     def manifest(self) -> Manifest:
-        """Return the manifest.
+        """Return the manifest, as it was when it was last looked at.
 
         Raises:
             StateError: Nothing was ingested yet.
@@ -65,10 +66,40 @@ class Lake:
                 raise StateError(
                     f"nothing was trained in {self.storage.url}", remedy="run `hybridmu train -c CONFIG` first"
                 )
+            self._version = self.storage.version(MANIFEST)  # asked first: what is read may be newer, never older
             self._manifest = Manifest.from_bytes(self.storage.read(MANIFEST))
         return self._manifest
 
-    def rows(self, split: Split, shard: int, revoked: set[tuple[str, bytes]], *, only_revoked: bool = False) -> Rows:
+    def refresh(self) -> None:
+        """See the generations that came in since the manifest was last looked at."""
+        if self._manifest is not None and self.storage.version(MANIFEST) != self._version:
+            self._manifest = None
+
+    def see(self, generations: int) -> None:
+        """See at least so many generations.
+
+        Raises:
+            StateError: There are fewer.
+        """
+        if len(self.manifest.generations) < generations:
+            self._manifest = None
+        if (have := len(self.manifest.generations)) < generations:
+            raise StateError(
+                "storage lacks rows that were ingested",
+                expected=f"{generations} generation(s)",
+                got=str(have),
+                remedy="restore the folder lake/ from a backup that is not older than the ledger",
+            )
+
+    def rows(
+        self,
+        split: Split,
+        shard: int,
+        revoked: set[tuple[str, bytes]],
+        *,
+        only_revoked: bool = False,
+        generations: int | None = None,
+    ) -> Rows:
         """Return the live rows of a shard as tensors, or only the revoked ones.
 
         Args:
@@ -76,18 +107,20 @@ class Lake:
             shard: Shard number.
             revoked: (kind, digest) of tombstoned keys.
             only_revoked: Return what live reading leaves out (a removal's or audit's fenced read).
+            generations: Read only the first so many; all by default.
 
         Returns:
             Rows in canonical order; encoded slice by slice, so memory stays near the tensors' own size.
         """
         encoder = self.manifest.encoder
-        total = sum(self.manifest.rows[split][shard]) if split in self.manifest.rows else 0
+        given = self.manifest.generations[:generations]
+        total = sum(sum(generation.rows[split][shard]) for generation in given if split in generation.rows)
         x = np.empty((total, encoder.features), dtype=np.float32)
         y = np.empty(total, dtype=np.int64)
         slices = np.empty(total, dtype=np.int32)
         metas = {name: np.empty((total, 16), dtype=np.uint8) for name in META[1:]}
         at = 0
-        for table in self._groups(split, shard) if total else ():
+        for table in self._groups(self.files(split, shard, generations)):
             ids, groups = digest_column(table, "_id"), digest_column(table, "_group")
             mask = carries(ids, groups, revoked)
             mask = mask if only_revoked else ~mask
@@ -112,18 +145,43 @@ class Lake:
 
     def keys(self, split: Split, shard: int) -> KeyColumns:
         """Return the keys of every row of a shard, tombstoned ones included."""
-        name = shard_file(split, shard)
-        there = split in self.manifest.rows and self.storage.exists(name)
-        return key_columns(self.storage, name) if there else NO_ROWS
+        return joined([self.keys_of(name) for name in self.files(split, shard)])
 
-    def files(self, split: Split, shard: int) -> list[str]:
-        """Return the names of a shard's tables that are there."""
-        name = shard_file(split, shard)
-        return [name] if split in self.manifest.rows and self.storage.exists(name) else []
+    def files(self, split: Split, shard: int, generations: int | None = None) -> list[str]:
+        """Return the names of a shard's tables: one per generation that brought it rows, in that order.
+
+        Args:
+            split: Which table.
+            shard: Shard number.
+            generations: Of the first so many; of all by default.
+
+        Returns:
+            Names in storage. A table that lost all its rows is still there: a missing file is damage.
+        """
+        given = enumerate(self.manifest.generations[:generations])
+        return [shard_file(g, split, shard) for g, found in given if found.has_rows(split, shard)]
 
     def index_files(self, part: int) -> list[str]:
-        """Return the names of one part of the indexes that are there."""
-        return [name for name in (id_file(part), content_file(part)) if self.storage.exists(name)]
+        """Return the names of one part of the indexes that are there, in the order of generations."""
+        return [*self.index_of(id_file, part), *self.index_of(content_file, part)]
+
+    def index_of(self, name: Callable[[int, int], str], part: int) -> list[str]:
+        """Return the names of one part of one index that are there, in the order of generations.
+
+        Args:
+            name: `id_file` or `content_file`.
+            part: Which part.
+        """
+        every = [name(generation, part) for generation in range(len(self.manifest.generations))]
+        return [found for found in every if self.storage.exists(found)]
+
+    def names(self) -> frozenset[str]:
+        """Return the names that tables and index files of this lake can have, whether or not they are there."""
+        numbers, given = range(self.shards), [*enumerate(self.manifest.generations)]
+        tables = {shard_file(g, split, shard) for g, found in given for split in found.rows for shard in numbers}
+        return frozenset(
+            tables | {name(g, part) for g, _ in given for part in numbers for name in (id_file, content_file)}
+        )
 
     def keys_of(self, name: str) -> KeyColumns:
         """Return the keys of every row of one table, tombstoned ones included."""
@@ -139,12 +197,12 @@ class Lake:
     def counts(
         self, split: Split, shard: int, revoked: set[tuple[str, bytes]]
     ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Return (live, revoked) rows per slice 1..R of a shard."""
+        """Return (live, revoked) rows of a shard, per slice of all generations."""
         keys = self.keys(split, shard)
         mask = carries(keys.ids, keys.groups, revoked)
 
         def per_slice(chosen: npt.NDArray[np.int32]) -> tuple[int, ...]:
-            return tuple(int(c) for c in np.bincount(chosen, minlength=self.slices + 1)[1:])
+            return tuple(int(c) for c in np.bincount(chosen, minlength=self.manifest.slices + 1)[1:])
 
         return per_slice(keys.slices[~mask]), per_slice(keys.slices[mask])
 
@@ -165,16 +223,18 @@ class Lake:
             going |= {row.tobytes() for row in held.content[mask]}
         twins = 0
         for part in sorted({part_of(content, self.shards) for content in going}):
-            table = read_parquet(self.storage, content_file(part))
-            hits = table.filter(pc.is_in(table["_content"], value_set=pa.array(sorted(going), type=DIGEST)))
-            for shard in sorted(set(hits["shard"].to_pylist())):
-                mine = hits.filter(pc.equal(hits["shard"], shard))
-                ids, groups = digest_column(mine, "_id"), digest_column(mine, "_group")
-                twins += int((~carries(ids, groups, revoked.get(shard, set()))).sum())
+            for name in self.index_of(content_file, part):
+                table = read_parquet(self.storage, name)
+                hits = table.filter(pc.is_in(table["_content"], value_set=pa.array(sorted(going), type=DIGEST)))
+                for shard in sorted(set(hits["shard"].to_pylist())):
+                    mine = hits.filter(pc.equal(hits["shard"], shard))
+                    ids, groups = digest_column(mine, "_id"), digest_column(mine, "_group")
+                    twins += int((~carries(ids, groups, revoked.get(shard, set()))).sum())
         return twins
 
-    def _groups(self, split: Split, shard: int) -> Iterator[pa.Table]:
-        with open_parquet(self.storage, shard_file(split, shard)) as file:
-            for number in range(file.num_row_groups):
-                yield file.read_row_group(number, use_threads=False)
-            pa.default_memory_pool().release_unused()
+    def _groups(self, names: Sequence[str]) -> Iterator[pa.Table]:
+        for name in names:
+            with open_parquet(self.storage, name) as file:
+                for number in range(file.num_row_groups):
+                    yield file.read_row_group(number, use_threads=False)
+        pa.default_memory_pool().release_unused()

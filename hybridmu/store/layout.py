@@ -1,13 +1,16 @@
 """Names, columns and manifest of the Parquet lake.
 
-A row keeps its own columns and gets four: `_slice`, `_id`, `_group`, `_content` (16-byte digests). Row groups
-never cross a slice. Index files are partitioned by the hash that they look up.
+Data comes in generations, each with files of its own; an id or group has the same shard in all of them. A row keeps
+its own columns and gets four: `_slice`, `_id`, `_group`, `_content` (16-byte digests). Row groups never cross a slice.
+Index files are partitioned by the hash that they look up.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from itertools import chain
 from typing import Literal
 
 import numpy as np
@@ -21,62 +24,161 @@ Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 META = ("_slice", "_id", "_group", "_content")
 MANIFEST = "lake/manifest.json"
+INCOMING = "incoming"
 DIGEST = pa.binary(16)
+
+
+@dataclass(frozen=True)
+class Generation:
+    """Rows that came in together: the first read, or one ingestion.
+
+    Attributes:
+        slices: R_g, how many slices they are cut into.
+        epochs: e_i of each of them, frozen here.
+        rows: Split → rows per shard, per slice of this generation, as they came in: later removals don't change it.
+        skipped: Rows that were left out, because their id or group is forgotten.
+        id_type: Arrow type of the id column, as text.
+        group_type: The same for the group column; None without one.
+        ingest_id: The ingestion; None for the first read.
+    """
+
+    slices: int
+    epochs: tuple[int, ...]
+    rows: dict[str, tuple[tuple[int, ...], ...]]
+    skipped: int
+    id_type: str
+    group_type: str | None
+    ingest_id: str | None = None
+
+    def has_rows(self, split: str, shard: int) -> bool:
+        """Return whether it brought a shard any row of a split."""
+        return split in self.rows and any(self.rows[split][shard])
 
 
 @dataclass(frozen=True)
 class Manifest:
     """What the lake holds.
 
+    Slices are numbered through all generations: those of generation g follow those of all earlier ones.
+
     Attributes:
         encoder: How rows become tensors; its class list is the schema's.
         classes_inferred: Whether the class list was read off the data once, instead of declared.
-        id_type: Arrow type of the id column, as text.
-        group_type: The same for the group column; None without one.
-        rows: Split → rows per shard, per slice, tombstoned ones included.
         salt: 32 random bytes that key the leaves of the Merkle trees in every lineage.
+        generations: In the order in which they came; the first is what the first training read.
     """
 
     encoder: Encoder
     classes_inferred: bool
-    id_type: str
-    group_type: str | None
-    rows: dict[str, tuple[tuple[int, ...], ...]]
     salt: bytes
+    generations: tuple[Generation, ...]
 
     @property
     def features(self) -> int:
         """Return the encoded width."""
         return self.encoder.features
 
+    @property
+    def id_type(self) -> str:
+        """Return the Arrow type of the id column, as text."""
+        return self.generations[0].id_type
+
+    @property
+    def group_type(self) -> str | None:
+        """Return the Arrow type of the group column, as text; None without one."""
+        return self.generations[0].group_type
+
+    @property
+    def initial_slices(self) -> int:
+        """Return R_0, the slices of the first read."""
+        return self.generations[0].slices
+
+    @property
+    def slices(self) -> int:
+        """Return how many slices there are in all generations."""
+        return self.first_slice(len(self.generations)) - 1
+
+    @cached_property
+    def epochs(self) -> tuple[int, ...]:
+        """Return e_i of every slice of all generations."""
+        return tuple(epochs for generation in self.generations for epochs in generation.epochs)
+
+    @cached_property
+    def rows(self) -> dict[str, tuple[tuple[int, ...], ...]]:
+        """Return split → rows per shard, per slice of all generations, tombstoned and purged ones included."""
+        names = dict.fromkeys(split for generation in self.generations for split in generation.rows)
+        return {split: self._rows(split) for split in names}
+
+    def first_slice(self, generation: int) -> int:
+        """Return the number of a generation's first slice."""
+        return 1 + sum(earlier.slices for earlier in self.generations[:generation])
+
+    def epochs_of(self, shard: int, generations: int | None = None) -> tuple[int, ...]:
+        """Return e_i of the slices that concern one shard: all up to the last generation that brought it training rows.
+
+        Args:
+            shard: Shard number.
+            generations: As if only the first so many were there; all by default.
+        """
+        given = self.generations[:generations]
+        last = max((g for g, found in enumerate(given) if found.has_rows("train", shard)), default=0)
+        return self.epochs[: self.first_slice(last + 1) - 1]
+
+    @property
+    def training_rows(self) -> int:
+        """Return how many training rows were ever read, revoked and purged ones included."""
+        return sum(map(sum, self.rows["train"]))
+
     def to_bytes(self) -> bytes:
         """Return the JSON that `from_bytes` reads."""
-        fields = {name: getattr(self, name) for name in ("classes_inferred", "id_type", "group_type", "rows")}
-        return json.dumps({"encoder": self.encoder.to_json(), **fields, "salt": self.salt.hex()}).encode()
+        document = {
+            "encoder": self.encoder.to_json(),
+            "classes_inferred": self.classes_inferred,
+            "salt": self.salt.hex(),
+            "generations": [asdict(generation) for generation in self.generations],
+        }
+        return json.dumps(document).encode()
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Manifest:
         """Return the manifest that `to_bytes` wrote."""
         raw = json.loads(data)
-        rows = {split: tuple(tuple(shard) for shard in shards) for split, shards in raw["rows"].items()}
+        generations = []
+        for found in raw["generations"]:
+            rows = {split: tuple(tuple(shard) for shard in shards) for split, shards in found["rows"].items()}
+            generations.append(Generation(**{**found, "epochs": tuple(found["epochs"]), "rows": rows}))
         encoder = Encoder.from_json(raw["encoder"])
-        salt = bytes.fromhex(raw["salt"])
-        return cls(encoder, raw["classes_inferred"], raw["id_type"], raw["group_type"], rows, salt)
+        return cls(encoder, raw["classes_inferred"], bytes.fromhex(raw["salt"]), tuple(generations))
+
+    def _rows(self, split: str) -> tuple[tuple[int, ...], ...]:
+        shards = len(self.generations[0].rows["train"])
+        parts = [found.rows.get(split, ((0,) * found.slices,) * shards) for found in self.generations]
+        return tuple(tuple(chain.from_iterable(part[shard] for part in parts)) for shard in range(shards))
 
 
-def shard_file(split: str, shard: int) -> str:
-    """Return the name of a shard's table."""
-    return f"lake/{split}/shard-{shard:05d}.parquet"
+def folder(generation: int) -> str:
+    """Return the folder of a generation's files."""
+    return f"lake/g{generation:04d}"
 
 
-def id_file(part: int) -> str:
-    """Return the name of one part of the id → shard index (grouped tables only)."""
-    return f"lake/index/id-{part:05d}.parquet"
+def shard_file(generation: int, split: str, shard: int) -> str:
+    """Return the name of one generation's table of a shard."""
+    return f"{folder(generation)}/{split}/shard-{shard:05d}.parquet"
 
 
-def content_file(part: int) -> str:
-    """Return the name of one part of the content → training row index."""
-    return f"lake/index/content-{part:05d}.parquet"
+def id_file(generation: int, part: int) -> str:
+    """Return the name of one part of a generation's id → shard index (grouped tables only)."""
+    return f"{folder(generation)}/index/id-{part:05d}.parquet"
+
+
+def content_file(generation: int, part: int) -> str:
+    """Return the name of one part of a generation's content → training row index."""
+    return f"{folder(generation)}/index/content-{part:05d}.parquet"
+
+
+def incoming_file(ingest_id: str) -> str:
+    """Return the name of the copy of new data that waits to become a generation."""
+    return f"{INCOMING}/{ingest_id}.parquet"
 
 
 def parts_of(keys: Digests, parts: int) -> npt.NDArray[np.int32]:

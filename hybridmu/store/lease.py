@@ -9,7 +9,7 @@ from sqlalchemy.engine import Connection, Engine
 
 from hybridmu.errors import LeaseLostError
 from hybridmu.store import tables as t
-from hybridmu.store.database import reader
+from hybridmu.store.database import reader, transaction
 
 _COORDINATOR = "coordinator"
 
@@ -36,7 +36,7 @@ class Lease:
             seconds: How long it lasts without a heartbeat.
         """
         now = time.time()
-        with self._write.begin() as connection:
+        with transaction(self._write, "lease") as connection:
             row = connection.execute(t.leases.select().where(t.leases.c.name == _COORDINATOR)).first()
             if row is None:
                 connection.execute(
@@ -44,9 +44,7 @@ class Lease:
                 )
                 return 1
             if row.holder and row.holder != holder and row.expires_at > now:
-                if row.expires_at > now + seconds:  # whoever is alive renews it in that time
-                    mine = t.leases.c.name == _COORDINATOR
-                    connection.execute(t.leases.update().where(mine).values(expires_at=now + seconds))
+                _cut(connection, now + seconds)
                 return None
             token = int(row.token) + 1
             connection.execute(
@@ -75,11 +73,28 @@ class Lease:
                 .values(holder="", expires_at=0.0)
             )
 
-    def holder(self) -> str | None:
-        """Return who holds an unexpired lease."""
+    def holder(self, seconds: float | None = None) -> str | None:
+        """Return who holds an unexpired lease.
+
+        Args:
+            seconds: How long a lease lasts; one that seems to last longer is cut to that, as `acquire` does. For those
+                who wait until it ends.
+        """
         with self._read.begin() as connection:
             row = connection.execute(t.leases.select().where(t.leases.c.name == _COORDINATOR)).first()
-        return str(row.holder) if row and row.holder and row.expires_at > time.time() else None
+        now = time.time()
+        if row is None or not row.holder or row.expires_at <= now:
+            return None
+        if seconds is not None and row.expires_at > now + seconds:
+            with transaction(self._write, "lease") as connection:
+                _cut(connection, now + seconds)
+        return str(row.holder)
+
+
+def _cut(connection: Connection, end: float) -> None:
+    """Let a lease end at this time if it would end later; a holder that is alive has renewed it by then."""
+    later = (t.leases.c.name == _COORDINATOR) & (t.leases.c.expires_at > end)
+    connection.execute(t.leases.update().where(later).values(expires_at=end))
 
 
 def fence(connection: Connection, token: int) -> None:

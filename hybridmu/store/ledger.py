@@ -5,12 +5,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 import uuid
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -22,11 +21,14 @@ from hybridmu.errors import (
     RequestError,
     StateError,
     StorageMismatchError,
+    would_empty,
 )
 from hybridmu.store import tables as t
-from hybridmu.store.database import reader
+from hybridmu.store.database import parts, reader, transaction
+from hybridmu.store.idempotency import remember, repeated
+from hybridmu.store.ingestions import insert, withdraw
 from hybridmu.store.lease import fence
-from hybridmu.types import ForgetRequest, RequestState, ResolvedKey, StrategyChoice, Tombstone
+from hybridmu.types import ForgetRequest, Ingestion, RequestState, ResolvedKey, StrategyChoice, Tombstone
 
 _WAITING = (RequestState.RECEIVED, RequestState.PLANNED)
 
@@ -68,6 +70,7 @@ class Ledger:
 
     def __init__(self, engine: Engine) -> None:
         self._write, self._read = engine, reader(engine)
+        self._revoked = (0, 0)  # training rows revoked up to a tombstone number
 
     # ------------------------------------------------------------------ identity
 
@@ -84,6 +87,12 @@ class Ledger:
             StateError: Nothing was trained here and `create` is false.
         """
         with (self._write if create else self._read).begin() as connection:
+            if over := connection.scalar(sa.select(t.meta.c.value).where(t.meta.c.key == "decommissioned")):
+                raise StateError(
+                    "this system was decommissioned",
+                    got=json.loads(over)["reason"],
+                    remedy="train a new one with another storage_url and database",
+                )
             stored = connection.scalar(sa.select(t.meta.c.value).where(t.meta.c.key == "identity"))
             if stored is not None and replace:
                 connection.execute(t.meta.delete().where(t.meta.c.key == "identity"))
@@ -93,6 +102,8 @@ class Ledger:
                     raise StateError("nothing was trained here", remedy="run `hybridmu train -c CONFIG` first")
                 value = json.dumps(identity, sort_keys=True)
                 connection.execute(t.meta.insert().values(key="identity", value=value))
+                if connection.scalar(sa.select(t.meta.c.value).where(t.meta.c.key == "system")) is None:
+                    connection.execute(t.meta.insert().values(key="system", value=uuid.uuid4().hex))
                 return
         differing = _differences(json.loads(stored), json.loads(json.dumps(identity)))
         if differing:
@@ -105,16 +116,8 @@ class Ledger:
 
     def system(self) -> str:
         """Return the random name of this system, the same in all its certificates."""
-        mine = t.meta.c.key == "system"
         with self._read.begin() as connection:
-            name = connection.scalar(sa.select(t.meta.c.value).where(mine))
-        if name is None:
-            with self._write.begin() as connection:
-                name = connection.scalar(sa.select(t.meta.c.value).where(mine))
-                if name is None:
-                    name = uuid.uuid4().hex
-                    connection.execute(t.meta.insert().values(key="system", value=name))
-        return str(name)
+            return str(connection.scalar(sa.select(t.meta.c.value).where(t.meta.c.key == "system")))
 
     # ------------------------------------------------------------------ accepting
 
@@ -130,6 +133,8 @@ class Ledger:
         payload: object = None,
         deadline_seconds: float | None = None,
         ignored_unknown: int = 0,
+        training_rows: int | None = None,
+        ingestion: Ingestion | None = None,
     ) -> ForgetRequest:
         """Commit a request with its tombstones and guard entries; durable when this returns.
 
@@ -143,40 +148,47 @@ class Ledger:
             payload: What the caller asked, to tell a repeat from a conflict; defaults to the keys.
             deadline_seconds: Counted from now.
             ignored_unknown: Keys of the call that do not exist and were ignored.
+            training_rows: Rows of the training table, revoked ones included; None: not to be checked.
+            ingestion: Corrected rows that come in once these are purged: their guard entries are lifted then.
 
         Returns:
             The new request; or the earlier one, for a repeated idempotency key or when nothing new is asked.
 
         Raises:
             ConflictError: The idempotency key came with another payload before, or its request was cancelled.
-            RequestError: There is nothing to revoke and no earlier request to point to, or a name is too long.
+            RequestError: There is nothing to revoke and no earlier request to point to, a row to be corrected is
+                revoked already, or a name is too long.
             AdmissionError: The caller's limits are reached.
-        """
+            WouldEmptyError: No training row would be left.
+        """  # noqa: DOC501 - a function makes one
         asked = payload if payload is not None else sorted((k.kind, k.key.hex()) for k in keys)
-        digest = _payload_digest(asked, strategy)
         for name, text, longest in (("caller's name", caller, 80), ("idempotency key", idempotency_key or "", 200)):
             if len(text) > longest:  # SQLite would take it, PostgreSQL would not
                 raise RequestError(
                     f"the {name} is too long", expected=f"at most {longest} characters", got=str(len(text))
                 )
         now = time.time()
-        with self._write.begin() as connection:
-            if repeat := self._repeat(connection, idempotency_key, digest):
+        with transaction(self._write, "accept") as connection:
+            if repeat := self._repeat(connection, idempotency_key, [asked, strategy]):
                 return repeat
             found = _assess(connection, keys)
+            if ingestion is not None and found.known:
+                raise _being_forgotten(found)
             # Rows that were revoked before may still be in the served model: their removal is waited for, and taken
             # up again when the request that asked for it failed.
             owners = _owners(connection, found.covering, purged)
             _take_up(connection, owners, strategy)
             # Asking for a retrain by name also repairs exactly what an update removed before.
             exactly = strategy == "retrain"
-            done = _watermarks(connection, exactly=exactly)
+            done = _watermarks(connection, exactly=exactly) if found.covering else {}
             unremoved = [stone for stone in found.covering if stone.seq > done.get(stone.shard, 0)]
             earlier = _waiting_for(connection, unremoved, exactly) if unremoved else _least_advanced(connection, owners)
             if earlier is not None and not found.fresh:
                 request_id = earlier.request_id
                 _join(connection, request_id, caller, now + deadline_seconds if deadline_seconds is not None else None)
             elif found.fresh or unremoved:
+                if training_rows is not None and found.fresh:
+                    self._refuse_empty(connection, found, training_rows)
                 _admit(connection, caller, limits, now)
                 request_id = f"r-{uuid.uuid4().hex[:16]}"
                 _set(connection, sorted({stone.request_id for stone in unremoved}), joined=True)
@@ -196,11 +208,29 @@ class Ledger:
                 _bury(connection, request_id, found.fresh, unremoved)
             else:
                 raise RequestError("the request is empty", expected="at least one id or group")
-            if idempotency_key is not None:
-                connection.execute(
-                    t.idempotency.insert().values(key=idempotency_key, payload=digest, request_id=request_id)
-                )
+            _remember_forgotten(connection, request_id, keys, purged, returns=ingestion is not None)
+            if ingestion is not None:
+                insert(connection, replace(ingestion, after_request=request_id))
+            remember(connection, idempotency_key, [asked, strategy], request_id)
             return self._request(connection, t.requests.c.request_id == request_id)
+
+    def _refuse_empty(self, connection: Connection, found: Assessment, training_rows: int) -> None:
+        """Refuse to revoke the last training row.
+
+        What was summed up before is kept, since a request must not cost a pass over all tombstones. Cancelled ones
+        are still in that sum, so only a fresh one refuses.
+
+        Raises:
+            would_empty: No row would be left.
+        """
+        going = sum(rows for _, rows in found.fresh)
+        for start, known in (self._revoked, (0, 0)):
+            seq, rows = t.tombstones.c.seq, t.tombstones.c.rows
+            row = connection.execute(sa.select(sa.func.max(seq), sa.func.sum(rows)).where(seq > start)).one()
+            self._revoked = (int(row[0] or start), known + int(row[1] or 0))
+            if self._revoked[1] + going < training_rows:
+                return
+        raise would_empty()
 
     def assess(self, keys: Sequence[ResolvedKey]) -> Assessment:
         """Return what keys would revoke now; changes nothing."""
@@ -216,7 +246,7 @@ class Ledger:
             ConflictError: It came with another payload, or its request was cancelled.
         """
         with self._read.begin() as connection:
-            return self._repeat(connection, idempotency_key, _payload_digest(payload, strategy))
+            return self._repeat(connection, idempotency_key, [payload, strategy])
 
     def cancel(self, request_id: str, caller: str = "") -> ForgetRequest:
         """Take back a request that nobody began to fulfil; its tombstones and guard entries are lifted with it.
@@ -231,9 +261,11 @@ class Ledger:
         Raises:
             StateError: It is past RECEIVED, or another request or caller relies on it.
         """
-        with self._write.begin() as connection:
-            row = connection.execute(t.requests.select().where(t.requests.c.request_id == request_id)).first()
-            request = self._request(connection, t.requests.c.request_id == request_id)
+        with transaction(self._write, "cancel") as connection:
+            mine = t.requests.c.request_id == request_id
+            request = self._request(connection, mine)
+            if request.state is RequestState.CANCELLED:
+                return request
             if request.state is not RequestState.RECEIVED:
                 raise StateError(
                     f"request {request_id} can't be cancelled any more",
@@ -241,13 +273,14 @@ class Ledger:
                     got=str(request.state),
                     remedy="what was removed can be brought back by `readmit` and `ingest` only",
                 )
-            if row is not None and row.joined:
+            if connection.scalar(sa.select(t.requests.c.joined).where(mine)):
                 raise StateError(
                     f"request {request_id} can't be cancelled: another caller or request asked for the same rows",
                     remedy="let it be fulfilled",
                 )
             for table in (t.tombstones, t.guard, t.needs):
                 connection.execute(table.delete().where(table.c.request_id == request_id))
+            withdraw(connection, request_id)
             connection.execute(
                 t.requests
                 .update()
@@ -298,30 +331,47 @@ class Ledger:
                     found[row.request_id][row.shard] = row.upto
         return found
 
-    def counts(self) -> dict[int, dict[int, tuple[int, int, int]]]:
-        """Return shard → slice → training rows (out of the last exact run, revoked since, of these not removed at all).
+    def counts(self, shards: Collection[int] | None = None) -> dict[int, dict[int, tuple[int, int, int]]]:
+        """Count revoked training rows against the newest sub-model of each shard, purged tombstones included.
 
-        Counted by the database over all tombstones, purged ones included, against the newest sub-model of each shard.
+        Args:
+            shards: Which shards; all by default.
+
+        Returns:
+            Shard → slice → training rows (out of the last exact run, revoked since, of these not removed at all).
         """
-        last = newest()
+        shard, slice_ = t.tombstones.c.shard, t.tombstones.c.slice
         seq, rows = t.tombstones.c.seq, t.tombstones.c.rows
-        exact, removed = (sa.func.coalesce(column, 0) for column in (last.c.exact_upto, last.c.removed_upto))
-        query = (
-            sa
-            .select(
-                t.tombstones.c.shard,
-                t.tombstones.c.slice,
-                sa.func.sum(sa.case((seq <= exact, rows), else_=0)),
-                sa.func.sum(sa.case((seq > exact, rows), else_=0)),
-                sa.func.sum(sa.case((seq > removed, rows), else_=0)),
-            )
-            .join(last, last.c.shard == t.tombstones.c.shard, isouter=True)
-            .group_by(t.tombstones.c.shard, t.tombstones.c.slice)
-        )
         found: dict[int, dict[int, tuple[int, int, int]]] = {}
         with self._read.begin() as connection:
-            for shard, slice_, base, since, fresh in connection.execute(query):
-                found.setdefault(shard, {})[slice_] = (int(base), int(since), int(fresh))
+            marks = {row.shard: (row.exact_upto, row.removed_upto) for row in connection.execute(sa.select(newest()))}
+            straddling = set()
+            for part in [None] if shards is None else parts(sorted(shards)):
+                # The database adds up whole slices; only those that a watermark divides are looked at row by row.
+                query = sa.select(shard, slice_, sa.func.sum(rows), sa.func.min(seq), sa.func.max(seq))
+                query = query.group_by(shard, slice_)
+                for s, i, total, first, last in connection.execute(
+                    query if part is None else query.where(shard.in_(part))
+                ):
+                    exact, removed = marks.get(s, (0, 0))
+                    if first <= exact < last or first <= removed < last:
+                        straddling.add(s)
+                    count = int(total)
+                    base, fresh = (count if last <= exact else 0), (count if first > removed else 0)
+                    found.setdefault(s, {})[i] = (base, count - base, fresh)
+            for part in parts(sorted(straddling)):
+                for s in part:
+                    found[s] = {}
+                for s, i, number, count in connection.execute(
+                    sa.select(shard, slice_, seq, rows).where(shard.in_(part))
+                ):
+                    exact, removed = marks[s]
+                    base, since, fresh = found[s].get(i, (0, 0, 0))
+                    found[s][i] = (
+                        base + count * (number <= exact),
+                        since + count * (number > exact),
+                        fresh + count * (number > removed),
+                    )
         return found
 
     def revoked(self, digests: Iterable[bytes]) -> set[bytes]:
@@ -337,7 +387,7 @@ class Ledger:
         Returns:
             False, and nothing is changed, when one of them was cancelled since it was looked at.
         """
-        with self._write.begin() as connection:
+        with transaction(self._write, "planned") as connection:
             fence(connection, token)
             for part in parts(list(request_ids)):
                 cancelled = t.requests.c.request_id.in_(part) & (t.requests.c.state == RequestState.CANCELLED)
@@ -357,7 +407,7 @@ class Ledger:
         taken = sa.select(t.tombstones.c.request_id).where(where).distinct()
         received = t.requests.c.state == RequestState.RECEIVED
         found: dict[int, list[Tombstone]] = {}
-        with self._write.begin() as connection:
+        with transaction(self._write, "take") as connection:
             fence(connection, token)
             connection.execute(
                 t.requests
@@ -383,7 +433,7 @@ class Ledger:
         with self._read.begin() as connection:  # most calls find nothing and need not write
             if not connection.scalar(sa.select(sa.func.count()).select_from(t.requests).where(where)):
                 return []
-        with self._write.begin() as connection:
+        with transaction(self._write, "served") as connection:
             fence(connection, token)
             ids = list(connection.scalars(sa.select(t.requests.c.request_id).where(where)))
             _set(connection, ids, state=RequestState.SERVED, served_at=time.time())
@@ -397,19 +447,11 @@ class Ledger:
             raise StateError("there is no such request", remedy="list them with `hybridmu requests list`")
         return _to_request(row)
 
-    def _repeat(self, connection: Connection, key: str | None, digest: str) -> ForgetRequest | None:
-        if key is None:
+    def _repeat(self, connection: Connection, key: str | None, payload: object) -> ForgetRequest | None:
+        name = repeated(connection, key, payload)
+        if name is None:
             return None
-        row = connection.execute(t.idempotency.select().where(t.idempotency.c.key == key)).first()
-        if row is None:
-            return None
-        if row.payload != digest:
-            raise ConflictError(
-                f"the idempotency key {key!r} was used with another payload",
-                expected="the same ids, groups and strategy",
-                remedy="use a new key for a new request",
-            )
-        request = self._request(connection, t.requests.c.request_id == row.request_id)
+        request = self._request(connection, t.requests.c.request_id == name)
         if request.state is RequestState.CANCELLED:
             raise ConflictError(
                 f"the idempotency key {key!r} belongs to request {request.request_id}, which was cancelled",
@@ -421,7 +463,9 @@ class Ledger:
 def _assess(connection: Connection, keys: Sequence[ResolvedKey]) -> Assessment:
     carriers = {digest for key in keys for row in key.rows for digest in (row.id, row.group) if digest is not None}
     carriers |= {key.key for key in keys}
-    stones = {(stone.key, stone.shard): stone for stone in _by_key(connection, sorted(carriers))}
+    stones: dict[tuple[bytes, int], list[Tombstone]] = {}
+    for stone in _by_key(connection, sorted(carriers)):
+        stones.setdefault((stone.key, stone.shard), []).append(stone)
     fresh, known = [], []
     counted: set[tuple[int, bytes]] = set()
     covering: dict[int, Tombstone] = {}
@@ -429,7 +473,7 @@ def _assess(connection: Connection, keys: Sequence[ResolvedKey]) -> Assessment:
         live = False
         killed = 0
         for row in key.rows:
-            gone = [stone for digest in (row.id, row.group) if digest and (stone := stones.get((digest, key.shard)))]
+            gone = [stone for digest in (row.id, row.group) if digest for stone in stones.get((digest, key.shard), ())]
             covering.update((stone.seq, stone) for stone in gone)
             if gone:
                 continue
@@ -479,7 +523,7 @@ def _least_advanced(connection: Connection, request_ids: Sequence[str]) -> Forge
 
 
 def _waiting_for(connection: Connection, stones: Sequence[Tombstone], exactly: bool) -> ForgetRequest | None:
-    """Return the newest open request that waits for all of these tombstones: one of theirs, or one without its own."""
+    """Return the newest open request that waits for all these tombstones: one of theirs, else one without its own."""
     upto = {stone.shard: stone.seq for stone in stones}  # they are in commit order
     open_ = sa.and_(t.requests.c.state.in_(_WAITING), t.requests.c.strategy == "retrain" if exactly else sa.true())
     bare = t.requests.select().where(open_ & (t.requests.c["keys"] == 0))
@@ -491,7 +535,7 @@ def _waiting_for(connection: Connection, stones: Sequence[Tombstone], exactly: b
     for part in parts(list(waits)):
         for need in connection.execute(t.needs.select().where(t.needs.c.request_id.in_(part))):
             waits[need.request_id][need.shard] = need.upto
-    for _, row in sorted(rows.items(), reverse=True):
+    for row in sorted(rows.values(), key=lambda row: (row.keys > 0, row.seq), reverse=True):
         if all(waits[row.request_id].get(shard, 0) >= seq for shard, seq in upto.items()):
             return _to_request(row)
     return None
@@ -513,7 +557,7 @@ def _bury(
     fresh: Sequence[tuple[ResolvedKey, int]],
     unremoved: Sequence[Tombstone],
 ) -> None:
-    """Write tombstones, guard entries and what the request waits for."""
+    """Write tombstones and what the request waits for."""
     if fresh:
         connection.execute(
             t.tombstones.insert(),
@@ -522,16 +566,6 @@ def _bury(
                 for k, n in fresh
             ],
         )
-    macs = {key.mac: key for key, _ in fresh if key.mac}
-    for part in parts(sorted(macs)):
-        have = {bytes(mac) for mac in connection.scalars(sa.select(t.guard.c.mac).where(t.guard.c.mac.in_(part)))}
-        entries = [
-            {"mac": mac, "kind": macs[mac].kind, "key_id": macs[mac].mac_key, "request_id": request_id}
-            for mac in part
-            if mac not in have
-        ]
-        if entries:
-            connection.execute(t.guard.insert(), entries)
     own = sa.select(t.tombstones.c.shard, sa.func.max(t.tombstones.c.seq)).where(
         t.tombstones.c.request_id == request_id
     )
@@ -541,6 +575,45 @@ def _bury(
     connection.execute(
         t.needs.insert(),
         [{"request_id": request_id, "shard": shard, "upto": seq} for shard, seq in sorted(upto.items())],
+    )
+
+
+def _remember_forgotten(
+    connection: Connection, request_id: str, keys: Sequence[ResolvedKey], purged: Sequence[bytes], *, returns: bool
+) -> None:
+    """Write guard entries of all keys of a call, also of those that an earlier one revoked.
+
+    What a correction would have brought back does not come back when it is asked to be forgotten meanwhile.
+    """
+    macs = {key.mac: key for key in keys if key.mac}
+    for part in parts(sorted({*macs, *purged})):
+        have = {bytes(mac) for mac in connection.scalars(sa.select(t.guard.c.mac).where(t.guard.c.mac.in_(part)))}
+        if have and not returns:
+            connection.execute(
+                t.guard.update().where(t.guard.c.mac.in_(part) & t.guard.c.returns).values(returns=False)
+            )
+        entries = [
+            {
+                "mac": mac,
+                "kind": macs[mac].kind,
+                "key_id": macs[mac].mac_key,
+                "request_id": request_id,
+                "returns": returns,
+            }
+            for mac in part
+            if mac in macs and mac not in have
+        ]
+        if entries:
+            connection.execute(t.guard.insert(), entries)
+
+
+def _being_forgotten(found: Assessment) -> RequestError:
+    requests = sorted({stone.request_id for stone in found.covering})
+    return RequestError(
+        f"{len({(key.kind, key.key) for key in found.known})} row(s) to be corrected are revoked already",
+        expected="live rows; nothing was changed",
+        got=f"rows of request(s) {', '.join(requests[:5])}",
+        remedy="once the request is PURGED, `readmit` their ids and `ingest` the corrected rows",
     )
 
 
@@ -594,19 +667,9 @@ def _by_key(connection: Connection, keys: Sequence[bytes]) -> list[Tombstone]:
     ]
 
 
-def parts(values: Sequence[Any], size: int = 900) -> Iterable[list[Any]]:
-    """Yield pieces: databases limit the parameters of one statement."""
-    for start in range(0, len(values), size):
-        yield list(values[start : start + size])
-
-
 def _set(connection: Connection, request_ids: Sequence[str], **values: Any) -> None:
     for part in parts(list(request_ids)):
         connection.execute(t.requests.update().where(t.requests.c.request_id.in_(part)).values(**values))
-
-
-def _payload_digest(payload: object, strategy: str) -> str:
-    return hashlib.blake2b(json.dumps([payload, strategy]).encode(), digest_size=16).hexdigest()
 
 
 def to_tombstone(row: Row[Any]) -> Tombstone:

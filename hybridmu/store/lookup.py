@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hybridmu.core.partition import digest, place
+from hybridmu.core.partition import digest
 from hybridmu.errors import DataError
 from hybridmu.store.columns import id_index
 from hybridmu.store.lake import Lake
-from hybridmu.store.layout import SPLITS, id_file, part_of
+from hybridmu.store.layout import SPLITS, id_file, part_of, parts_of
 from hybridmu.types import KeyKind, ResolvedKey, RowKey
 
 Mac = Callable[[KeyKind, object], tuple[str, bytes]]
@@ -54,7 +54,7 @@ class Lookup:
             wanted: (kind, raw id or group) pairs; repeated ones count once.
 
         Returns:
-            (keys with rows, one entry per shard that holds some; keys without), each in the caller's order.
+            (keys with rows, one entry per shard and slice that holds some; keys without), each in the caller's order.
 
         Raises:
             DataError: A group is asked of a table without groups, or a key has the wrong type.
@@ -62,37 +62,45 @@ class Lookup:
         asked: dict[tuple[KeyKind, bytes], UnknownKey] = {}
         places: dict[int, list[tuple[KeyKind, bytes]]] = {}
         for kind, raw in wanted:
-            value = self._typed(kind, raw)
+            value = self.typed(kind, raw)
             asked.setdefault((kind, digest(self._lake.key, kind, value)), UnknownKey(kind, str(raw), value))
         for pair, shard in self._shards_of(asked):
             places.setdefault(shard, []).append(pair)
-        # In a grouped table an id may have rows in two shards: one in the training, one in the test table.
+        # In a grouped table an id may have rows in two shards: one in the training, one in the test table. A group has
+        # rows in one slice of every generation that brought it some.
         found: dict[tuple[KeyKind, bytes], list[ResolvedKey]] = {}
         for shard, pairs in sorted(places.items()):
-            for pair, (slice_, rows) in self._rows(shard, pairs).items():
+            for pair, slices in self._rows(shard, pairs).items():
                 mac_key, mac = self._mac(pair[0], asked[pair].value) if self._mac else ("", b"")
-                key = ResolvedKey(pair[0], pair[1], shard, slice_, tuple(rows), mac, mac_key)
-                found.setdefault(pair, []).append(key)
+                found.setdefault(pair, []).extend(
+                    ResolvedKey(pair[0], pair[1], shard, slice_, tuple(rows), mac, mac_key)
+                    for slice_, rows in sorted(slices.items())
+                )
         known = [key for pair in asked for key in found.get(pair, [])]
         return known, [unknown for pair, unknown in asked.items() if pair not in found]
 
     def _rows(
         self, shard: int, pairs: list[tuple[KeyKind, bytes]]
-    ) -> dict[tuple[KeyKind, bytes], tuple[int, list[RowKey]]]:
-        found: dict[tuple[KeyKind, bytes], tuple[int, list[RowKey]]] = {}
+    ) -> dict[tuple[KeyKind, bytes], dict[int, list[RowKey]]]:
+        """Return key → slice → rows of a shard that carry it."""
+        found: dict[tuple[KeyKind, bytes], dict[int, list[RowKey]]] = {}
         for split in SPLITS:
-            columns = self._lake.keys(split, shard)
-            for kind, index in (("id", columns.by_id), ("group", columns.by_group)):
-                keys = [(k, key) for k, key in pairs if k == kind]
-                for pair, rows in zip(keys, index.rows([key for _, key in keys]) if keys else (), strict=True):
-                    for row in rows:
-                        _, members = found.setdefault(pair, (int(columns.slices[row]), []))
-                        group = columns.groups[row].tobytes() if columns.groups[row].any() else None
-                        members.append(RowKey(columns.ids[row].tobytes(), group, split == "train"))
+            for columns in map(self._lake.keys_of, self._lake.files(split, shard)):
+                for kind, index in (("id", columns.by_id), ("group", columns.by_group)):
+                    keys = [(k, key) for k, key in pairs if k == kind]
+                    for pair, rows in zip(keys, index.rows([key for _, key in keys]) if keys else (), strict=True):
+                        for row in rows:
+                            members = found.setdefault(pair, {}).setdefault(int(columns.slices[row]), [])
+                            group = columns.groups[row].tobytes() if columns.groups[row].any() else None
+                            members.append(RowKey(columns.ids[row].tobytes(), group, split == "train"))
         return found
 
-    def _typed(self, kind: KeyKind, value: object) -> object:
+    def typed(self, kind: KeyKind, value: object) -> object:
         """Return a key in the column's own type: the text "7" is the integer 7 in an integer column.
+
+        Args:
+            kind: Id or group.
+            value: As the caller wrote it.
 
         Raises:
             DataError: A group is asked of a table without groups.
@@ -117,16 +125,18 @@ class Lookup:
         computed = [pair for pair in asked if pair[0] == "group" or lake.manifest.group_type is None]
         if computed:
             joined = np.frombuffer(b"".join(key for _, key in computed), dtype=np.uint8).reshape(-1, 16)
-            shards, _ = place(joined, lake.shards, lake.slices)
+            shards = parts_of(joined, lake.shards)
             yield from zip(computed, shards.tolist(), strict=True)
         looked_up: dict[int, list[bytes]] = {}
         for kind, key in asked:
             if kind == "id" and lake.manifest.group_type is not None:
                 looked_up.setdefault(part_of(key, lake.shards), []).append(key)
         for part, keys in looked_up.items():
-            if not lake.storage.exists(id_file(part)):
-                continue
-            index, shards_of = id_index(lake.storage, id_file(part))
-            for key, rows in zip(keys, index.rows(keys), strict=True):
-                for shard in sorted({int(shards_of[row]) for row in rows}):
+            shards_of: dict[bytes, set[int]] = {key: set() for key in keys}
+            for name in lake.index_of(id_file, part):
+                index, column = id_index(lake.storage, name)
+                for key, rows in zip(keys, index.rows(keys), strict=True):
+                    shards_of[key] |= {int(column[row]) for row in rows}
+            for key in keys:
+                for shard in sorted(shards_of[key]):
                     yield ("id", key), shard

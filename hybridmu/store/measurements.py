@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
 from hybridmu.store import tables as t
-from hybridmu.store.database import reader
+from hybridmu.store.database import reader, transaction
 from hybridmu.store.lease import fence
 from hybridmu.types import Calibration, CalibrationBucket, CostObservation, ShardOutcome, ShardPlan
 
@@ -66,7 +66,7 @@ class Measurements:
     def set_calibration(self, token: int, calibration: Calibration) -> None:
         """Replace the fitted α, fenced."""
         buckets = [{**asdict(bucket), "keys": [key.hex() for key in bucket.keys]} for bucket in calibration.buckets]
-        with self._write.begin() as connection:
+        with transaction(self._write, "calibration") as connection:
             fence(connection, token)
             connection.execute(t.meta.delete().where(t.meta.c.key == "calibration"))
             connection.execute(t.meta.insert().values(key="calibration", value=json.dumps(buckets)))

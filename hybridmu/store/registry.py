@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -16,7 +16,7 @@ from sqlalchemy.engine import Connection, Engine, Row
 
 from hybridmu.errors import StateError
 from hybridmu.store import tables as t
-from hybridmu.store.database import reader
+from hybridmu.store.database import parts, reader, transaction
 from hybridmu.store.lease import fence
 from hybridmu.store.measurements import record_costs, record_outcomes
 from hybridmu.types import ModelVersion, PastSubModel, RequestState, ShardOutcome, ShardPlan, SliceRecord, SubModel
@@ -51,17 +51,34 @@ class Registry:
                 raise StateError("there is no such model version", remedy="run `hybridmu train -c CONFIG` first")
             return ModelVersion(number, created, _content(connection, number))
 
-    def history(self, shard: int) -> tuple[PastSubModel, ...]:
-        """Return every sub-model that a shard had, oldest first."""
-        query = t.version_shards.select().where(t.version_shards.c.shard == shard).order_by(t.version_shards.c.version)
+    def history(self, since: Mapping[int, int]) -> dict[int, tuple[PastSubModel, ...]]:
+        """Return what shards were, as far back as evidence needs it.
+
+        Args:
+            since: Shard → tombstone number.
+
+        Returns:
+            Shard → its sub-models, oldest first, from the last exact one that had not removed that tombstone on (from
+            the first one, when there is none).
+        """
+        found: dict[int, tuple[PastSubModel, ...]] = dict.fromkeys(since, ())
+        subs = t.version_shards.c
         with self._read.begin() as connection:
-            return tuple(
-                PastSubModel(row.version, row.strategy, _to_sub_model(row)) for row in connection.execute(query)
-            )
+            for part in parts(sorted(since), 400):  # SQLite nests so many terms at most
+                rows: dict[int, list[PastSubModel]] = {shard: [] for shard in part}
+                older = subs.exact & sa.or_(*((subs.shard == s) & (subs.exact_upto < since[s]) for s in part))
+                first = sa.select(subs.shard, sa.func.max(subs.version).label("version")).where(older)
+                oldest = first.group_by(subs.shard).subquery()
+                query = t.version_shards.select().join(oldest, oldest.c.shard == subs.shard, isouter=True)
+                query = query.where(subs.shard.in_(part) & (subs.version >= sa.func.coalesce(oldest.c.version, 0)))
+                for row in connection.execute(query.order_by(subs.version)):
+                    rows[row.shard].append(PastSubModel(row.version, row.strategy, _to_sub_model(row)))
+                found |= {shard: tuple(past) for shard, past in rows.items()}
+        return found
 
     def publish_training(self, token: int, outcomes: Sequence[ShardOutcome]) -> int:
         """Return version 1, published from the training of every shard, fenced; later calls return what is there."""
-        with self._write.begin() as connection:
+        with transaction(self._write, "train") as connection:
             fence(connection, token)
             current = connection.scalar(sa.select(t.serving.c.version))
             if current is not None:
@@ -98,7 +115,7 @@ class Registry:
             StateError: A shard would go back in what it has forgotten.
         """
         now = time.time()
-        with self._write.begin() as connection:
+        with transaction(self._write, "publish") as connection:
             fence(connection, token)
             current = int(connection.scalar(sa.select(t.serving.c.version)) or 0)
             before = {sub.shard: sub for sub in _content(connection, current)}
@@ -116,10 +133,9 @@ class Registry:
             moved = connection.execute(t.serving.update().where(t.serving.c.version == current).values(version=number))
             if moved.rowcount != 1:
                 raise StateError("the serving pointer moved under us", expected=str(current))
-            done = t.requests.c.request_id.in_(list(request_ids))
-            connection.execute(
-                t.requests.update().where(done).values(state=RequestState.APPLIED, applied_at=now, version_after=number)
-            )
+            for part in parts(request_ids):
+                done = t.requests.update().where(t.requests.c.request_id.in_(part))
+                connection.execute(done.values(state=RequestState.APPLIED, applied_at=now, version_after=number))
             _mark_exact(connection, number, now)
             have = set(connection.scalars(sa.select(t.rounds.c.request_id).where(t.rounds.c.round_id == round_id)))
             worked_for = {name for _, outcome in pairs for name in _helped(connection, outcome, before[outcome.shard])}
@@ -131,16 +147,15 @@ class Registry:
     def satisfy(self, token: int, request_ids: Sequence[str]) -> None:
         """Mark requests APPLIED whose removals the served version contains already, fenced."""
         now = time.time()
-        with self._write.begin() as connection:
+        with transaction(self._write, "satisfy") as connection:
             fence(connection, token)
             current = int(connection.scalar(sa.select(t.serving.c.version)) or 0)
             open_ = t.requests.c.state.in_([RequestState.RECEIVED, RequestState.PLANNED])  # not cancelled since
-            connection.execute(
-                t.requests
-                .update()
-                .where(t.requests.c.request_id.in_(list(request_ids)) & open_)
-                .values(state=RequestState.APPLIED, applied_at=now, version_before=current, version_after=current)
-            )
+            values = {"state": RequestState.APPLIED, "applied_at": now}
+            values |= {"version_before": current, "version_after": current}
+            for part in parts(request_ids):
+                there = t.requests.c.request_id.in_(part) & open_
+                connection.execute(t.requests.update().where(there).values(**values))
             _mark_exact(connection, current, now)
 
     def debts(self) -> dict[int, float | None]:
@@ -209,8 +224,8 @@ def _mark_exact(connection: Connection, number: int, now: float) -> None:
     for row in connection.execute(query):
         done[row.request_id] = done.get(row.request_id, True) and exact[row.shard] >= row.upto
     ids = [request_id for request_id, is_exact in done.items() if is_exact]
-    if ids:
-        mine = t.requests.c.request_id.in_(ids)
+    for part in parts(ids):
+        mine = t.requests.c.request_id.in_(part)
         failed = t.requests.c.state == RequestState.FAILED
         connection.execute(
             t.requests
@@ -250,13 +265,22 @@ def _content(connection: Connection, number: int) -> tuple[SubModel, ...]:
 
 def _to_sub_model(r: Row[Any]) -> SubModel:
     checkpoints = _records(r.checkpoints)
-    return SubModel(r.shard, r.blob, r.exact, r.removed_upto, r.exact_upto, checkpoints, r.error_spent, r.head)
+    return SubModel(
+        r.shard, r.blob, r.exact, r.removed_upto, r.exact_upto, checkpoints, r.error_spent, r.head, r.generations
+    )
 
 
 def _sub_model(outcome: ShardOutcome, old: SubModel | None, added_error: float) -> SubModel:
     if outcome.exact or old is None:
         return SubModel(
-            outcome.shard, outcome.blob, True, outcome.upto, outcome.upto, outcome.slices, head=outcome.head
+            outcome.shard,
+            outcome.blob,
+            True,
+            outcome.upto,
+            outcome.upto,
+            outcome.slices,
+            head=outcome.head,
+            generations=outcome.generations,
         )
     return SubModel(
         outcome.shard,
@@ -267,6 +291,7 @@ def _sub_model(outcome: ShardOutcome, old: SubModel | None, added_error: float) 
         old.checkpoints,
         old.error_spent + added_error,
         old.head,
+        old.generations,
     )
 
 
@@ -286,6 +311,7 @@ def _insert(connection: Connection, version: int, sub: SubModel, strategy: str) 
             checkpoints=json.dumps([[record.slice, record.lineage_key, record.blob] for record in sub.checkpoints]),
             error_spent=sub.error_spent,
             head=sub.head,
+            generations=sub.generations,
             strategy=strategy,
         )
     )

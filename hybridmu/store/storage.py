@@ -21,8 +21,9 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from hybridmu.errors import ConfigError, StorageError
+from hybridmu.faults import reach
 from hybridmu.store import durable, staging
-from hybridmu.store.faults import explained
+from hybridmu.store.refusals import explained
 from hybridmu.store.s3 import address_of
 
 # Object stores have no folders: making one would leave an empty object behind.
@@ -225,6 +226,7 @@ class Storage:
             with explained(self.url, "delete", name):
                 try:
                     self.fs.delete_file(self.path(name))
+                    reach("file.deleted")
                 except FileNotFoundError:
                     self._check_bucket()
         if self.local is not None:
@@ -246,6 +248,17 @@ class Storage:
         folder; what dead processes left in such folders is removed first.
         """
         return staging.folder(*self._staging_place())
+
+    def drop_unfinished(self) -> int:
+        """Return how many half-written files crashes had left; they are removed.
+
+        A live writer whose file goes with them fails and has to write again: for whoever is the only one to write.
+        """
+        if self.local is None:  # there an object is whole, or not to be seen
+            return 0
+        names = [file.name for file in self.list() if file.temporary]
+        self.delete(*names)
+        return len(names)
 
     def drop_stale_staging(self) -> int:
         """Return how many staging folders dead processes had left on this machine; they are removed."""
@@ -287,6 +300,7 @@ class Storage:
         with self.fs.open_output_stream(target) as stream:
             stream.write(data)
         if (stored := self.fs.get_file_info(target).size) != len(data):
+            self.fs.delete_file(target)
             raise StorageError(
                 f"{name} was not stored whole in {self.url}",
                 expected=f"{len(data)} bytes",

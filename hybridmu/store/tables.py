@@ -59,10 +59,11 @@ tombstones = sa.Table(
     sa.Column("request_id", sa.String(40), nullable=False, index=True),
     sa.Column("kind", sa.String(5), nullable=False),
     sa.Column("key", sa.LargeBinary(16)),  # emptied by the purge: what is left are counts
-    sa.Column("shard", sa.Integer, nullable=False, index=True),
+    sa.Column("shard", sa.Integer, nullable=False),
     sa.Column("slice", sa.Integer, nullable=False),
     sa.Column("rows", sa.Integer, nullable=False),  # training rows that no earlier tombstone had revoked
-    sa.UniqueConstraint("key", "kind", "shard"),
+    sa.UniqueConstraint("key", "kind", "shard", "slice"),
+    sa.Index("tombstone_counts", "shard", "slice", "seq", "rows"),  # a plan counts them without reading the table
     sqlite_autoincrement=True,  # a cancelled tombstone's number is never given out again
 )
 needs = sa.Table(  # shards that must have removed tombstones up to a number before a request is fulfilled
@@ -85,6 +86,17 @@ guard = sa.Table(  # what must not come back: HMACs of forgotten ids and groups
     sa.Column("kind", sa.String(5), nullable=False),
     sa.Column("key_id", sa.String(16), nullable=False),
     sa.Column("request_id", sa.String(40), nullable=False, index=True),
+    sa.Column("returns", sa.Boolean, nullable=False, default=False),  # a correction brings it back
+)
+guard_losses = sa.Table(  # the log of entries that were given up with their key
+    "guard_losses",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("key_id", sa.String(16), nullable=False),
+    sa.Column("entries", sa.Integer, nullable=False),
+    sa.Column("caller", sa.String(80), nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("at", sa.Float, nullable=False),
 )
 readmissions = sa.Table(  # the log of what was let back in
     "readmissions",
@@ -96,18 +108,40 @@ readmissions = sa.Table(  # the log of what was let back in
     sa.Column("reason", sa.Text, nullable=False),
     sa.Column("at", sa.Float, nullable=False),
 )
+ingestions = sa.Table(
+    "ingestions",
+    metadata,
+    sa.Column("seq", _Big, primary_key=True, autoincrement=True),
+    sa.Column("ingest_id", sa.String(40), nullable=False, unique=True),
+    sa.Column("state", sa.String(16), nullable=False, index=True),
+    sa.Column("source", sa.String(200), nullable=False),
+    sa.Column("slices", sa.Integer, nullable=False),
+    sa.Column("epochs", sa.Integer, nullable=False),
+    sa.Column("rows", _Big, nullable=False),
+    sa.Column("skipped", _Big, nullable=False),
+    sa.Column("generation", sa.Integer),
+    sa.Column("version", sa.Integer),
+    sa.Column("after_request", sa.String(40), index=True),
+    sa.Column("caller", sa.String(80), nullable=False),
+    sa.Column("received_at", sa.Float, nullable=False),
+    sa.Column("applied_at", sa.Float),
+    sa.Column("served_at", sa.Float),
+    sa.Column("reason", sa.Text),
+)
 evidence = sa.Table(  # of requests that are not purged yet, made before their rows went
     "evidence",
     metadata,
     sa.Column("request_id", sa.String(40), primary_key=True),
     sa.Column("shard", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("document", sa.Text, nullable=False),
+    sa.Column("refused", sa.Text),  # why it does not show the deletion
 )
-surveys = sa.Table(  # what a running purge removes from a shard, so that it can go on after a crash
+surveys = sa.Table(  # what a running purge removes, so that it can go on after a crash
     "surveys",
     metadata,
+    sa.Column("request_id", sa.String(40), primary_key=True),
     sa.Column("shard", sa.Integer, primary_key=True, autoincrement=False),
-    sa.Column("document", sa.Text, nullable=False),
+    sa.Column("document", sa.LargeBinary, nullable=False),  # masked: a search for what went must not find it here
 )
 holds = sa.Table(  # legal holds: what they cover is not purged
     "holds",
@@ -129,7 +163,7 @@ version_shards = sa.Table(  # only the shards that a version changed
     "version_shards",
     metadata,
     sa.Column("version", sa.Integer, primary_key=True, autoincrement=False),
-    sa.Column("shard", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("shard", sa.Integer, primary_key=True, autoincrement=False, index=True),
     sa.Column("blob", sa.String(64)),
     sa.Column("exact", sa.Boolean, nullable=False),
     sa.Column("removed_upto", _Big, nullable=False),
@@ -140,6 +174,7 @@ version_shards = sa.Table(  # only the shards that a version changed
     sa.Column("error_spent", sa.Float, nullable=False),
     sa.Column("strategy", sa.String(16), nullable=False),
     sa.Column("head", sa.String(64)),  # of the last exact run's lineage
+    sa.Column("generations", sa.Integer, nullable=False, default=1),  # of rows that the last exact run was made of
 )
 serving = sa.Table(
     "serving",

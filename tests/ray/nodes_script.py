@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from threading import Thread
 
+import pytest
 import ray
 from ray.cluster_utils import Cluster
 
@@ -24,11 +25,10 @@ def main(folder: Path, database_url: str) -> None:
     nodes.wait_for_nodes()
     ray.init(address=nodes.address, namespace="hybridmu", log_to_driver=False)
 
-    try:
+    with pytest.raises(ResourceError, match="several nodes") as refused:
         hybridmu.connect(support.config(folder, "file")).train()
-    except ResourceError as refused:
-        assert "postgresql://" in refused.remedy
-        print("refused")
+    assert "postgresql://" in refused.value.remedy
+    print("refused")
 
     pause = folder / "pause"
     task = {"name": "tests.ray.tasks:Pausable", "hidden": [8], "pause": str(pause), "seconds": 0.1}

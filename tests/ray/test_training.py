@@ -124,3 +124,48 @@ def test_cpus_are_held_while_a_shard_trains_and_given_back(folder: Path, tmp_pat
         assert not training.is_alive()
         assert system.registry.served() == 1
     support.until(lambda: ray.available_resources().get("CPU", 0) == 2)
+
+
+def test_two_updates_run_at_the_same_time_on_the_updater_pool(folder: Path, tmp_path: Path) -> None:
+    pause = tmp_path / "pause"
+    common = {
+        "sisa": {"shards": 2, "slices": 2, "epochs": 2},
+        "task": {"name": "tests.ray.tasks:Pausable", "hidden": [8], "pause": str(pause), "seconds": 0.3},
+        "policy": {"strategy": "auto", "calibrate": False, "repair": "deadline"},
+        "cluster": {"updaters": 2},
+    }
+    raw = support.config(folder, "parallel", **common)
+    with hybridmu.connect(support.config(folder, "one-by-one", **common), executor="local") as system:
+        system.train()
+        ids = [support.ids_in(system, shard)[0] for shard in (0, 1)]
+        system.forget(ids=ids, strategy="dpus", wait=True)
+        expected = support.blobs(system)
+    with hybridmu.connect(raw, executor="local") as system:
+        system.train()
+        request_id = system.forget(ids=ids, strategy="dpus")["request_id"]
+    pause.touch()  # slow from here on
+    settings = Settings.parse(raw)
+    executor = RayExecutor(settings)
+    coordinator = Coordinator(settings, executor, "test")
+    assert coordinator.acquire()
+    try:
+
+        def running() -> bool:
+            coordinator.step(0.02)
+            return sum(flight.result is not None for flight in executor._flights) == 2
+
+        support.until(running, step=0)
+        assert all(flight.job.strategy == "dpus" for flight in executor._flights)
+        assert len({id(flight.member) for flight in executor._flights}) == len(support.actors("updater-")) == 2
+        assert ray.available_resources().get("CPU", 0) == 0, "each holds its own"
+        started = time.perf_counter()
+        support.until(lambda: coordinator.step(0.02).version == 2, step=0)
+        took = time.perf_counter() - started
+    finally:
+        coordinator.close()
+    with hybridmu.connect(raw, executor="local") as system:
+        measured = [row["measured_seconds"] for row in system.report(request_id)["shards"]]
+        assert len(measured) == 2
+        assert min(measured) > 0.6
+        assert took < 0.8 * sum(measured), "one after the other would take the sum"
+        assert support.blobs(system) == expected

@@ -9,17 +9,17 @@ import hybridmu.task
 from hybridmu.core.gradients import plain_layers
 from hybridmu.runtime.shard import ShardWorker
 from hybridmu.store.blobs import lineage_file
-from hybridmu.store.database import connect
 from hybridmu.store.lookup import Lookup
 from hybridmu.types import RequestState
 from tests.unit.test_exactness import SGD, assert_equal_to_reference, config_for, write_table
 
 
 @pytest.fixture
-def trained(tmp_path):
+def trained(tmp_path, database_url):
     table = tmp_path / "train.parquet"
     ids = write_table(table, 60, string_ids=False, groups=0)
     config = config_for(tmp_path, table, shards=3, slices=3, epochs=3, batch=4, optimizer=SGD, groups=0)
+    config["database_url"] = database_url
     with hybridmu.connect(config, executor="local") as system:
         system.train()
         rows = {shard: [] for shard in range(3)}
@@ -98,8 +98,7 @@ def test_an_exact_repair_can_be_asked_for(trained):
 
 def test_rows_revoked_while_a_job_waits_are_not_trained_on(trained, tmp_path):
     _, config, table, rows = trained
-    config = {**config, "storage_url": str(tmp_path / "second")}
-    connect(hybridmu.Settings.parse(config).database, create=True).dispose()
+    config = {**config, "storage_url": str(tmp_path / "second"), "database_url": None}
     with hybridmu.connect(config, executor="local") as system:
         driver = system._acquire()
         driver.begin_training()

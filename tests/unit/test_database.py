@@ -15,11 +15,12 @@ import sqlalchemy as sa
 from sqlalchemy import event
 
 import hybridmu
-from hybridmu.errors import ConfigError, DatabaseError, StateError
+from hybridmu.errors import ConfigError, DatabaseError, PurgeError, StateError
 from hybridmu.store import database, migrations
 from hybridmu.store import tables as t
 from hybridmu.store.database import connect, reader
 from hybridmu.store.ledger import Ledger
+from hybridmu.store.scrub import clean
 from tests import postgres
 from tests.support import key, rows_of, settings_dict
 
@@ -281,6 +282,24 @@ def test_a_restarted_server_is_found_again(on_server, at_once):
     assert ledger.requests() == [first]
     assert rows_of(engine, t.meta) == []
     ledger.accept([key(2)])
+
+
+def test_a_failed_compaction_leaves_no_connection_that_commits_by_itself(on_server):
+    _, _, engine = on_server
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f"ALTER DATABASE {engine.url.database} SET statement_timeout = '200ms'")
+    engine.dispose()
+    other = connect(engine.url.render_as_string(hide_password=False))
+    with other.begin() as connection:
+        connection.exec_driver_sql("LOCK TABLE tombstones")
+        with pytest.raises(PurgeError, match="could not be compacted"):
+            clean(engine, (), lambda: None)
+    other.dispose()
+    with pytest.raises(ZeroDivisionError), engine.begin() as connection:  # noqa: PT012
+        connection.execute(t.meta.insert().values(key="half", value="done"))
+        raise ZeroDivisionError
+    assert rows_of(engine, t.meta) == []
+    clean(engine, (), lambda: None)
 
 
 def test_a_full_disk_is_a_clear_error(tmp_path):

@@ -15,11 +15,16 @@ from typer.testing import CliRunner
 
 import hybridmu
 from hybridmu.cli import app
+from hybridmu.config import CheckpointSettings
 from hybridmu.errors import StateError
+from hybridmu.planning.cost import Coefficients, CostModel
 from hybridmu.planning.eviction import EvictionPlan, ShardCheckpoints, _there, evict, expected
+from hybridmu.planning.planner import Policy, Pools, make_plan
 from hybridmu.planning.workload import count
+from hybridmu.runtime.eviction import CheckpointKeeper
+from hybridmu.runtime.site import Site
 from hybridmu.store.lookup import Lookup
-from hybridmu.types import ShardStats
+from hybridmu.types import Calibration, ShardStats
 from tests.unit.test_exactness import SGD, assert_equal_to_reference, config_for, write_table
 
 
@@ -50,6 +55,17 @@ def mean_cost(all_shards, kept) -> float:
     return total / max(1, live)
 
 
+def summed_files(shard, held, touched: int) -> float:
+    """Checkpoints that the planner counts for deleting each row of one slice, summed."""
+    slices = range(1, len(shard.rows) + 1)
+    revoked = tuple(int(i == touched) for i in slices)
+    clean = tuple(i in held and i <= shard.clean for i in slices)
+    stats = ShardStats(0, shard.epochs, shard.rows, revoked, revoked, clean)
+    per_file = CostModel({"retrain": Coefficients(per_visit=0.0, per_checkpoint=1.0)})
+    plan = make_plan([stats], per_file, Policy(), Pools(1, 1), Calibration(), "retrain")
+    return shard.rows[touched - 1] * plan.makespan_seconds
+
+
 def subsets(items):
     return [set(found) for size in range(len(items) + 1) for found in combinations(sorted(items), size)]
 
@@ -65,7 +81,9 @@ def kept_by(plan: EvictionPlan, all_shards):
 @given(shards(), st.data())
 def test_expected_cost_is_the_planners_count(one, data):
     held = data.draw(st.sets(st.integers(1, len(one[0].rows))))
-    assert expected(one[0], held) / max(1, sum(one[0].rows)) == pytest.approx(mean_cost(one, [held]))
+    visits, files = expected(one[0], held)
+    assert visits / max(1, sum(one[0].rows)) == pytest.approx(mean_cost(one, [held]))
+    assert files == sum(summed_files(one[0], held, touched) for touched in range(1, len(one[0].rows) + 1))
 
 
 # What the greedy order was found to lose against the best of all subsets, at most.
@@ -96,7 +114,7 @@ def test_of_many_cases_few_are_not_the_optimum():
         epochs, rows = random.integers(1, 5, slices).tolist(), random.integers(0, 31, slices).tolist()
         one = [ShardCheckpoints(0, tuple(epochs), tuple(rows), (True,) * slices, 1, slices)]
         for size in range(slices - 1):
-            best = min(expected(one[0], set(held)) for held in combinations(range(1, slices), size))
+            best = min(expected(one[0], set(held))[0] for held in combinations(range(1, slices), size))
             if best:
                 ratios.append(evict(one, size + 1).visits_after * sum(rows) / best)
     assert min(ratios) > 1 - 1e-9
@@ -236,15 +254,31 @@ def test_a_retrain_after_an_eviction_is_exact_and_was_counted_right(trained):
             assert system.checkpoints()["evicted"] == ()
             assert system.checkpoints()["fits"]
             assert_equal_to_reference(system, config, table, gone)
-        assert system.verify()["bitwise_equal"] is True
+
+
+def mean_visits(system, ids) -> float:
+    """The mean of what plans say of rows, each deleted alone; rows of one slice cost the same."""
+    places = by_place(system, ids)
+    visits = [system.plan(ids=rows[:1], strategy="retrain").shards[0].sample_visits for rows in places.values()]
+    return sum(v * len(rows) for v, rows in zip(visits, places.values(), strict=True)) / len(ids)
 
 
 def test_expected_visits_are_the_mean_of_what_plans_say(trained):
-    base, _, ids = trained
-    with hybridmu.connect(budgeted(base, 6), executor="local") as system:
+    config, _, ids = trained
+    config = budgeted(config, 6)
+    with hybridmu.connect(config, executor="local") as system:
         system.checkpoints(apply=True)
-        visits = [system.plan(ids=[row], strategy="retrain").shards[0].sample_visits for row in ids]
-        assert system.checkpoints()["visits_before"] == pytest.approx(sum(visits) / len(visits))
+        assert system.checkpoints()["visits_before"] == pytest.approx(mean_visits(system, ids))
+        waiting = by_place(system, ids)[0, 2][:1]  # its removal costs the checkpoints behind it
+        system.forget(ids=waiting)
+        left = [row for row in ids if row not in waiting]
+        assert system.checkpoints()["visits_before"] == pytest.approx(mean_visits(system, left))
+    with hybridmu.connect({**config, "cluster": {"cpus_per_shard": 2}}, executor="local") as other:
+        # What other threads made is of no use to a retrain.
+        assert other.checkpoints()["visits_before"] == pytest.approx(mean_visits(other, left))
+        tight = other.site.settings.model_copy(update={"checkpoints": CheckpointSettings(budget_bytes=0)})
+        keeper = CheckpointKeeper(Site(tight), other.ledger, other.registry)
+        assert keeper.plan().visits_after == keeper.plan().visits_before
 
 
 def test_training_keeps_the_budget_but_calibration_gets_its_checkpoints(trained, tmp_path):

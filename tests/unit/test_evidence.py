@@ -34,7 +34,7 @@ def outline(system, sub: SubModel):
 def chain(system, sub: SubModel, rows=None):
     site = system.site
     rows = outline(system, sub) if rows is None else rows
-    return lineage(site.lineage_static(), rows, site.recipe, sub.shard, site.lake.manifest.salt)
+    return lineage(site.lineage_static(), rows, site.recipe_for(sub.shard), sub.shard, site.lake.manifest.salt)
 
 
 def test_what_a_worker_records_follows_from_the_rows_after_every_deletion(system):
@@ -44,7 +44,7 @@ def test_what_a_worker_records_follows_from_the_rows_after_every_deletion(system
             system.forget(ids=ids, strategy="retrain", wait=True)
         for sub in system.registry.version().shards:
             found = chain(system, sub)
-            assert sub.head == found.head == head(system.site.lineage_static(), system.site.recipe, sub.shard)
+            assert sub.head == found.head == system.site.head(sub.shard)
             assert [record.lineage_key for record in sub.checkpoints] == list(found.keys)
 
 

@@ -22,9 +22,9 @@ from tests import reference
 FEATURES = ["a", "b", "c"]
 
 
-def write_table(path: Path, rows: int, *, string_ids: bool, groups: int, seed: int = 0) -> list:
+def write_table(path: Path, rows: int, *, string_ids: bool, groups: int, seed: int = 0, start: int = 0) -> list:
     random = np.random.default_rng(seed)
-    ids = [f"row-{i}" if string_ids else i * 7 + 3 for i in range(rows)]
+    ids = [f"row-{i}" if string_ids else i * 7 + 3 for i in range(start, start + rows)]
     columns = {
         "id": ids,
         **{name: random.normal(size=rows).astype(np.float32) for name in FEATURES},
@@ -55,11 +55,11 @@ def config_for(folder: Path, table: Path, *, shards, slices, epochs, batch, opti
     }
 
 
-def assert_equal_to_reference(system, config, table, ids=(), groups=()):
+def assert_equal_to_reference(system, config, table, ids=(), groups=(), later=()):
     version = system.registry.version()
     assert [sub.shard for sub in version.shards] == list(range(config["sisa"]["shards"]))
     for sub in version.shards:
-        expected = reference.train(table, config, sub.shard, ids, groups)
+        expected = reference.train(table, config, sub.shard, ids, groups, later)
         if expected is None:
             assert sub.blob is None, "an emptied shard must leave the vote"
             continue

@@ -55,7 +55,7 @@ def test_one_row_group_per_slice(tmp_path):
     write(tmp_path, table(90))
     lake = open_lake(tmp_path)
     for shard in range(4):
-        file = pq.ParquetFile(lake.storage.path(f"lake/train/shard-{shard:05d}.parquet"))
+        file = pq.ParquetFile(lake.storage.path(*lake.files("train", shard)))
         sizes = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
         assert sizes == [n for n in lake.manifest.rows["train"][shard] if n]
 

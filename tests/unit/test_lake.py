@@ -76,21 +76,19 @@ def test_keys_are_found_and_assessed_as_brute_force_does(people, tmp_path_factor
         mine = [row for row in rows if row[column[kind]] == value]
         unknown += [] if mine else [str(value)]
         for row in mine:
-            place = (kind, digest(lake.key, kind, value), row["shard"])
+            place = (kind, digest(lake.key, kind, value), row["shard"], row["_slice"])
             expected.setdefault(place, Counter())[row["_id"], row["split"] == "train"] += 1
     assert [key.text for key in missing] == unknown  # as the caller wrote them, in the caller's order
-    assert {(k.kind, k.key, k.shard): Counter((r.id, r.training) for r in k.rows) for k in found} == expected
-    slices = {(row["_id"], row["shard"]): row["_slice"] for row in reversed(rows)}
-    assert all(k.slice == slices[k.key, k.shard] for k in found if k.kind == "id")
+    assert {(k.kind, k.key, k.shard, k.slice): Counter((r.id, r.training) for r in k.rows) for k in found} == expected
     assessed = ledger.assess(found)
     alive = {
-        (kind, digest(lake.key, kind, value), row["shard"])
+        (kind, digest(lake.key, kind, value), row["shard"], row["_slice"])
         for kind, value in asked for row in rows if row[column[kind]] == value and id(row) not in dead
     }  # fmt: skip
-    assert {(k.kind, k.key, k.shard) for k, _ in assessed.fresh} == alive
-    everywhere = {(kind, key) for kind, key, _ in alive}
+    assert {(k.kind, k.key, k.shard, k.slice) for k, _ in assessed.fresh} == alive
+    everywhere = {place[:2] for place in alive}
     gone = {place for place in expected if place[:2] not in everywhere}
-    assert {(k.kind, k.key, k.shard) for k in assessed.known} == gone
+    assert {(k.kind, k.key, k.shard, k.slice) for k in assessed.known} == gone
     killed = {
         id(row) for row in rows
         if row["split"] == "train" and id(row) not in dead and any(row[column[k]] == v for k, v in asked)

@@ -1,9 +1,14 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hybridmu.errors import LeaseLostError, StateError
 from hybridmu.store import tables as t
+from hybridmu.store.database import connect
+from hybridmu.store.lease import Lease
+from hybridmu.store.ledger import Ledger
 from hybridmu.store.measurements import Measurements
 from hybridmu.store.registry import Registry
 from hybridmu.types import CostObservation, RequestState, ShardOutcome, ShardPlan, SliceRecord
@@ -157,3 +162,44 @@ def test_the_cost_window_is_bounded_and_newest_first(engine, trained):
         connection.execute(t.costs.insert(), rows)
     costs = Measurements(engine).costs()
     assert [c.visits for c in costs] == list(range(404, 4, -1))
+
+
+def test_a_round_may_have_more_requests_than_a_statement_takes_parameters(registry, ledger, engine, trained):
+    many = {"postgresql": 66_000, "sqlite": 33_000}[engine.dialect.name]  # they take 65,535 and 32,766
+    with engine.begin() as connection:
+        connection.exec_driver_sql(
+            f"WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {many}) "
+            "INSERT INTO requests (request_id, state, strategy, caller, keys, already_forgotten, ignored_unknown, "
+            "received_at, joined) SELECT 'r-' || i, 'RECEIVED', 'auto', '', 1, 0, 0, 0.0, false FROM n"
+        )
+    names = [f"r-{number}" for number in range(1, many + 1)]
+    registry.publish(trained, "round", names[1:], [(plan(1), outcome(1, 1))])
+    registry.satisfy(trained, names)
+    assert len(ledger.mark_served(trained, 2)) == many
+    assert {request.version_after for request in ledger.requests([RequestState.SERVED])} == {2}
+
+
+@given(
+    stones=st.lists(st.tuples(st.integers(0, 2), st.integers(1, 3)), min_size=1, max_size=12),
+    marks=st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12)), min_size=3, max_size=3),
+)
+def test_revoked_rows_are_counted_against_both_watermarks(tmp_path_factory, stones, marks):
+    engine = connect(f"sqlite:///{tmp_path_factory.mktemp('counts')}/l.sqlite3", create=True)
+    ledger, registry, lease = Ledger(engine), Registry(engine), Lease(engine)
+    token = lease.acquire("me", 60)
+    registry.publish_training(token, [outcome(shard, min(marks[shard])) for shard in range(3)])
+    for number, (shard, slice_) in enumerate(stones):
+        ledger.accept([key(number, shard, slice_)])
+    changed = [(plan(s), outcome(s, max(marks[s]), exact=False, strategy="dpus")) for s in range(3)]
+    registry.publish(token, "round", [], changed)
+    expected: dict[int, dict[int, list[int]]] = {}
+    for seq, (shard, slice_) in enumerate(stones, start=1):
+        exact, removed = min(marks[shard]), max(marks[shard])
+        entry = expected.setdefault(shard, {}).setdefault(slice_, [0, 0, 0])
+        entry[0] += seq <= exact
+        entry[1] += seq > exact
+        entry[2] += seq > removed
+    found = {s: {i: list(counts) for i, counts in slices.items()} for s, slices in ledger.counts().items()}
+    assert found == expected
+    assert ledger.counts([1]) == {s: slices for s, slices in ledger.counts().items() if s == 1}
+    engine.dispose()

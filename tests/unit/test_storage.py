@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,9 +13,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
+from hybridmu.config import Settings
 from hybridmu.errors import ConfigError, StorageError
 from hybridmu.store.parquet import WRITING, read_parquet
+from hybridmu.store.s3 import address_of
 from hybridmu.store.storage import FileInfo, Storage, open_fs
 
 
@@ -214,3 +218,18 @@ def test_addresses_that_are_refused(url):
     with pytest.raises(ConfigError) as error:
         open_fs(url)
     assert "secret" not in str(error.value)
+
+
+def test_the_documented_configuration_is_valid():
+    text = (Path(__file__).parents[2] / "docs" / "storage.md").read_text()
+    [documented] = re.findall(r"```yaml\n(.*?)```", text, flags=re.DOTALL)
+    settings = Settings.parse({"data": {"train": "t.parquet"}, **yaml.safe_load(documented)})
+    address = address_of(settings.storage_url)
+    assert (address.path, address.region, address.endpoint_url) == ("bucket/prefix", "eu-central-1", None)
+    assert settings.database.startswith("postgresql")
+
+
+def test_an_endpoint_may_name_its_own_scheme():
+    address = address_of("s3://b/p/q/?endpoint_override=http://host:9000")
+    assert (address.endpoint_url, address.endpoint, address.path) == ("http://host:9000", "host:9000", "b/p/q")
+    assert address_of("s3://b").path == "b"

@@ -22,7 +22,7 @@ from hybridmu.core.gradients import gradients_of
 from hybridmu.core.model import State, SubModel, state_of
 from hybridmu.core.partition import derive, epoch_order
 from hybridmu.core.strategies.base import Context, Result
-from hybridmu.core.training import batch_bounds, fit
+from hybridmu.core.training import batch_bounds, fit, trained_epochs
 from hybridmu.errors import StrategyUnavailableError
 
 # Gradients of the revoked rows are summed over chunks of this many rows, to bound activations.
@@ -64,8 +64,10 @@ def contribution(context: Context) -> tuple[State, int, int]:
     first = int(revoked.slice[0]) if len(revoked) else slices + 1
     model = context.fresh_model()
     mean_rate = recipe.lr * (0.5 if recipe.schedule == "linear" else 1.0) / (1 - recipe.momentum)
+    counts = [live + gone for live, gone in zip(context.live.counts(slices), revoked.counts(slices), strict=True)]
+    epochs = trained_epochs(recipe, counts)
     # Half the trapezoid of slice i; 0 before the first touched slice and after the last one.
-    half = [0.5 * e * mean_rate / recipe.batch_size if i >= first else 0.0 for i, e in enumerate(recipe.epochs, 1)]
+    half = [0.5 * e * mean_rate / recipe.batch_size if i >= first else 0.0 for i, e in enumerate(epochs, 1)]
     half = [0.0, *half, 0.0]
     total: State = {}
     visits = 0

@@ -27,6 +27,7 @@ def upgrade() -> None:
         sa.Column("request_id", sa.String(length=40), nullable=False),
         sa.Column("shard", sa.Integer(), autoincrement=False, nullable=False),
         sa.Column("document", sa.Text(), nullable=False),
+        sa.Column("refused", sa.Text(), nullable=True),
         sa.PrimaryKeyConstraint("request_id", "shard", name=op.f("pk_evidence")),
     )
     op.create_table(
@@ -35,11 +36,22 @@ def upgrade() -> None:
         sa.Column("kind", sa.String(length=5), nullable=False),
         sa.Column("key_id", sa.String(length=16), nullable=False),
         sa.Column("request_id", sa.String(length=40), nullable=False),
+        sa.Column("returns", sa.Boolean(), nullable=False),
         sa.PrimaryKeyConstraint("mac", name=op.f("pk_guard")),
     )
     with op.batch_alter_table("guard", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_guard_request_id"), ["request_id"], unique=False)
 
+    op.create_table(
+        "guard_losses",
+        sa.Column("id", sa.Integer(), autoincrement=True, nullable=False),
+        sa.Column("key_id", sa.String(length=16), nullable=False),
+        sa.Column("entries", sa.Integer(), nullable=False),
+        sa.Column("caller", sa.String(length=80), nullable=False),
+        sa.Column("reason", sa.Text(), nullable=False),
+        sa.Column("at", sa.Float(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_guard_losses")),
+    )
     op.create_table(
         "holds",
         sa.Column("id", sa.Integer(), autoincrement=True, nullable=False),
@@ -57,6 +69,31 @@ def upgrade() -> None:
         sa.Column("request_id", sa.String(length=40), nullable=False),
         sa.PrimaryKeyConstraint("key", name=op.f("pk_idempotency")),
     )
+    op.create_table(
+        "ingestions",
+        sa.Column("seq", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
+        sa.Column("ingest_id", sa.String(length=40), nullable=False),
+        sa.Column("state", sa.String(length=16), nullable=False),
+        sa.Column("source", sa.String(length=200), nullable=False),
+        sa.Column("slices", sa.Integer(), nullable=False),
+        sa.Column("epochs", sa.Integer(), nullable=False),
+        sa.Column("rows", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("skipped", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("generation", sa.Integer(), nullable=True),
+        sa.Column("version", sa.Integer(), nullable=True),
+        sa.Column("after_request", sa.String(length=40), nullable=True),
+        sa.Column("caller", sa.String(length=80), nullable=False),
+        sa.Column("received_at", sa.Float(), nullable=False),
+        sa.Column("applied_at", sa.Float(), nullable=True),
+        sa.Column("served_at", sa.Float(), nullable=True),
+        sa.Column("reason", sa.Text(), nullable=True),
+        sa.PrimaryKeyConstraint("seq", name=op.f("pk_ingestions")),
+        sa.UniqueConstraint("ingest_id", name=op.f("uq_ingestions_ingest_id")),
+    )
+    with op.batch_alter_table("ingestions", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_ingestions_after_request"), ["after_request"], unique=False)
+        batch_op.create_index(batch_op.f("ix_ingestions_state"), ["state"], unique=False)
+
     op.create_table(
         "leases",
         sa.Column("name", sa.String(length=40), nullable=False),
@@ -160,9 +197,10 @@ def upgrade() -> None:
     )
     op.create_table(
         "surveys",
+        sa.Column("request_id", sa.String(length=40), nullable=False),
         sa.Column("shard", sa.Integer(), autoincrement=False, nullable=False),
-        sa.Column("document", sa.Text(), nullable=False),
-        sa.PrimaryKeyConstraint("shard", name=op.f("pk_surveys")),
+        sa.Column("document", sa.LargeBinary(), nullable=False),
+        sa.PrimaryKeyConstraint("request_id", "shard", name=op.f("pk_surveys")),
     )
     op.create_table(
         "tombstones",
@@ -174,12 +212,12 @@ def upgrade() -> None:
         sa.Column("slice", sa.Integer(), nullable=False),
         sa.Column("rows", sa.Integer(), nullable=False),
         sa.PrimaryKeyConstraint("seq", name=op.f("pk_tombstones")),
-        sa.UniqueConstraint("key", "kind", "shard", name=op.f("uq_tombstones_key_kind_shard")),
+        sa.UniqueConstraint("key", "kind", "shard", "slice", name=op.f("uq_tombstones_key_kind_shard_slice")),
         sqlite_autoincrement=True,
     )
     with op.batch_alter_table("tombstones", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_tombstones_request_id"), ["request_id"], unique=False)
-        batch_op.create_index(batch_op.f("ix_tombstones_shard"), ["shard"], unique=False)
+        batch_op.create_index("tombstone_counts", ["shard", "slice", "seq", "rows"], unique=False)
 
     op.create_table(
         "version_shards",
@@ -193,8 +231,12 @@ def upgrade() -> None:
         sa.Column("error_spent", sa.Float(), nullable=False),
         sa.Column("strategy", sa.String(length=16), nullable=False),
         sa.Column("head", sa.String(length=64), nullable=True),
+        sa.Column("generations", sa.Integer(), nullable=False),
         sa.PrimaryKeyConstraint("version", "shard", name=op.f("pk_version_shards")),
     )
+    with op.batch_alter_table("version_shards", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_version_shards_shard"), ["shard"], unique=False)
+
     op.create_table(
         "versions",
         sa.Column("version", sa.Integer(), autoincrement=False, nullable=False),

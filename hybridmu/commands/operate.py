@@ -1,0 +1,228 @@
+"""`hybridmu requests …`, pause and resume, legal holds: what operators look at and what they switch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from hybridmu import config
+from hybridmu.commands.console import ConfigOption, JsonOption, emit, errors, operator, out
+from hybridmu.system import System, connect
+from hybridmu.types import RequestState
+
+app = typer.Typer(no_args_is_help=True, help="Deletion requests: list, look, take back.")
+
+RequestArgument = Annotated[str, typer.Argument(help="The request.")]
+ReasonOption = Annotated[str, typer.Option("--reason", help="Why, for the log.")]
+
+
+@app.command("list")
+def list_(
+    config_file: ConfigOption,
+    state: Annotated[
+        list[RequestState] | None,
+        typer.Option("--state", case_sensitive=False, help="Only these; may be repeated."),
+    ] = None,
+    caller: Annotated[str | None, typer.Option("--caller", help="Only those of this caller.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List requests in the order in which they were accepted."""
+    with _system(config_file, as_json) as system:
+        found = system.requests(state or (), caller)
+    emit(found, as_json, lambda: _listed(found))
+
+
+@app.command()
+def show(request_id: RequestArgument, config_file: ConfigOption, as_json: JsonOption = False) -> None:
+    """Show every time of a request, what it still waits for, and plan against actual per round and shard."""
+    with _system(config_file, as_json) as system:
+        result = system.report(request_id)
+        held = [hold for hold in system.holds() if hold["request_id"] in {None, request_id}]
+    deadline = result["deadline_at"]
+    result |= {"slack_seconds": None if deadline is None else deadline - time.time(), "holds": held}
+    emit(result, as_json, lambda: _shown(result))
+
+
+@app.command()
+def cancel(request_id: RequestArgument, config_file: ConfigOption, as_json: JsonOption = False) -> None:
+    """Take back a request that nobody began to fulfil; its rows are live again."""
+    with _system(config_file, as_json) as system:
+        result = system.cancel(request_id, operator())
+    emit(result, as_json, lambda: _say(f"{request_id} CANCELLED: its rows are live again"))
+
+
+def pause(reason: ReasonOption, config_file: ConfigOption, as_json: JsonOption = False) -> None:
+    """Accept requests, but claim none until `resume`; what runs is finished, repairs meet their deadlines."""
+    with _system(config_file, as_json) as system:
+        result = system.pause(reason, operator())
+    emit(result, as_json, lambda: _say("paused: requests are accepted, and wait for `hybridmu resume`"))
+
+
+def resume(config_file: ConfigOption, as_json: JsonOption = False) -> None:
+    """Claim requests again."""
+    with _system(config_file, as_json) as system:
+        system.resume()
+    emit({"paused": False}, as_json, lambda: _say("resumed"))
+
+
+def hold(
+    reason: ReasonOption,
+    config_file: ConfigOption,
+    request: Annotated[str | None, typer.Option("--request", help="Only this request; all when left out.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Place a legal hold: rows are forgotten by the model all the same, but not purged from storage."""
+    with _system(config_file, as_json) as system:
+        result = system.hold(reason, request, operator())
+    emit(result, as_json, lambda: _say(f"hold {result['number']} on {request or 'every request'}"))
+
+
+def holds(config_file: ConfigOption, as_json: JsonOption = False) -> None:
+    """List the legal holds that are not lifted."""
+    with _system(config_file, as_json) as system:
+        found = system.holds()
+    emit(found, as_json, lambda: _say("\n".join(map(_hold, found)) or "no holds"))
+
+
+def lift(
+    number: Annotated[int, typer.Argument(help="The hold.")], config_file: ConfigOption, as_json: JsonOption = False
+) -> None:
+    """End a legal hold."""
+    with _system(config_file, as_json) as system:
+        system.lift(number)
+    emit({"lifted": number}, as_json, lambda: _say(f"hold {number} is lifted"))
+
+
+def outcome(report: dict[str, Any]) -> None:
+    """Print what became of a request: one line, its shards, and what comes next."""
+    took = report["seconds_to_applied"]
+    _say(
+        f"{report['request_id']} {report['state']}: {report['keys']} key(s), "
+        f"version {report['version_before']} -> {report['version_after']}"
+        + (f", applied {_after(took)}" if took is not None else "")
+    )
+    _shards(report)
+    if report["state"] == RequestState.RECEIVED:
+        _say("committed; `hybridmu run` fulfils it, or repeat the command with --wait")
+    if report["owes_exact_repair"]:
+        _say(f"approximate: {_repair(report)}")
+    if report["already_forgotten"] or report["ignored_unknown"]:
+        _say(f"{report['already_forgotten']} forgotten before, {report['ignored_unknown']} unknown and ignored")
+
+
+def standing(result: dict[str, Any]) -> None:
+    """Print where the system stands, from `System.status`."""
+    _say(f"version {result['version']}, {result['voters']} voter(s)")
+    if result["pause"]:
+        _say(f"PAUSED by {result['pause']['caller']}: {result['pause']['reason']}")
+    debts = [f"{debt['shard']}{_before(debt['deadline_at'])}" for debt in result["debts"]]
+    _say(f"shards that owe an exact repair: {', '.join(debts) or 'none'}")
+    _say("requests: " + ", ".join(f"{state} {count}" for state, count in result["requests"].items()))
+    for placed in result["holds"]:
+        _say(_hold(placed))
+    _say(f"replicas: {result['replicas'] or 'none'}; coordinator: {result['coordinator'] or 'none'}")
+
+
+@contextmanager
+def _system(config_file: Path, as_json: bool) -> Iterator[System]:
+    with errors(as_json), connect(config.load(config_file), "local") as system:
+        yield system
+
+
+def _say(text: str) -> None:
+    out.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _listed(found: list[dict[str, Any]]) -> None:
+    if not found:
+        _say("no requests")
+        return
+    table = Table("request", "state", "caller", "keys", "accepted", "applied", "served", "exact", "purged", "deadline")
+    for row in found:
+        times = [row[f"{name}_at"] for name in ("applied", "served", "exact", "purged", "deadline")]
+        shown = [_after(at - row["received_at"]) if at else "" for at in times]
+        table.add_row(
+            row["request_id"], row["state"], row["caller"], str(row["keys"]), _utc(row["received_at"]), *shown
+        )
+    out.print(table)
+
+
+def _shown(report: dict[str, Any]) -> None:
+    asked = f", asked by {report['caller']}" if report["caller"] else ""
+    _say(f"{report['request_id']} {report['state']}{asked}: {report['keys']} key(s), strategy {report['strategy']}")
+    if report["reason"]:
+        _say(f"  because   {report['reason']}")
+    _say(f"  accepted  {_utc(report['received_at'])}")
+    slack = report["slack_seconds"]
+    left = "" if slack is None else f", {slack:.1f} s left" if slack > 0 else f", passed {-slack:.1f} s ago"
+    _say(f"  deadline  {_after(report['seconds_to_deadline']) + left if left else 'none'}")
+    version, exact = report["version_after"], report["version_exact"]
+    how = "exactly" if version == exact else "approximately"
+    notes = {
+        "applied": f", {how}, by version {version}",
+        "served": "",
+        "exact": f", by version {exact}",
+        "purged": f", certificate {report['certificate']}" if report["certificate"] else "",
+    }
+    for name, note in notes.items():
+        took = report[f"seconds_to_{name}"]
+        if took is None and report["state"] == RequestState.CANCELLED:
+            continue
+        _say(f"  {name:8}  {'not yet' if took is None else _after(took) + note}")
+    if report["owes_exact_repair"]:
+        _say(_repair(report))
+    for placed in report["holds"]:
+        _say(_hold(placed))
+    _shards(report)
+
+
+def _shards(report: dict[str, Any]) -> None:
+    columns = ("shard", "strategy", "rule", "rows", "slice", "visits", "planned", "seconds", "estimated")
+    rounds = {row["round"]: None for row in report["shards"]}
+    for number, name in enumerate(rounds, start=1):
+        table = Table(*columns, title=f"round {number} of {len(rounds)}" if len(rounds) > 1 else None)
+        for s in (row for row in report["shards"] if row["round"] == name):
+            cells = (s["shard"], s["strategy"], s["rule"], s["revoked"], s["first_slice"], s["sample_visits"])
+            seconds = (f"{s['measured_seconds']:.3f}", f"{s['estimated_seconds']:.3f}")
+            table.add_row(*map(str, (*cells, s["planned_visits"], *seconds)))
+        out.print(table)
+
+
+def _repair(report: dict[str, Any]) -> str:
+    """Return when the exact retrain comes that an approximate removal owes."""
+    deadline = report["deadline_at"]
+    if report["repair"] == "idle":
+        when = f"as soon as no request waits{_before(deadline)}"
+    elif deadline:
+        when = f"when it must,{_before(deadline)}"
+    else:
+        when = "when the shard's error budget is spent: there is no deadline, and policy.repair is `deadline`"
+    return f"shards {report['owes_exact_repair']} owe an exact retrain; `hybridmu run` makes it by itself {when}"
+
+
+def _before(deadline: float | None) -> str:
+    if deadline is None:
+        return ""
+    left = deadline - time.time()
+    return f" before the deadline in {left:.1f} s" if left > 0 else f" though the deadline passed {-left:.1f} s ago"
+
+
+def _hold(placed: dict[str, Any]) -> str:
+    what = placed["request_id"] or "every request"
+    by = f" by {placed['caller']}" if placed["caller"] else ""
+    return f"legal hold {placed['number']} on {what}, since {_utc(placed['placed_at'])}{by}: {placed['reason']}"
+
+
+def _after(seconds: float) -> str:
+    return f"after {seconds:.{1 if seconds >= 1 else 2}f} s"
+
+
+def _utc(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")

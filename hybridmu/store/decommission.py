@@ -1,0 +1,105 @@
+"""Forgetting everything: the ledger says so first, then storage and database are emptied, then the code looks."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Engine
+
+from hybridmu.errors import PurgeError, StateError
+from hybridmu.store import tables as t
+from hybridmu.store.controls import Controls
+from hybridmu.store.database import reader
+from hybridmu.store.lease import fence
+from hybridmu.store.scrub import clean
+from hybridmu.store.storage import Storage
+from hybridmu.types import RequestState
+
+_KEY = "decommissioned"
+_KEPT_FOLDER = "certificates/"
+_EMPTIED = (
+    *(t.serving, t.versions, t.version_shards, t.tombstones, t.needs, t.rounds, t.outcomes, t.costs, t.idempotency),
+    *(t.evidence, t.surveys, t.replicas),
+)
+
+
+def decommissioned(connection: Connection) -> dict[str, Any] | None:
+    """Return when, why and by whom the system was decommissioned; None while it lives."""
+    raw = connection.scalar(sa.select(t.meta.c.value).where(t.meta.c.key == _KEY))
+    found: dict[str, Any] | None = json.loads(raw) if raw else None
+    return found
+
+
+class Decommission:
+    """The end of a system; every step may be repeated after a crash.
+
+    Args:
+        storage: What is emptied; certificates stay.
+        engine: The database; requests, guard entries and their log stay.
+    """
+
+    def __init__(self, storage: Storage, engine: Engine) -> None:
+        self.storage = storage
+        self._engine, self._read = engine, reader(engine)
+
+    def announce(self, token: int, reason: str, caller: str) -> None:
+        """Say in the ledger, fenced, that the system is over: from here on no request is accepted and no replica answers.
+
+        Raises:
+            StateError: A legal hold is in force.
+        """
+        if holds := Controls(self._engine).holds():
+            raise StateError(
+                "a legal hold keeps this system from being decommissioned",
+                got=f"hold {holds[0].number}: {holds[0].reason}",
+                remedy="lift it first: `hybridmu lift`",
+            )
+        with self._engine.begin() as connection:
+            fence(connection, token)
+            if decommissioned(connection) is None:
+                value = json.dumps({"at": time.time(), "reason": reason, "caller": caller})
+                connection.execute(t.meta.insert().values(key=_KEY, value=value))
+            connection.execute(t.serving.delete())
+
+    def empty(self, token: int) -> dict[str, Any]:
+        """Delete everything but certificates, requests and the guard, and look.
+
+        Args:
+            token: The coordinator's fencing token.
+
+        Returns:
+            How many files went and what stays.
+
+        Raises:
+            PurgeError: Something is still there.
+        """
+        going = [info.name for info in self.storage.list() if not self._stays(info.name)]
+        for folder in sorted({name.partition("/")[0] for name in going if "/" in name}):
+            self.storage.delete_folder(folder)
+        self.storage.delete(*[name for name in going if "/" not in name])
+        now = time.time()
+        with self._engine.begin() as connection:
+            fence(connection, token)
+            for table in _EMPTIED:
+                connection.execute(table.delete())
+            connection.execute(t.meta.delete().where(t.meta.c.key.in_(["calibration", "pause"])))
+            done = {"state": RequestState.PURGED, "purged_at": now, "reason": "the whole system was decommissioned"}
+            ended = [RequestState.PURGED, RequestState.CANCELLED]
+            connection.execute(t.requests.update().where(t.requests.c.state.not_in(ended)).values(**done))
+        clean(self._engine, (), _nothing)
+        if left := [info.name for info in self.storage.list() if not self._stays(info.name)]:
+            raise PurgeError(f"{len(left)} file(s) are still in storage", got=", ".join(left[:5]), remedy="try again")
+        kept = sum(info.name.startswith(_KEPT_FOLDER) for info in self.storage.list())
+        return {"files_deleted": len(going), "certificates_kept": kept, "at": now}
+
+    def _stays(self, name: str) -> bool:
+        database = self._engine.url.database or ""
+        ours = {f"{database}{suffix}" for suffix in ("", "-wal", "-shm", "-journal")}
+        return name.startswith(_KEPT_FOLDER) or self.storage.path(name) in ours
+
+
+def _nothing() -> None:
+    """Keep no lease: this one was taken for long."""

@@ -1,0 +1,197 @@
+"""The storage's own memory of the ledger: what lets a restored, older database catch up.
+
+Before a coordinator acts on requests, it writes them with their tombstones into `journal/`; after every publish, the
+newest state of all shards. A ledger that knows less than its storage does was restored from a backup: it may not start
+before `replay` has given it back what it lost. What was committed and not begun yet is in the database alone.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Collection
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Engine
+
+from hybridmu.errors import StateError
+from hybridmu.store import tables as t
+from hybridmu.store.certificates import Certificates
+from hybridmu.store.database import reader
+from hybridmu.store.ledger import parts
+from hybridmu.store.storage import Storage
+from hybridmu.types import RequestState
+
+_FOLDER = "journal"
+_STATE = f"{_FOLDER}/state.json"
+_TIMES = ("applied_at", "served_at", "exact_at", "purged_at")
+
+
+class Journal:
+    """Requests, tombstones and versions, mirrored in storage.
+
+    Args:
+        storage: Where it is kept.
+        engine: The database that it mirrors.
+    """
+
+    def __init__(self, storage: Storage, engine: Engine) -> None:
+        self.storage = storage
+        self._write, self._read = engine, reader(engine)
+        self._kept: set[str] | None = None
+
+    def keep(self, request_ids: Collection[str]) -> None:
+        """Write down requests that are about to be acted on, once each; durable when this returns."""
+        if self._kept is None:
+            self._kept = {row["request_id"] for _, entry in self._entries() for row in entry["requests"]}
+        fresh = sorted(set(request_ids) - self._kept)
+        if not fresh:
+            return
+        entry: dict[str, Any] = {}
+        with self._read.begin() as connection:
+            for table in (t.requests, t.tombstones, t.needs, t.guard, t.idempotency):
+                entry[table.name] = [
+                    _plain(row._mapping)
+                    for part in parts(fresh)
+                    for row in connection.execute(table.select().where(table.c.request_id.in_(part)))
+                ]
+        self.storage.write(f"{_FOLDER}/{uuid.uuid4().hex}.json", json.dumps(entry).encode())
+        self._kept |= set(fresh)
+
+    def settle(self) -> None:
+        """Write down which version is served, and what it is made of."""
+        with self._read.begin() as connection:
+            version = connection.scalar(sa.select(t.serving.c.version))
+            token = connection.scalar(sa.select(sa.func.max(t.leases.c.token)))
+            last = (
+                sa
+                .select(t.version_shards.c.shard, sa.func.max(t.version_shards.c.version).label("version"))
+                .group_by(t.version_shards.c.shard)
+                .subquery()
+            )
+            same = (t.version_shards.c.shard == last.c.shard) & (t.version_shards.c.version == last.c.version)
+            shards = connection.execute(sa.select(t.version_shards).join(last, same)).all()
+        state = {"version": version, "token": token, "shards": [_plain(row._mapping) for row in shards]}
+        self.storage.write(_STATE, json.dumps(state).encode())
+
+    def check(self) -> None:
+        """Refuse a ledger that is older than its storage.
+
+        Raises:
+            StateError: It lacks a version or a request that storage has acted on.
+        """
+        state = self._state()
+        with self._read.begin() as connection:
+            version = connection.scalar(sa.select(t.serving.c.version))
+            missing = self._missing(connection)
+        if missing or (state and (version or 0) < (state["version"] or 0)):
+            raise StateError(
+                "the ledger is older than its storage: it was restored from a backup",
+                expected=f"version {state['version'] if state else version} and every request that was begun",
+                got=f"version {version}, {len(missing)} request(s) missing",
+                remedy="run `hybridmu ledger replay -c CONFIG`; until then nothing is trained or removed",
+            )
+
+    def replay(self) -> dict[str, int]:
+        """Give a restored ledger back what it lost; requests whose removal it can't see are fulfilled again.
+
+        Returns:
+            How many requests and tombstones came back, and the version that is served.
+        """
+        state = self._state()
+        with self._write.begin() as connection:
+            missing = self._missing(connection)
+            tombstones = 0
+            for _, entry in self._entries():
+                for name in ("requests", "tombstones", "needs", "guard", "idempotency"):
+                    table = t.metadata.tables[name]
+                    rows = [_typed(row) for row in entry[name] if row["request_id"] in missing]
+                    if name == "requests":
+                        rows = [_reopened(row) for row in rows]
+                    if rows:
+                        connection.execute(table.insert(), rows)
+                    tombstones += len(rows) if name == "tombstones" else 0
+            if tombstones and connection.dialect.name == "postgresql":  # numbers were given, not drawn
+                for table in ("tombstones", "requests"):
+                    connection.exec_driver_sql(
+                        f"SELECT setval(pg_get_serial_sequence('{table}', 'seq'), (SELECT MAX(seq) FROM {table}))"
+                    )
+            for document in Certificates(self.storage).all():
+                _close(connection, document)
+            current = connection.scalar(sa.select(t.serving.c.version)) or 0
+            if state and state["version"] and state["version"] > current:
+                _restore_version(connection, state)
+                current = state["version"]
+        return {"requests": len(missing), "tombstones": tombstones, "version": int(current)}
+
+    def scrub(self, seqs: Collection[int]) -> None:
+        """Rewrite entries without the keys of tombstones whose rows are gone; HMACs and counts stay."""
+        gone = set(seqs)
+        for name, entry in self._entries():
+            mine = [row for row in entry["tombstones"] if row["seq"] in gone and row["key"] is not None]
+            if mine:
+                for row in mine:
+                    row["key"] = None
+                self.storage.write(name, json.dumps(entry).encode())
+
+    def _missing(self, connection: Connection) -> set[str]:
+        """Return the requests in storage that the ledger does not know."""
+        kept = {row["request_id"] for _, entry in self._entries() for row in entry["requests"]}
+        have: set[str] = set()
+        for part in parts(sorted(kept)):
+            have |= set(connection.scalars(sa.select(t.requests.c.request_id).where(t.requests.c.request_id.in_(part))))
+        return kept - have
+
+    def _entries(self) -> list[tuple[str, dict[str, Any]]]:
+        names = [info.name for info in self.storage.list(_FOLDER) if info.name.endswith(".json")]
+        return [(name, json.loads(self.storage.read(name))) for name in names if name != _STATE]
+
+    def _state(self) -> dict[str, Any] | None:
+        try:
+            state: dict[str, Any] = json.loads(self.storage.read(_STATE))
+        except FileNotFoundError:
+            return None
+        return state
+
+
+def _restore_version(connection: Connection, state: dict[str, Any]) -> None:
+    """Write the newest version under its own number, so that no number is given out twice."""
+    number = state["version"]
+    created = sa.select(t.versions.c.version).where(t.versions.c.version == number)
+    if connection.scalar(created) is None:
+        connection.execute(t.versions.insert().values(version=number, created_at=0.0))
+    for row in state["shards"]:
+        key = (t.version_shards.c.version == row["version"]) & (t.version_shards.c.shard == row["shard"])
+        if connection.scalar(sa.select(t.version_shards.c.shard).where(key)) is None:
+            connection.execute(t.version_shards.insert().values(**row))
+    if connection.execute(t.serving.update().values(version=number)).rowcount == 0:
+        connection.execute(t.serving.insert().values(id=1, version=number))
+
+
+def _close(connection: Connection, certificate: dict[str, Any]) -> None:
+    """Mark a request PURGED that has a certificate: its rows are gone, whatever an older ledger says."""
+    request = certificate["request"]
+    mine = t.requests.c.request_id == request["id"]
+    times = {name: datetime.fromisoformat(request[name]).timestamp() for name in _TIMES}
+    values = {"state": RequestState.PURGED, "certificate": certificate["number"], **times}
+    connection.execute(t.requests.update().where(mine).values(**values))
+    connection.execute(t.tombstones.update().where(t.tombstones.c.request_id == request["id"]).values(key=None))
+    connection.execute(t.evidence.delete().where(t.evidence.c.request_id == request["id"]))
+
+
+def _reopened(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a request as it was accepted: what happened since is found again, or done again."""
+    kept = {"seq", "request_id", "strategy", "caller", "keys", "already_forgotten", "ignored_unknown"}
+    kept |= {"received_at", "deadline_at"}
+    fields = {name: value for name, value in row.items() if name in kept}
+    return {**fields, "state": RequestState.PLANNED, "joined": True}
+
+
+def _plain(row: Any) -> dict[str, Any]:
+    return {name: {"hex": value.hex()} if isinstance(value, bytes) else value for name, value in row.items()}
+
+
+def _typed(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: bytes.fromhex(value["hex"]) if isinstance(value, dict) else value for name, value in row.items()}

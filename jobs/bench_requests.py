@@ -1,0 +1,202 @@
+"""How fast requests are accepted, planned and purged: `python jobs/bench_requests.py accept|plan|purge`.
+
+Prints each figure beside its goal and beside the machine's own limit (a bare fsync, a bare insert). On loopback-free
+local storage; two cores suffice.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+import hybridmu
+from hybridmu.planning.cost import CostModel
+from hybridmu.planning.planner import Policy, Pools, make_plan
+from hybridmu.store.storage import Storage
+from hybridmu.types import Calibration, ResolvedKey, RowKey, ShardStats
+
+
+def _fsync_ms(folder: Path) -> float:
+    """Return the median time of appending a page to a file and making it durable, in milliseconds."""
+    taken = []
+    with (folder / "fsync").open("wb") as file:
+        for _ in range(50):
+            started = time.perf_counter()
+            file.write(bytes(4096))
+            file.flush()
+            os.fsync(file.fileno())
+            taken.append(time.perf_counter() - started)
+    return float(np.median(taken) * 1000)
+
+
+def _system(folder: Path, rows: int, shards: int, groups: bool = False) -> hybridmu.System:
+    """Return a trained system of `rows` rows that takes seconds to train."""
+    random = np.random.default_rng(0)
+    columns: dict[str, Any] = {"id": pa.array(np.arange(rows)), "label": pa.array(random.integers(0, 2, rows))}
+    if groups:
+        columns["user"] = pa.array([f"user-{n}" for n in random.integers(0, rows // 4, rows)])
+    columns["x"] = pa.array(random.normal(size=rows).astype(np.float32))
+    pq.write_table(pa.table(columns), folder / "train.parquet", row_group_size=65_536)
+    config: dict[str, Any] = {
+        "data": {"train": str(folder / "train.parquet"), **({"group": "user"} if groups else {})},
+        "task": {"name": "linear"},
+        "sisa": {"shards": shards, "slices": 5, "epochs": 1, "batch_size": 4096},
+        "policy": {"calibrate": False},
+        "storage_url": str(folder / "storage"),
+    }
+    system = hybridmu.connect(config, executor="local")
+    system.train()
+    return system
+
+
+def accept(rows: int, rate: float, seconds: float) -> dict[str, Any]:
+    """Accept requests of one id each at a steady rate, and one of 10,000 ids; every call returns durable.
+
+    Args:
+        rows: Known ids.
+        rate: Requests per second.
+        seconds: For how long.
+
+    Returns:
+        Latencies in milliseconds, and the goals.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        with _system(folder, rows, 8) as system:
+            order = np.random.default_rng(1).permutation(rows)
+            system.forget(ids=[int(order[-1])])  # the first call reads the key columns
+            taken, started = [], time.perf_counter()
+            for number in range(int(rate * seconds)):
+                time.sleep(max(0.0, started + number / rate - time.perf_counter()))
+                begun = time.perf_counter()
+                system.forget(ids=[int(order[number])])
+                taken.append((time.perf_counter() - begun) * 1000)
+            many = [int(row) for row in order[-10_001:-1]]
+            begun = time.perf_counter()
+            system.forget(ids=many)
+            large = time.perf_counter() - begun
+            return {
+                "known_ids": rows,
+                "requests": len(taken),
+                "accept_p50_ms": float(np.percentile(taken, 50)),
+                "accept_p99_ms": float(np.percentile(taken, 99)),
+                "accept_max_ms": max(taken),
+                "goal_p99_ms": 20.0,
+                "fsync_ms": _fsync_ms(folder),
+                "ten_thousand_ids_s": large,
+                "goal_ten_thousand_ids_s": 1.0,
+            }
+
+
+def plan(shards: int, pending: int) -> dict[str, Any]:
+    """Plan many shards with many pending ids: counting them in the database, then deciding.
+
+    Args:
+        shards: Touched shards.
+        pending: Ids that are revoked and not removed, over all shards.
+
+    Returns:
+        Seconds of both parts, and the goal.
+    """
+    from hybridmu.store.database import connect
+    from hybridmu.store.ledger import Ledger
+
+    random = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as name:
+        ledger = Ledger(connect(f"sqlite:///{name}/ledger.sqlite3", create=True))
+        keys = [
+            ResolvedKey("id", n.to_bytes(16, "big"), int(s), int(i), (RowKey(n.to_bytes(16, "big")),))
+            for n, (s, i) in enumerate(
+                zip(random.integers(0, shards, pending), random.integers(1, 6, pending), strict=True)
+            )
+        ]
+        ledger.accept(keys)
+        counting, deciding = [], []
+        for _ in range(5):
+            begun = time.perf_counter()
+            counts = ledger.counts()
+            counting.append(time.perf_counter() - begun)
+            begun = time.perf_counter()
+            stats = []
+            for shard, found in counts.items():
+                revoked = tuple(found.get(i, (0, 0, 0))[1] for i in range(1, 6))
+                stats.append(ShardStats(shard, (4,) * 5, (20_000,) * 5, revoked, revoked, (True,) * 5))
+            make_plan(stats, CostModel(), Policy(), Pools(64, 4), Calibration(), slack_seconds=60.0)
+            deciding.append(time.perf_counter() - begun)
+        return {
+            "shards": shards,
+            "pending_ids": pending,
+            "count_s": float(np.median(counting)),
+            "decide_s": float(np.median(deciding)),
+            "total_s": float(np.median(counting) + np.median(deciding)),
+            "goal_s": 0.2,
+        }
+
+
+def purge(rows: int) -> dict[str, Any]:
+    """Purge one request that touches every shard; count how often each file of the lake is written.
+
+    Args:
+        rows: Rows of the table.
+
+    Returns:
+        Seconds from exact to PURGED, and writes per file.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        with _system(folder, rows, 8, groups=True) as system:
+            written: dict[str, int] = {}
+            real = Storage.publish
+
+            def spy(storage: Storage, source: Path, target: str) -> None:
+                written[target] = written.get(target, 0) + 1
+                real(storage, source, target)
+
+            Storage.publish = spy  # type: ignore[method-assign]
+            try:
+                request = system.forget(ids=list(range(0, rows, rows // 200)), strategy="retrain", wait=True)
+                begun = time.perf_counter()
+                system.run(until_idle=True)
+                taken = time.perf_counter() - begun
+            finally:
+                Storage.publish = real  # type: ignore[method-assign]
+            final = system.ledger.request(request["request_id"])
+            size = sum(file.size for file in system.site.storage.list("lake"))
+            return {
+                "rows": rows,
+                "state": str(final.state),
+                "purge_s": taken,
+                "lake_bytes": size,
+                "files_written": len(written),
+                "writes_per_file": max(written.values(), default=0),
+            }
+
+
+def main() -> None:
+    """Run one benchmark and print its figures as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=("accept", "plan", "purge"))
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--rate", type=float, default=100.0)
+    parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--shards", type=int, default=1000)
+    parser.add_argument("--pending", type=int, default=100_000)
+    given = parser.parse_args()
+    if given.what == "accept":
+        found = accept(given.rows, given.rate, given.seconds)
+    else:
+        found = plan(given.shards, given.pending) if given.what == "plan" else purge(given.rows)
+    print(json.dumps(found, indent=2))
+
+
+if __name__ == "__main__":
+    main()

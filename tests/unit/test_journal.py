@@ -1,0 +1,108 @@
+"""A ledger restored from a backup catches up with its storage before anything goes on."""
+
+from __future__ import annotations
+
+import pytest
+
+import hybridmu
+from hybridmu.errors import StateError
+from hybridmu.store.certificates import Certificates
+from hybridmu.types import RequestState
+from tests.support import make_table, settings_dict
+
+
+@pytest.fixture
+def config(tmp_path):
+    make_table(tmp_path / "train.parquet", 90)
+    return settings_dict(tmp_path, sisa={"shards": 3}, policy={"verify_share": 0.0})
+
+
+def blobs(system):
+    return {sub.shard: sub.blob for sub in system.registry.version().shards}
+
+
+def back_up(system, path):
+    system.close()
+    with system._engine.connect() as connection:
+        connection.connection.driver_connection.execute(f"VACUUM INTO '{path}'")
+
+
+def restore(config, path):
+    from pathlib import Path
+
+    ledger = Path(config["storage_url"]) / "ledger.sqlite3"
+    for suffix in ("", "-wal", "-shm"):
+        ledger.with_name(ledger.name + suffix).unlink(missing_ok=True)
+    ledger.write_bytes(path.read_bytes())
+
+
+def test_an_older_ledger_refuses_to_start_until_it_has_caught_up(config, tmp_path):
+    with hybridmu.connect(config, executor="local") as system:
+        system.train()
+        early = system.forget(ids=[1])["request_id"]
+        back_up(system, tmp_path / "backup")
+        gone = system.forget(ids=[2, 3], key="k", wait=True)["request_id"]
+        system.run(until_idle=True)
+        late = system.forget(ids=[4, 5], strategy="retrain", wait=True)["request_id"]
+        before, version = blobs(system), system.registry.version().version
+        assert system.ledger.request(gone).state is RequestState.PURGED
+        certificates = len(Certificates(system.site.storage).numbers())
+    restore(config, tmp_path / "backup")
+    with hybridmu.connect(config, executor="local") as system:
+        with pytest.raises(StateError, match="older than its storage"):
+            system.run(until_idle=True)
+        assert system.ledger.tombstones() != {}
+        found = system.replay()
+        assert found == {"requests": 2, "tombstones": 4, "version": version}
+        assert system.replay() == {"requests": 0, "tombstones": 0, "version": version}
+        assert system.ledger.request(gone).state is RequestState.PURGED
+        assert system.ledger.request(early).state is RequestState.PURGED  # done after the backup, as its certificate says
+        assert system.forget(ids=[2, 3], key="k")["request_id"] == gone
+        assert system.ledger.request(late).state is RequestState.PLANNED
+        system.run(until_idle=True)
+        assert system.ledger.request(late).state is RequestState.PURGED
+        assert blobs(system) == before
+        assert len(Certificates(system.site.storage).numbers()) == certificates + 1
+        assert system.verify()["exact_claims_hold"]
+
+
+def test_a_ledger_that_lost_a_version_only_refuses_too(config, tmp_path):
+    with hybridmu.connect(config, executor="local") as system:
+        system.train()
+        request = system.forget(ids=[1], strategy="retrain")["request_id"]
+        coordinator = system._acquire()
+        coordinator.step(0.0)
+        coordinator.step(0.0)
+        back_up(system, tmp_path / "backup")
+        system.wait(request)
+        before = blobs(system)
+    restore(config, tmp_path / "backup")
+    with hybridmu.connect(config, executor="local") as system:
+        if system.registry.served() == 1:
+            with pytest.raises(StateError, match="older than its storage"):
+                system.run(until_idle=True)
+            system.replay()
+        system.run(until_idle=True)
+        assert blobs(system) == before
+
+
+def test_a_ledger_as_new_as_its_storage_starts_at_once(config):
+    with hybridmu.connect(config, executor="local") as system:
+        system.train()
+        system.forget(ids=[1], wait=True)
+    with hybridmu.connect(config, executor="local") as system:
+        system.run(until_idle=True)
+        system.close()
+        assert system.replay()["requests"] == 0
+
+
+def test_no_key_of_a_purged_row_stays_in_the_journal(config):
+    with hybridmu.connect(config, executor="local") as system:
+        system.train()
+        system.forget(ids=[1, 2], wait=True)
+        keys = [stone.key.hex() for stones in system.ledger.tombstones().values() for stone in stones]
+        files = [info.name for info in system.site.storage.list("journal")]
+        assert any(key.encode() in system.site.storage.read(name) for key in keys for name in files)
+        system.run(until_idle=True)
+        files = [info.name for info in system.site.storage.list("journal")]
+        assert not any(key.encode() in system.site.storage.read(name) for key in keys for name in files)
