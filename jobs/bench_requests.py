@@ -151,15 +151,15 @@ def purge(rows: int) -> dict[str, Any]:
     Returns:
         Seconds from exact to PURGED, and writes per file.
     """
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
         with _system(folder, rows, 8, groups=True) as system:
             written: dict[str, int] = {}
             real = Storage.publish
 
-            def spy(storage: Storage, source: Path, target: str) -> None:
-                written[target] = written.get(target, 0) + 1
-                real(storage, source, target)
+            def spy(self: Storage, source: Path, name: str) -> None:
+                written[name] = written.get(name, 0) + 1
+                real(self, source, name)
 
             Storage.publish = spy  # type: ignore[method-assign]
             try:

@@ -19,8 +19,7 @@ from sqlalchemy.engine import Connection, Engine
 from hybridmu.errors import StateError
 from hybridmu.store import tables as t
 from hybridmu.store.certificates import Certificates
-from hybridmu.store.database import reader
-from hybridmu.store.ledger import parts
+from hybridmu.store.database import parts, reader
 from hybridmu.store.storage import Storage
 from hybridmu.types import RequestState
 
@@ -114,9 +113,9 @@ class Journal:
                         connection.execute(table.insert(), rows)
                     tombstones += len(rows) if name == "tombstones" else 0
             if tombstones and connection.dialect.name == "postgresql":  # numbers were given, not drawn
-                for table in ("tombstones", "requests"):
+                for numbered in ("tombstones", "requests"):
                     connection.exec_driver_sql(
-                        f"SELECT setval(pg_get_serial_sequence('{table}', 'seq'), (SELECT MAX(seq) FROM {table}))"
+                        f"SELECT setval(pg_get_serial_sequence('{numbered}', 'seq'), (SELECT MAX(seq) FROM {numbered}))"
                     )
             for document in Certificates(self.storage).all():
                 _close(connection, document)

@@ -2,15 +2,17 @@
 
 Tables are looked at when they are rewritten, weights are swept by reference, certificates hold keyed hashes alone and
 are covered by their chain. Everything else under `storage_url`, known or not, is searched: names, bytes, and the
-values of Parquet, CSV and compressed files.
+values of Parquet, Arrow, CSV, JSON and compressed files.
 """
 
 from __future__ import annotations
 
 import csv
 import io
+import json
 import re
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow as pa
@@ -30,6 +32,9 @@ _CERTIFICATE = re.compile(r"certificates/\d{8,}\.json")
 _OF_A_SHARD = re.compile(r"(?:^|/)shard-(\d{5})(?:/|\.parquet$)")
 _COMPRESSED = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".lz4": "lz4"}
 _SEPARATED = {".csv": ",", ".tsv": "\t"}
+_LINES = {".jsonl", ".ndjson"}
+_JSON = {".json", *_LINES}
+_ARROW = {".feather", ".arrow"}
 
 
 class Look:
@@ -86,33 +91,37 @@ class Look:
         with self._storage.reading(name) as file:
             for found in self._needles.in_stream(file.read):
                 held |= {self._meaning[spelling] for spelling in found}
-        try:
-            held |= self._in_values(name)
-        except (pa.ArrowException, OSError, ValueError, csv.Error, HybridMUError):
-            return held  # not what its name says: its bytes were searched
+        with suppress(pa.ArrowException, OSError, ValueError, csv.Error, HybridMUError):
+            # What is not what its name says ends early; its bytes were searched.
+            for found in self._in_values(name):
+                held |= found
         return held
 
     def _in_bytes(self, data: bytes) -> set[bytes]:
         return {self._meaning[spelling] for spelling in self._needles.in_(data)}
 
-    def _in_values(self, name: str) -> set[bytes]:
-        """Return what is found in a file whose bytes are not its values."""
+    def _in_values(self, name: str) -> Iterator[set[bytes]]:
+        """Yield what is found in a file whose bytes are not its values."""
         *stem, last = [f".{part}" for part in name.rpartition("/")[2].split(".")]
-        held: set[bytes] = set()
         if last == ".parquet":
             with self._storage.reading(name) as source:
                 file = pq.ParquetFile(source)
                 for number in range(file.num_row_groups):
-                    held |= self._in_table(file.read_row_group(number))
-        elif last in _COMPRESSED or last in _SEPARATED:
+                    yield self._in_table(file.read_row_group(number))
+        elif last in {*_COMPRESSED, *_SEPARATED, *_JSON, *_ARROW}:
             data = self._storage.read(name)
             if codec := _COMPRESSED.get(last):
                 data = pa.CompressedInputStream(pa.BufferReader(data), codec).read()
-                held |= self._in_bytes(data)
+                yield self._in_bytes(data)
                 last = stem[-1] if stem else ""
             if last in _SEPARATED:
-                held |= self._in_lines(data.decode(), _SEPARATED[last])
-        return held
+                for row in csv.DictReader(io.StringIO(data.decode()), delimiter=_SEPARATED[last]):
+                    yield self._in_document(row)
+            elif last in _JSON:
+                for text in data.decode().splitlines() if last in _LINES else [data.decode()]:
+                    yield self._in_document(json.loads(text) if text.strip() else None)
+            elif last in _ARROW:
+                yield self._in_table(pa.ipc.open_file(pa.BufferReader(data)).read_all())
 
     def _in_table(self, table: pa.Table) -> set[bytes]:
         held: set[bytes] = set()
@@ -123,12 +132,12 @@ class Look:
             held |= self._keyed(name, values)
         return held
 
-    def _in_lines(self, text: str, separator: str) -> set[bytes]:
-        held: set[bytes] = set()
-        for row in csv.DictReader(io.StringIO(text), delimiter=separator):
-            for name, value in row.items():
-                held |= self._keyed(name, [value])
-        return held
+    def _in_document(self, value: object) -> set[bytes]:
+        if isinstance(value, list):
+            return set().union(*map(self._in_document, value))
+        if isinstance(value, dict):
+            return set().union(*(self._keyed(name, [x]) | self._in_document(x) for name, x in value.items()))
+        return set()
 
     def _keyed(self, name: object, values: Collection[object]) -> set[bytes]:
         """Return the digests of ids and groups in a column of their name: numbers are too short to be searched for."""

@@ -70,6 +70,9 @@ def test_our_own_files_do_not_name_a_row(lake, needles):
         ("table.csv.gz", gzip.compress(b"id,x\n17,1\n")),
         ("table.csv", b"id,x\n16,1\n17,1\n"),
         ("table.tsv", b"x\tid\n1\t17\n"),
+        ("rows.json", b'{"rows": [{"id": 16}, {"id": 17}]}'),
+        ("rows.jsonl", b'{"id": 16}\n\n{"x": {"id": 17}}\n'),
+        ("rows.jsonl.gz", gzip.compress(b'{"id": 17}\n')),
         ("not-really.parquet", b"customer-4711 is no table"),
         ("not-really.csv", b"\xff\xfe customer-4711 is not UTF-8"),
         ("ledger.sqlite3.bak", NAME.encode()),
@@ -99,7 +102,7 @@ def test_copies_of_tables_are_decoded(lake, needles):
     table(lake, "digests.parquet", {"_id": pa.array([digest(lake.key, "id", 17)], pa.binary(16))})
     table(lake, "others.parquet", {"id": pa.array([1, 2, 3]), "age": pa.array([17, 17, 17])})
     with lake.storage.staging() as folder:
-        feather.write_feather(pa.table({"who": [NAME]}), folder / "t", compression="uncompressed")
+        feather.write_feather(pa.table({"who": [NAME]}), folder / "t", compression="zstd")
         lake.storage.publish(folder / "t", "named.feather")
     assert found(lake, needles) == {
         "copy.parquet",
