@@ -123,7 +123,7 @@ def forget(
 @app.command()
 def run(
     config_file: ConfigOption,
-    until_idle: Annotated[bool, typer.Option("--until-idle", help="Stop when no request is open.")] = False,
+    until_idle: Annotated[bool, typer.Option("--until-idle", help="Stop when nothing is left to do.")] = False,
     as_json: JsonOption = False,
     local: LocalOption = False,
 ) -> None:

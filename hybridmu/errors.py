@@ -120,7 +120,7 @@ class StorageMismatchError(StateError):
 
 
 class DatabaseError(StateError):
-    """The database can't be reached, is full or busy, or broke off; nothing is half-written, the call may be repeated."""
+    """The database can't be reached, is full or busy, or broke off; nothing is half-written, a call may be repeated."""
 
 
 class LeaseLostError(HybridMUError):

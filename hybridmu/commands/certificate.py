@@ -12,13 +12,17 @@ from rich.table import Table
 
 from hybridmu import config
 from hybridmu.commands.console import ConfigOption, JsonOption, emit, errors, out
+from hybridmu.config import Settings
 from hybridmu.core.certificate import check, check_chain, fingerprint, parse
 from hybridmu.core.evidence import Finding
+from hybridmu.errors import ConfigError
+from hybridmu.runtime.replay import Replay, Verdict, replay
 from hybridmu.store.certificates import Certificates
-from hybridmu.store.keys import load_public_keys
+from hybridmu.store.keys import Keyring, load_public_keys
 from hybridmu.store.storage import Storage
 
 app = typer.Typer(no_args_is_help=True, help="Certificates of deletion.")
+_EXITS = {Verdict.CONFIRMED: 0, Verdict.REFUTED: 1, Verdict.SUPERSEDED: 3, Verdict.ELSEWHERE: 4}
 
 
 @app.command()
@@ -28,21 +32,38 @@ def verify(
         Path | None, typer.Option("--public-key", help="Keys to trust, from the operator: PEM, or hex.")
     ] = None,
     chain: Annotated[Path | None, typer.Option("--chain", help="Folder with all certificates of the system.")] = None,
+    again: Annotated[
+        bool, typer.Option("--replay", help="Train its shards anew and compare; the operator can, with -c.")
+    ] = False,
+    config_file: Annotated[
+        Path | None, typer.Option("-c", "--config", help="With --replay: YAML configuration.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Check signature, chains and proofs, without configuration or storage; fails when anything does not hold."""  # noqa: DOC501
+    """Check signature, chains and proofs, without configuration or storage; fails when anything does not hold.
+
+    Exit codes: 0 it holds, and a replay confirmed it; 1 something does not hold, or was refuted; 2 an error; 3 it is
+    superseded by a later certificate; 4 not replayable here.
+    """  # noqa: DOC501
+    replayed: Replay | None = None
     with errors(as_json):
+        settings = _settings(again, config_file)
         trusted = None if public_key is None else load_public_keys(public_key.read_bytes())
+        if trusted is None and settings is not None:
+            trusted = [*Keyring(settings).public_keys().values()]
         document, found = _read(file)
         if not found:
             found += check(document, trusted).items
         if chain is not None:
             found += _in_chain(document, chain, trusted)
-    ok = all(finding.ok for finding in found)
+        ok = all(finding.ok for finding in found)
+        if ok and settings is not None:
+            replayed = replay(settings, document)
     result = {"ok": ok, "trusted_key_given": trusted is not None, "findings": [asdict(finding) for finding in found]}
-    emit(result, as_json, lambda: _verified(document, found, trusted is not None))
-    if not ok:
-        raise typer.Exit(1)
+    result |= {"replay": None if replayed is None else asdict(replayed)}
+    emit(result, as_json, lambda: _verified(document, found, trusted is not None, replayed))
+    if code := 1 if not ok else _EXITS[replayed.verdict] if replayed else 0:
+        raise typer.Exit(code)
 
 
 @app.command("list")
@@ -59,6 +80,19 @@ def show(number: int, config_file: ConfigOption, as_json: JsonOption = False) ->
     with errors(as_json):
         document = _store(config_file).get(number)
     emit(document, as_json, lambda: print(json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False)))
+
+
+def _settings(again: bool, config_file: Path | None) -> Settings | None:
+    """Return the configuration of the system that is asked to replay.
+
+    Raises:
+        ConfigError: None is named.
+    """
+    if not again:
+        return None
+    if config_file is None:
+        raise ConfigError("--replay needs the system that issued the certificate", remedy="name it: -c CONFIG")
+    return config.load(config_file)
 
 
 def _store(config_file: Path) -> Certificates:
@@ -89,7 +123,7 @@ def _number(document: Any) -> int:
     return number if isinstance(number, int) else 0
 
 
-def _verified(document: Any, found: list[Finding], trusted: bool) -> None:
+def _verified(document: Any, found: list[Finding], trusted: bool, replayed: Replay | None) -> None:
     def say(text: str) -> None:
         out.print(text, markup=False, highlight=False, soft_wrap=True)
 
@@ -105,6 +139,8 @@ def _verified(document: Any, found: list[Finding], trusted: bool) -> None:
     if not trusted:
         key = document["signature"]["public_key"]
         say(f"Whose key signed it was not checked: compare {key} with the operator's, or pass --public-key.")
+    if replayed is not None:
+        say(f"Replay: {replayed.verdict}. {replayed.detail}.")
 
 
 def _summary(document: dict[str, Any]) -> dict[str, Any]:

@@ -66,7 +66,7 @@ def replay(config_file: ConfigOption, as_json: JsonOption = False) -> None:
     """Give a ledger that was restored from a backup what storage has acted on since."""
     with errors(as_json), connect(config.load(config_file), "local") as system:
         result = system.replay()
-    found = f"{result['requests']} request(s), {result['tombstones']} tombstone(s); version {result['version']} is served"
+    found = f"{result['requests']} request(s), {result['tombstones']} tombstone(s), version {result['version']}"
     emit(result, as_json, lambda: out.print(f"{found}. `hybridmu run` goes on from here.", highlight=False))
 
 

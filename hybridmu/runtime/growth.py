@@ -85,6 +85,7 @@ class Growth:
             LeaseLostError: Another coordinator took over.
         """
         if not self._swept:
+            self.ingestions.adopt(token, self.site.lake.manifest.generations)
             self._sweep()
         waiting = self.waiting()
         if not waiting:
@@ -171,8 +172,7 @@ class Growth:
         return True
 
     def _mark(self, token: int, new: Ingestion, number: int, made: Generation, publish: Callable[[], None]) -> None:
-        rows = sum(sum(shard) for shards in made.rows.values() for shard in shards)
-        self.ingestions.mark_made(token, new, number, rows, made.skipped, publish)
+        self.ingestions.mark_made(token, new, number, made.count, made.skipped, publish)
         self._sweep()
 
     def _plans(self, new: Ingestion, pools: Pools) -> dict[int, ShardPlan]:

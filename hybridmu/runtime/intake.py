@@ -17,6 +17,7 @@ from hybridmu.store.keys import Keyring
 from hybridmu.store.layout import SPLITS, incoming_file
 from hybridmu.store.ledger import Ledger, Limits
 from hybridmu.store.lookup import Lookup
+from hybridmu.store.parquet import publish_parquet
 from hybridmu.store.registry import Registry
 from hybridmu.types import ForgetRequest, Ingestion, IngestState, ResolvedKey
 
@@ -68,7 +69,7 @@ class Intake:
             refuse_known(lake, copy, self.ingestions.waiting())
             new = self._new(copy, slices, epochs, caller)
             if copy.rows:
-                lake.storage.publish(copy.path, new.source)
+                publish_parquet(lake.storage, copy.path, new.source)
         return self.ingestions.get(self.ingestions.accept(new, key, payload))
 
     def correct(
@@ -111,7 +112,7 @@ class Intake:
                 raise RequestError("all of these ids are forgotten", remedy="`readmit` them first, then `ingest` them")
             keys = self._rows_to_correct(copy)
             new = self._new(copy, 1, None, caller)
-            lake.storage.publish(copy.path, new.source)
+            publish_parquet(lake.storage, copy.path, new.source)
         return self.ledger.accept(
             keys,
             caller=caller,

@@ -101,7 +101,6 @@ class Purger:
         self._keyring = Keyring(site.settings)
         self._batch: _Batch | None = None
         self._look_at = 0.0
-        self._resumed = False
         self._retry_at: dict[str, float] = {}
         self._due_since: dict[str, float] = {}
         self._reserved: frozenset[int] = frozenset()
@@ -135,10 +134,8 @@ class Purger:
         if self._batch is not None or now < self._look_at:
             return
         self._look_at = now + _LOOK_SECONDS
-        if not self._resumed:
-            if not self._guarded(token, self._resume):
-                return
-            self._resumed = True
+        if not self._guarded(token, self._resume):
+            return
         holds = self._controls.holds()
         found = self._deletions.purgeable(
             self._registry.confirmed(), self.site.settings.policy.retention_seconds, _MARGIN_SECONDS, holds
@@ -260,7 +257,7 @@ class Purger:
         self._end()
 
     def _resume(self, token: int) -> None:
-        """Write the certificates that a crash left unwritten."""
+        """Write the certificates that a crash or a failure left unwritten."""
         passed = self._deletions.passed()
         if passed is not None:
             first = passed.numbers[0][1]

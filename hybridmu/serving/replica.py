@@ -58,6 +58,9 @@ class Replica:
         of the pointer comes after a registration: a version published later waits for this replica, an earlier one
         is seen. Were the pointer read first, a lease that ran out in between would let a request be served behind
         this replica's back.
+
+        Raises:
+            StateError: The system was decommissioned.
         """
         with self._refreshing:
             while True:

@@ -39,7 +39,7 @@ class Blobs:
 
         A file that is there already is believed only after its bytes were read: its own may have been damaged.
         """
-        data = safetensors.torch.save({name: tensor.contiguous() for name, tensor in state.items()})
+        data = _encoded(state)
         ref = f"{shard}/{_hash(data)}"
         if self._size(ref) != len(data) or not self.intact(ref):
             reach("blob.write")
@@ -176,6 +176,11 @@ class Blobs:
             return None
 
 
+def weights_hash(state: State) -> str:
+    """Return the hash by which a state is known: equal for equal bits."""
+    return _hash(_encoded(state))
+
+
 def blob_file(ref: str) -> str:
     """Return the name in storage of a blob."""
     shard, _, name = ref.partition("/")
@@ -197,6 +202,11 @@ def _lineage(shard: int) -> str:
 
 def _base(file: FileInfo) -> str:
     return file.name.rpartition("/")[2]
+
+
+def _encoded(state: State) -> bytes:
+    data: bytes = safetensors.torch.save({name: tensor.contiguous() for name, tensor in state.items()})
+    return data
 
 
 def _hash(data: bytes) -> str:

@@ -46,7 +46,7 @@ class Decommission:
         self._engine, self._read = engine, reader(engine)
 
     def announce(self, token: int, reason: str, caller: str) -> None:
-        """Say in the ledger, fenced, that the system is over: from here on no request is accepted and no replica answers.
+        """Say in the ledger, fenced, that the system is over: no request is accepted, no replica answers any more.
 
         Raises:
             StateError: A legal hold is in force.

@@ -87,7 +87,8 @@ class Deletions:
             margin_seconds: How long before its deadline a request is purged in any case.
             holds: Legal holds.
         """
-        now = time.time()
+        # Where nothing is to be kept, a clock that was set back must not keep it either.
+        now = time.time() if retention_seconds else _LAST_SECOND
         held = {hold.request_id: hold.number for hold in holds}
         everything = f"{_HOLD} {held[None]} on everything" if None in held else None
         r = t.requests.c
@@ -306,9 +307,8 @@ class Deletions:
         with transaction(self._write, "note") as connection:
             fence(connection, token)
             for request_id, reason in reasons.items():
-                connection.execute(
-                    t.requests.update().where(t.requests.c.request_id == request_id).values(reason=reason)
-                )
+                mine = (t.requests.c.request_id == request_id) & t.requests.c.purged_at.is_(None)
+                connection.execute(t.requests.update().where(mine).values(reason=reason))
 
 
 def _needs(connection: Connection, request_ids: Sequence[str]) -> dict[str, set[int]]:

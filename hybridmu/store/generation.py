@@ -31,7 +31,7 @@ from hybridmu.store.layout import (
     parts_of,
     shard_file,
 )
-from hybridmu.store.parquet import WRITING, read_parquet
+from hybridmu.store.parquet import WRITING, publish_parquet, read_parquet
 from hybridmu.store.source import Batch
 from hybridmu.store.streams import Streams
 
@@ -114,7 +114,7 @@ class Draft:
         reach("ingest.cleared")
         for file in sorted((self._staging / "done").glob("*")):
             self._beat()
-            self.lake.storage.publish(file, file.name.replace("+", "/"))
+            publish_parquet(self.lake.storage, file, file.name.replace("+", "/"))
             reach("ingest.published")
 
     def _index(self, part: int) -> None:

@@ -150,7 +150,7 @@ class Guard:
                 got=", ".join(unknown[:10]) + (" …" if len(unknown) > 10 else ""),
                 remedy="correct the list: what is not forgotten needs no readmission",
             )
-        macs = sorted({mac for found in covered for mac in found})
+        macs = sorted({mac for known in covered for mac in known})
         now = time.time()
         with self._write.begin() as connection:
             rows = [
@@ -158,11 +158,12 @@ class Guard:
                 for part in parts(macs)
                 for row in connection.execute(t.guard.select().where(t.guard.c.mac.in_(part)))
             ]
-            states: dict[str, str] = {}
+            unfinished: dict[str, str] = {}
             for part in parts(sorted({row.request_id for row in rows})):
-                query = sa.select(t.requests.c.request_id, t.requests.c.state)
-                states |= dict(connection.execute(query.where(t.requests.c.request_id.in_(part))).tuples())
-            if unfinished := {name: state for name, state in states.items() if state in _OPEN}:
+                found = t.requests.c.request_id.in_(part) & t.requests.c.state.in_(_OPEN)
+                for request in connection.execute(t.requests.select().where(found)):
+                    unfinished[request.request_id] = request.state
+            if unfinished:
                 name, state = next(iter(unfinished.items()))
                 raise StateError(
                     f"{len(unfinished)} request(s) that forgot these keys are not finished",

@@ -18,7 +18,7 @@ from hybridmu.store.guard import Guard
 from hybridmu.store.lake import Lake
 from hybridmu.store.layout import INCOMING, digest_column, incoming_file, parts_of
 from hybridmu.store.lookup import UnknownKey
-from hybridmu.store.parquet import WRITING, open_parquet, read_parquet
+from hybridmu.store.parquet import WRITING, open_parquet, publish_parquet, read_parquet
 from hybridmu.store.source import Reader, fingerprint, open_source
 from hybridmu.store.streams import Streams
 from hybridmu.types import Ingestion
@@ -133,7 +133,7 @@ def rewrite(lake: Lake, new: Ingestion, guard: Guard) -> int:
                 gone += len(table) - len(kept)
                 writer.write_table(kept)
         if gone:
-            lake.storage.publish(target, new.source)
+            publish_parquet(lake.storage, target, new.source)
     return gone
 
 

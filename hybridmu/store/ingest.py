@@ -92,7 +92,7 @@ def grow(lake: Lake, new: Ingestion, guard: Guard, beat: Beat, ready: Beat) -> G
     data = lake.settings.data
     types = key_type(source, data.id), key_type(source, data.group) if data.group else None
     skipped = new.skipped + reader.skipped
-    return Generation(new.slices, (new.epochs,) * new.slices, rows, skipped, *types, new.ingest_id)
+    return Generation(new.slices, (new.epochs,) * new.slices, rows, skipped, *types, new.ingest_id, new.after_request)
 
 
 def admit(lake: Lake, generation: Generation) -> None:

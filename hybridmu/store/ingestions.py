@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -13,6 +13,7 @@ from hybridmu.errors import StateError
 from hybridmu.store import tables as t
 from hybridmu.store.database import reader, transaction
 from hybridmu.store.idempotency import remember, repeated
+from hybridmu.store.layout import Generation, incoming_file
 from hybridmu.store.lease import fence
 from hybridmu.types import Ingestion, IngestState, RequestState
 
@@ -121,9 +122,7 @@ class Ingestions:
             fence(connection, token)
             admit()
             _set(connection, new.ingest_id, generation=generation, rows=rows, skipped=skipped, reason=None)
-            if new.after_request is not None:
-                back = (t.guard.c.request_id == new.after_request) & t.guard.c.returns
-                connection.execute(t.guard.delete().where(back))
+            _let_back(connection, new.after_request)
 
     def mark_applied(self, token: int, ingest_id: str, version: int) -> None:
         """Move an ingestion to APPLIED, fenced."""
@@ -149,6 +148,38 @@ class Ingestions:
             fence(connection, token)
             _set(connection, ingest_id, state=IngestState.FAILED, reason=reason)
 
+    def adopt(self, token: int, generations: Sequence[Generation]) -> None:
+        """Learn of generations that an older ledger, restored from a backup, does not know, fenced.
+
+        Args:
+            token: The coordinator's fencing token.
+            generations: Those of the lake.
+        """
+        known = {new.ingest_id for new in self.all()}
+        now = time.time()
+        for number, made in enumerate(generations):
+            if made.ingest_id is None or made.ingest_id in known:
+                continue
+            with self._write.begin() as connection:
+                fence(connection, token)
+                insert(
+                    connection,
+                    Ingestion(
+                        ingest_id=made.ingest_id,
+                        state=IngestState.RECEIVED,
+                        source=incoming_file(made.ingest_id),
+                        slices=made.slices,
+                        epochs=made.epochs[0],
+                        rows=made.count,
+                        skipped=made.skipped,
+                        received_at=now,
+                        after_request=made.after_request,
+                        generation=number,
+                        reason="the ledger was restored from a backup that is older than these rows",
+                    ),
+                )
+                _let_back(connection, made.after_request)
+
     def fence(self, token: int) -> None:
         """Stop a coordinator that lost its lease before it writes to storage.
 
@@ -169,6 +200,13 @@ class Ingestions:
         with self._write.begin() as connection:
             fence(connection, token)
             _set(connection, ingest_id, rows=t.ingestions.c.rows - rows, skipped=t.ingestions.c.skipped + rows)
+
+
+def _let_back(connection: Connection, request_id: str | None) -> None:
+    """Lift the guard's entries of a correction whose rows are back."""
+    if request_id is not None:
+        back = (t.guard.c.request_id == request_id) & t.guard.c.returns
+        connection.execute(t.guard.delete().where(back))
 
 
 def insert(connection: Connection, new: Ingestion) -> None:

@@ -40,6 +40,7 @@ class Generation:
         id_type: Arrow type of the id column, as text.
         group_type: The same for the group column; None without one.
         ingest_id: The ingestion; None for the first read.
+        after_request: The request whose rows it brought back, corrected.
     """
 
     slices: int
@@ -49,6 +50,12 @@ class Generation:
     id_type: str
     group_type: str | None
     ingest_id: str | None = None
+    after_request: str | None = None
+
+    @property
+    def count(self) -> int:
+        """Return how many rows it brought, in all splits and shards."""
+        return sum(sum(shard) for shards in self.rows.values() for shard in shards)
 
     def has_rows(self, split: str, shard: int) -> bool:
         """Return whether it brought a shard any row of a split."""

@@ -20,7 +20,7 @@ from hybridmu.faults import reach
 from hybridmu.store.blobs import Blobs
 from hybridmu.store.lake import Lake
 from hybridmu.store.layout import SPLITS, digest_column, part_of
-from hybridmu.store.parquet import WRITING, open_parquet, read_parquet
+from hybridmu.store.parquet import WRITING, open_parquet, publish_parquet, read_parquet
 
 _REMEDY = "another process wrote to storage, or the disk lies: stop that process, and let the purge run again"
 Gone = Callable[[pa.Table], npt.NDArray[np.bool_]]
@@ -131,18 +131,21 @@ def sweep(blobs: Blobs, shard: int, refs: Collection[str], keys: Collection[str]
 def _rewrite(lake: Lake, name: str, gone: Gone) -> int:
     """Return how many rows left a table; it is published without them, row group by row group, if there were any."""
     dropped = 0
-    with open_parquet(lake.storage, name) as file, lake.storage.staging() as folder:
+    with lake.storage.staging() as folder:
         target = folder / "purged.parquet"
-        # Same schema with its metadata, same types: timestamps keep their unit and zone.
-        with pq.ParquetWriter(target, file.schema_arrow, **WRITING) as writer:
+        with (
+            open_parquet(lake.storage, name) as file,
+            # Same schema with its metadata, same types: timestamps keep their unit and zone.
+            pq.ParquetWriter(target, file.schema_arrow, **WRITING) as writer,
+        ):
             for number in range(file.num_row_groups):
                 table = file.read_row_group(number, use_threads=False)
                 kept = table.filter(pa.array(~gone(table)))
                 dropped += len(table) - len(kept)
                 if len(kept):
                     writer.write_table(kept, row_group_size=len(kept))
-        if dropped:
-            lake.storage.publish(target, name)
+        if dropped:  # once the file is closed: a reader sees that it was replaced
+            publish_parquet(lake.storage, target, name)
     return dropped
 
 

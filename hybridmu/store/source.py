@@ -180,10 +180,11 @@ def open_stored(storage: Storage, name: str) -> pads.Dataset:
 
     Raises:
         DataError: It is missing or damaged.
-    """  # noqa: DOC501 - a function makes it
+        OSError: Storage can't be read now.
+    """  # noqa: DOC501 - functions make them
     try:
         return pads.dataset(storage.path(name), filesystem=storage.fs, format="parquet")
-    except (OSError, pa.ArrowInvalid) as error:
+    except (FileNotFoundError, pa.ArrowInvalid) as error:
         raise _unreadable(name, error) from None
 
 

@@ -37,11 +37,15 @@ Kill = tuple[str, int]  # fault point, which hit
 
 def prepare(folder: str) -> None:
     """Make the tables, and train the systems that lives start from."""
-    root = Path(folder)
-    make_tables(root)
     for name, world in WORLDS.items():
         if world.trained:
-            _must(fork(lambda _, name=name, world=world: _train(root, name, world), _SECONDS))
+            prepare_world(Path(folder), name)
+
+
+def prepare_world(root: Path, name: str) -> None:
+    """Make the tables, and train one of the systems that lives start from."""
+    make_tables(root)
+    must(fork(lambda _: _train(root, name, WORLDS[name]), _SECONDS))
 
 
 def _train(root: Path, name: str, world: World) -> None:
@@ -94,7 +98,7 @@ def _play(root: Path, name: str, seed: int, kills: Sequence[Kill], blobs: Mappin
         if code == 0:
             break
         return {"deaths": deaths, "lost": [], "doubled": [], "diverged": [f"ended with {code}: {words.get('error')}"]}
-    found: dict[str, Any] = _must(fork(lambda pipe: speak(pipe)(look(raw, acts, told)), _SECONDS))
+    found: dict[str, Any] = must(fork(lambda pipe: speak(pipe)(look(raw, acts, told)), _SECONDS))
     if blobs is not None:
         wrong = [shard for shard, blob in blobs.items() if found["blobs"].get(shard) != blob]
         found["diverged"] += [f"other weights in shard {shard}" for shard in wrong]
@@ -116,7 +120,8 @@ def _live(
     say({"counts": counts})
 
 
-def _must(ended: tuple[int, bytes]) -> Any:
+def must(ended: tuple[int, bytes]) -> Any:
+    """Return what a fork said, which must have ended well."""
     code, said = ended
     assert code == 0, said.decode()
     return json.loads(said) if said else None

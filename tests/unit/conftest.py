@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
 
+import pyarrow.parquet as pq
 import pytest
 from sqlalchemy import Engine
 
 from hybridmu.store.database import connect
 from hybridmu.store.lease import Lease
 from hybridmu.store.ledger import Ledger
+from tests.unit import purged
 
 
 @pytest.fixture
@@ -36,3 +40,20 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     real, ahead = time.time, [0.0]
     monkeypatch.setattr(time, "time", lambda: real() + ahead[0])
     return lambda seconds: ahead.__setitem__(0, ahead[0] + seconds)
+
+
+@pytest.fixture
+def clocked(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """`clocked(seconds)` lets the purger's pauses pass."""
+    real, ahead = time.monotonic, [0.0]
+    clock = SimpleNamespace(time=time.time, monotonic=lambda: real() + ahead[0])
+    monkeypatch.setattr("hybridmu.runtime.purging.time", clock)
+    return lambda seconds=61.0: ahead.__setitem__(0, ahead[0] + seconds)
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[purged.World]:
+    """A trained system of 60 rows in three shards, whose requests are purged."""
+    pq.write_table(purged.make_table(60), tmp_path / "train.parquet")
+    with purged.world(tmp_path) as made:
+        yield made

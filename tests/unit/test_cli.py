@@ -233,7 +233,7 @@ def test_a_repeated_key_is_one_request_and_another_payload_a_conflict(cli):
 def test_run_until_idle_serves_what_waits(cli):
     request = cli.json("forget", "--id", "5")
     assert (request["state"], cli.json("run", "--until-idle")["open_requests"]) == ("RECEIVED", 0)
-    assert cli.json("status")["requests"]["SERVED"] == 1
+    assert cli.json("status")["requests"]["PURGED"] == 1
 
 
 VERBS = [["train"], ["plan", "--id", "5"], ["forget", "--id", "5"], ["status"], ["verify"], ["predict", "-"]]

@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from hybridmu.core.certificate import RequestFacts, build, check, sign
 from hybridmu.core.evidence import Evidence, ShardEvidence, ShardState, Stage, prove
-from hybridmu.core.lineage import head, lineage
+from hybridmu.core.lineage import lineage
 from hybridmu.core.partition import digests, place
 from hybridmu.core.rows import carries
 from hybridmu.errors import CertificateRefusedError

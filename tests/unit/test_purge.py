@@ -15,7 +15,7 @@ from hybridmu.errors import PurgeError
 from hybridmu.store import purge
 from hybridmu.store.blobs import Blobs
 from hybridmu.store.lookup import Lookup
-from hybridmu.store.parquet import WRITING, read_parquet
+from hybridmu.store.parquet import WRITING, publish_parquet, read_parquet
 from hybridmu.store.purge import purge_indexes, purge_rows, sweep
 from hybridmu.store.storage import Storage
 from hybridmu.store.survey import Survey, survey
@@ -137,7 +137,8 @@ def test_types_units_and_metadata_stay(lake):
     table = table.replace_schema_metadata({"made by": "somebody", "pandas": "{}"})
     with lake.storage.staging() as folder:
         pq.write_table(table, folder / "t", row_group_size=7, **WRITING)
-        lake.storage.publish(folder / "t", name)
+        publish_parquet(lake.storage, folder / "t", name)
+    table = read_parquet(lake.storage, name)
     victim = table["id"][3].as_py()
     assert purge_rows(lake, 0, places(lake, ids=[victim])[0]) == (name,)
     left = read_parquet(lake.storage, name)

@@ -82,7 +82,7 @@ def test_a_repair_waits_for_requests(tmp_path):
 def test_every_shard_of_a_request_is_repaired_and_reported(tmp_path):
     with scene(tmp_path) as it:
         gone = [it.rows[shard][0] for shard in range(3)]
-        request = approximate(it, *gone)
+        request = it.forget(*gone, strategy="dpus")
         it.system.run(until_idle=True)
         done = it.system.report(request)
         assert sorted(row["shard"] for row in done["shards"] if row["rule"] == "repair") == [0, 1, 2]
@@ -197,6 +197,8 @@ def test_a_pause_stops_what_can_wait(tmp_path, clock):
         owing = approximate(it, it.rows[1][0], deadline_seconds=10 * DAY)
         asked = it.system.pause("backup", "someone")
         assert it.system.status()["pause"] == asked
+        it.step(2)
+        assert it.system.report(owing)["owes_exact_repair"] == [1], "though no request waits"
         request = it.forget(it.rows[0][0])
         withdrawn = it.forget(it.rows[0][1])
         for _ in range(4):

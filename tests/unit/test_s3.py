@@ -22,9 +22,12 @@ from moto.server import ThreadedMotoServer
 import hybridmu
 from hybridmu.errors import ConfigError, StorageError
 from hybridmu.store.blobs import Blobs
+from hybridmu.store.certificates import Certificates
 from hybridmu.store.columns import key_columns
+from hybridmu.store.look import drop_old_versions
+from hybridmu.store.lookup import Lookup
 from hybridmu.store.object_versions import delete_noncurrent, list_noncurrent
-from hybridmu.store.parquet import WRITING
+from hybridmu.store.parquet import WRITING, publish_parquet
 from hybridmu.store.storage import Storage, _ReplacedError
 from tests import support
 
@@ -168,7 +171,7 @@ def test_key_columns_of_a_rewritten_object_are_not_served_stale(bucket):
         table = pa.table({"_slice": pa.array([1], pa.int32()), "_id": digests, "_group": digests, "_content": digests})
         with storage.staging() as folder:
             pq.write_table(table, folder / "t", **WRITING)
-            storage.publish(folder / "t", "lake/t.parquet")
+            publish_parquet(storage, folder / "t", "lake/t.parquet")
         assert key_columns(storage, "lake/t.parquet").ids[0, 0] == first
         return storage.size("lake/t.parquet")
 
@@ -339,3 +342,84 @@ def test_without_boto3_the_check_is_refused(bucket, monkeypatch):
     with pytest.raises(StorageError, match="without boto3") as error:
         list_noncurrent(bucket.url())
     assert "hybridmu[s3]" in error.value.remedy
+
+
+# ---------------------------------------------------------------------- purging a versioned bucket
+
+
+@pytest.fixture
+def forgetful(versioned, tmp_path, make_table) -> Iterator[hybridmu.System]:
+    """A trained system on a versioned bucket whose requests are purged."""
+    make_table(60, ids="str")
+    with support.local_system(
+        tmp_path,
+        sisa={"shards": 2, "slices": 2},
+        policy={"verify_share": 0.0},
+        storage_url=versioned.url(),
+        database_url=f"sqlite:///{tmp_path / 'ledger' / 'l.sqlite3'}",
+        keys={"folder": str(tmp_path / "keys")},
+    ) as system:
+        system.train()
+        yield system
+
+
+def every_version(bucket: Bucket) -> dict[str, bytes]:
+    """Bytes of every version that the bucket keeps, current or not."""
+    listed = bucket.client.list_object_versions(Bucket=bucket.name)
+    assert not listed["IsTruncated"]
+    asked = [(item["Key"], item["VersionId"]) for item in listed.get("Versions", [])]
+    bodies = (bucket.client.get_object(Bucket=bucket.name, Key=key, VersionId=version) for key, version in asked)
+    return {f"{key}@{version}": body["Body"].read() for (key, version), body in zip(asked, bodies, strict=True)}
+
+
+def test_no_version_of_any_object_holds_a_purged_row(versioned, forgetful):
+    system = forgetful
+    found, _ = Lookup(system.site.lake).find([("id", "r3"), ("id", "r4"), ("id", "r5")])
+    before = every_version(versioned)
+    tables = [name for name in before if "/lake/" in name and "/train/" in name]
+    assert any("r3" in pq.read_table(pa.BufferReader(before[name]))["id"].to_pylist() for name in tables)
+    upload = f"deep/er/blobs/shard-{found[0].shard:05d}/half"
+    versioned.client.create_multipart_upload(Bucket=versioned.name, Key=upload)
+    name = system.forget(ids=["r3", "r4", "r5"], strategy="retrain", wait=True)["request_id"]
+    assert list_noncurrent(versioned.url()), "rewriting and deleting keeps old versions"
+    system.run(until_idle=True)
+    assert system.ledger.request(name).state == "PURGED", system.ledger.request(name).reason
+    touched = {key.shard for key in found}
+    assert [x for x in list_noncurrent(versioned.url()) if any(f"shard-{s:05d}" in x.name for s in touched)] == []
+    for name, data in every_version(versioned).items():
+        if ".parquet@" in name:
+            table = pq.read_table(pa.BufferReader(data))
+            values = {
+                value for column in table.columns for value in column.to_pylist() if isinstance(value, (str, bytes))
+            }
+            assert not values & {"r3", "r4", "r5", *(key.key for key in found)}, name
+        else:
+            assert not any(key.key in data or key.key.hex().encode() in data for key in found), name
+    document = Certificates(system.site.storage).last()
+    assert document["purge"]["looked"]["storage"]["old_versions"] > 5
+
+
+def test_an_old_version_that_stays_blocks_the_purge(versioned, forgetful, monkeypatch):
+    system = forgetful
+    monkeypatch.setattr("hybridmu.store.look.delete_noncurrent", lambda *_: 0)  # a bucket that retains them
+    name = system.forget(ids=["r3"], strategy="retrain", wait=True)["request_id"]
+    system.run(until_idle=True)
+    request = system.ledger.request(name)
+    assert (request.state, request.certificate) == ("SERVED", None)
+    assert "old version(s) of purged files are still there" in request.reason
+
+
+def test_other_shards_at_work_are_left_alone(versioned, forgetful):
+    url = versioned.url()
+    started = [f"deep/er/{name}" for name in ("blobs/shard-00000/half", "blobs/shard-00001/half", "incoming/half")]
+    for upload in started:
+        versioned.client.create_multipart_upload(Bucket=versioned.name, Key=upload)
+    for shard in (0, 1):
+        for content in (b"1", b"2"):
+            versioned.client.put_object(Bucket=versioned.name, Key=f"deep/er/blobs/shard-{shard:05d}/x", Body=content)
+    drop_old_versions(forgetful.site.lake, {1})
+    assert {(x.name, x.kind) for x in list_noncurrent(url)} == {
+        ("blobs/shard-00000/half", "upload"),
+        ("incoming/half", "upload"),
+        ("blobs/shard-00000/x", "version"),
+    }

@@ -17,7 +17,7 @@ import yaml
 
 from hybridmu.config import Settings
 from hybridmu.errors import ConfigError, StorageError
-from hybridmu.store.parquet import WRITING, read_parquet
+from hybridmu.store.parquet import WRITING, publish_parquet, read_parquet
 from hybridmu.store.s3 import address_of
 from hybridmu.store.storage import FileInfo, Storage, open_fs
 
@@ -199,13 +199,17 @@ def test_what_a_killed_process_staged_is_removed_by_the_next(tmp_path, storage):
         process.wait()
 
 
-@pytest.mark.parametrize("spoil", [lambda d: d[: len(d) // 2], lambda d: d[:200] + bytes([d[200] ^ 4]) + d[201:]])
+@pytest.mark.parametrize(
+    "spoil",
+    [lambda d: d[: len(d) // 2], lambda d: d[:200] + bytes([d[200] ^ 4]) + d[201:], lambda d: d[:-8], lambda _: b""],
+)
 def test_a_damaged_table_is_an_error_not_other_rows(storage, spoil):
     table = pa.table({"x": pa.array(range(1000), pa.float32()), "id": pa.array(range(1000))})
     path = Path(storage.path("lake/t.parquet"))
-    path.parent.mkdir(parents=True)
-    pq.write_table(table, path, **WRITING)
-    assert read_parquet(storage, "lake/t.parquet") == table
+    with storage.staging() as folder:
+        pq.write_table(table, folder / "t", **WRITING)
+        publish_parquet(storage, folder / "t", "lake/t.parquet")
+    assert pq.read_table(path) == read_parquet(storage, "lake/t.parquet") == table
     path.write_bytes(spoil(path.read_bytes()))
     with pytest.raises(StorageError, match=r"lake/t\.parquet .* is damaged"):
         read_parquet(storage, "lake/t.parquet")

@@ -1,0 +1,273 @@
+"""What was forgotten does not come back with new data, unless somebody readmits it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+import sqlalchemy as sa
+
+import hybridmu
+from hybridmu.errors import RequestError, StateError, UnknownKeysError
+from hybridmu.store import tables as t
+from hybridmu.store.guard import Guard
+from hybridmu.store.keys import Keyring
+from hybridmu.store.lookup import UnknownKey
+from hybridmu.types import RequestState, ResolvedKey, RowKey
+from tests.support import rows_of, settings_dict
+from tests.unit.test_exactness import SGD, assert_equal_to_reference, config_for, write_table
+
+
+@pytest.fixture
+def keyring(tmp_path):
+    return Keyring(hybridmu.Settings.parse(settings_dict(tmp_path)))
+
+
+@pytest.fixture
+def guard(engine, keyring):
+    return Guard(engine, keyring)
+
+
+def forget(ledger, keyring, *values, **options):
+    """Accept a request for ids that have one row each."""
+    stamp = keyring.stamp()
+    keys = []
+    for value in values:
+        digest = int(value).to_bytes(16, "big")
+        name, mac = stamp("id", value)
+        keys.append(ResolvedKey("id", digest, 0, 1, (RowKey(digest),), mac, name))
+    return ledger.accept(keys, **options).request_id
+
+
+def unknown(*values, kind="id"):
+    return [UnknownKey(kind, str(value), value) for value in values]
+
+
+def test_nothing_is_blocked_by_an_empty_guard_and_no_key_is_made(guard, tmp_path):
+    assert guard.blocks("id", [1, "1", None]).tolist() == [False] * 3
+    assert guard.covers(unknown(1)) == [[]]
+    assert guard.lost() == {}
+    guard.check()
+    assert not (tmp_path / "storage-keys").exists()
+
+
+def test_kind_and_type_are_told_apart(ledger, guard, keyring):
+    forget(ledger, keyring, 7, 8)
+    assert guard.blocks("id", [7, 8, 9, "7", None, np.int64(7)]).tolist() == [True, True, False, False, False, True]
+    assert guard.blocks("group", [7]).tolist() == [False]
+    assert [bool(macs) for macs in guard.covers(unknown(7, "7", 9))] == [True, False, False]
+
+
+def test_many_values(ledger, guard, keyring):
+    forget(ledger, keyring, *range(0, 4000, 2))
+    assert guard.blocks("id", list(range(4000))).tolist() == [n % 2 == 0 for n in range(4000)]
+
+
+def test_entries_of_rotated_keys_still_hold(ledger, guard, keyring):
+    forget(ledger, keyring, 7)
+    keyring.rotate("guard")
+    forget(ledger, keyring, 8)
+    assert guard.blocks("id", [7, 8, 9]).tolist() == [True, True, False]
+
+
+def test_a_lost_key_closes_the_door_until_its_loss_is_accepted(ledger, guard, keyring, engine, tmp_path):
+    forget(ledger, keyring, 7, 8)
+    (old,) = keyring.guard_keys()
+    keyring.rotate("guard")
+    forget(ledger, keyring, 9)
+    (tmp_path / "storage-keys" / "guard-0001.hex").unlink()
+    assert guard.lost() == {old: 2}
+    with pytest.raises(StateError, match=f"accept-loss {old}"):
+        guard.check()
+    with pytest.raises(RequestError, match="not a lost one"):
+        guard.accept_loss(keyring.guard_keys()[0], "why", "who")
+    assert guard.accept_loss(old, "the disk burnt", "dpo") == 2
+    guard.check()
+    assert guard.blocks("id", [7, 8, 9]).tolist() == [False, False, True]
+    (logged,) = rows_of(engine, t.guard_losses)
+    assert (logged.key_id, logged.entries, logged.reason, logged.caller) == (old, 2, "the disk burnt", "dpo")
+
+
+def test_without_any_key_nothing_passes(ledger, guard, keyring, tmp_path):
+    forget(ledger, keyring, 7)
+    (tmp_path / "storage-keys" / "guard-0001.hex").unlink()
+    with pytest.raises(StateError, match="guard key is lost"):
+        guard.blocks("id", [1])
+
+
+@pytest.mark.parametrize("state", [*RequestState, None])
+def test_only_what_is_finished_is_readmitted(ledger, guard, keyring, engine, state):
+    request = forget(ledger, keyring, 7, 8)
+    with engine.begin() as connection:
+        if state is None:  # a ledger without a memory of the request
+            connection.execute(t.requests.delete())
+        else:
+            connection.execute(t.requests.update().values(state=state))
+    if state not in {RequestState.PURGED, RequestState.CANCELLED, None}:
+        with pytest.raises(StateError, match="not finished"):
+            guard.readmit(unknown(7), "it was a mistake", "dpo")
+        assert guard.blocks("id", [7, 8]).all()
+        assert rows_of(engine, t.readmissions) == []
+        return
+    with pytest.raises(RequestError, match="1 id"):
+        guard.readmit(unknown(7, 99), "it was a mistake", "dpo")  # all or none
+    assert guard.readmit(unknown(7), "it was a mistake", "dpo") == 1
+    assert guard.blocks("id", [7, 8]).tolist() == [False, True]
+    (logged,) = rows_of(engine, t.readmissions)
+    assert (logged.request_id, logged.caller, logged.reason) == (request, "dpo", "it was a mistake")
+    assert bytes(logged.mac) == keyring.mac("id", 7)[1]
+
+
+def test_cancelling_lifts_the_entries(ledger, guard, keyring):
+    request = forget(ledger, keyring, 7)
+    assert guard.any()
+    ledger.cancel(request)
+    assert not guard.any()
+
+
+# ---------------------------------------------------------------------- from end to end
+
+
+@pytest.fixture
+def world(tmp_path):
+    """A trained system with persons, of which two ids and a person are purged."""
+    table = tmp_path / "train.parquet"
+    write_table(table, 40, string_ids=True, groups=5)
+    config = config_for(tmp_path, table, shards=2, slices=2, epochs=2, batch=4, optimizer=SGD, groups=5)
+    with hybridmu.connect(config, executor="local") as system:
+        system.train()
+        report = system.forget(ids=["row-3", "row-4"], groups=["u1"], strategy="retrain", wait=True)
+        system.run(until_idle=True)
+        assert system.report(report["request_id"])["state"] == "PURGED"
+        yield system, config, table, tmp_path
+
+
+def write_part(table, path, ids, *, others=False):
+    """Write the rows of some ids, or all others, to another file."""
+    made = pq.read_table(table)
+    chosen = pc.is_in(made["id"], pa.array(ids))
+    pq.write_table(made.filter(pc.invert(chosen) if others else chosen), path)
+    return path
+
+
+def test_forgotten_rows_are_skipped_and_counted_until_they_are_readmitted(world):
+    system, config, table, folder = world
+    persons = dict(zip(*pq.read_table(table).select(["id", "user"]).to_pydict().values(), strict=True))
+    of_u1 = [row for row, person in persons.items() if person == "u1" and row not in {"row-3", "row-4"}]
+    again = write_part(table, folder / "again.parquet", ["row-3", "row-4", *of_u1])
+    extra = folder / "extra.parquet"
+    new = write_table(extra, 6, string_ids=True, groups=2, seed=9, start=100)  # some of them are of u1
+    path = folder / "new.parquet"
+    pq.write_table(pa.concat_tables([pq.read_table(again), pq.read_table(extra)]), path)
+    theirs = [row for row, person in zip(new, pq.read_table(extra)["user"].to_pylist(), strict=True) if person == "u1"]
+    assert theirs
+    report = system.ingest(path, wait=True)
+    skipped = 2 + len(of_u1) + len(theirs)
+    assert (report["rows"], report["skipped"]) == (6 - len(theirs), skipped)
+    assert system.site.lake.manifest.generations[1].skipped == skipped
+    gone = ["row-3", "row-4"]
+    assert_equal_to_reference(system, config, table, gone, ["u1"], [(path, 1, report["epochs"])])
+
+    assert system.forget(ids=["row-3"])["state"] == "PURGED"  # it is forgotten already, not unknown
+    with pytest.raises(UnknownKeysError):
+        system.forget(ids=["row-3", "row-999"])
+    with pytest.raises(RequestError, match="not forgotten"):
+        system.readmit(ids=["row-5"], reason="no")
+    with pytest.raises(RequestError, match="a reason"):
+        system.readmit(ids=["row-4"], reason=" ")
+    assert system.readmit(ids=["row-4"], reason="asked for by the person", caller="dpo") == {"readmitted": 1}
+    assert persons["row-4"] != "u1"
+    back = system.ingest(write_part(table, folder / "back.parquet", gone), wait=True)
+    assert (back["rows"], back["skipped"]) == (1, 1)
+    first = write_part(table, folder / "first.parquet", gone, others=True)  # what was forgotten then is another row
+    second = write_part(path, folder / "second.parquet", gone, others=True)
+    third = write_part(table, folder / "third.parquet", ["row-4"])
+    later = [(second, 1, report["epochs"]), (third, 1, back["epochs"])]
+    assert_equal_to_reference(system, config, first, [], ["u1"], later)
+    assert system.guard.count(system.site.lake, {}) == 0
+
+
+def test_rows_forgotten_after_their_copy_was_made_are_skipped_too(world):
+    system, _, table, folder = world
+    path = folder / "new.parquet"
+    new = write_table(path, 8, string_ids=True, groups=3, seed=3, start=200)
+    persons = dict(zip(new, pq.read_table(path)["user"].to_pylist(), strict=True))
+    of_u2 = [row for row, person in persons.items() if person == "u2"]
+    of_u1 = [row for row, person in persons.items() if person == "u1"]
+    assert of_u2
+    waiting = system.ingest(path)
+    assert (waiting["rows"], waiting["skipped"]) == (8 - len(of_u1), len(of_u1))
+    request = system.forget(groups=["u2"])  # has rows in the lake, and others on their way
+    system.wait_for_rows(waiting["ingest_id"])
+    done = system.ingestion(waiting["ingest_id"])
+    assert (done["rows"], done["skipped"]) == (8 - len(of_u1) - len(of_u2), len(of_u1) + len(of_u2))
+    system.run(until_idle=True)
+    assert system.report(request["request_id"])["state"] == "PURGED"
+    assert system.guard.count(system.site.lake, {}) == 0
+
+
+def test_a_purge_cleans_copies_that_wait(world):
+    system, _, _, folder = world
+    path = folder / "new.parquet"
+    new = write_table(path, 8, string_ids=True, groups=3, seed=3, start=200)
+    of_u2 = [row for row, person in zip(new, pq.read_table(path)["user"].to_pylist(), strict=True) if person == "u2"]
+    waiting = system.ingest(path)
+    growth = system._acquire()._growth
+    growth._not_before[waiting["ingest_id"]] = float("inf")  # as if its disk were full
+    request = system.forget(groups=["u2"])["request_id"]
+    system.run(until_idle=True)
+    assert system.report(request)["state"] == "PURGED"
+    copy = pq.read_table(system.site.storage.path(waiting["source"]))
+    assert set(copy["id"].to_pylist()) & set(of_u2) == set()
+    growth._not_before.clear()
+    system.wait_for_rows(waiting["ingest_id"])
+    assert system.ingestion(waiting["ingest_id"])["rows"] == len(copy)
+
+
+def test_an_ingestion_of_forgotten_rows_alone_is_done_at_once(world):
+    system, _, table, folder = world
+    report = system.ingest(write_part(table, folder / "again.parquet", ["row-3", "row-4"]))
+    assert (report["state"], report["rows"], report["skipped"], report["generation"]) == ("SERVED", 0, 2, None)
+    assert len(system.site.lake.manifest.generations) == 1
+    assert system.site.storage.list("incoming") == []
+
+
+def test_a_lost_key_refuses_new_data_but_not_deletions(world):
+    system, _, table, folder = world
+    (key,) = system.keyring.guard_keys()
+    (folder / "storage-keys" / "guard-0001.hex").unlink()
+    new = folder / "new.parquet"
+    write_table(new, 5, string_ids=True, groups=2, seed=3, start=300)
+    with pytest.raises(StateError, match=f"accept-loss {key}"):
+        system.ingest(new)
+    assert system.forget(ids=["row-8"], wait=True)["state"] in {"SERVED", "PURGED"}
+    assert system.accept_guard_loss(key, reason="the disk burnt") == {"key_id": key, "given_up": 3}
+    assert system.ingest(new, wait=True)["rows"] + system.ingests()[0]["skipped"] == 5
+
+
+def test_a_new_storage_over_the_same_ledger_leaves_forgotten_rows_out(world):
+    system, config, table, folder = world
+    system.close()
+    keys, database = str(folder / "storage-keys"), f"sqlite:///{folder / 'storage' / 'ledger.sqlite3'}"
+    config = {**config, "storage_url": str(folder / "other"), "database_url": database, "keys": {"folder": keys}}
+    with hybridmu.connect(config, executor="local") as other:
+        found = other.train()
+    persons = pq.read_table(table)["user"].to_pylist()
+    ids = pq.read_table(table)["id"].to_pylist()
+    left_out = sum(p == "u1" or i in {"row-3", "row-4"} for i, p in zip(ids, persons, strict=True))
+    assert found["skipped"] == left_out
+    assert found["rows"]["train"] == 40 - left_out
+
+
+def test_a_live_row_with_a_forgotten_id_is_a_fault_that_verify_sees(world):
+    system, *_ = world
+    live = next(i for i in pq.read_table(world[2])["id"].to_pylist() if i not in {"row-3", "row-4"})
+    while system._resolve([live], [], True)[0] == []:
+        live = f"row-{int(live.removeprefix('row-')) + 1}"
+    key_id, mac = system.keyring.mac("id", live)
+    with system._engine.begin() as connection:
+        values = {"mac": mac, "kind": "id", "key_id": key_id, "request_id": "r-0", "returns": False}
+        connection.execute(sa.insert(t.guard).values(**values))
+    assert system.verify([0])["guarded_rows_in_lake"] == 1
