@@ -170,6 +170,30 @@ def make_task(name: str, options: Mapping[str, Any]) -> Task:
     return task
 
 
+# Modules of core/ that shape no exact weights: what is predicted, measured, searched and certified, and how checkpoints
+# are named. A module that is not listed counts: one too few here costs checkpoints, one too many costs truth.
+_SHAPELESS = frozenset({
+    "aggregate.py",
+    "audit.py",
+    "calibration.py",
+    "certificate.py",
+    "evidence.py",
+    "lineage.py",
+    "merkle.py",
+    "needles.py",
+    "strategies/__init__.py",
+    "strategies/dpus.py",
+})
+
+
+def training_files() -> dict[str, Path]:
+    """Return the files of this package whose code shapes exact weights, by name relative to the package."""
+    package = Path(__file__).parent
+    core = package / "core"
+    found = [file for file in core.glob("**/*.py") if file.relative_to(core).as_posix() not in _SHAPELESS]
+    return {file.relative_to(package).as_posix(): file for file in (package / "task.py", *sorted(found))}
+
+
 def code_digest(task: Task, versions: Mapping[str, str] | None = None) -> str:
     """Hash the source of a task and of everything it imports; of installed packages, the versions.
 
@@ -183,9 +207,7 @@ def code_digest(task: Task, versions: Mapping[str, str] | None = None) -> str:
     Returns:
         Hex digest over the sorted (module, source) pairs.
     """
-    package = Path(__file__).parent
-    files = [package / "task.py", *package.glob("core/**/*.py")]
-    sources = {f"hybridmu/{file.relative_to(package)}": file.read_bytes() for file in files}
+    sources = {f"hybridmu/{name}": file.read_bytes() for name, file in training_files().items()}
     _collect(type(task).__module__, sources, versions or {})
     own = getattr(sys.modules.get(type(task).__module__), "__file__", None)
     if own:  # even where it is installed: an edited file keeps its package's version

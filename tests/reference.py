@@ -23,10 +23,11 @@ def mix(x: int) -> int:
     return x ^ (x >> 31)
 
 
-def live_rows(path, config, shard, forgotten_ids, forgotten_groups, slices, before=0):
+def live_rows(path, config, shard, forgotten_ids, forgotten_groups, slices=None, before=0):
     """Retained rows of the shard as (slice, id digest, features, label), in canonical order within each slice."""
     form = lambda value: (b"i%d" % value) if isinstance(value, int) else b"s" + value.encode()  # noqa: E731
     data, sisa = config["data"], config["sisa"]
+    slices = slices or sisa["slices"]
     key = h(f"hybridmu/partition/{sisa['seed']}".encode(), 32)
     found = []
     for row in pq.read_table(path).to_pylist():

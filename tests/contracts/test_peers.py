@@ -225,7 +225,7 @@ def test_an_update_behind_a_fitted_scaler_points_towards_the_retrained_weights(t
         old = system.site.blobs.get(weights(system)[0])
         system.forget(ids=ids[:10], strategy="dpus", wait=True)
         new = system.site.blobs.get(weights(system)[0])
-        exact = train_from_scratch(system.settings, {0: revoked_keys(system, 0)}, [0], 1)[0][0]
+        exact = train_from_scratch(system.settings, {0: revoked_keys(system, 0)}, {0: 1}, 1)[0][0]
         names = [name for name in old if name.endswith(("weight", "bias"))]
         moved = torch.cat([(new[name] - old[name]).flatten() for name in names])
         wanted = torch.cat([(exact[name] - old[name]).flatten() for name in names])

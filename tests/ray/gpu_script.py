@@ -59,7 +59,7 @@ def finish(runner: executor.RayExecutor, jobs: list[ShardJob]) -> tuple[dict[str
 def main(folder: Path, temporary: str) -> None:
     """Print a word after each thing that was right."""
     ray.init(num_cpus=4, num_gpus=2, include_dashboard=False, namespace="hybridmu", _temp_dir=temporary)
-    for name in ("ShardWorker", "Updater"):
+    for name in ("ShardWorker", "ClusterUpdater"):
         setattr(actors, name, Probe)
     parsed = Settings.parse(support.config(folder, cluster={"gpus_per_shard": 1, "updaters": 1}))
     runner = executor.RayExecutor(parsed)

@@ -94,7 +94,7 @@ def test_jobs_train_forget_run_and_audit(digits: Digits, tmp_path: Path, monkeyp
         state, log = digits.wait(digits.submit(f"python jobs/run.py -c {DIGITS} --until-idle --json"))
         assert state == "SUCCEEDED", log
         assert document(log)["open_requests"] == 0
-        assert system.report(left["request_id"])["state"] == "SERVED"
+        assert system.report(left["request_id"])["state"] == "PURGED"
 
     relative = digits.submit(f"python jobs/train.py -c {DIGITS} --json", storage="runs/digits")
     state, log = digits.wait(digits.submit(f"python jobs/audit.py -c {DIGITS} --json"))

@@ -89,6 +89,19 @@ def test_a_sampled_request_is_trained_anew(tmp_path):
         assert evidence["how"].endswith("bits equal")
 
 
+def test_with_the_ledger_on_a_server(tmp_path, postgresql):
+    pq.write_table(make_table(40), tmp_path / "train.parquet")
+    with postgresql.database() as url, world(tmp_path, database_url=url) as w:
+        one, two = w.forget([3, 10]), w.forget([17], strategy="dpus")
+        w.run()
+        documents = w.assert_certified(one, two)
+        assert all(document["purge"]["looked"]["database"]["bytes"] > 100 for document in documents)
+        w.assert_nothing_left([3, 10, 17])
+        w.assert_swept()
+        w.assert_exact()
+        w.system._engine.dispose()
+
+
 def test_live_duplicates_stay_and_are_counted(tmp_path):
     made = make_table(50)
     twins = made.slice(5, 1).set_column(0, "id", pa.array([900001]))

@@ -1,0 +1,96 @@
+"""Purging under Ray: jobs on actors, and a look at what Ray itself wrote on the nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+from ray.exceptions import GetTimeoutError
+
+import hybridmu
+from hybridmu.cluster import traces
+from hybridmu.cluster.driver import CoordinatorActor
+from hybridmu.core.certificate import check
+from hybridmu.errors import PurgeError
+from hybridmu.store.certificates import Certificates
+from tests.ray import support
+
+pytestmark = pytest.mark.usefixtures("cluster")
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("purging")
+    policy = {"strategy": "retrain", "verify_share": 0.0, "retention_seconds": 0.0}
+    return support.config(folder, "purged", sisa={"shards": 2, "slices": 2, "epochs": 2}, policy=policy)
+
+
+@pytest.fixture
+def coordinator(settings: dict[str, Any]) -> Iterator[CoordinatorActor]:
+    """The coordinator as its actor runs it, in this process, so that its pauses need not be waited for."""
+    with hybridmu.connect(settings, executor="local") as system:
+        system.train()
+    made = CoordinatorActor(hybridmu.Settings.parse(settings), "test")
+    assert made.acquire()
+    yield made
+    made.close()
+
+
+def session() -> Path:
+    return Path(ray._private.worker._global_node.get_session_dir_path())
+
+
+def test_a_trace_in_rays_folder_blocks_until_it_is_gone(
+    settings: dict[str, Any], coordinator: CoordinatorActor
+) -> None:
+    with hybridmu.connect(settings, executor="local") as system:
+        row = support.ids_in(system, 0)
+        request = system.forget(ids=row[:3])["request_id"]
+        spilled = session() / "spilled-object"
+        key = [stone.key for stone in system.ledger.tombstones()[0]][1]
+        spilled.write_bytes(b"pickled " + key + b" bytes")
+        try:
+            for _ in range(400):
+                coordinator.step(0.05)
+                if "still names" in (system.ledger.request(request).reason or ""):
+                    break
+            reason = system.ledger.request(request).reason or ""
+            assert f"{spilled} of node " in reason
+        finally:
+            spilled.unlink()
+        coordinator._purger._retry_at.clear()
+        for _ in range(400):
+            coordinator.step(0.05)
+            if system.ledger.request(request).state == "PURGED":
+                break
+        assert system.ledger.request(request).state == "PURGED", system.ledger.request(request).reason
+        document = Certificates(system.site.storage).last()
+        assert check(document).ok
+        assert document is not None
+        assert document["purge"]["looked"]["storage"]["nodes"] == 1
+
+
+def test_a_digest_in_a_log_is_found_as_text() -> None:
+    needle = bytes(range(100, 116))
+    log = session() / "logs" / "worker-test.out"
+    log.write_text(f"forgot {needle.hex()}\n")
+    try:
+        searched, found = traces.traces_on_nodes([needle, bytes(range(16))])
+    finally:
+        log.unlink()
+    assert searched == 1
+    [(file, held)] = found
+    assert file.startswith(f"{log} of node ")
+    assert held == (needle,)
+
+
+def test_nodes_that_do_not_answer_are_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    def late(*_: object, **__: object) -> None:
+        raise GetTimeoutError("no answer in 300 s")
+
+    monkeypatch.setattr(traces.ray, "get", late)
+    with pytest.raises(PurgeError, match="could not be searched"):
+        traces.traces_on_nodes([bytes(range(16))])
