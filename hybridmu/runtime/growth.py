@@ -59,7 +59,7 @@ class Growth:
         self._guard, self._planner = guard, planner
         self._not_before: dict[str, float] = {}  # ingestion → when it is tried again
         self._swept = False
-        self._yielded = True
+        self._next = True  # it is the turn of rows
 
     def waiting(self) -> list[Ingestion]:
         """Return the ingestions whose rows could come in now, in order."""
@@ -70,7 +70,7 @@ class Growth:
         """Bring in what waits, if nothing flies.
 
         Requests and ingestions take turns: while rows wait no new round starts, so that those in flight come to an
-        end; once they came in, requests that wait start before the next rows.
+        end; then what waits of the other kind starts.
 
         Args:
             token: The coordinator's fencing token.
@@ -91,9 +91,11 @@ class Growth:
         if not waiting:
             return Grown()
         if flying:
-            waits, self._yielded = self._yielded, True
-            return Grown(requests_wait=waits)
-        self._yielded = False
+            return Grown(requests_wait=True)
+        if not self._next:
+            self._next = True
+            return Grown()
+        self._next = False
         new = waiting[0]
         try:
             if new.generation is None and not self._make(token, new, beat):

@@ -58,6 +58,8 @@ _LOOK_SECONDS = 1.0
 _MARGIN_SECONDS = 60.0
 # How long a due purge waits for busy shards before no new work starts on them.
 _PATIENCE_SECONDS = 60.0
+# A certificate costs some milliseconds, and a step of the coordinator must end.
+_MOST_REQUESTS = 200
 _EVIDENCE = TypeAdapter(ShardEvidence)
 
 Queue = Callable[[ShardJob], None]
@@ -146,7 +148,7 @@ class Purger:
         due = [item for item in found if item.blocked is None and self._retry_at.get(item.request_id, 0.0) <= now]
         self._wait_for(due, now)
         # A shard that was reserved for a purge counts as busy to all others.
-        free = [item for item in due if item.shards.isdisjoint(busy)]
+        free = [item for item in due if item.shards.isdisjoint(busy)][:_MOST_REQUESTS]
         if free:
             self._guarded(token, lambda token: self._prove(token, free, holds))
 

@@ -16,7 +16,7 @@ from hybridmu.store.database import reader
 from hybridmu.store.lease import fence
 from hybridmu.store.scrub import clean
 from hybridmu.store.storage import Storage
-from hybridmu.types import RequestState
+from hybridmu.types import IngestState, RequestState
 
 _KEY = "decommissioned"
 _KEPT_FOLDER = "certificates/"
@@ -89,6 +89,9 @@ class Decommission:
             done = {"state": RequestState.PURGED, "purged_at": now, "reason": "the whole system was decommissioned"}
             ended = [RequestState.PURGED, RequestState.CANCELLED]
             connection.execute(t.requests.update().where(t.requests.c.state.not_in(ended)).values(**done))
+            waiting = t.ingestions.c.state.in_([IngestState.RECEIVED, IngestState.APPLIED])
+            over = {"state": IngestState.FAILED, "reason": done["reason"]}
+            connection.execute(t.ingestions.update().where(waiting).values(**over))
         clean(self._engine, (), _nothing)
         if left := [info.name for info in self.storage.list() if not self._stays(info.name)]:
             raise PurgeError(f"{len(left)} file(s) are still in storage", got=", ".join(left[:5]), remedy="try again")

@@ -127,7 +127,7 @@ def test_only_new_slices_are_trained_and_old_keys_stay(trained):
     for old, new in zip(before.shards, after.shards, strict=True):
         assert new.checkpoints[:2] == old.checkpoints
         assert (new.generations, len(new.checkpoints), new.head) == (2, 4, old.head)
-    outcomes = [row for row in trained.system.measurements.costs()][: len(touched)]
+    outcomes = trained.system.measurements.costs()[: len(touched)]
     rows = [sum(manifest.rows["train"][shard]) for shard in range(3)]
     assert sum(outcome.visits for outcome in outcomes) <= 6 * sum(rows)
 
@@ -264,7 +264,7 @@ def test_rows_that_can_not_be_used_change_nothing(trained, case):
 
 
 def test_ids_that_are_there_or_on_their_way_are_refused_as_a_whole(trained):
-    first, ids = trained.new(6, string_ids=False)
+    first, _ = trained.new(6, string_ids=False)
     waiting = trained.system.ingest(first)
     mixed = pa.concat_tables([pq.read_table(first).slice(0, 1), pq.read_table(trained.new(3, string_ids=False)[0])])
     pq.write_table(mixed, trained.folder / "mixed.parquet")
@@ -382,6 +382,19 @@ def test_a_copy_that_nobody_names_goes_after_a_while(trained, monkeypatch):
     assert storage.list("incoming") == []
 
 
+def test_of_two_that_race_with_the_same_ids_one_comes_in(trained, monkeypatch):
+    path, _ = trained.new(6, string_ids=False)
+    monkeypatch.setattr("hybridmu.runtime.intake.refuse_known", lambda *_: None)  # each looked before the other came
+    first, second = (trained.system.ingest(path) for _ in range(2))
+    trained.system.wait_for_rows(first["ingest_id"])
+    with pytest.raises(HybridMUError, match="ids of the new table are in the system already"):
+        trained.system.wait_for_rows(second["ingest_id"])
+    trained.later.append((path, 1, first["epochs"]))
+    trained.check()
+    assert [new["generation"] for new in trained.system.ingests()] == [1, None]
+    assert trained.system.site.storage.list("incoming") == []
+
+
 def test_a_shard_that_fails_is_tried_again_and_forgetting_goes_on(trained, monkeypatch):
     real = ShardWorker.retrain
     broken = {0}
@@ -442,10 +455,9 @@ def test_requests_and_ingestions_take_turns(trained):
     assert (made(first), made(second)) == (1, None)
     coordinator.executor.poll = real
     request = trained.system.forget(ids=[rows[0]], strategy="retrain")["request_id"]
-    state = lambda: trained.system.ledger.request(request).state  # noqa: E731
     while made(second) is None:
         coordinator.step(0.0)
-    assert state() is not RequestState.RECEIVED  # it was begun before the second one
+    assert trained.system.report(request)["version_before"] is not None  # it was begun before the second one
     trained.system.wait_for_rows(second["ingest_id"])
     assert trained.system.wait(request).state is RequestState.SERVED
 

@@ -59,7 +59,9 @@ def test_ingest_says_what_came_in(cli, new):
 
 
 def test_ingest_and_wait(cli, new):
-    done = cli.json("ingest", new, "--slices", "2", "--epochs", "1", "--key", "k", "--caller", "me", "--wait", "--local")
+    done = cli.json(
+        "ingest", new, "--slices", "2", "--epochs", "1", "--key", "k", "--caller", "me", "--wait", "--local"
+    )
     assert (done["state"], done["slices"], done["epochs"], done["caller"]) == ("SERVED", 2, 1, "me")
     again = cli.json("ingest", new, "--slices", "2", "--epochs", "1", "--key", "k")
     assert again["ingest_id"] == done["ingest_id"]
