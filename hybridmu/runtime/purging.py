@@ -145,7 +145,8 @@ class Purger:
         blocked = {item.request_id: item.blocked for item in found if item.blocked and item.blocked != item.noted}
         if blocked:
             self._deletions.note(token, blocked)
-        due = [item for item in found if item.blocked is None and self._retry_at.get(item.request_id, 0.0) <= now]
+        self._retry_at = {name: at for name, at in self._retry_at.items() if at > now}
+        due = [item for item in found if item.blocked is None and item.request_id not in self._retry_at]
         self._wait_for(due, now)
         # A shard that was reserved for a purge counts as busy to all others.
         free = [item for item in due if item.shards.isdisjoint(busy)][:_MOST_REQUESTS]
@@ -198,6 +199,9 @@ class Purger:
     def _index(self, token: int) -> None:
         batch = self._at_work()
         self._drop(token, self._deletions.refused(list(batch.requests)))
+        for hold in self._controls.holds():  # the last moment for one: from here on rows go
+            covered = [hold.request_id] if hold.request_id else [*batch.requests]
+            self._drop(token, dict.fromkeys(covered, f"legal hold {hold.number}"))
         # From here on these, and not the tombstones, say what goes: they outlive them in a crash.
         batch.surveys = self._deletions.surveys(list(batch.requests))
         rows = {(shard, id_) for (_, shard), survey in batch.surveys.items() for id_ in survey.ids}

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import hybridmu
+from hybridmu import faults
 from hybridmu.store.database import connect
 from hybridmu.types import RequestState
 from tests.unit.purged import POLICY, World, make_table, make_tables, world
@@ -206,6 +207,29 @@ def test_a_held_request_gets_its_own_certificate_later(small, clocked):
     documents = w.assert_certified(other, later, held)
     assert [document["shards"][0]["evidence"]["revoked_rows"] for document in documents] == [2, 2, 2]
     w.assert_nothing_left(rows[:6])
+
+
+def test_a_hold_that_comes_while_the_purge_begins(small, clocked):
+    w = small
+    held, other = (w.forget([row], wait=False) for row in w.places(range(3, 60 * 7 + 3, 7))[0][:2])
+    placed = []
+
+    def observer(name: str) -> None:
+        if name == "proof.committed" and not placed:
+            placed.append(w.system.hold("a lawsuit", held)["number"])
+
+    faults.observe(observer)
+    try:
+        w.run()
+    finally:
+        faults.observe(None)
+    w.assert_certified(other)
+    assert w.request(held).reason == f"legal hold {placed[0]}"
+    assert w.places(w.gone_ids).keys() == {0}, "its row is there"
+    w.system.lift(placed[0])
+    clocked()
+    w.run()
+    w.assert_certified(other, held)
 
 
 def test_a_hold_on_one_row_keeps_the_group_that_has_it(tmp_path, clocked):
