@@ -7,7 +7,7 @@ import pytest
 from hybridmu import faults
 from tests.faults.conftest import KILLS, Ended
 
-pytestmark = pytest.mark.timeout(600)  # the first one waits for all
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # the first one waits for all
 
 
 def test_an_ordinary_life_reaches_every_fault_point(campaign: Ended) -> None:
