@@ -28,7 +28,6 @@ from hybridmu.config import Settings
 from hybridmu.core.strategies.dpus import unavailable
 from hybridmu.errors import (
     AdmissionError,
-    DatabaseError,
     HybridMUError,
     LeaseLostError,
     RequestError,
@@ -840,12 +839,13 @@ class System:
         return f"{socket.gethostname()}/{os.getpid()}/{uuid.uuid4().hex[:6]}"
 
     def _step(self, wait_seconds: float, patient: bool = True) -> Snapshot:
-        # A coordinator that died or lost its lease is let go.
         driver = self._acquire(patient)
         try:
             return driver.step(wait_seconds)
-        except (LeaseLostError, StateError):
-            with contextlib.suppress(DatabaseError):  # a lease that can't be given back runs out
+        except Exception:
+            # Broken off in the middle of a step, what it has in memory may be half-done. All of it can be lost: the
+            # next one starts from what is durable.
+            with contextlib.suppress(HybridMUError):  # a lease that can't be given back runs out
                 self.close()
             raise
 

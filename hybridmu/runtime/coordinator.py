@@ -38,6 +38,7 @@ from hybridmu.store.lease import Lease
 from hybridmu.store.ledger import Ledger
 from hybridmu.store.measurements import Measurements
 from hybridmu.store.registry import Registry
+from hybridmu.store.soundness import check_soundness
 from hybridmu.types import (
     CalibrationOutcome,
     ForgetRequest,
@@ -104,6 +105,7 @@ class Coordinator:
         self.ledger, self.registry = Ledger(engine), Registry(engine)
         self.lease, self.measurements, self.controls = Lease(engine), Measurements(engine), Controls(engine)
         self._journal = Journal(self.site.storage, engine)
+        self._engine, self._sound = engine, False
         self.executor, self.holder = executor, holder
         self._planner = RemovalPlanner(self.site, self.ledger, self.measurements, self.registry)
         self.token: int | None = None
@@ -130,6 +132,9 @@ class Coordinator:
     def acquire(self) -> bool:
         """Return whether the lease was taken; false when another coordinator holds it."""
         if self.site.lake.exists:
+            if not self._sound:
+                check_soundness(self._engine, self._journal)
+                self._sound = True
             self.ledger.bind(self.settings.identity(), create=False)
             self._journal.check()
         self.token = self.lease.acquire(self.holder, LEASE_SECONDS)
@@ -323,7 +328,7 @@ class Coordinator:
             if not done.mends or self._differs(pairs):
                 self.registry.publish(self._token(), done.round_id, list(done.places), pairs)
                 self._journal.settle()
-            self._healer.changed(self._token(), list(done.plans))
+            self._healer.changed(self._token(), list(done.plans), mended=done.mends)
             self._purger.wake()
             del self._rounds[done.round_id]
             self._growth.settle(self._token())

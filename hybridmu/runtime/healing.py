@@ -56,12 +56,18 @@ class Healer:
                     self._broken.add(shard)
         return (self._broken | reported.keys()) - set(busy)
 
-    def changed(self, token: int, shards: Collection[int]) -> None:
-        """Take note of shards that have new or mended weights, fenced; they are read again when there is time."""
+    def changed(self, token: int, shards: Collection[int], *, mended: bool = False) -> None:
+        """Take note of shards that have new weights, fenced; they are read again when there is time.
+
+        Args:
+            token: The coordinator's fencing token.
+            shards: Which shards.
+            mended: They were made anew just now: reading them at once could end in a circle on a disk that lies.
+        """
         for shard in self._damages.reported().keys() & set(shards):
             self._damages.settle(token, shard)
         self._broken -= set(shards)
-        if self._unread is not None:
+        if self._unread is not None and not mended:
             self._unread += [shard for shard in sorted(shards) if shard not in self._unread]
 
 

@@ -182,7 +182,13 @@ def weights_hash(state: State) -> str:
 
 
 def blob_file(ref: str) -> str:
-    """Return the name in storage of a blob."""
+    """Return the name in storage of a blob.
+
+    Raises:
+        CorruptBlobError: That is no reference.
+    """
+    if not _REF.fullmatch(ref.encode()):
+        raise CorruptBlobError(f"{ref!r} is no reference of a blob", remedy="look at the database: it is damaged")
     shard, _, name = ref.partition("/")
     return f"{_blobs(int(shard))}/{name}{_SUFFIX}"
 

@@ -9,6 +9,8 @@ and see one snapshot.
 
 from __future__ import annotations
 
+import sqlite3
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +23,8 @@ from sqlalchemy.engine import URL, Connection, Engine, make_url
 from hybridmu.errors import ConfigError, DatabaseError, StateError
 from hybridmu.faults import reach
 from hybridmu.store import migrations
-from hybridmu.store.database_errors import translate
+from hybridmu.store.database_errors import refuse_damaged, translate
+from hybridmu.store.tables import metadata
 
 BUSY_SECONDS = 30
 _LOCK = int.from_bytes(b"hybridmu", "big")
@@ -132,8 +135,25 @@ def _sqlite(url: URL, create: bool) -> Engine:
 
 def _sqlite_pragmas(connection: Any, _: Any) -> None:
     connection.isolation_level = None  # transactions are begun by _sqlite_begin, not by the driver
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON"):
-        connection.execute(f"PRAGMA {pragma}")
+    try:
+        _write_ahead(connection)
+        for pragma in ("synchronous=FULL", "foreign_keys=ON", "secure_delete=ON"):
+            connection.execute(f"PRAGMA {pragma}")
+    except UnicodeDecodeError as error:  # the schema's text, or what SQLite says of it
+        refuse_damaged(str(error))
+
+
+def _write_ahead(connection: Any) -> None:
+    # Unlike a statement, a change of the journal's mode does not wait for other connections: SQLite refuses it at once.
+    deadline = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
 
 
 def _sqlite_begin(connection: Connection) -> None:
@@ -179,6 +199,8 @@ def _prepare(engine: Engine, create: bool) -> None:
     # Checks that the tables are those of this release; with `create` makes them so.
     with reader(engine).begin() as connection:
         stored = migrations.revision(connection)
+        if stored == migrations.head() and engine.dialect.name == "sqlite":
+            _compare_tables(connection)
     if stored == migrations.head():
         return
     if stored is None and not create:
@@ -200,6 +222,15 @@ def _prepare(engine: Engine, create: bool) -> None:
         )
     with engine.begin() as connection:  # a second process waits here, and then finds the work done
         migrations.upgrade(connection)
+
+
+def _compare_tables(connection: Connection) -> None:
+    """Refuse a file whose tables are called something else than the release that it names calls them."""
+    query = "SELECT m.name, c.name FROM sqlite_master m JOIN pragma_table_info(m.name) c WHERE m.type = 'table'"
+    there = {(table, column) for table, column in connection.exec_driver_sql(query)}
+    missing = {(table.name, column.name) for table in metadata.tables.values() for column in table.columns} - there
+    if missing:
+        refuse_damaged(f"there is no column {'.'.join(min(missing))}")
 
 
 def _untrained() -> StateError:

@@ -6,6 +6,7 @@ A transaction is committed as a whole or not at all, so every one of them leaves
 from __future__ import annotations
 
 import sqlite3
+from typing import NoReturn
 
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import InterfaceError, OperationalError
@@ -41,6 +42,19 @@ _SQLITE = {
 _POSTGRESQL = {"55P03": _BUSY, "53100": _FULL, "25006": _READ_ONLY}  # by SQLSTATE
 
 
+def refuse_damaged(got: str) -> NoReturn:
+    """Refuse a database whose content is not what was written.
+
+    Args:
+        got: What was found.
+
+    Raises:
+        DatabaseError: Always.
+    """
+    what, remedy = _DAMAGED
+    raise DatabaseError(what, got=got, remedy=remedy)
+
+
 def translate(context: ExceptionContext) -> None:
     """Raise what a driver's exception means; programming errors and constraints keep SQLAlchemy's own classes.
 
@@ -61,6 +75,8 @@ def translate(context: ExceptionContext) -> None:
 
 def _meaning(context: ExceptionContext) -> tuple[str, str] | None:
     original = context.original_exception
+    if isinstance(original, UnicodeDecodeError) or str(original).startswith("Could not decode to UTF-8"):
+        return _DAMAGED  # text in a file that is no text any more
     if isinstance(original, sqlite3.Error):
         return _SQLITE.get(getattr(original, "sqlite_errorcode", 0) & 0xFF)  # the rest of the number says details
     state = getattr(original, "sqlstate", None)

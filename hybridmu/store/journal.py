@@ -16,7 +16,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
-from hybridmu.errors import StateError
+from hybridmu.errors import CorruptBlobError, StateError
 from hybridmu.store import tables as t
 from hybridmu.store.certificates import Certificates
 from hybridmu.store.database import parts, reader
@@ -93,6 +93,11 @@ class Journal:
                 remedy="run `hybridmu ledger replay -c CONFIG`; until then nothing is trained or removed",
             )
 
+    def shards(self) -> list[dict[str, Any]]:
+        """Return the records of the newest sub-models, as rows of the database's table."""
+        state = self._state()
+        return [_typed(row) for row in state["shards"]] if state else []
+
     def replay(self) -> dict[str, int]:
         """Give a restored ledger back what it lost; requests whose removal it can't see are fulfilled again.
 
@@ -145,14 +150,22 @@ class Journal:
 
     def _entries(self) -> list[tuple[str, dict[str, Any]]]:
         names = [info.name for info in self.storage.list(_FOLDER) if info.name.endswith(".json")]
-        return [(name, json.loads(self.storage.read(name))) for name in names if name != _STATE]
+        return [(name, self._read_json(name)) for name in names if name != _STATE]
 
     def _state(self) -> dict[str, Any] | None:
         try:
-            state: dict[str, Any] = json.loads(self.storage.read(_STATE))
+            return self._read_json(_STATE)
         except FileNotFoundError:
             return None
-        return state
+
+    def _read_json(self, name: str) -> dict[str, Any]:
+        try:
+            found: dict[str, Any] = json.loads(self.storage.read(name))
+        except ValueError as error:
+            raise CorruptBlobError(
+                f"{name} in {self.storage.url} is damaged", got=str(error), remedy="restore this file from a backup"
+            ) from None
+        return found
 
 
 def _restore_version(connection: Connection, state: dict[str, Any]) -> None:

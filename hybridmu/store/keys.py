@@ -27,6 +27,7 @@ from hybridmu.core.certificate import key_id
 from hybridmu.core.partition import canonical
 from hybridmu.errors import ConfigError, StateError
 from hybridmu.faults import reach
+from hybridmu.store.refusals import explained
 from hybridmu.types import KeyKind
 
 KeyName = Literal["signing", "guard"]
@@ -184,7 +185,8 @@ class Keyring:
     def _folder(self, create: bool = True) -> Path:
         folder = self.settings.keys_folder
         if create:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with explained(str(folder.parent), "make", folder.name):
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if folder.is_dir():
             _refuse_open(folder, "700")
         return folder
@@ -280,8 +282,11 @@ def _numbers(folder: Path, pattern: str) -> list[int]:
 
 def _create(path: Path, data: bytes, mode: int = 0o600) -> bool:
     """Return whether a new file was published, whole; not when the name was taken, perhaps at this moment."""
-    if path.exists():
-        return False
+    with explained(str(path.parent), "write", path.name):
+        return not path.exists() and _link(path, data, mode)
+
+
+def _link(path: Path, data: bytes, mode: int) -> bool:
     temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
@@ -296,7 +301,7 @@ def _create(path: Path, data: bytes, mode: int = 0o600) -> bool:
     except FileExistsError:
         return False
     except FileNotFoundError:  # somebody took it for one that a crash had left
-        return _create(path, data, mode)
+        return _link(path, data, mode)
     finally:
         temporary.unlink(missing_ok=True)
     folder = os.open(path.parent, os.O_RDONLY)

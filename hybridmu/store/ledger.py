@@ -25,6 +25,7 @@ from hybridmu.errors import (
 )
 from hybridmu.store import tables as t
 from hybridmu.store.database import parts, reader, transaction
+from hybridmu.store.database_errors import refuse_damaged
 from hybridmu.store.idempotency import remember, repeated
 from hybridmu.store.ingestions import insert, withdraw
 from hybridmu.store.lease import fence
@@ -105,7 +106,11 @@ class Ledger:
                 if connection.scalar(sa.select(t.meta.c.value).where(t.meta.c.key == "system")) is None:
                     connection.execute(t.meta.insert().values(key="system", value=uuid.uuid4().hex))
                 return
-        differing = _differences(json.loads(stored), json.loads(json.dumps(identity)))
+        try:
+            known = json.loads(stored)
+        except ValueError as error:
+            refuse_damaged(str(error))
+        differing = _differences(known, json.loads(json.dumps(identity)))
         if differing:
             raise StorageMismatchError(
                 "this storage belongs to another configuration",

@@ -17,6 +17,7 @@ from sqlalchemy.engine import Connection, Engine, Row
 from hybridmu.errors import StateError
 from hybridmu.store import tables as t
 from hybridmu.store.database import parts, reader, transaction
+from hybridmu.store.database_errors import refuse_damaged
 from hybridmu.store.lease import fence
 from hybridmu.store.measurements import record_costs, record_outcomes
 from hybridmu.types import ModelVersion, PastSubModel, RequestState, ShardOutcome, ShardPlan, SliceRecord, SubModel
@@ -264,7 +265,10 @@ def _content(connection: Connection, number: int) -> tuple[SubModel, ...]:
 
 
 def _to_sub_model(r: Row[Any]) -> SubModel:
-    checkpoints = _records(r.checkpoints)
+    try:
+        checkpoints = _records(r.checkpoints)
+    except (ValueError, TypeError) as error:
+        refuse_damaged(f"the record of shard {r.shard} in version {r.version}: {error}")
     return SubModel(
         r.shard, r.blob, r.exact, r.removed_upto, r.exact_upto, checkpoints, r.error_spent, r.head, r.generations
     )

@@ -85,7 +85,10 @@ def let_time_pass(config: dict[str, Any]) -> None:
     if url.drivername == "sqlite" and not Path(str(url.database)).exists():
         return
     engine = sa.create_engine(url if url.drivername == "sqlite" else url.set(drivername="postgresql+psycopg"))
-    with suppress(sa.exc.DatabaseError), engine.begin() as connection:  # a damaged one is for the system to notice
+    with (
+        suppress(sa.exc.DatabaseError, UnicodeDecodeError),
+        engine.begin() as connection,
+    ):  # a damaged one is for the system to notice
         if sa.inspect(connection).has_table("leases"):
             connection.execute(t.leases.update().values(expires_at=0.0))
     engine.dispose()

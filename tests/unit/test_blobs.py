@@ -117,3 +117,39 @@ def test_what_a_crash_left_is_found_and_dropped(blobs):
     blobs.drop(1, (), ())
     assert blobs.unfinished(1) == set()
     assert blobs.find(1, KEY) == ref
+
+
+def test_a_damaged_file_of_the_right_size_is_written_anew(blobs):
+    ref = blobs.put(state(), 3)
+    whole = file_of(blobs, ref).read_bytes()
+    file_of(blobs, ref).write_bytes(flip(whole))
+    assert not blobs.intact(ref)
+    assert blobs.put(state(), 3) == ref
+    assert file_of(blobs, ref).read_bytes() == whole
+    assert blobs.intact(ref)
+    file_of(blobs, ref).unlink()
+    assert not blobs.intact(ref)
+
+
+def test_a_run_is_mended_from_its_first_damaged_checkpoint_on(blobs):
+    keys = [f"{number:048x}" for number in range(5)]
+    refs = [blobs.put(state(float(number)), 3) for number in range(5)]
+    for key, ref in zip(keys, refs, strict=True):
+        blobs.record(3, key, ref)
+    blobs.drop(3, [refs[1]], [keys[1]])  # evicted: nobody misses it
+    assert blobs.damaged(3, keys) == []
+    file_of(blobs, refs[2]).write_bytes(flip(file_of(blobs, refs[2]).read_bytes()))
+    file_of(blobs, refs[4]).unlink()
+    assert blobs.damaged(3, keys) == [keys[2], keys[4]]
+    blobs.mend(3, keys)
+    assert [blobs.find(3, key) for key in keys] == [refs[0], None, None, None, None]
+    blobs.mend(3, keys)
+    assert blobs.find(3, keys[0]) == refs[0]
+
+
+@pytest.mark.parametrize("text", [b"", b"3", b"3/", b"x/" + b"a" * 48, b"4/" + b"a" * 48, b"\xff" * 50, b"3/../../x"])
+def test_a_damaged_entry_names_nothing(blobs, text):
+    blobs.storage.write(lineage_file(3, KEY), text)
+    assert blobs.find(3, KEY) is None
+    assert blobs.load(3, KEY) is None
+    assert blobs.damaged(3, [KEY]) == [KEY]
