@@ -17,8 +17,9 @@ from __future__ import annotations
 import logging
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -74,7 +75,8 @@ class _Batch:
     requests: dict[str, frozenset[int]]  # request → its shards
     shards: frozenset[int]
     then: Stage  # what comes when the jobs are done
-    jobs: set[str] = field(default_factory=set)
+    jobs: dict[str, ShardJob] = field(default_factory=dict)
+    attempts: Counter[tuple[str, int]] = field(default_factory=Counter)  # by strategy and shard
     surveys: dict[tuple[str, int], Survey] = field(default_factory=dict)
     emptied: set[int] = field(default_factory=set)  # tombstones without rows
     looked: dict[str, Any] = field(default_factory=dict)
@@ -157,8 +159,8 @@ class Purger:
         """Take the result of one of the batch's jobs, and go on to the next stage when it was the last."""
         batch = self._batch
         assert batch is not None
-        batch.jobs.discard(result.job_id)
-        self._guarded(token, lambda token: self._take(token, batch, result))
+        job = batch.jobs.pop(result.job_id)
+        self._guarded(token, lambda token: self._take(token, batch, job, result))
         if not batch.jobs:
             if batch.requests:
                 self._guarded(token, batch.then)
@@ -315,8 +317,11 @@ class Purger:
 
     # ------------------------------------------------------------------ results and failures
 
-    def _take(self, token: int, batch: _Batch, result: JobResult) -> None:
+    def _take(self, token: int, batch: _Batch, job: ShardJob, result: JobResult) -> None:
         if isinstance(result, ShardFailure):
+            if result.retryable and batch.attempts[job.strategy, job.shard] < self.site.settings.policy.max_attempts:
+                self._hand(replace(job, job_id=uuid.uuid4().hex))  # an actor died, or the network: nothing of a request
+                return
             touched = [name for name, shards in batch.requests.items() if result.shard < 0 or result.shard in shards]
             self._drop(token, dict.fromkeys(touched, f"{_place(result.shard)}{result.error}"))
         elif isinstance(result, ProofOutcome):
@@ -407,8 +412,12 @@ class Purger:
         return self._deletions.without_rows(list(batch.requests), gone)
 
     def _send(self, strategy: Any, shard: int, **fields: Any) -> None:
-        job = ShardJob(uuid.uuid4().hex, shard, strategy, **fields)
-        self._at_work().jobs.add(job.job_id)
+        self._hand(ShardJob(uuid.uuid4().hex, shard, strategy, **fields))
+
+    def _hand(self, job: ShardJob) -> None:
+        batch = self._at_work()
+        batch.jobs[job.job_id] = job
+        batch.attempts[job.strategy, job.shard] += 1
         self._queue(job)
 
 

@@ -94,9 +94,17 @@ ERRORS = [
 ]
 
 
+@pytest.fixture
+def hasty(tmp_path):
+    """A system as `small`, in which no job is repeated at once."""
+    pq.write_table(make_table(60), tmp_path / "train.parquet")
+    with world(tmp_path, policy={"max_attempts": 1}) as made:
+        yield made
+
+
 @pytest.mark.parametrize("place", PLACES)
-def test_a_failure_is_said_and_tried_again(small, clocked, monkeypatch, place):
-    w = small
+def test_a_failure_is_said_and_tried_again(hasty, clocked, monkeypatch, place):
+    w = hasty
     error = ERRORS[sorted(PLACES).index(place) % len(ERRORS)]
     owner, name = PLACES[place]
     one, two = w.forget([3, 10]), w.forget([17], strategy="dpus")
@@ -115,6 +123,16 @@ def test_a_failure_is_said_and_tried_again(small, clocked, monkeypatch, place):
     w.assert_nothing_left([3, 10, 17, 24])
     w.assert_swept()
     w.assert_exact()
+
+
+@pytest.mark.parametrize("place", ["prove", "purge"])
+def test_a_storage_that_fails_for_a_moment_costs_no_wait(small, monkeypatch, place):
+    w = small
+    times = w.system.settings.policy.max_attempts - 1
+    monkeypatch.setattr(ShardWorker, place, failing(times, StorageError("no answer"))(getattr(ShardWorker, place)))
+    one = w.forget([3])
+    w.run()
+    w.assert_certified(one)
 
 
 def test_errors_of_every_kind_are_survived(small, clocked, monkeypatch):
