@@ -54,7 +54,7 @@ def test_a_new_coordinator_misses_a_file_at_once_and_reads_the_others_in_time(tr
     healer = Healer(trained.system.site, trained.system._engine)
     assert healer.due(busy=(), idle=False) == {2}
     assert healer.due(busy={2}, idle=True) == set(), "somebody is at work there"
-    healer.changed(trained.coordinator.token or 0, [2])
+    healer.changed(trained.coordinator.token or 0, [2], mended=True)
     found = [healer.due(busy=(), idle=True) for _ in range(2)]
     assert {0} in found
     assert healer.due(busy=(), idle=False) == {0}
