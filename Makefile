@@ -11,7 +11,7 @@ export RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER ?= 0
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-demo: .venv/.installed      ## train, forget, prove and serve on real digits
+demo: .venv/.installed      ## train, forget, prove, serve, purge and certify on real digits
 	$(BIN)/hybridmu demo
 
 test: .venv/.installed      ## the suite

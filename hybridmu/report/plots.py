@@ -15,6 +15,12 @@ from hybridmu.planning.planner import Policy, Pools, make_plan
 from hybridmu.types import Calibration, ShardStats
 
 _COLOURS = {"retrain": "#20639b", "dpus": "#f6a600", "dpus-optimised": "#ed553b"}
+_MOMENTS = {
+    "applied": (">", "#f6a600"),
+    "served": ("o", "#ed553b"),
+    "exact": ("s", "#20639b"),
+    "purged": ("X", "#1a7f37"),
+}
 _SHARES = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
 
 
@@ -103,6 +109,32 @@ def gaps(shards: Sequence[dict[str, Any]]) -> str:
     axes.axhspan(-0.05, 0.05, color="#20639b", alpha=0.1)
     axes.bar([str(e["shard"]) for e in known], [e["forget_loss_gap"] for e in known], color=_COLOURS["dpus-optimised"])
     axes.set(xlabel="shard", ylabel="loss minus oracle's", title="Forget-loss gap of approximate shards (band: ±0.05)")
+    return _svg(figure)
+
+
+def lives(requests: Sequence[dict[str, Any]]) -> str:
+    """Return one line per request from its acceptance to its purge, seconds on a logarithmic axis.
+
+    Args:
+        requests: Rows with `name` and `seconds_to_applied`, `…_served`, `…_exact`, `…_purged`.
+
+    Returns:
+        SVG.
+    """
+    figure = Figure(figsize=(6, 3), layout="constrained")
+    axes = figure.subplots()
+    lines = range(len(requests))
+    for line, request in zip(lines, requests, strict=True):
+        moments = [request[f"seconds_to_{moment}"] for moment in _MOMENTS]
+        axes.plot([min(moments), max(moments)], [line, line], color="#999999", lw=1, zorder=1)
+    for moment, (marker, colour) in _MOMENTS.items():
+        seconds = [request[f"seconds_to_{moment}"] for request in requests]
+        axes.scatter(seconds, lines, s=40, marker=marker, color=colour, label=moment, zorder=2)
+    axes.set_yticks(lines, [request["name"] for request in requests], fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xscale("log")
+    axes.set(xlabel="seconds since the request was received", title="The life of every request")
+    axes.legend(fontsize=8)
     return _svg(figure)
 
 

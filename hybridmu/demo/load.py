@@ -1,0 +1,105 @@
+"""Clients that ask over HTTP while rows are forgotten, repaired and purged."""
+
+from __future__ import annotations
+
+import json
+import threading
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from hybridmu.demo.screen import Phases
+from hybridmu.system import System
+
+_CLIENTS = 2
+_PAUSE_SECONDS = 0.05  # two cores are there for the deletions too
+_FEW_SECONDS = 0.5
+
+
+class Clients:
+    """Threads that ask for predictions until they are stopped.
+
+    Args:
+        address: URL of the endpoint.
+        body: What each of them posts.
+    """
+
+    def __init__(self, address: str, body: bytes) -> None:
+        self.versions: list[int] = []
+        self.failures: list[str] = []
+        self._address, self._body = address, body
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._ask, daemon=True) for _ in range(_CLIENTS)]
+        for thread in self._threads:
+            thread.start()
+
+    def wait(self) -> None:
+        """Let them ask for a moment."""
+        self._stop.wait(_FEW_SECONDS)
+
+    def stop(self) -> None:
+        """End them after their last answers; repeating it does nothing."""
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def report(self, served: int) -> dict[str, Any]:
+        """Return what they saw.
+
+        Args:
+            served: The version that must have answered last.
+        """
+        return {
+            "answers": len(self.versions),
+            "failures": len(self.failures),
+            "first_failures": self.failures[:3],
+            "versions": sorted(set(self.versions)),
+            "last_version": self.versions[-1] if self.versions else None,
+            "expected_version": served,
+        }
+
+    def _ask(self) -> None:
+        while not self._stop.wait(_PAUSE_SECONDS):
+            try:
+                request = urllib.request.Request(self._address, self._body, {"content-type": "application/json"})
+                with urllib.request.urlopen(request, timeout=10) as answer:
+                    self.versions.append(json.load(answer)["version"])
+            except (OSError, ValueError, KeyError) as error:  # a refusal, a broken connection, half an answer
+                self.failures.append(str(error))
+
+
+@contextmanager
+def serving(system: System, phases: Phases) -> Iterator[Clients]:
+    """Serve the ensemble, with clients that ask all the time.
+
+    Args:
+        system: A trained system.
+        phases: The demo's bar.
+
+    Yields:
+        The clients.
+    """
+    phases.begin("starting Ray Serve")
+    from ray import serve  # the heaviest import; only this part needs it
+
+    from hybridmu.cluster.announce import APPLICATION
+    from hybridmu.cluster.serving import make_application
+
+    settings = system.settings.serving
+    rows = pq.read_table(system.settings.data.test or "").slice(0, 1).to_pylist()
+    body = json.dumps({"rows": [{"pixels": rows[0]["pixels"]}]}).encode()
+    serve.start(http_options={"host": settings.host, "port": settings.port})
+    try:
+        serve.run(make_application(system.settings), name=APPLICATION)
+        clients = Clients(f"http://{settings.host}:{settings.port}/v1/predict", body)
+        try:
+            clients.wait()
+            yield clients
+        finally:
+            clients.stop()
+    finally:
+        phases.begin("stopping Ray Serve")
+        serve.shutdown()
