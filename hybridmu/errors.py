@@ -26,7 +26,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 
 class HybridMUError(Exception):
@@ -77,17 +77,28 @@ class UnknownKeysError(RequestError):
     Args:
         unknown: The keys as the caller wrote them, in the caller's order.
         any_known: Whether the call named others that are known.
+        elsewhere: Linked model → how many of the unknown ones have rows there.
     """
 
-    def __init__(self, unknown: Sequence[str], *, any_known: bool = True) -> None:
+    def __init__(
+        self, unknown: Sequence[str], *, any_known: bool = True, elsewhere: Mapping[str, int] | None = None
+    ) -> None:
         self.unknown = tuple(unknown)
         shown = ", ".join(self.unknown[:10]) + (f" … and {len(unknown) - 10} more" if len(unknown) > 10 else "")
         super().__init__(
             f"{len(unknown)} id(s) or group(s) are unknown" if any_known else "none of the ids and groups is known",
             expected="keys of rows in the train, validation or test table",
             got=shown,
-            remedy="correct the list" + (", or pass --ignore-unknown to forget the known ones" if any_known else ""),
+            remedy=_correct(any_known, elsewhere or {}),
         )
+
+
+def _correct(any_known: bool, elsewhere: Mapping[str, int]) -> str:
+    if not elsewhere:
+        return "correct the list" + (", or pass --ignore-unknown to forget the known ones" if any_known else "")
+    there = ", ".join(f"{count} of them in model {name}" for name, count in elsewhere.items())
+    how = ", or pass --ignore-unknown here: they are passed on to it" if any_known else ""
+    return f"there are rows of {there}: ask it there, with that model's configuration{how}"
 
 
 class ConflictError(RequestError):

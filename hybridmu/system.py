@@ -25,6 +25,7 @@ from sqlalchemy.engine import Engine
 
 from hybridmu import config, datasets
 from hybridmu.config import Settings
+from hybridmu.core.partition import digest
 from hybridmu.core.strategies.dpus import unavailable
 from hybridmu.errors import (
     AdmissionError,
@@ -45,14 +46,18 @@ from hybridmu.runtime.eviction import CheckpointKeeper
 from hybridmu.runtime.executor import LocalExecutor
 from hybridmu.runtime.healing import reporting
 from hybridmu.runtime.intake import Intake
+from hybridmu.runtime.models import Models
+from hybridmu.runtime.peer import opened
 from hybridmu.runtime.removal import RemovalPlanner
+from hybridmu.runtime.resharding import prepare
+from hybridmu.runtime.retiring import decommission
 from hybridmu.runtime.site import Site
 from hybridmu.runtime.upgrade import upgrade_plan
 from hybridmu.runtime.verify import verify
 from hybridmu.serving.ensemble import Ensemble
+from hybridmu.store.admission import Limits
 from hybridmu.store.controls import Controls
 from hybridmu.store.database import connect as connect_database
-from hybridmu.store.decommission import Decommission
 from hybridmu.store.guard import Guard
 from hybridmu.store.incoming import waiting_keys
 from hybridmu.store.ingest import ingest
@@ -60,22 +65,24 @@ from hybridmu.store.ingestions import Ingestions
 from hybridmu.store.journal import Journal
 from hybridmu.store.keys import Keyring
 from hybridmu.store.lease import Lease
-from hybridmu.store.ledger import Ledger, Limits
+from hybridmu.store.ledger import Ledger
+from hybridmu.store.links import Links
 from hybridmu.store.lookup import Lookup, Mac, UnknownKey
 from hybridmu.store.measurements import Measurements
 from hybridmu.store.registry import Registry
 from hybridmu.types import (
+    UPDATES,
     ForgetRequest,
+    ForwardState,
     IngestState,
     KeyKind,
+    NamedKey,
     Plan,
     RequestState,
     ResolvedKey,
     StrategyChoice,
 )
 
-# Emptying storage takes long, and nobody renews the lease meanwhile.
-_DECOMMISSION_SECONDS = 3600.0
 Watcher = Callable[[Snapshot], None]
 _FINAL = {RequestState.SERVED, RequestState.PURGED, RequestState.FAILED, RequestState.CANCELLED}
 
@@ -127,11 +134,13 @@ class System:
             JSON-able summary.
 
         Raises:
-            StateError: Another coordinator is at work on this storage.
+            StateError: Another coordinator is at work on this storage, or it is a successor without rows yet.
         """
         started = time.perf_counter()
         connect_database(self.settings.database, create=True).dispose()  # the other verbs make none
         # Reading the source happens here, before a cluster is started: bad input costs nothing.
+        if not self.site.lake.exists and Links(self._engine).predecessor():
+            raise StateError("this is a successor in the making", remedy="go on with `hybridmu reshard`")
         self.ledger.bind(self.settings.identity(), create=True, replace=not self.site.lake.exists)
         self.keyring.guard_keys()  # where they are kept must be known before anything is forgotten
         ingest(self.site.lake, self.guard)
@@ -375,11 +384,12 @@ class System:
             caller: Who asks; limits under `admission` count per caller.
             deadline_seconds: How long from now until the request must be exact and purged; the policy's by default.
             ignore_unknown: Leave unknown keys out instead of refusing the request.
-            wait: Follow the running coordinator, or become it, until the request is served.
+            wait: Follow the running coordinator, or become it, until the request is served, and every linked model has
+                it or could not be told.
             watch: Called with a snapshot after every step while waiting.
 
         Returns:
-            JSON-able report of the request.
+            JSON-able report of the request; `models` says how far it is in linked models.
 
         Raises:
             RequestError: The request is empty, unknown, or would leave nothing to train on; nothing was changed.
@@ -392,7 +402,7 @@ class System:
             raise RequestError(
                 "the deadline is not in the future", expected="seconds above 0", got=str(deadline_seconds)
             )
-        if strategy in {"dpus", "dpus-optimised"} and (reason := unavailable(self.settings.optimizer.name)):
+        if strategy in UPDATES - {"rewind"} and (reason := unavailable(self.settings.optimizer.name)):
             raise StrategyUnavailableError(f"{strategy} can't run here", got=reason, remedy="ask for auto or retrain")
         admission = self.settings.admission
         if len(ids) + len(groups) > admission.keys_per_request:
@@ -405,10 +415,12 @@ class System:
         self._look()
         request = self.ledger.find_repeat(key, payload, strategy)
         if request is None:
-            found, purged, unknown = self._resolve(ids, groups, ignore_unknown, self.keyring.stamp())
+            mac = self.keyring.stamp()
+            found, purged, unknown = self._resolve(ids, groups, ignore_unknown, mac)
             request = self.ledger.accept(
                 found,
                 purged=purged,
+                absent=self._named(unknown, mac),
                 strategy=strategy,
                 caller=caller,
                 limits=Limits(admission.open_requests, admission.requests_per_minute),
@@ -420,7 +432,88 @@ class System:
             )
         if wait:
             self.wait(request.request_id, watch)
+            self._wait_for_delivery(request.request_id, watch)
         return self.report(request.request_id)
+
+    def link(self, settings: Settings) -> list[dict[str, Any]]:
+        """Link another model over the same people: from now on a deletion that one of them accepts reaches both.
+
+        All models that either is linked with are linked with each other. What any of them has forgotten before is
+        forgotten in all when this returns, or a request there. Repeated after a crash or a restore, it does what is
+        missing.
+
+        Args:
+            settings: The other model's configuration.
+
+        Returns:
+            As `models`.
+
+        Raises:
+            StateError: One of them is not trained, they don't have the same keys, or rows are on their way in.
+            ConfigError: A configuration holds a password.
+        """
+        self._check_bound()
+        self.linked.link(settings.model_copy(update={"data": datasets.resolve(settings.data)}))
+        return self.models()
+
+    def models(self) -> list[dict[str, Any]]:
+        """Return this model and all that it is or was linked with, read live, as JSON-able data."""
+        self._check_bound()
+        return self.linked.all()
+
+    def retire(self, *names: str, reason: str, caller: str = "", lost: bool = False) -> list[dict[str, Any]]:
+        """Decommission linked models, after their own requests are delivered; certificates and guards stay.
+
+        Args:
+            names: Which, as `models` names them.
+            reason: Why, for the log.
+            caller: Who.
+            lost: They are out of reach for good: end the links only. Nothing of theirs is deleted by that.
+
+        Returns:
+            What went and what stays, per model; repeated after a crash, it finishes what was begun.
+
+        Raises:
+            StateError: There is no such model, its coordinator runs, a legal hold is in force, or it has requests that
+                can't be delivered.
+            RequestError: There is no reason.
+        """
+        self._check_bound()
+        if not reason.strip() or not names:
+            raise RequestError("no model is retired", expected="at least one name, and a reason")
+        return self.linked.retire(names, reason, caller, lost=lost)
+
+    def reshard(self, settings: Settings, watch: Watcher | None = None) -> dict[str, Any]:
+        """Make a successor of this model: its live rows in other shards and slices, or for another task or optimizer.
+
+        It is linked first, so requests that come meanwhile reach it, then trained on all live rows as one generation.
+        This model goes on answering until it is retired. Repeated after a crash, it goes on.
+
+        Args:
+            settings: The successor's configuration: the same `data` section and keys, another storage and database.
+            watch: Called with a snapshot after every step of its training.
+
+        Returns:
+            JSON-able summary of the training, the successor's ancestry, and all linked models.
+
+        Raises:
+            StateError: Rows are on their way in, something else is in the successor's storage, or the two read other
+                data or have other keys.
+        """
+        self._look()
+        self.close()  # its training needs what a coordinator of ours holds
+        settings = settings.model_copy(update={"data": datasets.resolve(settings.data)})
+        with opened(self.settings) as old:
+            prepare(old, settings)
+        with System(settings, self.executor) as successor:
+            summary = successor.train(watch)
+            ancestry = successor.site.lake.manifest.ancestry
+        assert ancestry is not None
+        self.linked.link(settings)  # it has rows now: nothing that was forgotten meanwhile may be among them
+        delivered = self.linked.deliver()
+        past = {"name": ancestry.name, "system": ancestry.system, "version": ancestry.version}
+        past |= {"tombstones": ancestry.tombstones, "rows": ancestry.rows, "root": ancestry.root}
+        return {**summary, "predecessor": past, "delivered": delivered, "models": self.models()}
 
     def decommission(self, reason: str, caller: str = "") -> dict[str, Any]:
         """Forget everything: stop serving, empty storage and the ledger, and look; certificates and the guard stay.
@@ -433,26 +526,17 @@ class System:
             How many files went and what stays. Repeating it after a crash finishes what was begun.
 
         Raises:
-            StateError: Another coordinator is at work, or a legal hold is in force.
+            StateError: Another coordinator is at work, a legal hold is in force, or a linked model has not got all
+                requests yet.
         """
-        holder = f"decommission/{os.getpid()}/{uuid.uuid4().hex[:6]}"
-        token = self.lease.acquire(holder, _DECOMMISSION_SECONDS)
-        if token is None:
-            raise StateError("a coordinator is at work", got=str(self.lease.holder()), remedy="stop it first")
-        try:
-            over = Decommission(self.site.storage, self._engine)
-            over.announce(token, reason, caller)
-            while self.registry.replicas():  # they see it at their next poll, or their lease runs out
-                time.sleep(0.1)
-            return over.empty(token)
-        finally:
-            self.lease.release(token)
+        return decommission(self.settings, self.site.storage, self._engine, reason, caller)
 
-    def replay(self) -> dict[str, int]:
-        """Give a ledger that was restored from a backup what storage has acted on since.
+    def replay(self) -> dict[str, Any]:
+        """Give a ledger that was restored from a backup what storage has acted on since, and linked models know.
 
         Returns:
             How many requests and tombstones came back, and the version that is served; 0 and 0 when nothing lacked.
+            `unsettled` names linked models that could not be asked: link them again.
 
         Raises:
             StateError: A coordinator is at work.
@@ -460,7 +544,8 @@ class System:
         self._check_bound()
         if holder := self.lease.holder():
             raise StateError("a coordinator is at work", got=holder, remedy="stop it first")
-        return Journal(self.site.storage, self._engine).replay()
+        found = Journal(self.site.storage, self._engine).replay()
+        return {**found, "unsettled": self.linked.settle()}
 
     def cancel(self, request_id: str, caller: str = "") -> dict[str, Any]:
         """Return the report of a request that was taken back: possible only until it is planned.
@@ -613,6 +698,7 @@ class System:
         return {
             **asdict(request),
             "state": str(request.state),
+            "models": self.linked.report(request_id, request.received_at),
             **{f"seconds_to_{name}": at - request.received_at if at else None for name, at in moments.items()},
             "owes_exact_repair": self._owed(request),
             "repair": self.settings.policy.repair,
@@ -622,7 +708,7 @@ class System:
     def status(self) -> dict[str, Any]:
         """Return where the system stands: version, shards and what they owe, requests, pause and holds, replicas."""
         self._check_bound()
-        version = self.registry.version()
+        version, past = self.registry.version(), self.site.lake.manifest.ancestry
         requests = self.ledger.requests()
         return {
             "version": version.version,
@@ -646,6 +732,9 @@ class System:
             "last_requests": [{**asdict(r), "state": str(r.state)} for r in requests[-10:]],
             "replicas": self.registry.replicas(),
             "coordinator": self.lease.holder(),
+            "models": [link.name for link in self.linked.links.live()],
+            "undelivered": len(self.linked.links.waiting(begun=False)),
+            "predecessor": None if past is None else {"name": past.name, "version": past.version, "root": past.root},
         }
 
     def verify(
@@ -782,6 +871,11 @@ class System:
         return Guard(self._engine, self.keyring)
 
     @cached_property
+    def linked(self) -> Models:
+        """Return the models over the same people."""
+        return Models(self.settings, self._engine)
+
+    @cached_property
     def ingestions(self) -> Ingestions:
         """Return new data that came in or waits."""
         return Ingestions(self._engine)
@@ -862,6 +956,17 @@ class System:
         if watch:
             watch(snapshot)
 
+    def _wait_for_delivery(self, request_id: str, watch: Watcher | None) -> None:
+        """Follow the running coordinator, or become it, until every linked model has a request or could not be told."""
+        since = time.time()
+
+        def open_() -> bool:
+            forwards = self.linked.links.of_request(request_id)
+            return any(f.state is ForwardState.WAITING and (f.tried_at or 0.0) < since for f in forwards)
+
+        while open_():
+            self._follow(watch)
+
     def _look(self) -> None:
         """See what is in storage now; another process may have brought rows in."""
         self._check_bound()
@@ -882,7 +987,7 @@ class System:
 
     def _resolve(
         self, ids: Iterable[object], groups: Iterable[object], ignore_unknown: bool, mac: Mac | None = None
-    ) -> tuple[list[ResolvedKey], list[bytes], list[str]]:
+    ) -> tuple[list[ResolvedKey], list[bytes], list[UnknownKey]]:
         """Return (keys with rows in the lake, HMACs of keys that were purged before, unknown keys).
 
         Raises:
@@ -904,10 +1009,18 @@ class System:
                 got=", ".join(key.text for key in coming[:10]),
                 remedy="repeat the request when `hybridmu ingests list` shows their ingestion as APPLIED",
             )
-        unknown = [key.text for key in missing]
-        if (unknown and not ignore_unknown) or not (found or purged):
-            raise UnknownKeysError(unknown, any_known=bool(found or purged))
-        return found, purged, unknown
+        if (missing and not ignore_unknown) or not (found or purged):
+            key = self.site.lake.key
+            elsewhere = self.linked.elsewhere((x.kind, digest(key, x.kind, x.value)) for x in missing)
+            raise UnknownKeysError([x.text for x in missing], any_known=bool(found or purged), elsewhere=elsewhere)
+        return found, purged, missing
+
+    def _named(self, unknown: Sequence[UnknownKey], mac: Mac) -> list[NamedKey]:
+        """Return how linked models know ids and groups that have no row here; none where no model is linked."""
+        if not unknown or not self.linked.links.live():
+            return []
+        made = [(x.kind, digest(self.site.lake.key, x.kind, x.value), *mac(x.kind, x.value)) for x in unknown]
+        return [NamedKey(kind, key, mac_, mac_key) for kind, key, mac_key, mac_ in made]
 
     def _refuse_empty(self, fresh: Sequence[tuple[ResolvedKey, int]]) -> None:
         revoked = sum(sum(slice_[:2]) for shard in self.ledger.counts().values() for slice_ in shard.values())

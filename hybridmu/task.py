@@ -177,12 +177,15 @@ _SHAPELESS = frozenset({
     "audit.py",
     "calibration.py",
     "certificate.py",
+    "curvature.py",
     "evidence.py",
     "lineage.py",
     "merkle.py",
     "needles.py",
     "strategies/__init__.py",
     "strategies/dpus.py",
+    "strategies/newton.py",
+    "strategies/rewind.py",
 })
 
 

@@ -11,9 +11,10 @@ from enum import StrEnum
 from typing import Literal
 
 KeyKind = Literal["id", "group"]
-StrategyName = Literal["retrain", "dpus", "dpus-optimised"]
+StrategyName = Literal["retrain", "rewind", "dpus", "dpus-optimised", "dpus-newton"]
 Errand = Literal["calibrate", "prove", "purge", "purge-index", "look"]  # jobs that change no weights
-StrategyChoice = Literal["auto", "retrain", "dpus", "dpus-optimised"]
+StrategyChoice = Literal["auto", "retrain", "rewind", "dpus", "dpus-optimised", "dpus-newton"]
+UPDATES: frozenset[str] = frozenset({"rewind", "dpus", "dpus-optimised", "dpus-newton"})  # done by updaters, not exact
 
 
 class RequestState(StrEnum):
@@ -35,6 +36,14 @@ class IngestState(StrEnum):
     APPLIED = "APPLIED"
     SERVED = "SERVED"
     FAILED = "FAILED"
+
+
+class ForwardState(StrEnum):
+    """Life of a request's copy for a linked model: it waits, that model has it, or that model is no more."""
+
+    WAITING = "WAITING"
+    DELIVERED = "DELIVERED"
+    RETIRED = "RETIRED"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +108,45 @@ class ResolvedKey:
 
 
 @dataclass(frozen=True, slots=True)
+class NamedKey:
+    """A key as linked models tell each other of it: never the raw id or group.
+
+    Attributes:
+        kind: Id or group.
+        key: 16-byte digest, the same in all linked models; empty where only the guard's entry is left of it.
+        mac: HMAC for the guard.
+        mac_key: Which guard key made it.
+    """
+
+    kind: KeyKind
+    key: bytes
+    mac: bytes
+    mac_key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a request came from that was accepted by a linked model.
+
+    Attributes:
+        system: Random name of that model's system.
+        name: Its name for people.
+        request_id: The request there.
+        deadline_at: When it must be exact and purged, in seconds since the epoch, UTC.
+    """
+
+    system: str
+    name: str
+    request_id: str
+    deadline_at: float | None = None
+
+    @property
+    def text(self) -> str:
+        """Return what the ledger keeps of it."""
+        return f"{self.system}:{self.request_id}"
+
+
+@dataclass(frozen=True, slots=True)
 class ForgetRequest:
     """One deletion request as the ledger knows it. Times are seconds since the epoch, UTC.
 
@@ -121,6 +169,7 @@ class ForgetRequest:
         reason: Why it failed, or is not purged yet.
         already_forgotten: Keys of the call that were revoked before.
         ignored_unknown: Keys of the call that do not exist and were ignored.
+        origin: `SYSTEM:REQUEST` of the linked model that passed it on; None when it was asked here.
     """
 
     request_id: str
@@ -141,6 +190,7 @@ class ForgetRequest:
     reason: str | None = None
     already_forgotten: int = 0
     ignored_unknown: int = 0
+    origin: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,8 +349,9 @@ class ShardJob:
         trajectory: Blobs of the last exact run's checkpoints, slice 1 first; only an update reads them.
         current_blob: Blob of the sub-model that is live now; None for an empty shard.
         alpha: Step of the subtraction.
-        fresh: (kind, key) that an update subtracts: the current sub-model still contains them.
-        removed: (kind, key) that the current sub-model contains no more.
+        fresh: (kind, key) that an update subtracts: the current sub-model still contains them. Of a rewind: all that
+            the trajectory contains.
+        removed: (kind, key) that the current sub-model contains no more; of a rewind, the trajectory.
         mend: Read every checkpoint first, and train anew from the first damaged one on.
         generations: How many generations of rows the job is about; later ones are not read.
         stones: Of a `prove`: the shard's tombstones that are out exactly and not purged.
@@ -345,14 +396,12 @@ class ShardJob:
     @property
     def central(self) -> bool:
         """Return whether an updater does it, and not the shard's own worker."""
-        return self.strategy in {"dpus", "dpus-optimised", "purge-index", "look"}
+        return self.strategy in UPDATES | {"purge-index", "look"}
 
     @property
     def method(self) -> str:
         """Return the name of the worker's method."""
-        return {"dpus": "update", "dpus-optimised": "update", "purge-index": "purge_index"}.get(
-            self.strategy, self.strategy
-        )
+        return "update" if self.strategy in UPDATES else self.strategy.replace("-", "_")
 
 
 @dataclass(frozen=True, slots=True)

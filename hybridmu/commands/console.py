@@ -13,9 +13,12 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from typer.core import TyperGroup
 
 from hybridmu.errors import HybridMUError, UnknownKeysError
+from hybridmu.runtime.coordinator import Snapshot
+from hybridmu.system import Watcher
 
 ConfigOption = Annotated[Path, typer.Option("-c", "--config", help="YAML configuration.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
@@ -85,6 +88,52 @@ def errors(as_json: bool) -> Iterator[None]:
         err.print(f"[red]error[/red] {type(error).__name__}: ", end="")
         err.print(str(error), markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(2) from None
+
+
+@contextmanager
+def bar(text: str) -> Iterator[Callable[..., None]]:
+    """Show a bar; it pulses until what is yielded is called.
+
+    Args:
+        text: What is done.
+
+    Yields:
+        A function (done, in all, text), the last two optional.
+    """
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=err, transient=True) as progress:
+        task = progress.add_task(text, total=None)
+
+        def advance(done: int, total: int | None = None, now: str = text) -> None:
+            progress.update(task, description=now, total=total, completed=done)
+
+        yield advance
+
+
+@contextmanager
+def progress(what: str) -> Iterator[Watcher]:
+    """Show a bar of shard jobs.
+
+    Args:
+        what: What is done.
+
+    Yields:
+        What to call with a snapshot after every step.
+    """
+    with bar(f"{what}: starting") as advance:
+
+        def watch(snapshot: Snapshot) -> None:
+            now = (
+                "calibrating"
+                if snapshot.calibrating
+                else "paused, until `hybridmu resume`"
+                if snapshot.paused
+                else "shards"
+            )
+            text = f"{what}: {now}"
+            advance(snapshot.jobs_done, snapshot.jobs_total or None, text)
+
+        yield watch
 
 
 def operator() -> str:

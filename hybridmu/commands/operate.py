@@ -15,7 +15,7 @@ from rich.table import Table
 from hybridmu import config
 from hybridmu.commands.console import ConfigOption, JsonOption, emit, errors, operator, out
 from hybridmu.system import System, connect
-from hybridmu.types import RequestState
+from hybridmu.types import ForwardState, RequestState
 
 app = typer.Typer(no_args_is_help=True, help="Deletion requests: list, look, take back.")
 
@@ -115,6 +115,22 @@ def outcome(report: dict[str, Any]) -> None:
         _say(f"approximate: {_repair(report)}")
     if report["already_forgotten"] or report["ignored_unknown"]:
         _say(f"{report['already_forgotten']} forgotten before, {report['ignored_unknown']} unknown and ignored")
+    elsewhere(report)
+
+
+def elsewhere(report: dict[str, Any]) -> None:
+    """Print how far a request is in linked models, and whose coordinator has to run."""
+    if report["origin"]:
+        _say(f"  passed on by a linked model: {report['origin']}")
+    for there in report["models"]:
+        why = f": {there['reason']}" if there["reason"] else ""
+        number = f", certificate {there['certificate']}" if there.get("certificate") else ""
+        _say(f"  model {there['name']}: {there['state']} {there['request_id'] or ''}{number}{why}".rstrip())
+    if any(there["state"] == ForwardState.WAITING for there in report["models"]):
+        _say("  what is WAITING was not passed on yet: `hybridmu run` with this configuration goes on trying")
+    begun = (RequestState.RECEIVED, RequestState.PLANNED, RequestState.APPLIED)
+    if names := [there["name"] for there in report["models"] if there["state"] in begun]:
+        _say(f"  to be fulfilled by the coordinator(s) of {', '.join(names)}: `hybridmu run` with that configuration")
 
 
 def standing(result: dict[str, Any]) -> None:
@@ -127,6 +143,10 @@ def standing(result: dict[str, Any]) -> None:
     _say("requests: " + ", ".join(f"{state} {count}" for state, count in result["requests"].items()))
     for placed in result["holds"]:
         _say(_hold(placed))
+    if result["models"]:
+        _say(f"linked with: {', '.join(result['models'])}; {result['undelivered']} request(s) not passed on yet")
+    if past := result["predecessor"]:
+        _say(f"its first rows are those of model {past['name']}, version {past['version']}")
     _say(f"replicas: {result['replicas'] or 'none'}; coordinator: {result['coordinator'] or 'none'}")
 
 
@@ -180,6 +200,7 @@ def _shown(report: dict[str, Any]) -> None:
         _say(_repair(report))
     for placed in report["holds"]:
         _say(_hold(placed))
+    elsewhere(report)
     _shards(report)
 
 

@@ -67,7 +67,14 @@ def replay(config_file: ConfigOption, as_json: JsonOption = False) -> None:
     with errors(as_json), connect(config.load(config_file), "local") as system:
         result = system.replay()
     found = f"{result['requests']} request(s), {result['tombstones']} tombstone(s), version {result['version']}"
-    emit(result, as_json, lambda: out.print(f"{found}. `hybridmu run` goes on from here.", highlight=False))
+
+    def say() -> None:
+        out.print(f"{found}. `hybridmu run` goes on from here.", highlight=False)
+        if result["unsettled"]:
+            names = ", ".join(result["unsettled"])
+            out.print(f"Not asked what they know: {names}. Link them again: `hybridmu models link`.", highlight=False)
+
+    emit(result, as_json, say)
 
 
 def decommission(

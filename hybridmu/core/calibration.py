@@ -9,7 +9,7 @@ serves is not changed.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
@@ -21,7 +21,7 @@ from hybridmu.core import audit
 from hybridmu.core.model import State, SubModel
 from hybridmu.core.partition import epoch_order
 from hybridmu.core.rows import Rows
-from hybridmu.core.strategies import dpus, retrain
+from hybridmu.core.strategies import dpus, newton, retrain
 from hybridmu.core.strategies.base import Context
 from hybridmu.types import Calibration, CalibrationBucket, CalibrationCurve, StrategyName
 
@@ -97,7 +97,9 @@ def fit(curves: Sequence[CalibrationCurve]) -> Calibration:
     buckets = []
     for (strategy, first, share), group in sorted(grouped.items()):
         weights = [curve.canaries for curve in group]
-        alpha = _zero(np.average([curve.gaps for curve in group], axis=0, weights=weights))
+        # The damped update takes its step from the curvature: only its error is learned.
+        mean = np.average([curve.gaps for curve in group], axis=0, weights=weights)
+        alpha = 1.0 if strategy == "dpus-newton" else _zero(mean)
         gaps = [float(np.interp(alpha, ALPHAS, curve.gaps)) for curve in group]
         change = float(np.mean([np.interp(alpha, ALPHAS, curve.accuracy_changes) for curve in group]))
         error = float(np.sqrt(np.mean(np.square(gaps)))) + max(0.0, -change)
@@ -140,18 +142,31 @@ def _curve(
 ) -> CalibrationCurve:
     target = audit.mean_loss(oracle, trial.revoked, trial.task)
     accuracy = _accuracy(oracle, unseen)
-    change, _, _ = dpus.contribution(trial)
     gaps, accuracies = [], []
+    for model in _updated(trial, strategy):
+        gaps.append(audit.mean_loss(model, trial.revoked, trial.task) - target)
+        accuracies.append(_accuracy(model, unseen) - accuracy)
+    if strategy == "dpus-newton":
+        gaps, accuracies = gaps * len(ALPHAS), accuracies * len(ALPHAS)
+    carriers = {row.tobytes() for column in (trial.revoked.ids, trial.revoked.groups) for row in column if row.any()}
+    keys = tuple(sorted(carriers))
+    return CalibrationCurve(strategy, first, share, tuple(gaps), tuple(accuracies), len(trial.revoked), keys)
+
+
+def _updated(trial: Context, strategy: StrategyName) -> Iterator[SubModel]:
+    """Yield what the update gives, per step that is tried."""
+    if strategy == "dpus-newton":
+        model = trial.fresh_model()
+        model.load_state_dict(newton.run(trial).state)
+        yield model
+        return
+    change, _, _ = dpus.contribution(trial)
     for alpha in ALPHAS:
         model = trial.fresh_model()
         model.load_state_dict(dpus.subtract(trial.current or {}, change, alpha))
         if strategy == "dpus-optimised":
             dpus.fine_tune(model, trial)
-        gaps.append(audit.mean_loss(model, trial.revoked, trial.task) - target)
-        accuracies.append(_accuracy(model, unseen) - accuracy)
-    carriers = {row.tobytes() for column in (trial.revoked.ids, trial.revoked.groups) for row in column if row.any()}
-    keys = tuple(sorted(carriers))
-    return CalibrationCurve(strategy, first, share, tuple(gaps), tuple(accuracies), len(trial.revoked), keys)
+        yield model
 
 
 @torch.no_grad()

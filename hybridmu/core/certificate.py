@@ -116,6 +116,16 @@ class Times(Document):
     deadline_kept: bool | None
 
 
+class Predecessor(Document):
+    """`predecessor`: the model whose live rows this one's first generation was made of."""
+
+    system: Annotated[str, Field(min_length=1)]
+    version: Annotated[Count, Field(ge=1)]
+    tombstones: Count
+    rows: Count
+    root: Hash
+
+
 class Signature(Document):
     """`signature`."""
 
@@ -131,6 +141,7 @@ class Certificate(Document):
     number: Annotated[Count, Field(ge=1)]
     previous: Hash | None
     system: Annotated[str, Field(min_length=1)]
+    predecessor: Predecessor | None
     request: Request
     keys: tuple[Key, ...]
     shards: tuple[ShardEvidence, ...]
@@ -194,6 +205,7 @@ def build(
     shards: Sequence[ShardEvidence],
     purge: Mapping[str, Any],
     issued_at: float,
+    predecessor: Predecessor | None = None,
 ) -> dict[str, Any]:
     """Make a certificate, still without its signature.
 
@@ -205,6 +217,7 @@ def build(
         shards: Evidence of every touched shard.
         purge: What was deleted and how it was looked for; JSON.
         issued_at: Now, in seconds since the epoch.
+        predecessor: The model that the rows were taken from; None: they were read from source tables.
 
     Returns:
         The document as plain JSON data.
@@ -237,6 +250,7 @@ def build(
         "number": 1 if previous is None else previous["number"] + 1,
         "previous": None if previous is None else fingerprint(previous),
         "system": system,
+        "predecessor": predecessor.model_dump(mode="json") if predecessor else None,
         "request": facts.model_dump(mode="json"),
         "keys": [{"kind": key.kind, "mac": key.mac.hex(), "key_id": key.key_id} for key in keys],
         "shards": [shard.model_dump(mode="json") for shard in ordered],

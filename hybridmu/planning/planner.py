@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from hybridmu.core.calibration import lookup
+from hybridmu.core.strategies import newton
 from hybridmu.core.strategies.dpus import unavailable
 from hybridmu.errors import StrategyUnavailableError
 from hybridmu.planning.cost import CostModel, schedule
@@ -18,7 +19,7 @@ from hybridmu.planning.workload import Workload, count
 from hybridmu.types import Calibration, Plan, ShardPlan, ShardStats, StrategyChoice, StrategyName
 
 # Middle of what calibration found on MNIST-5k (docs/log.md); only for updates forced without a calibration.
-_UNCALIBRATED_ALPHA: dict[StrategyName, float] = {"dpus": 0.3, "dpus-optimised": 0.5}
+_UNCALIBRATED_ALPHA: dict[StrategyName, float] = {"dpus": 0.3, "dpus-optimised": 0.5, "dpus-newton": 1.0}
 
 
 @dataclass(frozen=True)
@@ -112,14 +113,20 @@ def _retrain(stats: ShardStats, cost: CostModel) -> ShardPlan:
 def _update(stats: ShardStats, base: ShardPlan, name: StrategyName, cost: CostModel, policy: Policy) -> ShardPlan:
     """Return the update's plan, made from the retrain's, with its own visits and seconds."""
     work: Workload = count(stats)
-    fine_tuning = round(policy.finetune_epochs * stats.live) if name == "dpus-optimised" else 0
-    visits = work.gradient_visits + fine_tuning
-    estimate = cost.estimate(name, visits, len(stats.epochs) - work.first_new + 2)
+    budget = round(policy.finetune_epochs * stats.live)
+    visits, checkpoints = work.gradient_visits, len(stats.epochs) - work.first_new + 2
+    if name == "rewind":  # from a checkpoint before every open deletion, not on top of the current weights
+        visits, checkpoints = budget, 2
+    elif name == "dpus-optimised":
+        visits += budget
+    elif name == "dpus-newton":
+        visits += newton.cost(stats.live)
+    estimate = cost.estimate(name, visits, checkpoints)
     return replace(
         base,
         strategy=name,
-        first_slice=work.first_new,
-        revoked=sum(stats.newly_revoked),
+        first_slice=work.first_touched if name == "rewind" else work.first_new,
+        revoked=sum(stats.revoked if name == "rewind" else stats.newly_revoked),
         sample_visits=visits,
         estimated_seconds=estimate.seconds,
         interval=(estimate.low, estimate.high),
@@ -127,12 +134,12 @@ def _update(stats: ShardStats, base: ShardPlan, name: StrategyName, cost: CostMo
     )
 
 
-def _blocked(stats: ShardStats, policy: Policy) -> str | None:
+def _blocked(stats: ShardStats, policy: Policy, name: StrategyName) -> str | None:
     if stats.live == 0:
         return "no live row is left: the shard leaves the vote"
     if sum(stats.newly_revoked) == 0:
         return "the current weights hold none of the rows"
-    if reason := unavailable(policy.optimizer):
+    if name != "rewind" and (reason := unavailable(policy.optimizer)):
         return reason
     if not stats.trajectory:
         return "a checkpoint of the run that saw the rows is missing"
@@ -151,7 +158,7 @@ def _auto(
     name = policy.approximate
     share = sum(stats.newly_revoked) / max(1, sum(stats.rows))
     bucket = lookup(calibration, name, count(stats).first_new, share)
-    if reason := _blocked(stats, policy) or (None if bucket else f"{name} is not calibrated on this system"):
+    if reason := _blocked(stats, policy, name) or (None if bucket else f"{name} is not calibrated on this system"):
         return _decided(retrain, "availability", f"no update is available: {reason}")
     assert bucket is not None
     update = _update(stats, retrain, name, cost, policy)
@@ -193,8 +200,8 @@ def _forced(
     calibration: Calibration,
 ) -> ShardPlan:
     if stats.live == 0 or sum(stats.newly_revoked) == 0:
-        return _decided(retrain, "availability", str(_blocked(stats, policy)))
-    if reason := _blocked(stats, policy):
+        return _decided(retrain, "availability", str(_blocked(stats, policy, name)))
+    if reason := _blocked(stats, policy, name):
         raise StrategyUnavailableError(
             f"{name} can't run on shard {stats.shard}", got=reason, remedy="ask for auto or retrain"
         )
@@ -202,6 +209,10 @@ def _forced(
     share = sum(stats.newly_revoked) / max(1, sum(stats.rows))
     bucket = lookup(calibration, name, count(stats).first_new, share)
     reason = f"the request asks for {name}"
+    if name == "rewind":
+        # No influence is left, but the gap to a retrain is unknown: the next deletion is to be exact.
+        reasons = (reason, f"{policy.finetune_epochs:g} epoch(s) from the last clean checkpoint")
+        return replace(update, rule="request", reasons=reasons, predicted_error=policy.quality_budget)
     if bucket is None:
         alpha = policy.alpha if policy.alpha is not None else _UNCALIBRATED_ALPHA[name]
         return replace(

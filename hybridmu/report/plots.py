@@ -14,7 +14,13 @@ from hybridmu.planning.cost import CostModel
 from hybridmu.planning.planner import Policy, Pools, make_plan
 from hybridmu.types import Calibration, ShardStats
 
-_COLOURS = {"retrain": "#20639b", "dpus": "#f6a600", "dpus-optimised": "#ed553b"}
+_COLOURS = {
+    "retrain": "#20639b",
+    "rewind": "#7b5ea7",
+    "dpus": "#f6a600",
+    "dpus-optimised": "#ed553b",
+    "dpus-newton": "#3caea3",
+}
 _MOMENTS = {
     "applied": (">", "#f6a600"),
     "served": ("o", "#ed553b"),

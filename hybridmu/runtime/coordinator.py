@@ -22,6 +22,7 @@ from hybridmu.planning.repair import Debt, repair_due
 from hybridmu.planning.workload import count
 from hybridmu.runtime.eviction import CheckpointKeeper
 from hybridmu.runtime.executor import Executor
+from hybridmu.runtime.forwarding import Forwarder
 from hybridmu.runtime.growth import Growth
 from hybridmu.runtime.healing import Healer
 from hybridmu.runtime.purging import Purger
@@ -58,7 +59,7 @@ from hybridmu.types import (
 LEASE_SECONDS = 15.0
 _REPAIR_RETRY_SECONDS = 60.0
 _FOR_GOOD = 1 << 62  # tables too small for canaries stay so
-_STRICTEST: tuple[StrategyChoice, ...] = ("retrain", "auto", "dpus-optimised", "dpus")
+_STRICTEST: tuple[StrategyChoice, ...] = ("retrain", "rewind", "auto", "dpus-optimised", "dpus-newton", "dpus")
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,7 @@ class Coordinator:
         queue, clean = (lambda job: self._queue(None, job)), self._growth.forget_waiting
         self._purger = Purger(self.site, engine, queue, self._renew, clean)
         self._healer = Healer(self.site, engine)
+        self._forwarder = Forwarder(settings, engine)
         self._renewed = 0.0
 
     # ------------------------------------------------------------------ lease
@@ -230,6 +232,8 @@ class Coordinator:
             if paused or not self._grow():
                 idle = not self._claim(paused)
                 self._repair(idle and not paused)
+            if self._forwarder.step(self._renew):
+                self._purger.wake()
             if not paused:
                 self._heal(idle)
                 self._purger.begin(self._token(), self._at_work())
@@ -456,6 +460,8 @@ class Coordinator:
         gone = self._take(list(started.plans))
         for shard, plan in started.plans.items():
             sub, stones = current[shard], gone.get(shard, [])
+            # An update changes the current weights; a rewind starts from a checkpoint of the last exact run.
+            out = sub.exact_upto if plan.strategy == "rewind" else sub.removed_upto
             job = ShardJob(
                 job_id=_job_id(),
                 shard=shard,
@@ -464,8 +470,8 @@ class Coordinator:
                 trajectory=sub.trajectory(len(self.site.recipe_for(shard).epochs)),
                 current_blob=sub.blob,
                 alpha=plan.alpha,
-                fresh=_pairs([stone for stone in stones if stone.seq > sub.removed_upto]),
-                removed=_pairs([stone for stone in stones if stone.seq <= sub.removed_upto]),
+                fresh=_pairs([stone for stone in stones if stone.seq > out]),
+                removed=_pairs([stone for stone in stones if stone.seq <= out]),
                 mend=started.mends,
             )
             self._queue(started, job)

@@ -25,7 +25,7 @@ from typing import Any
 from pydantic import TypeAdapter
 from sqlalchemy.engine import Engine
 
-from hybridmu.core.certificate import RequestFacts, build, sign
+from hybridmu.core.certificate import Predecessor, RequestFacts, build, sign
 from hybridmu.core.evidence import ShardEvidence
 from hybridmu.errors import DatabaseError, HybridMUError, LeaseLostError
 from hybridmu.faults import reach
@@ -303,10 +303,19 @@ class Purger:
                 shards=[_EVIDENCE.validate_json(text) for text in self._deletions.evidence(request_id)],
                 purge=passed.purge,
                 issued_at=passed.purged_at,
+                predecessor=self._predecessor(),
             )
             last = self._certificates.written(number, request_id) or sign(document, key)
             found.append(last)
         return found
+
+    def _predecessor(self) -> Predecessor | None:
+        past = self.site.lake.manifest.ancestry
+        if past is None:
+            return None
+        return Predecessor(
+            system=past.system, version=past.version, tombstones=past.tombstones, rows=past.rows, root=past.root
+        )
 
     def _issue(self, token: int, passed: Passed, documents: Iterable[Mapping[str, Any]]) -> None:
         for (request_id, number), document in zip(passed.numbers, documents, strict=True):

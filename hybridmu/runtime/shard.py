@@ -155,7 +155,7 @@ class ShardWorker:
             finetune_rate=settings.policy.finetune_lr * settings.optimizer.lr,
         )
         shares = settings.policy.calibration_shares
-        curves = measure(context, ("dpus", "dpus-optimised"), shares, self._unseen(job))
+        curves = measure(context, ("dpus", "dpus-optimised", "dpus-newton"), shares, self._unseen(job))
         return CalibrationOutcome(job.job_id, self.shard, curves)
 
     def prove(self, job: ShardJob) -> ProofOutcome:

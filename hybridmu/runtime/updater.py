@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import cast
 
 from hybridmu.config import Settings
 from hybridmu.core.model import State
@@ -12,7 +13,7 @@ from hybridmu.errors import CorruptBlobError, StrategyUnavailableError
 from hybridmu.runtime.site import Site
 from hybridmu.store.look import Look, drop_old_versions
 from hybridmu.store.purge import purge_indexes
-from hybridmu.types import LookOutcome, PurgeOutcome, ShardJob, ShardOutcome
+from hybridmu.types import LookOutcome, PurgeOutcome, ShardJob, ShardOutcome, StrategyName
 
 
 class Updater:
@@ -82,7 +83,7 @@ class Updater:
         return ShardOutcome(
             job_id=job.job_id,
             shard=shard,
-            strategy="dpus-optimised" if job.strategy == "dpus-optimised" else "dpus",
+            strategy=cast("StrategyName", job.strategy),
             blob=site.blobs.put(result.state, shard),
             exact=False,
             upto=job.upto,

@@ -16,13 +16,13 @@ from hybridmu.store.database import reader
 from hybridmu.store.lease import fence
 from hybridmu.store.scrub import clean
 from hybridmu.store.storage import Storage
-from hybridmu.types import IngestState, RequestState
+from hybridmu.types import ForwardState, IngestState, RequestState
 
 _KEY = "decommissioned"
 _KEPT_FOLDER = "certificates/"
 _EMPTIED = (
     *(t.serving, t.versions, t.version_shards, t.tombstones, t.needs, t.rounds, t.outcomes, t.costs, t.idempotency),
-    *(t.evidence, t.surveys, t.replicas),
+    *(t.evidence, t.surveys, t.replicas, t.links, t.forwards, t.outbox),
 )
 
 
@@ -49,7 +49,22 @@ class Decommission:
         """Say in the ledger, fenced, that the system is over: no request is accepted, no replica answers any more.
 
         Raises:
-            StateError: A legal hold is in force.
+            StateError: A legal hold is in force, or a linked model has not got all requests yet.
+        """
+        self.refuse_held()
+        with self._engine.begin() as connection:
+            fence(connection, token)
+            _refuse_undelivered(connection)
+            if decommissioned(connection) is None:
+                value = json.dumps({"at": time.time(), "reason": reason, "caller": caller})
+                connection.execute(t.meta.insert().values(key=_KEY, value=value))
+            connection.execute(t.serving.delete())
+
+    def refuse_held(self) -> None:
+        """Refuse to end while a legal hold is in force.
+
+        Raises:
+            StateError: One is.
         """
         if holds := Controls(self._engine).holds():
             raise StateError(
@@ -57,12 +72,6 @@ class Decommission:
                 got=f"hold {holds[0].number}: {holds[0].reason}",
                 remedy="lift it first: `hybridmu lift`",
             )
-        with self._engine.begin() as connection:
-            fence(connection, token)
-            if decommissioned(connection) is None:
-                value = json.dumps({"at": time.time(), "reason": reason, "caller": caller})
-                connection.execute(t.meta.insert().values(key=_KEY, value=value))
-            connection.execute(t.serving.delete())
 
     def empty(self, token: int) -> dict[str, Any]:
         """Delete everything but certificates, requests and the guard, and look.
@@ -95,13 +104,34 @@ class Decommission:
         clean(self._engine, (), _nothing)
         if left := [info.name for info in self.storage.list() if not self._stays(info.name)]:
             raise PurgeError(f"{len(left)} file(s) are still in storage", got=", ".join(left[:5]), remedy="try again")
+        with self._engine.begin() as connection:
+            fence(connection, token)
+            raw = json.dumps({**(decommissioned(connection) or {}), "emptied_at": now})
+            connection.execute(t.meta.update().where(t.meta.c.key == _KEY).values(value=raw))
         kept = sum(info.name.startswith(_KEPT_FOLDER) for info in self.storage.list())
         return {"files_deleted": len(going), "certificates_kept": kept, "at": now}
+
+    def finished(self) -> bool:
+        """Return whether the system was decommissioned and nothing is left of it."""
+        with self._read.begin() as connection:
+            return bool((decommissioned(connection) or {}).get("emptied_at"))
 
     def _stays(self, name: str) -> bool:
         database = self._engine.url.database or ""
         ours = {f"{database}{suffix}" for suffix in ("", "-wal", "-shm", "-journal")}
         return name.startswith(_KEPT_FOLDER) or self.storage.path(name) in ours
+
+
+def _refuse_undelivered(connection: Connection) -> None:
+    """Refuse to end while a linked model has not been told of a request: nobody else would tell it."""  # noqa: DOC501
+    waiting = sa.select(sa.func.count()).where(t.forwards.c.state == ForwardState.WAITING)
+    if count := connection.scalar(waiting):
+        raise StateError(
+            "linked models have not got all requests of this one yet",
+            expected="every request delivered",
+            got=f"{count} not delivered",
+            remedy="let its coordinator run (`hybridmu run`), or retire it from one of them: `hybridmu models retire`",
+        )
 
 
 def _nothing() -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import secrets
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,15 +13,17 @@ from sqlalchemy.engine import Connection, Engine
 
 from hybridmu.core.certificate import RevokedKey, moment
 from hybridmu.store import tables as t
+from hybridmu.store.assessment import to_tombstone
 from hybridmu.store.controls import Hold
 from hybridmu.store.database import parts, reader, transaction
 from hybridmu.store.lease import fence
-from hybridmu.store.ledger import newest, to_tombstone
+from hybridmu.store.ledger import newest
+from hybridmu.store.links import undelivered
+from hybridmu.store.masking import mask, unmask
 from hybridmu.store.survey import Key, Survey
 from hybridmu.types import Proof, RequestNeed, RequestState, Tombstone
 
 _PASSED = "purge"
-_NONCE = 16
 _HOLD = "legal hold"
 _LAST_SECOND = 253_402_300_799.0  # of the year 9999
 
@@ -106,6 +106,7 @@ class Deletions:
             rows = connection.execute(query.order_by(r.seq)).all()
             names = [*{row.request_id: None for row in rows}, *(name for name in held if name)] if rows else []
             touched = _needs(connection, names)
+            elsewhere = undelivered(connection, [row.request_id for row in rows])
         frozen = {name: set(touched.get(name, ())) for name in held if name}
         found = []
         for row in rows:
@@ -116,6 +117,8 @@ class Deletions:
             if blocked is None and row.already_forgotten:
                 others = [held[name] for name, shards in frozen.items() if shards & mine]
                 blocked = f"{_HOLD} {others[0]} on a request that may name the same rows" if others else None
+            if blocked is None:
+                blocked = elsewhere.get(row.request_id)
             if blocked is None and now < row.kept:
                 blocked = f"old versions are kept until {moment(min(row.kept, _LAST_SECOND))}"
             found.append(Purgeable(row.request_id, mine, blocked, row.reason))
@@ -231,7 +234,8 @@ class Deletions:
 
     def revoked_keys(self, request_id: str) -> tuple[RevokedKey, ...]:
         """Return the HMACs of the ids and groups that a request revoked, in order."""
-        query = t.guard.select().where(t.guard.c.request_id == request_id).order_by(t.guard.c.mac)
+        mine = (t.guard.c.request_id == request_id) & ~t.guard.c.absent
+        query = t.guard.select().where(mine).order_by(t.guard.c.mac)
         with self._read.begin() as connection:
             return tuple(RevokedKey(row.kind, bytes(row.mac), row.key_id) for row in connection.execute(query))
 
@@ -321,14 +325,8 @@ def _needs(connection: Connection, request_ids: Sequence[str]) -> dict[str, set[
 
 def _masked(survey: Survey) -> bytes:
     """Return a survey in a form in which a search for the bytes that it names does not find it."""
-    nonce, data = secrets.token_bytes(_NONCE), survey.to_json().encode()
-    return nonce + _mask(nonce, data)
+    return mask(survey.to_json().encode())
 
 
 def _unmasked(data: bytes) -> Survey:
-    return Survey.from_json(_mask(data[:_NONCE], data[_NONCE:]).decode())
-
-
-def _mask(nonce: bytes, data: bytes) -> bytes:
-    stream = hashlib.shake_256(nonce).digest(len(data))
-    return (int.from_bytes(data) ^ int.from_bytes(stream)).to_bytes(len(data))
+    return Survey.from_json(unmask(data).decode())

@@ -7,14 +7,16 @@ that is all that is left of them.
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
+from hybridmu.config import DataSettings
 from hybridmu.core.rows import carries
 from hybridmu.errors import RequestError, StateError
 from hybridmu.store import tables as t
@@ -24,7 +26,7 @@ from hybridmu.store.lake import Lake
 from hybridmu.store.layout import SPLITS, digest_column
 from hybridmu.store.lookup import UnknownKey
 from hybridmu.store.parquet import read_parquet
-from hybridmu.types import KeyKind, RequestState
+from hybridmu.types import KeyKind, NamedKey, RequestState
 
 _OPEN = {RequestState.RECEIVED, RequestState.PLANNED, RequestState.APPLIED, RequestState.SERVED, RequestState.FAILED}
 
@@ -33,6 +35,7 @@ class _Entry(NamedTuple):
     mac: bytes
     returns: bool
     request_id: str
+    key_id: str
 
 
 class Guard:
@@ -109,23 +112,42 @@ class Guard:
             lake: The tables.
             revoked: Shard → (kind, digest) of every tombstone: these rows wait for their purge.
         """
-        if not self.any():
-            return 0
+        return sum(int((blocked["id"] | blocked["group"]).sum()) for _, blocked in self._live(lake, revoked))
+
+    def covered(self, lake: Lake, revoked: Mapping[int, set[tuple[str, bytes]]]) -> set[NamedKey]:
+        """Return the forgotten ids and groups that live rows of the lake have; one pass over all rows.
+
+        Args:
+            lake: The tables.
+            revoked: As in `count`.
+        """
         data = lake.settings.data
-        names: list[tuple[KeyKind, str]] = [("id", data.id)]
-        names += [("group", data.group)] if data.group else []
+        found = set()
+        for table, blocked in self._live(lake, revoked):
+            for kind, name in _key_columns(data):
+                digests = digest_column(table, f"_{kind}")[blocked[kind]]
+                values = table[name].filter(pa.array(blocked[kind])).to_pylist()
+                for digest, entries in zip(digests, self._entries(kind, values) if values else (), strict=True):
+                    key = digest.tobytes()
+                    found |= {NamedKey(kind, key, entry.mac, entry.key_id) for entry in entries if not entry.returns}
+        return found
+
+    def _live(
+        self, lake: Lake, revoked: Mapping[int, set[tuple[str, bytes]]]
+    ) -> Iterator[tuple[pa.Table, dict[str, npt.NDArray[np.bool_]]]]:
+        """Yield (keys of some live rows, kind → which of them are forgotten)."""
+        if not self.any():
+            return
+        names = _key_columns(lake.settings.data)
         columns = [*(name for _, name in names), "_id", "_group"]
-        found = 0
         for split in SPLITS:
             for shard in range(lake.shards):
                 for file in lake.files(split, shard):
                     table = read_parquet(lake.storage, file, columns)
-                    blocked = np.zeros(len(table), dtype=np.bool_)
-                    for kind, name in names:
-                        blocked |= self.blocks(kind, table[name].to_pylist())
                     ids, groups = digest_column(table, "_id"), digest_column(table, "_group")
-                    found += int((blocked & ~carries(ids, groups, revoked.get(shard, set()))).sum())
-        return found
+                    table = table.filter(pa.array(~carries(ids, groups, revoked.get(shard, set()))))
+                    blocked: dict[str, npt.NDArray[np.bool_]] = {"group": np.zeros(len(table), dtype=np.bool_)}
+                    yield table, blocked | {kind: self.blocks(kind, table[name].to_pylist()) for kind, name in names}
 
     def readmit(self, keys: Sequence[UnknownKey], reason: str, caller: str) -> int:
         """Let forgotten ids and groups come in again with later data; logged.
@@ -217,10 +239,16 @@ class Guard:
         ]
 
     def _known(self, macs: Collection[bytes]) -> dict[bytes, _Entry]:
-        query = sa.select(t.guard.c.mac, t.guard.c.returns, t.guard.c.request_id)
+        query = sa.select(t.guard.c.mac, t.guard.c.returns, t.guard.c.request_id, t.guard.c.key_id)
         with self._read.begin() as connection:
             return {
-                bytes(row.mac): _Entry(bytes(row.mac), row.returns, row.request_id)
+                bytes(row.mac): _Entry(bytes(row.mac), row.returns, row.request_id, row.key_id)
                 for part in parts(sorted(macs))
                 for row in connection.execute(query.where(t.guard.c.mac.in_(part)))
             }
+
+
+def _key_columns(data: DataSettings) -> list[tuple[KeyKind, str]]:
+    """Return (kind, name of its column)."""
+    names: list[tuple[KeyKind, str]] = [("id", data.id)]
+    return names + ([("group", data.group)] if data.group else [])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from hybridmu.store.generation import already_there, duplicates, known_ids
 from hybridmu.store.guard import Guard
 from hybridmu.store.lake import Lake
 from hybridmu.store.layout import INCOMING, digest_column, incoming_file, parts_of
-from hybridmu.store.lookup import UnknownKey
+from hybridmu.store.lookup import Pair, UnknownKey
 from hybridmu.store.parquet import WRITING, open_parquet, publish_parquet, read_parquet
 from hybridmu.store.source import Reader, fingerprint, open_source
 from hybridmu.store.streams import Streams
@@ -104,11 +104,18 @@ def refuse_known(lake: Lake, copy: Copy, waiting: Sequence[Ingestion]) -> None:
 def waiting_keys(lake: Lake, keys: Sequence[UnknownKey], waiting: Sequence[Ingestion]) -> list[UnknownKey]:
     """Return those keys that rows carry which are not in the lake yet."""
     wanted = {(key.kind, digest(lake.key, key.kind, key.value)): key for key in keys}
-    found = []
+    coming = waiting_pairs(lake, wanted, waiting)
+    return [key for pair, key in wanted.items() if pair in coming]
+
+
+def waiting_pairs(lake: Lake, pairs: Iterable[Pair], waiting: Sequence[Ingestion]) -> set[Pair]:
+    """Return those (kind, digest) pairs that rows carry which are not in the lake yet."""
+    left = set(pairs)
+    coming: set[Pair] = set()
     for table in _digests(lake, waiting):
         ids, groups = digest_column(table, "_id"), digest_column(table, "_group")
-        found += [key for pair, key in wanted.items() if key not in found and carries(ids, groups, {pair}).any()]
-    return found
+        coming |= {pair for pair in left - coming if carries(ids, groups, {pair}).any()}
+    return coming
 
 
 def rewrite(lake: Lake, new: Ingestion, guard: Guard) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import pyarrow.dataset as pads
@@ -15,7 +16,7 @@ from hybridmu.store.generation import Beat, Draft
 from hybridmu.store.guard import Guard
 from hybridmu.store.lake import Lake
 from hybridmu.store.layout import MANIFEST, Generation, Manifest, Split
-from hybridmu.store.source import Reader, batches, columns_of, key_type, open_source, open_stored
+from hybridmu.store.source import Batch, Reader, batches, columns_of, key_type, open_source, open_stored
 from hybridmu.types import Ingestion
 
 
@@ -37,7 +38,7 @@ def ingest(lake: Lake, guard: Guard | None = None) -> Manifest:
         return lake.manifest
     if guard is not None:
         guard.check()
-    data, slices = lake.settings.data, lake.settings.sisa.slices
+    data = lake.settings.data
     train = open_source(data.train)
     tables: list[tuple[Split, pads.Dataset]] = [("train", train)]
     tables += [("validation", open_source(data.validation))] if data.validation else []
@@ -45,17 +46,49 @@ def ingest(lake: Lake, guard: Guard | None = None) -> Manifest:
     encoder, inferred = _encoder(lake, train)
     id_type, group_type = key_type(train, data.id), key_type(train, data.group) if data.group else None
     reader = Reader(lake, encoder, guard)
+    for split, table in tables:
+        reader.check(split, table, id_type, group_type)
+    rows = write_first(lake, [(split, reader.read(table)) for split, table in tables])
+    generation = first_generation(lake, rows, reader.skipped, id_type, group_type)
+    return found(lake, Manifest(encoder, inferred, secrets.token_bytes(32), (generation,)))
+
+
+def write_first(
+    lake: Lake, sources: Sequence[tuple[Split, Iterable[Batch]]], beat: Beat = lambda: None
+) -> dict[str, tuple[tuple[int, ...], ...]]:
+    """Write the files of the first generation; no manifest names them yet.
+
+    Args:
+        lake: Names the storage and the partition.
+        sources: The training table, and perhaps others.
+        beat: Called again and again meanwhile.
+
+    Returns:
+        Split → rows per shard and slice.
+
+    Raises:
+        DataError: An id occurs twice in one table.
+    """
     with lake.storage.staging() as folder:
-        draft = Draft(lake, folder, 0, 1, slices)
-        for number, (split, table) in enumerate(tables):
-            reader.check(split, table, id_type, group_type)
-            draft.add(split, reader.read(table), number)
-        rows = draft.finish()
+        draft = Draft(lake, folder, 0, 1, lake.settings.sisa.slices, beat)
+        for number, (split, rows) in enumerate(sources):
+            draft.add(split, rows, number)
+        counts = draft.finish()
         lake.storage.delete_folder("lake")  # what an interrupted first read left
         draft.publish()
-    epochs = slice_epochs(lake.settings.sisa.epochs, slices)
-    first = Generation(slices, epochs, rows, reader.skipped, id_type, group_type)
-    manifest = Manifest(encoder, inferred, secrets.token_bytes(32), (first,))
+    return counts
+
+
+def first_generation(
+    lake: Lake, rows: dict[str, tuple[tuple[int, ...], ...]], skipped: int, id_type: str, group_type: str | None
+) -> Generation:
+    """Return generation 0, whose slices train as many epochs as the schedule gives them."""
+    sisa = lake.settings.sisa
+    return Generation(sisa.slices, slice_epochs(sisa.epochs, sisa.slices), rows, skipped, id_type, group_type)
+
+
+def found(lake: Lake, manifest: Manifest) -> Manifest:
+    """Return the manifest of a new lake after writing it: from here on its rows are there."""
     reach("ingest.manifest")
     lake.storage.write(MANIFEST, manifest.to_bytes())
     return lake.manifest

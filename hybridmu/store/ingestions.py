@@ -89,6 +89,11 @@ class Ingestions:
         """Return the ingestions whose rows are not in the lake yet, in commit order."""
         return [new for new in self.all(IngestState.RECEIVED) if new.generation is None]
 
+    def stamp(self) -> int:
+        """Return a number that is another one as soon as new data is accepted, or comes into the lake."""
+        with self._read.begin() as connection:
+            return stamp(connection)
+
     def unfinished(self) -> list[Ingestion]:
         """Return the RECEIVED ingestions that can go on now, in order; a correction waits until old rows are purged."""
         query = (
@@ -200,6 +205,12 @@ class Ingestions:
         with self._write.begin() as connection:
             fence(connection, token)
             _set(connection, ingest_id, rows=t.ingestions.c.rows - rows, skipped=t.ingestions.c.skipped + rows)
+
+
+def stamp(connection: Connection) -> int:
+    """Return what `Ingestions.stamp` does, in the caller's transaction."""
+    made = sa.func.count(t.ingestions.c.generation)  # of those that have one
+    return int(connection.scalar(sa.select(sa.func.coalesce(sa.func.max(t.ingestions.c.seq), 0) + made)) or 0)
 
 
 def _let_back(connection: Connection, request_id: str | None) -> None:

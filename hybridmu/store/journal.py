@@ -196,7 +196,7 @@ def _close(connection: Connection, certificate: dict[str, Any]) -> None:
 def _reopened(row: dict[str, Any]) -> dict[str, Any]:
     """Return a request as it was accepted: what happened since is found again, or done again."""
     kept = {"seq", "request_id", "strategy", "caller", "keys", "already_forgotten", "ignored_unknown"}
-    kept |= {"received_at", "deadline_at"}
+    kept |= {"received_at", "deadline_at", "origin"}
     fields = {name: value for name, value in row.items() if name in kept}
     return {**fields, "state": RequestState.PLANNED, "joined": True}
 

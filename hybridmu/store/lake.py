@@ -120,7 +120,7 @@ class Lake:
         slices = np.empty(total, dtype=np.int32)
         metas = {name: np.empty((total, 16), dtype=np.uint8) for name in META[1:]}
         at = 0
-        for table in self._groups(self.files(split, shard, generations)):
+        for table in self.tables(self.files(split, shard, generations)):
             ids, groups = digest_column(table, "_id"), digest_column(table, "_group")
             mask = carries(ids, groups, revoked)
             mask = mask if only_revoked else ~mask
@@ -232,7 +232,8 @@ class Lake:
                     twins += int((~carries(ids, groups, revoked.get(shard, set()))).sum())
         return twins
 
-    def _groups(self, names: Sequence[str]) -> Iterator[pa.Table]:
+    def tables(self, names: Sequence[str]) -> Iterator[pa.Table]:
+        """Yield the rows of files, revoked ones included, some at a time."""
         for name in names:
             with open_parquet(self.storage, name) as file:
                 for number in range(file.num_row_groups):

@@ -7,11 +7,12 @@ Index files are partitioned by the hash that they look up.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import chain
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -63,6 +64,44 @@ class Generation:
 
 
 @dataclass(frozen=True)
+class Ancestry:
+    """The model whose live rows became another one's first generation.
+
+    Attributes:
+        system: Random name of its system.
+        name: Its name for people.
+        version: The version that it served.
+        tombstones: The highest tombstone number then: rows of later ones may have come along, and are forgotten since.
+        generations: Rows that each of its generations had brought.
+        shards: Per shard, (live training rows, Merkle root) of every slice, under its own salt.
+    """
+
+    system: str
+    name: str
+    version: int
+    tombstones: int
+    generations: tuple[int, ...]
+    shards: tuple[tuple[tuple[int, str], ...], ...]
+
+    @property
+    def rows(self) -> int:
+        """Return how many live training rows there were."""
+        return sum(rows for shard in self.shards for rows, _ in shard)
+
+    @property
+    def root(self) -> str:
+        """Return one hash over all of it, 64 hex digits."""
+        document = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+        return hashlib.blake2b(document.encode(), digest_size=32, person=b"hybridmu-past").hexdigest()
+
+    @classmethod
+    def from_json(cls, raw: dict[str, Any]) -> Ancestry:
+        """Return what `asdict` made plain."""
+        shards = tuple(tuple((rows, root) for rows, root in shard) for shard in raw["shards"])
+        return cls(**{**raw, "generations": tuple(raw["generations"]), "shards": shards})
+
+
+@dataclass(frozen=True)
 class Manifest:
     """What the lake holds.
 
@@ -73,12 +112,14 @@ class Manifest:
         classes_inferred: Whether the class list was read off the data once, instead of declared.
         salt: 32 random bytes that key the leaves of the Merkle trees in every lineage.
         generations: In the order in which they came; the first is what the first training read.
+        ancestry: The model that the first generation was taken from; None: it was read from source tables.
     """
 
     encoder: Encoder
     classes_inferred: bool
     salt: bytes
     generations: tuple[Generation, ...]
+    ancestry: Ancestry | None = None
 
     @property
     def features(self) -> int:
@@ -143,6 +184,7 @@ class Manifest:
             "classes_inferred": self.classes_inferred,
             "salt": self.salt.hex(),
             "generations": [asdict(generation) for generation in self.generations],
+            "ancestry": asdict(self.ancestry) if self.ancestry else None,
         }
         return json.dumps(document).encode()
 
@@ -155,7 +197,8 @@ class Manifest:
             rows = {split: tuple(tuple(shard) for shard in shards) for split, shards in found["rows"].items()}
             generations.append(Generation(**{**found, "epochs": tuple(found["epochs"]), "rows": rows}))
         encoder = Encoder.from_json(raw["encoder"])
-        return cls(encoder, raw["classes_inferred"], bytes.fromhex(raw["salt"]), tuple(generations))
+        past = Ancestry.from_json(raw["ancestry"]) if raw["ancestry"] else None
+        return cls(encoder, raw["classes_inferred"], bytes.fromhex(raw["salt"]), tuple(generations), past)
 
     def _rows(self, split: str) -> tuple[tuple[int, ...], ...]:
         shards = len(self.generations[0].rows["train"])

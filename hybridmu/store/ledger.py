@@ -9,14 +9,13 @@ import json
 import time
 import uuid
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine, Row
 
 from hybridmu.errors import (
-    AdmissionError,
     ConflictError,
     RequestError,
     StateError,
@@ -24,42 +23,27 @@ from hybridmu.errors import (
     would_empty,
 )
 from hybridmu.store import tables as t
+from hybridmu.store.admission import Limits, admit
+from hybridmu.store.assessment import Assessment, assess_keys, by_key, to_tombstone
 from hybridmu.store.database import parts, reader, transaction
 from hybridmu.store.database_errors import refuse_damaged
+from hybridmu.store.forgotten import known_macs, remember_forgotten
 from hybridmu.store.idempotency import remember, repeated
-from hybridmu.store.ingestions import insert, withdraw
+from hybridmu.store.ingestions import insert, stamp, withdraw
 from hybridmu.store.lease import fence
-from hybridmu.types import ForgetRequest, Ingestion, RequestState, ResolvedKey, StrategyChoice, Tombstone
+from hybridmu.store.links import file_forwards, live_systems, tell_again, withdraw_forwards
+from hybridmu.types import (
+    ForgetRequest,
+    Ingestion,
+    NamedKey,
+    Origin,
+    RequestState,
+    ResolvedKey,
+    StrategyChoice,
+    Tombstone,
+)
 
 _WAITING = (RequestState.RECEIVED, RequestState.PLANNED)
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What one caller may ask; None is no limit.
-
-    Attributes:
-        open_requests: Requests of the caller that are not served yet.
-        per_minute: Requests of the caller in the last 60 seconds.
-    """
-
-    open_requests: int | None = None
-    per_minute: int | None = None
-
-
-@dataclass(frozen=True)
-class Assessment:
-    """What a set of keys would revoke now.
-
-    Attributes:
-        fresh: (key, training rows that it alone would revoke), for keys with a live row.
-        known: Keys whose rows are all revoked already.
-        covering: Tombstones that revoked rows of these keys, under whichever id or group they carry.
-    """
-
-    fresh: tuple[tuple[ResolvedKey, int], ...]
-    known: tuple[ResolvedKey, ...]
-    covering: tuple[Tombstone, ...]
 
 
 class Ledger:
@@ -140,6 +124,9 @@ class Ledger:
         ignored_unknown: int = 0,
         training_rows: int | None = None,
         ingestion: Ingestion | None = None,
+        absent: Sequence[NamedKey] = (),
+        origin: Origin | None = None,
+        looked_at: int | None = None,
     ) -> ForgetRequest:
         """Commit a request with its tombstones and guard entries; durable when this returns.
 
@@ -155,9 +142,13 @@ class Ledger:
             ignored_unknown: Keys of the call that do not exist and were ignored.
             training_rows: Rows of the training table, revoked ones included; None: not to be checked.
             ingestion: Corrected rows that come in once these are purged: their guard entries are lifted then.
+            absent: Keys of the call that no row here carries, but perhaps one in a linked model: they must not come in.
+            origin: The linked model that passes the request on; a request that is asked here is passed on to others.
+            looked_at: `Ingestions.stamp` before rows were looked for; None: not to be checked.
 
         Returns:
-            The new request; or the earlier one, for a repeated idempotency key or when nothing new is asked.
+            The new request; or the earlier one, for a repeated idempotency key or when nothing new is asked. One that
+            touches no row here is PURGED at once.
 
         Raises:
             ConflictError: The idempotency key came with another payload before, or its request was cancelled.
@@ -165,6 +156,7 @@ class Ledger:
                 revoked already, or a name is too long.
             AdmissionError: The caller's limits are reached.
             WouldEmptyError: No training row would be left.
+            StateError: Rows came in since they were looked for.
         """  # noqa: DOC501 - a function makes one
         asked = payload if payload is not None else sorted((k.kind, k.key.hex()) for k in keys)
         for name, text, longest in (("caller's name", caller, 80), ("idempotency key", idempotency_key or "", 200)):
@@ -173,10 +165,16 @@ class Ledger:
                     f"the {name} is too long", expected=f"at most {longest} characters", got=str(len(text))
                 )
         now = time.time()
+        deadline = origin.deadline_at if origin else now + deadline_seconds if deadline_seconds is not None else None
         with transaction(self._write, "accept") as connection:
             if repeat := self._repeat(connection, idempotency_key, [asked, strategy]):
                 return repeat
-            found = _assess(connection, keys)
+            if looked_at is not None and stamp(connection) != looked_at:
+                raise StateError("rows came in while they were looked for", remedy="try again; nothing was changed")
+            systems = [] if origin or ingestion else live_systems(connection)
+            known = known_macs(connection, [key.mac for key in absent])
+            purged, absent = [*purged, *sorted(known)], [key for key in absent if key.mac not in known]
+            found = assess_keys(connection, keys)
             if ingestion is not None and found.known:
                 raise _being_forgotten(found)
             # Rows that were revoked before may still be in the served model: their removal is waited for, and taken
@@ -189,13 +187,15 @@ class Ledger:
             unremoved = [stone for stone in found.covering if stone.seq > done.get(stone.shard, 0)]
             earlier = _waiting_for(connection, unremoved, exactly) if unremoved else _least_advanced(connection, owners)
             if earlier is not None and not found.fresh:
+                _join(connection, earlier.request_id, caller, deadline)
+            passes_on = bool(systems and (found.fresh or absent))
+            request_id = _new_name()
+            if earlier is not None and not found.fresh and not passes_on:
                 request_id = earlier.request_id
-                _join(connection, request_id, caller, now + deadline_seconds if deadline_seconds is not None else None)
             elif found.fresh or unremoved:
                 if training_rows is not None and found.fresh:
                     self._refuse_empty(connection, found, training_rows)
-                _admit(connection, caller, limits, now)
-                request_id = f"r-{uuid.uuid4().hex[:16]}"
+                admit(connection, caller, limits, now)
                 _set(connection, sorted({stone.request_id for stone in unremoved}), joined=True)
                 connection.execute(
                     t.requests.insert().values(
@@ -207,13 +207,25 @@ class Ledger:
                         already_forgotten=len({(key.kind, key.key) for key in found.known}) + len(set(purged)),
                         ignored_unknown=ignored_unknown,
                         received_at=now,
-                        deadline_at=now + deadline_seconds if deadline_seconds is not None else None,
+                        deadline_at=deadline,
+                        origin=origin.text if origin else None,
                     )
                 )
                 _bury(connection, request_id, found.fresh, unremoved)
+            elif origin or passes_on:
+                admit(connection, caller, limits, now)
+                reason = f"its rows here are those of request {earlier.request_id}" if earlier else "it has no row here"
+                there = {"strategy": strategy, "caller": caller, "received_at": now, "deadline_at": deadline}
+                there |= {"already_forgotten": len(set(purged)), "origin": origin.text if origin else None}
+                _end_at_once(connection, request_id, reason, now, there)
             else:
                 raise RequestError("the request is empty", expected="at least one id or group")
-            _remember_forgotten(connection, request_id, keys, purged, returns=ingestion is not None)
+            if passes_on:
+                fresh = {
+                    (key.kind, key.key): NamedKey(key.kind, key.key, key.mac, key.mac_key) for key, _ in found.fresh
+                }
+                file_forwards(connection, request_id, systems, [*fresh.values(), *absent])
+            remember_forgotten(connection, request_id, keys, purged, absent, returns=ingestion is not None)
             if ingestion is not None:
                 insert(connection, replace(ingestion, after_request=request_id))
             remember(connection, idempotency_key, [asked, strategy], request_id)
@@ -240,7 +252,7 @@ class Ledger:
     def assess(self, keys: Sequence[ResolvedKey]) -> Assessment:
         """Return what keys would revoke now; changes nothing."""
         with self._read.begin() as connection:
-            return _assess(connection, keys)
+            return assess_keys(connection, keys)
 
     def find_repeat(
         self, idempotency_key: str | None, payload: object, strategy: StrategyChoice
@@ -253,6 +265,12 @@ class Ledger:
         with self._read.begin() as connection:
             return self._repeat(connection, idempotency_key, [payload, strategy])
 
+    def hasten(self, request_id: str, deadline_at: float | None) -> None:
+        """Let an earlier deadline hold for a request that is not purged yet."""
+        if deadline_at is not None:
+            with self._write.begin() as connection:
+                _hasten(connection, request_id, deadline_at)
+
     def cancel(self, request_id: str, caller: str = "") -> ForgetRequest:
         """Take back a request that nobody began to fulfil; its tombstones and guard entries are lifted with it.
 
@@ -264,7 +282,7 @@ class Ledger:
             The request, CANCELLED.
 
         Raises:
-            StateError: It is past RECEIVED, or another request or caller relies on it.
+            StateError: It is past RECEIVED, or another request, caller or model relies on it.
         """
         with transaction(self._write, "cancel") as connection:
             mine = t.requests.c.request_id == request_id
@@ -278,6 +296,11 @@ class Ledger:
                     got=str(request.state),
                     remedy="what was removed can be brought back by `readmit` and `ingest` only",
                 )
+            if request.origin is not None:
+                raise StateError(
+                    f"request {request_id} can't be cancelled: a linked model passed it on, and it is begun there",
+                    remedy="let it be fulfilled",
+                )
             if connection.scalar(sa.select(t.requests.c.joined).where(mine)):
                 raise StateError(
                     f"request {request_id} can't be cancelled: another caller or request asked for the same rows",
@@ -286,6 +309,7 @@ class Ledger:
             for table in (t.tombstones, t.guard, t.needs):
                 connection.execute(table.delete().where(table.c.request_id == request_id))
             withdraw(connection, request_id)
+            withdraw_forwards(connection, request_id)
             connection.execute(
                 t.requests
                 .update()
@@ -382,7 +406,7 @@ class Ledger:
     def revoked(self, digests: Iterable[bytes]) -> set[bytes]:
         """Return which of these key digests have a tombstone."""
         with self._read.begin() as connection:
-            return {bytes(row.key) for row in _by_key(connection, sorted(set(digests)))}
+            return {bytes(row.key) for row in by_key(connection, sorted(set(digests)))}
 
     # ------------------------------------------------------------------ the coordinator's marks
 
@@ -465,39 +489,6 @@ class Ledger:
         return request
 
 
-def _assess(connection: Connection, keys: Sequence[ResolvedKey]) -> Assessment:
-    carriers = {digest for key in keys for row in key.rows for digest in (row.id, row.group) if digest is not None}
-    carriers |= {key.key for key in keys}
-    stones: dict[tuple[bytes, int], list[Tombstone]] = {}
-    for stone in _by_key(connection, sorted(carriers)):
-        stones.setdefault((stone.key, stone.shard), []).append(stone)
-    fresh, known = [], []
-    counted: set[tuple[int, bytes]] = set()
-    covering: dict[int, Tombstone] = {}
-    for key in keys:
-        live = False
-        killed = 0
-        for row in key.rows:
-            gone = [stone for digest in (row.id, row.group) if digest for stone in stones.get((digest, key.shard), ())]
-            covering.update((stone.seq, stone) for stone in gone)
-            if gone:
-                continue
-            live = True
-            if row.training and (key.shard, row.id) not in counted:
-                counted.add((key.shard, row.id))
-                killed += 1
-        if live:
-            fresh.append((key, killed))
-        else:
-            known.append(key)
-    everywhere = {(key.kind, key.key) for key, _ in fresh}  # live in one shard, revoked in another: it is fresh
-    return Assessment(
-        tuple(fresh),
-        tuple(key for key in known if (key.kind, key.key) not in everywhere),
-        tuple(covering[seq] for seq in sorted(covering)),
-    )
-
-
 def _owners(connection: Connection, covering: Sequence[Tombstone], purged: Sequence[bytes]) -> list[str]:
     """Return the requests that revoked rows of a call, purged ones included."""
     ids = {stone.request_id for stone in covering}
@@ -551,9 +542,28 @@ def _join(connection: Connection, request_id: str, caller: str, deadline: float 
     mine = t.requests.c.request_id == request_id
     connection.execute(t.requests.update().where(mine & (t.requests.c.caller != caller)).values(joined=True))
     if deadline is not None:
-        later = t.requests.c.deadline_at.is_(None) | (t.requests.c.deadline_at > deadline)
-        open_ = t.requests.c.purged_at.is_(None)
-        connection.execute(t.requests.update().where(mine & later & open_).values(deadline_at=deadline))
+        _hasten(connection, request_id, deadline)
+
+
+def _hasten(connection: Connection, request_id: str, deadline: float) -> None:
+    mine = t.requests.c.request_id == request_id
+    later = t.requests.c.deadline_at.is_(None) | (t.requests.c.deadline_at > deadline)
+    open_ = t.requests.c.purged_at.is_(None)
+    if connection.execute(t.requests.update().where(mine & later & open_).values(deadline_at=deadline)).rowcount:
+        tell_again(connection, request_id)
+
+
+def _end_at_once(connection: Connection, request_id: str, reason: str, now: float, values: dict[str, Any]) -> None:
+    """Write a request that touches no row here: PURGED, without a certificate."""
+    version = connection.scalar(sa.select(t.serving.c.version))
+    times = dict.fromkeys(("applied_at", "served_at", "exact_at", "purged_at"), now)
+    versions = dict.fromkeys(("version_before", "version_after", "version_exact"), version)
+    mine = {"request_id": request_id, "state": RequestState.PURGED, "keys": 0, "reason": reason}
+    connection.execute(t.requests.insert().values(**mine, **times, **versions, **values))
+
+
+def _new_name() -> str:
+    return f"r-{uuid.uuid4().hex[:16]}"
 
 
 def _bury(
@@ -583,35 +593,6 @@ def _bury(
     )
 
 
-def _remember_forgotten(
-    connection: Connection, request_id: str, keys: Sequence[ResolvedKey], purged: Sequence[bytes], *, returns: bool
-) -> None:
-    """Write guard entries of all keys of a call, also of those that an earlier one revoked.
-
-    What a correction would have brought back does not come back when it is asked to be forgotten meanwhile.
-    """
-    macs = {key.mac: key for key in keys if key.mac}
-    for part in parts(sorted({*macs, *purged})):
-        have = {bytes(mac) for mac in connection.scalars(sa.select(t.guard.c.mac).where(t.guard.c.mac.in_(part)))}
-        if have and not returns:
-            connection.execute(
-                t.guard.update().where(t.guard.c.mac.in_(part) & t.guard.c.returns).values(returns=False)
-            )
-        entries = [
-            {
-                "mac": mac,
-                "kind": macs[mac].kind,
-                "key_id": macs[mac].mac_key,
-                "request_id": request_id,
-                "returns": returns,
-            }
-            for mac in part
-            if mac in macs and mac not in have
-        ]
-        if entries:
-            connection.execute(t.guard.insert(), entries)
-
-
 def _being_forgotten(found: Assessment) -> RequestError:
     requests = sorted({stone.request_id for stone in found.covering})
     return RequestError(
@@ -620,26 +601,6 @@ def _being_forgotten(found: Assessment) -> RequestError:
         got=f"rows of request(s) {', '.join(requests[:5])}",
         remedy="once the request is PURGED, `readmit` their ids and `ingest` the corrected rows",
     )
-
-
-def _admit(connection: Connection, caller: str, limits: Limits | None, now: float) -> None:
-    if limits is None:
-        return
-    mine = sa.select(sa.func.count()).select_from(t.requests).where(t.requests.c.caller == caller)
-    waiting = (*_WAITING, RequestState.APPLIED)
-    checks = (
-        ("open requests", limits.open_requests, mine.where(t.requests.c.state.in_(waiting))),
-        # What a clock that was set back left in the future is not counted: it would keep a caller out for as long.
-        ("requests in the last minute", limits.per_minute, mine.where(t.requests.c.received_at.between(now - 60, now))),
-    )
-    for what, limit, query in checks:
-        if limit is not None and (have := connection.scalar(query) or 0) >= limit:
-            raise AdmissionError(
-                f"caller {caller!r} has too many {what}",
-                expected=f"at most {limit}",
-                got=str(have + 1),
-                remedy="put many ids into one request, wait, or raise the limit under admission:",
-            )
 
 
 def newest() -> sa.Subquery:
@@ -664,22 +625,9 @@ def _watermarks(connection: Connection, *, exactly: bool) -> dict[int, int]:
     return {row.shard: row.exact_upto if exactly else row.removed_upto for row in connection.execute(sa.select(last))}
 
 
-def _by_key(connection: Connection, keys: Sequence[bytes]) -> list[Tombstone]:
-    return [
-        to_tombstone(row)
-        for part in parts(keys)
-        for row in connection.execute(t.tombstones.select().where(t.tombstones.c.key.in_(part)))
-    ]
-
-
 def _set(connection: Connection, request_ids: Sequence[str], **values: Any) -> None:
     for part in parts(list(request_ids)):
         connection.execute(t.requests.update().where(t.requests.c.request_id.in_(part)).values(**values))
-
-
-def to_tombstone(row: Row[Any]) -> Tombstone:
-    """Return a tombstone from its row in the database."""
-    return Tombstone(row.seq, row.kind, bytes(row.key), row.shard, row.slice, row.request_id, row.rows)
 
 
 def _to_request(row: Row[Any]) -> ForgetRequest:

@@ -16,9 +16,10 @@ from hybridmu.errors import DataError
 from hybridmu.store.columns import id_index
 from hybridmu.store.lake import Lake
 from hybridmu.store.layout import SPLITS, id_file, part_of, parts_of
-from hybridmu.types import KeyKind, ResolvedKey, RowKey
+from hybridmu.types import KeyKind, NamedKey, ResolvedKey, RowKey
 
 Mac = Callable[[KeyKind, object], tuple[str, bytes]]
+Pair = tuple[KeyKind, bytes]  # kind and digest
 
 
 @dataclass(frozen=True)
@@ -59,25 +60,47 @@ class Lookup:
         Raises:
             DataError: A group is asked of a table without groups, or a key has the wrong type.
         """
-        asked: dict[tuple[KeyKind, bytes], UnknownKey] = {}
-        places: dict[int, list[tuple[KeyKind, bytes]]] = {}
+        asked: dict[Pair, UnknownKey] = {}
         for kind, raw in wanted:
             value = self.typed(kind, raw)
             asked.setdefault((kind, digest(self._lake.key, kind, value)), UnknownKey(kind, str(raw), value))
+
+        def mac(pair: Pair) -> tuple[str, bytes]:
+            return self._mac(pair[0], asked[pair].value) if self._mac else ("", b"")
+
+        found = self._find(asked, mac)
+        known = [key for pair in asked for key in found.get(pair, [])]
+        return known, [unknown for pair, unknown in asked.items() if pair not in found]
+
+    def find_named(self, wanted: Iterable[NamedKey]) -> tuple[list[ResolvedKey], list[NamedKey]]:
+        """Find where keys live of which a linked model knows the digests.
+
+        Args:
+            wanted: Keys.
+
+        Returns:
+            (keys with rows, one entry per shard and slice that holds some; keys without), each in the given order.
+        """
+        asked = {(key.kind, key.key): key for key in wanted}
+        found = self._find(asked, lambda pair: (asked[pair].mac_key, asked[pair].mac))
+        known = [key for pair in asked for key in found.get(pair, [])]
+        return known, [key for pair, key in asked.items() if pair not in found]
+
+    def _find(self, asked: Iterable[Pair], mac: Callable[[Pair], tuple[str, bytes]]) -> dict[Pair, list[ResolvedKey]]:
+        places: dict[int, list[Pair]] = {}
         for pair, shard in self._shards_of(asked):
             places.setdefault(shard, []).append(pair)
         # In a grouped table an id may have rows in two shards: one in the training, one in the test table. A group has
         # rows in one slice of every generation that brought it some.
-        found: dict[tuple[KeyKind, bytes], list[ResolvedKey]] = {}
+        found: dict[Pair, list[ResolvedKey]] = {}
         for shard, pairs in sorted(places.items()):
             for pair, slices in self._rows(shard, pairs).items():
-                mac_key, mac = self._mac(pair[0], asked[pair].value) if self._mac else ("", b"")
+                mac_key, made = mac(pair)
                 found.setdefault(pair, []).extend(
-                    ResolvedKey(pair[0], pair[1], shard, slice_, tuple(rows), mac, mac_key)
+                    ResolvedKey(pair[0], pair[1], shard, slice_, tuple(rows), made, mac_key)
                     for slice_, rows in sorted(slices.items())
                 )
-        known = [key for pair in asked for key in found.get(pair, [])]
-        return known, [unknown for pair, unknown in asked.items() if pair not in found]
+        return found
 
     def _rows(
         self, shard: int, pairs: list[tuple[KeyKind, bytes]]

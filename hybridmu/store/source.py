@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 
@@ -98,7 +98,7 @@ class Reader:
                 )
 
     def read(self, source: pads.Dataset) -> Iterator[Batch]:
-        """Yield the rows that may come in, and count the others in `skipped`.
+        """Yield the rows of a source that may come in, and count the others in `skipped`.
 
         Args:
             source: The table.
@@ -109,7 +109,21 @@ class Reader:
         Raises:
             DataError: A row can't be encoded, a label is outside the classes, or a key has the wrong type.
         """
-        for table in batches(source, self.columns):
+        yield from self.take(batches(source, self.columns))
+
+    def take(self, tables: Iterable[pa.Table]) -> Iterator[Batch]:
+        """Yield the rows that may come in, and count the others in `skipped`.
+
+        Args:
+            tables: Rows with the columns that the lake keeps, all of the same types.
+
+        Yields:
+            As `read`.
+
+        Raises:
+            DataError: As `read`.
+        """
+        for table in tables:
             kept = table.filter(pa.array(~self.blocked(table)))
             self.skipped += len(table) - len(kept)
             if len(kept):

@@ -43,6 +43,7 @@ requests = sa.Table(
     sa.Column("version_exact", sa.Integer),
     sa.Column("certificate", sa.Integer),
     sa.Column("joined", sa.Boolean, nullable=False, default=False),  # another caller was pointed to it
+    sa.Column("origin", sa.String(80)),  # the linked model and its request that this one is of
     sa.Column("reason", sa.Text),
 )
 idempotency = sa.Table(  # the primary key, not a look-up, prevents doubles
@@ -87,6 +88,33 @@ guard = sa.Table(  # what must not come back: HMACs of forgotten ids and groups
     sa.Column("key_id", sa.String(16), nullable=False),
     sa.Column("request_id", sa.String(40), nullable=False, index=True),
     sa.Column("returns", sa.Boolean, nullable=False, default=False),  # a correction brings it back
+    sa.Column("absent", sa.Boolean, nullable=False, default=False),  # no row of it was here: a linked model had some
+)
+links = sa.Table(  # models over the same people, each with tables and a ledger of its own
+    "links",
+    metadata,
+    sa.Column("system", sa.String(32), primary_key=True),
+    sa.Column("name", sa.String(64), nullable=False),
+    sa.Column("settings", sa.Text, nullable=False),  # JSON: how to reach it
+    sa.Column("linked_at", sa.Float, nullable=False),
+    sa.Column("settled_at", sa.Float),  # what either had forgotten before is known to both
+    sa.Column("retired_at", sa.Float),
+)
+forwards = sa.Table(  # which linked model has which request
+    "forwards",
+    metadata,
+    sa.Column("request_id", sa.String(40), primary_key=True),
+    sa.Column("system", sa.String(32), primary_key=True),
+    sa.Column("state", sa.String(16), nullable=False, index=True),
+    sa.Column("there", sa.String(40)),  # the request that it became
+    sa.Column("tried_at", sa.Float),
+    sa.Column("reason", sa.Text),
+)
+outbox = sa.Table(  # what linked models are told of a request, until each of them has it
+    "outbox",
+    metadata,
+    sa.Column("request_id", sa.String(40), primary_key=True),
+    sa.Column("document", sa.LargeBinary, nullable=False),  # masked: no search for purged rows must find them here
 )
 guard_losses = sa.Table(  # the log of entries that were given up with their key
     "guard_losses",

@@ -22,7 +22,7 @@ import hybridmu
 from hybridmu import faults
 from hybridmu.store.blobs import blob_file
 from tests.faults.lives import live, look, speak
-from tests.faults.worlds import WORLDS, Act, World, config, make_tables, schedule
+from tests.faults.worlds import WORLDS, Act, World, config, make_tables, schedule, second
 from tests.faults.yard import Yard, fork
 
 _KILLED = -9
@@ -49,7 +49,11 @@ def prepare_world(root: Path, name: str) -> None:
 
 
 def _train(root: Path, name: str, world: World) -> None:
-    with hybridmu.connect(config(root, root / "trained" / name, world), executor="local") as system:
+    raw = config(root, root / "trained" / name, world)
+    if world.linked:
+        with hybridmu.connect(second(raw), executor="local") as system:
+            system.train()
+    with hybridmu.connect(raw, executor="local") as system:
         system.train()
         if world.damaged:
             for sub in system.registry.version().shards[:2]:
@@ -81,6 +85,8 @@ def _play(root: Path, name: str, seed: int, kills: Sequence[Kill], blobs: Mappin
     place.mkdir(parents=True)
     if world.trained:
         shutil.copytree(root / "trained" / name, storage)
+        if world.linked:
+            shutil.copytree(root / "trained" / f"{name}-second", place / "storage-second")
     raw = config(root, storage, world)
     told: dict[str, str] = {}
     counts: dict[str, int] = {}

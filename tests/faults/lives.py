@@ -6,8 +6,8 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from hybridmu.store.blobs import blob_file, lineage_file
 from hybridmu.store.certificates import Certificates
 from hybridmu.store.keys import Keyring
 from hybridmu.types import RequestState
-from tests.faults.worlds import Act
+from tests.faults.worlds import Act, second
 from tests.support import rows_of
 
 FINAL = {RequestState.PURGED, RequestState.CANCELLED}
@@ -50,23 +50,37 @@ def live(config: dict[str, Any], acts: Sequence[Act], told: Mapping[str, str], r
         reached: Steps that earlier lives made; what was due by then is asked before the first step.
         say: Tells the parent of every answer, before anything else is done, and of every step.
     """
-    with hybridmu.connect(config, executor="local") as system:
-        let_time_pass(config)
-        system.train()
+    with models(config) as systems:
+        system = systems[0]
+        for each in systems:
+            let_time_pass(each.settings.model_dump(mode="json"))
+            each.train()
+        for other in systems[1:]:
+            system.link(other.settings)
         answers = dict(told)
         todo = [act for act in acts if act.name not in answers]
         quiet, end = 0, time.monotonic() + _PATIENCE
         # With nothing to do the coordinator reads one shard a step, looking for damage.
-        while quiet <= system.settings.sisa.shards:
+        while quiet <= systems[-1].settings.sisa.shards:
             while todo and todo[0].step <= reached:
                 act = todo.pop(0)
-                answers[act.name] = _do(system, act, answers)
+                answers[act.name] = _do(systems[act.linked], act, answers)
                 say({"name": act.name, "answer": answers[act.name]})
-            snapshot = system._step(0.0)
+            snapshots = [each._step(0.0) for each in systems]
             reached += 1
             say({"reached": reached})
-            quiet = quiet + 1 if not todo and settled(system, snapshot) else 0
-            assert time.monotonic() < end, f"does not end: {snapshot}, {system.requests()}, {system.ingests()}"
+            quiet = quiet + 1 if not todo and all(map(settled, systems, snapshots)) else 0
+            assert time.monotonic() < end, f"does not end: {snapshots}, {system.requests()}, {system.ingests()}"
+
+
+@contextmanager
+def models(config: dict[str, Any]) -> Iterator[list[hybridmu.System]]:
+    """Yield the model of a configuration, and the one that is linked with it."""
+    with ExitStack() as stack:
+        every = [config, second(config)] if Path(second(config)["storage_url"]).exists() else [config]
+        if len(every) > 1:
+            every[0] = {**config, "keys": every[1]["keys"]}
+        yield [stack.enter_context(hybridmu.connect(each, executor="local")) for each in every]
 
 
 def settled(system: hybridmu.System, snapshot: Snapshot) -> bool:
@@ -74,6 +88,7 @@ def settled(system: hybridmu.System, snapshot: Snapshot) -> bool:
     states = {request.state for request in system.ledger.requests()}
     assert RequestState.FAILED not in states, system.requests()
     at_work = snapshot.jobs_total or snapshot.calibrating or snapshot.purging or snapshot.ingestions
+    at_work = at_work or system.linked.links.waiting(begun=False)
     return states <= FINAL and not at_work and not system.registry.debts()
 
 
@@ -96,33 +111,56 @@ def let_time_pass(config: dict[str, Any]) -> None:
 
 def look(config: dict[str, Any], acts: Sequence[Act], told: Mapping[str, str]) -> dict[str, Any]:
     """Return what is wrong at the end: lost, done twice, or not as it has to be; and the weights."""
-    with hybridmu.connect(config, executor="local") as system:
-        asked = {act.key: told[act.key] for act in acts if act.verb in {"forget", "correct"}}
-        requests = {request.request_id: request for request in system.ledger.requests()}
-        documents = Certificates(system.site.storage).all()
-        certified = Counter(document["request"]["id"] for document in documents)
-        back = {told[act.key] for act in acts if act.verb == "cancel" and told[act.name] == RequestState.CANCELLED}
-        lost, doubled = [], []
-        for key, request_id in asked.items():
-            request, wanted = requests.get(request_id), FINAL - {RequestState.CANCELLED}
-            wanted = {RequestState.CANCELLED} if request_id in back else wanted
-            if request is None or request.state not in wanted:
-                lost.append(f"{key}: {request}")
-            elif certified[request_id] != (request_id not in back):
-                doubled.append(f"{key}: {certified[request_id]} certificates")
-        lost += [f"{new['ingest_id']} is {new['state']}" for new in system.ingests() if new["state"] != "SERVED"]
-        repeats = [act for act in acts if act.verb == "repeat"]
-        doubled += [f"{act.name} became another request" for act in repeats if told[act.name] != asked[act.key]]
-        doubled += [f"{name} was never asked for" for name in requests.keys() - set(asked.values())]
-        doubled += _twice(system)
-        diverged = [*_rows(system, [act for act in acts if asked.get(act.key) not in back], lost)]
-        keys = [*Keyring(system.settings).public_keys().values()]
-        for document in documents:
-            diverged += [f"certificate: {found}" for found in check(document, keys).items if not found.ok]
-        diverged += [f"chain: {found}" for found in check_chain(documents, keys).items if not found.ok]
-        diverged += _files(system, len(documents))
-        blobs = {str(sub.shard): sub.blob for sub in system.registry.version().shards}
-        return {"lost": lost, "doubled": doubled, "diverged": diverged, "blobs": blobs}
+    found: dict[str, Any] = {"lost": [], "doubled": [], "diverged": [], "blobs": {}}
+    with models(config) as systems:
+        known = [{request.request_id for request in system.ledger.requests()} for system in systems]
+        for number, system in enumerate(systems):
+            one = _look(system, acts, [act for act in acts if act.linked == number], told)
+            for kind in ("lost", "doubled", "diverged"):
+                found[kind] += one[kind]
+            where = "second/" if number else ""
+            found["blobs"] |= {f"{where}{shard}": blob for shard, blob in one["blobs"].items()}
+            for row in rows_of(system._engine, t.forwards):
+                if row.state != "DELIVERED" or row.there not in known[1 - number]:
+                    found["lost"].append(f"{row.request_id} is {row.state} in the linked model, as {row.there}")
+    return found
+
+
+def _look(
+    system: hybridmu.System, everything: Sequence[Act], acts: Sequence[Act], told: Mapping[str, str]
+) -> dict[str, Any]:
+    """Return what is wrong in one model, of which `acts` were asked."""
+    asked = {act.key: told[act.key] for act in acts if act.verb in {"forget", "correct"}}
+    requests = {request.request_id: request for request in system.ledger.requests()}
+    documents = Certificates(system.site.storage).all()
+    certified = Counter(document["request"]["id"] for document in documents)
+    taken_back = [act for act in everything if act.verb == "cancel" and told[act.name] == RequestState.CANCELLED]
+    back = {told[act.key] for act in taken_back}
+    lost, doubled = [], []
+    for key, request_id in asked.items():
+        request, wanted = requests.get(request_id), FINAL - {RequestState.CANCELLED}
+        wanted = {RequestState.CANCELLED} if request_id in back else wanted
+        if request is None or request.state not in wanted:
+            lost.append(f"{key}: {request}")
+        elif certified[request_id] != (request_id not in back):
+            doubled.append(f"{key}: {certified[request_id]} certificates")
+    passed_on = {name: request for name, request in requests.items() if request.origin}
+    for name, request in passed_on.items():
+        if certified[name] != (request.keys > 0):
+            doubled.append(f"{name}, passed on: {certified[name]} certificates")
+    lost += [f"{new['ingest_id']} is {new['state']}" for new in system.ingests() if new["state"] != "SERVED"]
+    repeats = [act for act in acts if act.verb == "repeat"]
+    doubled += [f"{act.name} became another request" for act in repeats if told[act.name] != asked[act.key]]
+    doubled += [f"{name} was never asked for" for name in requests.keys() - passed_on.keys() - set(asked.values())]
+    doubled += _twice(system)
+    diverged = [*_rows(system, [act for act in everything if told.get(act.key) not in back], lost)]
+    keys = [*Keyring(system.settings).public_keys().values()]
+    for document in documents:
+        diverged += [f"certificate: {found}" for found in check(document, keys).items if not found.ok]
+    diverged += [f"chain: {found}" for found in check_chain(documents, keys).items if not found.ok]
+    diverged += _files(system, len(documents))
+    blobs = {str(sub.shard): sub.blob for sub in system.registry.version().shards}
+    return {"lost": lost, "doubled": doubled, "diverged": diverged, "blobs": blobs}
 
 
 def _do(system: hybridmu.System, act: Act, answers: Mapping[str, str]) -> str:

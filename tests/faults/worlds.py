@@ -27,6 +27,7 @@ class Act:
         ids: Row ids that are forgotten, brought or corrected.
         groups: Groups.
         strategy: As in `forget`.
+        linked: Whether it is asked of the second of two linked models.
     """
 
     step: int
@@ -35,6 +36,7 @@ class Act:
     ids: tuple[int, ...] = ()
     groups: tuple[str, ...] = ()
     strategy: str = "auto"
+    linked: bool = False
 
     @property
     def name(self) -> str:
@@ -52,6 +54,7 @@ class World:
         grows: What brings rows meanwhile. One of them alone: two generations have the order in which they were made,
             and that is part of what the weights are a function of.
         damaged: Whether a life starts with a served sub-model and a checkpoint whose bytes are changed.
+        linked: Whether a second model over the same table is linked with it in every life.
         overrides: Of `support.settings_dict`.
         strategies: What requests ask for.
     """
@@ -60,6 +63,7 @@ class World:
     trained: bool = True
     grows: Literal["ingest", "correct", ""] = ""
     damaged: bool = False
+    linked: bool = False
     overrides: dict[str, Any] = field(default_factory=dict)
     strategies: tuple[str, ...] = ("auto",)
 
@@ -90,6 +94,7 @@ WORLDS = {
     ),
     "growing": World(grows="ingest", overrides={"sisa": _TINY, "policy": _RETRAIN}),
     "corrected": World(grows="correct", overrides={"sisa": _TINY, "policy": _RETRAIN}),
+    "linked": World(linked=True, overrides={"sisa": _TINY, "policy": _RETRAIN}),
     "damaged": World(damaged=True, overrides={"sisa": {**_TINY, "slices": 3}, "policy": _RETRAIN}),
 }
 
@@ -102,6 +107,13 @@ def config(tables: Path, storage: Path, world: World, **overrides: Any) -> dict[
     for section, values in [*world.overrides.items(), *overrides.items()]:
         raw[section] = {**raw.get(section, {}), **values} if isinstance(values, dict) else values
     return raw
+
+
+def second(raw: dict[str, Any]) -> dict[str, Any]:
+    """Return the configuration of the model that is linked with another one: other shards, the same keys."""
+    storage = raw["storage_url"]
+    sisa = {**raw["sisa"], "shards": raw["sisa"]["shards"] + 1}
+    return {**raw, "storage_url": f"{storage}-second", "sisa": sisa, "keys": {"folder": f"{storage}-keys"}}
 
 
 def make_tables(tables: Path) -> None:
@@ -124,7 +136,8 @@ def schedule(world: World, seed: int) -> tuple[Act, ...]:
         step = draw.choice((0, 0, 1, 2, 3, 6))
         mine = tuple(ids.pop() for _ in range(draw.randint(1, 2)))
         groups = (people.pop(),) if world.grouped and people and draw.random() < 0.6 else ()
-        acts.append(Act(step, "forget", f"k{number}", mine, groups, draw.choice(world.strategies)))
+        linked = world.linked and draw.random() < 0.5
+        acts.append(Act(step, "forget", f"k{number}", mine, groups, draw.choice(world.strategies), linked))
     if world.grows:
         rows = tuple(range(ROWS, ROWS + NEW)) if world.grows == "ingest" else (ids.pop(),)
         acts.append(Act(draw.choice((0, 1, 3)), world.grows, "rows", rows))

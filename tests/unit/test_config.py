@@ -54,7 +54,7 @@ def test_every_wrong_key_is_named_at_once():
     [
         ({"sisa": {"slices": 0}}, "sisa.slices: Input should be greater than or equal to 1"),
         ({"sisa": {"epochs": "many"}}, "sisa.epochs"),
-        ({"policy": {"strategy": "magic"}}, "policy.strategy: Input should be 'auto', 'retrain', 'dpus'"),
+        ({"policy": {"strategy": "magic"}}, "policy.strategy: Input should be 'auto', 'retrain', 'rewind', 'dpus'"),
         ({"policy": {"workload_threshold": 1.5}}, "less than or equal to 1"),
         ({"data": {"train": "t", "validation_fraction": 1.0}}, "data.validation_fraction"),
         ({"optimizer": {"name": "adamw", "momentum": 0.9}}, "optimizer.momentum belongs to sgd"),

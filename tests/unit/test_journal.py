@@ -53,8 +53,8 @@ def test_an_older_ledger_refuses_to_start_until_it_has_caught_up(config, tmp_pat
             system.run(until_idle=True)
         assert system.ledger.tombstones() != {}
         found = system.replay()
-        assert found == {"requests": 2, "tombstones": 4, "version": version}
-        assert system.replay() == {"requests": 0, "tombstones": 0, "version": version}
+        assert found == {"requests": 2, "tombstones": 4, "version": version, "unsettled": []}
+        assert system.replay() == {"requests": 0, "tombstones": 0, "version": version, "unsettled": []}
         assert system.ledger.request(gone).state is RequestState.PURGED
         assert system.ledger.request(early).state is RequestState.PURGED  # as its certificate says
         assert system.forget(ids=[2, 3], key="k")["request_id"] == gone

@@ -10,7 +10,8 @@ from sqlalchemy import event
 
 from hybridmu.errors import AdmissionError, ConflictError, RequestError, StateError
 from hybridmu.store import tables as t
-from hybridmu.store.ledger import Ledger, Limits
+from hybridmu.store.admission import Limits
+from hybridmu.store.ledger import Ledger
 from hybridmu.store.measurements import Measurements
 from hybridmu.store.registry import Registry
 from hybridmu.types import RequestState, RowKey, ShardOutcome, ShardPlan

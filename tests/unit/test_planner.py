@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from hybridmu.core.strategies import newton
 from hybridmu.errors import StrategyUnavailableError
 from hybridmu.planning.cost import Coefficients, CostModel, schedule
 from hybridmu.planning.planner import Policy, Pools, make_plan
@@ -162,3 +163,31 @@ def test_an_empty_plan_and_warnings():
     found = plan_of([], warnings=["2 twins"])
     assert (found.shards, found.makespan_seconds, found.warnings) == ((), 0.0, ("2 twins",))
     assert "warning: 2 twins" in found.explain()
+
+
+# ---------------------------------------------------------------------- rewind, damped update
+
+
+def test_a_rewind_is_priced_by_its_budget_and_covers_every_open_deletion():
+    stats = replace(LATE, revoked=(0, 3, 0, 1), newly_revoked=(0, 0, 0, 1), trajectory=True)
+    found = decide(stats, strategy="rewind", policy=Policy(finetune_epochs=1.5))
+    assert (found.strategy, found.rule, found.first_slice, found.revoked) == ("rewind", "request", 2, 4)
+    assert found.sample_visits == round(1.5 * (400 - 4))
+    assert found.predicted_error == Policy().quality_budget, "the next deletion is to be exact"
+    assert "1.5 epoch(s)" in found.reasons[1]
+
+
+def test_a_rewind_needs_no_particular_optimizer_but_the_checkpoints():
+    assert decide(EARLY, strategy="rewind", policy=Policy(optimizer="adamw")).strategy == "rewind"
+    with pytest.raises(StrategyUnavailableError, match="checkpoint"):
+        decide(replace(EARLY, trajectory=False), strategy="rewind")
+    with pytest.raises(StrategyUnavailableError, match="adamw"):
+        decide(EARLY, strategy="dpus-newton", policy=Policy(optimizer="adamw"))
+
+
+def test_the_damped_update_is_priced_by_its_solution_and_may_be_chosen():
+    gradients = decide(EARLY, strategy="dpus").sample_visits
+    assert decide(EARLY, strategy="dpus-newton").sample_visits == gradients + newton.cost(399)
+    fitted = Calibration((replace(BUCKET, strategy="dpus-newton", alpha=1.0, error=0.02),))
+    found = decide(EARLY, policy=Policy(approximate="dpus-newton", time_ratio=0.1), calibration=fitted)
+    assert (found.strategy, found.rule, found.alpha, found.predicted_error) == ("dpus-newton", "boundary", 1.0, 0.02)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hybridmu.core.strategies import dpus, retrain
+from hybridmu.core.strategies import dpus, newton, retrain, rewind
 from hybridmu.core.strategies.base import Context, Result, Strategy
 
 _REGISTRY: dict[str, Strategy] = {}
@@ -31,7 +31,9 @@ def get(name: str) -> Strategy:
 
 
 register(Strategy("retrain", exact=True, run=retrain.run))
+register(Strategy("rewind", exact=False, run=rewind.run))
 register(Strategy("dpus", exact=False, run=dpus.run_plain))
 register(Strategy("dpus-optimised", exact=False, run=dpus.run_optimised))
+register(Strategy("dpus-newton", exact=False, run=newton.run))
 
 __all__ = ["Context", "Result", "Strategy", "get", "register"]

@@ -22,7 +22,7 @@ from hybridmu.core.gradients import gradients_of
 from hybridmu.core.model import State, SubModel, state_of
 from hybridmu.core.partition import derive, epoch_order
 from hybridmu.core.strategies.base import Context, Result
-from hybridmu.core.training import batch_bounds, fit, trained_epochs
+from hybridmu.core.training import Recipe, batch_bounds, fit, trained_epochs
 from hybridmu.errors import StrategyUnavailableError
 
 # Gradients of the revoked rows are summed over chunks of this many rows, to bound activations.
@@ -63,16 +63,14 @@ def contribution(context: Context) -> tuple[State, int, int]:
     revoked = context.revoked
     first = int(revoked.slice[0]) if len(revoked) else slices + 1
     model = context.fresh_model()
-    mean_rate = recipe.lr * (0.5 if recipe.schedule == "linear" else 1.0) / (1 - recipe.momentum)
-    counts = [live + gone for live, gone in zip(context.live.counts(slices), revoked.counts(slices), strict=True)]
-    epochs = trained_epochs(recipe, counts)
+    mean_rate, epochs = _mean_rate(recipe), trained_epochs(recipe, _trained_rows(context))
     # Half the trapezoid of slice i; 0 before the first touched slice and after the last one.
     half = [0.5 * e * mean_rate / recipe.batch_size if i >= first else 0.0 for i, e in enumerate(epochs, 1)]
     half = [0.0, *half, 0.0]
     total: State = {}
     visits = 0
     for point in range(first - 1, slices + 1) if len(revoked) else ():
-        _restore(model, context, point)
+        restore(model, context, point)
         # θ^(point) ends slice `point` and begins slice `point + 1`: rows seen in both are asked once.
         seen, next_seen = revoked.upto(point), revoked.upto(point + 1)
         for start, stop, weight in ((0, seen, half[point] + half[point + 1]), (seen, next_seen, half[point + 1])):
@@ -81,6 +79,14 @@ def contribution(context: Context) -> tuple[State, int, int]:
                     total[name] = total[name].add_(gradient, alpha=weight) if name in total else weight * gradient
                 visits += stop - start
     return total, first, visits
+
+
+def learning_time(context: Context) -> list[float]:
+    """Return the sum of the rates of every step of each slice, in the run that saw the revoked rows."""
+    recipe = context.recipe
+    rows = _trained_rows(context)
+    pairs = enumerate(trained_epochs(recipe, rows), start=1)
+    return [epochs * _mean_rate(recipe) * sum(rows[:i]) / recipe.batch_size for i, epochs in pairs]
 
 
 def subtract(state: Mapping[str, Tensor], change: Mapping[str, Tensor], alpha: float) -> State:
@@ -97,7 +103,7 @@ def run_plain(context: Context) -> Result:
     Returns:
         The changed state. Approximate: measure it against the exact oracle.
     """
-    current = _current(context)
+    current = current_of(context)
     change, first, visits = contribution(context)
     return Result(subtract(current, change, context.alpha), first, visits)
 
@@ -172,7 +178,7 @@ def subset(context: Context) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
     return chosen[epoch_order(live.words[chosen], context.recipe.seed, context.shard, 0, 1)]
 
 
-def _restore(model: SubModel, context: Context, point: int) -> None:
+def restore(model: SubModel, context: Context, point: int) -> None:
     """Load the checkpoint after slice `point`; for 0, the fresh weights behind checkpoint 1's scaler.
 
     Raises:
@@ -204,9 +210,25 @@ def _summed_gradient(model: SubModel, context: Context, start: int, stop: int) -
     return total
 
 
-def _current(context: Context) -> State:
+def current_of(context: Context) -> State:
+    """Return the live weights.
+
+    Raises:
+        StrategyUnavailableError: There are none.
+    """
     if context.current is None:
         raise StrategyUnavailableError(
             f"shard {context.shard} has no live sub-model to update", remedy="use strategy retrain"
         )
     return context.current
+
+
+def _mean_rate(recipe: Recipe) -> float:
+    return recipe.lr * (0.5 if recipe.schedule == "linear" else 1.0) / (1 - recipe.momentum)
+
+
+def _trained_rows(context: Context) -> list[int]:
+    """Return the rows per slice of the run that saw the revoked ones."""
+    slices = len(context.recipe.epochs)
+    pairs = zip(context.live.counts(slices), context.revoked.counts(slices), strict=True)
+    return [live + gone for live, gone in pairs]

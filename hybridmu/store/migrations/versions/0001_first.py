@@ -31,12 +31,26 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("request_id", "shard", name=op.f("pk_evidence")),
     )
     op.create_table(
+        "forwards",
+        sa.Column("request_id", sa.String(length=40), nullable=False),
+        sa.Column("system", sa.String(length=32), nullable=False),
+        sa.Column("state", sa.String(length=16), nullable=False),
+        sa.Column("there", sa.String(length=40), nullable=True),
+        sa.Column("tried_at", sa.Float(), nullable=True),
+        sa.Column("reason", sa.Text(), nullable=True),
+        sa.PrimaryKeyConstraint("request_id", "system", name=op.f("pk_forwards")),
+    )
+    with op.batch_alter_table("forwards", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_forwards_state"), ["state"], unique=False)
+
+    op.create_table(
         "guard",
         sa.Column("mac", sa.LargeBinary(length=32), nullable=False),
         sa.Column("kind", sa.String(length=5), nullable=False),
         sa.Column("key_id", sa.String(length=16), nullable=False),
         sa.Column("request_id", sa.String(length=40), nullable=False),
         sa.Column("returns", sa.Boolean(), nullable=False),
+        sa.Column("absent", sa.Boolean(), nullable=False),
         sa.PrimaryKeyConstraint("mac", name=op.f("pk_guard")),
     )
     with op.batch_alter_table("guard", schema=None) as batch_op:
@@ -103,6 +117,16 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("name", name=op.f("pk_leases")),
     )
     op.create_table(
+        "links",
+        sa.Column("system", sa.String(length=32), nullable=False),
+        sa.Column("name", sa.String(length=64), nullable=False),
+        sa.Column("settings", sa.Text(), nullable=False),
+        sa.Column("linked_at", sa.Float(), nullable=False),
+        sa.Column("settled_at", sa.Float(), nullable=True),
+        sa.Column("retired_at", sa.Float(), nullable=True),
+        sa.PrimaryKeyConstraint("system", name=op.f("pk_links")),
+    )
+    op.create_table(
         "meta",
         sa.Column("key", sa.String(length=64), nullable=False),
         sa.Column("value", sa.Text(), nullable=False),
@@ -114,6 +138,12 @@ def upgrade() -> None:
         sa.Column("shard", sa.Integer(), autoincrement=False, nullable=False),
         sa.Column("upto", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.PrimaryKeyConstraint("request_id", "shard", name=op.f("pk_needs")),
+    )
+    op.create_table(
+        "outbox",
+        sa.Column("request_id", sa.String(length=40), nullable=False),
+        sa.Column("document", sa.LargeBinary(), nullable=False),
+        sa.PrimaryKeyConstraint("request_id", name=op.f("pk_outbox")),
     )
     op.create_table(
         "outcomes",
@@ -172,6 +202,7 @@ def upgrade() -> None:
         sa.Column("version_exact", sa.Integer(), nullable=True),
         sa.Column("certificate", sa.Integer(), nullable=True),
         sa.Column("joined", sa.Boolean(), nullable=False),
+        sa.Column("origin", sa.String(length=80), nullable=True),
         sa.Column("reason", sa.Text(), nullable=True),
         sa.PrimaryKeyConstraint("seq", name=op.f("pk_requests")),
         sa.UniqueConstraint("request_id", name=op.f("uq_requests_request_id")),

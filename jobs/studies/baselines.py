@@ -1,0 +1,99 @@
+"""Strategies that the study compares with and the product does not offer."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from hybridmu.core.gradients import gradients_of
+from hybridmu.core.model import State, SubModel, fit_standardize, state_of
+from hybridmu.core.partition import epoch_order
+from hybridmu.core.rows import Rows, carries
+from hybridmu.core.strategies import Context, Result, Strategy, register
+from hybridmu.core.strategies.dpus import fine_tune, subtract
+from hybridmu.core.training import Recipe, batch_bounds, make_step
+from hybridmu.task import Task
+
+
+class BatchLog:
+    """What amnesiac unlearning keeps of a training: the updates of the batches that held a revoked row, summed.
+
+    A real log holds every batch's update, since nobody knows what will be revoked (batches times parameters). Here the
+    training is replayed once the rows are known, which costs the strategy nothing: it is charged too little, not too
+    much.
+    """
+
+    def __init__(self) -> None:
+        self.updates: dict[int, State] = {}
+
+    def replay(
+        self, model: SubModel, rows: Rows, keys: set[tuple[str, bytes]], recipe: Recipe, task: Task, shard: int
+    ) -> State:
+        """Train a shard as it was trained, and log the batches that held one of `keys`.
+
+        Args:
+            model: The fresh sub-model; trained in place.
+            rows: Every row that the training saw.
+            keys: What is revoked.
+            recipe: With plain SGD.
+            task: Supplies the loss.
+            shard: Shard number.
+
+        Returns:
+            The trained state, the same bits as the training's.
+        """
+        revoked = torch.from_numpy(carries(rows.ids, rows.groups, keys))
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        total = [torch.zeros_like(p) for p in parameters]
+        fit_standardize(model, rows)
+        for slice_, epochs in enumerate(recipe.epochs, start=1):
+            count = rows.upto(slice_)
+            bounds, words = batch_bounds(count, recipe.batch_size), rows.words[:count]
+            model.train()
+            step, gradients = make_step(parameters, recipe), gradients_of(model, task, parameters)
+            for epoch in range(epochs):
+                order = torch.from_numpy(epoch_order(words, recipe.seed, shard, slice_, epoch))
+                for number, (low, high) in enumerate(bounds):
+                    done = (epoch * len(bounds) + number) / (epochs * len(bounds))
+                    chosen = order[low:high]
+                    before = [p.detach().clone() for p in parameters] if bool(revoked[chosen].any()) else []
+                    rate = recipe.lr * (1 - done) if recipe.schedule == "linear" else recipe.lr
+                    step(gradients(rows.x[chosen], rows.y[chosen]), rate)
+                    for kept, now, then in zip(total, parameters, before, strict=False):
+                        kept += now.detach() - then
+        named = [name for name, p in model.named_parameters() if p.requires_grad]
+        self.updates[shard] = dict(zip(named, total, strict=True))
+        return state_of(model)
+
+    def run(self, context: Context) -> Result:
+        """Subtract the logged updates, then fine-tune (Graves et al. 2021, arXiv 2010.10981).
+
+        Args:
+            context: Of a shard that was replayed.
+
+        Returns:
+            The changed state.
+        """
+        state = subtract(context.current or {}, self.updates[context.shard], -context.alpha)
+        model = context.fresh_model()
+        model.load_state_dict(state)
+        return Result(state_of(model), 1, fine_tune(model, context))
+
+
+def only_fine_tune(context: Context) -> Result:
+    """Fine-tune on the live rows, nothing else (the budget of the optimised update)."""
+    model = context.fresh_model()
+    model.load_state_dict(context.current or {})
+    visits = fine_tune(model, context)
+    return Result(state_of(model), 1, visits)
+
+
+def other_order(recipe: Recipe) -> Recipe:
+    """Return the recipe with another order of the rows; the initial weights stay the same."""
+    return replace(recipe, seed=recipe.seed + 1_000_003)
+
+
+LOG = BatchLog()
+register(Strategy("amnesiac", exact=False, run=LOG.run))
+register(Strategy("fine-tune", exact=False, run=only_fine_tune))

@@ -1,0 +1,177 @@
+"""What the study runs: datasets and models, request mixes, strategies, and the grids made of them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from hybridmu import datasets
+from hybridmu.config import Settings
+from hybridmu.core.partition import derive
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A dataset, a model, and how it is trained.
+
+    Attributes:
+        dataset: Built-in name.
+        model: Built-in task.
+        options: Arguments of the task.
+        shards: S.
+        slices: R.
+        epochs: Plain-training epochs.
+        batch_size: B.
+        lr: Rate at the start of a slice.
+        rows: Only the first so many training rows, to fit a small machine; None: all.
+    """
+
+    dataset: str
+    model: str
+    options: dict[str, Any] = field(default_factory=dict, hash=False)
+    shards: int = 8
+    slices: int = 5
+    epochs: int = 20
+    batch_size: int = 32
+    lr: float = 0.1
+    rows: int | None = None
+
+    @property
+    def name(self) -> str:
+        """Return how tables and `--setups` name it."""
+        return f"{self.dataset}/{self.model}"
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A strategy as the study runs it.
+
+    Attributes:
+        name: As CSV rows name it.
+        runs: Name in the registry of strategies; `auto` lets the planner choose, `` runs nothing.
+        alpha: Step of the subtraction; None: the calibrated one.
+        finetune_epochs: Its budget of fine-tuning; None: the product's.
+        about: One line for the tables.
+    """
+
+    name: str
+    runs: str
+    about: str
+    alpha: float | None = None
+    finetune_epochs: float | None = None
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Setups × mixes × strategies × seeds."""
+
+    setups: tuple[Setup, ...]
+    mixes: tuple[str, ...]
+    contenders: tuple[str, ...]
+    seeds: tuple[int, ...]
+
+
+_PICTURE_CNN = {"width": 8, "stages": 2}
+SETUPS = {
+    setup.name: setup
+    for setup in (
+        Setup("digits", "mlp", {"hidden": [64]}, shards=4, slices=3),
+        Setup("mnist5k", "mlp", {"hidden": [128]}),
+        Setup("adult", "mlp", {"hidden": [128]}, epochs=10, lr=0.02),
+        Setup("mnist", "mlp", {"hidden": [128]}, epochs=10),
+        Setup("census", "mlp", {"hidden": [128]}, epochs=5, batch_size=64, lr=0.02),
+        Setup("hapt", "mlp", {"hidden": [64]}, shards=4, slices=2, epochs=10, lr=0.02),
+        Setup("mnist", "cnn", {"shape": [1, 28, 28], **_PICTURE_CNN}, shards=4, epochs=8, rows=8_000),
+        Setup("cifar10", "cnn", {"shape": [3, 32, 32], **_PICTURE_CNN}, shards=4, epochs=10, rows=8_000),
+    )
+}
+
+CONTENDERS = {
+    contender.name: contender
+    for contender in (
+        Contender("scratch", "scratch", "retrain every shard from scratch"),
+        Contender("sisa", "retrain", "always retrain the touched shards from their last clean checkpoint"),
+        Contender("hybrid", "auto", "the planner chooses per shard"),
+        Contender("dpus-raw", "dpus", "plain subtraction, step 1", alpha=1.0),
+        Contender("dpus", "dpus", "plain subtraction, calibrated step"),
+        Contender("dpus-optimised", "dpus-optimised", "calibrated subtraction, then fine-tuning"),
+        Contender("dpus-newton", "dpus-newton", "subtraction damped by curvature; nothing calibrated, no fine-tuning"),
+        Contender("rewind", "rewind", "the clean checkpoint, then the budget of fine-tuning"),
+        Contender("amnesiac", "amnesiac", "subtract every batch that held a revoked row, then fine-tune", alpha=1.0),
+        Contender("fine-tune", "fine-tune", "fine-tune on the live rows", alpha=0.0),
+        Contender("nothing", "", "keep the model as it is (control)"),
+        Contender("oracle-again", "scratch", "retrain with another order of the data (control)"),
+    )
+}
+
+_MIXES = ("rows:1", "share:0.001", "share:0.01", "share:0.05", "share:0.1")
+_SHAPES = ("touch:0.5", "touch:0.9", "users:1", "users:10", "class:1", "skewed:0.02", "stream:200")
+_ALL = tuple(CONTENDERS)
+
+GRIDS = {
+    "smoke": Grid((SETUPS["digits/mlp"],), ("rows:1", "share:0.05"), _ALL, (0,)),
+    "headline": Grid(
+        tuple(setup for name, setup in SETUPS.items() if name != "digits/mlp"),
+        (*_MIXES, *_SHAPES),
+        _ALL,
+        tuple(range(5)),
+    ),
+    "boundary": Grid(
+        tuple(
+            Setup(base.dataset, base.model, base.options, shards, slices, epochs, base.batch_size, base.lr)
+            for base in (SETUPS["mnist5k/mlp"], SETUPS["adult/mlp"])
+            for shards, slices, epochs in (
+                (base.shards, base.slices, base.epochs),
+                (4, base.slices, base.epochs),
+                (16, base.slices, base.epochs),
+                (base.shards, 2, base.epochs),
+                (base.shards, 10, base.epochs),
+                (base.shards, base.slices, 2 * base.epochs),
+            )
+        ),
+        tuple(f"from:{first}:{share}" for first in (1, 2, 3, 5, 8, 10) for share in (0.002, 0.01, 0.05)),
+        ("sisa", "hybrid", "dpus", "dpus-optimised", "dpus-newton", "rewind", "nothing", "oracle-again"),
+        (0, 1, 2),
+    ),
+}
+
+
+def settings_of(setup: Setup, seed: int, folder: Path) -> Settings:
+    """Return the configuration of one system; a built-in dataset is resolved, and cut to `setup.rows`.
+
+    Args:
+        setup: Dataset and model.
+        seed: Everything random in it.
+        folder: Its storage is made inside.
+
+    Returns:
+        Settings. `policy.light_seconds` is 0: these systems are small, and the rule that retrains whatever takes less
+        than a second would retrain everything.
+    """
+    sisa = {"shards": setup.shards, "slices": setup.slices, "epochs": setup.epochs, "batch_size": setup.batch_size}
+    raw: dict[str, Any] = {
+        "data": {"name": setup.dataset, "validation_fraction": 0.1},
+        "task": {"name": setup.model, **setup.options},
+        "sisa": {**sisa, "seed": seed},
+        "optimizer": {"name": "sgd", "lr": setup.lr},
+        "policy": {"light_seconds": 0.0},
+        "cluster": {"cpus_per_shard": 1},
+    }
+    place = f"{setup.dataset}-{setup.model}-{seed}-{derive(json.dumps([raw, setup.rows], sort_keys=True)):016x}"
+    settings = Settings.parse({**raw, "storage_url": str(folder / place)})
+    data = datasets.resolve(settings.data)
+    if setup.rows is not None:
+        data = data.model_copy(update={"train": str(_first_rows(data.train, setup.rows, folder, setup.dataset))})
+    return settings.model_copy(update={"data": data})
+
+
+def _first_rows(train: str, rows: int, folder: Path, name: str) -> Path:
+    target = folder / f"{name}-{rows}.parquet"
+    if not target.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pq.read_table(train).slice(0, rows), target, row_group_size=5_000)
+    return target

@@ -1,0 +1,221 @@
+"""Tables of docs/results.md, from the CSV files alone, between markers `<!-- table NAME -->` and `<!-- end -->`."""
+
+from __future__ import annotations
+
+import math
+import re
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from jobs.studies import records
+from jobs.studies.grid import CONTENDERS
+from jobs.studies.records import Record
+
+_BLOCK = re.compile(r"(<!-- table (\w+)(?: (\S+))? -->\n).*?(<!-- end -->)", re.DOTALL)
+# The headline's goals: times faster than always retraining, points of accuracy, multiples of the oracle's own noise.
+FASTER, POINTS, NOISES = 8.0, 0.5, 2.0
+
+Row = Sequence[str]
+
+
+def fill(text: str, folder: Path) -> str:
+    """Return a document with every marked table made anew.
+
+    Args:
+        text: With markers `<!-- table NAME ARGUMENT -->`.
+        folder: Of the CSV files.
+
+    Returns:
+        The same text around other tables.
+
+    Raises:
+        ValueError: A marker names no table.
+    """
+
+    def block(match: re.Match[str]) -> str:
+        if match[2] not in TABLES:
+            raise ValueError(f"unknown table {match[2]!r}; known: {', '.join(sorted(TABLES))}")
+        return f"{match[1]}\n{TABLES[match[2]](folder, match[3] or '')}\n\n{match[4]}"
+
+    return _BLOCK.sub(block, text)
+
+
+def runs(folder: Path, _: str) -> str:
+    """Return what was measured, per file and system."""
+    lines: list[Row] = []
+    for path in sorted(folder.glob("*.csv")):
+        found = records.read(path)
+        for system in dict.fromkeys(map(_system, found)):
+            mine = [record for record in found if _system(record) == system]
+            lines.append((
+                path.name,
+                system,
+                _listed({str(record.seed) for record in mine}),
+                str(len({record.mix for record in mine})),
+                str(len({record.strategy for record in mine})),
+                str(len(mine)),
+                _listed({str(record.workers) for record in mine}),
+                _listed({record.hardware for record in mine}),
+                _listed({record.versions for record in mine}),
+                _listed({record.commit for record in mine}),
+            ))
+    head = ("file", "system", "seeds", "mixes", "strategies", "rows", "workers", "hardware", "versions", "commit")
+    return _table(head, lines)
+
+
+def strategies(folder: Path, _: str) -> str:
+    """Return the contenders, in words."""
+    return _table(("strategy", "what it does"), [(name, given.about) for name, given in CONTENDERS.items()])
+
+
+def headline(folder: Path, system: str) -> str:
+    """Return every strategy against always retraining, on one dataset and model, per request mix."""
+    every = records.read(folder / "headline.csv")
+    found = [r for r in every if f"{r.dataset}/{r.model}" == system and not r.mix.startswith("stream:")]
+    lines: list[Row] = []
+    for mix in dict.fromkeys(record.mix for record in found):
+        group = [record for record in found if record.mix == mix]
+        exact = {record.seed: record for record in group if record.strategy == "sisa"}
+        noise = noise_of(group)
+        label = mix
+        for name in CONTENDERS:
+            mine = [record for record in group if record.strategy == name and record.seed in exact]
+            if mine:
+                lines.append((label, name, *_figures(mine, exact, noise)))
+                label = ""
+    head = (
+        "mix",
+        "strategy",
+        "faster, wall",
+        "faster, processor",
+        "with repairs",
+        "accuracy minus oracle's, points",
+        "forget-loss gap",
+        "in noises",
+        "ToW",
+        "bits",
+        f"{FASTER:g}x, {POINTS:g} points, {NOISES:g} noises",
+    )
+    return _table(head, lines)
+
+
+def stream(folder: Path, _: str) -> str:
+    """Return how streams of single-row requests fare: latency in simulated time, cost, and what is left at the end."""
+    found = [record for record in records.read(folder / "headline.csv") if record.mix.startswith("stream:")]
+    lines: list[Row] = []
+    for system in dict.fromkeys(f"{record.dataset}/{record.model}" for record in found):
+        group = [record for record in found if f"{record.dataset}/{record.model}" == system]
+        noise = noise_of(group)
+        for name in [name for name in CONTENDERS if any(record.strategy == name for record in group)]:
+            mine = [record for record in group if record.strategy == name]
+            gaps = [record.gap for record in mine]
+            lines.append((
+                system,
+                name,
+                _spread([record.applied_p50 or 0.0 for record in mine], "{:.2f}"),
+                _spread([record.applied_p95 or 0.0 for record in mine], "{:.2f}"),
+                _spread([record.cpu_seconds for record in mine], "{:.1f}"),
+                _spread([100 * (record.accuracy - record.oracle_accuracy) for record in mine], "{:+.2f}"),
+                _spread(gaps, "{:+.4f}"),
+                f"{abs(statistics.mean(gaps)) / noise:.1f}" if noise else "",
+                f"{sum(r.bitwise for r in mine)}/{sum(r.touched for r in mine)}",
+            ))
+    head = (
+        "system",
+        "strategy",
+        "median seconds to applied",
+        "95th percentile",
+        "processor seconds in all",
+        "accuracy minus oracle's, points",
+        "forget-loss gap",
+        "in noises",
+        "bits",
+    )
+    return _table(head, lines)
+
+
+def planner(folder: Path, _: str) -> str:
+    """Return which rules decided for the hybrid, and how good its estimates were."""
+    found = [r for r in records.read(folder / "headline.csv") if r.strategy == "hybrid" and r.rules]
+    lines: list[Row] = []
+    for system, mix in dict.fromkeys((f"{r.dataset}/{r.model}", r.mix) for r in found):
+        mine = [r for r in found if (f"{r.dataset}/{r.model}", r.mix) == (system, mix)]
+        ratios = [r.wall_seconds / r.estimated_seconds for r in mine if r.estimated_seconds]
+        lines.append((system, mix, "; ".join(r.rules for r in mine), _spread(ratios, "{:.2f}")))
+    return _table(("system", "mix", "rules, per seed", "measured over estimated seconds"), lines)
+
+
+def noise_of(group: Iterable[Record]) -> float:
+    """Return the root mean square over seeds of the forget-loss difference between two oracles."""
+    gaps = {record.seed: record.noise_gap for record in group}
+    return math.sqrt(statistics.mean(gap * gap for gap in gaps.values()))
+
+
+def speed(record: Record, exact: Record, cost: Callable[[Record], float]) -> float:
+    """Return how many times cheaper a record is than the exact retrain of the same deletion; infinite when free."""
+    return cost(exact) / cost(record) if cost(record) else float("inf")
+
+
+def _figures(mine: Sequence[Record], exact: dict[int, Record], noise: float) -> Row:
+    def faster(cost: Callable[[Record], float]) -> list[float]:
+        return [speed(record, exact[record.seed], cost) for record in mine]
+
+    wall = faster(lambda r: r.wall_seconds)
+    processor = faster(lambda r: r.cpu_seconds)
+    repaired = faster(lambda r: r.device_seconds + (r.repair_seconds if r.strategy != "sisa" else 0.0))
+    points = [100 * (record.accuracy - record.oracle_accuracy) for record in mine]
+    gaps = [record.gap for record in mine]
+    exact_or_control = {"scratch": "exact", "sisa": "exact", "nothing": "control", "oracle-again": "control"}
+    missed = []
+    if statistics.mean(processor) < FASTER:
+        missed.append("time")
+    if statistics.mean(points) < -POINTS:
+        missed.append("accuracy")
+    if abs(statistics.mean(gaps)) > NOISES * noise:
+        missed.append("gap")
+    return (
+        _times(wall),
+        _times(processor),
+        _times(repaired),
+        _spread(points, "{:+.2f}"),
+        _spread(gaps, "{:+.4f}"),
+        f"{abs(statistics.mean(gaps)) / noise:.1f}" if noise else "",
+        f"{statistics.mean(record.tow for record in mine):.3f}",
+        f"{sum(r.bitwise for r in mine)}/{sum(r.touched for r in mine)}",
+        exact_or_control.get(mine[0].strategy) or ("misses " + ", ".join(missed) if missed else "**met**"),
+    )
+
+
+def _times(ratios: Sequence[float]) -> str:
+    mean = statistics.geometric_mean(ratios) if all(0 < ratio < float("inf") for ratio in ratios) else float("inf")
+    return "free" if mean == float("inf") else f"{mean:.1f}x"
+
+
+def _spread(values: Sequence[float], form: str) -> str:
+    """Return the mean, and the least and the greatest of several."""
+    if not values:
+        return ""
+    text = form.format(statistics.mean(values))
+    return f"{text} [{form.format(min(values))}, {form.format(max(values))}]" if len(values) > 1 else text
+
+
+def _system(record: Record) -> str:
+    return f"{record.dataset}/{record.model} S={record.shards} R={record.slices} epochs={record.epochs}"
+
+
+def _listed(values: set[str]) -> str:
+    return "; ".join(sorted(values))
+
+
+def _table(head: Row, lines: Iterable[Row]) -> str:
+    return "\n".join(f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *lines))
+
+
+TABLES: dict[str, Callable[[Path, str], str]] = {
+    "headline": headline,
+    "planner": planner,
+    "runs": runs,
+    "strategies": strategies,
+    "stream": stream,
+}

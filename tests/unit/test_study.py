@@ -1,0 +1,221 @@
+"""The study: request mixes, what a run measures, resuming, and the tables."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jobs.studies import plots, records, tables
+from jobs.studies.grid import CONTENDERS, GRIDS, SETUPS, Grid
+from jobs.studies.mixes import Outline, choose
+from jobs.studies.pool import LocalPool
+from jobs.studies.records import Record
+from jobs.studies.runner import Cell, crowding, expected_hours, key_of, missing, run
+
+SMALL = replace(SETUPS["digits/mlp"], shards=3, slices=2, epochs=2)
+
+
+def outline(rows=300, shards=4, slices=3, users=20, seed=0):
+    random = np.random.default_rng(seed)
+    groups = np.zeros((rows, 16), np.uint8)
+    groups[:, 0] = 1 + random.integers(0, users, rows)
+    ids = np.zeros((rows, 16), np.uint8)
+    ids[:, 8:] = np.arange(rows, dtype="<u8").reshape(-1, 1).view(np.uint8)
+    place = groups[:, 0].astype(np.int32)
+    label = random.choice(3, rows, p=[0.6, 0.3, 0.1]).astype(np.int64)
+    return Outline(place % shards, place % slices + 1, label, ids, groups)
+
+
+# ---------------------------------------------------------------------- mixes
+
+
+@given(
+    st.sampled_from(["rows:1", "rows:7", "share:0.1", "touch:0.5", "touch:0.9", "users:2", "class:1", "skewed:0.05"]),
+    st.integers(0, 50),
+)
+def test_a_mix_counts_what_it_revokes_and_repeats(mix, seed):
+    rows = outline(seed=seed)
+    found = choose(mix, rows, 4, 3, seed)
+    assert found == choose(mix, rows, 4, 3, seed)
+    assert found.keys.keys() == found.revoked.keys()
+    for shard, keys in found.keys.items():
+        column = {"id": rows.ids, "group": rows.groups}
+        held = {kind: {row.tobytes() for row in column[kind][rows.shard == shard]} for kind, _ in keys}
+        assert all(key in held[kind] for kind, key in keys)
+        assert len(set(keys)) == len(keys)
+        carried = np.isin([row.tobytes() for row in column[keys[0][0]]], [key for _, key in keys])
+        counts = np.bincount(rows.slice[carried & (rows.shard == shard)], minlength=4)[1:]
+        assert found.revoked[shard] == tuple(counts)
+
+
+@pytest.mark.parametrize(
+    ("mix", "rows"), [("rows:1", 1), ("share:0.001", 1), ("share:0.1", 30), ("skewed:0.05", 15), ("stream:20", 20)]
+)
+def test_how_many_rows_a_mix_revokes(mix, rows):
+    assert choose(mix, outline(), 4, 3, 0).rows == rows
+
+
+def test_mixes_of_shards_users_classes_and_slices():
+    rows = outline()
+    assert len(choose("touch:0.5", rows, 4, 3, 1).keys) == 2
+    assert len(choose("touch:0.9", rows, 4, 3, 1).keys) == 4
+    users = choose("users:2", rows, 4, 3, 1)
+    assert sum(map(len, users.keys.values())) == 2
+    assert choose("class:1", rows, 4, 3, 1).rows == int((rows.label == 2).sum())
+    late = choose("from:3:0.05", rows, 4, 3, 1)
+    assert late.rows == 15
+    assert all(counts[:2] == (0, 0) for counts in late.revoked.values())
+    most = max(sum(counts) for counts in choose("skewed:0.2", rows, 4, 3, 1).revoked.values())
+    assert most > 2 * 60 / 4
+
+
+def test_a_mix_that_the_data_can_not_have():
+    nobody = replace(outline(), groups=np.zeros((300, 16), np.uint8))
+    assert choose("users:1", nobody, 4, 3, 0) is None
+    assert choose("from:4:0.1", outline(), 4, 3, 0) is None
+    with pytest.raises(ValueError, match="unknown request mix"):
+        choose("everything", outline(), 4, 3, 0)
+
+
+# ---------------------------------------------------------------------- running
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    """Every contender on two deletions of a small system, and a stream."""
+    folder = tmp_path_factory.mktemp("study")
+    out = folder / "smoke.csv"
+    grid = Grid((SMALL,), ("rows:1", "share:0.1", "stream:12"), tuple(CONTENDERS), (0,))
+    lines: list[str] = []
+    cells = missing(grid, set())
+    done = list(run(cells, folder / "work", LocalPool(), out, lines.append))
+    assert [cell.mix for cell in done] == list(grid.mixes)
+    return folder, out, grid, records.read(out)
+
+
+def one(found, mix, strategy):
+    (record,) = [record for record in found if (record.mix, record.strategy) == (mix, strategy)]
+    return record
+
+
+def test_exact_strategies_are_exact_to_the_bit_and_others_are_not(measured):
+    *_, found = measured
+    for mix in ("rows:1", "share:0.1", "stream:12"):
+        exact = one(found, mix, "sisa")
+        assert exact.bitwise == exact.touched
+        assert exact.gap == 0
+        assert exact.tow == 1
+        assert exact.repair_seconds == 0
+    for record in found:
+        assert record.bitwise <= record.touched
+        if record.strategy in {"dpus", "dpus-newton", "rewind", "nothing", "oracle-again"}:
+            assert record.bitwise == 0
+
+
+def test_every_deletion_has_one_oracle(measured):
+    *_, found = measured
+    for mix in ("rows:1", "share:0.1", "stream:12"):
+        group = [record for record in found if record.mix == mix]
+        assert len({(r.oracle_accuracy, r.oracle_forget_loss, r.noise_gap, r.revoked) for r in group}) == 1
+    again = one(found, "share:0.1", "oracle-again")
+    assert again.gap == pytest.approx(again.noise_gap, abs=1e-5)
+
+
+def test_approximate_results_owe_the_exact_retrain(measured):
+    *_, found = measured
+    owed = one(found, "share:0.1", "sisa").device_seconds
+    for strategy in ("dpus", "rewind", "nothing", "fine-tune"):
+        assert one(found, "share:0.1", strategy).repair_seconds == pytest.approx(owed, rel=1e-4)
+    assert one(found, "share:0.1", "nothing").device_seconds == 0
+    assert one(found, "share:0.1", "scratch").repair_seconds == 0
+
+
+def test_doing_nothing_remembers_and_the_stream_has_latencies(measured):
+    *_, found = measured
+    assert one(found, "share:0.1", "nothing").gap < 0
+    for strategy in ("sisa", "hybrid", "dpus-newton"):
+        record = one(found, "stream:12", strategy)
+        assert 0 < record.applied_p50 <= record.applied_p95
+    assert {r.strategy for r in found if r.mix == "stream:12"} < set(CONTENDERS)
+
+
+def test_what_is_there_is_not_measured_again(measured):
+    folder, out, grid, found = measured
+    known = {record.key for record in found}
+    assert missing(grid, known) == []
+    lost = key_of(SMALL, "share:0.1", "dpus", 0)
+    assert missing(grid, known - {lost}) == [Cell(SMALL, "share:0.1", 0, ("dpus",))]
+    before = out.read_text()
+    (cell,) = run(missing(grid, known - {lost}), folder / "work", LocalPool(), out, lambda _: None)
+    assert cell.contenders == ("dpus",)
+    assert out.read_text().startswith(before)
+    again, *rest = [record for record in records.read(out) if record.key == lost]
+    assert rest[0].forget_loss == again.forget_loss, "the same system, found again, gives the same bits"
+    assert rest[0].bitwise == again.bitwise
+
+
+def test_the_expected_hours_grow_with_the_work(measured):
+    folder, _, grid, _ = measured
+    cells = missing(grid, set())
+    few, many = (expected_hours(part, folder / "work", LocalPool()) for part in (cells[:1], cells))
+    assert 0 < few < many < 1
+
+
+def test_records_survive_the_file(measured, tmp_path):
+    *_, found = measured
+    odd = replace(found[0], estimated_seconds=None, forget_loss=float("nan"), rules="time 1, boundary 2")
+    records.append(tmp_path / "a.csv", [odd])
+    records.append(tmp_path / "a.csv", [found[1]])
+    back, other = records.read(tmp_path / "a.csv")
+    assert (back.estimated_seconds, back.rules, back.key) == (None, odd.rules, odd.key)
+    assert np.isnan(back.forget_loss)
+    assert other == found[1]
+    assert len(fields(Record)) == len((tmp_path / "a.csv").read_text().splitlines()[0].split(","))
+
+
+# ---------------------------------------------------------------------- grids, tables, figures
+
+
+def test_grids_name_what_exists():
+    for grid in GRIDS.values():
+        assert set(grid.contenders) <= set(CONTENDERS)
+        cells = missing(grid, set())
+        assert len({(cell.setup, cell.mix, cell.seed) for cell in cells}) == len(cells)
+    assert {setup.dataset for setup in GRIDS["headline"].setups} >= {"mnist", "cifar10", "adult", "census"}
+
+
+def test_tables_and_figures_are_made_of_the_file_alone(measured):
+    folder, out, *_ = measured
+    (folder / "headline.csv").write_text(out.read_text())
+    text = "a\n<!-- table headline digits/mlp -->\nold\n<!-- end -->\nb\n<!-- table runs -->\n<!-- end -->\n"
+    filled = tables.fill(text, folder)
+    assert filled == tables.fill(filled, folder)
+    assert "old" not in filled
+    assert filled.startswith("a\n")
+    assert "| share:0.1 | scratch |" in filled
+    assert "digits/mlp S=3 R=2 epochs=2" in filled
+    with pytest.raises(ValueError, match="unknown table 'nope'"):
+        tables.fill("<!-- table nope -->\n<!-- end -->", folder)
+    for name, draw in plots.FIGURES.items():
+        assert draw(folder).startswith("<svg"), name
+    assert draw(folder) == draw(folder), "figures repeat byte for byte"
+
+
+def test_the_committed_tables_are_those_of_the_committed_files():
+    docs = Path(__file__).parents[2] / "docs"
+    text = (docs / "results.md").read_text()
+    assert tables.fill(text, docs / "study") == text, "run `python jobs/study.py tables`"
+    assert "<!-- table headline" in text
+
+
+def test_few_people_leave_slices_empty_and_a_smaller_cut_is_suggested():
+    few = outline(users=12, shards=8, slices=5)
+    assert crowding(few, 8, 5).endswith("of 40 slices are empty; 12 people would fill S=2, R=1")
+    assert crowding(outline(users=60, shards=4, slices=3), 4, 3) is None
+    nobody = replace(few, groups=np.zeros((300, 16), np.uint8))
+    assert crowding(nobody, 8, 5).endswith("slices are empty")
