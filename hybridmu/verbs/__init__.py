@@ -1,0 +1,1 @@
+"""What one can do with a system, by concern; `hybridmu.system.System` is all of it."""

@@ -1,0 +1,193 @@
+"""What an operator does: pause, legal holds, storage, restore, and the end of a system."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from hybridmu.errors import (
+    StateError,
+)
+from hybridmu.planning import cost
+from hybridmu.planning.upgrade import UpgradePlan
+from hybridmu.runtime import coordinator
+from hybridmu.runtime.eviction import CheckpointKeeper
+from hybridmu.runtime.retiring import decommission
+from hybridmu.runtime.upgrade import upgrade_plan
+from hybridmu.store.journal import Journal
+from hybridmu.types import (
+    RequestState,
+)
+from hybridmu.verbs.opened import Opened
+
+
+class Operating(Opened):
+    """The operator's verbs."""
+
+    def pause(self, reason: str, caller: str = "") -> dict[str, Any]:
+        """Return the pause: requests are accepted from now on, but not claimed; what runs is finished.
+
+        An exact repair whose deadline comes near is made all the same.
+
+        Args:
+            reason: Why.
+            caller: Who asks for it.
+        """
+        self._check_bound()
+        return asdict(self.controls.pause(reason, caller))
+
+    def resume(self) -> None:
+        """Claim requests again."""
+        self._check_bound()
+        self.controls.resume()
+
+    def hold(self, reason: str, request_id: str | None = None, caller: str = "") -> dict[str, Any]:
+        """Return a new legal hold: what it covers is forgotten by the model, but not purged until the hold is lifted.
+
+        Args:
+            reason: Why.
+            request_id: What it covers; None: every request.
+            caller: Who places it.
+
+        Raises:
+            StateError: There is no such request, or it is purged already.
+        """
+        self._check_bound()
+        return asdict(self.controls.hold(request_id, reason, caller))
+
+    def lift(self, number: int) -> None:
+        """End a legal hold.
+
+        Args:
+            number: Of the hold.
+
+        Raises:
+            StateError: There is no such hold.
+        """
+        self._check_bound()
+        self.controls.lift(number)
+
+    def holds(self) -> list[dict[str, Any]]:
+        """Return the legal holds that are not lifted."""
+        self._check_bound()
+        return [asdict(hold) for hold in self.controls.holds()]
+
+    def status(self) -> dict[str, Any]:
+        """Return where the system stands: version, shards and what they owe, requests, pause and holds, replicas."""
+        self._check_bound()
+        version, past = self.registry.version(), self.site.lake.manifest.ancestry
+        requests = self.ledger.requests()
+        return {
+            "version": version.version,
+            "voters": sum(sub.blob is not None for sub in version.shards),
+            "shards": [
+                {
+                    "shard": sub.shard,
+                    "exact": sub.exact,
+                    "empty": sub.blob is None,
+                    "owes_exact_repair": sub.exact_upto < sub.removed_upto,
+                    "error_spent": sub.error_spent,
+                }
+                for sub in version.shards
+            ],
+            "debts": [
+                {"shard": shard, "deadline_at": deadline} for shard, deadline in sorted(self.registry.debts().items())
+            ],
+            "pause": asdict(paused) if (paused := self.controls.paused()) else None,
+            "holds": self.holds(),
+            "requests": {str(s): sum(r.state is s for r in requests) for s in RequestState},
+            "last_requests": [{**asdict(r), "state": str(r.state)} for r in requests[-10:]],
+            "replicas": self.registry.replicas(),
+            "coordinator": self.lease.holder(),
+            "models": [link.name for link in self.linked.links.live()],
+            "undelivered": len(self.linked.links.waiting(begun=False)),
+            "predecessor": None if past is None else {"name": past.name, "version": past.version, "root": past.root},
+        }
+
+    def checkpoints(self, *, apply: bool = False) -> dict[str, Any]:
+        """Return which checkpoints go to keep the budget, and what the next deletion costs before and after.
+
+        Args:
+            apply: Delete them; without it nothing is changed. A running coordinator does so after every publish.
+
+        Returns:
+            JSON-able plan, with seconds by the cost model and the plan in sentences.
+
+        Raises:
+            StateError: Another coordinator is at work on this storage.
+        """
+        self._check_bound()
+        keeper = CheckpointKeeper(self.site, self.ledger, self.registry)
+        plan = keeper.plan()
+        if apply and plan.evicted:
+            self.close()  # a coordinator of our own has no job at work now
+            token = self.lease.acquire(self._holder(), coordinator.LEASE_SECONDS)
+            if token is None:
+                raise StateError(
+                    "another coordinator is at work on this storage",
+                    got=str(self.lease.holder()),
+                    remedy="it keeps its own checkpoints.budget_bytes after every publish; stop it to do so by hand",
+                )
+            try:
+                plan = keeper.plan()
+                keeper.apply(plan)
+            finally:
+                self.lease.release(token)
+        fitted = cost.fit(self.measurements.costs())
+        before = fitted.estimate("retrain", round(plan.visits_before), round(plan.files_before))
+        after = fitted.estimate("retrain", round(plan.visits_after), round(plan.files_after))
+        return {
+            **asdict(plan),
+            "fits": plan.fits,
+            "seconds_before": before.seconds,
+            "seconds_after": after.seconds,
+            "applied": apply,
+            "explanation": plan.explain(),
+        }
+
+    def upgrade(self, versions: Mapping[str, str] | None = None) -> UpgradePlan:
+        """Show what other libraries, or those of this very process, cost in lost checkpoints; changes nothing.
+
+        Args:
+            versions: Package → version after the upgrade. Left out: storage is compared with what is installed here,
+                so that the new environment can be asked.
+
+        Returns:
+            The plan, with a sentence for every figure.
+        """
+        self._check_bound()
+        keeper = CheckpointKeeper(self.site, self.ledger, self.registry)
+        return upgrade_plan(keeper, self.measurements, versions or {})
+
+    def replay(self) -> dict[str, Any]:
+        """Give a ledger that was restored from a backup what storage has acted on since, and linked models know.
+
+        Returns:
+            How many requests and tombstones came back, and the version that is served; 0 and 0 when nothing lacked.
+            `unsettled` names linked models that could not be asked: link them again.
+
+        Raises:
+            StateError: A coordinator is at work.
+        """
+        self._check_bound()
+        if holder := self.lease.holder():
+            raise StateError("a coordinator is at work", got=holder, remedy="stop it first")
+        found = Journal(self.site.storage, self._engine).replay()
+        return {**found, "unsettled": self.linked.settle()}
+
+    def decommission(self, reason: str, caller: str = "") -> dict[str, Any]:
+        """Forget everything: stop serving, empty storage and the ledger, and look; certificates and the guard stay.
+
+        Args:
+            reason: Why, for the log.
+            caller: Who.
+
+        Returns:
+            How many files went and what stays. Repeating it after a crash finishes what was begun.
+
+        Raises:
+            StateError: Another coordinator is at work, a legal hold is in force, or a linked model has not got all
+                requests yet.
+        """
+        return decommission(self.settings, self.site.storage, self._engine, reason, caller)
