@@ -27,9 +27,9 @@ from hybridmu.runtime.peer import opened
 from hybridmu.runtime.resharding import prepare
 from hybridmu.runtime.verify import verify
 from hybridmu.serving.ensemble import Ensemble
-from hybridmu.store.database import connect as connect_database
-from hybridmu.store.ingest import ingest
-from hybridmu.store.links import Links
+from hybridmu.store.lake.ingest import ingest
+from hybridmu.store.sql.database import connect as connect_database
+from hybridmu.store.sql.links import Links
 from hybridmu.verbs.opened import Watcher
 from hybridmu.verbs.operating import Operating
 from hybridmu.verbs.rows import NewRows

@@ -33,7 +33,7 @@ from hybridmu.core.rows import Rows
 from hybridmu.core.strategies import Context, get
 from hybridmu.core.training import batch_bounds
 from hybridmu.runtime.verify import test_rows
-from hybridmu.store.lookup import Lookup
+from hybridmu.store.lake.lookup import Lookup
 from hybridmu.system import System
 
 _SHARES = (0.01, 0.05, 0.1)

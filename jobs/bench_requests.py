@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 import hybridmu
 from hybridmu.planning.cost import CostModel
 from hybridmu.planning.planner import Policy, Pools, make_plan
-from hybridmu.store.storage import Storage
+from hybridmu.store.files.storage import Storage
 from hybridmu.types import Calibration, ResolvedKey, RowKey, ShardStats
 
 
@@ -107,8 +107,8 @@ def plan(shards: int, pending: int) -> dict[str, Any]:
     Returns:
         Seconds of both parts, and the goal.
     """
-    from hybridmu.store.database import connect
-    from hybridmu.store.ledger import Ledger
+    from hybridmu.store.sql.database import connect
+    from hybridmu.store.sql.ledger import Ledger
 
     random = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as name:

@@ -12,9 +12,9 @@ from sqlalchemy import Engine, Table
 
 import hybridmu
 from hybridmu.config import Settings
-from hybridmu.store.ingest import ingest
-from hybridmu.store.lake import Lake
-from hybridmu.store.storage import Storage
+from hybridmu.store.files.storage import Storage
+from hybridmu.store.lake.ingest import ingest
+from hybridmu.store.lake.lake import Lake
 from hybridmu.types import KeyKind, ResolvedKey, RowKey, ShardStats
 
 

@@ -18,8 +18,8 @@ from hybridmu.core.evidence import Finding
 from hybridmu.errors import ConfigError
 from hybridmu.runtime.replay import Replay, Verdict, replay
 from hybridmu.store.certificates import Certificates
+from hybridmu.store.files.storage import Storage
 from hybridmu.store.keys import Keyring, load_public_keys
-from hybridmu.store.storage import Storage
 
 app = typer.Typer(no_args_is_help=True, help="Certificates of deletion.")
 _EXITS = {Verdict.CONFIRMED: 0, Verdict.REFUTED: 1, Verdict.SUPERSEDED: 3, Verdict.ELSEWHERE: 4}

@@ -28,18 +28,18 @@ from hybridmu.runtime.healing import Healer
 from hybridmu.runtime.purging import Purger
 from hybridmu.runtime.removal import RemovalPlanner
 from hybridmu.runtime.site import Site
-from hybridmu.store.controls import Controls
-from hybridmu.store.database import connect
-from hybridmu.store.guard import Guard
-from hybridmu.store.ingest import ingest
-from hybridmu.store.ingestions import Ingestions
 from hybridmu.store.journal import Journal
 from hybridmu.store.keys import Keyring
-from hybridmu.store.lease import Lease
-from hybridmu.store.ledger import Ledger
-from hybridmu.store.measurements import Measurements
-from hybridmu.store.registry import Registry
-from hybridmu.store.soundness import check_soundness
+from hybridmu.store.lake.ingest import ingest
+from hybridmu.store.sql.controls import Controls
+from hybridmu.store.sql.database import connect
+from hybridmu.store.sql.guard import Guard
+from hybridmu.store.sql.ingestions import Ingestions
+from hybridmu.store.sql.lease import Lease
+from hybridmu.store.sql.ledger import Ledger
+from hybridmu.store.sql.measurements import Measurements
+from hybridmu.store.sql.registry import Registry
+from hybridmu.store.sql.soundness import check_soundness
 from hybridmu.types import (
     CalibrationOutcome,
     ForgetRequest,

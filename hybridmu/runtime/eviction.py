@@ -10,8 +10,8 @@ from hybridmu.errors import StorageError
 from hybridmu.faults import reach
 from hybridmu.planning.eviction import EvictionPlan, ShardCheckpoints, evict
 from hybridmu.runtime.site import Site
-from hybridmu.store.ledger import Ledger
-from hybridmu.store.registry import Registry
+from hybridmu.store.sql.ledger import Ledger
+from hybridmu.store.sql.registry import Registry
 from hybridmu.types import SliceRecord, SubModel
 
 _log = logging.getLogger(__name__)

@@ -17,8 +17,8 @@ from hybridmu.config import Settings
 from hybridmu.errors import DatabaseError, HybridMUError, LeaseLostError, StorageError
 from hybridmu.faults import reach
 from hybridmu.runtime.peer import Peer, at, name_of, unreachable
-from hybridmu.store.ledger import Ledger
-from hybridmu.store.links import Forward, Link, Links
+from hybridmu.store.sql.ledger import Ledger
+from hybridmu.store.sql.links import Forward, Link, Links
 from hybridmu.types import Origin
 
 _log = logging.getLogger(__name__)

@@ -10,13 +10,13 @@ from hybridmu.errors import DataError, HybridMUError, LeaseLostError
 from hybridmu.planning.planner import Pools
 from hybridmu.runtime.removal import RemovalPlanner
 from hybridmu.runtime.site import Site
-from hybridmu.store.generation import Beat
-from hybridmu.store.guard import Guard
-from hybridmu.store.incoming import rewrite, sweep
-from hybridmu.store.ingest import admit, grow
-from hybridmu.store.ingestions import Ingestions
-from hybridmu.store.layout import Generation
-from hybridmu.store.registry import Registry
+from hybridmu.store.lake.generation import Beat
+from hybridmu.store.lake.incoming import rewrite, sweep
+from hybridmu.store.lake.ingest import admit, grow
+from hybridmu.store.lake.layout import Generation
+from hybridmu.store.sql.guard import Guard
+from hybridmu.store.sql.ingestions import Ingestions
+from hybridmu.store.sql.registry import Registry
 from hybridmu.types import Ingestion, IngestState, ShardPlan, SubModel
 
 # What could not be done is tried again after so long.

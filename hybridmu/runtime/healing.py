@@ -14,9 +14,9 @@ from sqlalchemy.engine import Engine
 
 from hybridmu.errors import CorruptBlobError, DatabaseError
 from hybridmu.runtime.site import Site
-from hybridmu.store.blobs import BLOBS, blob_file
-from hybridmu.store.damages import Damages
-from hybridmu.store.registry import Registry
+from hybridmu.store.files.blobs import BLOBS, blob_file
+from hybridmu.store.sql.damages import Damages
+from hybridmu.store.sql.registry import Registry
 from hybridmu.types import SubModel
 
 

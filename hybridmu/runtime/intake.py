@@ -10,16 +10,16 @@ import pyarrow.parquet as pq
 
 from hybridmu.errors import AdmissionError, RequestError
 from hybridmu.runtime.site import Site
-from hybridmu.store.admission import Limits
-from hybridmu.store.guard import Guard
-from hybridmu.store.incoming import Copy, copy_rows, refuse_known
-from hybridmu.store.ingestions import Ingestions
+from hybridmu.store.files.parquet import publish_parquet
 from hybridmu.store.keys import Keyring
-from hybridmu.store.layout import SPLITS, incoming_file
-from hybridmu.store.ledger import Ledger
-from hybridmu.store.lookup import Lookup
-from hybridmu.store.parquet import publish_parquet
-from hybridmu.store.registry import Registry
+from hybridmu.store.lake.incoming import Copy, copy_rows, refuse_known
+from hybridmu.store.lake.layout import SPLITS, incoming_file
+from hybridmu.store.lake.lookup import Lookup
+from hybridmu.store.sql.admission import Limits
+from hybridmu.store.sql.guard import Guard
+from hybridmu.store.sql.ingestions import Ingestions
+from hybridmu.store.sql.ledger import Ledger
+from hybridmu.store.sql.registry import Registry
 from hybridmu.types import ForgetRequest, Ingestion, IngestState, ResolvedKey
 
 

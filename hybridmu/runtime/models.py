@@ -14,8 +14,8 @@ from hybridmu.runtime.forwarding import Forwarder
 from hybridmu.runtime.linking import bring, link
 from hybridmu.runtime.peer import Peer, at, opened, unreachable
 from hybridmu.runtime.retiring import end_links, retire
-from hybridmu.store.links import Link, Links
-from hybridmu.store.lookup import Pair
+from hybridmu.store.lake.lookup import Pair
+from hybridmu.store.sql.links import Link, Links
 from hybridmu.types import ForwardState
 
 

@@ -16,18 +16,18 @@ import sqlalchemy as sa
 from hybridmu.config import Settings
 from hybridmu.core.strategies.dpus import unavailable
 from hybridmu.errors import ConfigError, HybridMUError, StateError
-from hybridmu.store.database import connect
-from hybridmu.store.decommission import Decommission
-from hybridmu.store.guard import Guard
-from hybridmu.store.incoming import waiting_pairs
-from hybridmu.store.ingestions import Ingestions
+from hybridmu.store.files.storage import Storage
 from hybridmu.store.keys import Keyring
-from hybridmu.store.lake import Lake
-from hybridmu.store.ledger import Ledger
-from hybridmu.store.links import Link, Links, Parcel
-from hybridmu.store.lookup import Lookup, Pair
-from hybridmu.store.registry import Registry
-from hybridmu.store.storage import Storage
+from hybridmu.store.lake.incoming import waiting_pairs
+from hybridmu.store.lake.lake import Lake
+from hybridmu.store.lake.lookup import Lookup, Pair
+from hybridmu.store.purge.decommission import Decommission
+from hybridmu.store.sql.database import connect
+from hybridmu.store.sql.guard import Guard
+from hybridmu.store.sql.ingestions import Ingestions
+from hybridmu.store.sql.ledger import Ledger
+from hybridmu.store.sql.links import Link, Links, Parcel
+from hybridmu.store.sql.registry import Registry
 from hybridmu.types import ForgetRequest, NamedKey, Origin, ResolvedKey
 
 _MOMENTS = ("applied", "served", "exact", "purged")

@@ -31,15 +31,15 @@ from hybridmu.errors import DatabaseError, HybridMUError, LeaseLostError
 from hybridmu.faults import reach
 from hybridmu.runtime.site import Site
 from hybridmu.store.certificates import Certificates
-from hybridmu.store.controls import Controls, Hold
-from hybridmu.store.deletions import Deletions, Passed, Purgeable
 from hybridmu.store.journal import Journal
 from hybridmu.store.keys import Keyring
-from hybridmu.store.ledger import Ledger
-from hybridmu.store.measurements import Measurements
-from hybridmu.store.registry import Registry
-from hybridmu.store.scrub import clean
-from hybridmu.store.survey import Key, Survey
+from hybridmu.store.purge.scrub import clean
+from hybridmu.store.purge.survey import Key, Survey
+from hybridmu.store.sql.controls import Controls, Hold
+from hybridmu.store.sql.deletions import Deletions, Passed, Purgeable
+from hybridmu.store.sql.ledger import Ledger
+from hybridmu.store.sql.measurements import Measurements
+from hybridmu.store.sql.registry import Registry
 from hybridmu.types import (
     JobResult,
     LookOutcome,

@@ -9,9 +9,9 @@ from hybridmu.core.training import trained_epochs
 from hybridmu.planning import cost
 from hybridmu.planning.planner import Policy, Pools, make_plan
 from hybridmu.runtime.site import Site
-from hybridmu.store.ledger import Ledger
-from hybridmu.store.measurements import Measurements
-from hybridmu.store.registry import Registry
+from hybridmu.store.sql.ledger import Ledger
+from hybridmu.store.sql.measurements import Measurements
+from hybridmu.store.sql.registry import Registry
 from hybridmu.types import Calibration, Plan, ShardStats, StrategyChoice, SubModel
 
 

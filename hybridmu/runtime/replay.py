@@ -15,11 +15,11 @@ from hybridmu.core.rows import carries
 from hybridmu.errors import RequestError, StateError
 from hybridmu.runtime.oracle import train_from_scratch
 from hybridmu.runtime.site import Site
-from hybridmu.store.blobs import weights_hash
 from hybridmu.store.certificates import Certificates
-from hybridmu.store.database import connect
-from hybridmu.store.ledger import Ledger
-from hybridmu.store.registry import Registry
+from hybridmu.store.files.blobs import weights_hash
+from hybridmu.store.sql.database import connect
+from hybridmu.store.sql.ledger import Ledger
+from hybridmu.store.sql.registry import Registry
 from hybridmu.types import SubModel
 
 

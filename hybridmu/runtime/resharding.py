@@ -10,12 +10,12 @@ from hybridmu.config import Settings
 from hybridmu.errors import StateError
 from hybridmu.runtime.linking import link
 from hybridmu.runtime.peer import Peer, opened
-from hybridmu.store.database import connect
-from hybridmu.store.inherit import Predecessor, inherit
-from hybridmu.store.lake import Lake
-from hybridmu.store.ledger import Ledger
-from hybridmu.store.links import Links
-from hybridmu.store.storage import Storage
+from hybridmu.store.files.storage import Storage
+from hybridmu.store.lake.inherit import Predecessor, inherit
+from hybridmu.store.lake.lake import Lake
+from hybridmu.store.sql.database import connect
+from hybridmu.store.sql.ledger import Ledger
+from hybridmu.store.sql.links import Links
 from hybridmu.types import IngestState
 
 

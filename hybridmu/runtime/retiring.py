@@ -14,11 +14,11 @@ from hybridmu.config import Settings
 from hybridmu.errors import StateError
 from hybridmu.runtime.forwarding import Forwarder
 from hybridmu.runtime.peer import Peer
-from hybridmu.store.decommission import Decommission
-from hybridmu.store.lease import Lease
-from hybridmu.store.links import Links
-from hybridmu.store.registry import Registry
-from hybridmu.store.storage import Storage
+from hybridmu.store.files.storage import Storage
+from hybridmu.store.purge.decommission import Decommission
+from hybridmu.store.sql.lease import Lease
+from hybridmu.store.sql.links import Links
+from hybridmu.store.sql.registry import Registry
 
 # Emptying storage takes long, and nobody renews the lease meanwhile.
 _SECONDS = 3600.0

@@ -16,8 +16,8 @@ from hybridmu.core.strategies import Context, get
 from hybridmu.core.training import Recipe
 from hybridmu.runtime.prover import Prover
 from hybridmu.runtime.site import Site
-from hybridmu.store.purge import purge_rows, sweep
-from hybridmu.store.survey import survey
+from hybridmu.store.purge.purge import purge_rows, sweep
+from hybridmu.store.purge.survey import survey
 from hybridmu.types import (
     CalibrationOutcome,
     KeyKind,

@@ -10,9 +10,9 @@ from hybridmu.config import Settings
 from hybridmu.core.lineage import environment, head
 from hybridmu.core.model import SubModel, initial_model
 from hybridmu.core.training import Recipe
-from hybridmu.store.blobs import Blobs
-from hybridmu.store.lake import Lake
-from hybridmu.store.storage import Storage
+from hybridmu.store.files.blobs import Blobs
+from hybridmu.store.files.storage import Storage
+from hybridmu.store.lake.lake import Lake
 from hybridmu.task import code_digest, make_task
 
 # Named as such in the environment part of a lineage key.

@@ -11,8 +11,8 @@ from hybridmu.core.rows import carries
 from hybridmu.core.strategies import Context, get
 from hybridmu.errors import CorruptBlobError, StrategyUnavailableError
 from hybridmu.runtime.site import Site
-from hybridmu.store.look import Look, drop_old_versions
-from hybridmu.store.purge import purge_indexes
+from hybridmu.store.purge.look import Look, drop_old_versions
+from hybridmu.store.purge.purge import purge_indexes
 from hybridmu.types import LookOutcome, PurgeOutcome, ShardJob, ShardOutcome, StrategyName
 
 

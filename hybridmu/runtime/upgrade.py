@@ -10,7 +10,7 @@ from hybridmu.errors import StateError
 from hybridmu.planning import cost
 from hybridmu.planning.upgrade import Package, UpgradePlan, plan_upgrade
 from hybridmu.runtime.eviction import CheckpointKeeper
-from hybridmu.store.measurements import Measurements
+from hybridmu.store.sql.measurements import Measurements
 from hybridmu.task import installed_version, normal_name
 
 

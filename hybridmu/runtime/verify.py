@@ -16,12 +16,12 @@ from hybridmu.core.rows import Rows, concatenate
 from hybridmu.errors import RequestError
 from hybridmu.runtime.oracle import Watch, train_from_scratch
 from hybridmu.runtime.site import Site
-from hybridmu.store.database import connect
-from hybridmu.store.guard import Guard
 from hybridmu.store.keys import Keyring
-from hybridmu.store.layout import Split
-from hybridmu.store.ledger import Ledger
-from hybridmu.store.registry import Registry
+from hybridmu.store.lake.layout import Split
+from hybridmu.store.sql.database import connect
+from hybridmu.store.sql.guard import Guard
+from hybridmu.store.sql.ledger import Ledger
+from hybridmu.store.sql.registry import Registry
 from hybridmu.types import SubModel as SubModelRecord
 
 

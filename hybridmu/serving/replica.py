@@ -18,9 +18,9 @@ from hybridmu.errors import StateError
 from hybridmu.runtime.healing import reporting
 from hybridmu.runtime.site import Site
 from hybridmu.serving.ensemble import Ensemble
-from hybridmu.store.database import connect
-from hybridmu.store.ledger import Ledger
-from hybridmu.store.registry import Registry
+from hybridmu.store.sql.database import connect
+from hybridmu.store.sql.ledger import Ledger
+from hybridmu.store.sql.registry import Registry
 
 _DRAIN_POLL_SECONDS = 0.002
 

@@ -11,7 +11,7 @@ from typing import Any
 from hybridmu.core.certificate import canonical, fingerprint, parse
 from hybridmu.errors import CorruptBlobError, StateError
 from hybridmu.faults import reach
-from hybridmu.store.storage import Storage
+from hybridmu.store.files.storage import Storage
 
 _FOLDER = "certificates"
 _FILE = re.compile(rf"{_FOLDER}/(\d{{8,}})\.json")

@@ -17,10 +17,10 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
 from hybridmu.errors import CorruptBlobError, StateError
-from hybridmu.store import tables as t
 from hybridmu.store.certificates import Certificates
-from hybridmu.store.database import parts, reader
-from hybridmu.store.storage import Storage
+from hybridmu.store.files.storage import Storage
+from hybridmu.store.sql import tables as t
+from hybridmu.store.sql.database import parts, reader
 from hybridmu.types import RequestState
 
 _FOLDER = "journal"

@@ -27,7 +27,7 @@ from hybridmu.core.certificate import key_id
 from hybridmu.core.partition import canonical
 from hybridmu.errors import ConfigError, StateError
 from hybridmu.faults import reach
-from hybridmu.store.refusals import explained
+from hybridmu.store.files.refusals import explained
 from hybridmu.types import KeyKind
 
 KeyName = Literal["signing", "guard"]

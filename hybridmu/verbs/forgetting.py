@@ -23,9 +23,9 @@ from hybridmu.errors import (
 )
 from hybridmu.planning.planner import Pools
 from hybridmu.runtime.removal import RemovalPlanner
-from hybridmu.store.admission import Limits
-from hybridmu.store.incoming import waiting_keys
-from hybridmu.store.lookup import Lookup, Mac, UnknownKey
+from hybridmu.store.lake.incoming import waiting_keys
+from hybridmu.store.lake.lookup import Lookup, Mac, UnknownKey
+from hybridmu.store.sql.admission import Limits
 from hybridmu.types import (
     UPDATES,
     ForgetRequest,

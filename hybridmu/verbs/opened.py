@@ -26,15 +26,15 @@ from hybridmu.runtime.executor import LocalExecutor
 from hybridmu.runtime.intake import Intake
 from hybridmu.runtime.models import Models
 from hybridmu.runtime.site import Site
-from hybridmu.store.controls import Controls
-from hybridmu.store.database import connect as connect_database
-from hybridmu.store.guard import Guard
-from hybridmu.store.ingestions import Ingestions
 from hybridmu.store.keys import Keyring
-from hybridmu.store.lease import Lease
-from hybridmu.store.ledger import Ledger
-from hybridmu.store.measurements import Measurements
-from hybridmu.store.registry import Registry
+from hybridmu.store.sql.controls import Controls
+from hybridmu.store.sql.database import connect as connect_database
+from hybridmu.store.sql.guard import Guard
+from hybridmu.store.sql.ingestions import Ingestions
+from hybridmu.store.sql.lease import Lease
+from hybridmu.store.sql.ledger import Ledger
+from hybridmu.store.sql.measurements import Measurements
+from hybridmu.store.sql.registry import Registry
 
 Watcher = Callable[[Snapshot], None]
 

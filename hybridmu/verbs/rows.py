@@ -11,8 +11,8 @@ from hybridmu.errors import (
     HybridMUError,
     RequestError,
 )
-from hybridmu.store.admission import Limits
-from hybridmu.store.lookup import Lookup, UnknownKey
+from hybridmu.store.lake.lookup import Lookup, UnknownKey
+from hybridmu.store.sql.admission import Limits
 from hybridmu.types import (
     IngestState,
     KeyKind,

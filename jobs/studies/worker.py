@@ -22,8 +22,8 @@ from hybridmu.runtime.shard import ShardWorker
 from hybridmu.runtime.site import Site
 from hybridmu.runtime.updater import Updater
 from hybridmu.runtime.verify import test_rows
-from hybridmu.store.blobs import Blobs, weights_hash
-from hybridmu.store.storage import Storage
+from hybridmu.store.files.blobs import Blobs, weights_hash
+from hybridmu.store.files.storage import Storage
 from hybridmu.types import CalibrationOutcome, ShardJob, ShardOutcome, StrategyName
 from jobs.studies import baselines
 from jobs.studies.mixes import Keys

@@ -16,7 +16,7 @@ from hybridmu.planning import cost
 from hybridmu.planning.planner import Pools, make_plan
 from hybridmu.runtime.removal import policy_of
 from hybridmu.runtime.site import Site
-from hybridmu.store.ingest import ingest
+from hybridmu.store.lake.ingest import ingest
 from hybridmu.types import (
     Calibration,
     CalibrationBucket,

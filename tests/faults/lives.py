@@ -18,10 +18,10 @@ import hybridmu
 from hybridmu.core.certificate import check, check_chain
 from hybridmu.errors import CorruptBlobError, StateError
 from hybridmu.runtime.coordinator import Snapshot
-from hybridmu.store import tables as t
-from hybridmu.store.blobs import blob_file, lineage_file
 from hybridmu.store.certificates import Certificates
+from hybridmu.store.files.blobs import blob_file, lineage_file
 from hybridmu.store.keys import Keyring
+from hybridmu.store.sql import tables as t
 from hybridmu.types import RequestState
 from tests.faults.worlds import Act, second
 from tests.support import rows_of

@@ -22,7 +22,7 @@ from ray.util import placement_group_table
 from ray.util.placement_group import PlacementGroup, PlacementGroupID, remove_placement_group
 
 import hybridmu
-from hybridmu.store.lookup import Lookup
+from hybridmu.store.lake.lookup import Lookup
 from tests import support
 
 PROJECT = Path(__file__).parents[2]

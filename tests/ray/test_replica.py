@@ -14,7 +14,7 @@ import hybridmu
 from hybridmu.config import Settings
 from hybridmu.errors import StateError
 from hybridmu.serving.replica import Replica
-from hybridmu.store.registry import Registry
+from hybridmu.store.sql.registry import Registry
 from hybridmu.types import RequestState
 from tests.ray import support
 

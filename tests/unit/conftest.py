@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 from sqlalchemy import Engine
 
-from hybridmu.store.database import connect
-from hybridmu.store.lease import Lease
-from hybridmu.store.ledger import Ledger
+from hybridmu.store.sql.database import connect
+from hybridmu.store.sql.lease import Lease
+from hybridmu.store.sql.ledger import Ledger
 from tests.unit import purged
 
 

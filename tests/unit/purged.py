@@ -17,7 +17,7 @@ from hybridmu.core.needles import Needles, spelled
 from hybridmu.core.partition import digest
 from hybridmu.store.certificates import Certificates
 from hybridmu.store.keys import Keyring
-from hybridmu.store.lookup import Lookup
+from hybridmu.store.lake.lookup import Lookup
 from hybridmu.types import RequestState
 from tests import reference_certificate
 from tests.unit.test_exactness import FEATURES, SGD, assert_equal_to_reference, config_for

@@ -10,7 +10,7 @@ from typing import Any
 
 import hybridmu
 from hybridmu.runtime.coordinator import Coordinator
-from hybridmu.store.lookup import Lookup
+from hybridmu.store.lake.lookup import Lookup
 from hybridmu.types import RequestState
 from tests.unit.test_exactness import SGD, assert_equal_to_reference, config_for, write_table
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from hybridmu.errors import CorruptBlobError
-from hybridmu.store.blobs import Blobs, blob_file, lineage_file
-from hybridmu.store.storage import Storage
+from hybridmu.store.files.blobs import Blobs, blob_file, lineage_file
+from hybridmu.store.files.storage import Storage
 
 KEY = "ab" * 24
 

@@ -16,7 +16,7 @@ from hybridmu.cli import app
 from hybridmu.core.certificate import canonical, sign
 from hybridmu.errors import CorruptBlobError, StateError
 from hybridmu.store.certificates import Certificates
-from hybridmu.store.storage import Storage
+from hybridmu.store.files.storage import Storage
 from tests.support import settings_dict
 from tests.unit.test_certificate import KEY, OTHER, PUBLIC, chain_of, made, signed
 

@@ -14,10 +14,10 @@ from sqlalchemy import event
 
 import hybridmu
 from hybridmu.errors import ConflictError, LeaseLostError
-from hybridmu.store import tables as t
-from hybridmu.store.database import connect
-from hybridmu.store.lease import Lease, fence
-from hybridmu.store.ledger import Ledger
+from hybridmu.store.sql import tables as t
+from hybridmu.store.sql.database import connect
+from hybridmu.store.sql.lease import Lease, fence
+from hybridmu.store.sql.ledger import Ledger
 from hybridmu.types import RequestState
 from tests.support import key, rows_of, settings_dict
 
@@ -142,8 +142,8 @@ def test_what_is_written_under_the_fence_is_in_the_order_of_tokens(engine, datab
 
 HOLDER = """
 import sys, time
-from hybridmu.store.database import connect
-from hybridmu.store.lease import Lease
+from hybridmu.store.sql.database import connect
+from hybridmu.store.sql.lease import Lease
 lease = Lease(connect(sys.argv[1]))
 print("ready", flush=True)
 sys.stdin.readline()

@@ -8,8 +8,8 @@ import hybridmu
 import hybridmu.task
 from hybridmu.core.gradients import plain_layers
 from hybridmu.runtime.shard import ShardWorker
-from hybridmu.store.blobs import lineage_file
-from hybridmu.store.lookup import Lookup
+from hybridmu.store.files.blobs import lineage_file
+from hybridmu.store.lake.lookup import Lookup
 from hybridmu.types import RequestState
 from tests.unit.test_exactness import SGD, assert_equal_to_reference, config_for, write_table
 

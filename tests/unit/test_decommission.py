@@ -7,7 +7,7 @@ import pytest
 import hybridmu
 from hybridmu.errors import StateError
 from hybridmu.serving.replica import Replica
-from hybridmu.store import tables as t
+from hybridmu.store.sql import tables as t
 from hybridmu.types import RequestState
 from tests.support import make_table, rows_of, settings_dict
 

@@ -9,11 +9,11 @@ import pytest
 from sqlalchemy import event
 
 from hybridmu.errors import LeaseLostError
-from hybridmu.store import tables as t
-from hybridmu.store.controls import Controls
-from hybridmu.store.deletions import Deletions, Passed
-from hybridmu.store.registry import Registry
-from hybridmu.store.survey import Survey
+from hybridmu.store.purge.survey import Survey
+from hybridmu.store.sql import tables as t
+from hybridmu.store.sql.controls import Controls
+from hybridmu.store.sql.deletions import Deletions, Passed
+from hybridmu.store.sql.registry import Registry
 from hybridmu.types import Proof, RequestNeed, RequestState, ShardOutcome, ShardPlan
 from tests.support import key, rows_of
 

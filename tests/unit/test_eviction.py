@@ -23,7 +23,7 @@ from hybridmu.planning.planner import Policy, Pools, make_plan
 from hybridmu.planning.workload import count
 from hybridmu.runtime.eviction import CheckpointKeeper
 from hybridmu.runtime.site import Site
-from hybridmu.store.lookup import Lookup
+from hybridmu.store.lake.lookup import Lookup
 from hybridmu.types import Calibration, ShardStats
 from tests.unit.test_exactness import SGD, assert_equal_to_reference, config_for, write_table
 

@@ -377,7 +377,7 @@ def test_a_copy_that_nobody_names_goes_after_a_while(trained, monkeypatch):
     storage.write("incoming/i-lost.parquet", b"half of something")
     trained.ingest(3)
     assert [info.name for info in storage.list("incoming")] == ["incoming/i-lost.parquet"]
-    monkeypatch.setattr("hybridmu.store.incoming._ORPHAN_SECONDS", 0.0)
+    monkeypatch.setattr("hybridmu.store.lake.incoming._ORPHAN_SECONDS", 0.0)
     trained.ingest(3)
     assert storage.list("incoming") == []
 

@@ -11,10 +11,10 @@ import sqlalchemy as sa
 
 import hybridmu
 from hybridmu.errors import RequestError, StateError, UnknownKeysError
-from hybridmu.store import tables as t
-from hybridmu.store.guard import Guard
 from hybridmu.store.keys import Keyring
-from hybridmu.store.lookup import UnknownKey
+from hybridmu.store.lake.lookup import UnknownKey
+from hybridmu.store.sql import tables as t
+from hybridmu.store.sql.guard import Guard
 from hybridmu.types import RequestState, ResolvedKey, RowKey
 from tests.support import rows_of, settings_dict
 from tests.unit.test_exactness import SGD, assert_equal_to_reference, config_for, write_table

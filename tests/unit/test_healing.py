@@ -10,8 +10,8 @@ import pytest
 from hybridmu.errors import HybridMUError, LeaseLostError
 from hybridmu.runtime.healing import Healer
 from hybridmu.runtime.shard import ShardWorker
-from hybridmu.store.blobs import blob_file
-from hybridmu.store.damages import Damages
+from hybridmu.store.files.blobs import blob_file
+from hybridmu.store.sql.damages import Damages
 from hybridmu.types import RequestState, ShardJob, ShardOutcome
 from tests.unit.scene import Scene, scene
 

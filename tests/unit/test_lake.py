@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from hybridmu.core.partition import digest
 from hybridmu.errors import HybridMUError
-from hybridmu.store.database import connect
-from hybridmu.store.ledger import Ledger
-from hybridmu.store.lookup import Lookup
+from hybridmu.store.lake.lookup import Lookup
+from hybridmu.store.sql.database import connect
+from hybridmu.store.sql.ledger import Ledger
 from tests.support import lake_rows, open_lake, replaced, table, write
 
 GROUPED = {"data": {"group": "person"}}

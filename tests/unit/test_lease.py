@@ -7,10 +7,10 @@ import dataclasses
 import pytest
 
 from hybridmu.errors import LeaseLostError
-from hybridmu.store import tables as t
-from hybridmu.store.lease import Lease
-from hybridmu.store.measurements import Measurements
-from hybridmu.store.registry import Registry
+from hybridmu.store.sql import tables as t
+from hybridmu.store.sql.lease import Lease
+from hybridmu.store.sql.measurements import Measurements
+from hybridmu.store.sql.registry import Registry
 from hybridmu.types import Calibration, ShardOutcome, ShardPlan
 from tests.support import key
 

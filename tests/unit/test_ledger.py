@@ -7,9 +7,9 @@ import pytest
 import sqlalchemy as sa
 
 from hybridmu.errors import ConflictError, LeaseLostError, RequestError, StateError, StorageMismatchError
-from hybridmu.store import tables as t
-from hybridmu.store.ledger import Ledger
-from hybridmu.store.measurements import Measurements
+from hybridmu.store.sql import tables as t
+from hybridmu.store.sql.ledger import Ledger
+from hybridmu.store.sql.measurements import Measurements
 from hybridmu.types import Calibration, CalibrationBucket, RequestState, RowKey
 from tests.support import key, rows_of
 

@@ -9,11 +9,11 @@ import pytest
 from sqlalchemy import event
 
 from hybridmu.errors import AdmissionError, ConflictError, RequestError, StateError
-from hybridmu.store import tables as t
-from hybridmu.store.admission import Limits
-from hybridmu.store.ledger import Ledger
-from hybridmu.store.measurements import Measurements
-from hybridmu.store.registry import Registry
+from hybridmu.store.sql import tables as t
+from hybridmu.store.sql.admission import Limits
+from hybridmu.store.sql.ledger import Ledger
+from hybridmu.store.sql.measurements import Measurements
+from hybridmu.store.sql.registry import Registry
 from hybridmu.types import RequestState, RowKey, ShardOutcome, ShardPlan
 from tests.support import key, rows_of
 

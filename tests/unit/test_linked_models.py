@@ -15,8 +15,8 @@ from hybridmu import faults
 from hybridmu.errors import ConfigError, HybridMUError, StateError, UnknownKeysError
 from hybridmu.runtime.forwarding import after_failure
 from hybridmu.runtime.peer import plain
-from hybridmu.store import tables as t
 from hybridmu.store.certificates import Certificates
+from hybridmu.store.sql import tables as t
 from hybridmu.types import RequestState
 from tests.support import rows_of
 from tests.unit.linked import Family, family

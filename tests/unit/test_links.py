@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from hybridmu.errors import StateError
-from hybridmu.store import tables as t
-from hybridmu.store.links import Links
+from hybridmu.store.sql import tables as t
+from hybridmu.store.sql.links import Links
 from hybridmu.types import ForwardState, NamedKey, Origin, RequestState
 from tests.support import key, rows_of
 

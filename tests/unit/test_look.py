@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from hybridmu.core.partition import digest
-from hybridmu.store.look import Look
+from hybridmu.store.purge.look import Look
 from tests.support import open_lake
 
 NAME = "customer-4711"

@@ -1,4 +1,4 @@
-"""The migrations make the tables of `store/tables.py`, on both kinds of database."""
+"""The migrations make the tables of `store/sql/tables.py`, on both kinds of database."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
-from hybridmu.store import migrations
-from hybridmu.store.database import reader
-from hybridmu.store.tables import metadata
+from hybridmu.store.sql import migrations
+from hybridmu.store.sql.database import reader
+from hybridmu.store.sql.tables import metadata
 
 
 def test_a_migrated_database_has_the_tables_of_this_release(engine):

@@ -12,13 +12,13 @@ import torch
 
 from hybridmu.core.partition import digest
 from hybridmu.errors import PurgeError
-from hybridmu.store import purge
-from hybridmu.store.blobs import Blobs
-from hybridmu.store.lookup import Lookup
-from hybridmu.store.parquet import WRITING, publish_parquet, read_parquet
-from hybridmu.store.purge import purge_indexes, purge_rows, sweep
-from hybridmu.store.storage import Storage
-from hybridmu.store.survey import Survey, survey
+from hybridmu.store.files.blobs import Blobs
+from hybridmu.store.files.parquet import WRITING, publish_parquet, read_parquet
+from hybridmu.store.files.storage import Storage
+from hybridmu.store.lake.lookup import Lookup
+from hybridmu.store.purge import purge
+from hybridmu.store.purge.purge import purge_indexes, purge_rows, sweep
+from hybridmu.store.purge.survey import Survey, survey
 from tests import support
 
 

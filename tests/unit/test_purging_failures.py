@@ -27,11 +27,11 @@ from hybridmu.runtime import purging
 from hybridmu.runtime.prover import Prover
 from hybridmu.runtime.shard import ShardWorker
 from hybridmu.store.certificates import Certificates
-from hybridmu.store.deletions import Deletions
+from hybridmu.store.files.storage import Storage
 from hybridmu.store.journal import Journal
 from hybridmu.store.keys import Keyring
-from hybridmu.store.look import Look
-from hybridmu.store.storage import Storage
+from hybridmu.store.purge.look import Look
+from hybridmu.store.sql.deletions import Deletions
 from hybridmu.types import RequestState
 from tests.unit.purged import World, make_table, world
 

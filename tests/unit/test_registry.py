@@ -5,12 +5,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hybridmu.errors import LeaseLostError, StateError
-from hybridmu.store import tables as t
-from hybridmu.store.database import connect
-from hybridmu.store.lease import Lease
-from hybridmu.store.ledger import Ledger
-from hybridmu.store.measurements import Measurements
-from hybridmu.store.registry import Registry
+from hybridmu.store.sql import tables as t
+from hybridmu.store.sql.database import connect
+from hybridmu.store.sql.lease import Lease
+from hybridmu.store.sql.ledger import Ledger
+from hybridmu.store.sql.measurements import Measurements
+from hybridmu.store.sql.registry import Registry
 from hybridmu.types import CostObservation, RequestState, ShardOutcome, ShardPlan, SliceRecord
 from tests.support import key, rows_of
 

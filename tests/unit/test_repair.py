@@ -15,7 +15,7 @@ from hybridmu.planning.repair import Debt, repair_due
 from hybridmu.runtime import coordinator
 from hybridmu.runtime.removal import RemovalPlanner
 from hybridmu.runtime.shard import ShardWorker
-from hybridmu.store.lookup import Lookup
+from hybridmu.store.lake.lookup import Lookup
 from hybridmu.types import Calibration, CalibrationBucket, RequestState
 from tests.unit.scene import Scene, scene
 

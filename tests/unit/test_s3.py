@@ -21,14 +21,14 @@ from moto.server import ThreadedMotoServer
 
 import hybridmu
 from hybridmu.errors import ConfigError, StorageError
-from hybridmu.store.blobs import Blobs
 from hybridmu.store.certificates import Certificates
-from hybridmu.store.columns import key_columns
-from hybridmu.store.look import drop_old_versions
-from hybridmu.store.lookup import Lookup
-from hybridmu.store.object_versions import delete_noncurrent, list_noncurrent
-from hybridmu.store.parquet import WRITING, publish_parquet
-from hybridmu.store.storage import Storage, _ReplacedError
+from hybridmu.store.files.blobs import Blobs
+from hybridmu.store.files.object_versions import delete_noncurrent, list_noncurrent
+from hybridmu.store.files.parquet import WRITING, publish_parquet
+from hybridmu.store.files.storage import Storage, _ReplacedError
+from hybridmu.store.lake.columns import key_columns
+from hybridmu.store.lake.lookup import Lookup
+from hybridmu.store.purge.look import drop_old_versions
 from tests import support
 
 
@@ -202,7 +202,7 @@ def test_a_missing_bucket_is_named(bucket, verb):
 
 @pytest.mark.parametrize("silent", [False, True])
 def test_an_endpoint_that_does_not_answer_ends_in_an_error_soon(bucket, monkeypatch, silent):
-    monkeypatch.setattr("hybridmu.store.s3.SILENT_SECONDS", 1.0)
+    monkeypatch.setattr("hybridmu.store.files.s3.SILENT_SECONDS", 1.0)
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         if silent:
@@ -290,7 +290,7 @@ def test_old_versions_are_listed_and_deleted_and_current_ones_stay(versioned):
 
 
 def test_more_versions_than_one_call_deletes(versioned, monkeypatch):
-    monkeypatch.setattr("hybridmu.store.object_versions._BATCH", 20)  # S3 takes 1000 at once
+    monkeypatch.setattr("hybridmu.store.files.object_versions._BATCH", 20)  # S3 takes 1000 at once
     for i in range(43):
         versioned.client.put_object(Bucket=versioned.name, Key="deep/er/a", Body=str(i).encode())
     assert delete_noncurrent(versioned.url(), ["a"]) == 42
@@ -401,7 +401,7 @@ def test_no_version_of_any_object_holds_a_purged_row(versioned, forgetful):
 
 def test_an_old_version_that_stays_blocks_the_purge(versioned, forgetful, monkeypatch):
     system = forgetful
-    monkeypatch.setattr("hybridmu.store.look.delete_noncurrent", lambda *_: 0)  # a bucket that retains them
+    monkeypatch.setattr("hybridmu.store.purge.look.delete_noncurrent", lambda *_: 0)  # a bucket that retains them
     name = system.forget(ids=["r3"], strategy="retrain", wait=True)["request_id"]
     system.run(until_idle=True)
     request = system.ledger.request(name)

@@ -11,11 +11,11 @@ import sqlalchemy as sa
 
 from hybridmu.core.needles import Needles, spelled
 from hybridmu.errors import PurgeError
-from hybridmu.store import scrub
-from hybridmu.store import tables as t
-from hybridmu.store.database import reader
-from hybridmu.store.deletions import Deletions
-from hybridmu.store.scrub import clean
+from hybridmu.store.purge import scrub
+from hybridmu.store.purge.scrub import clean
+from hybridmu.store.sql import tables as t
+from hybridmu.store.sql.database import reader
+from hybridmu.store.sql.deletions import Deletions
 from tests.support import key, rows_of
 
 

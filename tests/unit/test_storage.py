@@ -17,9 +17,9 @@ import yaml
 
 from hybridmu.config import Settings
 from hybridmu.errors import ConfigError, StorageError
-from hybridmu.store.parquet import WRITING, publish_parquet, read_parquet
-from hybridmu.store.s3 import address_of
-from hybridmu.store.storage import FileInfo, Storage, open_fs
+from hybridmu.store.files.parquet import WRITING, publish_parquet, read_parquet
+from hybridmu.store.files.s3 import address_of
+from hybridmu.store.files.storage import FileInfo, Storage, open_fs
 
 
 @pytest.fixture
@@ -101,7 +101,7 @@ CASES = """
     import resource, signal, subprocess, sys
     from pathlib import Path
     from hybridmu.errors import StorageError
-    from hybridmu.store.storage import Storage
+    from hybridmu.store.files.storage import Storage
 
     root = Path(sys.argv[1])
     def says(what, do):
@@ -175,7 +175,7 @@ def test_what_a_killed_process_staged_is_removed_by_the_next(tmp_path, storage):
     program = f"""
         import time
         from pathlib import Path
-        from hybridmu.store.storage import Storage
+        from hybridmu.store.files.storage import Storage
         with Storage({storage.url!r}).staging() as folder:
             (folder / "rows.arrow").write_bytes(b"rows")
             Path({str(ready)!r}).touch()

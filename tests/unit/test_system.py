@@ -7,8 +7,8 @@ import pytest
 
 import hybridmu
 from hybridmu.runtime import coordinator
-from hybridmu.store.database import connect
-from hybridmu.store.lease import Lease
+from hybridmu.store.sql.database import connect
+from hybridmu.store.sql.lease import Lease
 from tests.unit.test_exactness import SGD, config_for, write_table
 
 

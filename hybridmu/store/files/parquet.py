@@ -1,0 +1,120 @@
+"""Parquet files in storage: a damaged file is an error, never other rows.
+
+Pages carry checksums. The footer, which says where they are, has none in the format: its digest is written between the
+last page and the footer, where no reader of Parquet looks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from hybridmu.errors import StorageError
+from hybridmu.store.files.s3 import explain
+from hybridmu.store.files.storage import Storage
+
+# How every file of the lake is written.
+WRITING: dict[str, Any] = {"compression": "zstd", "write_page_checksum": True}
+_SEAL_BYTES = 16
+_ENDING_BYTES = 8  # length of the footer, and a magic word
+_TAIL_BYTES = 1 << 16
+
+
+def publish_parquet(storage: Storage, source: Path, name: str) -> None:
+    """Seal a finished Parquet file of this machine, and move it into storage.
+
+    Args:
+        storage: Where it goes.
+        source: A file in a folder of `storage.staging`; it is gone afterwards.
+        name: Its name there; an existing file is replaced.
+    """
+    with source.open("r+b") as file:
+        size = file.seek(0, 2)
+        file.seek(size - _ENDING_BYTES)
+        start = size - _ENDING_BYTES - int.from_bytes(file.read(4), "little")
+        file.seek(start)
+        footer = file.read()
+        file.seek(start)
+        file.write(_seal(footer) + footer)
+    storage.publish(source, name)
+
+
+@contextmanager
+def open_parquet(storage: Storage, name: str) -> Iterator[pq.ParquetFile]:
+    """Open a Parquet file whose pages are checked while they are read.
+
+    Args:
+        storage: Where it is.
+        name: Its name there.
+
+    Yields:
+        The file.
+
+    Raises:
+        StorageError: It is damaged.
+        OSError: The disk or the network fails; `Storage` explains it.
+    """  # noqa: DOC501 - a function makes the StorageError
+    remote = storage.local is None
+    with storage.reading(name) as source:
+        try:
+            footer = pq.read_metadata(pa.BufferReader(_footer(source)))
+            # Reading ahead saves a round trip per column, but holds a copy: only where there are round trips.
+            yield pq.ParquetFile(source, metadata=footer, pre_buffer=remote, page_checksum_verification=True)
+        except OSError as error:
+            if error.errno or (remote and explain(str(error))):
+                raise
+            raise _damaged(storage, name, error) from error
+        except pa.ArrowInvalid as error:
+            raise _damaged(storage, name, error) from error
+
+
+def read_parquet(storage: Storage, name: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """Return a whole file, or some of its columns."""
+
+    def read() -> pa.Table:
+        with open_parquet(storage, name) as file:
+            return file.read(None if columns is None else list(columns))
+
+    return storage.settled(read)
+
+
+def _footer(source: Any) -> bytes:
+    """Return a file's footer, to its end.
+
+    Raises:
+        ArrowInvalid: It does not match its seal.
+    """
+    size = int(source.size())
+    wanted = _TAIL_BYTES
+    while True:
+        source.seek(max(0, size - wanted))
+        tail = bytes(source.read(wanted))
+        length = int.from_bytes(tail[-_ENDING_BYTES:-4], "little") + _ENDING_BYTES
+        if length + _SEAL_BYTES <= len(tail):
+            break
+        if length + _SEAL_BYTES > size:
+            raise pa.ArrowInvalid("the file is cut off, or its last bytes are changed")
+        wanted = length + _SEAL_BYTES
+    footer = tail[-length:]
+    if _seal(footer) != tail[-length - _SEAL_BYTES : -length]:
+        raise pa.ArrowInvalid("the footer does not match its seal")
+    return footer
+
+
+def _seal(footer: bytes) -> bytes:
+    return hashlib.blake2b(footer, digest_size=_SEAL_BYTES, person=b"parquet footer").digest()
+
+
+def _damaged(storage: Storage, name: str, error: Exception) -> StorageError:
+    return StorageError(
+        f"{name} in {storage.url} is damaged",
+        expected="a whole Parquet file whose pages match their checksums",
+        got=" ".join(str(error).split())[:300],
+        remedy="restore this file from a backup; nothing is trained or answered from it",
+    )

@@ -1,0 +1,1 @@
+"""Rows in Parquet: read once, sorted into shards and slices, looked up."""

@@ -1,0 +1,120 @@
+"""A lake whose first generation are the live rows of another model's lake, cut anew."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from hybridmu.core.lineage import chain
+from hybridmu.core.rows import carries
+from hybridmu.errors import DataError
+from hybridmu.store.files.parquet import open_parquet
+from hybridmu.store.lake.generation import Beat
+from hybridmu.store.lake.ingest import first_generation, found, write_first
+from hybridmu.store.lake.lake import Lake
+from hybridmu.store.lake.layout import Ancestry, Manifest, Split, digest_column
+from hybridmu.store.lake.source import Reader
+from hybridmu.store.sql.guard import Guard
+
+Gone = Mapping[int, set[tuple[str, bytes]]]
+
+
+@dataclass(frozen=True)
+class Predecessor:
+    """The model that is taken over, as it is at one moment.
+
+    Attributes:
+        system: Random name of its system.
+        name: Its name for people.
+        version: The version that it serves.
+        lake: Its tables.
+        gone: Shard → tombstoned keys, whose rows stay behind.
+        tombstones: The highest tombstone number.
+    """
+
+    system: str
+    name: str
+    version: int
+    lake: Lake
+    gone: Gone
+    tombstones: int
+
+
+def inherit(lake: Lake, old: Predecessor, guard: Guard, beat: Beat = lambda: None) -> Manifest:
+    """Write a new lake from the live rows of another: one generation, in other shards and slices.
+
+    Encoder and classes stay as they were; validation rows that were held out of the training table are held out
+    again by the same hash. One row group is in memory at a time, and one shard when it is sorted.
+
+    Args:
+        lake: The new one; nothing is in it.
+        old: The other one, which may be at work meanwhile.
+        guard: What must not come in.
+        beat: Called again and again meanwhile.
+
+    Returns:
+        The new manifest, which comes last.
+
+    Raises:
+        DataError: A column's types differ so much between generations that no table could hold them all.
+    """
+    before, data = old.lake.manifest, lake.settings.data
+    reader = Reader(lake, before.encoder, guard)
+    held_out: tuple[Split, ...] = () if data.validation else ("validation",)
+    splits: list[tuple[Split, tuple[Split, ...]]] = [("train", ("train", *held_out))]
+    splits += [(split, (split,)) for split in ("validation", "test") if split in before.rows and split not in held_out]
+    sources = [(split, reader.take(_live(old, parts, reader.columns))) for split, parts in splits]
+    rows = write_first(lake, sources, beat)
+    generation = first_generation(lake, rows, reader.skipped, before.id_type, before.group_type)
+    salt = secrets.token_bytes(32)
+    return found(lake, Manifest(before.encoder, before.classes_inferred, salt, (generation,), ancestry_of(old)))
+
+
+def ancestry_of(old: Predecessor) -> Ancestry:
+    """Return what a successor remembers of a model: counts and Merkle roots, no key of any row."""
+    manifest = old.lake.manifest
+    shards = []
+    for shard in range(old.lake.shards):
+        rows = old.lake.outline(shard, old.gone.get(shard, set()))
+        links = chain("00", rows, manifest.epochs_of(shard), manifest.salt).links
+        shards.append(tuple((link.rows, link.root) for link in links))
+    brought = tuple(generation.count for generation in manifest.generations)
+    return Ancestry(old.system, old.name, old.version, old.tombstones, brought, tuple(shards))
+
+
+def _live(old: Predecessor, splits: tuple[Split, ...], columns: list[str]) -> Iterator[pa.Table]:
+    """Yield the live rows of some tables, shard by shard, all with the same types."""
+    lake = old.lake
+    there = [split for split in splits if split in lake.manifest.rows]
+    places = [(shard, lake.files(split, shard)) for split in there for shard in range(lake.shards)]
+    schema = _schema(lake, [name for _, names in places for name in names], columns)
+    for shard, names in places:
+        for table in lake.tables(names):
+            ids, groups = digest_column(table, "_id"), digest_column(table, "_group")
+            live = table.filter(pa.array(~carries(ids, groups, old.gone.get(shard, set()))))
+            if len(live):
+                yield live.select(columns).cast(schema)
+
+
+def _schema(lake: Lake, names: list[str], columns: list[str]) -> pa.Schema:
+    """Return types that hold the rows of all files: integers and floats are one kind, and widths may differ.
+
+    Raises:
+        DataError: There are none.
+    """
+    schemas = []
+    for name in names:
+        with open_parquet(lake.storage, name) as file:
+            schemas.append(pa.schema([_plain(file.schema_arrow.field(column)) for column in columns]))
+    try:
+        return pa.unify_schemas(schemas, promote_options="permissive")
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise DataError("the types of generations can't be brought together", got=str(error)) from None
+
+
+def _plain(field: pa.Field) -> pa.Field:
+    type_ = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+    return pa.field(field.name, type_)

@@ -1,0 +1,241 @@
+"""Reading the Parquet lake: live rows of all generations as tensors, exact counts, twins.
+
+Tombstoned rows stay in the files until purge; every reader names the keys to leave out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+
+from hybridmu.config import Settings
+from hybridmu.core.rows import Rows, carries
+from hybridmu.errors import StateError
+from hybridmu.store.files.parquet import open_parquet, read_parquet
+from hybridmu.store.files.storage import Storage
+from hybridmu.store.lake.columns import KeyColumns, joined, key_columns
+from hybridmu.store.lake.layout import (
+    DIGEST,
+    MANIFEST,
+    META,
+    Manifest,
+    Split,
+    content_file,
+    digest_column,
+    id_file,
+    part_of,
+    shard_file,
+)
+from hybridmu.types import ResolvedKey
+
+
+class Lake:
+    """The tables of one system.
+
+    Args:
+        settings: Names the source columns, shards, slices and the partition key.
+        storage: Where the lake is kept.
+    """
+
+    def __init__(self, settings: Settings, storage: Storage) -> None:
+        self.settings, self.storage = settings, storage
+        self.shards = settings.sisa.shards
+        self.key = settings.partition_key()
+        self._manifest: Manifest | None = None
+        self._version = ""
+
+    @property
+    def exists(self) -> bool:
+        """Return whether the source was read completely."""
+        return self.storage.exists(MANIFEST)
+
+    @property
+    def manifest(self) -> Manifest:
+        """Return the manifest, as it was when it was last looked at.
+
+        Raises:
+            StateError: Nothing was ingested yet.
+        """
+        if self._manifest is None:
+            if not self.exists:
+                raise StateError(
+                    f"nothing was trained in {self.storage.url}", remedy="run `hybridmu train -c CONFIG` first"
+                )
+            self._version = self.storage.version(MANIFEST)  # asked first: what is read may be newer, never older
+            self._manifest = Manifest.from_bytes(self.storage.read(MANIFEST))
+        return self._manifest
+
+    def refresh(self) -> None:
+        """See the generations that came in since the manifest was last looked at."""
+        if self._manifest is not None and self.storage.version(MANIFEST) != self._version:
+            self._manifest = None
+
+    def see(self, generations: int) -> None:
+        """See at least so many generations.
+
+        Raises:
+            StateError: There are fewer.
+        """
+        if len(self.manifest.generations) < generations:
+            self._manifest = None
+        if (have := len(self.manifest.generations)) < generations:
+            raise StateError(
+                "storage lacks rows that were ingested",
+                expected=f"{generations} generation(s)",
+                got=str(have),
+                remedy="restore the folder lake/ from a backup that is not older than the ledger",
+            )
+
+    def rows(
+        self,
+        split: Split,
+        shard: int,
+        revoked: set[tuple[str, bytes]],
+        *,
+        only_revoked: bool = False,
+        generations: int | None = None,
+    ) -> Rows:
+        """Return the live rows of a shard as tensors, or only the revoked ones.
+
+        Args:
+            split: Which table.
+            shard: Shard number.
+            revoked: (kind, digest) of tombstoned keys.
+            only_revoked: Return what live reading leaves out (a removal's or audit's fenced read).
+            generations: Read only the first so many; all by default.
+
+        Returns:
+            Rows in canonical order; encoded slice by slice, so memory stays near the tensors' own size.
+        """
+        encoder = self.manifest.encoder
+        given = self.manifest.generations[:generations]
+        total = sum(sum(generation.rows[split][shard]) for generation in given if split in generation.rows)
+        x = np.empty((total, encoder.features), dtype=np.float32)
+        y = np.empty(total, dtype=np.int64)
+        slices = np.empty(total, dtype=np.int32)
+        metas = {name: np.empty((total, 16), dtype=np.uint8) for name in META[1:]}
+        at = 0
+        for table in self.tables(self.files(split, shard, generations)):
+            ids, groups = digest_column(table, "_id"), digest_column(table, "_group")
+            mask = carries(ids, groups, revoked)
+            mask = mask if only_revoked else ~mask
+            if not mask.any():
+                continue
+            kept = table if mask.all() else table.filter(pa.array(mask))
+            stop = at + kept.num_rows
+            x[at:stop] = encoder.encode(kept)
+            y[at:stop] = encoder.encode_labels(kept)
+            slices[at:stop] = kept.column("_slice").to_numpy()
+            for name, column in metas.items():
+                column[at:stop] = digest_column(kept, name)
+            at = stop
+        return Rows(
+            torch.from_numpy(x[:at]),
+            torch.from_numpy(y[:at]),
+            slices[:at],
+            metas["_id"][:at],
+            metas["_group"][:at],
+            metas["_content"][:at],
+        )
+
+    def keys(self, split: Split, shard: int) -> KeyColumns:
+        """Return the keys of every row of a shard, tombstoned ones included."""
+        return joined([self.keys_of(name) for name in self.files(split, shard)])
+
+    def files(self, split: Split, shard: int, generations: int | None = None) -> list[str]:
+        """Return the names of a shard's tables: one per generation that brought it rows, in that order.
+
+        Args:
+            split: Which table.
+            shard: Shard number.
+            generations: Of the first so many; of all by default.
+
+        Returns:
+            Names in storage. A table that lost all its rows is still there: a missing file is damage.
+        """
+        given = enumerate(self.manifest.generations[:generations])
+        return [shard_file(g, split, shard) for g, found in given if found.has_rows(split, shard)]
+
+    def index_files(self, part: int) -> list[str]:
+        """Return the names of one part of the indexes that are there, in the order of generations."""
+        return [*self.index_of(id_file, part), *self.index_of(content_file, part)]
+
+    def index_of(self, name: Callable[[int, int], str], part: int) -> list[str]:
+        """Return the names of one part of one index that are there, in the order of generations.
+
+        Args:
+            name: `id_file` or `content_file`.
+            part: Which part.
+        """
+        every = [name(generation, part) for generation in range(len(self.manifest.generations))]
+        return [found for found in every if self.storage.exists(found)]
+
+    def names(self) -> frozenset[str]:
+        """Return the names that tables and index files of this lake can have, whether or not they are there."""
+        numbers, given = range(self.shards), [*enumerate(self.manifest.generations)]
+        tables = {shard_file(g, split, shard) for g, found in given for split in found.rows for shard in numbers}
+        return frozenset(
+            tables | {name(g, part) for g, _ in given for part in numbers for name in (id_file, content_file)}
+        )
+
+    def keys_of(self, name: str) -> KeyColumns:
+        """Return the keys of every row of one table, tombstoned ones included."""
+        return key_columns(self.storage, name)
+
+    def outline(self, shard: int, revoked: set[tuple[str, bytes]]) -> Rows:
+        """Return the live training rows of a shard without features and labels: enough for lineage keys."""
+        keys = self.keys("train", shard)
+        live = ~carries(keys.ids, keys.groups, revoked)
+        none = torch.empty(0)
+        return Rows(none, none, keys.slices[live], keys.ids[live], keys.groups[live], keys.content[live])
+
+    def counts(
+        self, split: Split, shard: int, revoked: set[tuple[str, bytes]]
+    ) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Return (live, revoked) rows of a shard, per slice of all generations."""
+        keys = self.keys(split, shard)
+        mask = carries(keys.ids, keys.groups, revoked)
+
+        def per_slice(chosen: npt.NDArray[np.int32]) -> tuple[int, ...]:
+            return tuple(int(c) for c in np.bincount(chosen, minlength=self.manifest.slices + 1)[1:])
+
+        return per_slice(keys.slices[~mask]), per_slice(keys.slices[mask])
+
+    def twins(self, keys: Sequence[ResolvedKey], revoked: dict[int, set[tuple[str, bytes]]]) -> int:
+        """Count live training rows with the same features and label as a row that `keys` revoke.
+
+        Args:
+            keys: What a request is about to revoke.
+            revoked: Shard → tombstones, `keys` included.
+
+        Returns:
+            Number of live twins over all shards; content digests are looked up in files partitioned by them.
+        """
+        going: set[bytes] = set()
+        for shard in sorted({key.shard for key in keys}):
+            held = self.keys("train", shard)
+            mask = carries(held.ids, held.groups, {(k.kind, k.key) for k in keys if k.shard == shard})
+            going |= {row.tobytes() for row in held.content[mask]}
+        twins = 0
+        for part in sorted({part_of(content, self.shards) for content in going}):
+            for name in self.index_of(content_file, part):
+                table = read_parquet(self.storage, name)
+                hits = table.filter(pc.is_in(table["_content"], value_set=pa.array(sorted(going), type=DIGEST)))
+                for shard in sorted(set(hits["shard"].to_pylist())):
+                    mine = hits.filter(pc.equal(hits["shard"], shard))
+                    ids, groups = digest_column(mine, "_id"), digest_column(mine, "_group")
+                    twins += int((~carries(ids, groups, revoked.get(shard, set()))).sum())
+        return twins
+
+    def tables(self, names: Sequence[str]) -> Iterator[pa.Table]:
+        """Yield the rows of files, revoked ones included, some at a time."""
+        for name in names:
+            with open_parquet(self.storage, name) as file:
+                for number in range(file.num_row_groups):
+                    yield file.read_row_group(number, use_threads=False)
+        pa.default_memory_pool().release_unused()

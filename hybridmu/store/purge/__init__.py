@@ -1,0 +1,1 @@
+"""Taking rows out, looking whether they are gone, and the end of a system."""

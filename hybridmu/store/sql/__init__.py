@@ -1,0 +1,1 @@
+"""The ledger and the registry: everything that is in the database."""

@@ -1,0 +1,646 @@
+"""The durable log of requests and tombstones.
+
+`accept` commits a request, its tombstones and its guard entries in one transaction; nothing acknowledged is lost.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Engine, Row
+
+from hybridmu.errors import (
+    ConflictError,
+    RequestError,
+    StateError,
+    StorageMismatchError,
+    would_empty,
+)
+from hybridmu.store.sql import tables as t
+from hybridmu.store.sql.admission import Limits, admit
+from hybridmu.store.sql.assessment import Assessment, assess_keys, by_key, to_tombstone
+from hybridmu.store.sql.database import parts, reader, transaction
+from hybridmu.store.sql.database_errors import refuse_damaged
+from hybridmu.store.sql.forgotten import known_macs, remember_forgotten
+from hybridmu.store.sql.idempotency import remember, repeated
+from hybridmu.store.sql.ingestions import insert, stamp, withdraw
+from hybridmu.store.sql.lease import fence
+from hybridmu.store.sql.links import file_forwards, live_systems, tell_again, withdraw_forwards
+from hybridmu.types import (
+    ForgetRequest,
+    Ingestion,
+    NamedKey,
+    Origin,
+    RequestState,
+    ResolvedKey,
+    StrategyChoice,
+    Tombstone,
+)
+
+_WAITING = (RequestState.RECEIVED, RequestState.PLANNED)
+
+
+class Ledger:
+    """Requests and tombstones.
+
+    Args:
+        engine: From `database.connect`.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._write, self._read = engine, reader(engine)
+        self._revoked = (0, 0)  # training rows revoked up to a tombstone number
+
+    # ------------------------------------------------------------------ identity
+
+    def bind(self, identity: dict[str, Any], *, create: bool, replace: bool = False) -> None:
+        """Check that this storage belongs to a configuration; the first caller with `create` claims it.
+
+        Args:
+            identity: What makes storages incompatible.
+            create: Claim a storage that nobody claimed.
+            replace: Claim it anew: nothing was ingested yet, so a corrected configuration may take over.
+
+        Raises:
+            StorageMismatchError: It belongs to another one; the differing keys are listed.
+            StateError: Nothing was trained here and `create` is false.
+        """
+        with (self._write if create else self._read).begin() as connection:
+            if over := connection.scalar(sa.select(t.meta.c.value).where(t.meta.c.key == "decommissioned")):
+                raise StateError(
+                    "this system was decommissioned",
+                    got=json.loads(over)["reason"],
+                    remedy="train a new one with another storage_url and database",
+                )
+            stored = connection.scalar(sa.select(t.meta.c.value).where(t.meta.c.key == "identity"))
+            if stored is not None and replace:
+                connection.execute(t.meta.delete().where(t.meta.c.key == "identity"))
+                stored = None
+            if stored is None:
+                if not create:
+                    raise StateError("nothing was trained here", remedy="run `hybridmu train -c CONFIG` first")
+                value = json.dumps(identity, sort_keys=True)
+                connection.execute(t.meta.insert().values(key="identity", value=value))
+                if connection.scalar(sa.select(t.meta.c.value).where(t.meta.c.key == "system")) is None:
+                    connection.execute(t.meta.insert().values(key="system", value=uuid.uuid4().hex))
+                return
+        try:
+            known = json.loads(stored)
+        except ValueError as error:
+            refuse_damaged(str(error))
+        differing = _differences(known, json.loads(json.dumps(identity)))
+        if differing:
+            raise StorageMismatchError(
+                "this storage belongs to another configuration",
+                expected="the settings it was trained with",
+                got="; ".join(differing),
+                remedy="use that configuration, or another storage_url",
+            )
+
+    def system(self) -> str:
+        """Return the random name of this system, the same in all its certificates."""
+        with self._read.begin() as connection:
+            return str(connection.scalar(sa.select(t.meta.c.value).where(t.meta.c.key == "system")))
+
+    # ------------------------------------------------------------------ accepting
+
+    def accept(
+        self,
+        keys: Sequence[ResolvedKey],
+        *,
+        purged: Sequence[bytes] = (),
+        strategy: StrategyChoice = "auto",
+        caller: str = "",
+        limits: Limits | None = None,
+        idempotency_key: str | None = None,
+        payload: object = None,
+        deadline_seconds: float | None = None,
+        ignored_unknown: int = 0,
+        training_rows: int | None = None,
+        ingestion: Ingestion | None = None,
+        absent: Sequence[NamedKey] = (),
+        origin: Origin | None = None,
+        looked_at: int | None = None,
+    ) -> ForgetRequest:
+        """Commit a request with its tombstones and guard entries; durable when this returns.
+
+        Args:
+            keys: What to revoke; keys whose rows were all revoked in the meantime are counted, not revoked again.
+            purged: HMACs of keys of the call whose rows were purged before.
+            strategy: What the caller asks for.
+            caller: Who asks.
+            limits: What this caller may ask.
+            idempotency_key: The same key returns the same request.
+            payload: What the caller asked, to tell a repeat from a conflict; defaults to the keys.
+            deadline_seconds: Counted from now.
+            ignored_unknown: Keys of the call that do not exist and were ignored.
+            training_rows: Rows of the training table, revoked ones included; None: not to be checked.
+            ingestion: Corrected rows that come in once these are purged: their guard entries are lifted then.
+            absent: Keys of the call that no row here carries, but perhaps one in a linked model: they must not come in.
+            origin: The linked model that passes the request on; a request that is asked here is passed on to others.
+            looked_at: `Ingestions.stamp` before rows were looked for; None: not to be checked.
+
+        Returns:
+            The new request; or the earlier one, for a repeated idempotency key or when nothing new is asked. One that
+            touches no row here is PURGED at once.
+
+        Raises:
+            ConflictError: The idempotency key came with another payload before, or its request was cancelled.
+            RequestError: There is nothing to revoke and no earlier request to point to, a row to be corrected is
+                revoked already, or a name is too long.
+            AdmissionError: The caller's limits are reached.
+            WouldEmptyError: No training row would be left.
+            StateError: Rows came in since they were looked for.
+        """  # noqa: DOC501 - a function makes one
+        asked = payload if payload is not None else sorted((k.kind, k.key.hex()) for k in keys)
+        for name, text, longest in (("caller's name", caller, 80), ("idempotency key", idempotency_key or "", 200)):
+            if len(text) > longest:  # SQLite would take it, PostgreSQL would not
+                raise RequestError(
+                    f"the {name} is too long", expected=f"at most {longest} characters", got=str(len(text))
+                )
+        now = time.time()
+        deadline = origin.deadline_at if origin else now + deadline_seconds if deadline_seconds is not None else None
+        with transaction(self._write, "accept") as connection:
+            if repeat := self._repeat(connection, idempotency_key, [asked, strategy]):
+                return repeat
+            if looked_at is not None and stamp(connection) != looked_at:
+                raise StateError("rows came in while they were looked for", remedy="try again; nothing was changed")
+            systems = [] if origin or ingestion else live_systems(connection)
+            known = known_macs(connection, [key.mac for key in absent])
+            purged, absent = [*purged, *sorted(known)], [key for key in absent if key.mac not in known]
+            found = assess_keys(connection, keys)
+            if ingestion is not None and found.known:
+                raise _being_forgotten(found)
+            # Rows that were revoked before may still be in the served model: their removal is waited for, and taken
+            # up again when the request that asked for it failed.
+            owners = _owners(connection, found.covering, purged)
+            _take_up(connection, owners, strategy)
+            # Asking for a retrain by name also repairs exactly what an update removed before.
+            exactly = strategy == "retrain"
+            done = _watermarks(connection, exactly=exactly) if found.covering else {}
+            unremoved = [stone for stone in found.covering if stone.seq > done.get(stone.shard, 0)]
+            earlier = _waiting_for(connection, unremoved, exactly) if unremoved else _least_advanced(connection, owners)
+            if earlier is not None and not found.fresh:
+                _join(connection, earlier.request_id, caller, deadline)
+            passes_on = bool(systems and (found.fresh or absent))
+            request_id = _new_name()
+            if earlier is not None and not found.fresh and not passes_on:
+                request_id = earlier.request_id
+            elif found.fresh or unremoved:
+                if training_rows is not None and found.fresh:
+                    self._refuse_empty(connection, found, training_rows)
+                admit(connection, caller, limits, now)
+                _set(connection, sorted({stone.request_id for stone in unremoved}), joined=True)
+                connection.execute(
+                    t.requests.insert().values(
+                        request_id=request_id,
+                        state=RequestState.RECEIVED,
+                        strategy=strategy,
+                        caller=caller,
+                        keys=len({(key.kind, key.key) for key, _ in found.fresh}),
+                        already_forgotten=len({(key.kind, key.key) for key in found.known}) + len(set(purged)),
+                        ignored_unknown=ignored_unknown,
+                        received_at=now,
+                        deadline_at=deadline,
+                        origin=origin.text if origin else None,
+                    )
+                )
+                _bury(connection, request_id, found.fresh, unremoved)
+            elif origin or passes_on:
+                admit(connection, caller, limits, now)
+                reason = f"its rows here are those of request {earlier.request_id}" if earlier else "it has no row here"
+                there = {"strategy": strategy, "caller": caller, "received_at": now, "deadline_at": deadline}
+                there |= {"already_forgotten": len(set(purged)), "origin": origin.text if origin else None}
+                _end_at_once(connection, request_id, reason, now, there)
+            else:
+                raise RequestError("the request is empty", expected="at least one id or group")
+            if passes_on:
+                fresh = {
+                    (key.kind, key.key): NamedKey(key.kind, key.key, key.mac, key.mac_key) for key, _ in found.fresh
+                }
+                file_forwards(connection, request_id, systems, [*fresh.values(), *absent])
+            remember_forgotten(connection, request_id, keys, purged, absent, returns=ingestion is not None)
+            if ingestion is not None:
+                insert(connection, replace(ingestion, after_request=request_id))
+            remember(connection, idempotency_key, [asked, strategy], request_id)
+            return self._request(connection, t.requests.c.request_id == request_id)
+
+    def _refuse_empty(self, connection: Connection, found: Assessment, training_rows: int) -> None:
+        """Refuse to revoke the last training row.
+
+        What was summed up before is kept, since a request must not cost a pass over all tombstones. Cancelled ones
+        are still in that sum, so only a fresh one refuses.
+
+        Raises:
+            would_empty: No row would be left.
+        """
+        going = sum(rows for _, rows in found.fresh)
+        for start, known in (self._revoked, (0, 0)):
+            seq, rows = t.tombstones.c.seq, t.tombstones.c.rows
+            row = connection.execute(sa.select(sa.func.max(seq), sa.func.sum(rows)).where(seq > start)).one()
+            self._revoked = (int(row[0] or start), known + int(row[1] or 0))
+            if self._revoked[1] + going < training_rows:
+                return
+        raise would_empty()
+
+    def assess(self, keys: Sequence[ResolvedKey]) -> Assessment:
+        """Return what keys would revoke now; changes nothing."""
+        with self._read.begin() as connection:
+            return assess_keys(connection, keys)
+
+    def find_repeat(
+        self, idempotency_key: str | None, payload: object, strategy: StrategyChoice
+    ) -> ForgetRequest | None:
+        """Return the request that an idempotency key already names.
+
+        Raises:
+            ConflictError: It came with another payload, or its request was cancelled.
+        """
+        with self._read.begin() as connection:
+            return self._repeat(connection, idempotency_key, [payload, strategy])
+
+    def hasten(self, request_id: str, deadline_at: float | None) -> None:
+        """Let an earlier deadline hold for a request that is not purged yet."""
+        if deadline_at is not None:
+            with self._write.begin() as connection:
+                _hasten(connection, request_id, deadline_at)
+
+    def cancel(self, request_id: str, caller: str = "") -> ForgetRequest:
+        """Take back a request that nobody began to fulfil; its tombstones and guard entries are lifted with it.
+
+        Args:
+            request_id: The request.
+            caller: Who takes it back, for the log.
+
+        Returns:
+            The request, CANCELLED.
+
+        Raises:
+            StateError: It is past RECEIVED, or another request, caller or model relies on it.
+        """
+        with transaction(self._write, "cancel") as connection:
+            mine = t.requests.c.request_id == request_id
+            request = self._request(connection, mine)
+            if request.state is RequestState.CANCELLED:
+                return request
+            if request.state is not RequestState.RECEIVED:
+                raise StateError(
+                    f"request {request_id} can't be cancelled any more",
+                    expected="state RECEIVED",
+                    got=str(request.state),
+                    remedy="what was removed can be brought back by `readmit` and `ingest` only",
+                )
+            if request.origin is not None:
+                raise StateError(
+                    f"request {request_id} can't be cancelled: a linked model passed it on, and it is begun there",
+                    remedy="let it be fulfilled",
+                )
+            if connection.scalar(sa.select(t.requests.c.joined).where(mine)):
+                raise StateError(
+                    f"request {request_id} can't be cancelled: another caller or request asked for the same rows",
+                    remedy="let it be fulfilled",
+                )
+            for table in (t.tombstones, t.guard, t.needs):
+                connection.execute(table.delete().where(table.c.request_id == request_id))
+            withdraw(connection, request_id)
+            withdraw_forwards(connection, request_id)
+            connection.execute(
+                t.requests
+                .update()
+                .where(t.requests.c.request_id == request_id)
+                .values(state=RequestState.CANCELLED, reason=f"cancelled by {caller}" if caller else "cancelled")
+            )
+            return self._request(connection, t.requests.c.request_id == request_id)
+
+    # ------------------------------------------------------------------ reading
+
+    def request(self, request_id: str) -> ForgetRequest:
+        """Return one request.
+
+        Raises:
+            StateError: There is none of that name.
+        """
+        with self._read.begin() as connection:
+            return self._request(connection, t.requests.c.request_id == request_id)
+
+    def requests(self, states: Iterable[RequestState] = (), caller: str | None = None) -> list[ForgetRequest]:
+        """Return requests in commit order, all or those in the given states and of one caller."""
+        query = t.requests.select().order_by(t.requests.c.seq)
+        wanted = list(states)
+        if wanted:
+            query = query.where(t.requests.c.state.in_(wanted))
+        if caller is not None:
+            query = query.where(t.requests.c.caller == caller)
+        with self._read.begin() as connection:
+            return [_to_request(row) for row in connection.execute(query)]
+
+    def tombstones(self, shards: Iterable[int] | None = None) -> dict[int, list[Tombstone]]:
+        """Return shard → its tombstones in commit order, without purged ones, whose rows are gone from every file."""
+        query = t.tombstones.select().where(t.tombstones.c.key.is_not(None)).order_by(t.tombstones.c.seq)
+        if shards is not None:
+            query = query.where(t.tombstones.c.shard.in_(sorted(set(shards))))
+        found: dict[int, list[Tombstone]] = {}
+        with self._read.begin() as connection:
+            for row in connection.execute(query):
+                found.setdefault(row.shard, []).append(to_tombstone(row))
+        return found
+
+    def shards_of(self, request_ids: Sequence[str]) -> dict[str, dict[int, int]]:
+        """Return request → shard → the tombstone number up to which it waits for that shard's removals."""
+        found: dict[str, dict[int, int]] = {request_id: {} for request_id in request_ids}
+        with self._read.begin() as connection:
+            for part in parts(list(request_ids)):
+                for row in connection.execute(t.needs.select().where(t.needs.c.request_id.in_(part))):
+                    found[row.request_id][row.shard] = row.upto
+        return found
+
+    def counts(self, shards: Collection[int] | None = None) -> dict[int, dict[int, tuple[int, int, int]]]:
+        """Count revoked training rows against the newest sub-model of each shard, purged tombstones included.
+
+        Args:
+            shards: Which shards; all by default.
+
+        Returns:
+            Shard → slice → training rows (out of the last exact run, revoked since, of these not removed at all).
+        """
+        shard, slice_ = t.tombstones.c.shard, t.tombstones.c.slice
+        seq, rows = t.tombstones.c.seq, t.tombstones.c.rows
+        found: dict[int, dict[int, tuple[int, int, int]]] = {}
+        with self._read.begin() as connection:
+            marks = {row.shard: (row.exact_upto, row.removed_upto) for row in connection.execute(sa.select(newest()))}
+            straddling = set()
+            for part in [None] if shards is None else parts(sorted(shards)):
+                # The database adds up whole slices; only those that a watermark divides are looked at row by row.
+                query = sa.select(shard, slice_, sa.func.sum(rows), sa.func.min(seq), sa.func.max(seq))
+                query = query.group_by(shard, slice_)
+                for s, i, total, first, last in connection.execute(
+                    query if part is None else query.where(shard.in_(part))
+                ):
+                    exact, removed = marks.get(s, (0, 0))
+                    if first <= exact < last or first <= removed < last:
+                        straddling.add(s)
+                    count = int(total)
+                    base, fresh = (count if last <= exact else 0), (count if first > removed else 0)
+                    found.setdefault(s, {})[i] = (base, count - base, fresh)
+            for part in parts(sorted(straddling)):
+                for s in part:
+                    found[s] = {}
+                for s, i, number, count in connection.execute(
+                    sa.select(shard, slice_, seq, rows).where(shard.in_(part))
+                ):
+                    exact, removed = marks[s]
+                    base, since, fresh = found[s].get(i, (0, 0, 0))
+                    found[s][i] = (
+                        base + count * (number <= exact),
+                        since + count * (number > exact),
+                        fresh + count * (number > removed),
+                    )
+        return found
+
+    def revoked(self, digests: Iterable[bytes]) -> set[bytes]:
+        """Return which of these key digests have a tombstone."""
+        with self._read.begin() as connection:
+            return {bytes(row.key) for row in by_key(connection, sorted(set(digests)))}
+
+    # ------------------------------------------------------------------ the coordinator's marks
+
+    def mark_planned(self, token: int, request_ids: Sequence[str], round_id: str, version: int) -> bool:
+        """Move requests to PLANNED in a round, fenced.
+
+        Returns:
+            False, and nothing is changed, when one of them was cancelled since it was looked at.
+        """
+        with transaction(self._write, "planned") as connection:
+            fence(connection, token)
+            for part in parts(list(request_ids)):
+                cancelled = t.requests.c.request_id.in_(part) & (t.requests.c.state == RequestState.CANCELLED)
+                if connection.execute(sa.select(t.requests.c.seq).where(cancelled)).first():
+                    return False
+            _set(connection, request_ids, state=RequestState.PLANNED, version_before=version)
+            connection.execute(t.rounds.insert(), [{"request_id": r, "round_id": round_id} for r in request_ids])
+            return True
+
+    def take(self, token: int, shards: Sequence[int] | None) -> dict[int, list[Tombstone]]:
+        """Return shard → its tombstones for a job that starts now, fenced.
+
+        Requests that brought them are PLANNED from here on: what is started without their rows can't be cancelled.
+        """
+        there = t.tombstones.c.key.is_not(None)
+        where = there if shards is None else sa.and_(there, t.tombstones.c.shard.in_(list(shards)))
+        taken = sa.select(t.tombstones.c.request_id).where(where).distinct()
+        received = t.requests.c.state == RequestState.RECEIVED
+        found: dict[int, list[Tombstone]] = {}
+        with transaction(self._write, "take") as connection:
+            fence(connection, token)
+            connection.execute(
+                t.requests
+                .update()
+                .where(received & t.requests.c.request_id.in_(taken))
+                .values(state=RequestState.PLANNED)
+            )
+            for row in connection.execute(t.tombstones.select().where(where).order_by(t.tombstones.c.seq)):
+                found.setdefault(row.shard, []).append(to_tombstone(row))
+        return found
+
+    def mark_failed(self, token: int, request_ids: Sequence[str], reason: str) -> None:
+        """Move requests to FAILED, fenced; their tombstones stay. What was cancelled meanwhile stays so."""
+        with self._write.begin() as connection:
+            fence(connection, token)
+            for part in parts(list(request_ids)):
+                open_ = t.requests.c.request_id.in_(part) & t.requests.c.state.in_(_WAITING)
+                connection.execute(t.requests.update().where(open_).values(state=RequestState.FAILED, reason=reason))
+
+    def mark_served(self, token: int, upto_version: int) -> list[str]:
+        """Return the requests of versions ≤ `upto_version` that this call moved from APPLIED to SERVED, fenced."""
+        where = (t.requests.c.state == RequestState.APPLIED) & (t.requests.c.version_after <= upto_version)
+        with self._read.begin() as connection:  # most calls find nothing and need not write
+            if not connection.scalar(sa.select(sa.func.count()).select_from(t.requests).where(where)):
+                return []
+        with transaction(self._write, "served") as connection:
+            fence(connection, token)
+            ids = list(connection.scalars(sa.select(t.requests.c.request_id).where(where)))
+            _set(connection, ids, state=RequestState.SERVED, served_at=time.time())
+            return ids
+
+    # ------------------------------------------------------------------ helpers
+
+    def _request(self, connection: Connection, where: Any) -> ForgetRequest:
+        row = connection.execute(t.requests.select().where(where)).first()
+        if row is None:
+            raise StateError("there is no such request", remedy="list them with `hybridmu requests list`")
+        return _to_request(row)
+
+    def _repeat(self, connection: Connection, key: str | None, payload: object) -> ForgetRequest | None:
+        name = repeated(connection, key, payload)
+        if name is None:
+            return None
+        request = self._request(connection, t.requests.c.request_id == name)
+        if request.state is RequestState.CANCELLED:
+            raise ConflictError(
+                f"the idempotency key {key!r} belongs to request {request.request_id}, which was cancelled",
+                remedy="use a new key to ask again",
+            )
+        return request
+
+
+def _owners(connection: Connection, covering: Sequence[Tombstone], purged: Sequence[bytes]) -> list[str]:
+    """Return the requests that revoked rows of a call, purged ones included."""
+    ids = {stone.request_id for stone in covering}
+    for part in parts(sorted(set(purged))):
+        ids |= set(connection.scalars(sa.select(t.guard.c.request_id).where(t.guard.c.mac.in_(part))))
+    return sorted(ids)
+
+
+def _take_up(connection: Connection, request_ids: Sequence[str], strategy: StrategyChoice) -> None:
+    """Let those of these requests that failed be tried again, the way they are asked for now."""
+    for part in parts(request_ids):
+        failed = t.requests.c.request_id.in_(part) & (t.requests.c.state == RequestState.FAILED)
+        connection.execute(
+            t.requests.update().where(failed).values(state=RequestState.PLANNED, strategy=strategy, reason=None)
+        )
+
+
+def _least_advanced(connection: Connection, request_ids: Sequence[str]) -> ForgetRequest | None:
+    """Return the request among these that will be the last to end, the newest among equals."""
+    life = list(RequestState)
+    rows = [
+        row
+        for part in parts(request_ids)
+        for row in connection.execute(t.requests.select().where(t.requests.c.request_id.in_(part)))
+    ]
+    best = min(rows, key=lambda row: (life.index(RequestState(row.state)), -row.seq), default=None)
+    return _to_request(best) if best is not None else None
+
+
+def _waiting_for(connection: Connection, stones: Sequence[Tombstone], exactly: bool) -> ForgetRequest | None:
+    """Return the newest open request that waits for all these tombstones: one of theirs, else one without its own."""
+    upto = {stone.shard: stone.seq for stone in stones}  # they are in commit order
+    open_ = sa.and_(t.requests.c.state.in_(_WAITING), t.requests.c.strategy == "retrain" if exactly else sa.true())
+    bare = t.requests.select().where(open_ & (t.requests.c["keys"] == 0))
+    rows = {row.seq: row for row in connection.execute(bare)}
+    for part in parts(sorted({stone.request_id for stone in stones})):
+        theirs = t.requests.select().where(open_ & t.requests.c.request_id.in_(part))
+        rows |= {row.seq: row for row in connection.execute(theirs)}
+    waits: dict[str, dict[int, int]] = {row.request_id: {} for row in rows.values()}
+    for part in parts(list(waits)):
+        for need in connection.execute(t.needs.select().where(t.needs.c.request_id.in_(part))):
+            waits[need.request_id][need.shard] = need.upto
+    for row in sorted(rows.values(), key=lambda row: (row.keys > 0, row.seq), reverse=True):
+        if all(waits[row.request_id].get(shard, 0) >= seq for shard, seq in upto.items()):
+            return _to_request(row)
+    return None
+
+
+def _join(connection: Connection, request_id: str, caller: str, deadline: float | None) -> None:
+    """Note that another call was pointed to a request, and let the earlier deadline hold until it is purged."""
+    mine = t.requests.c.request_id == request_id
+    connection.execute(t.requests.update().where(mine & (t.requests.c.caller != caller)).values(joined=True))
+    if deadline is not None:
+        _hasten(connection, request_id, deadline)
+
+
+def _hasten(connection: Connection, request_id: str, deadline: float) -> None:
+    mine = t.requests.c.request_id == request_id
+    later = t.requests.c.deadline_at.is_(None) | (t.requests.c.deadline_at > deadline)
+    open_ = t.requests.c.purged_at.is_(None)
+    if connection.execute(t.requests.update().where(mine & later & open_).values(deadline_at=deadline)).rowcount:
+        tell_again(connection, request_id)
+
+
+def _end_at_once(connection: Connection, request_id: str, reason: str, now: float, values: dict[str, Any]) -> None:
+    """Write a request that touches no row here: PURGED, without a certificate."""
+    version = connection.scalar(sa.select(t.serving.c.version))
+    times = dict.fromkeys(("applied_at", "served_at", "exact_at", "purged_at"), now)
+    versions = dict.fromkeys(("version_before", "version_after", "version_exact"), version)
+    mine = {"request_id": request_id, "state": RequestState.PURGED, "keys": 0, "reason": reason}
+    connection.execute(t.requests.insert().values(**mine, **times, **versions, **values))
+
+
+def _new_name() -> str:
+    return f"r-{uuid.uuid4().hex[:16]}"
+
+
+def _bury(
+    connection: Connection,
+    request_id: str,
+    fresh: Sequence[tuple[ResolvedKey, int]],
+    unremoved: Sequence[Tombstone],
+) -> None:
+    """Write tombstones and what the request waits for."""
+    if fresh:
+        connection.execute(
+            t.tombstones.insert(),
+            [
+                {"request_id": request_id, "kind": k.kind, "key": k.key, "shard": k.shard, "slice": k.slice, "rows": n}
+                for k, n in fresh
+            ],
+        )
+    own = sa.select(t.tombstones.c.shard, sa.func.max(t.tombstones.c.seq)).where(
+        t.tombstones.c.request_id == request_id
+    )
+    upto = {row[0]: row[1] for row in connection.execute(own.group_by(t.tombstones.c.shard))}
+    for stone in unremoved:
+        upto[stone.shard] = max(upto.get(stone.shard, 0), stone.seq)
+    connection.execute(
+        t.needs.insert(),
+        [{"request_id": request_id, "shard": shard, "upto": seq} for shard, seq in sorted(upto.items())],
+    )
+
+
+def _being_forgotten(found: Assessment) -> RequestError:
+    requests = sorted({stone.request_id for stone in found.covering})
+    return RequestError(
+        f"{len({(key.kind, key.key) for key in found.known})} row(s) to be corrected are revoked already",
+        expected="live rows; nothing was changed",
+        got=f"rows of request(s) {', '.join(requests[:5])}",
+        remedy="once the request is PURGED, `readmit` their ids and `ingest` the corrected rows",
+    )
+
+
+def newest() -> sa.Subquery:
+    """Return the newest sub-model record of every shard: shard, removed_upto, exact_upto."""
+    last = (
+        sa
+        .select(t.version_shards.c.shard, sa.func.max(t.version_shards.c.version).label("version"))
+        .group_by(t.version_shards.c.shard)
+        .subquery()
+    )
+    return (
+        sa
+        .select(t.version_shards.c.shard, t.version_shards.c.removed_upto, t.version_shards.c.exact_upto)
+        .join(last, (t.version_shards.c.shard == last.c.shard) & (t.version_shards.c.version == last.c.version))
+        .subquery()
+    )
+
+
+def _watermarks(connection: Connection, *, exactly: bool) -> dict[int, int]:
+    """Return shard → its watermark in the newest version: of exact removals, or of all."""
+    last = newest()
+    return {row.shard: row.exact_upto if exactly else row.removed_upto for row in connection.execute(sa.select(last))}
+
+
+def _set(connection: Connection, request_ids: Sequence[str], **values: Any) -> None:
+    for part in parts(list(request_ids)):
+        connection.execute(t.requests.update().where(t.requests.c.request_id.in_(part)).values(**values))
+
+
+def _to_request(row: Row[Any]) -> ForgetRequest:
+    fields = {name: getattr(row, name) for name in ForgetRequest.__dataclass_fields__ if name != "state"}
+    return ForgetRequest(state=RequestState(row.state), **fields)
+
+
+def _differences(stored: dict[str, Any], ours: dict[str, Any], prefix: str = "") -> list[str]:
+    found = []
+    for key in sorted({*stored, *ours}):
+        a, b = stored.get(key), ours.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            found += _differences(a, b, f"{prefix}{key}.")
+        elif a != b:
+            found.append(f"{prefix}{key}: storage has {a!r}, the configuration {b!r}")
+    return found
