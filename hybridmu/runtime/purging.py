@@ -37,6 +37,7 @@ from hybridmu.store.purge.scrub import clean
 from hybridmu.store.purge.survey import Key, Survey
 from hybridmu.store.sql.controls import Controls, Hold
 from hybridmu.store.sql.deletions import Deletions, Passed, Purgeable
+from hybridmu.store.sql.ingestions import Ingestions
 from hybridmu.store.sql.ledger import Ledger
 from hybridmu.store.sql.measurements import Measurements
 from hybridmu.store.sql.registry import Registry
@@ -101,6 +102,7 @@ class Purger:
         self._engine, self._queue, self._renew, self._clean = engine, queue, renew, clean
         self._ledger, self._registry, self._controls = Ledger(engine), Registry(engine), Controls(engine)
         self._measurements, self._deletions = Measurements(engine), Deletions(engine)
+        self._ingestions = Ingestions(engine)
         self._certificates, self._journal = Certificates(site.storage), Journal(site.storage, engine)
         self._keyring = Keyring(site.settings)
         self._batch: _Batch | None = None
@@ -291,7 +293,7 @@ class Purger:
                 system=system,
                 request=RequestFacts(
                     id=request.request_id,
-                    kind="forget",
+                    kind="forget" if self._ingestions.of_request(request.request_id) is None else "correct",
                     received_at=request.received_at,
                     applied_at=request.applied_at,
                     served_at=request.served_at,

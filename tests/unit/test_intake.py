@@ -58,7 +58,7 @@ def test_corrected_rows_replace_the_old_ones_bit_for_bit(world):
     assert_equal_to_reference(system, config, without(table, chosen), later=[(path, 1, new["epochs"])])
     assert not system.guard.any()  # they are not forgotten: they came back
     (certificate,) = system._driver._purger._certificates.all()
-    assert len(certificate["keys"]) == 4
+    assert (certificate["request"]["kind"], len(certificate["keys"])) == ("correct", 4)
     assert check(certificate).ok
     # They are rows like all others.
     assert system.forget(ids=chosen[:2], strategy="retrain", wait=True)["keys"] == 2
