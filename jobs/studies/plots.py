@@ -104,8 +104,13 @@ def _line(
 
 def _panels(found: Sequence[Record]) -> tuple[Figure, dict[str, Axes]]:
     names = list(dict.fromkeys(map(_name, found))) or ["nothing measured"]
-    figure = Figure(figsize=(5.2 * len(names), 4), layout="constrained")
-    return figure, dict(zip(names, figure.subplots(1, len(names), squeeze=False)[0], strict=True))
+    columns = min(3, len(names))
+    rows = -(-len(names) // columns)
+    figure = Figure(figsize=(5.2 * columns, 4 * rows), layout="constrained")
+    every = figure.subplots(rows, columns, squeeze=False).reshape(-1)
+    for unused in every[len(names) :]:
+        unused.set_axis_off()
+    return figure, dict(zip(names, every[: len(names)], strict=True))
 
 
 def _name(record: Record) -> str:

@@ -135,6 +135,23 @@ def stream(folder: Path, _: str) -> str:
     return _table(head, lines)
 
 
+def boundary(folder: Path, _: str) -> str:
+    """Return what retraining and updating cost, by where the deletion begins, on systems of several shapes."""
+    found = [record for record in records.read(folder / "boundary.csv") if record.mix.startswith("from:")]
+    shown = ("sisa", "dpus-optimised", "dpus-newton")
+    lines: list[Row] = []
+    for system, mix in sorted({(_system(record), record.mix) for record in found}):
+        group = [record for record in found if (_system(record), record.mix) == (system, mix)]
+        by_name = {name: [record for record in group if record.strategy == name] for name in (*shown, "hybrid")}
+        if all(by_name.values()):
+            costs = [statistics.mean(record.cpu_seconds for record in by_name[name]) for name in shown]
+            gaps = [f"{statistics.mean(record.gap for record in by_name[name]):+.4f}" for name in shown[1:]]
+            rules = "; ".join(record.rules for record in by_name["hybrid"])
+            lines.append((system, mix, *(f"{cost:.2f}" for cost in costs), *gaps, f"{noise_of(group):.4f}", rules))
+    head = ("system", "mix", *(f"{name}, s" for name in shown), *(f"gap of {name}" for name in shown[1:]))
+    return _table((*head, "noise", "the planner's rules"), lines)
+
+
 def planner(folder: Path, _: str) -> str:
     """Return which rules decided for the hybrid, and how good its estimates were."""
     found = [r for r in records.read(folder / "headline.csv") if r.strategy == "hybrid" and r.rules]
@@ -213,6 +230,7 @@ def _table(head: Row, lines: Iterable[Row]) -> str:
 
 
 TABLES: dict[str, Callable[[Path, str], str]] = {
+    "boundary": boundary,
     "headline": headline,
     "planner": planner,
     "runs": runs,
