@@ -94,8 +94,8 @@ WORLDS = {
     ),
     "growing": World(grows="ingest", overrides={"sisa": _TINY, "policy": _RETRAIN}),
     "corrected": World(grows="correct", overrides={"sisa": _TINY, "policy": _RETRAIN}),
-    "linked": World(linked=True, overrides={"sisa": _TINY, "policy": _RETRAIN}),
     "damaged": World(damaged=True, overrides={"sisa": {**_TINY, "slices": 3}, "policy": _RETRAIN}),
+    "linked": World(linked=True, overrides={"sisa": _TINY, "policy": _RETRAIN}),
 }
 
 
