@@ -196,24 +196,31 @@ class Campaign:
             yield from self._disturb(kills, lambda **args: pool.submit(call, "disturbed", **args))
 
     def _disturb(self, kills: int, submit: Callable[..., Future[Any]]) -> Iterator[Run]:
-        deaths, plans = 0, self._plans()
+        deaths, runs, plans = 0, 0, self._plans(faults.POINTS)
+        spared = {point for found in self.calm.values() for point, count in found["counts"].items() if count}
         flying: dict[Future[Any], tuple[str, int, tuple[Kill, ...]]] = {}
-        while deaths < kills or flying:
-            while deaths + len(flying) < kills and len(flying) < 2 * self.workers:
-                world, seed, armed = plan = next(plans)
-                blobs = self.calm[world, seed]["blobs"]
-                flying[submit(world=world, seed=seed, kills=armed, blobs=blobs)] = plan
+        while deaths < kills or flying or (spared and runs < 2 * kills):
+            while len(flying) < 2 * self.workers and deaths + len(flying) < kills:
+                runs += self._start(next(plans), submit, flying)
+            if not flying:  # which points a life comes by depends on the time too: some kills did not strike
+                runs += self._start(next(self._plans(sorted(spared))), submit, flying)
             for ended in wait(flying, return_when=FIRST_COMPLETED).done:
                 found, plan = ended.result(), flying.pop(ended)
                 died = tuple((point, hit) for point, hit in found["deaths"])
                 deaths += len(died)
+                spared -= {point for point, _ in died}
                 yield Run(*plan, died, *(tuple(found[kind]) for kind in ("lost", "doubled", "diverged")))
 
-    def _plans(self) -> Iterator[tuple[str, int, tuple[Kill, ...]]]:
-        """Yield what to kill: every fault point in turn, in some schedule that reaches it."""
+    def _start(self, plan: tuple[str, int, tuple[Kill, ...]], submit: Callable[..., Future[Any]], flying: Any) -> int:
+        world, seed, armed = plan
+        flying[submit(world=world, seed=seed, kills=armed, blobs=self.calm[world, seed]["blobs"])] = plan
+        return 1
+
+    def _plans(self, points: Sequence[str]) -> Iterator[tuple[str, int, tuple[Kill, ...]]]:
+        """Yield what to kill: every one of these fault points in turn, in some schedule that reaches it."""
         seen: set[object] = set()
         while True:
-            for point in faults.POINTS:
+            for point in points:
                 stories = [story for story, found in self.calm.items() if found["counts"].get(point)]
                 if not stories:
                     continue
