@@ -14,8 +14,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,11 +44,12 @@ def on_ray(kills: int, seed: int, folder: Path) -> tuple[Counter[str], dict[str,
     """Return kind of actor → deaths, and what went wrong, after killing so many actors, some per system."""
     os.environ.update(_RAY)
     from tests.ray.chaos import RayChaos
+    from tests.ray.support import small_cluster
 
     deaths: Counter[str] = Counter()
     wrong: dict[str, list[str]] = {kind: [] for kind in _KINDS}
     progress = _Progress(kills)
-    with _cluster():
+    with small_cluster():
         while (left := kills - sum(deaths.values())) > 0:
             number = sum(deaths.values())
             place = folder / str(number)
@@ -60,26 +60,6 @@ def on_ray(kills: int, seed: int, folder: Path) -> tuple[Counter[str], dict[str,
                 wrong[kind] += [f"after {number} kills: {words}" for words in found[kind]]
             progress.show(sum(deaths.values()), wrong)
     return deaths, wrong
-
-
-@contextmanager
-def _cluster() -> Iterator[None]:
-    import ray
-
-    with tempfile.TemporaryDirectory(prefix="r", dir="/tmp") as folder:
-        ray.init(
-            num_cpus=2,
-            object_store_memory=200 * 2**20,
-            include_dashboard=False,
-            namespace="hybridmu",
-            log_to_driver=False,
-            logging_level="error",
-            _temp_dir=folder,
-        )
-        try:
-            yield
-        finally:
-            ray.shutdown()
 
 
 class _Progress:

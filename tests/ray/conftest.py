@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import ray
 
-from tests.ray.support import Head, leave_nothing, short_tmp
+from tests.ray.support import Head, leave_nothing, short_tmp, small_cluster
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -34,18 +34,8 @@ def _apart() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[None]:
     """Two CPUs, no GPU; `ensure_ray` finds it initialised."""
-    with short_tmp() as folder:
-        ray.init(
-            num_cpus=2,
-            object_store_memory=200 * 2**20,
-            include_dashboard=False,
-            namespace="hybridmu",
-            log_to_driver=False,
-            logging_level="error",
-            _temp_dir=folder,
-        )
+    with small_cluster():
         yield
-        ray.shutdown()
 
 
 @pytest.fixture(scope="session")

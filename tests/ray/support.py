@@ -96,6 +96,25 @@ def free_port() -> int:
 
 
 @contextmanager
+def small_cluster() -> Iterator[None]:
+    """Two CPUs, no GPU, in this process; `ensure_ray` finds it initialised."""
+    with short_tmp() as folder:
+        ray.init(
+            num_cpus=2,
+            object_store_memory=200 * 2**20,
+            include_dashboard=False,
+            namespace="hybridmu",
+            log_to_driver=False,
+            logging_level="error",
+            _temp_dir=folder,
+        )
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+@contextmanager
 def short_tmp() -> Iterator[str]:
     """A folder with a short path: Ray puts Unix sockets into it, whose paths may have 107 characters."""
     folder = tempfile.mkdtemp(prefix="r", dir="/tmp")
