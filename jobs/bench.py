@@ -182,7 +182,8 @@ def _peer_system(folder: Path, executor: Any, epochs: int) -> System:
             "task": {"name": "mlp", "hidden": [128]},
             "sisa": {"shards": 8, "slices": 5, "epochs": epochs, "batch_size": 16},
             "optimizer": {"name": "sgd", "lr": 0.1},
-            "policy": {"strategy": "retrain"},
+            # The purge of one request would run beside the next one, and be measured with it.
+            "policy": {"strategy": "retrain", "retention_seconds": 3600.0},
             "cluster": {"max_parallel": 2, "cpus_per_shard": 1},
             "storage_url": str(folder / "storage"),
         },
