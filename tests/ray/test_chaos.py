@@ -11,6 +11,7 @@ from tests.ray.chaos import VICTIMS, Death, RayChaos
 KILLS = 20
 
 
+@pytest.mark.slow  # with the other kill campaign
 @pytest.mark.timeout(400)
 @pytest.mark.usefixtures("cluster")
 def test_twenty_kills_while_requests_come_in(tmp_path: Path) -> None:
