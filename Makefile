@@ -3,6 +3,8 @@ BIN := .venv/bin
 # Ray on this machine alone: no usage reports, loopback only.
 export RAY_USAGE_STATS_ENABLED ?= 0
 export RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER ?= 0
+# Two processes, also where there are more cores: Ray's tests are one half of the time, and run in one.
+PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
 
 .PHONY: demo test test-full check format clean
 
@@ -15,10 +17,10 @@ demo: .venv/.installed      ## train, forget, prove, serve, purge and certify on
 	$(BIN)/hybridmu demo
 
 test: .venv/.installed      ## the suite
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-full: .venv/.installed ## the suite with its slow part
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 check: .venv/.installed     ## lint, docstrings, types, import direction
 	$(BIN)/ruff check .

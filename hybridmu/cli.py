@@ -20,7 +20,19 @@ from rich.table import Table
 
 from hybridmu import config, datasets
 from hybridmu.commands import certificate, incoming, keys, models, operate, storage
-from hybridmu.commands.console import ConfigOption, JsonOption, Verbs, bar, emit, err, errors, operator, out, progress
+from hybridmu.commands.console import (
+    ConfigOption,
+    JsonOption,
+    Verbs,
+    bar,
+    emit,
+    err,
+    errors,
+    operator,
+    out,
+    print_table,
+    progress,
+)
 from hybridmu.errors import ConfigError
 from hybridmu.runtime.coordinator import Snapshot
 from hybridmu.system import System, connect
@@ -268,7 +280,7 @@ def _verified(result: dict[str, Any]) -> None:
         gap, ours, theirs = (s.get(name) for name in ("forget_loss_gap", "accuracy", "oracle_accuracy"))
         shown = [f"{x:.4f}" if x is not None else "" for x in (gap, ours, theirs)]
         table.add_row(str(s["shard"]), "exact" if s["exact"] else "approximate", str(s["bitwise_equal"]), *shown)
-    out.print(table)
+    print_table(table)
     if foreign := [s["shard"] for s in result["shards"] if s["exact"] and not s["replayable"]]:
         out.print(f"shards {foreign} were made by other code, libraries, CPU or thread count: not replayable here")
     if result["guarded_rows_in_lake"]:

@@ -11,6 +11,9 @@ import json
 import os
 import tempfile
 import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -142,42 +145,89 @@ def plan(shards: int, pending: int) -> dict[str, Any]:
         }
 
 
+class _Counted:
+    """A file that counts the bytes read from it.
+
+    Args:
+        file: What is read.
+        name: Its name in storage.
+        bytes_read: Name → bytes so far; counted on.
+    """
+
+    def __init__(self, file: Any, name: str, bytes_read: Counter[str]) -> None:
+        self._file, self._name, self._bytes_read = file, name, bytes_read
+        self.closed = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)  # seek, tell, size, close
+
+    def read(self, size: int | None = None) -> bytes:
+        """Return the next bytes."""
+        return bytes(self.read_buffer(size))
+
+    def read_buffer(self, size: int | None = None) -> pa.Buffer:
+        """Return the next bytes without a copy; Arrow asks for them in this way."""
+        data = self._file.read_buffer(size)
+        self._bytes_read[self._name] += data.size
+        return data
+
+
+@contextmanager
+def _counting() -> Iterator[tuple[Counter[str], Counter[str]]]:
+    """Yield (name in storage → bytes read, name → times written), counted on until the end of the block."""
+    bytes_read: Counter[str] = Counter()
+    written: Counter[str] = Counter()
+    reading, publish = Storage.reading, Storage.publish
+
+    @contextmanager
+    def counted_reading(self: Storage, name: str, **options: Any) -> Iterator[pa.PythonFile]:
+        with reading(self, name, **options) as file:
+            yield pa.PythonFile(_Counted(file, name, bytes_read), mode="r")
+
+    def counted_publish(self: Storage, source: Path, name: str) -> None:
+        written[name] += 1
+        publish(self, source, name)
+
+    Storage.reading, Storage.publish = counted_reading, counted_publish  # type: ignore[method-assign]
+    try:
+        yield bytes_read, written
+    finally:
+        Storage.reading, Storage.publish = reading, publish  # type: ignore[method-assign]
+
+
 def purge(rows: int) -> dict[str, Any]:
-    """Purge one request that touches every shard; count how often each file of the lake is written.
+    """Purge one request that touches every shard; count how often each file of the lake is read and written.
 
     Args:
         rows: Rows of the table.
 
     Returns:
-        Seconds from exact to PURGED, and writes per file.
+        Seconds from exact to PURGED; of the tables and index files that were rewritten, the writes per file, and the
+        bytes read over the file's size (keys are read once more before and after, to find the rows and to look).
     """
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         with _system(folder, rows, 8, groups=True) as system:
-            written: dict[str, int] = {}
-            real = Storage.publish
-
-            def spy(self: Storage, source: Path, name: str) -> None:
-                written[name] = written.get(name, 0) + 1
-                real(self, source, name)
-
-            Storage.publish = spy  # type: ignore[method-assign]
-            try:
-                request = system.forget(ids=list(range(0, rows, rows // 200)), strategy="retrain", wait=True)
-                begun = time.perf_counter()
+            request = system.forget(ids=list(range(0, rows, rows // 200)), strategy="retrain", wait=True)
+            sizes = {file.name: file.size for file in system.site.storage.list("lake")}
+            begun = time.perf_counter()
+            with _counting() as (bytes_read, written):
                 system.run(until_idle=True)
-                taken = time.perf_counter() - begun
-            finally:
-                Storage.publish = real  # type: ignore[method-assign]
+            taken = time.perf_counter() - begun
+            tables = [name for name in written if name in sizes and "shard-" in name]
             final = system.ledger.request(request["request_id"])
-            size = sum(file.size for file in system.site.storage.list("lake"))
             return {
                 "rows": rows,
                 "state": str(final.state),
                 "purge_s": taken,
-                "lake_bytes": size,
+                "lake_bytes": sum(sizes.values()),
                 "files_written": len(written),
                 "writes_per_file": max(written.values(), default=0),
+                "reads_per_table": max((bytes_read[name] / sizes[name] for name in tables), default=0.0),
+                "reads_per_index": max(
+                    (bytes_read[name] / sizes[name] for name in written if name in sizes and name not in tables),
+                    default=0.0,
+                ),
             }
 
 

@@ -26,6 +26,15 @@ settings.register_profile(
 settings.load_profile("repeatable")
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep a file's tests in one process, and all that use Ray; those take longest, so they begin first."""
+    ray = Path(__file__).parent / "ray"
+    items.sort(key=lambda item: ray not in item.path.parents)
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("ray" if ray in item.path.parents else str(item.path)))
+
+
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [*os.environ]:

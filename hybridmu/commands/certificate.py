@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 
 from hybridmu import config
-from hybridmu.commands.console import ConfigOption, JsonOption, emit, errors, out
+from hybridmu.commands.console import ConfigOption, JsonOption, emit, errors, out, print_table
 from hybridmu.config import Settings
 from hybridmu.core.certificate import check, check_chain, fingerprint, parse
 from hybridmu.core.evidence import Finding
@@ -162,4 +162,4 @@ def _listed(found: list[dict[str, Any]]) -> None:
     table = Table(*found[0])
     for row in found:
         table.add_row(*map(str, row.values()))
-    out.print(table)
+    print_table(table)

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
 from typer.core import TyperGroup
 
 from hybridmu.errors import HybridMUError, UnknownKeysError
@@ -25,6 +26,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON documen
 
 err = Console(stderr=True)
 out = Console()
+_WIDEST = 10_000
 _UsageError: Any = typer.BadParameter.__base__  # the only public name of this family
 
 
@@ -150,6 +152,12 @@ def emit(result: Any, as_json: bool, show: Callable[[], object]) -> None:
         print(json.dumps(_finite(result), default=str))
     else:
         show()
+
+
+def print_table(table: Table) -> None:
+    """Print a table; where no terminal shows it, as wide as it is: a file or a pipe gets every cell whole."""
+    table.columns[0].no_wrap = True  # ids are copied
+    (out if out.is_terminal else Console(width=_WIDEST)).print(table)
 
 
 def _finite(value: Any) -> Any:

@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 
 from hybridmu import config
-from hybridmu.commands.console import ConfigOption, JsonOption, emit, errors, operator, out
+from hybridmu.commands.console import ConfigOption, JsonOption, emit, errors, operator, out, print_table
 from hybridmu.system import System, connect
 from hybridmu.types import IngestState
 
@@ -138,7 +138,7 @@ def _listed(found: list[dict[str, Any]]) -> None:
         cells = [new[name] for name in ("rows", "skipped", "generation", "version", "after_request", "reason")]
         shown = ["" if cell is None else str(cell) for cell in cells]
         table.add_row(new["ingest_id"], new["state"], new["caller"], *shown)
-    out.print(table)
+    print_table(table)
 
 
 def _say(text: str) -> None:

@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from hybridmu import config
-from hybridmu.commands.console import ConfigOption, JsonOption, emit, errors, operator, out, progress
+from hybridmu.commands.console import ConfigOption, JsonOption, emit, errors, operator, out, print_table, progress
 from hybridmu.errors import ConfigError
 from hybridmu.system import connect
 
@@ -93,7 +93,7 @@ def _listed(found: list[dict[str, Any]]) -> None:
         unsettled = not row["this"] and row["settled_at"] is None and row["state"] == "active"
         state = "active, not settled: link it again" if unsettled else row["state"]
         table.add_row(name, state, *("" if cell is None else str(cell) for cell in cells))
-    out.print(table)
+    print_table(table)
 
 
 def _say(text: str) -> None:

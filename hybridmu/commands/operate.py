@@ -13,7 +13,7 @@ import typer
 from rich.table import Table
 
 from hybridmu import config
-from hybridmu.commands.console import ConfigOption, JsonOption, emit, errors, operator, out
+from hybridmu.commands.console import ConfigOption, JsonOption, emit, errors, operator, out, print_table
 from hybridmu.system import System, connect
 from hybridmu.types import ForwardState, RequestState
 
@@ -171,7 +171,7 @@ def _listed(found: list[dict[str, Any]]) -> None:
         table.add_row(
             row["request_id"], row["state"], row["caller"], str(row["keys"]), _utc(row["received_at"]), *shown
         )
-    out.print(table)
+    print_table(table)
 
 
 def _shown(report: dict[str, Any]) -> None:
@@ -213,7 +213,7 @@ def _shards(report: dict[str, Any]) -> None:
             cells = (s["shard"], s["strategy"], s["rule"], s["revoked"], s["first_slice"], s["sample_visits"])
             seconds = (f"{s['measured_seconds']:.3f}", f"{s['estimated_seconds']:.3f}")
             table.add_row(*map(str, (*cells, s["planned_visits"], *seconds)))
-        out.print(table)
+        print_table(table)
 
 
 def _repair(report: dict[str, Any]) -> str:

@@ -112,7 +112,7 @@ def test_cpus_are_held_while_a_shard_trains_and_given_back(folder: Path, tmp_pat
     task = {"name": "tests.ray.tasks:Pausable", "hidden": [8], "pause": str(pause)}
     raw = support.config(folder, "held", sisa={**SISA, "shards": 1}, task=task)
     with hybridmu.connect(raw) as system:
-        assert ray.available_resources()["CPU"] == 2
+        support.until(lambda: ray.available_resources().get("CPU", 0) == 2)
         training = Thread(target=system.train)
         training.start()
         support.until(lambda: ray.available_resources().get("CPU", 0) == 1)

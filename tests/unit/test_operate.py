@@ -26,7 +26,7 @@ class Cli:
     def run(self, *command: str):
         """Run `VERB… [arguments]` over the configuration."""
         local = ["--local"] if command[0] in {"forget", "run"} else []
-        return CliRunner().invoke(app, [*command, "-c", str(self.config), *local], env={"COLUMNS": "200"})
+        return CliRunner().invoke(app, [*command, "-c", str(self.config), *local])
 
     def json(self, *command: str):
         """Return the one JSON document of a command that succeeds."""
