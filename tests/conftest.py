@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+from xdist.scheduler.loadscope import LoadScopeScheduling
 
 import hybridmu
 from tests import postgres, support
@@ -26,13 +27,24 @@ settings.register_profile(
 settings.load_profile("repeatable")
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
+class ByFile(LoadScopeScheduling):
+    """A file's tests run in one process, and so do all that use Ray."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return "tests/ray" if file.startswith("tests/ray/") else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
+    """Return who says which process runs which tests."""
+    return ByFile(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep a file's tests in one process, and all that use Ray; those take longest, so they begin first."""
+    """Begin with what uses Ray: it takes longest."""
     ray = Path(__file__).parent / "ray"
     items.sort(key=lambda item: ray not in item.path.parents)
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("ray" if ray in item.path.parents else str(item.path)))
 
 
 @pytest.fixture(autouse=True)
