@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 import hybridmu
-from jobs import forget
+from jobs import forget, submit
 from tests.ray import support
 from tests.ray.support import Head
 
@@ -72,7 +72,7 @@ def digits(head: Head, tmp_path_factory: pytest.TempPathFactory) -> Digits:
     return Digits(head, storage, document(done.stdout), package)
 
 
-def test_jobs_train_forget_run_and_audit(digits: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_jobs_train_forget_run_verify_and_audit(digits: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert digits.trained["version"] == 1
     assert digits.trained["voters"] == 4
     assert (digits.storage / "ledger.sqlite3").exists()
@@ -97,10 +97,17 @@ def test_jobs_train_forget_run_and_audit(digits: Digits, tmp_path: Path, monkeyp
         assert system.report(left["request_id"])["state"] == "PURGED"
 
     relative = digits.submit(f"python jobs/train.py -c {DIGITS} --json", storage="runs/digits")
-    state, log = digits.wait(digits.submit(f"python jobs/audit.py -c {DIGITS} --json"))
+    state, log = digits.wait(digits.submit(f"python jobs/verify.py -c {DIGITS} --json"))
     assert state == "SUCCEEDED", log
     assert document(log)["exact_claims_hold"] is True
     assert document(log)["version"] == 3
+
+    page = tmp_path / "audit.html"
+    quick = f"--models 8 --shards 1 --share 0.1 --output {page} --json"
+    state, log = digits.wait(digits.submit(f"python jobs/audit.py -c {DIGITS} {quick}"))
+    assert state == "SUCCEEDED", log
+    assert document(log)["telling"] is True
+    assert "<svg" in page.read_text()
 
     # The working directory of a job is a copy that goes away; results there would be lost.
     state, log = digits.wait(relative)
@@ -155,3 +162,45 @@ def test_serve_deploy_and_serve_run_answer_predictions(digits: Digits, tmp_path:
     finally:
         running.send_signal(signal.SIGINT)
         running.wait(60)
+
+
+def job_of(said: str) -> str:
+    """Return the submission id that `jobs/submit.py` told."""
+    return next(line.split()[0] for line in said.splitlines() if line.endswith(" is submitted"))
+
+
+@pytest.mark.slow
+def test_submitting_twice_runs_once_and_a_stopped_job_goes_on_under_a_new_name(digits: Digits, tmp_path: Path) -> None:
+    config, ids = str(digits.config(tmp_path)), tmp_path / "ids.txt"
+    ids.write_text("55\n")
+    script = ("python", "jobs/submit.py")
+    where = ("--address", digits.head.url)
+    forgetting = (*script, "forget", "-c", config, *where, "--deadline", "100", "--ids", str(ids), "--json")
+    first, second = digits.head.run(*forgetting), digits.head.run(*forgetting)
+    name = job_of(first.stderr)
+    assert f"{name} was submitted before" in second.stderr
+    assert document(first.stdout)["keys"] == 1
+    assert document(second.stdout) == document(first.stdout), "the same job's log"
+
+    # The daemon never ends by itself.
+    daemon = (*script, "run", "-c", config, *where, "--detach")
+    job = job_of(digits.head.run(*daemon).stderr)
+    assert f"{job} was submitted before" in digits.head.run(*daemon).stderr
+    assert "being stopped" in digits.head.run(*script, "stop", job, *where).stderr
+    assert digits.wait(job)[0] == "STOPPED"
+    assert digits.head.run(*script, "logs", job, *where, check=False).returncode == 1
+    again = digits.head.run(*script, "run", "-c", config, *where, "--until-idle")
+    assert "SUCCEEDED" in again.stderr
+    late = digits.head.run(*script, "run", "-c", config, *where, "--deadline", "2", check=False)
+    assert late.returncode == 1
+    assert "FAILED" in late.stderr
+
+
+@pytest.mark.parametrize("wrong", [["train"], ["stop"], ["forget", "-c", DIGITS, "--id", "3"], ["run", "-c", "none"]])
+def test_what_can_not_be_submitted_is_refused_before_a_cluster_is_asked(
+    wrong: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["jobs/submit.py", "--address", "http://127.0.0.1:9", *wrong])
+    with pytest.raises(SystemExit) as refused:
+        submit.main()
+    assert refused.value.code not in {0, None}
