@@ -19,7 +19,7 @@ import typer
 from rich.table import Table
 
 from hybridmu import config, datasets
-from hybridmu.commands import certificate, incoming, keys, models, operate, storage
+from hybridmu.commands import audit, certificate, incoming, keys, models, operate, storage
 from hybridmu.commands.console import (
     ConfigOption,
     JsonOption,
@@ -56,6 +56,7 @@ app.command()(incoming.ingest)
 app.command()(incoming.correct)
 app.command()(incoming.readmit)
 app.command()(models.reshard)
+app.command()(audit.audit)
 app.command()(storage.checkpoints)
 app.command()(storage.upgrade)
 app.command()(storage.decommission)

@@ -115,12 +115,26 @@ class OptimizerSettings(_Frozen):
     schedule: Literal["linear", "constant"] = "linear"
 
 
+class ComputeSettings(_Frozen):
+    """How a training step is computed. Each choice gives other bits, always the same ones; checkpoints name it.
+
+    Attributes:
+        precision: `bfloat16` multiplies matrices in half the width, which pays on GPUs that have it; weights, losses
+            and updates stay float32.
+        compile: Compile the step with `torch.compile`, as a CUDA graph on a GPU. Every slice compiles first, for
+            up to a minute: for large models and long training only.
+    """
+
+    precision: Literal["float32", "bfloat16"] = "float32"
+    compile: bool = False
+
+
 class PolicySettings(_Frozen):
     """What the planner may do.
 
     Attributes:
         strategy: `auto`, or one strategy for every request that names none.
-        workload_threshold: τ: retrain when the workload ratio ρ_s is at most this.
+        workload_threshold: τ: retrain when the workload ratio ρ_s is at most this, whatever an update would save.
         time_ratio: κ: retrain when it takes at most κ times the update.
         light_seconds: Retrain when a shard takes at most this long, whatever an update would save.
         deadline_seconds: How long after acceptance a request must be exact and purged, unless it names its own
@@ -134,10 +148,14 @@ class PolicySettings(_Frozen):
         repair: When what an update changed is retrained exactly: `idle`, as soon as no request waits, or `deadline`,
             only when the deadline of one of its requests comes near.
         quality_budget: Predicted forget-loss error a shard may owe before it must be retrained.
-        approximate: Which update `auto` may choose.
+        approximate: Which updates `auto` may choose: the fastest one whose predicted error fits into the budget.
         calibrate: Fit α by canary deletions after training (costs a few shard retrains).
-        calibration_shards: How many shards delete canaries; more of them make α and its error surer.
+        calibration_shards: How many shards delete canaries of each kind; more of them make α and its error surer.
         calibration_shares: Sizes of the canary deletions, as a share of the shard's rows.
+        recalibration_share: What deleting canaries again may cost, once some were revoked, as a share of the seconds
+            that training and removals have taken so far; 0: never, and `auto` retrains what it knows no error of.
+        class_excess: Retrain when one class loses a share of its rows that is higher than that of all rows by more
+            than this, and than chance explains: canaries are of all classes.
         alpha: Step of the subtraction when a forced update meets no calibration; null: 0.3 plain, 0.5 optimised.
         finetune_epochs: Budget of the optimised update, in epochs over the shard's live rows.
         finetune_lr: Its starting rate as a share of the training rate; decays to 0.
@@ -145,7 +163,7 @@ class PolicySettings(_Frozen):
     """
 
     strategy: StrategyChoice = "auto"
-    workload_threshold: float = Field(0.5, ge=0, le=1)
+    workload_threshold: float = Field(0.0, ge=0, le=1)
     time_ratio: float = Field(1.0, gt=0)
     light_seconds: float = Field(1.0, ge=0)
     deadline_seconds: float | None = Field(None, gt=0)
@@ -156,10 +174,14 @@ class PolicySettings(_Frozen):
     verify_share: float = Field(0.1, ge=0, le=1)
     repair: Literal["idle", "deadline"] = "idle"
     quality_budget: float = Field(0.1, ge=0)
-    approximate: Literal["dpus", "dpus-optimised", "dpus-newton"] = "dpus-optimised"
+    approximate: tuple[Literal["dpus", "dpus-optimised", "dpus-newton"], ...] = Field(
+        ("dpus-newton", "dpus-optimised", "dpus"), min_length=1
+    )
     calibrate: bool = True
     calibration_shards: int = Field(2, ge=1)
     calibration_shares: tuple[float, ...] = (0.01, 0.1)
+    recalibration_share: float = Field(0.25, ge=0)
+    class_excess: float = Field(0.05, ge=0)
     alpha: float | None = Field(None, gt=0)
     finetune_epochs: float = Field(2.0, gt=0)
     finetune_lr: float = Field(0.3, gt=0)
@@ -278,6 +300,7 @@ class Settings(_Frozen):
     task: TaskSettings = TaskSettings()
     sisa: SisaSettings = SisaSettings()
     optimizer: OptimizerSettings = OptimizerSettings()
+    compute: ComputeSettings = ComputeSettings()
     policy: PolicySettings = PolicySettings()
     admission: AdmissionSettings = AdmissionSettings()
     checkpoints: CheckpointSettings = CheckpointSettings()
@@ -381,7 +404,7 @@ class Settings(_Frozen):
         return hashlib.blake2b(secret, digest_size=32).digest()
 
     def identity(self) -> dict[str, Any]:
-        """Return what makes two storages incompatible: data columns, task, schedule, optimizer, key."""
+        """Return what makes two storages incompatible: data columns, task, schedule, optimizer, step, key."""
         # A built-in dataset is known by its name; where its files lie differs between machines.
         paths = {"train", "validation", "test"} if self.data.name else set()
         return {
@@ -389,6 +412,7 @@ class Settings(_Frozen):
             "task": self.task.model_dump(mode="json"),
             "sisa": self.sisa.model_dump(mode="json"),
             "optimizer": self.optimizer.model_dump(mode="json"),
+            "compute": self.compute.model_dump(mode="json"),
             "partition_key": hashlib.blake2b(self.partition_key(), digest_size=8).hexdigest(),
         }
 

@@ -42,6 +42,7 @@ TRANSACTIONS = (
 _OTHERS = (
     "blob.write",
     "blob.stored",
+    "calibrate.launch",
     "certificate.link",
     "certificate.appended",
     "compact.done",

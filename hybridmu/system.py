@@ -21,6 +21,7 @@ from hybridmu.errors import (
     RequestError,
     StateError,
 )
+from hybridmu.runtime.canaries import Canaries
 from hybridmu.runtime.coordinator import Snapshot
 from hybridmu.runtime.healing import reporting
 from hybridmu.runtime.peer import opened
@@ -30,6 +31,7 @@ from hybridmu.serving.ensemble import Ensemble
 from hybridmu.store.lake.ingest import ingest
 from hybridmu.store.sql.database import connect as connect_database
 from hybridmu.store.sql.links import Links
+from hybridmu.verbs.auditing import Auditing
 from hybridmu.verbs.opened import Watcher
 from hybridmu.verbs.operating import Operating
 from hybridmu.verbs.rows import NewRows
@@ -37,7 +39,7 @@ from hybridmu.verbs.rows import NewRows
 __all__ = ["System", "Watcher", "connect"]
 
 
-class System(NewRows, Operating):
+class System(NewRows, Operating, Auditing):
     """One unlearning system: its data, model, ledger and cluster.
 
     Args:
@@ -213,9 +215,8 @@ class System(NewRows, Operating):
         return {**summary, "predecessor": past, "delivered": delivered, "models": self.models()}
 
     def _lacks_calibration(self) -> bool:
-        policy = self.settings.policy
-        wanted = policy.calibrate and policy.strategy != "retrain" and self.settings.optimizer.name == "sgd"
-        return wanted and not self.measurements.calibration().buckets and not self.ledger.tombstones()
+        canaries = Canaries(self.site, self.ledger, self.measurements, self.registry)
+        return not self.ledger.tombstones() and bool(canaries.lacking())
 
 
 def connect(settings: Settings | dict[str, Any] | str | Path, executor: Literal["ray", "local"] = "ray") -> System:

@@ -5,14 +5,13 @@ Slices are numbered 1..R as in the literature; a tuple indexed by slice holds sl
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
 
 KeyKind = Literal["id", "group"]
 StrategyName = Literal["retrain", "rewind", "dpus", "dpus-optimised", "dpus-newton"]
-Errand = Literal["calibrate", "prove", "purge", "purge-index", "look"]  # jobs that change no weights
+Errand = Literal["calibrate", "audit", "prove", "purge", "purge-index", "look"]  # jobs that change no weights
 StrategyChoice = Literal["auto", "retrain", "rewind", "dpus", "dpus-optimised", "dpus-newton"]
 UPDATES: frozenset[str] = frozenset({"rewind", "dpus", "dpus-optimised", "dpus-newton"})  # done by updaters, not exact
 
@@ -245,6 +244,8 @@ class ShardStats:
         clean: Whether the checkpoint after slice i exists for the live rows without `revoked`.
         trajectory: Whether every checkpoint of the last exact run exists (the approximate update needs them).
         error_spent: Predicted forget-loss error of approximate removals since the last exact retrain.
+        class_excess: By how much the share of one class's rows that is revoked exceeds that of all rows, beyond chance,
+            for the worst class; None: nobody looked.
     """
 
     shard: int
@@ -255,6 +256,7 @@ class ShardStats:
     clean: tuple[bool, ...]
     trajectory: bool = True
     error_spent: float = 0.0
+    class_excess: float | None = None
 
     @property
     def live(self) -> int:
@@ -280,6 +282,7 @@ class ShardPlan:
         reasons: Sentences with the numbers, in the order in which the rules were asked.
         alpha: Step of the approximate subtraction; 0 for a retrain.
         predicted_error: Forget-loss error that the approximate update adds to the shard's account.
+        calibration: What canaries say of the update that was chosen or weighed; None: it was never calibrated.
     """
 
     shard: int
@@ -295,6 +298,7 @@ class ShardPlan:
     reasons: tuple[str, ...]
     alpha: float = 0.0
     predicted_error: float = 0.0
+    calibration: CalibrationEstimate | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -343,15 +347,17 @@ class ShardJob:
         job_id: Names this attempt; an outcome carries it back.
         shard: Shard number.
         strategy: What to run: a strategy that makes weights, or an errand: `calibrate` fits α by canary deletions,
-            `prove` makes evidence, `purge` and `purge-index` remove rows and old files, `look` searches.
+            `audit` makes shadow models, `prove` makes evidence, `purge` and `purge-index` remove rows and old files,
+            `look` searches.
         tombstones: (kind, key) of every deletion in this shard that the result must not contain.
         upto: Highest tombstone seq covered; becomes the sub-model's watermark.
         trajectory: Blobs of the last exact run's checkpoints, slice 1 first; only an update reads them.
         current_blob: Blob of the sub-model that is live now; None for an empty shard.
         alpha: Step of the subtraction.
         fresh: (kind, key) that an update subtracts: the current sub-model still contains them. Of a rewind: all that
-            the trajectory contains.
-        removed: (kind, key) that the current sub-model contains no more; of a rewind, the trajectory.
+            the trajectory contains. Of an `audit`: the canaries, which are live.
+        removed: (kind, key) that the current sub-model contains no more; of a rewind, the trajectory. Of an `audit`:
+            those that are looked at.
         mend: Read every checkpoint first, and train anew from the first damaged one on.
         generations: How many generations of rows the job is about; later ones are not read.
         stones: Of a `prove`: the shard's tombstones that are out exactly and not purged.
@@ -366,6 +372,10 @@ class ShardJob:
         purged_shards: Of a `look`: shards whose files were purged.
         database: Of a `look`: path of SQLite's file, which is searched later.
         waiting: Of a `look`: copies of new rows, which went through the guard.
+        audited: Of an `audit`: the strategy.
+        number: Of an `audit`: decides the seeds.
+        cells: Of a `calibrate`: for what canaries are deleted.
+        avoid: Of a `calibrate`: digests of ids and groups that are canaries of other cells.
     """
 
     job_id: str
@@ -392,11 +402,15 @@ class ShardJob:
     purged_shards: tuple[int, ...] = ()
     database: str = ""
     waiting: tuple[str, ...] = ()
+    cells: tuple[CalibrationCell, ...] = ()
+    avoid: tuple[bytes, ...] = ()
+    audited: StrategyName = "retrain"
+    number: int = 0
 
     @property
     def central(self) -> bool:
         """Return whether an updater does it, and not the shard's own worker."""
-        return self.strategy in UPDATES | {"purge-index", "look"}
+        return self.strategy in UPDATES | {"audit", "purge-index", "look"}
 
     @property
     def method(self) -> str:
@@ -581,27 +595,82 @@ class ModelVersion:
 
 @dataclass(frozen=True, slots=True)
 class CostObservation:
-    """A measured outcome the cost model learns from."""
+    """A measured outcome the cost model learns from.
+
+    Attributes:
+        strategy: What ran.
+        visits: Sample visits made.
+        checkpoints: Checkpoints read and written.
+        seconds: Wall time on the worker, I/O included.
+        rows: Rows read from storage: the live ones for an update and a first training, none for a retrain.
+    """
 
     strategy: str
     visits: int
     checkpoints: int
     seconds: float
+    rows: int = 0
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class CalibrationCell:
+    """Deletions that one set of canaries stands for.
+
+    Attributes:
+        first_slice: First touched slice.
+        share: Revoked rows over the rows of the shard.
+    """
+
+    first_slice: int
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrationCurve:
+    """What one update did to one shard's canaries, along the grid of steps of `core.calibration.ALPHAS`.
+
+    Attributes:
+        strategy: The update.
+        shard: Shard of the canaries.
+        cell: What they stand for.
+        slices: R when it was measured.
+        gaps: Forget-loss gap of the canaries against the exact oracle, per step.
+        deviations: Standard deviation of a single canary's gap, per step.
+        accuracy_changes: Sub-model accuracy minus the oracle's on rows never trained on, in [−1, 1], per step.
+        canaries: How many there were.
+        keys: Digests of their ids and groups: the revocation of one spoils the curve.
+        seconds: What measuring all updates on these canaries took.
+    """
+
+    strategy: StrategyName
+    shard: int
+    cell: CalibrationCell
+    slices: int
+    gaps: tuple[float, ...]
+    deviations: tuple[float, ...]
+    accuracy_changes: tuple[float, ...]
+    canaries: int
+    keys: tuple[bytes, ...] = ()
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class CalibrationBucket:
-    """α fitted for one (first touched slice, share of rows) bucket from canary deletions.
+    """α and its error for one cell, fitted from the curves of the shards that deleted canaries.
 
     Attributes:
         strategy: Which update was calibrated.
         first_slice: First touched slice of the canaries.
         share: Canaries over rows of the shard.
         alpha: The fitted step.
-        error: Spread of the forget-loss gap against the exact oracle at that step, plus accuracy lost.
+        error: Predicted size of a deletion's forget-loss gap at that step (root mean square), plus accuracy lost.
         accuracy_change: Sub-model accuracy minus the oracle's on rows never trained on, in [−1, 1].
-        canaries: How many rows it rests on.
-        keys: Digests of their ids and groups: the revocation of one spoils the fit.
+        canaries: How many rows it rests on, in all shards.
+        spread: What has to be added to `error` so that nine of ten deletions stay below.
+        alpha_range: Steps that the same canaries would allow as well, lowest and highest.
+        shards: How many shards deleted canaries.
+        deviation: Standard deviation of a single row's gap; a deletion of fewer rows than were canaries in a shard
+            spreads more.
     """
 
     strategy: StrategyName
@@ -611,46 +680,83 @@ class CalibrationBucket:
     error: float
     accuracy_change: float
     canaries: int = 0
-    keys: tuple[bytes, ...] = ()
+    spread: float = 0.0
+    alpha_range: tuple[float, float] = (0.0, 0.0)
+    shards: int = 1
+    deviation: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """All buckets."""
+    """All buckets.
+
+    Attributes:
+        buckets: What was fitted.
+        waiting: Cells without a bucket, since no canary was deleted yet, or those of it were revoked; they are measured
+            when nothing else is to do.
+    """
 
     buckets: tuple[CalibrationBucket, ...] = ()
-
-    @property
-    def keys(self) -> frozenset[bytes]:
-        """Return the digests of every canary of every bucket."""
-        return frozenset(key for bucket in self.buckets for key in bucket.keys)
-
-    def without(self, revoked: Collection[bytes]) -> Calibration:
-        """Return the buckets none of whose canaries is revoked."""
-        gone = frozenset(revoked)
-        return Calibration(tuple(bucket for bucket in self.buckets if gone.isdisjoint(bucket.keys)))
+    waiting: tuple[CalibrationCell, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class CalibrationCurve:
-    """One shard's measurement for one bucket, along the grid of steps of `core.calibration.ALPHAS`."""
+class CalibrationEstimate:
+    """What the buckets around a deletion say of it.
 
-    strategy: StrategyName
-    first_slice: int
-    share: float
-    gaps: tuple[float, ...]
-    accuracy_changes: tuple[float, ...]
+    Attributes:
+        alpha: Step of the subtraction.
+        alpha_range: Steps that the canaries would allow as well, lowest and highest.
+        error: Predicted size of the forget-loss gap.
+        spread: What is added so that nine of ten deletions stay below; the quality guard counts the sum.
+        canaries: Canaries of all buckets that were used.
+        shards: Shards that deleted them: the fewest of any bucket.
+        cells: The buckets that were used.
+        outside: How the deletion lies outside of the calibrated range; empty when it does not.
+    """
+
+    alpha: float
+    alpha_range: tuple[float, float]
+    error: float
+    spread: float
     canaries: int
-    keys: tuple[bytes, ...] = ()
+    shards: int
+    cells: tuple[CalibrationCell, ...]
+    outside: tuple[str, ...] = ()
+
+    @property
+    def bound(self) -> float:
+        """Return the error that the quality guard counts."""
+        return self.error + self.spread
 
 
 @dataclass(frozen=True, slots=True)
 class CalibrationOutcome:
-    """What a `calibrate` job measured on its shard."""
+    """What a `calibrate` job measured on its shard; no curve of a cell for which the shard has too few rows."""
 
     job_id: str
     shard: int
     curves: tuple[CalibrationCurve, ...]
+    seconds: float = 0.0
 
 
-JobResult = ShardOutcome | ShardFailure | CalibrationOutcome | ProofOutcome | PurgeOutcome | LookOutcome
+@dataclass(frozen=True, slots=True)
+class AuditOutcome:
+    """What an `audit` job measured.
+
+    Attributes:
+        job_id: The job's.
+        shard: Shard number.
+        number: Which shadow models.
+        seconds: Wall time on the worker.
+        document: JSON of their `core.shadow.Shadow`.
+    """
+
+    job_id: str
+    shard: int
+    number: int
+    seconds: float
+    document: str
+
+
+JobResult = ShardOutcome | ShardFailure | CalibrationOutcome | AuditOutcome | ProofOutcome | PurgeOutcome | LookOutcome

@@ -1,4 +1,4 @@
-"""`ray job submit --working-dir . -- python jobs/audit.py -c CONFIG`: the command line's `verify`."""
+"""`ray job submit --working-dir . -- python jobs/audit.py -c CONFIG`: the command line's `audit`."""
 
 import sys
 
@@ -7,7 +7,7 @@ from hybridmu.cli import app
 
 def main() -> None:
     """Run the verb with this script's arguments."""
-    app(["verify", *sys.argv[1:]])
+    app(["audit", *sys.argv[1:]])
 
 
 if __name__ == "__main__":

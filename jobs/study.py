@@ -1,6 +1,7 @@
 """The study: strategies and baselines against each other on real data, one CSV row per measurement.
 
     python jobs/study.py run --grid headline --out docs/study/headline.csv     # goes on where it was interrupted
+    python jobs/study.py audits --out docs/study/audits.csv                    # shadow models: KLoM, U-LiRA, ToW
     python jobs/study.py tables                                                # docs/results.md from the CSV files
     python jobs/study.py plots                                                 # docs/study/*.svg; --figure NAME for one
 
@@ -18,7 +19,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a script sees its own folder only
 
-from jobs.studies import plots, records, tables
+from jobs.studies import audits, plots, records, tables
 from jobs.studies.grid import GRIDS, Grid
 from jobs.studies.pool import LocalPool, Pool, RayPool
 from jobs.studies.runner import expected_hours, missing, run
@@ -42,12 +43,20 @@ def main() -> None:
     runs.add_argument("--address", help="Ray address; a local Ray by default")
     runs.add_argument("--local", action="store_true", help="without Ray, one job at a time")
     runs.add_argument("--estimate", action="store_true", help="print the expected hours and stop")
+    shadows = commands.add_parser("audits", help="make the shadow models that a CSV file lacks")
+    shadows.add_argument("--out", type=Path, required=True)
+    shadows.add_argument("--folder", type=Path, default=Path.home() / "hybridmu-runs" / "study")
+    shadows.add_argument("--models", type=int, default=100, help="of each kind; a larger number later adds to them")
+    shadows.add_argument("--mixes", default=",".join(audits.MIXES), help="comma-separated")
+    shadows.add_argument("--workers", type=int, default=2, help="processes")
     commands.add_parser("tables", help="write the tables of docs/results.md")
     drawn = commands.add_parser("plots", help="draw the figures")
     drawn.add_argument("--figure", choices=sorted(plots.FIGURES))
     given = parser.parse_args()
     if given.command == "run":
         _run(given)
+    elif given.command == "audits":
+        _audit(given)
     elif given.command == "tables":
         results = DOCS / "results.md"
         results.write_text(tables.fill(results.read_text(), DOCS / "study"))
@@ -64,15 +73,24 @@ def _run(given: argparse.Namespace) -> None:
         return
     pool: Pool = LocalPool() if given.local else RayPool(given.workers, given.address)
     try:
-        hours = expected_hours(cells, given.folder, pool)
+        hours = expected_hours(cells, given.folder, pool, grid.repeats)
         print(f"{len(cells)} deletions to measure, about {hours:.2f} hours on {pool.workers} worker(s)", flush=True)
         if given.estimate:
             return
         started = time.monotonic()
-        for number, _ in enumerate(run(cells, given.folder, pool, given.out, _say), start=1):
+        for number, _ in enumerate(run(cells, given.folder, pool, given.out, _say, grid.repeats), start=1):
             _say(f"{number} of {len(cells)} after {(time.monotonic() - started) / 3600:.2f} hours")
     finally:
         pool.close()
+
+
+def _audit(given: argparse.Namespace) -> None:
+    known = {record.key for record in audits.read(given.out)}
+    found, seconds = audits.tasks(audits.AUDITED, given.mixes.split(","), given.models, known, given.folder)
+    minutes = audits.expected_minutes(seconds, given.workers)
+    _say(f"{len(found)} numbers to make, about {minutes:.1f} minutes on {given.workers} process(es)")
+    for _ in audits.run(found, given.workers, given.out, _say):
+        pass
 
 
 def _narrowed(grid: Grid, given: argparse.Namespace) -> Grid:

@@ -1,6 +1,6 @@
 """Submit a verb as a Ray job, once, and follow it.
 
-    python jobs/submit.py train|run|forget|audit -c CONFIG [--deadline SECONDS] [--detach] [the verb's own arguments]
+    python jobs/submit.py train|run|forget|verify|audit -c CONFIG [--deadline SECONDS] [--detach] [what the verb takes]
     python jobs/submit.py logs|stop ID
 
 The same command gives the same submission id: while that job runs, or once it has succeeded, nothing is submitted a
@@ -30,7 +30,7 @@ from hybridmu.config import Settings, load
 from hybridmu.errors import HybridMUError
 
 PROJECT = Path(__file__).resolve().parents[1]
-VERBS = ("train", "run", "forget", "audit")
+VERBS = ("train", "run", "forget", "verify", "audit")
 _FILES = ("--ids", "--groups")
 _RAW = ("--id", "--group")
 _ENDED = {JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.STOPPED}

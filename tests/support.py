@@ -12,10 +12,19 @@ from sqlalchemy import Engine, Table
 
 import hybridmu
 from hybridmu.config import Settings
+from hybridmu.core.calibration import ALPHAS
 from hybridmu.store.files.storage import Storage
 from hybridmu.store.lake.ingest import ingest
 from hybridmu.store.lake.lake import Lake
-from hybridmu.types import KeyKind, ResolvedKey, RowKey, ShardStats
+from hybridmu.types import (
+    CalibrationCell,
+    CalibrationCurve,
+    KeyKind,
+    ResolvedKey,
+    RowKey,
+    ShardStats,
+    StrategyName,
+)
 
 
 def table(
@@ -123,6 +132,23 @@ def key(number: int, shard: int = 0, slice_: int = 1, kind: KeyKind = "id") -> R
     digest = number.to_bytes(16, "big")
     row = RowKey(digest) if kind == "id" else RowKey(bytes([255]) * 8 + number.to_bytes(8, "big"), digest)
     return ResolvedKey(kind, digest, shard, slice_, (row,))
+
+
+def curve(
+    strategy: StrategyName = "dpus-optimised",
+    *,
+    shard: int = 0,
+    first: int = 1,
+    share: float = 0.1,
+    zero: float = 0.5,
+    off: float = 0.0,
+    **fields: Any,
+) -> CalibrationCurve:
+    """Return a measurement whose gap is 0 at step `zero`, plus `off` at every step."""
+    gaps = tuple(alpha - zero + off for alpha in ALPHAS)
+    flat = (0.01,) * len(ALPHAS)
+    given = {"slices": 3, "canaries": 10, "accuracy_changes": (0.0,) * len(ALPHAS), "deviations": flat, **fields}
+    return CalibrationCurve(strategy, shard, CalibrationCell(first, share), gaps=given.pop("gaps", gaps), **given)
 
 
 def rows_of(engine: Engine, table: Table) -> list[Any]:

@@ -46,16 +46,17 @@ class RayExecutor:
 
     Args:
         settings: The configuration; Ray must be initialised in this process.
+        purpose: Keeps its reservations apart from those of the ledger's coordinator.
 
     Raises:
         ResourceError: The cluster can't hold even one shard, or has several nodes and the ledger is a file.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, purpose: str = "") -> None:
         self._settings = settings
         self._gpu = bool(settings.cluster.gpus_per_shard)
         self._fleet = Fleet(settings)
-        self._reservations = Reservations(settings)
+        self._reservations = Reservations(settings, purpose)
         self._queue: list[ShardJob] = []
         self._flights: list[_Flight] = []
         self._failed: list[ShardFailure] = []
@@ -63,7 +64,7 @@ class RayExecutor:
         found = nodes()
         refuse_ledger_in_a_file(settings, found)
         self._pools, self._slots = pools(settings, found), slots(settings, found)
-        if not self._gpu and settings.policy.strategy != "retrain" and settings.optimizer.name == "sgd":
+        if not self._gpu and settings.policy.strategy != "retrain":
             self._fleet.for_update(self._pools.updaters)  # up before the first update needs it
 
     def pools(self) -> Pools:

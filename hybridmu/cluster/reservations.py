@@ -19,13 +19,14 @@ class Reservations:
     """Gives out placement groups of one shard's CPUs, and keeps used ones for a moment.
 
     Args:
-        settings: How many CPUs, and which ledger the coordinator belongs to.
+        settings: How many CPUs, and which ledger they are for.
+        purpose: Names those that a coordinator of the same ledger leaves alone; empty for the coordinator itself.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, purpose: str = "") -> None:
         self._cpus = settings.cluster.cpus_per_shard
         ledger = hashlib.blake2b(settings.database.encode(), digest_size=8).hexdigest()
-        self._prefix = f"hybridmu-{ledger}-"
+        self._prefix = f"hybridmu-{purpose or ledger}-"
         self._idle: dict[str, list[tuple[PlacementGroup, float]]] = {}
 
     def take(self, node: str) -> PlacementGroup:

@@ -140,6 +140,7 @@ def standing(result: dict[str, Any]) -> None:
         _say(f"PAUSED by {result['pause']['caller']}: {result['pause']['reason']}")
     debts = [f"{debt['shard']}{_before(debt['deadline_at'])}" for debt in result["debts"]]
     _say(f"shards that owe an exact repair: {', '.join(debts) or 'none'}")
+    _calibration(result["calibration"])
     _say("requests: " + ", ".join(f"{state} {count}" for state, count in result["requests"].items()))
     for placed in result["holds"]:
         _say(_hold(placed))
@@ -148,6 +149,21 @@ def standing(result: dict[str, Any]) -> None:
     if past := result["predecessor"]:
         _say(f"its first rows are those of model {past['name']}, version {past['version']}")
     _say(f"replicas: {result['replicas'] or 'none'}; coordinator: {result['coordinator'] or 'none'}")
+
+
+def _calibration(found: dict[str, Any]) -> None:
+    for bucket in found["buckets"]:
+        low, high = bucket["alpha_range"]
+        _say(
+            f"{bucket['strategy']} from slice {bucket['first_slice']} at {bucket['share']:.1%} of rows: "
+            f"alpha {bucket['alpha']:.3g} [{low:.3g}, {high:.3g}], error {bucket['error']:.3f} + spread "
+            f"{bucket['spread']:.3f}, by {bucket['canaries']} canaries on {bucket['shards']} shard(s)"
+        )
+    if cells := [f"slice {cell['first_slice']} at {cell['share']:.1%}" for cell in found["waiting"]]:
+        _say(
+            f"waiting for canaries: {', '.join(cells)}; {found['seconds_spent_again']:.0f} of "
+            f"{found['seconds_allowed_again']:.0f} s are spent on deleting canaries again"
+        )
 
 
 @contextmanager

@@ -181,6 +181,19 @@ def klom(ours: F64, oracles: F64) -> F64:
 def u_lira(ours: F64, oracles: F64) -> Attack:
     """Attack unlearned models with a likelihood ratio per row (U-LiRA, Hayes et al., arXiv 2403.01218).
 
+    Args:
+        ours: Margins of N unlearned models on revoked rows, float64 [N, n].
+        oracles: Margins of N oracles on the same rows, float64 [N, n].
+
+    Returns:
+        Rates over all rows and models together.
+    """
+    return attack_of(*u_lira_scores(ours, oracles))
+
+
+def u_lira_scores(ours: F64, oracles: F64) -> tuple[F64, F64]:
+    """Score models as U-LiRA does: how much likelier a row's margin is under unlearned models than under oracles.
+
     For every row two Gaussians are fitted to the margins of all models but one pair, one on either side; the pair left
     out is scored by log p(unlearned) − log p(oracle). Leaving out both keeps the attack fair: on equal distributions
     its AUC is 0.5.
@@ -190,7 +203,7 @@ def u_lira(ours: F64, oracles: F64) -> Attack:
         oracles: Margins of N oracles on the same rows, float64 [N, n].
 
     Returns:
-        Rates over all rows and models together.
+        (scores of the unlearned models, of the oracles), float64 [N, n] each; higher is surer that it was unlearned.
 
     Raises:
         ValueError: Different shapes, fewer than three models, or no row.
@@ -201,12 +214,37 @@ def u_lira(ours: F64, oracles: F64) -> Attack:
     def scores(values: F64) -> F64:
         return _log_density(values, *_left_out(ours)) - _log_density(values, *_left_out(oracles))
 
-    positives, negatives = scores(ours).ravel(), scores(oracles).ravel()
-    return Attack(
-        auc=attack_auc(-positives, -negatives),
-        tpr_at_tenth=tpr_at(positives, negatives, 0.001),
-        tpr_at_one=tpr_at(positives, negatives, 0.01),
-    )
+    return scores(ours), scores(oracles)
+
+
+def attack_of(positives: F64, negatives: F64) -> Attack:
+    """Return the rates of an attack from its scores, any shape; the higher, the surer that a model is no oracle."""
+    ours, others = positives.ravel(), negatives.ravel()
+    return Attack(attack_auc(-ours, -others), tpr_at(ours, others, 0.001), tpr_at(ours, others, 0.01))
+
+
+def roc(positives: F64, negatives: F64) -> tuple[F64, F64]:
+    """Return the ROC curve of an attack from its scores.
+
+    Args:
+        positives: Scores of what is to be found, any shape.
+        negatives: Scores of the others.
+
+    Returns:
+        (false-positive rates, true-positive rates), not decreasing, from (0, 0) to (1, 1), one point per threshold.
+
+    Example:
+        >>> [rates.tolist() for rates in roc(np.array([0.2, 0.9]), np.array([0.1, 0.3]))]
+        [[0.0, 0.0, 0.5, 0.5, 1.0], [0.0, 0.5, 0.5, 1.0, 1.0]]
+    """
+    ours, others = np.sort(positives.ravel()), np.sort(negatives.ravel())
+    thresholds = np.unique(np.concatenate([ours, others]))[::-1]
+
+    def above(values: F64) -> F64:
+        counts = len(values) - np.searchsorted(values, thresholds, side="left")
+        return np.concatenate([[0.0], counts / len(values)])
+
+    return above(others), above(ours)
 
 
 def tpr_at(positives: F64, negatives: F64, fpr: float) -> float:

@@ -1,121 +1,190 @@
-"""Fitting α by canary deletions: delete some rows exactly, and see which step of the update comes nearest.
+"""Fitting α and its error from canary deletions, and what the fit says of another deletion.
 
-Each calibrating shard deletes canaries for every (first touched slice, share of rows) and measures the forget-loss gap
-of the update along a grid of steps (`measure`). The curves of several shards are then merged (`fit`): α is where the
-mean gap crosses zero, and the error is the spread of the shards' gaps there. Canaries are live rows; the model that
-serves is not changed.
+Each calibrating shard deletes canaries for one cell, a first touched slice and a share of rows, and measures the
+forget-loss gap of an update along a grid of steps (`core.canaries`). Merging the curves of several shards, α is where
+the mean gap crosses zero. The gaps that are left there are taken as draws from one distribution per update, whose
+prediction interval gives the error: nine of ten deletions stay below `error + spread`, the fewer curves the wider.
 """
 
 from __future__ import annotations
 
+import bisect
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from hybridmu.core import audit
-from hybridmu.core.model import State, SubModel
-from hybridmu.core.partition import epoch_order
-from hybridmu.core.rows import Rows
-from hybridmu.core.strategies import dpus, newton, retrain
-from hybridmu.core.strategies.base import Context
-from hybridmu.types import Calibration, CalibrationBucket, CalibrationCurve, StrategyName
+from hybridmu.types import (
+    Calibration,
+    CalibrationBucket,
+    CalibrationCell,
+    CalibrationCurve,
+    CalibrationEstimate,
+    StrategyName,
+)
 
 # Steps that are tried. 0 is not among them: an update that does nothing is never offered as unlearning.
 ALPHAS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8, 1.0)
+# Student's t, two-sided 90 %, by degrees of freedom 1, 2, …; for more of them the last one, which is a little too wide.
+_T90 = (6.314, 2.920, 2.353, 2.132, 2.015, 1.943, 1.895, 1.860, 1.833, 1.812)
+# Updates that take their step from elsewhere: only their error is learned.
+_STEPLESS: frozenset[StrategyName] = frozenset({"dpus-newton"})
+# A deletion of exactly a calibrated share may come out a row larger or smaller.
+_ROUNDING = 1.2
 
 
-def pick_canaries(rows: Rows, first_slice: int, share: float, seed: int, shard: int) -> npt.NDArray[np.bool_]:
-    """Return a mask of canary rows, bool [n].
-
-    Args:
-        rows: Live rows of the shard.
-        first_slice: Canaries come from slices ≥ this; at least one lies in it.
-        share: Canaries over rows of the shard.
-        seed: Decides which, with the shard.
-        shard: Shard number.
-
-    Returns:
-        The mask; all false when the slice is empty.
-    """
-    mask = np.zeros(len(rows), dtype=np.bool_)
-    order = epoch_order(rows.words, seed, shard, -first_slice, round(share * 1e6))
-    candidates = order[rows.slice[order] >= first_slice]
-    inside = candidates[rows.slice[candidates] == first_slice]
-    if len(inside):
-        mask[inside[:1]] = True
-        mask[candidates[candidates != inside[0]][: max(0, round(share * len(rows)) - 1)]] = True
-    return mask
-
-
-def measure(
-    context: Context, strategies: Sequence[StrategyName], shares: Sequence[float], unseen: Rows
-) -> tuple[CalibrationCurve, ...]:
-    """Measure one shard.
-
-    Args:
-        context: `live` holds all live rows, `checkpoint` answers for them (a finished exact run), `current` is its
-            result.
-        strategies: Updates to calibrate.
-        shares: Canary shares.
-        unseen: Rows never trained on, whose accuracy is compared.
-
-    Returns:
-        One curve per strategy, first slice (1 and the middle) and share.
-    """
-    slices = len(context.recipe.epochs)
-    curves: list[CalibrationCurve] = []
-    for first in sorted({1, (slices + 2) // 2}):
-        for share in shares:
-            mask = pick_canaries(context.live, first, share, context.recipe.seed, context.shard)
-            if not mask.any() or mask.all():
-                continue
-            trial = replace(context, live=context.live.where(~mask), revoked=context.live.where(mask))
-            oracle = _oracle(trial, first)
-            curves += [_curve(trial, oracle, strategy, first, share, unseen) for strategy in strategies]
-    return tuple(curves)
-
-
-def fit(curves: Sequence[CalibrationCurve]) -> Calibration:
+def fit(curves: Iterable[CalibrationCurve]) -> Calibration:
     """Merge the curves of several shards.
 
     Args:
         curves: Of any shards.
 
     Returns:
-        One bucket per (strategy, first slice, share): α where the mean gap, weighted by canaries, crosses zero (the
-        step of the smallest mean gap if it does not); error: root mean square of the shards' gaps there, plus what
-        accuracy is lost.
+        One bucket per (update, cell). α is where the mean gap, weighted by canaries, crosses zero (the step of the
+        smallest mean gap if it does not). Its error is the root mean square of the gaps at α over all cells of the
+        update, but at least the cell's own and that of so many canaries, plus what accuracy is lost; a single curve
+        has nothing but its canaries to tell the spread from.
     """
-    grouped: dict[tuple[StrategyName, int, float], list[CalibrationCurve]] = {}
+    by_update: dict[StrategyName, dict[CalibrationCell, list[CalibrationCurve]]] = {}
     for curve in curves:
-        grouped.setdefault((curve.strategy, curve.first_slice, curve.share), []).append(curve)
-    buckets = []
-    for (strategy, first, share), group in sorted(grouped.items()):
+        by_update.setdefault(curve.strategy, {}).setdefault(curve.cell, []).append(curve)
+    return Calibration(tuple(bucket for _, cells in sorted(by_update.items()) for bucket in _fit(cells)))
+
+
+def _fit(cells: dict[CalibrationCell, list[CalibrationCurve]]) -> list[CalibrationBucket]:
+    """Return the buckets of one update."""
+    merged = {cell: _Merged(group) for cell, group in sorted(cells.items())}
+    freedom = sum(cell.freedom for cell in merged.values())
+    squares = sum(float(np.square(cell.gaps).sum()) for cell in merged.values())
+    pooled = math.sqrt(squares / freedom) if freedom else 0.0
+    t = _T90[min(max(freedom, 1), len(_T90)) - 1]
+    return [one.bucket(cell, pooled, t) for cell, one in merged.items()]
+
+
+class _Merged:
+    """The curves of one cell.
+
+    Args:
+        group: One per shard.
+    """
+
+    def __init__(self, group: Sequence[CalibrationCurve]) -> None:
+        self.group = group
+        self.strategy = group[0].strategy
         weights = [curve.canaries for curve in group]
-        # The damped update takes its step from the curvature: only its error is learned.
-        mean = np.average([curve.gaps for curve in group], axis=0, weights=weights)
-        alpha = 1.0 if strategy == "dpus-newton" else _zero(mean)
-        gaps = [float(np.interp(alpha, ALPHAS, curve.gaps)) for curve in group]
-        change = float(np.mean([np.interp(alpha, ALPHAS, curve.accuracy_changes) for curve in group]))
-        error = float(np.sqrt(np.mean(np.square(gaps)))) + max(0.0, -change)
-        keys = tuple(sorted({key for curve in group for key in curve.keys}))
-        buckets.append(CalibrationBucket(strategy, first, share, alpha, error, change, sum(weights), keys))
-    return Calibration(tuple(buckets))
+        self.mean = np.average([curve.gaps for curve in group], axis=0, weights=weights)
+        self.alpha = 1.0 if self.strategy in _STEPLESS else _zero(self.mean)
+        self.gaps = self._at([curve.gaps for curve in group])
+        self.freedom = len(group) - (self.strategy not in _STEPLESS)  # a fitted step takes one
+
+    def bucket(self, cell: CalibrationCell, pooled: float, t: float) -> CalibrationBucket:
+        """Return the bucket.
+
+        Args:
+            cell: What the canaries stood for.
+            pooled: Root mean square of the gaps at α, over all cells.
+            t: Quantile that goes with it.
+        """
+        group, shards = self.group, len(self.group)
+        deviations = self._at([curve.deviations for curve in group])
+        deviation = float(np.sqrt(np.mean(np.square(deviations))))
+        canaries = sum(curve.canaries for curve in group)
+        own = float(np.sqrt(np.mean(np.square(self.gaps))))
+        sigma = max(pooled, own, deviation / math.sqrt(canaries / shards))
+        change = float(np.mean(self._at([curve.accuracy_changes for curve in group])))
+        around = t * sigma / math.sqrt(shards)
+        stepless = self.strategy in _STEPLESS
+        return CalibrationBucket(
+            strategy=self.strategy,
+            first_slice=cell.first_slice,
+            share=cell.share,
+            alpha=self.alpha,
+            error=sigma + max(0.0, -change),
+            accuracy_change=change,
+            canaries=canaries,
+            spread=sigma * (t * math.sqrt(1 + 1 / shards) - 1),
+            alpha_range=(1.0, 1.0) if stepless else (_zero(self.mean + around), _zero(self.mean - around)),
+            shards=shards,
+            deviation=deviation,
+        )
+
+    def _at(self, values: Sequence[Sequence[float]]) -> list[float]:
+        return [float(np.interp(self.alpha, ALPHAS, along)) for along in values]
 
 
-def lookup(calibration: Calibration, strategy: str, first_slice: int, share: float) -> CalibrationBucket | None:
-    """Return the bucket nearest to a deletion: by first slice, then by the logarithm of the share."""
-    known = [bucket for bucket in calibration.buckets if bucket.strategy == strategy]
+def estimate(
+    calibration: Calibration, strategy: StrategyName, first_slice: int, share: float, rows: int
+) -> CalibrationEstimate | None:
+    """Return what the buckets around a deletion say of it.
+
+    Args:
+        calibration: Fitted buckets.
+        strategy: The update.
+        first_slice: First touched slice.
+        share: Revoked rows over the rows of the shard.
+        rows: Revoked rows.
+
+    Returns:
+        α, interpolated between first slices and between logarithms of shares, and the largest error of the buckets
+        used. Outside of the calibrated range the nearest bucket is used, and a larger share takes its error in
+        proportion. Fewer rows than there were canaries in a shard spread more. None without any bucket.
+    """
+    known = {(b.first_slice, b.share): b for b in calibration.buckets if b.strategy == strategy}
     if not known:
         return None
-    near = min(abs(bucket.first_slice - first_slice) for bucket in known)
-    same = [bucket for bucket in known if abs(bucket.first_slice - first_slice) == near]
-    return min(same, key=lambda bucket: abs(math.log(bucket.share / max(share, 1e-9))))
+    share = max(share, 1e-9)
+    used: list[tuple[CalibrationBucket, float]] = []
+    slices = sorted({at for at, _ in known})
+    for n, weight in _between(slices, first_slice):
+        shares = sorted(each for at, each in known if at == slices[n])
+        logs = [math.log(each) for each in shares]
+        used += [(known[slices[n], shares[k]], weight * part) for k, part in _between(logs, math.log(share))]
+    beyond = max(1.0, share / max(bucket.share for bucket, _ in used))
+    error, spread = max((_of_rows(bucket, rows) for bucket, _ in used), key=sum)
+    low, high = (sum(weight * bucket.alpha_range[end] for bucket, weight in used) for end in (0, 1))
+    return CalibrationEstimate(
+        alpha=sum(weight * bucket.alpha for bucket, weight in used),
+        alpha_range=(low, high),
+        error=error * beyond,
+        spread=spread * beyond,
+        canaries=sum(bucket.canaries for bucket, _ in used),
+        shards=min(bucket.shards for bucket, _ in used),
+        cells=tuple(sorted(CalibrationCell(bucket.first_slice, bucket.share) for bucket, _ in used)),
+        outside=_outside([bucket for bucket, _ in used], first_slice, share),
+    )
+
+
+def _of_rows(bucket: CalibrationBucket, rows: int) -> tuple[float, float]:
+    """Return (error, spread) for a deletion of so many rows: the mean of fewer gaps varies more."""
+    fewer = max(0.0, 1 / max(1, rows) - bucket.shards / max(1, bucket.canaries))
+    more = bucket.deviation * math.sqrt(fewer)
+    error = math.hypot(bucket.error, more)
+    return error, math.hypot(bucket.error + bucket.spread, 2 * more) - error
+
+
+def _outside(used: Sequence[CalibrationBucket], first_slice: int, share: float) -> tuple[str, ...]:
+    """Return how a deletion lies outside of the range that buckets span."""
+    found = []
+    if first_slice > (last := max(bucket.first_slice for bucket in used)):
+        found.append(f"it begins in slice {first_slice}, calibrated up to {last}")
+    if first_slice < (first := min(bucket.first_slice for bucket in used)):
+        found.append(f"it begins in slice {first_slice}, calibrated from {first} on")
+    if share > (most := max(bucket.share for bucket in used)) * _ROUNDING:
+        found.append(f"{share:.1%} of rows, calibrated up to {most:.1%}: the error grows in proportion")
+    if share * _ROUNDING < (least := min(bucket.share for bucket in used)):
+        found.append(f"{share:.2%} of rows, calibrated from {least:.2%} on")
+    return tuple(found)
+
+
+def _between(points: Sequence[float], at: float) -> list[tuple[int, float]]:
+    """Return the positions of the neighbours of `at` in a rising sequence with their weights; beyond it, its end."""
+    above = bisect.bisect_left(points, at)
+    if above == len(points) or above == 0 or points[above] == at:
+        return [(min(above, len(points) - 1), 1.0)]
+    part = (at - points[above - 1]) / (points[above] - points[above - 1])
+    return [(above - 1, 1 - part), (above, part)]
 
 
 def _zero(gaps: npt.NDArray[np.float64]) -> float:
@@ -123,53 +192,3 @@ def _zero(gaps: npt.NDArray[np.float64]) -> float:
         if a <= 0 < b:
             return float(low + (high - low) * -a / (b - a))
     return ALPHAS[int(np.argmin(np.abs(gaps)))]
-
-
-def _oracle(trial: Context, first: int) -> SubModel:
-    """Return what an exact retrain without the canaries gives; nothing is saved."""
-
-    def clean(slice_: int) -> State | None:
-        return trial.checkpoint(slice_) if slice_ < first else None
-
-    result = retrain.run(replace(trial, checkpoint=clean, save=lambda *_: None))
-    model = trial.fresh_model()
-    model.load_state_dict(result.state)
-    return model
-
-
-def _curve(
-    trial: Context, oracle: SubModel, strategy: StrategyName, first: int, share: float, unseen: Rows
-) -> CalibrationCurve:
-    target = audit.mean_loss(oracle, trial.revoked, trial.task)
-    accuracy = _accuracy(oracle, unseen)
-    gaps, accuracies = [], []
-    for model in _updated(trial, strategy):
-        gaps.append(audit.mean_loss(model, trial.revoked, trial.task) - target)
-        accuracies.append(_accuracy(model, unseen) - accuracy)
-    if strategy == "dpus-newton":
-        gaps, accuracies = gaps * len(ALPHAS), accuracies * len(ALPHAS)
-    carriers = {row.tobytes() for column in (trial.revoked.ids, trial.revoked.groups) for row in column if row.any()}
-    keys = tuple(sorted(carriers))
-    return CalibrationCurve(strategy, first, share, tuple(gaps), tuple(accuracies), len(trial.revoked), keys)
-
-
-def _updated(trial: Context, strategy: StrategyName) -> Iterator[SubModel]:
-    """Yield what the update gives, per step that is tried."""
-    if strategy == "dpus-newton":
-        model = trial.fresh_model()
-        model.load_state_dict(newton.run(trial).state)
-        yield model
-        return
-    change, _, _ = dpus.contribution(trial)
-    for alpha in ALPHAS:
-        model = trial.fresh_model()
-        model.load_state_dict(dpus.subtract(trial.current or {}, change, alpha))
-        if strategy == "dpus-optimised":
-            dpus.fine_tune(model, trial)
-        yield model
-
-
-@torch.no_grad()
-def _accuracy(model: SubModel, rows: Rows) -> float:
-    model.eval()
-    return float((model(rows.x).argmax(dim=1) == rows.y).float().mean()) if len(rows) else 0.0

@@ -48,17 +48,20 @@ def solve(product: Product, right: Sequence[Tensor], shift: float, steps: int) -
     found = [torch.zeros_like(part) for part in right]
     rest = [part.clone() for part in right]
     direction = [part.clone() for part in right]
+    image = [torch.empty_like(part) for part in right]
     size = first = _dot(rest, rest)
     for _ in range(steps):
         if size <= 1e-12 * first:  # nothing to remove, or solved to float32's precision
             break
-        image = [part + shift * bent for part, bent in zip(direction, product(direction), strict=True)]
+        for made, part, bent in zip(image, direction, product(direction), strict=True):
+            torch.mul(bent, shift, out=made).add_(part)
         length = size / _dot(direction, image)
         for y, r, d, a in zip(found, rest, direction, image, strict=True):
             y.add_(d, alpha=length)
             r.sub_(a, alpha=length)
         left = _dot(rest, rest)
-        direction = [r.add(d, alpha=left / size) for r, d in zip(rest, direction, strict=True)]
+        for r, d in zip(rest, direction, strict=True):
+            torch.add(r, d, alpha=left / size, out=d)
         size = left
     return found
 
@@ -83,7 +86,7 @@ def _by_hand(layers: Sequence[nn.Module], x: Tensor) -> Product:
     def product(vector: Sequence[Tensor]) -> list[Tensor]:
         change = torch.addmm(vector[1], inputs[0], vector[0].t())
         for number in range(1, len(linear)):
-            change = change * active[number - 1]
+            change.mul_(active[number - 1])
             across = torch.addmm(vector[2 * number + 1], inputs[number], vector[2 * number].t())
             change = across.addmm_(change, weights[number].t())
         bent = p * change
@@ -93,7 +96,7 @@ def _by_hand(layers: Sequence[nn.Module], x: Tensor) -> Product:
             found[2 * number] = delta.t().mm(inputs[number])
             found[2 * number + 1] = delta.sum(dim=0)
             if number:
-                delta = delta.mm(weights[number]) * active[number - 1]
+                delta = delta.mm(weights[number]).mul_(active[number - 1])
         return found
 
     return product

@@ -63,11 +63,12 @@ class Encoder:
         """Return the width of the encoded matrix."""
         return sum(column.width for column in self.columns)
 
-    def encode(self, table: pa.Table) -> F32:
+    def encode(self, table: pa.Table, out: F32 | None = None) -> F32:
         """Encode the feature columns.
 
         Args:
             table: Any rows with the feature columns.
+            out: Where to write them, float32 [n, features]; made when it is not given.
 
         Returns:
             float32 [n, features], C order; depends on each row alone.
@@ -75,7 +76,7 @@ class Encoder:
         Raises:
             DataError: Missing column, wrong type, NaN or infinity, null without a fill, undeclared category.
         """
-        out = np.empty((table.num_rows, self.features), dtype=np.float32)
+        out = np.empty((table.num_rows, self.features), dtype=np.float32) if out is None else out
         at = 0
         for column in self.columns:
             if column.name not in table.column_names:
@@ -275,12 +276,20 @@ def _encode_column(column: Column, values: pa.Array, out: F32) -> None:
         raise DataError(
             f"column {column.name!r} has the wrong type", expected=column.kind, got=f"{values.type} ({error})"
         ) from None
-    if bad := int((~np.isfinite(out)).any(axis=1).sum()):
+    if column.kind in {"number", "list"} and (bad := _not_finite(out)):
         raise DataError(
             f"column {column.name!r} has {bad} row(s) with NaN or infinity",
             expected="finite numbers",
             remedy="clean the table, or store null and declare data.fills",
         )
+
+
+def _not_finite(values: F32) -> int:
+    """Return how many rows hold NaN or infinity; a finite sum says that there is none."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.isfinite(values.sum()):
+            return 0
+    return int((~np.isfinite(values)).any(axis=1).sum())
 
 
 def _encode_list(column: Column, values: pa.Array, out: F32) -> None:
@@ -296,9 +305,10 @@ def _encode_list(column: Column, values: pa.Array, out: F32) -> None:
     if values.null_count:
         missing = np.asarray(values.is_null().to_numpy(zero_copy_only=False))
         out[missing], out[~missing] = column.fill, numbers
-        numbers = out
+    else:
+        out[:] = numbers
     # In float32 whatever the source type, so that served rows get the bits that training saw.
-    np.multiply(numbers, np.float32(column.scale), out=out, dtype=np.float32, casting="unsafe")
+    np.multiply(out, np.float32(column.scale), out=out)
 
 
 def _encode_string(column: Column, values: pa.Array, out: F32) -> None:

@@ -12,10 +12,12 @@ from torch import Tensor
 
 from hybridmu.core.partition import Digests, order_words
 
+Positions = npt.NDArray[np.int64]
+
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Rows of one shard.
+    """Rows of one shard. An *outline* has keys alone: `x` and `y` are empty.
 
     Attributes:
         x: float32 [n, features].
@@ -52,17 +54,18 @@ class Rows:
 
     def where(self, mask: npt.NDArray[np.bool_]) -> Rows:
         """Return the rows where `mask` is true, order kept."""
-        if mask.all():
-            return self
-        chosen = torch.from_numpy(np.flatnonzero(mask))
-        outline = len(self.x) == 0  # keys alone
+        return self if mask.all() else self.take(np.flatnonzero(mask))
+
+    def take(self, positions: Positions) -> Rows:
+        """Return the rows at some positions, in that order."""
+        outline, chosen = len(self.x) == 0, torch.from_numpy(positions)
         return Rows(
             self.x if outline else self.x[chosen],
             self.y if outline else self.y[chosen],
-            self.slice[mask],
-            self.ids[mask],
-            self.groups[mask],
-            self.content[mask],
+            self.slice[positions],
+            self.ids[positions],
+            self.groups[positions],
+            self.content[positions],
         )
 
     def to(self, device: str) -> Rows:
@@ -95,13 +98,23 @@ def carries(ids: Digests, groups: Digests, keys: set[tuple[str, bytes]]) -> npt.
     """
     found = np.zeros(len(ids), dtype=np.bool_)
     for kind, column in (("id", ids), ("group", groups)):
-        wanted = b"".join(sorted(key for k, key in keys if k == kind))
+        wanted = b"".join(key for k, key in keys if k == kind)
         if wanted and len(column):
-            found |= np.isin(_words(column), _words(np.frombuffer(wanted, dtype=np.uint8).reshape(-1, 16)))
+            found |= _among(column, np.frombuffer(wanted, dtype=np.uint8).reshape(-1, 16))
     return found
 
 
-def _words(keys: Digests) -> npt.NDArray[np.bytes_]:
+def _among(column: Digests, wanted: Digests) -> npt.NDArray[np.bool_]:
+    """Return which digests are among the wanted ones: halves are compared first, since most rows differ in them."""
+    halves, known = order_words(column), np.sort(order_words(wanted))
+    found: npt.NDArray[np.bool_] = known[np.minimum(np.searchsorted(known, halves), len(known) - 1)] == halves
+    near = np.flatnonzero(found)
+    if len(near):
+        found[near] = np.isin(_strings(column[near]), _strings(wanted))
+    return found
+
+
+def _strings(keys: Digests) -> npt.NDArray[np.bytes_]:
     # Fixed-width byte strings sort and compare fast, but numpy strips trailing NULs: a sentinel byte prevents that.
     padded = np.concatenate([keys, np.ones((len(keys), 1), dtype=np.uint8)], axis=1)
     return np.ascontiguousarray(padded).view("S17").reshape(-1)

@@ -14,7 +14,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from hybridmu.core.gradients import gradients_of
+from hybridmu.core.gradients import Gradients, gradients_of
 from hybridmu.core.model import SubModel, fit_standardize
 from hybridmu.core.partition import derive, epoch_order
 from hybridmu.core.rows import Rows
@@ -41,6 +41,8 @@ class Recipe:
         weight_decay: L2 (sgd) or decoupled (adamw).
         schedule: `linear` decays to 0 within each slice; `constant`.
         initial_slices: Slices of the first training, which are trained even when they are empty; None: all.
+        precision: `float32`, or `bfloat16` for products of matrices under autocast; weights stay float32.
+        compiled: Whether forward and backward are compiled; on CUDA they are then replayed as a graph.
     """
 
     epochs: tuple[int, ...]
@@ -52,6 +54,8 @@ class Recipe:
     weight_decay: float = 0.0
     schedule: str = "linear"
     initial_slices: int | None = None
+    precision: str = "float32"
+    compiled: bool = False
 
 
 def trained_epochs(recipe: Recipe, counts: Sequence[int]) -> tuple[int, ...]:
@@ -176,7 +180,7 @@ def fit(
     if not parameters:
         return
     model.train()
-    step, gradients = make_step(parameters, recipe), gradients_of(model, task, parameters)
+    step, gradients = make_step(parameters, recipe), _make_gradients(model, task, parameters, recipe)
     total, done = len(orders) * len(bounds), 0
     for order in orders:
         positions = torch.as_tensor(order).to(rows.x.device)
@@ -187,6 +191,24 @@ def fit(
                 rate = recipe.lr * (1 - done / total) if recipe.schedule == "linear" else recipe.lr
                 step(gradients(x[low - start : high - start], y[low - start : high - start]), rate)
                 done += 1
+
+
+def _make_gradients(model: nn.Module, task: Task, parameters: Sequence[Tensor], recipe: Recipe) -> Gradients:
+    if recipe.precision == "float32" and not recipe.compiled:
+        return gradients_of(model, task, parameters)
+    device = parameters[0].device.type
+
+    def loss(x: Tensor, y: Tensor) -> Tensor:
+        with torch.autocast(device, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
+            return task.loss(model(x), y)
+
+    found = loss
+    if recipe.compiled:
+        # What was compiled before would decide what is compiled now, and past a limit nothing is: a slice begins anew.
+        torch.compiler.reset()
+        # "reduce-overhead" is torch's name for CUDA graphs; elsewhere it does nothing.
+        found = torch.compile(loss, dynamic=False, mode="reduce-overhead" if device == "cuda" else None)
+    return lambda x, y: torch.autograd.grad(found(x, y), parameters, allow_unused=True)
 
 
 def make_step(parameters: Sequence[Tensor], recipe: Recipe) -> Step:

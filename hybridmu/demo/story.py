@@ -37,7 +37,7 @@ def demo_settings(folder: Path) -> Settings:
         "task": {"name": "mlp", "hidden": [128]},
         "sisa": {"shards": 8, "slices": 5, "epochs": 30, "batch_size": 16, "seed": 0},
         "optimizer": {"name": "sgd", "lr": 0.1},
-        "policy": {"light_seconds": 0.0},
+        "policy": {"light_seconds": 0.0, "workload_threshold": 0.5},
         "storage_url": str(folder / "system"),
     })
 

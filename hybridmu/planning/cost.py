@@ -1,6 +1,9 @@
-"""Visits to seconds, with an interval, fitted from measured outcomes; and makespan over workers.
+"""Work to seconds, with an interval, fitted from measured outcomes; and makespan over workers.
 
-seconds = per_visit · visits + per_checkpoint · checkpoints, both ≥ 0, least squares on *relative* error, per strategy.
+seconds = per_visit · visits + per_checkpoint · checkpoints + per_row · rows read + per_job, all ≥ 0, per strategy:
+least squares on *relative* error. Few outcomes can't tell the terms apart (every shard's training has about the same
+visits and checkpoints), so the fit is drawn a little towards the proportions that small models have: where the outcomes
+say nothing else, a job that takes twice what was expected of it takes twice in every term.
 """
 
 from __future__ import annotations
@@ -8,15 +11,17 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 
 import numpy as np
 
 from hybridmu.types import CostObservation
 
-# Before anything was measured: a small model on one core. Replaced by the first outcome.
-_PRIOR_PER_VISIT = 1e-5
-_PRIOR_PER_CHECKPOINT = 5e-3
+# Before anything was measured: a small model on one core, seconds per visit, checkpoint, row read, and job. Replaced by
+# the first outcome; its proportions weigh on the fit like an outcome's relative error times `_PULL`.
+_PRIOR = np.array([1e-5, 5e-3, 1e-6, 5e-3])
 _PRIOR_SPREAD = 1.0
+_PULL = 0.005
 
 
 @dataclass(frozen=True)
@@ -28,12 +33,23 @@ class Coefficients:
         per_checkpoint: Seconds per checkpoint read or written.
         spread: Root mean square of the relative error.
         observations: How many outcomes it rests on.
+        per_row: Seconds per row that is read.
+        per_job: Seconds that a job takes whatever it does.
     """
 
-    per_visit: float = _PRIOR_PER_VISIT
-    per_checkpoint: float = _PRIOR_PER_CHECKPOINT
+    per_visit: float
+    per_checkpoint: float
     spread: float = _PRIOR_SPREAD
     observations: int = 0
+    per_row: float = 0.0
+    per_job: float = 0.0
+
+    def seconds(self, visits: int, checkpoints: int, rows: int = 0) -> float:
+        """Return the predicted seconds of one job."""
+        return self.per_visit * visits + self.per_checkpoint * checkpoints + self.per_row * rows + self.per_job
+
+
+_UNMEASURED = Coefficients(float(_PRIOR[0]), float(_PRIOR[1]), per_row=float(_PRIOR[2]), per_job=float(_PRIOR[3]))
 
 
 @dataclass(frozen=True)
@@ -51,19 +67,20 @@ class CostModel:
 
     fits: dict[str, Coefficients] = field(default_factory=dict)
 
-    def estimate(self, strategy: str, visits: int, checkpoints: int) -> Estimate:
+    def estimate(self, strategy: str, visits: int, checkpoints: int, rows: int = 0) -> Estimate:
         """Predict the seconds of one job on one worker.
 
         Args:
             strategy: Name; one never measured borrows the retrain's coefficients.
             visits: Sample visits.
             checkpoints: Checkpoints read and written.
+            rows: Rows that it reads from storage: all live ones for an update, none for a retrain.
 
         Returns:
             Seconds with a two-sigma interval of the relative error, never below 0.
         """
-        fit = self.fits.get(strategy) or self.fits.get("retrain") or Coefficients()
-        seconds = fit.per_visit * visits + fit.per_checkpoint * checkpoints
+        fit = self.fits.get(strategy) or self.fits.get("retrain") or _UNMEASURED
+        seconds = fit.seconds(visits, checkpoints, rows)
         return Estimate(seconds, seconds * max(0.0, 1 - 2 * fit.spread), seconds * (1 + 2 * fit.spread))
 
 
@@ -85,22 +102,26 @@ def fit(observations: Iterable[CostObservation]) -> CostModel:
 
 def _fit_one(group: Sequence[CostObservation]) -> Coefficients:
     seconds = np.array([o.seconds for o in group])
+    work = np.array([[o.visits, o.checkpoints, o.rows, 1] for o in group], dtype=float)
+    # The unknowns are multiples of the prior's coefficients, times what these jobs took of what the prior expected.
+    unit = _PRIOR * np.median(seconds / (work @ _PRIOR))
     # Dividing each row by its seconds makes the squared error relative: short and long jobs weigh alike.
-    scaled = np.array([[o.visits, o.checkpoints] for o in group], dtype=float) / seconds[:, None]
-    ones = np.ones(len(group))
-    best = np.zeros(2)
-    best_error = np.inf
-    for columns in ([0, 1], [0], [1]):
-        part = scaled[:, columns]
-        if not part.any():
-            continue
-        solution = np.linalg.lstsq(part, ones, rcond=None)[0]
-        error = float(np.sum((part @ solution - ones) ** 2))
+    scaled = work * unit / seconds[:, None]
+    pull = np.where(work.any(axis=0), _PULL**2, 0.0)
+    bend, slope = scaled.T @ scaled + np.diag(pull), scaled.sum(axis=0) + pull
+    known = np.flatnonzero(pull)
+    best, best_error = np.zeros(len(unit)), np.inf
+    # Least squares with no coefficient below 0: the best of all choices of those that are not 0.
+    for columns in (list(each) for size in range(1, len(known) + 1) for each in combinations(known, size)):
+        solution = np.linalg.solve(bend[np.ix_(columns, columns)], slope[columns])
+        error = -float(slope[columns] @ solution)
         if (solution >= 0).all() and error < best_error:
-            best, best_error = np.zeros(2), error
+            best, best_error = np.zeros(len(unit)), error
             best[columns] = solution
-    spread = float(np.sqrt(best_error / len(group))) if len(group) > 2 else _PRIOR_SPREAD
-    return Coefficients(float(best[0]), float(best[1]), spread, len(group))
+    freedom = len(group) - int(np.count_nonzero(best))
+    spread = float(np.sqrt(np.sum((scaled @ best - 1) ** 2) / freedom)) if freedom > 1 else _PRIOR_SPREAD
+    visit, checkpoint, row, job = (float(value) for value in best * unit)
+    return Coefficients(visit, checkpoint, spread, len(group), row, job)
 
 
 def schedule(seconds: Sequence[float], workers: int) -> list[float]:

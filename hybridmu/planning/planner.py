@@ -1,8 +1,9 @@
 """Which strategy each shard gets. Pure: (stats, cost, policy) -> Plan, with a reason for every line.
 
-Three boundary rules per shard (ours, after the workload boundary of arXiv 2412.14505), asked in this order:
-quality guard (retrain when the shard owes too much), workload (retrain when light), time (retrain when it is no
-slower than the update, or when it still fits the deadline). What no rule retrains gets the approximate update.
+Boundary rules per shard (ours, after the workload boundary of arXiv 2412.14505), asked in this order: class (retrain
+what canaries do not stand for), quality guard (retrain when the shard owes too much by every update; the fastest of
+the others is weighed on), workload (retrain when light), time (retrain when it is no slower than the update, or when
+it still fits the deadline). What no rule retrains gets the approximate update.
 """
 
 from __future__ import annotations
@@ -10,30 +11,43 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from hybridmu.core.calibration import lookup
-from hybridmu.core.strategies import newton
+from hybridmu.core.calibration import estimate
+from hybridmu.core.strategies import adam, newton
 from hybridmu.core.strategies.dpus import unavailable
 from hybridmu.errors import StrategyUnavailableError
 from hybridmu.planning.cost import CostModel, schedule
 from hybridmu.planning.workload import Workload, count
-from hybridmu.types import Calibration, Plan, ShardPlan, ShardStats, StrategyChoice, StrategyName
+from hybridmu.types import (
+    Calibration,
+    CalibrationEstimate,
+    Plan,
+    ShardPlan,
+    ShardStats,
+    StrategyChoice,
+    StrategyName,
+)
 
 # Middle of what calibration found on MNIST-5k (docs/log.md); only for updates forced without a calibration.
-_UNCALIBRATED_ALPHA: dict[StrategyName, float] = {"dpus": 0.3, "dpus-optimised": 0.5, "dpus-newton": 1.0}
+_UNCALIBRATED_ALPHA: dict[str, dict[StrategyName, float]] = {
+    "sgd": {"dpus": 0.3, "dpus-optimised": 0.5, "dpus-newton": 1.0},
+    "adamw": {"dpus": 0.25, "dpus-optimised": 0.35},
+}
 
 
 @dataclass(frozen=True)
 class Policy:
     """What the operator allows; see `config.PolicySettings` for the meaning of each figure."""
 
-    workload_threshold: float = 0.5
+    workload_threshold: float = 0.0
     time_ratio: float = 1.0
     light_seconds: float = 0.0
     quality_budget: float = 0.1
-    approximate: StrategyName = "dpus-optimised"
+    approximate: tuple[StrategyName, ...] = ("dpus-newton", "dpus-optimised", "dpus")
     alpha: float | None = None
     finetune_epochs: float = 2.0
     optimizer: str = "sgd"
+    batch_size: int = 64
+    class_excess: float = 0.05
 
 
 @dataclass(frozen=True)
@@ -121,7 +135,9 @@ def _update(stats: ShardStats, base: ShardPlan, name: StrategyName, cost: CostMo
         visits += budget
     elif name == "dpus-newton":
         visits += newton.cost(stats.live)
-    estimate = cost.estimate(name, visits, checkpoints)
+    if name != "rewind" and policy.optimizer == "adamw":
+        visits += adam.visits(checkpoints, stats.live, policy.batch_size) + work.gradient_visits
+    estimate = cost.estimate(name, visits, checkpoints, stats.live)
     return replace(
         base,
         strategy=name,
@@ -139,7 +155,7 @@ def _blocked(stats: ShardStats, policy: Policy, name: StrategyName) -> str | Non
         return "no live row is left: the shard leaves the vote"
     if sum(stats.newly_revoked) == 0:
         return "the current weights hold none of the rows"
-    if name != "rewind" and (reason := unavailable(policy.optimizer)):
+    if name != "rewind" and (reason := unavailable(policy.optimizer, name)):
         return reason
     if not stats.trajectory:
         return "a checkpoint of the run that saw the rows is missing"
@@ -155,29 +171,39 @@ def _auto(
     calibration: Calibration,
     slack: float | None,
 ) -> ShardPlan:
-    name = policy.approximate
-    share = sum(stats.newly_revoked) / max(1, sum(stats.rows))
-    bucket = lookup(calibration, name, count(stats).first_new, share)
-    if reason := _blocked(stats, policy, name) or (None if bucket else f"{name} is not calibrated on this system"):
+    updates = _calibrated(stats, retrain, cost, policy, calibration)
+    uncalibrated = None if updates else _uncalibrated(" or ".join(policy.approximate), calibration)
+    usable = (name for name in policy.approximate if not unavailable(policy.optimizer, name))
+    if reason := _blocked(stats, policy, next(usable, policy.approximate[0])) or uncalibrated:
         return _decided(retrain, "availability", f"no update is available: {reason}")
-    assert bucket is not None
-    update = _update(stats, retrain, name, cost, policy)
-    update = replace(update, alpha=bucket.alpha, predicted_error=bucket.error)
-    retrain = replace(retrain, alternatives=update.alternatives)
-    reasons = []
+    budget = policy.quality_budget
+    fitting = [update for update in updates if stats.error_spent + update.predicted_error <= budget]
+    # The fastest one that the guard lets pass; where it stops all, the one that it stops by the least is shown.
+    update = min(fitting or updates, key=_seconds if fitting else _error)
+    alternatives = (*retrain.alternatives, *(one for each in updates for one in each.alternatives[1:]))
+    update = replace(update, alternatives=alternatives)
+    retrain = replace(retrain, alternatives=alternatives, calibration=update.calibration)
+    if reason := _lopsided(stats, policy):
+        return _decided(retrain, "class", reason)
+    reasons = [
+        f"quality: {each.strategy} would owe {stats.error_spent:.3f} + {each.predicted_error:.3f} > budget {budget:g}"
+        for each in updates
+        if fitting and each not in fitting
+    ]
 
-    owed = stats.error_spent + bucket.error
-    says = f"owed forget-loss error {stats.error_spent:.3f} + {bucket.error:.3f}"
-    if owed > policy.quality_budget:
-        return _decided(retrain, "quality", f"{says} > budget {policy.quality_budget:g}")
-    reasons.append(f"quality: {says} <= budget {policy.quality_budget:g}")
+    fitted = _fitted(update.calibration) if update.calibration else ()
+    says = f"owed forget-loss error {stats.error_spent:.3f} + {update.predicted_error:.3f}"
+    if not fitting:
+        return _decided(retrain, "quality", f"{says} > budget {budget:g} ({update.strategy})", *fitted)
+    reasons.append(f"quality: {says} <= budget {budget:g}")
 
     says = f"workload ratio {retrain.workload_ratio:.3f}"
     if retrain.workload_ratio <= policy.workload_threshold:
         return _decided(retrain, "workload", *reasons, f"{says} <= {policy.workload_threshold:g}")
     reasons.append(f"workload: {says} > {policy.workload_threshold:g}")
 
-    says = f"retrain {retrain.estimated_seconds:.3f} s, update {update.estimated_seconds:.3f} s"
+    times = ", ".join(f"{each.strategy} {each.estimated_seconds:.3f} s" for each in fitting)
+    says = f"retrain {retrain.estimated_seconds:.3f} s, {times}"
     if retrain.estimated_seconds <= policy.time_ratio * update.estimated_seconds:
         return _decided(retrain, "time", *reasons, f"{says}: within {policy.time_ratio:g} times the update")
     if retrain.estimated_seconds <= policy.light_seconds:
@@ -187,8 +213,27 @@ def _auto(
         return _decided(retrain, "deadline", *reasons, f"would end after {ends_after:.3f} s, {slack:.3f} s are left")
     if slack is not None:
         reasons.append(f"deadline: would end after {ends_after:.3f} s, only {slack:.3f} s are left")
-    step = f"alpha {bucket.alpha:g} from canaries (slice {bucket.first_slice}, {bucket.share:.1%} of rows)"
-    return replace(update, rule="boundary", reasons=(*reasons, step))
+    return replace(update, rule="boundary", reasons=(*reasons, *fitted))
+
+
+def _calibrated(
+    stats: ShardStats, retrain: ShardPlan, cost: CostModel, policy: Policy, calibration: Calibration
+) -> list[ShardPlan]:
+    """Return the updates that the policy allows and canaries say something of."""
+    plans = []
+    for name in policy.approximate:
+        if found := _weigh(stats, name, calibration):
+            plan = _update(stats, retrain, name, cost, policy)
+            plans.append(replace(plan, alpha=found.alpha, predicted_error=found.bound, calibration=found))
+    return plans
+
+
+def _seconds(plan: ShardPlan) -> float:
+    return plan.estimated_seconds
+
+
+def _error(plan: ShardPlan) -> float:
+    return plan.predicted_error
 
 
 def _forced(
@@ -206,28 +251,54 @@ def _forced(
             f"{name} can't run on shard {stats.shard}", got=reason, remedy="ask for auto or retrain"
         )
     update = _update(stats, retrain, name, cost, policy)
-    share = sum(stats.newly_revoked) / max(1, sum(stats.rows))
-    bucket = lookup(calibration, name, count(stats).first_new, share)
+    found = _weigh(stats, name, calibration)
     reason = f"the request asks for {name}"
     if name == "rewind":
         # No influence is left, but the gap to a retrain is unknown: the next deletion is to be exact.
         reasons = (reason, f"{policy.finetune_epochs:g} epoch(s) from the last clean checkpoint")
         return replace(update, rule="request", reasons=reasons, predicted_error=policy.quality_budget)
-    if bucket is None:
-        alpha = policy.alpha if policy.alpha is not None else _UNCALIBRATED_ALPHA[name]
-        return replace(
-            update,
-            rule="request",
-            reasons=(reason, f"alpha {alpha:g}, not calibrated"),
-            alpha=alpha,
-            predicted_error=policy.quality_budget,
-        )
+    if found is None:
+        alpha = policy.alpha if policy.alpha is not None else _UNCALIBRATED_ALPHA[policy.optimizer][name]
+        reasons = (reason, f"alpha {alpha:g}: {_uncalibrated(name, calibration)}")
+        return replace(update, rule="request", reasons=reasons, alpha=alpha, predicted_error=policy.quality_budget)
+    says, error = [reason, *_fitted(found)], found.bound
+    if lopsided := _lopsided(stats, policy):
+        says, error = [*says, lopsided], max(error, policy.quality_budget)  # the next deletion is to be exact
     return replace(
-        update,
-        rule="request",
-        reasons=(reason, f"alpha {bucket.alpha:g} from canaries"),
-        alpha=bucket.alpha,
-        predicted_error=bucket.error,
+        update, rule="request", reasons=tuple(says), alpha=found.alpha, predicted_error=error, calibration=found
+    )
+
+
+def _weigh(stats: ShardStats, name: StrategyName, calibration: Calibration) -> CalibrationEstimate | None:
+    """Return what canaries say of an update."""
+    fresh = sum(stats.newly_revoked)
+    return estimate(calibration, name, count(stats).first_new, fresh / max(1, sum(stats.rows)), fresh)
+
+
+def _fitted(found: CalibrationEstimate) -> tuple[str, ...]:
+    """Return what was fitted, with its intervals, and how the deletion lies outside of it."""
+    low, high = found.alpha_range
+    cells = ", ".join(f"slice {cell.first_slice} at {cell.share:.1%} of rows" for cell in found.cells)
+    says = (
+        f"alpha {found.alpha:.3g} [{low:.3g}, {high:.3g}], error {found.error:.3f} + spread {found.spread:.3f}: "
+        f"{found.canaries} canaries, at least {found.shards} shard(s) each, {cells}"
+    )
+    return (says, *(f"outside of what was calibrated: {how}" for how in found.outside))
+
+
+def _uncalibrated(name: str, calibration: Calibration) -> str:
+    """Return why there is no α."""
+    wait = "; canaries are deleted when nothing else is to do" if calibration.waiting else ""
+    return f"{name} is not calibrated on this system{wait}"
+
+
+def _lopsided(stats: ShardStats, policy: Policy) -> str | None:
+    """Return how revoked rows are of one class rather than of all, or None: canaries are of all."""
+    if stats.class_excess is None or stats.class_excess <= policy.class_excess:
+        return None
+    return (
+        f"one class loses a share of its rows that is {stats.class_excess:.0%} above that of all rows "
+        f"(at most {policy.class_excess:.0%}): canaries do not stand for that"
     )
 
 

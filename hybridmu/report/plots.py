@@ -50,11 +50,11 @@ def time_against_workload(outcomes: Sequence[dict[str, Any]], cost: CostModel) -
     fit = cost.fits.get("retrain")
     if fit is not None and outcomes:
         line = np.linspace(0, max(o["sample_visits"] for o in outcomes) * 1.05, 50)
-        fitted = line * fit.per_visit + 2 * fit.per_checkpoint
+        fitted = line * fit.per_visit + 2 * fit.per_checkpoint + fit.per_job
         axes.plot(line, fitted, color="#999999", lw=1, label="fitted retrain")
     axes.set(xlabel="sample visits", ylabel="seconds on one worker", title="Time against workload")
     axes.legend(fontsize=8)
-    return _svg(figure)
+    return svg(figure)
 
 
 def boundary(
@@ -94,9 +94,9 @@ def boundary(
     axes.set(
         xlabel="first touched slice",
         ylabel="rows revoked",
-        title=f"Where the boundary lies: blue {'retrain'}, red {policy.approximate}",
+        title="Where the boundary lies: blue retrain, red update",
     )
-    return _svg(figure)
+    return svg(figure)
 
 
 def gaps(shards: Sequence[dict[str, Any]]) -> str:
@@ -115,7 +115,7 @@ def gaps(shards: Sequence[dict[str, Any]]) -> str:
     axes.axhspan(-0.05, 0.05, color="#20639b", alpha=0.1)
     axes.bar([str(e["shard"]) for e in known], [e["forget_loss_gap"] for e in known], color=_COLOURS["dpus-optimised"])
     axes.set(xlabel="shard", ylabel="loss minus oracle's", title="Forget-loss gap of approximate shards (band: ±0.05)")
-    return _svg(figure)
+    return svg(figure)
 
 
 def lives(requests: Sequence[dict[str, Any]]) -> str:
@@ -141,10 +141,11 @@ def lives(requests: Sequence[dict[str, Any]]) -> str:
     axes.set_xscale("log")
     axes.set(xlabel="seconds since the request was received", title="The life of every request")
     axes.legend(fontsize=8)
-    return _svg(figure)
+    return svg(figure)
 
 
-def _svg(figure: Figure) -> str:
+def svg(figure: Figure) -> str:
+    """Return a figure as SVG, the same bytes every time."""
     buffer = io.StringIO()
     with mpl.rc_context({"svg.hashsalt": "hybridmu", "svg.fonttype": "none"}):
         figure.savefig(buffer, format="svg", metadata={"Date": None})

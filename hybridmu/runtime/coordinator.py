@@ -14,12 +14,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from hybridmu.config import Settings
-from hybridmu.core.calibration import fit
 from hybridmu.errors import LeaseLostError, ShardFailedError, StateError, StrategyUnavailableError
 from hybridmu.faults import reach
 from hybridmu.planning.batching import Batching, Waiting, due
 from hybridmu.planning.repair import Debt, repair_due
 from hybridmu.planning.workload import count
+from hybridmu.runtime.calibrating import Calibrator
+from hybridmu.runtime.canaries import Canaries
 from hybridmu.runtime.eviction import CheckpointKeeper
 from hybridmu.runtime.executor import Executor
 from hybridmu.runtime.forwarding import Forwarder
@@ -41,7 +42,6 @@ from hybridmu.store.sql.measurements import Measurements
 from hybridmu.store.sql.registry import Registry
 from hybridmu.store.sql.soundness import check_soundness
 from hybridmu.types import (
-    CalibrationOutcome,
     ForgetRequest,
     JobResult,
     KeyKind,
@@ -58,7 +58,6 @@ from hybridmu.types import (
 
 LEASE_SECONDS = 15.0
 _REPAIR_RETRY_SECONDS = 60.0
-_FOR_GOOD = 1 << 62  # tables too small for canaries stay so
 _STRICTEST: tuple[StrategyChoice, ...] = ("retrain", "rewind", "auto", "dpus-optimised", "dpus-newton", "dpus")
 
 
@@ -112,9 +111,6 @@ class Coordinator:
         self.token: int | None = None
         self._rounds: dict[str, _Round] = {}
         self._training: _Round | None = None
-        self._calibrating: dict[str, int] = {}  # job → its shard
-        self._uncalibrated = 0  # newest version for which the calibration was looked at
-        self._curves: list[CalibrationOutcome] = []
         self._waiting: list[ShardJob] = []
         self._handed: dict[str, ShardJob] = {}  # what the executor has
         self._not_before: dict[int, float] = {}  # shard → when a failed repair is tried again
@@ -124,6 +120,8 @@ class Coordinator:
         self._guard = Guard(engine, self._keyring)
         self._growth = Growth(self.site, self.registry, Ingestions(engine), self._guard, self._planner)
         queue, clean = (lambda job: self._queue(None, job)), self._growth.forget_waiting
+        canaries = Canaries(self.site, self.ledger, self.measurements, self.registry)
+        self._calibrator = Calibrator(canaries, queue)
         self._purger = Purger(self.site, engine, queue, self._renew, clean)
         self._healer = Healer(self.site, engine)
         self._forwarder = Forwarder(settings, engine)
@@ -163,8 +161,8 @@ class Coordinator:
             self._training = _Round(f"train-{uuid.uuid4().hex[:8]}", {}, work)
             for plan in sorted(work.values(), key=lambda p: (-p.sample_visits, p.shard)):
                 self._queue(self._training, ShardJob(_job_id(), plan.shard, "retrain"))
-        elif self.registry.served() is not None and not self._calibrating:
-            self._calibrate()  # what a crash after the first version may have left undone
+        elif self.registry.served() is not None and not self._calibrator.at_work:
+            self._calibrator.begin()  # what a crash after the first version may have left undone
         return self.snapshot()
 
     def _training_plan(self, shard: int) -> ShardPlan:
@@ -183,32 +181,7 @@ class Coordinator:
         self.registry.publish_training(self._token(), outcomes)
         self._journal.settle()
         self._training = None
-        self._calibrate()
-
-    def _calibrate(self) -> None:
-        """Queue canary deletions on the largest shards, if the policy may use an update at all."""
-        policy, optimizer = self.settings.policy, self.settings.optimizer.name
-        if (
-            not policy.calibrate
-            or policy.strategy == "retrain"
-            or optimizer != "sgd"
-            or self._planner.calibration().buckets
-        ):
-            return
-        every = [sub for sub in self.registry.version().shards if sub.blob and sub.exact]
-        runs = {sub.shard: sub.trajectory(len(self.site.recipe_for(sub.shard).epochs)) for sub in every}
-        voters = [sub for sub in every if runs[sub.shard]]
-        voters.sort(key=lambda sub: (-sum(self.site.lake.counts("train", sub.shard, set())[0]), sub.shard))
-        for sub in voters[: policy.calibration_shards]:
-            job = ShardJob(_job_id(), sub.shard, "calibrate", trajectory=runs[sub.shard])
-            self._calibrating[job.job_id] = sub.shard
-            self._queue(None, job)
-
-    def _calibrate_again(self, version: int) -> None:
-        """Calibrate anew once canaries were revoked and no bucket is left; asked once a version."""
-        if not self._calibrating and self._uncalibrated < version:
-            self._uncalibrated = version
-            self._calibrate()
+        self._calibrator.begin()
 
     # ------------------------------------------------------------------ the loop
 
@@ -237,8 +210,7 @@ class Coordinator:
             if not paused:
                 self._heal(idle)
                 self._purger.begin(self._token(), self._at_work())
-                if idle and not self._purger.busy:
-                    self._calibrate_again(version)
+                self._calibrate(idle)
         self._hand_over()
         for result in self.executor.poll(wait_seconds):
             self._receive(result)
@@ -258,7 +230,7 @@ class Coordinator:
             jobs_total=sum(len(r.plans) for r in rounds),
             jobs_done=sum(len(r.outcomes) for r in rounds),
             open_requests=len(waiting),
-            calibrating=bool(self._calibrating),
+            calibrating=self._calibrator.at_work or (self._calibrator.busy and not paused),
             paused=paused,
             purging=self._purger.busy and not paused,
             ingestions=self._growth.open(),
@@ -270,18 +242,10 @@ class Coordinator:
         if self._purger.owns(result.job_id):
             self._purger.receive(self._token(), result)
             return
-        if result.job_id in self._calibrating:
-            del self._calibrating[result.job_id]
-            if isinstance(result, CalibrationOutcome):
-                self._curves.append(result)
-            if not self._calibrating:  # without any curve `auto` retrains, and says why
-                curves = [curve for outcome in self._curves for curve in outcome.curves]
-                self._curves = []
-                fitted = fit(curves)
-                self.measurements.set_calibration(self._token(), fitted)
-                if not fitted.buckets:
-                    self._uncalibrated = _FOR_GOOD
-                self._keeper.run(self._busy())
+        if self._calibrator.owns(result.job_id):
+            self._calibrator.receive(self._token(), result)
+            if not self._calibrator.at_work:
+                self._keeper.run(self._busy())  # canaries need every checkpoint
             return
         rounds = [*self._rounds.values(), *([self._training] if self._training else [])]
         owner = next((r for r in rounds if result.job_id in r.jobs), None)
@@ -334,6 +298,7 @@ class Coordinator:
                 self._journal.settle()
             self._healer.changed(self._token(), list(done.plans), mended=done.mends)
             self._purger.wake()
+            self._calibrator.wake()
             del self._rounds[done.round_id]
             self._growth.settle(self._token())
         self._keeper.run(self._busy() | {job.shard for job in (*self._waiting, *self._handed.values())})
@@ -448,6 +413,12 @@ class Coordinator:
             started = _Round(f"heal-{uuid.uuid4().hex[:12]}", {}, {shard: plan}, mends=True)
             self._launch(started, self.registry.version().shards)
 
+    def _calibrate(self, idle: bool) -> None:
+        """Delete canaries again where they were revoked, when nothing at all is more urgent."""
+        at_work = self._rounds or self._waiting or self._handed or self._purger.busy
+        if idle and not at_work:
+            self._calibrator.again(self._token(), self._busy())
+
     def _differs(self, pairs: Sequence[tuple[ShardPlan, ShardOutcome]]) -> bool:
         """Return whether outcomes are anything but what is served already."""
         served = {sub.shard: (sub.blob, sub.exact, sub.removed_upto) for sub in self.registry.version().shards}
@@ -492,7 +463,7 @@ class Coordinator:
 
     def _at_work(self) -> set[int]:
         """Return the shards that a round or a calibration is at work on."""
-        return {shard for r in self._rounds.values() for shard in r.plans} | set(self._calibrating.values())
+        return {shard for r in self._rounds.values() for shard in r.plans} | self._calibrator.shards
 
     def _busy(self) -> set[int]:
         """Return the shards on which nothing else may start."""

@@ -179,7 +179,7 @@ class Peer:
         looked_at: int | None,
     ) -> ForgetRequest:
         strategy = parcel.strategy if parcel else "auto"
-        if strategy not in {"auto", "retrain"} and unavailable(self.settings.optimizer.name):
+        if strategy not in {"auto", "retrain"} and unavailable(self.settings.optimizer.name, strategy):
             strategy = "auto"  # what was asked of another optimizer can't run here
         return self.ledger.accept(
             found,

@@ -245,9 +245,7 @@ class Purger:
         batch = self._at_work()
         reach("purge.looked")
         needles = {needle for survey in self._surveys() for needle in survey.needles}
-        fitted = self._measurements.calibration()
-        if (kept := fitted.without(needles)) != fitted:
-            self._measurements.set_calibration(token, kept)
+        self._measurements.drop_curves(token, needles)
         self._deletions.scrub(token, batch.emptied)
         database = clean(self._engine, needles, self._renew)
         rows = sum(len(survey.rows) for survey in self._surveys())

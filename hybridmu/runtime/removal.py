@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 
 from hybridmu.config import Settings
 from hybridmu.core.training import trained_epochs
 from hybridmu.planning import cost
+from hybridmu.planning.canaries import class_excess
 from hybridmu.planning.planner import Policy, Pools, make_plan
+from hybridmu.runtime.canaries import Canaries
 from hybridmu.runtime.site import Site
+from hybridmu.store.lake.classes import class_counts
 from hybridmu.store.sql.ledger import Ledger
 from hybridmu.store.sql.measurements import Measurements
 from hybridmu.store.sql.registry import Registry
-from hybridmu.types import Calibration, Plan, ShardStats, StrategyChoice, SubModel
+from hybridmu.types import Calibration, Plan, ResolvedKey, ShardStats, StrategyChoice, SubModel
 
 
 class RemovalPlanner:
@@ -27,6 +32,7 @@ class RemovalPlanner:
 
     def __init__(self, site: Site, ledger: Ledger, measurements: Measurements, registry: Registry) -> None:
         self.site, self.ledger, self.measurements, self.registry = site, ledger, measurements, registry
+        self.canaries = Canaries(site, ledger, measurements, registry)
 
     def plan(
         self,
@@ -36,7 +42,7 @@ class RemovalPlanner:
         slack: float | None,
         *,
         warnings: Sequence[str] = (),
-        extra: Mapping[tuple[int, int], int] | None = None,
+        fresh: Sequence[tuple[ResolvedKey, int]] = (),
     ) -> Plan:
         """Plan the removal of all tombstones of some shards on top of the served version; changes nothing.
 
@@ -46,28 +52,48 @@ class RemovalPlanner:
             pools: How many jobs run at once.
             slack: Seconds left until the deadline.
             warnings: Carried into the plan.
-            extra: (shard, slice) → rows of a request that is not committed.
+            fresh: Keys of a request that is not committed, with the rows that nothing else revokes.
 
         Returns:
             The plan.
         """
         counts = self.ledger.counts(shards)
         subs = [sub for sub in self.registry.version().shards if sub.shard in set(shards)]
-        return make_plan(
-            [self.stats(sub, counts.get(sub.shard, {}), extra or {}) for sub in subs],
-            cost.fit(self.measurements.costs()),
-            policy_of(self.site.settings),
-            pools,
-            self.calibration(),
-            self.site.settings.policy.strategy if strategy == "auto" else strategy,
-            slack,
-            warnings,
-        )
+        extra: Counter[tuple[int, int]] = Counter()
+        for key, rows in fresh:
+            extra[key.shard, key.slice] += rows
+        stats = [self.stats(sub, counts.get(sub.shard, {}), extra) for sub in subs]
+        settings, model = self.site.settings, cost.fit(self.measurements.costs())
+        calibration = Calibration() if strategy in {"retrain", "rewind"} else self.calibration()
+        chosen = settings.policy.strategy if strategy == "auto" else strategy
+
+        def planned() -> Plan:
+            return make_plan(stats, model, policy_of(settings), pools, calibration, chosen, slack, warnings)
+
+        plan = planned()
+        # Labels are only read of shards that would be updated, which costs far more than that.
+        updated = {one.shard for one in plan.shards if one.calibration is not None and one.strategy != "retrain"}
+        if updated:
+            excess = self._class_excess([sub for sub in subs if sub.shard in updated], [key for key, _ in fresh])
+            stats = [replace(one, class_excess=excess.get(one.shard)) for one in stats]
+            plan = planned()
+        return plan
+
+    def _class_excess(self, subs: Sequence[SubModel], fresh: Sequence[ResolvedKey]) -> dict[int, float]:
+        """Return by how much one class loses more of its rows than all classes together, per shard."""
+        stones, found = self.ledger.tombstones([sub.shard for sub in subs]), {}
+        for sub in subs:
+            mine = stones.get(sub.shard, [])
+            out = {(str(stone.kind), stone.key) for stone in mine if stone.seq <= sub.exact_upto}
+            revoked = {(str(stone.kind), stone.key) for stone in mine if stone.seq > sub.exact_upto}
+            revoked |= {(str(key.kind), key.key) for key in fresh if key.shard == sub.shard}
+            counts = class_counts(self.site.lake, sub.shard, sub.generations, out, revoked)
+            found[sub.shard] = class_excess(*counts)
+        return found
 
     def calibration(self) -> Calibration:
-        """Return the fitted α without the buckets that a revocation spoiled."""
-        fitted = self.measurements.calibration()
-        return fitted.without(self.ledger.revoked(fitted.keys))
+        """Return what canaries say that are not revoked, and which cells nothing is known of."""
+        return self.canaries.calibration()
 
     def stats(
         self, sub: SubModel, counts: Mapping[int, tuple[int, int, int]], extra: Mapping[tuple[int, int], int]
@@ -119,4 +145,6 @@ def policy_of(settings: Settings) -> Policy:
         alpha=policy.alpha,
         finetune_epochs=policy.finetune_epochs,
         optimizer=settings.optimizer.name,
+        batch_size=settings.sisa.batch_size,
+        class_excess=policy.class_excess,
     )

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from hybridmu.config import Settings
-from hybridmu.core.calibration import measure
+from hybridmu.core.canaries import measure
 from hybridmu.core.lineage import Lineage, lineage
 from hybridmu.core.merkle import Leaves, make_leaves
 from hybridmu.core.model import State
 from hybridmu.core.partition import derive
 from hybridmu.core.rows import Rows, carries, concatenate
 from hybridmu.core.strategies import Context, get
+from hybridmu.core.strategies.dpus import unavailable
 from hybridmu.core.training import Recipe
+from hybridmu.errors import StrategyUnavailableError
 from hybridmu.runtime.prover import Prover
 from hybridmu.runtime.site import Site
+from hybridmu.store.audits import Audits
 from hybridmu.store.purge.purge import purge_rows, sweep
 from hybridmu.store.purge.survey import survey
 from hybridmu.types import (
+    CalibrationCurve,
     CalibrationOutcome,
     KeyKind,
     Proof,
@@ -27,10 +32,13 @@ from hybridmu.types import (
     ShardJob,
     ShardOutcome,
     SliceRecord,
+    StrategyName,
 )
 
 # Validation rows that are enough to compare accuracies during calibration.
 _UNSEEN_ROWS = 2000
+
+_CALIBRATED: tuple[StrategyName, ...] = ("dpus", "dpus-optimised", "dpus-newton")
 
 Keys = Iterable[tuple[KeyKind, bytes]]
 
@@ -129,34 +137,51 @@ class ShardWorker:
         return blob
 
     def calibrate(self, job: ShardJob) -> CalibrationOutcome:
-        """Fit α by canary deletions on this shard's live rows; weights and checkpoints stay as they are.
+        """Delete canaries among this shard's live rows, by all updates; weights and checkpoints stay as they are.
 
         Args:
-            job: Names the rows that must not be read, and the exact run on the live rows (`trajectory`).
+            job: Names the rows that must not be read, the cells, and other cells' canaries.
 
         Returns:
-            The fitted buckets.
+            What was measured.
+
+        Raises:
+            StrategyUnavailableError: The exact run on the very rows that are live has no checkpoints here.
         """
+        started = time.perf_counter()
         live = self._live(job)
-        trajectory = job.trajectory
-        settings = self.site.settings
+        settings, recipe = self.site.settings, self.site.recipe_for(self.shard, job.generations)
+        keys = self._lineage(live, recipe).keys
+        # By lineage, not by what the version names: rows may have been revoked since.
+        trajectory = [self.site.blobs.find(self.shard, key) for key in keys]
+        if not all(trajectory):
+            raise StrategyUnavailableError(
+                f"shard {self.shard} has no complete run on its live rows", remedy="it is retrained exactly first"
+            )
         context = Context(
             shard=self.shard,
             task=self.site.task,
-            recipe=self.site.recipe_for(self.shard, job.generations),
+            recipe=recipe,
             live=live.to(self.site.device),
             revoked=live.where(carries(live.ids, live.groups, set())),
             fresh_model=lambda: self.site.fresh_model(self.shard),
-            checkpoint=lambda slice_: self.site.blobs.get(trajectory[slice_ - 1]),
+            checkpoint=lambda slice_: self.site.blobs.get(trajectory[slice_ - 1] or ""),
             save=lambda *_: None,
-            current=self.site.blobs.get(trajectory[-1]),
+            current=self.site.blobs.get(trajectory[-1] or ""),
             held_out=self.site.lake.rows("validation", self.shard, set(job.tombstones)).to(self.site.device),
             finetune_epochs=settings.policy.finetune_epochs,
             finetune_rate=settings.policy.finetune_lr * settings.optimizer.lr,
         )
-        shares = settings.policy.calibration_shares
-        curves = measure(context, ("dpus", "dpus-optimised", "dpus-newton"), shares, self._unseen(job))
-        return CalibrationOutcome(job.job_id, self.shard, curves)
+        unseen, avoid = self._unseen(job), set(job.avoid)
+        updates = [name for name in _CALIBRATED if not unavailable(recipe.optimizer, name)]
+        curves: list[CalibrationCurve] = []
+        for cell in job.cells:
+            begun = time.perf_counter()
+            found = measure(context, cell, updates, unseen, avoid)
+            seconds = time.perf_counter() - begun
+            curves += [replace(curve, seconds=seconds) for curve in found]
+            avoid.update(key for curve in found[:1] for key in curve.keys)
+        return CalibrationOutcome(job.job_id, self.shard, tuple(curves), time.perf_counter() - started)
 
     def prove(self, job: ShardJob) -> ProofOutcome:
         """Make the evidence that certificates need of this shard, and survey what its purge will remove.
@@ -193,7 +218,9 @@ class ShardWorker:
         self._drop(job.tombstones)  # they leave memory too
         tables = purge_rows(self.site.lake, self.shard, job.tombstones)
         refs, keys = job.keep
-        return PurgeOutcome(job.job_id, self.shard, len(tables), sweep(self.site.blobs, self.shard, refs, keys))
+        # What interrupted audits keep came from models that may have seen the rows.
+        files = sweep(self.site.blobs, self.shard, refs, keys) + Audits(self.site.storage).drop(self.shard)
+        return PurgeOutcome(job.job_id, self.shard, len(tables), files)
 
     def _sampled(self, request_id: str) -> bool:
         share = derive(f"verify/{request_id}") / 2**64

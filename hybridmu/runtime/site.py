@@ -93,6 +93,8 @@ class Site:
             weight_decay=optimizer.weight_decay,
             schedule=optimizer.schedule,
             initial_slices=self.lake.manifest.initial_slices,
+            precision=self.settings.compute.precision,
+            compiled=self.settings.compute.compile,
         )
 
     def fresh_model(self, shard: int) -> SubModel:

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
+from functools import lru_cache
 from typing import cast
+
+import numpy as np
 
 from hybridmu.config import Settings
 from hybridmu.core.model import State
 from hybridmu.core.rows import carries
 from hybridmu.core.strategies import Context, get
 from hybridmu.errors import CorruptBlobError, StrategyUnavailableError
+from hybridmu.runtime import auditor
 from hybridmu.runtime.site import Site
 from hybridmu.store.purge.look import Look, drop_old_versions
 from hybridmu.store.purge.purge import purge_indexes
-from hybridmu.types import LookOutcome, PurgeOutcome, ShardJob, ShardOutcome, StrategyName
+from hybridmu.types import AuditOutcome, LookOutcome, PurgeOutcome, ShardJob, ShardOutcome, StrategyName
+
+# An update asks for some checkpoints twice, soon after each other; one that is not needed any more should go.
+_STATES = 3
 
 
 class Updater:
@@ -52,34 +60,39 @@ class Updater:
         gone = {(str(kind), key) for kind, key in job.tombstones}
         fresh = {(str(kind), key) for kind, key in job.fresh}
         removed = {(str(kind), key) for kind, key in job.removed}
-        revoked = site.lake.rows("train", shard, fresh, only_revoked=True, generations=job.generations)
+        tables = site.lake.shard("train", shard, job.generations)
+        keys = tables.outline
+        live = np.flatnonzero(~carries(keys.ids, keys.groups, gone))
         # Only what the current weights still contain is subtracted.
-        revoked = revoked.where(~carries(revoked.ids, revoked.groups, removed))
-        live = site.lake.rows("train", shard, gone, generations=job.generations)
+        revoked = np.flatnonzero(carries(keys.ids, keys.groups, fresh) & ~carries(keys.ids, keys.groups, removed))
+        current = self._state(job.current_blob or "")
+        state = lru_cache(_STATES)(self._state)
         read = 0
 
         def checkpoint(slice_: int) -> State:
             nonlocal read
             read += 1
-            return self._checkpoint(job, slice_)
+            blob = self._checkpoint(job, slice_)
+            return current if blob == job.current_blob else state(blob)
 
-        result = get(job.strategy).run(
-            Context(
-                shard=shard,
-                task=site.task,
-                recipe=site.recipe_for(shard, job.generations),
-                live=live.to(site.device),
-                revoked=revoked.to(site.device),
-                fresh_model=lambda: site.fresh_model(shard),
-                checkpoint=checkpoint,
-                save=lambda *_: None,
-                current=self._state(job.current_blob or ""),
-                held_out=site.lake.rows("validation", shard, gone).to(site.device),
-                alpha=job.alpha,
-                finetune_epochs=policy.finetune_epochs,
-                finetune_rate=policy.finetune_lr * site.settings.optimizer.lr,
-            )
+        strategy = get(job.strategy)
+        context = Context(
+            shard=shard,
+            task=site.task,
+            recipe=site.recipe_for(shard, job.generations),
+            live=keys.take(live),
+            revoked=keys.take(revoked),
+            fresh_model=lambda: site.fresh_model(shard),
+            checkpoint=checkpoint,
+            save=lambda *_: None,
+            current=current,
+            held_out=site.lake.rows("validation", shard, gone).to(site.device) if strategy.validates else None,
+            alpha=job.alpha,
+            finetune_epochs=policy.finetune_epochs,
+            finetune_rate=policy.finetune_lr * site.settings.optimizer.lr,
         )
+        going, part = tables.rows(revoked, live[strategy.reads(context)])
+        result = strategy.run(replace(context, revoked=going.to(site.device), part=part.to(site.device)))
         return ShardOutcome(
             job_id=job.job_id,
             shard=shard,
@@ -93,6 +106,17 @@ class Updater:
             seconds=time.perf_counter() - started,
             checkpoints_read=read,
         )
+
+    def audit(self, job: ShardJob) -> AuditOutcome:
+        """Make shadow models of a shard, and measure them; nothing is written.
+
+        Args:
+            job: As in `runtime.auditor`.
+
+        Returns:
+            Their scores.
+        """
+        return auditor.run(self.site, job)
 
     def purge_index(self, job: ShardJob) -> PurgeOutcome:
         """Remove rows from the index files, which all shards share.
@@ -122,10 +146,10 @@ class Updater:
         names = tuple((name, tuple(sorted(held))) for name, held in found.items())
         return LookOutcome(job.job_id, job.shard, names, tuple({**looked, "old_versions": versions}.items()))
 
-    def _checkpoint(self, job: ShardJob, slice_: int) -> State:
+    def _checkpoint(self, job: ShardJob, slice_: int) -> str:
         if len(job.trajectory) < slice_:
             raise StrategyUnavailableError(f"no checkpoint after slice {slice_}", remedy="use strategy retrain")
-        return self._state(job.trajectory[slice_ - 1])
+        return job.trajectory[slice_ - 1]
 
     def _state(self, blob: str) -> State:
         try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -27,7 +26,6 @@ from hybridmu.store.lake.incoming import waiting_keys
 from hybridmu.store.lake.lookup import Lookup, Mac, UnknownKey
 from hybridmu.store.sql.admission import Limits
 from hybridmu.types import (
-    UPDATES,
     ForgetRequest,
     ForwardState,
     KeyKind,
@@ -68,9 +66,6 @@ class Forgetting(Opened):
         found, _, _ = self._resolve(ids, groups, ignore_unknown)
         fresh = self.ledger.assess(found).fresh
         self._refuse_empty(fresh)
-        extra: Counter[tuple[int, int]] = Counter()
-        for key, rows in fresh:
-            extra[key.shard, key.slice] += rows
         planner = RemovalPlanner(self.site, self.ledger, self.measurements, self.registry)
         return planner.plan(
             {key.shard for key, _ in fresh},
@@ -78,7 +73,7 @@ class Forgetting(Opened):
             _assumed_pools(self.settings),
             self.settings.policy.deadline_seconds,
             warnings=self._warnings([key for key, _ in fresh]),
-            extra=extra,
+            fresh=fresh,
         )
 
     def forget(
@@ -122,7 +117,7 @@ class Forgetting(Opened):
             raise RequestError(
                 "the deadline is not in the future", expected="seconds above 0", got=str(deadline_seconds)
             )
-        if strategy in UPDATES - {"rewind"} and (reason := unavailable(self.settings.optimizer.name)):
+        if reason := unavailable(self.settings.optimizer.name, strategy):
             raise StrategyUnavailableError(f"{strategy} can't run here", got=reason, remedy="ask for auto or retrain")
         admission = self.settings.admission
         if len(ids) + len(groups) > admission.keys_per_request:

@@ -12,6 +12,7 @@ from hybridmu.errors import (
 from hybridmu.planning import cost
 from hybridmu.planning.upgrade import UpgradePlan
 from hybridmu.runtime import coordinator
+from hybridmu.runtime.canaries import Canaries
 from hybridmu.runtime.eviction import CheckpointKeeper
 from hybridmu.runtime.retiring import decommission
 from hybridmu.runtime.upgrade import upgrade_plan
@@ -74,7 +75,7 @@ class Operating(Opened):
         return [asdict(hold) for hold in self.controls.holds()]
 
     def status(self) -> dict[str, Any]:
-        """Return where the system stands: version, shards and what they owe, requests, pause and holds, replicas."""
+        """Return where the system stands: version, shards and what they owe, canaries, requests, holds, replicas."""
         self._check_bound()
         version, past = self.registry.version(), self.site.lake.manifest.ancestry
         requests = self.ledger.requests()
@@ -94,6 +95,7 @@ class Operating(Opened):
             "debts": [
                 {"shard": shard, "deadline_at": deadline} for shard, deadline in sorted(self.registry.debts().items())
             ],
+            "calibration": self._calibration(),
             "pause": asdict(paused) if (paused := self.controls.paused()) else None,
             "holds": self.holds(),
             "requests": {str(s): sum(r.state is s for r in requests) for s in RequestState},
@@ -103,6 +105,17 @@ class Operating(Opened):
             "models": [link.name for link in self.linked.links.live()],
             "undelivered": len(self.linked.links.waiting(begun=False)),
             "predecessor": None if past is None else {"name": past.name, "version": past.version, "root": past.root},
+        }
+
+    def _calibration(self) -> dict[str, Any]:
+        """Return what canaries say of each update, which cells wait for canaries, and the budget for new ones."""
+        found = Canaries(self.site, self.ledger, self.measurements, self.registry).calibration()
+        work, spent = self.measurements.effort()
+        return {
+            "buckets": [asdict(bucket) for bucket in found.buckets],
+            "waiting": [asdict(cell) for cell in found.waiting],
+            "seconds_spent_again": spent,
+            "seconds_allowed_again": self.settings.policy.recalibration_share * work,
         }
 
     def checkpoints(self, *, apply: bool = False) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ class Setup:
         batch_size: B.
         lr: Rate at the start of a slice.
         rows: Only the first so many training rows, to fit a small machine; None: all.
+        test_rows: At most so many test rows are scored.
     """
 
     dataset: str
@@ -39,6 +41,7 @@ class Setup:
     batch_size: int = 32
     lr: float = 0.1
     rows: int | None = None
+    test_rows: int = 10_000
 
     @property
     def name(self) -> str:
@@ -56,6 +59,8 @@ class Contender:
         alpha: Step of the subtraction; None: the calibrated one.
         finetune_epochs: Its budget of fine-tuning; None: the product's.
         about: One line for the tables.
+        finetunes: Whether it spends the budget of fine-tuning.
+        seeds: Only the first so many of a grid's; None: all.
     """
 
     name: str
@@ -63,19 +68,37 @@ class Contender:
     about: str
     alpha: float | None = None
     finetune_epochs: float | None = None
+    finetunes: bool = False
+    seeds: int | None = None
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Setups × mixes × strategies × seeds."""
+    """Setups × mixes × strategies × seeds.
+
+    Attributes:
+        setups: Systems.
+        mixes: Request mixes.
+        contenders: Strategies and baselines.
+        seeds: One system each.
+        repeats: How often a strategy of the product is run on each; the medians of its times count.
+        fewer: Mixes that only the first so many seeds run.
+    """
 
     setups: tuple[Setup, ...]
     mixes: tuple[str, ...]
     contenders: tuple[str, ...]
     seeds: tuple[int, ...]
+    repeats: int = 1
+    fewer: Mapping[str, int] = field(default_factory=dict, hash=False)
+
+    def seeds_of(self, mix: str, contender: str) -> tuple[int, ...]:
+        """Return the seeds that a mix and a contender are run on."""
+        return self.seeds[: self.fewer.get(mix)][: CONTENDERS[contender].seeds]
 
 
 _PICTURE_CNN = {"width": 8, "stages": 2}
+_REDUCED: dict[str, Any] = {"rows": 6_000, "test_rows": 3_000}
 SETUPS = {
     setup.name: setup
     for setup in (
@@ -85,8 +108,8 @@ SETUPS = {
         Setup("mnist", "mlp", {"hidden": [128]}, epochs=10),
         Setup("census", "mlp", {"hidden": [128]}, epochs=5, batch_size=64, lr=0.02),
         Setup("hapt", "mlp", {"hidden": [64]}, shards=4, slices=2, epochs=10, lr=0.02),
-        Setup("mnist", "cnn", {"shape": [1, 28, 28], **_PICTURE_CNN}, shards=4, epochs=8, rows=8_000),
-        Setup("cifar10", "cnn", {"shape": [3, 32, 32], **_PICTURE_CNN}, shards=4, epochs=10, rows=8_000),
+        Setup("mnist", "cnn", {"shape": [1, 28, 28], **_PICTURE_CNN}, shards=4, epochs=8, **_REDUCED),
+        Setup("cifar10", "cnn", {"shape": [3, 32, 32], **_PICTURE_CNN}, shards=4, epochs=10, **_REDUCED),
     )
 }
 
@@ -98,11 +121,18 @@ CONTENDERS = {
         Contender("hybrid", "auto", "the planner chooses per shard"),
         Contender("dpus-raw", "dpus", "plain subtraction, step 1", alpha=1.0),
         Contender("dpus", "dpus", "plain subtraction, calibrated step"),
-        Contender("dpus-optimised", "dpus-optimised", "calibrated subtraction, then fine-tuning"),
+        Contender("dpus-optimised", "dpus-optimised", "calibrated subtraction, then fine-tuning", finetunes=True),
         Contender("dpus-newton", "dpus-newton", "subtraction damped by curvature; nothing calibrated, no fine-tuning"),
-        Contender("rewind", "rewind", "the clean checkpoint, then the budget of fine-tuning"),
-        Contender("amnesiac", "amnesiac", "subtract every batch that held a revoked row, then fine-tune", alpha=1.0),
-        Contender("fine-tune", "fine-tune", "fine-tune on the live rows", alpha=0.0),
+        Contender("rewind", "rewind", "the clean checkpoint, then the budget of fine-tuning", finetunes=True),
+        Contender(
+            "amnesiac",
+            "amnesiac",
+            "subtract every batch that held a revoked row, then fine-tune",
+            alpha=1.0,
+            finetunes=True,
+            seeds=2,  # each is a training to replay, and it is off by nats
+        ),
+        Contender("fine-tune", "fine-tune", "fine-tune on the live rows", alpha=0.0, finetunes=True),
         Contender("nothing", "", "keep the model as it is (control)"),
         Contender("oracle-again", "scratch", "retrain with another order of the data (control)"),
     )
@@ -111,6 +141,8 @@ CONTENDERS = {
 _MIXES = ("rows:1", "share:0.001", "share:0.01", "share:0.05", "share:0.1")
 _SHAPES = ("touch:0.5", "touch:0.9", "users:1", "users:10", "class:1", "skewed:0.02", "stream:200")
 _ALL = tuple(CONTENDERS)
+_PRICED = ("sisa", "hybrid", "dpus", "dpus-optimised", "dpus-newton", "rewind")
+_BOUNDARY = (SETUPS["mnist5k/mlp"], SETUPS["adult/mlp"])
 
 GRIDS = {
     "smoke": Grid((SETUPS["digits/mlp"],), ("rows:1", "share:0.05"), _ALL, (0,)),
@@ -119,23 +151,34 @@ GRIDS = {
         (*_MIXES, *_SHAPES),
         _ALL,
         tuple(range(5)),
+        fewer={"stream:200": 2},  # each takes as long as seven other deletions
     ),
+    # Two halves of boundary.csv: systems of other shapes, and deletions of other sizes.
     "boundary": Grid(
         tuple(
-            Setup(base.dataset, base.model, base.options, shards, slices, epochs, base.batch_size, base.lr)
-            for base in (SETUPS["mnist5k/mlp"], SETUPS["adult/mlp"])
+            replace(base, shards=shards, slices=slices, epochs=epochs)
+            for base in _BOUNDARY
             for shards, slices, epochs in (
                 (base.shards, base.slices, base.epochs),
                 (4, base.slices, base.epochs),
                 (16, base.slices, base.epochs),
                 (base.shards, 2, base.epochs),
                 (base.shards, 10, base.epochs),
+                (base.shards, base.slices, base.epochs // 4),
                 (base.shards, base.slices, 2 * base.epochs),
             )
         ),
-        tuple(f"from:{first}:{share}" for first in (1, 2, 3, 5, 8, 10) for share in (0.002, 0.01, 0.05)),
-        ("sisa", "hybrid", "dpus", "dpus-optimised", "dpus-newton", "rewind", "nothing", "oracle-again"),
+        tuple(f"from:{first}:0.01" for first in (1, 2, 3, 5, 8, 10)),
+        _PRICED,
         (0, 1, 2),
+        repeats=3,
+    ),
+    "sizes": Grid(
+        _BOUNDARY,
+        tuple(f"from:{first}:{share}" for first in (1, 3, 5) for share in (0.002, 0.05, 0.1)),
+        _PRICED,
+        (0, 1, 2),
+        repeats=3,
     ),
 }
 

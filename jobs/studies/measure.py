@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -19,7 +21,8 @@ from jobs.studies.grid import CONTENDERS, Contender
 from jobs.studies.mixes import Deletion
 from jobs.studies.pool import Pool
 from jobs.studies.records import Record, environment
-from jobs.studies.trial import PLANNED, Trial
+from jobs.studies.shards import ShardRecord
+from jobs.studies.trial import PLANNED, PRICED, Trial
 from jobs.studies.worker import Job, Made, Scores
 from jobs.studies.world import World
 
@@ -35,46 +38,60 @@ class Judge:
         mix: Request mix.
         deletion: What it revokes.
         pool: Runs the jobs.
+        repeats: How often a strategy of the product is run; the medians of its times count.
     """
 
-    def __init__(self, world: World, mix: str, deletion: Deletion, pool: Pool) -> None:
-        self.world, self.mix, self.deletion, self.pool = world, mix, deletion, pool
+    def __init__(self, world: World, mix: str, deletion: Deletion, pool: Pool, repeats: int = 1) -> None:
+        self.world, self.mix, self.deletion, self.pool, self.repeats = world, mix, deletion, pool, repeats
         self.oracle = self.trial(CONTENDERS["scratch"])
         self.again = self.trial(CONTENDERS["oracle-again"])
         self.exact = self.trial(CONTENDERS["sisa"])
 
-    def records(self, names: Sequence[str]) -> Iterator[Record]:
+    def records(self, names: Sequence[str]) -> Iterator[tuple[Record, list[ShardRecord]]]:
         """Run contenders.
 
         Args:
             names: Which.
 
         Yields:
-            Their records, in order.
+            Their records, in order, and where a strategy of the product was asked for, those of every shard.
         """
         ready = {"scratch": self.oracle, "oracle-again": self.again, "sisa": self.exact}
         if self.mix.startswith("stream:"):
             ready = {name: stream.run(self.world, self.deletion, CONTENDERS[name], self.pool) for name in names}
         for name in names:
-            yield self._record(name, ready.get(name) or self.trial(CONTENDERS[name]))
+            trial = ready.get(name) or self.trial(CONTENDERS[name])
+            priced = CONTENDERS[name].runs in PRICED and CONTENDERS[name].alpha is None
+            yield self._record(name, trial), self._shards(trial, trial.plan) if priced and trial.plan else []
 
     def trial(self, contender: Contender) -> Trial:
         """Run one contender on every touched shard, score what it made, and drop it."""
         if not contender.runs:
-            calls = [(s, (s, self.world.trajectories[s][-1], False, keys)) for s, keys in self.deletion.keys.items()]
-            return Trial((), {f.shard: f for f in self._all("score", calls)}, 0.0, owing=frozenset(self.deletion.keys))
+            live = [(shard, self.world.trajectories[shard][-1], False) for shard in self.deletion.keys]
+            return Trial((), self._score(live), 0.0, owing=frozenset(self.deletion.keys))
         plan = None
         if contender.runs in PLANNED:
             plan = self.world.plan(self.deletion, cast("StrategyChoice", contender.runs), self.pool.workers)
         jobs = self._jobs(contender, plan)
-        self._all("warm", [(job.shard, (job,)) for job in jobs])
-        started = time.perf_counter()
-        made: list[Made] = self._all("run", [(job.shard, (job,)) for job in jobs])
-        wall = time.perf_counter() - started
-        scores = self._all("score", [(m.shard, (m.shard, m.blob, m.side, self.deletion.keys[m.shard])) for m in made])
-        self._all("drop", [(m.shard, (m,)) for m in made])
+        rounds: list[tuple[list[Made], float]] = []
+        scores: dict[int, Scores] = {}
+        for _ in range(self.repeats if plan else 1):
+            self._all("warm", [(job.shard, (job,)) for job in jobs])
+            started = time.perf_counter()
+            made: list[Made] = self._all("run", [(job.shard, (job,)) for job in jobs])
+            rounds.append((made, time.perf_counter() - started))
+            # Every round ends in the same bits.
+            scores = scores or self._score([(m.shard, m.blob, m.side) for m in made])
+            self._all("drop", [(m.shard, (m,)) for m in made])
         owing = frozenset(job.shard for job in jobs if job.runs not in {"retrain", "scratch"})
-        return Trial(tuple(made), {found.shard: found for found in scores}, wall, plan, owing)
+        median = [_median(group) for group in zip(*(made for made, _ in rounds), strict=True)]
+        wall = statistics.median(wall for _, wall in rounds)
+        return Trial(tuple(median), scores, wall, plan, owing)
+
+    def _score(self, made: Sequence[tuple[int, str | None, bool]]) -> dict[int, Scores]:
+        keys, tests = self.deletion.keys, self.world.setup.test_rows
+        calls = [(shard, (shard, blob, side, keys[shard], tests)) for shard, blob, side in made]
+        return {found.shard: found for found in self._all("score", calls)}
 
     def _jobs(self, contender: Contender, plan: Plan | None) -> list[Job]:
         world, keys = self.world, self.deletion.keys
@@ -150,6 +167,37 @@ class Judge:
             **environment(),
         )
 
+    def _shards(self, trial: Trial, plan: Plan) -> list[ShardRecord]:
+        world, setup = self.world, self.world.setup
+        lines, excess = {line.shard: line for line in plan.shards}, world.class_excess(self.deletion)
+        return [
+            ShardRecord(
+                dataset=setup.dataset,
+                model=setup.model,
+                shards=setup.shards,
+                slices=setup.slices,
+                epochs=setup.epochs,
+                mix=self.mix,
+                strategy=lines[made.shard].strategy,
+                seed=world.seed,
+                shard=made.shard,
+                parameters=world.parameters,
+                slice_epochs=world.epochs,
+                rows=world.counts[made.shard],
+                revoked=self.deletion.revoked[made.shard],
+                seconds=made.seconds,
+                cpu_seconds=made.cpu_seconds,
+                visits=made.visits,
+                checkpoints=made.checkpoints,
+                gap=trial.scores[made.shard].forget_loss - self.oracle.scores[made.shard].forget_loss,
+                alpha=lines[made.shard].alpha,
+                predicted_error=lines[made.shard].predicted_error,
+                class_excess=excess[made.shard],
+                workers=self.pool.workers,
+            )
+            for made in trial.made
+        ]
+
     def _summary(self, scores: Mapping[int, Scores]) -> dict[str, float]:
         """Return the ensemble's test accuracy, and means over the touched shards weighted by their rows."""
         logits = [
@@ -165,6 +213,12 @@ class Judge:
             "forget_accuracy": _mean([(s.forget_accuracy, s.revoked) for s in scores.values()]),
             "retain_accuracy": _mean([(s.retain_accuracy, s.live) for s in scores.values()]),
         }
+
+
+def _median(rounds: Sequence[Made]) -> Made:
+    """Return what a job made, with the median of its times."""
+    seconds, cpu = ([getattr(made, name) for made in rounds] for name in ("seconds", "cpu_seconds"))
+    return replace(rounds[0], seconds=statistics.median(seconds), cpu_seconds=statistics.median(cpu))
 
 
 def _rules(plan: Plan | None) -> str:

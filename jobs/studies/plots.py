@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import io
 import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from jobs.studies import records
+from hybridmu.report.plots import svg
+from jobs.studies import audited, crossover, decisions, records
+from jobs.studies.drawing import colour_of, legend
 from jobs.studies.grid import CONTENDERS
 from jobs.studies.records import Record
 from jobs.studies.tables import FASTER, NOISES, noise_of, speed
 
-_COLOURS = {name: mpl.colormaps["tab20"](number) for number, name in enumerate(CONTENDERS)}
 _CONTROLS = ("nothing", "oracle-again", "scratch")
 
 
@@ -35,13 +34,13 @@ def speed_against_gap(folder: Path) -> str:
                 if chosen and noise:
                     times = statistics.mean(speed(r, exact[r.seed], lambda r: r.cpu_seconds) for r in chosen)
                     gap = abs(statistics.mean(record.gap for record in chosen)) / noise
-                    axes.scatter([times], [max(gap, 0.05)], s=16, color=_COLOURS[strategy], label=strategy)
+                    axes.scatter([times], [max(gap, 0.05)], s=16, color=colour_of(strategy), label=strategy)
         axes.axvline(FASTER, color="#999999", lw=0.8)
         axes.axhline(NOISES, color="#999999", lw=0.8)
         axes.set(xscale="log", yscale="log", title=name, xlabel="times faster than retraining (processor)")
         axes.set_ylabel("forget-loss gap / oracle's noise")
-        _legend(axes)
-    return _svg(figure)
+        legend(axes)
+    return svg(figure)
 
 
 def cost_against_share(folder: Path) -> str:
@@ -59,20 +58,6 @@ def accuracy_against_share(folder: Path) -> str:
     return _against_share(folder, lambda r: 100 * (r.accuracy - r.oracle_accuracy), "points", log=False)
 
 
-def crossover(folder: Path) -> str:
-    """Return, per system of the boundary grid, seconds of retraining and of updates against the first touched slice."""
-    found = [record for record in records.read(folder / "boundary.csv") if record.mix.startswith("from:")]
-    figure, panels = _panels(found)
-    for name, axes in panels.items():
-        for strategy in ("sisa", "hybrid", "dpus-optimised", "dpus-newton"):
-            mine = [record for record in found if _name(record) == name and record.strategy == strategy]
-            points = {int(record.mix.split(":")[1]) for record in mine}
-            _line(axes, strategy, sorted(points), mine, lambda r: float(r.mix.split(":")[1]), lambda r: r.cpu_seconds)
-        axes.set(yscale="log", title=name, xlabel="first touched slice", ylabel="processor seconds")
-        _legend(axes)
-    return _svg(figure)
-
-
 def _against_share(folder: Path, value: Callable[[Record], float], label: str, *, log: bool) -> str:
     found = [r for r in records.read(folder / "headline.csv") if r.mix.partition(":")[0] in {"rows", "share"}]
     figure, panels = _panels(found)
@@ -85,8 +70,8 @@ def _against_share(folder: Path, value: Callable[[Record], float], label: str, *
             _line(axes, strategy, points, mine, lambda r: r.revoked / r.rows, value)
         axes.set(xscale="log", title=name, xlabel="share of rows revoked", ylabel=label)
         axes.set_yscale("log" if log else "symlog", **({} if log else {"linthresh": 0.1}))
-        _legend(axes)
-    return _svg(figure)
+        legend(axes)
+    return svg(figure)
 
 
 def _line(
@@ -99,7 +84,7 @@ def _line(
 ) -> None:
     means = [statistics.mean(value(record) for record in mine if at(record) == point) for point in points]
     if means:
-        axes.plot(points, means, marker=".", lw=1, color=_COLOURS[strategy], label=strategy)
+        axes.plot(points, means, marker=".", lw=1, color=colour_of(strategy), label=strategy)
 
 
 def _panels(found: Sequence[Record]) -> tuple[Figure, dict[str, Axes]]:
@@ -117,25 +102,17 @@ def _name(record: Record) -> str:
     return f"{record.dataset}/{record.model} S={record.shards} R={record.slices} e={record.epochs}"
 
 
-def _legend(axes: Axes) -> None:
-    handles, labels = axes.get_legend_handles_labels()
-    once = dict(zip(labels, handles, strict=True))
-    if once:
-        axes.legend(once.values(), once.keys(), fontsize=6)
-
-
-def _svg(figure: Figure) -> str:
-    buffer = io.StringIO()
-    with mpl.rc_context({"svg.hashsalt": "hybridmu", "svg.fonttype": "none"}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    text = buffer.getvalue()
-    return text[text.index("<svg") :]
-
-
 FIGURES: dict[str, Callable[[Path], str]] = {
     "accuracy_against_share": accuracy_against_share,
+    "audit_klom": audited.klom,
+    "audit_roc": audited.roc,
     "cost_against_share": cost_against_share,
-    "crossover": crossover,
+    "crossover_epochs": crossover.epochs,
+    "crossover_first_slice": crossover.first_slice,
+    "crossover_revoked": crossover.revoked,
+    "crossover_shards": crossover.shards,
+    "crossover_slices": crossover.slices,
     "gap_against_share": gap_against_share,
+    "regret": decisions.regret_curves,
     "speed_against_gap": speed_against_gap,
 }

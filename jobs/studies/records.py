@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import csv
 import importlib.metadata
 import os
 import platform
 import subprocess
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+
+from jobs.studies import csvfile
 
 Key = tuple[str, ...]
 
@@ -111,27 +112,14 @@ class Record:
         return self.forget_loss - self.oracle_forget_loss
 
 
-_TYPES = {field.name: str(field.type) for field in fields(Record)}
-
-
 def read(path: Path) -> list[Record]:
     """Return the records of a file, in its order; none when it is not there."""
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return [Record(**_parsed(row)) for row in csv.DictReader(file)]
+    return csvfile.read(path, Record)
 
 
 def append(path: Path, records: Iterable[Record]) -> None:
     """Append records to a file, with a header when it is new."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        if new:
-            writer.writerow(_TYPES)
-        for record in records:
-            writer.writerow([_text(getattr(record, name)) for name in _TYPES])
+    csvfile.append(path, records, Record)
 
 
 def named(setup: Sequence[object], mix: str, strategy: str, seed: int) -> Key:
@@ -168,21 +156,3 @@ def _commit() -> str:
         return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain") else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-
-
-def _parsed(row: dict[str, str]) -> dict[str, Any]:
-    return {name: _value(_TYPES[name], text) for name, text in row.items()}
-
-
-def _value(kind: str, text: str) -> str | int | float | None:
-    if kind == "int":
-        return int(text)
-    if kind.startswith("float"):
-        return float(text) if text else (None if "None" in kind else float("nan"))
-    return text
-
-
-def _text(value: object) -> str:
-    if value is None or value != value:
-        return ""
-    return f"{value:.6g}" if isinstance(value, float) else str(value)

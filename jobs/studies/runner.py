@@ -8,22 +8,30 @@ from pathlib import Path
 
 import numpy as np
 
-from jobs.studies import records
-from jobs.studies.grid import Grid, Setup
+from hybridmu.config import PolicySettings
+from jobs.studies import records, shards
+from jobs.studies.grid import CONTENDERS, Grid, Setup
 from jobs.studies.measure import Judge
 from jobs.studies.mixes import Outline
 from jobs.studies.pool import Pool
 from jobs.studies.records import Key
 from jobs.studies.stream import STREAMED
+from jobs.studies.trial import PLANNED
+from jobs.studies.worker import LIVE_ROWS
 from jobs.studies.world import open_site, prepare
 
-# What one deletion costs, in trainings of the touched shards, besides the contenders that are no retrain: the oracle,
-# its twin in another order, the exact retrain, and the replay for amnesiac unlearning.
-_RETRAINS = 4.0
-# What an update costs, in trainings of the touched shards; and calibration, in trainings of the whole system.
-_UPDATE, _CALIBRATION = 0.2, 4.0
-# Scoring and reading rows, over the time of the jobs themselves.
-_OVERHEAD = 1.3
+_FINETUNING = PolicySettings().finetune_epochs
+
+# What one deletion costs besides its contenders, in trainings of the touched shards: the oracle, its twin in another
+# order, and the exact retrain; and calibration, in trainings of the whole system.
+_ORACLES, _CALIBRATION = 2.0, 4.0
+# Of contenders, in trainings: a retrain and what the planner chooses, an update without its fine-tuning, the replay for
+# amnesiac unlearning.
+_RETRAIN, _CHOSEN, _UPDATE, _REPLAY = 0.9, 0.4, 0.05, 1.3
+# What always retraining costs over a whole stream, in trainings of all shards.
+_STREAMED = 8.0
+# Everything else, over the time of all that.
+_OVERHEAD = 1.15
 
 
 @dataclass(frozen=True)
@@ -43,6 +51,7 @@ def missing(grid: Grid, known: set[Key]) -> list[Cell]:
         for setup in grid.setups:
             for mix in grid.mixes:
                 fitting = [n for n in grid.contenders if not mix.startswith("stream:") or n in STREAMED]
+                fitting = [n for n in fitting if seed in grid.seeds_of(mix, n)]
                 names = [n for n in fitting if key_of(setup, mix, n, seed) not in known]
                 cells += [Cell(setup, mix, seed, tuple(names))] if names else []
     return cells
@@ -54,37 +63,58 @@ def key_of(setup: Setup, mix: str, contender: str, seed: int) -> Key:
     return records.named(described, mix, contender, seed)
 
 
-def expected_hours(cells: Sequence[Cell], folder: Path, pool: Pool) -> float:
-    """Return how long cells will take, from what a visit costs: one epoch over a slice of each kind of system.
+def expected_hours(cells: Sequence[Cell], folder: Path, pool: Pool, repeats: int = 1) -> float:
+    """Return how long cells will take, from what training and scoring a row costs on each kind of system.
 
     Args:
         cells: What is to be run.
         folder: Where systems are kept; their rows are read here if they were not yet.
         pool: Measures.
+        repeats: How often a strategy of the product is run.
 
     Returns:
         Hours; good to a factor of two.
     """
     seconds = 0.0
-    rates: dict[str, float] = {}
-    rows: dict[str, int] = {}
+    costs: dict[str, tuple[float, float, int]] = {}
     for setup, seed in {(cell.setup, cell.seed): None for cell in cells}:
-        if setup.name not in rates:
+        if setup.name not in costs:
             site = open_site(setup, seed, folder)
-            rows[setup.name] = site.lake.manifest.training_rows
-            taken, visits = pool.run(site.settings, [(0, "probe", (0,))])[0]
-            rates[setup.name] = taken / max(1, visits)
-        full = rates[setup.name] * rows[setup.name] * setup.epochs
-        mine = [cell for cell in cells if (cell.setup, cell.seed) == (setup, seed)]
+            probed = pool.run(site.settings, [(0, "probe", (0,))])[0]
+            costs[setup.name] = (*probed, site.lake.manifest.training_rows)
+        visit, scored, rows = costs[setup.name]
+        full = visit * rows * setup.epochs
         seconds += full * (1 + _CALIBRATION)
-        for cell in mine:
-            updates = len(set(cell.contenders) - {"scratch", "oracle-again", "sisa", "nothing"})
-            seconds += full * _touched(cell.mix, setup) * (_RETRAINS + _UPDATE * updates)
+        for cell in cells:
+            if (cell.setup, cell.seed) == (setup, seed):
+                # Exact strategies end in one oracle's bits, the planner's in those of what it chose.
+                models = len({*cell.contenders, "scratch", "oracle-again"} - {"sisa", "hybrid"})
+                each = setup.test_rows + min(rows / setup.shards, LIVE_ROWS)
+                once = full * _trainings(cell, setup, repeats) + scored * each * models * setup.shards
+                seconds += once * _touched(cell.mix, setup)
     return seconds * _OVERHEAD / 3600 / pool.workers
 
 
-def run(cells: Sequence[Cell], folder: Path, pool: Pool, out: Path, say: Callable[[str], None]) -> Iterator[Cell]:
-    """Measure cells and append their records.
+def _trainings(cell: Cell, setup: Setup, repeats: int) -> float:
+    """Return what a deletion costs, in trainings of the touched shards."""
+    total, kind = _ORACLES + repeats * _RETRAIN, cell.mix.partition(":")[0]
+    for contender in (CONTENDERS[name] for name in cell.contenders):
+        times = float(repeats if contender.runs in PLANNED else 1)
+        if kind == "stream":  # an update of one shard for nearly every request; retrains take several at once
+            times = int(cell.mix.partition(":")[2]) / setup.shards
+            total += _STREAMED * (contender.runs == "retrain")
+        if contender.runs == "auto":
+            total += times * _CHOSEN
+        elif contender.runs not in {"scratch", "retrain", ""}:
+            total += times * (_UPDATE + contender.finetunes * _FINETUNING / setup.epochs)
+        total += _REPLAY * (contender.runs == "amnesiac")
+    return total
+
+
+def run(
+    cells: Sequence[Cell], folder: Path, pool: Pool, out: Path, say: Callable[[str], None], repeats: int = 1
+) -> Iterator[Cell]:
+    """Measure cells and append their records, and those of their shards to a file beside it.
 
     Args:
         cells: From `missing`.
@@ -92,22 +122,26 @@ def run(cells: Sequence[Cell], folder: Path, pool: Pool, out: Path, say: Callabl
         pool: Runs the jobs.
         out: CSV file.
         say: Called with a line of progress.
+        repeats: How often a strategy of the product is run.
 
     Yields:
         Every cell when it is in the file; one that the data can't have is passed over.
     """
-    world = None
+    world, aside = None, shards.beside(out)
+    known = {record.key for record in shards.read(aside)}
     for cell in cells:
         if world is None or (world.setup, world.seed) != (cell.setup, cell.seed):
             world = prepare(cell.setup, cell.seed, folder, pool)
+            shards.append(aside, [record for record in world.observed if record.key not in known])
             if advice := crowding(world.outline, cell.setup.shards, cell.setup.slices):
                 say(f"{cell.setup.name} seed {cell.seed}: {advice}")
         deletion = world.choose(cell.mix)
         if deletion is None:
             say(f"{cell.setup.name} seed {cell.seed}: {cell.mix} does not exist here")
             continue
-        found = list(Judge(world, cell.mix, deletion, pool).records(cell.contenders))
-        records.append(out, found)
+        found = list(Judge(world, cell.mix, deletion, pool, repeats).records(cell.contenders))
+        shards.append(aside, [shard for _, mine in found for shard in mine])
+        records.append(out, [record for record, _ in found])
         say(f"{cell.setup.name} seed {cell.seed} {cell.mix}: {deletion.rows} rows, {len(found)} records")
         yield cell
 

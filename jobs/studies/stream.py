@@ -85,7 +85,9 @@ def run(world: World, deletion: Deletion, contender: Contender, pool: Pool) -> T
         clock, busy = clock + makespan, busy + makespan
         made += found
         latencies += [clock - at for at in arrivals[done : done + len(batch)]]
-    calls = [(s, (s, state.current or None, False, deletion.keys[s])) for s, state in shards.items()]
+    calls = [
+        (s, (s, state.current or None, False, deletion.keys[s], world.setup.test_rows)) for s, state in shards.items()
+    ]
     scores = {found.shard: found for found in _all(world, pool, "score", calls)}
     _all(world, pool, "drop", [(one.shard, (one,)) for one in made])
     owing = frozenset(shard for shard, state in shards.items() if state.updated)

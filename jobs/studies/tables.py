@@ -8,7 +8,7 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from jobs.studies import records
+from jobs.studies import audited, decisions, records
 from jobs.studies.grid import CONTENDERS
 from jobs.studies.records import Record
 
@@ -44,7 +44,7 @@ def fill(text: str, folder: Path) -> str:
 def runs(folder: Path, _: str) -> str:
     """Return what was measured, per file and system."""
     lines: list[Row] = []
-    for path in sorted(folder.glob("*.csv")):
+    for path in (folder / "boundary.csv", folder / "headline.csv"):
         found = records.read(path)
         for system in dict.fromkeys(map(_system, found)):
             mine = [record for record in found if _system(record) == system]
@@ -229,8 +229,14 @@ def _table(head: Row, lines: Iterable[Row]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *lines))
 
 
+def _of(found: Callable[[Path, str], tuple[Row, Sequence[Row]]]) -> Callable[[Path, str], str]:
+    return lambda folder, argument: _table(*found(folder, argument))
+
+
 TABLES: dict[str, Callable[[Path, str], str]] = {
+    "audits": audited.table,
     "boundary": boundary,
+    **{name: _of(found) for name, found in decisions.FOUND.items()},
     "headline": headline,
     "planner": planner,
     "runs": runs,

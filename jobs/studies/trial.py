@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from hybridmu.types import Plan
 from jobs.studies.worker import Made, Scores
 
-# Strategies that the planner prices.
-PLANNED = ("auto", "retrain", "dpus", "dpus-optimised")
+# Strategies that the planner prices, and those that go through it.
+PRICED = ("retrain", "dpus", "dpus-optimised", "dpus-newton", "rewind")
+PLANNED = ("auto", *PRICED)
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,20 +16,20 @@ import numpy.typing as npt
 from hybridmu.config import Settings
 from hybridmu.core import audit
 from hybridmu.core.model import State, SubModel
-from hybridmu.core.rows import Rows, carries
+from hybridmu.core.rows import Rows, carries, concatenate
 from hybridmu.core.strategies import Context, get
 from hybridmu.runtime.shard import ShardWorker
 from hybridmu.runtime.site import Site
 from hybridmu.runtime.updater import Updater
-from hybridmu.runtime.verify import test_rows
 from hybridmu.store.files.blobs import Blobs, weights_hash
 from hybridmu.store.files.storage import Storage
-from hybridmu.types import CalibrationOutcome, ShardJob, ShardOutcome, StrategyName
+from hybridmu.store.lake.layout import Split
+from hybridmu.types import CalibrationCell, CalibrationOutcome, ShardJob, ShardOutcome, StrategyName
 from jobs.studies import baselines
 from jobs.studies.mixes import Keys
 
-# Test rows beyond these change no accuracy by a tenth of a point, and a large table would fill memory.
-_TEST_ROWS = 10_000
+# Live rows of one shard beyond about these change its accuracy by less than half a point.
+LIVE_ROWS = 5_000
 
 
 @dataclass(frozen=True)
@@ -132,6 +132,8 @@ class StudyWorker:
         self.side = Blobs(Storage(settings.storage_url + "-side"))
         self._updaters: dict[float | None, Updater] = {None: Updater(settings)}
         self._shards: dict[int, ShardWorker] = {}
+        self._rows: dict[int, Rows] = {}
+        self._scored: dict[tuple[int, Keys], dict[str, Scores]] = {}
         self._test: Rows | None = None
 
     # ------------------------------------------------------------------ the system
@@ -140,25 +142,27 @@ class StudyWorker:
         """Train a shard for the first time; finished checkpoints are found again."""
         return ShardWorker(self.site.settings, shard).retrain(ShardJob("train", shard, "retrain"))
 
-    def probe(self, shard: int) -> tuple[float, int]:
-        """Return (seconds, visits) of one epoch over the first slice: what a visit costs here."""
-        rows = self.site.lake.rows("train", shard, set())
+    def probe(self, shard: int) -> tuple[float, float]:
+        """Return the processor seconds that a row of the first slice costs, in training and in scoring."""
+        rows = self._training_rows(shard)
         made = self._context(shard, rows.where(rows.slice == 1), rows.where(rows.slice == 0), lambda _: None)
-        for _ in range(2):  # the first time is no measure
-            started = time.perf_counter()
+        model, visit, scored = self.site.fresh_model(shard), [], []
+        for _ in range(3):
+            started = time.process_time()
             result = get("rewind").run(made)
-            seconds = time.perf_counter() - started
-        return seconds, result.visits
+            trained = time.process_time()
+            audit.logits_of(model, made.live, 0)
+            visit.append((trained - started) / max(1, result.visits))
+            scored.append((time.process_time() - trained) / max(1, len(made.live)))
+        return min(visit), min(scored)
 
-    def calibrate(self, shard: int, trajectory: tuple[str, ...]) -> CalibrationOutcome:
-        """Measure canary deletions on a shard, as the product does after the first training."""
-        return ShardWorker(self.site.settings, shard).calibrate(
-            ShardJob("calibrate", shard, "calibrate", trajectory=trajectory)
-        )
+    def calibrate(self, shard: int, cells: tuple[CalibrationCell, ...]) -> CalibrationOutcome:
+        """Delete canaries on a shard, as the product does after the first training."""
+        return ShardWorker(self.site.settings, shard).calibrate(ShardJob("calibrate", shard, "calibrate", cells=cells))
 
     def outline(self, shard: int) -> Rows:
         """Return a shard's training rows without their features."""
-        rows = self.site.lake.rows("train", shard, set())
+        rows = self._training_rows(shard)
         return Rows(rows.x[:, :0], rows.y, rows.slice, rows.ids, rows.groups, rows.content)
 
     # ------------------------------------------------------------------ jobs
@@ -172,7 +176,7 @@ class StudyWorker:
             self._shards[job.shard] = ShardWorker(self.site.settings, job.shard)
             self._shards[job.shard].retrain(ShardJob("warm", job.shard, "retrain"))
         if job.runs == "amnesiac":
-            rows = self.site.lake.rows("train", job.shard, set())
+            rows = self._training_rows(job.shard)
             recipe = self.site.recipe_for(job.shard)
             keys = {(str(kind), key) for kind, key in job.keys}
             baselines.LOG.replay(self.site.fresh_model(job.shard), rows, keys, recipe, self.site.task, job.shard)
@@ -226,36 +230,59 @@ class StudyWorker:
             keys = [key for _, key in made.written if key]
             self.site.blobs.drop(made.shard, [blob for blob, _ in made.written], keys)
 
-    def score(self, shard: int, blob: str | None, side: bool, keys: Keys) -> Scores:
-        """Measure a sub-model on the test rows, and on the revoked and the live rows of its shard."""
-        rows = self.site.lake.rows("train", shard, set())
+    def score(self, shard: int, blob: str | None, side: bool, keys: Keys, test_rows: int) -> Scores:
+        """Measure a sub-model on the first test rows, and on the revoked and the live rows of its shard.
+
+        Several strategies end in the same bits: what was measured of them on this deletion is known.
+        """
+        rows = self._training_rows(shard)
         mask = carries(rows.ids, rows.groups, {(str(kind), key) for kind, key in keys})
-        revoked, live = rows.where(mask), rows.where(~mask)
         if blob is None:
-            return Scores(shard, "", None, float("nan"), float("nan"), float("nan"), len(revoked), len(live))
+            nan = float("nan")
+            return Scores(shard, "", None, nan, nan, nan, int(mask.sum()), int((~mask).sum()))
         state = (self.side if side else self.site.blobs).get(blob)
-        model = self.site.fresh_model(shard)
-        model.load_state_dict(state)
-        return Scores(
-            shard,
-            weights_hash(state),
-            audit.logits_of(model, self._test_rows(), 0).numpy(),
-            audit.mean_loss(model, revoked, self.site.task),
-            self._accuracy(model, revoked),
-            self._accuracy(model, live),
-            len(revoked),
-            len(live),
-        )
+        weights = weights_hash(state)
+        if (shard, keys) not in self._scored:
+            for known in [known for known in self._scored if known[0] == shard]:
+                del self._scored[known]
+        scored = self._scored.setdefault((shard, keys), {})
+        if weights not in scored:
+            model = self.site.fresh_model(shard)
+            model.load_state_dict(state)
+            revoked, live = rows.where(mask), rows.where(~mask)
+            scored[weights] = Scores(
+                shard,
+                weights,
+                audit.logits_of(model, self._test_rows(test_rows), 0).numpy(),
+                audit.mean_loss(model, revoked, self.site.task),
+                self._accuracy(model, revoked),
+                self._accuracy(model, live.where(np.arange(len(live)) % (1 + len(live) // LIVE_ROWS) == 0)),
+                len(revoked),
+                len(live),
+            )
+        return scored[weights]
 
-    def test_labels(self) -> npt.NDArray[np.int64]:
-        """Return the class numbers of the test rows, in the order of `Scores.test_logits`."""
-        return np.asarray(self._test_rows().y.numpy())
+    def test_labels(self, test_rows: int) -> npt.NDArray[np.int64]:
+        """Return the class numbers of the first test rows, in the order of `Scores.test_logits`."""
+        return np.asarray(self._test_rows(test_rows).y.numpy())
 
-    def _test_rows(self) -> Rows:
+    def _test_rows(self, most: int) -> Rows:
+        """Return the first test rows (of validation, when there is no test table)."""
         if self._test is None:
-            found = test_rows(self.site, {})
-            self._test = found.where(np.arange(len(found)) < _TEST_ROWS)
+            split: Split = "test" if "test" in self.site.lake.manifest.rows else "validation"
+            parts: list[Rows] = []
+            for shard in range(self.site.settings.sisa.shards):
+                if sum(map(len, parts)) < most:
+                    parts.append(self.site.lake.rows(split, shard, set()))
+            found = concatenate(parts)
+            self._test = found.where(np.arange(len(found)) < most)
         return self._test
+
+    def _training_rows(self, shard: int) -> Rows:
+        """Return every row of a shard, which stay in memory: what is timed reads its own."""
+        if shard not in self._rows:
+            self._rows[shard] = self.site.lake.rows("train", shard, set())
+        return self._rows[shard]
 
     def _accuracy(self, model: SubModel, rows: Rows) -> float:
         if not len(rows):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,9 @@ import numpy.typing as npt
 
 from hybridmu.config import Settings
 from hybridmu.core import calibration as alphas
+from hybridmu.core.rows import carries
 from hybridmu.planning import cost
+from hybridmu.planning.canaries import Candidate, class_excess, lacking
 from hybridmu.planning.planner import Pools, make_plan
 from hybridmu.runtime.removal import policy_of
 from hybridmu.runtime.site import Site
@@ -20,7 +23,7 @@ from hybridmu.store.lake.ingest import ingest
 from hybridmu.types import (
     Calibration,
     CalibrationBucket,
-    CostObservation,
+    CalibrationCell,
     Plan,
     ShardOutcome,
     ShardStats,
@@ -29,6 +32,8 @@ from hybridmu.types import (
 from jobs.studies.grid import Setup, settings_of
 from jobs.studies.mixes import Deletion, Keys, Outline, choose
 from jobs.studies.pool import Pool
+from jobs.studies.shards import FIRST, TRAINING, ShardRecord
+from jobs.studies.trial import PRICED
 from jobs.studies.worker import Job, Scores
 
 _FILE = "trained.json"
@@ -45,7 +50,8 @@ class World:
         trajectories: Shard → blobs of its checkpoints, slice 1 first; empty for an empty shard.
         training: Shard → (seconds, visits) of its first training.
         calibration: α fitted by canaries. No bucket is dropped when a mix revokes one of its canaries.
-        costs: What the cost model knows: the training, and two deletions.
+        observed: What the cost model knows: the training, and two deletions.
+        parameters: Of a sub-model.
         epochs: e_i.
         counts: Shard → rows per slice.
         outline: Every training row.
@@ -59,7 +65,8 @@ class World:
     trajectories: dict[int, tuple[str, ...]]
     training: dict[int, tuple[float, int]]
     calibration: Calibration
-    costs: tuple[CostObservation, ...]
+    observed: tuple[ShardRecord, ...]
+    parameters: int
     epochs: tuple[int, ...]
     counts: dict[int, tuple[int, ...]]
     outline: Outline
@@ -77,17 +84,42 @@ class World:
 
     def plan(self, deletion: Deletion, strategy: StrategyChoice, workers: int) -> Plan:
         """Return the product's plan for a deletion, with every checkpoint there and nothing owed."""
-        every = (True,) * len(self.epochs)
-        return self.plan_for(
-            [ShardStats(s, self.epochs, self.counts[s], gone, gone, every) for s, gone in deletion.revoked.items()],
-            strategy,
-            workers,
-        )
+        every, excess = (True,) * len(self.epochs), self.class_excess(deletion)
+        stats = [
+            ShardStats(s, self.epochs, self.counts[s], gone, gone, every, class_excess=excess[s])
+            for s, gone in deletion.revoked.items()
+        ]
+        return self.plan_for(stats, strategy, workers)
+
+    def class_excess(self, deletion: Deletion) -> dict[int, float]:
+        """Return by how much one class loses more of its rows than all together, per touched shard."""
+        classes, found = int(self.outline.label.max()) + 1, {}
+        for shard, keys in deletion.keys.items():
+            mine = self.outline.shard == shard
+            labels = self.outline.label[mine]
+            named = {(str(kind), key) for kind, key in keys}
+            gone = labels[carries(self.outline.ids[mine], self.outline.groups[mine], named)]
+            found[shard] = class_excess(np.bincount(labels, minlength=classes), np.bincount(gone, minlength=classes))
+        return found
 
     def plan_for(self, stats: Sequence[ShardStats], strategy: StrategyChoice, workers: int) -> Plan:
         """Return the product's plan for shards in any state."""
-        policy, known = policy_of(self.settings), cost.fit(self.costs)
+        policy, known = policy_of(self.settings), cost.fit(record.observation() for record in self.observed)
         return make_plan(stats, known, policy, Pools(workers, workers), self.calibration, strategy)
+
+
+@dataclass(frozen=True)
+class _Observed:
+    """What one job cost before the first deletion that is measured; as in `ShardRecord`."""
+
+    mix: str
+    strategy: str
+    shard: int
+    revoked: Sequence[int]
+    seconds: float
+    cpu_seconds: float
+    visits: int
+    checkpoints: int
 
 
 def open_site(setup: Setup, seed: int, folder: Path) -> Site:
@@ -126,8 +158,38 @@ def prepare(setup: Setup, seed: int, folder: Path, pool: Pool) -> World:
         np.concatenate([part.ids for part in parts]),
         np.concatenate([part.groups for part in parts]),
     )
-    calls = [(shard, "score", (shard, blobs[-1], False, ())) for shard, blobs in trajectories.items() if blobs]
+    calls = [
+        (shard, "score", (shard, blobs[-1], False, (), setup.test_rows))
+        for shard, blobs in trajectories.items()
+        if blobs
+    ]
     manifest = site.lake.manifest
+    parameters = sum(parameter.numel() for parameter in site.fresh_model(0).parameters())
+    counts = dict(enumerate(manifest.rows["train"]))
+    named = (setup.dataset, setup.model, setup.shards, setup.slices, setup.epochs)
+    observed = [
+        ShardRecord(
+            *named,
+            mix=one.mix,
+            strategy=one.strategy,
+            seed=seed,
+            shard=one.shard,
+            parameters=parameters,
+            slice_epochs=manifest.epochs,
+            rows=counts[one.shard],
+            revoked=tuple(one.revoked),
+            seconds=one.seconds,
+            cpu_seconds=one.cpu_seconds,
+            visits=one.visits,
+            checkpoints=one.checkpoints,
+            gap=float("nan"),
+            alpha=0.0,
+            predicted_error=0.0,
+            class_excess=0.0,
+            workers=pool.workers,
+        )
+        for one in (_Observed(**found) for found in known["observed"])
+    ]
     return World(
         setup,
         seed,
@@ -135,11 +197,12 @@ def prepare(setup: Setup, seed: int, folder: Path, pool: Pool) -> World:
         trajectories,
         {int(shard): (seconds, visits) for shard, (seconds, visits) in known["training"].items()},
         Calibration(tuple(CalibrationBucket(**bucket) for bucket in known["calibration"])),
-        tuple(CostObservation(**observation) for observation in known["costs"]),
+        tuple(observed),
+        parameters,
         manifest.epochs,
-        dict(enumerate(manifest.rows["train"])),
+        counts,
         outline,
-        pool.run(settings, [(0, "test_labels", ())])[0],
+        pool.run(settings, [(0, "test_labels", (setup.test_rows,))])[0],
         {scores.shard: scores for scores in pool.run(settings, calls)},
     )
 
@@ -149,39 +212,50 @@ def _train(site: Site, settings: Settings, pool: Pool) -> dict[str, object]:
     outcomes: list[ShardOutcome] = pool.run(settings, [(shard, "train", (shard,)) for shard in shards])
     trajectories = {made.shard: tuple(record.blob for record in made.slices) for made in outcomes}
     voters = sorted((made for made in outcomes if made.blob), key=lambda made: (-made.live, made.shard))
-    chosen = [made.shard for made in voters[: settings.policy.calibration_shards]]
-    curves = pool.run(settings, [(shard, "calibrate", (shard, trajectories[shard])) for shard in chosen])
+    chosen = [made.shard for made in voters]
+    rows, policy = site.lake.manifest.rows["train"], settings.policy
+    asked: dict[int, list[CalibrationCell]] = {}
+    candidates = [Candidate(shard, rows[shard]) for shard in chosen]
+    for shard, cell in lacking(candidates, (), policy.calibration_shares, policy.calibration_shards):
+        asked.setdefault(shard, []).append(cell)
+    curves = pool.run(settings, [(shard, "calibrate", (shard, tuple(cells))) for shard, cells in asked.items()])
     fitted = alphas.fit([curve for found in curves for curve in found.curves])
-    costs = [
-        CostObservation("retrain", made.visits, len(made.slices), made.seconds) for made in outcomes if made.visits
+    none = (0,) * len(rows[0])
+    observed = [
+        _Observed(TRAINING, "retrain", made.shard, none, made.seconds, math.nan, made.visits, len(made.slices))
+        for made in outcomes
+        if made.visits
     ]
-    costs += _first_deletions(site, settings, pool, chosen[0], trajectories[chosen[0]])
+    observed += _first_deletions(site, settings, pool, chosen[0], trajectories[chosen[0]])
     return {
         "trajectories": trajectories,
         "training": {made.shard: (made.seconds, made.visits) for made in outcomes},
-        # Canaries are not named here: the study revokes rows on paper only, and calibrates once.
-        "calibration": [asdict(replace(bucket, keys=())) for bucket in fitted.buckets],
-        "costs": [asdict(observation) for observation in costs],
+        "calibration": [asdict(bucket) for bucket in fitted.buckets],
+        "observed": [asdict(one) for one in observed],
     }
 
 
 def _first_deletions(
     site: Site, settings: Settings, pool: Pool, shard: int, trajectory: Sequence[str]
-) -> list[CostObservation]:
+) -> list[_Observed]:
     """Return what deletions of one row and of a fiftieth cost, by every strategy that the planner prices.
 
     A running system has such outcomes. It warms the workers up too.
     """
     rows = site.lake.rows("train", shard, set())
     order = np.random.default_rng(0).permutation(len(rows))
+    slices = len(site.lake.manifest.epochs)
     found = []
     for count in (1, max(2, len(rows) // 50)):
-        keys: Keys = tuple(("id", rows.ids[at].tobytes()) for at in sorted(order[:count]))
-        for runs in ("retrain", "dpus", "dpus-optimised", "rewind"):
+        chosen = sorted(order[:count])
+        keys: Keys = tuple(("id", rows.ids[at].tobytes()) for at in chosen)
+        revoked = tuple(np.bincount(rows.slice[chosen], minlength=slices + 1)[1:].tolist())
+        for runs in PRICED:
             job = Job(shard, runs, keys, tuple(trajectory), trajectory[-1], 0.1)
             for observed in (False, True):  # the first time is no measure
                 _, made = pool.run(settings, [(shard, "warm", (job,)), (shard, "run", (job,))])
                 pool.run(settings, [(shard, "drop", (made,))])
                 if observed:
-                    found.append(CostObservation(runs, made.visits, made.checkpoints, made.seconds))
+                    costs = made.seconds, made.cpu_seconds, made.visits, made.checkpoints
+                    found.append(_Observed(f"{FIRST}:{count}", runs, shard, revoked, *costs))
     return found

@@ -16,7 +16,9 @@ import sqlalchemy as sa
 
 import hybridmu
 from hybridmu.core.certificate import check, check_chain
+from hybridmu.core.partition import digest
 from hybridmu.errors import CorruptBlobError, StateError
+from hybridmu.runtime.canaries import Canaries
 from hybridmu.runtime.coordinator import Snapshot
 from hybridmu.store.certificates import Certificates
 from hybridmu.store.files.blobs import blob_file, lineage_file
@@ -159,6 +161,8 @@ def _look(
         diverged += [f"certificate: {found}" for found in check(document, keys).items if not found.ok]
     diverged += [f"chain: {found}" for found in check_chain(documents, keys).items if not found.ok]
     diverged += _files(system, len(documents))
+    forgets = [act for act in everything if act.verb == "forget" and told.get(act.key) not in back]
+    diverged += _canaries(system, [row for act in forgets for row in act.ids])
     blobs = {str(sub.shard): sub.blob for sub in system.registry.version().shards}
     return {"lost": lost, "doubled": doubled, "diverged": diverged, "blobs": blobs}
 
@@ -176,6 +180,16 @@ def _do(system: hybridmu.System, act: Act, answers: Mapping[str, str]) -> str:
         return str(system.correct(tables / f"corrected-{act.ids[0]}.parquet", key=act.key)["request_id"])
     report = system.forget(ids=act.ids, groups=act.groups, strategy=act.strategy, key=act.key)  # type: ignore[arg-type]
     return str(report["request_id"])
+
+
+def _canaries(system: hybridmu.System, forgotten: Iterable[int]) -> Iterable[str]:
+    """Yield what is wrong with the calibration: a canary that is forgotten, or canaries that lack."""
+    canaries = Canaries(system.site, system.ledger, system.measurements, system.registry)
+    known = {key for curve in system.measurements.curves() for key in curve.keys}
+    if any(digest(system.site.lake.key, "id", row) in known for row in forgotten):
+        yield "a forgotten row is a canary"
+    if lacking := canaries.lacking():
+        yield f"canaries lack: {lacking}"
 
 
 def _twice(system: hybridmu.System) -> Iterable[str]:

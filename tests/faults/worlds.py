@@ -89,7 +89,13 @@ WORLDS = {
         trained=False,
         overrides={
             "sisa": _TINY,
-            "policy": {"calibrate": True, "calibration_shards": 1, "calibration_shares": [0.1], "verify_share": 0.0},
+            "policy": {
+                "calibrate": True,
+                "calibration_shards": 1,
+                "calibration_shares": [0.5],  # so many canaries that some are revoked
+                "recalibration_share": 1e9,
+                "verify_share": 0.0,
+            },
         },
     ),
     "growing": World(grows="ingest", overrides={"sisa": _TINY, "policy": _RETRAIN}),

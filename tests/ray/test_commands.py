@@ -72,7 +72,9 @@ def digits(head: Head, tmp_path_factory: pytest.TempPathFactory) -> Digits:
     return Digits(head, storage, document(done.stdout), package)
 
 
-def test_jobs_train_forget_run_verify_and_audit(digits: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_jobs_train_forget_run_verify_and_audit(
+    digits: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert digits.trained["version"] == 1
     assert digits.trained["voters"] == 4
     assert (digits.storage / "ledger.sqlite3").exists()

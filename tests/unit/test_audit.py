@@ -131,6 +131,27 @@ def test_no_more_negatives_than_allowed_are_above_the_threshold(positives, negat
     )
 
 
+some = st.lists(st.sampled_from([0.0, 0.5, 1.0, 2.0, 3.0]), min_size=1, max_size=12).map(np.array)
+
+
+@given(some, some)
+def test_the_curve_is_what_every_threshold_gives(positives, negatives):
+    false, true = audit.roc(positives, negatives)
+    points = {(0.0, 0.0), *(((negatives >= t).mean(), (positives >= t).mean()) for t in [*positives, *negatives])}
+    assert set(zip(false.tolist(), true.tolist(), strict=True)) == points
+    assert false.tolist() == sorted(false)
+    assert true.tolist() == sorted(true)
+    area = float(np.trapezoid(true, false))
+    assert area == pytest.approx(audit.attack_auc(-positives, -negatives))
+
+
+def test_scores_are_those_that_the_attack_counts():
+    ours, oracles = normal(0, shift=1.0), normal(1)
+    positives, negatives = audit.u_lira_scores(ours, oracles)
+    assert positives.shape == negatives.shape == ours.shape
+    assert audit.attack_of(positives, negatives) == audit.u_lira(ours, oracles)
+
+
 # ---------------------------------------------------------------------- ToW, gap, relearning
 
 shares = st.floats(0, 1)

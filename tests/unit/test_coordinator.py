@@ -188,7 +188,7 @@ def test_an_update_that_does_not_fit_the_optimizer_is_refused_before_it_is_commi
     with hybridmu.connect(config, executor="local") as system:
         system.train()
         with pytest.raises(hybridmu.HybridMUError, match="can't run here"):
-            system.forget(ids=[ids[0]], strategy="dpus")
+            system.forget(ids=[ids[0]], strategy="dpus-newton")
         assert system.ledger.requests() == []
 
 

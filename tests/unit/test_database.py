@@ -212,7 +212,9 @@ def test_a_writer_that_waits_too_long_is_told_so(database_url, monkeypatch):
 def test_numbers_beyond_32_bits_and_fractions_of_a_second_survive(engine):
     now = 1_700_000_000.123456
     with engine.begin() as connection:
-        connection.execute(t.costs.insert().values(strategy="retrain", visits=2**40 + 1, checkpoints=1, seconds=now))
+        connection.execute(
+            t.costs.insert().values(strategy="retrain", visits=2**40 + 1, checkpoints=1, seconds=now, rows=0)
+        )
         connection.execute(t.needs.insert().values(request_id="r", shard=0, upto=2**40 + 1))
     assert [(row.visits, row.seconds) for row in rows_of(engine, t.costs)] == [(2**40 + 1, now)]
     assert [row.upto for row in rows_of(engine, t.needs)] == [2**40 + 1]

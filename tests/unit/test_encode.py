@@ -46,6 +46,7 @@ def lists(values: list, type_: pa.DataType, width: int) -> pa.Array:
         (pa.array([1, 2], pa.uint64()), {"scale": 0.5}, [[0.5], [1]]),
         (pa.array([0.25, 1e30], pa.float64()), {}, [[0.25], [np.float32(1e30)]]),
         (pa.array(np.array([1.5, 2], np.float16)), {}, [[1.5], [2]]),
+        (pa.array([3e38, 3e38, 3e38], pa.float32()), {}, [[np.float32(3e38)]] * 3),
         ([True, False], {}, [[1], [0]]),
         (lists([[0, 255], [51, 102]], pa.uint8(), 2), {"scale": 0.5}, [[0, 127.5], [25.5, 51]]),
         (lists([[0.5, -1.0]], pa.float64(), 2), {}, [[0.5, -1]]),
@@ -168,6 +169,14 @@ def test_a_row_is_encoded_by_itself_alone(rows, data):
     np.testing.assert_array_equal(made.encode(table.slice(start)), whole[start:])  # offsets into shared buffers
     pieces = pa.concat_tables([table.slice(start), table.slice(0, start)])
     np.testing.assert_array_equal(made.encode(pieces), np.concatenate([whole[start:], whole[:start]]))
+
+
+def test_encoding_into_a_given_array():
+    table = pa.table({"n": [1.0, None], "s": ["x", "y"]})
+    made = encoder(table, fills={"n": 0})
+    out = np.full((2, made.features), np.nan, dtype=np.float32)
+    assert made.encode(table, out) is out
+    np.testing.assert_array_equal(out, made.encode(table))
 
 
 @pytest.mark.parametrize(

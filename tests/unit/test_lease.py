@@ -11,8 +11,8 @@ from hybridmu.store.sql import tables as t
 from hybridmu.store.sql.lease import Lease
 from hybridmu.store.sql.measurements import Measurements
 from hybridmu.store.sql.registry import Registry
-from hybridmu.types import Calibration, ShardOutcome, ShardPlan
-from tests.support import key
+from hybridmu.types import ShardOutcome, ShardPlan
+from tests.support import curve, key
 
 
 def test_the_lease_of_a_dead_holder_ends_though_the_clock_was_set_back(lease, clock):
@@ -49,6 +49,7 @@ def test_a_stale_coordinator_writes_nothing(ledger, engine, clock):
     old = lease.acquire("old", 15)
     first = ShardOutcome("j", 0, "retrain", "b0", True, 0, 9, 1, 10, 1.0, head="h")
     registry.publish_training(old, [first])
+    Measurements(engine).add_curves(old, [curve(keys=(b"k" * 16,))])
     request = ledger.accept([key(1)]).request_id
     clock(3600)  # ahead: the lease seems to have run out
     assert lease.acquire("new", 15) == old + 1
@@ -65,7 +66,8 @@ def test_a_stale_coordinator_writes_nothing(ledger, engine, clock):
         lambda: registry.satisfy(old, [request]),
         lambda: registry.publish(old, "round", [request], [(plan, outcome)]),
         lambda: registry.publish_training(old, [outcome]),
-        lambda: Measurements(engine).set_calibration(old, Calibration()),
+        lambda: Measurements(engine).add_curves(old, [curve()]),
+        lambda: Measurements(engine).drop_curves(old, [b"k" * 16]),
     ):
         with pytest.raises(LeaseLostError, match=f"token {old}"):
             write()

@@ -6,12 +6,13 @@ import time
 import pytest
 import sqlalchemy as sa
 
+from hybridmu.core.calibration import fit
 from hybridmu.errors import ConflictError, LeaseLostError, RequestError, StateError, StorageMismatchError
 from hybridmu.store.sql import tables as t
 from hybridmu.store.sql.ledger import Ledger
 from hybridmu.store.sql.measurements import Measurements
-from hybridmu.types import Calibration, CalibrationBucket, RequestState, RowKey
-from tests.support import key, rows_of
+from hybridmu.types import Calibration, RequestState, RowKey
+from tests.support import curve, key, rows_of
 
 
 def test_accept_commits_the_request_with_its_tombstones(ledger, engine, tmp_path):
@@ -155,20 +156,28 @@ def test_the_lease(lease):
     assert lease.acquire("a", 60) == 4  # its own restart does not wait
 
 
-def test_calibration_round_trip(engine, lease):
+def test_curves_are_kept_replaced_and_dropped(engine, lease):
     measurements, token = Measurements(engine), lease.acquire("me", 60)
     assert measurements.calibration() == Calibration()
-    buckets = (
-        CalibrationBucket("dpus", 1, 0.05, 0.3, 0.01, -0.002, 12, (bytes(16), b"x" * 16)),
-        CalibrationBucket("dpus-optimised", 3, 0.1, 0.5, 0.2, 0.0),
-    )
-    made = Calibration(buckets)
-    measurements.set_calibration(token, Calibration(buckets[:1]))
-    measurements.set_calibration(token, made)
-    assert measurements.calibration() == made
-    assert made.without([b"x" * 16, b"y" * 16]) == Calibration(buckets[1:])
-    with pytest.raises(LeaseLostError):
-        measurements.set_calibration(token + 1, Calibration())
+    a, b = bytes(16), b"x" * 16
+    first = [curve(strategy, keys=(a, b), seconds=2.5) for strategy in ("dpus", "dpus-optimised")]
+    other, later = curve("dpus", shard=1, keys=(b,)), curve("dpus", shard=1, first=3, share=0.01)
+    measurements.add_curves(token, first)
+    measurements.add_curves(token, [other, later])
+    assert measurements.curves() == [*first, other, later]
+    assert measurements.calibration() == fit([*first, other, later])
+    anew = [curve("dpus", zero=0.3, keys=(a,))]
+    measurements.add_curves(token, anew, spent=1.5)
+    assert measurements.curves() == [other, later, *anew], "a set of canaries replaces the older one of its shard"
+    measurements.add_curves(token, [], spent=0.25)
+    assert measurements.effort() == (0.0, 1.75)
+    assert measurements.drop_curves(token, [b"y" * 16]) == 0
+    assert measurements.drop_curves(token, [b"y" * 16, b]) == 1
+    assert measurements.curves() == [later, *anew]
+    for write in (lambda: measurements.add_curves(token + 1, anew), lambda: measurements.drop_curves(token + 1, [a])):
+        with pytest.raises(LeaseLostError):
+            write()
+    assert measurements.curves() == [later, *anew]
 
 
 def test_storage_is_bound_to_one_configuration(ledger):

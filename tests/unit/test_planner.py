@@ -5,23 +5,30 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from hybridmu.core.strategies import newton
+from hybridmu.core.strategies import adam, newton
 from hybridmu.errors import StrategyUnavailableError
 from hybridmu.planning.cost import Coefficients, CostModel, schedule
 from hybridmu.planning.planner import Policy, Pools, make_plan
-from hybridmu.types import Calibration, CalibrationBucket
+from hybridmu.types import Calibration, CalibrationBucket, CalibrationCell
 from tests.support import touched_at
 
-BUCKET = CalibrationBucket("dpus-optimised", 1, 0.01, 0.45, 0.03, -0.001, 20)
-FITTED = Calibration((BUCKET, replace(BUCKET, strategy="dpus", alpha=0.25, error=0.04)))
+BUCKET = CalibrationBucket("dpus-optimised", 1, 0.01, 0.45, 0.02, -0.001, 20, spread=0.01, alpha_range=(0.4, 0.5))
+FITTED = Calibration((BUCKET, replace(BUCKET, strategy="dpus", alpha=0.25, error=0.03)))
 # Retraining one visit costs as much as one of the update, and checkpoints nothing: seconds are visits / 1000.
 COST = CostModel({name: Coefficients(1e-3, 0.0, 0.1, 9) for name in ("retrain", "dpus", "dpus-optimised")})
 
 
+def policy_with(**changes):
+    """Return a policy with one update and a workload rule, whatever the defaults are."""
+    return Policy(**{"approximate": ("dpus-optimised",), "workload_threshold": 0.5, **changes})
+
+
 def plan_of(stats, *, policy=None, cost=COST, calibration=FITTED, pools=None, **options):
     stats = stats if isinstance(stats, list) else [stats]
-    return make_plan(stats, cost, policy or Policy(), pools or Pools(2, 1), calibration, **options)
+    return make_plan(stats, cost, policy or policy_with(), pools or Pools(2, 1), calibration, **options)
 
 
 def decide(stats, **options):
@@ -38,7 +45,7 @@ def test_the_workload_rule_as_a_slice_number(threshold, expected):
     formula = math.ceil((1 + math.sqrt(1 + 4 * (1 - threshold) * 10 * 11)) / 2)
     found = [
         first for first in range(1, 11)
-        if decide(touched_at(first), policy=Policy(workload_threshold=threshold)).rule == "workload"
+        if decide(touched_at(first), policy=policy_with(workload_threshold=threshold)).rule == "workload"
     ]  # fmt: skip
     assert formula == expected
     assert found == list(range(expected, 11))
@@ -47,8 +54,17 @@ def test_the_workload_rule_as_a_slice_number(threshold, expected):
 @pytest.mark.parametrize(
     ("stats", "options", "strategy", "rule", "numbers"),
     [
-        (EARLY, {"policy": Policy(optimizer="adamw")}, "retrain", "availability", ["adamw"]),
+        (EARLY, {"policy": policy_with(optimizer="adamw", approximate=("dpus-newton",))}, "retrain", "availability",
+         ["adamw"]),
+        (EARLY, {"policy": policy_with(optimizer="adamw", batch_size=4, time_ratio=0.1)}, "dpus-optimised", "boundary",
+         ["alpha 0.45"]),
         (EARLY, {"calibration": Calibration()}, "retrain", "availability", ["dpus-optimised is not calibrated"]),
+        (EARLY, {"calibration": Calibration((), (CalibrationCell(1, 0.1),))}, "retrain", "availability",
+         ["dpus-optimised is not calibrated on this system; canaries are deleted when nothing else is to do"]),
+        (replace(EARLY, class_excess=0.051), {}, "retrain", "class", ["5% above that of all rows (at most 5%)"]),
+        (replace(EARLY, class_excess=0.05), {}, "dpus-optimised", "boundary", ["retrain 1.992 s"]),
+        (replace(EARLY, class_excess=0.4), {"policy": policy_with(class_excess=0.4)}, "dpus-optimised", "boundary", []),
+        (replace(EARLY, class_excess=0.4), {"strategy": "dpus"}, "dpus", "request", ["40% above that of all rows"]),
         (EARLY, {"calibration": Calibration((replace(BUCKET, strategy="dpus"),))}, "retrain", "availability",
          ["dpus-optimised is not calibrated"]),
         (replace(EARLY, trajectory=False), {}, "retrain", "availability", ["checkpoint", "missing"]),
@@ -57,21 +73,24 @@ def test_the_workload_rule_as_a_slice_number(threshold, expected):
         (replace(EARLY, error_spent=0.08), {}, "retrain", "quality", ["0.080 + 0.030 > budget 0.1"]),
         (replace(EARLY, error_spent=0.07), {}, "dpus-optimised", "boundary", ["0.070 + 0.030 <= budget 0.1"]),
         (LATE, {}, "retrain", "workload", ["0.030 <= budget 0.1", "workload ratio 0.399 <= 0.5"]),
-        (LATE, {"policy": Policy(workload_threshold=0.3, finetune_epochs=1)}, "dpus-optimised", "boundary",
-         ["ratio 0.399 > 0.3", "retrain 0.798 s, update 0.401 s"]),
-        (EARLY, {"policy": Policy(time_ratio=3)}, "retrain", "time",
-         ["workload ratio 1.000 > 0.5", "retrain 1.992 s, update 0.803 s: within 3 times"]),
-        (EARLY, {"policy": Policy(time_ratio=2)}, "dpus-optimised", "boundary", ["retrain 1.992 s, update 0.803 s"]),
+        (LATE, {"policy": policy_with(workload_threshold=0.3, finetune_epochs=1)}, "dpus-optimised", "boundary",
+         ["ratio 0.399 > 0.3", "retrain 0.798 s, dpus-optimised 0.401 s"]),
+        (EARLY, {"policy": policy_with(time_ratio=3)}, "retrain", "time",
+         ["workload ratio 1.000 > 0.5", "retrain 1.992 s, dpus-optimised 0.803 s: within 3 times"]),
+        (EARLY, {"policy": policy_with(time_ratio=2)}, "dpus-optimised", "boundary",
+         ["retrain 1.992 s, dpus-optimised 0.803 s"]),
         (EARLY, {"slack_seconds": 2.0}, "retrain", "deadline", ["after 1.992 s, 2.000 s are left"]),
         (EARLY, {"slack_seconds": 1.9}, "dpus-optimised", "boundary", ["after 1.992 s, only 1.900 s are left"]),
         (EARLY, {"slack_seconds": -5.0}, "dpus-optimised", "boundary", ["only -5.000 s are left"]),
-        (EARLY, {}, "dpus-optimised", "boundary", ["alpha 0.45 from canaries (slice 1, 1.0% of rows)"]),
-        (EARLY, {"policy": Policy(approximate="dpus")}, "dpus", "boundary", ["0.000 + 0.040", "alpha 0.25"]),
+        (EARLY, {}, "dpus-optimised", "boundary",
+         ["alpha 0.45 [0.4, 0.5], error 0.020 + spread 0.010: 20 canaries, at least 1 shard(s) each, slice 1 at 1.0%",
+          "outside of what was calibrated: 0.25% of rows, calibrated from 1.00% on"]),
+        (EARLY, {"policy": policy_with(approximate=("dpus",))}, "dpus", "boundary", ["0.000 + 0.040", "alpha 0.25"]),
         (EARLY, {"strategy": "retrain"}, "retrain", "request", ["asks for retrain"]),
         (EARLY, {"strategy": "dpus"}, "dpus", "request", ["asks for dpus", "alpha 0.25"]),
         (replace(LATE, error_spent=9.0), {"strategy": "dpus-optimised"}, "dpus-optimised", "request", ["alpha 0.45"]),
         (replace(EARLY, revoked=(100,) * 4), {"strategy": "dpus"}, "retrain", "availability", ["no live row"]),
-        (replace(EARLY, revoked=(100,) * 4), {"strategy": "dpus", "policy": Policy(optimizer="adamw")}, "retrain",
+        (replace(EARLY, revoked=(100,) * 4), {"strategy": "dpus", "policy": policy_with(optimizer="adamw")}, "retrain",
          "availability", ["no live row"]),
         (replace(EARLY, newly_revoked=(0,) * 4), {"strategy": "dpus"}, "retrain", "availability", ["none of the rows"]),
     ],
@@ -96,7 +115,9 @@ def test_every_figure_of_a_retrain_and_an_update():
         2 * 1 + 2 * 399,
     )  # gradients, then two epochs of fine-tuning
     assert dict(update.alternatives) == {"retrain": pytest.approx(0.798), "dpus-optimised": pytest.approx(0.8)}
-    assert (update.alpha, update.predicted_error) == (0.45, 0.03)
+    assert (update.alpha, update.predicted_error) == (0.45, pytest.approx(0.03))
+    assert update.calibration is not None
+    assert (update.calibration.error, update.calibration.spread) == (0.02, pytest.approx(0.01))
     assert decide(LATE, strategy="dpus").sample_visits == 2
     costly = CostModel({"retrain": Coefficients(0.0, 1.0, 0.0, 9), "dpus": Coefficients(0.0, 1.0, 0.0, 9)})
     assert decide(LATE, cost=costly).estimated_seconds == 2  # reads checkpoint 3, writes 4
@@ -106,43 +127,61 @@ def test_every_figure_of_a_retrain_and_an_update():
 
 @pytest.mark.parametrize(
     ("policy", "stats", "says"),
-    [(Policy(optimizer="adamw"), EARLY, "adamw"), (Policy(), replace(EARLY, trajectory=False), "missing")],
+    [(policy_with(optimizer="adamw"), EARLY, "adamw"), (policy_with(), replace(EARLY, trajectory=False), "missing")],
 )
 def test_a_forced_update_that_cannot_run_is_refused(policy, stats, says):
-    with pytest.raises(StrategyUnavailableError, match=f"dpus can't run on shard 0[\\s\\S]*{says}"):
-        decide(stats, policy=policy, strategy="dpus")
+    with pytest.raises(StrategyUnavailableError, match=f"dpus-newton can't run on shard 0[\\s\\S]*{says}"):
+        decide(stats, policy=policy, strategy="dpus-newton")
     assert decide(stats, policy=policy, strategy="retrain").strategy == "retrain"
 
 
 @pytest.mark.parametrize(("alpha", "expected"), [(0.2, 0.2), (None, 0.3), (0.0, 0.0)])
 def test_a_forced_update_without_a_calibration_spends_the_whole_budget(alpha, expected):
-    found = decide(EARLY, strategy="dpus", calibration=Calibration(), policy=Policy(alpha=alpha, quality_budget=0.7))
+    found = decide(
+        EARLY, strategy="dpus", calibration=Calibration(), policy=policy_with(alpha=alpha, quality_budget=0.7)
+    )
     assert (found.strategy, found.alpha, found.predicted_error) == ("dpus", expected, 0.7)
     assert any("not calibrated" in reason and f"{expected:g}" in reason for reason in found.reasons)
 
 
-def test_the_nearest_bucket_is_used():
+def test_steps_and_errors_come_from_the_buckets_around_a_deletion():
     buckets = tuple(
-        CalibrationBucket("dpus-optimised", first, share, alpha, 0.01, 0.0)
-        for first, share, alpha in ((1, 0.01, 0.1), (1, 0.1, 0.2), (3, 0.01, 0.3), (3, 0.1, 0.4))
+        CalibrationBucket("dpus-optimised", first, share, alpha, error, 0.0)
+        for first, share, alpha, error in (
+            (1, 0.01, 0.1, 0.01),
+            (1, 0.1, 0.2, 0.02),
+            (3, 0.01, 0.3, 0.03),
+            (3, 0.1, 0.4, 0.04),
+        )
     )
-    for first, revoked, alpha in ((1, 1, 0.1), (1, 12, 0.1), (1, 13, 0.2), (1, 90, 0.2), (4, 1, 0.3), (4, 50, 0.4)):
+    for first, revoked, alpha, error in (
+        (1, 4, 0.1, 0.01),
+        (1, 40, 0.2, 0.02),
+        (2, 40, 0.3, 0.04),
+        (4, 4, 0.3, 0.03),
+        (4, 80, 0.4, 0.08),
+    ):
         lost = tuple(revoked * (i == first) for i in range(1, 5))
         stats = replace(EARLY, revoked=lost, newly_revoked=lost)
-        assert decide(stats, strategy="dpus-optimised", calibration=Calibration(buckets)).alpha == alpha, (
-            first,
-            revoked,
-        )
+        found = decide(stats, strategy="dpus-optimised", calibration=Calibration(buckets))
+        assert (found.alpha, found.predicted_error) == (pytest.approx(alpha), pytest.approx(error)), (first, revoked)
+
+
+def test_a_lopsided_removal_that_was_asked_for_spends_the_whole_budget():
+    found = decide(replace(EARLY, class_excess=0.9), strategy="dpus", policy=policy_with(quality_budget=0.7))
+    assert (found.strategy, found.predicted_error) == ("dpus", 0.7)
+    small = decide(replace(EARLY, class_excess=0.9), strategy="dpus", policy=policy_with(quality_budget=0.0))
+    assert small.predicted_error == pytest.approx(0.04), "never less than what canaries say"
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_dispatch_order_and_makespan(seed):
     rng = np.random.default_rng(seed)
     stats = [replace(touched_at(int(rng.integers(1, 5)), 4, 100), shard=int(n)) for n in rng.permutation(9)]
-    found = plan_of(stats, pools=Pools(3, 2), policy=Policy(workload_threshold=0.5))
+    found = plan_of(stats, pools=Pools(3, 2), policy=policy_with(workload_threshold=0.5))
     order = [(-p.estimated_seconds, p.shard) for p in found.shards]
     assert order == sorted(order)
-    assert found == plan_of(list(reversed(stats)), pools=Pools(3, 2), policy=Policy(workload_threshold=0.5))
+    assert found == plan_of(list(reversed(stats)), pools=Pools(3, 2), policy=policy_with(workload_threshold=0.5))
     exact = [p.estimated_seconds for p in found.shards if p.strategy == "retrain"]
     updates = [p.estimated_seconds for p in found.shards if p.strategy != "retrain"]
     assert exact
@@ -170,24 +209,84 @@ def test_an_empty_plan_and_warnings():
 
 def test_a_rewind_is_priced_by_its_budget_and_covers_every_open_deletion():
     stats = replace(LATE, revoked=(0, 3, 0, 1), newly_revoked=(0, 0, 0, 1), trajectory=True)
-    found = decide(stats, strategy="rewind", policy=Policy(finetune_epochs=1.5))
+    found = decide(stats, strategy="rewind", policy=policy_with(finetune_epochs=1.5))
     assert (found.strategy, found.rule, found.first_slice, found.revoked) == ("rewind", "request", 2, 4)
     assert found.sample_visits == round(1.5 * (400 - 4))
-    assert found.predicted_error == Policy().quality_budget, "the next deletion is to be exact"
+    assert found.predicted_error == policy_with().quality_budget, "the next deletion is to be exact"
     assert "1.5 epoch(s)" in found.reasons[1]
 
 
 def test_a_rewind_needs_no_particular_optimizer_but_the_checkpoints():
-    assert decide(EARLY, strategy="rewind", policy=Policy(optimizer="adamw")).strategy == "rewind"
+    assert decide(EARLY, strategy="rewind", policy=policy_with(optimizer="adamw")).strategy == "rewind"
     with pytest.raises(StrategyUnavailableError, match="checkpoint"):
         decide(replace(EARLY, trajectory=False), strategy="rewind")
     with pytest.raises(StrategyUnavailableError, match="adamw"):
-        decide(EARLY, strategy="dpus-newton", policy=Policy(optimizer="adamw"))
+        decide(EARLY, strategy="dpus-newton", policy=policy_with(optimizer="adamw"))
 
 
 def test_the_damped_update_is_priced_by_its_solution_and_may_be_chosen():
     gradients = decide(EARLY, strategy="dpus").sample_visits
     assert decide(EARLY, strategy="dpus-newton").sample_visits == gradients + newton.cost(399)
     fitted = Calibration((replace(BUCKET, strategy="dpus-newton", alpha=1.0, error=0.02),))
-    found = decide(EARLY, policy=Policy(approximate="dpus-newton", time_ratio=0.1), calibration=fitted)
-    assert (found.strategy, found.rule, found.alpha, found.predicted_error) == ("dpus-newton", "boundary", 1.0, 0.02)
+    found = decide(EARLY, policy=policy_with(approximate=("dpus-newton",), time_ratio=0.1), calibration=fitted)
+    assert (found.strategy, found.rule, found.alpha) == ("dpus-newton", "boundary", 1.0)
+    assert found.predicted_error == pytest.approx(0.03)
+
+
+# ---------------------------------------------------------------------- several updates
+
+EVERY = ("dpus", "dpus-newton", "dpus-optimised")
+
+
+def calibrated(**errors):
+    names = {name.replace("-", "_"): name for name in EVERY}
+    return Calibration(tuple(replace(BUCKET, strategy=names[name], error=e, spread=0.0) for name, e in errors.items()))
+
+
+@pytest.mark.parametrize(
+    ("errors", "spent", "chosen", "says"),
+    [
+        ({"dpus": 0.05, "dpus_optimised": 0.01}, 0.0, "dpus", ["0.050 <= budget 0.1", "dpus-optimised 0.803 s"]),
+        ({"dpus": 0.2, "dpus_optimised": 0.01}, 0.0, "dpus-optimised", ["dpus would owe 0.000 + 0.200 > budget 0.1"]),
+        ({"dpus": 0.05, "dpus_optimised": 0.01}, 0.06, "dpus-optimised", ["dpus would owe 0.060 + 0.050 > budget"]),
+        ({"dpus": 0.2, "dpus_optimised": 0.15}, 0.0, "retrain", ["0.150 > budget 0.1 (dpus-optimised)"]),
+        ({"dpus_optimised": 0.05}, 0.0, "dpus-optimised", ["0.050 <= budget 0.1"]),
+    ],
+)
+def test_the_fastest_update_that_the_guard_lets_pass_is_chosen(errors, spent, chosen, says):
+    options = {"policy": policy_with(approximate=EVERY), "calibration": calibrated(**errors)}
+    found = decide(replace(EARLY, error_spent=spent), **options)
+    assert found.strategy == chosen
+    assert {name for name, _ in found.alternatives} == {"retrain", *(name.replace("_", "-") for name in errors)}
+    text = "\n".join(found.reasons)
+    assert all(each in text for each in says), text
+
+
+@given(
+    st.dictionaries(st.sampled_from(["dpus", "dpus_newton", "dpus_optimised"]), st.floats(0, 0.3), min_size=1),
+    st.floats(0, 0.2),
+    st.permutations(EVERY),
+    st.integers(1, 4),
+)
+def test_a_choice_of_updates_is_never_worse_than_one_of_them(errors, spent, order, first):
+    """By the planner's own figures; and the order in which the policy names them does not matter."""
+    stats = replace(touched_at(first, slices=4, rows=100), error_spent=spent)
+    known = calibrated(**errors)
+    fits = {name: Coefficients(1e-3, 1e-3 * n, 0.1, 9) for n, name in enumerate(["retrain", *EVERY])}
+    options = {"cost": CostModel(fits), "calibration": known}
+    chosen = decide(stats, policy=Policy(approximate=tuple(order)), **options)
+    alone = [decide(stats, policy=Policy(approximate=(name,)), **options) for name in EVERY]
+    assert chosen.estimated_seconds == min(each.estimated_seconds for each in alone)
+    assert chosen.strategy == "retrain" or stats.error_spent + chosen.predicted_error <= Policy().quality_budget
+    assert chosen.strategy == decide(stats, policy=Policy(approximate=EVERY), **options).strategy
+
+
+def test_after_adamw_the_squares_of_batch_gradients_are_priced():
+    adamw = policy_with(optimizer="adamw", batch_size=4)
+    plain, squared = decide(EARLY, strategy="dpus"), decide(EARLY, strategy="dpus", policy=adamw)
+    points = 5  # the begin, and after each of four slices
+    assert squared.sample_visits == 2 * plain.sample_visits + adam.visits(points, 399, 4)
+    assert decide(EARLY, strategy="dpus", policy=adamw, calibration=Calibration()).alpha == 0.25
+    assert (
+        decide(EARLY, strategy="rewind", policy=adamw).sample_visits == decide(EARLY, strategy="rewind").sample_visits
+    )

@@ -13,7 +13,7 @@ import torch
 from hybridmu.core.partition import digest
 from hybridmu.errors import PurgeError
 from hybridmu.store.files.blobs import Blobs
-from hybridmu.store.files.parquet import WRITING, publish_parquet, read_parquet
+from hybridmu.store.files.parquet import publish_parquet, read_parquet, writing
 from hybridmu.store.files.storage import Storage
 from hybridmu.store.lake.lookup import Lookup
 from hybridmu.store.purge import purge
@@ -136,7 +136,7 @@ def test_types_units_and_metadata_stay(lake):
         table = table.append_column(field, values)
     table = table.replace_schema_metadata({"made by": "somebody", "pandas": "{}"})
     with lake.storage.staging() as folder:
-        pq.write_table(table, folder / "t", row_group_size=7, **WRITING)
+        pq.write_table(table, folder / "t", row_group_size=7, **writing(table.schema))
         publish_parquet(lake.storage, folder / "t", name)
     table = read_parquet(lake.storage, name)
     victim = table["id"][3].as_py()

@@ -24,6 +24,7 @@ from hybridmu.errors import (
     StorageError,
 )
 from hybridmu.runtime import purging
+from hybridmu.runtime.calibrating import Calibrator
 from hybridmu.runtime.prover import Prover
 from hybridmu.runtime.shard import ShardWorker
 from hybridmu.store.certificates import Certificates
@@ -420,19 +421,30 @@ def test_certificates_are_not_listed_for_each_request(small, monkeypatch):
     w.assert_certified(*names)
 
 
-def test_canaries_that_are_purged_leave_the_calibration(tmp_path):
+@pytest.mark.parametrize("again", [False, True])
+def test_canaries_that_are_purged_leave_the_calibration(tmp_path, monkeypatch, again):
     pq.write_table(make_table(80), tmp_path / "train.parquet")
-    policy = {"calibrate": True, "calibration_shards": 1, "calibration_shares": [0.1]}
+    policy = {"calibrate": True, "calibration_shards": 1, "calibration_shares": [0.1], "recalibration_share": 1e9}
+    if not again:  # the purge itself removes them
+        monkeypatch.setattr(Calibrator, "again", lambda *_: None)
     with world(tmp_path, shards=2, policy={**policy, "verify_share": 0.0}) as w:
-        fitted = w.system.measurements.calibration()
-        assert fitted.buckets
-        canary = next(
-            row for row in range(3, 80 * 7 + 3, 7) if digest(w.system.site.lake.key, "id", row) in fitted.keys
-        )
-        name = w.forget([canary])
-        w.run()
+        measurements, key = w.system.measurements, w.system.site.lake.key
+
+        def canaries():
+            known = {digest for curve in measurements.curves() for digest in curve.keys}
+            return [row for row in range(3, 80 * 7 + 3, 7) if digest(key, "id", row) in known]
+
+        cells = {curve.cell for curve in measurements.curves()}
+        assert len(cells) == 2
+        gone = canaries()[0]
+        name = w.forget([gone])
+        if again:
+            w.run()
+        else:
+            while w.state(name) is not RequestState.PURGED:
+                w.system._step(0.0)
         w.assert_certified(name)
-        anew = w.system.measurements.calibration()
-        assert digest(w.system.site.lake.key, "id", canary) not in anew.keys
-        assert anew.buckets, "a fresh one was fitted when nothing else was to do"
-        w.assert_nothing_left([canary])
+        assert gone not in canaries()
+        found = {curve.cell for curve in measurements.curves()}
+        assert len(found) == (2 if again else 1), "fresh canaries were deleted when nothing else was to do"
+        w.assert_nothing_left([gone])

@@ -9,7 +9,7 @@ from hybridmu.store.sql import tables as t
 from hybridmu.store.sql.database import connect
 from hybridmu.store.sql.lease import Lease
 from hybridmu.store.sql.ledger import Ledger
-from hybridmu.store.sql.measurements import Measurements
+from hybridmu.store.sql.measurements import Measurements, record_costs
 from hybridmu.store.sql.registry import Registry
 from hybridmu.types import CostObservation, RequestState, ShardOutcome, ShardPlan, SliceRecord
 from tests.support import key, rows_of
@@ -54,8 +54,8 @@ def test_training_is_published_once(registry, lease, engine):
         (2, "k02", "b"),
     ]
     assert Measurements(engine).costs() == [
-        CostObservation("retrain", 30, 1, 0.5),
-        CostObservation("retrain", 30, 2, 0.5),
+        CostObservation("retrain", 30, 1, 0.5, rows=10),
+        CostObservation("retrain", 30, 2, 0.5, rows=10),
     ]
 
 
@@ -157,11 +157,22 @@ def test_served_means_every_live_replica(registry, ledger, trained):
 
 
 def test_the_cost_window_is_bounded_and_newest_first(engine, trained):
-    rows = [{"strategy": "dpus", "visits": n, "checkpoints": 1, "seconds": 1.0} for n in range(1, 405)]
+    rows = [{"strategy": "dpus", "visits": n, "checkpoints": 1, "seconds": 1.0, "rows": 2 * n} for n in range(1, 405)]
     with engine.begin() as connection:
         connection.execute(t.costs.insert(), rows)
     costs = Measurements(engine).costs()
-    assert [c.visits for c in costs] == list(range(404, 4, -1))
+    assert [(c.visits, c.rows) for c in costs] == [(n, 2 * n) for n in range(404, 4, -1)]
+
+
+def test_what_the_cost_model_learns_from_outcomes(engine):
+    update = outcome(0, exact=False, strategy="dpus")
+    with engine.begin() as connection:
+        record_costs(connection, [outcome(0)], reading=True)
+        record_costs(connection, [outcome(0), update])
+    updated, again, first = Measurements(engine).costs()
+    assert updated == CostObservation("dpus", 30, 1, 0.5, rows=10), "an update reads the live rows"
+    assert again == CostObservation("retrain", 30, 2, 0.5), "a retrain has them in memory"
+    assert first == CostObservation("retrain", 30, 2, 0.5, rows=10), "but for the first one"
 
 
 def test_a_round_may_have_more_requests_than_a_statement_takes_parameters(registry, ledger, engine, trained):

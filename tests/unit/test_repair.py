@@ -10,13 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import hybridmu
+from hybridmu.core.calibration import fit
 from hybridmu.errors import StorageError
 from hybridmu.planning.repair import Debt, repair_due
 from hybridmu.runtime import coordinator
 from hybridmu.runtime.removal import RemovalPlanner
 from hybridmu.runtime.shard import ShardWorker
 from hybridmu.store.lake.lookup import Lookup
-from hybridmu.types import Calibration, CalibrationBucket, RequestState
+from hybridmu.types import RequestState
+from tests.support import curve
 from tests.unit.scene import Scene, scene
 
 DAY = 86_400.0
@@ -283,24 +285,33 @@ def test_a_cancelled_row_trains_again_as_before(tmp_path):
 
 
 def test_buckets_of_revoked_canaries_are_not_used(tmp_path):
-    with scene(tmp_path, batch_seconds=3600, workload_threshold=0.0, light_seconds=0.0, time_ratio=1e-9) as it:
+    eager = {
+        "workload_threshold": 0.0,
+        "light_seconds": 0.0,
+        "time_ratio": 1e-9,
+        "quality_budget": 99,
+        "class_excess": 1,
+    }
+    with scene(tmp_path, batch_seconds=3600, **eager) as it:
         first, second, other = it.rows[0][:3]
 
-        def bucket(*canaries):
-            found, _ = Lookup(it.system.site.lake).find([("id", row) for row in canaries])
-            keys = tuple(key.key for key in found)
-            return CalibrationBucket("dpus-optimised", 1, 0.05, 0.4, 0.01, 0.0, len(keys), keys)
+        def measured(zero, shard, canary):
+            (key,), _ = Lookup(it.system.site.lake).find([("id", canary)])
+            return curve(zero=zero, shard=shard, share=0.05, keys=(key.key,))
 
-        fitted = Calibration((bucket(first), replace(bucket(second), alpha=0.7)))
-        it.system.measurements.set_calibration(it.coordinator._token(), fitted)
+        both = [measured(0.3, 0, first), measured(0.5, 1, second)]
+        it.system.measurements.add_curves(it.coordinator._token(), both)
         planner = it.coordinator._planner
-        assert planner.calibration() == fitted
-        assert {s.alpha for s in it.system.plan(ids=[other]).shards} == {0.4}
+        known = planner.calibration().buckets
+        assert known == fit(both).buckets
+        assert [s.alpha for s in it.system.plan(ids=[other]).shards] == [pytest.approx(0.4)]
         request = it.forget(first)
-        assert planner.calibration().buckets == fitted.buckets[1:], "from the commit on"
-        assert {s.alpha for s in it.system.plan(ids=[other]).shards} == {0.7}
+        left = planner.calibration().buckets
+        assert left == fit(both[1:]).buckets, "from the commit on"
+        assert [bucket.shards for bucket in left] == [1]
+        assert [s.alpha for s in it.system.plan(ids=[other]).shards] == [pytest.approx(0.5)]
         it.system.cancel(request)
-        assert planner.calibration() == fitted
+        assert planner.calibration().buckets == known
         it.forget(first, second)
         assert planner.calibration().buckets == ()
         (shard,) = it.system.plan(ids=[other]).shards

@@ -21,10 +21,11 @@ from moto.server import ThreadedMotoServer
 
 import hybridmu
 from hybridmu.errors import ConfigError, StorageError
+from hybridmu.store.audits import Audits
 from hybridmu.store.certificates import Certificates
 from hybridmu.store.files.blobs import Blobs
 from hybridmu.store.files.object_versions import delete_noncurrent, list_noncurrent
-from hybridmu.store.files.parquet import WRITING, publish_parquet
+from hybridmu.store.files.parquet import publish_parquet, writing
 from hybridmu.store.files.storage import Storage, _ReplacedError
 from hybridmu.store.lake.columns import key_columns
 from hybridmu.store.lake.lookup import Lookup
@@ -170,7 +171,7 @@ def test_key_columns_of_a_rewritten_object_are_not_served_stale(bucket):
         digests = pa.array([bytes([first] * 16)], pa.binary(16))
         table = pa.table({"_slice": pa.array([1], pa.int32()), "_id": digests, "_group": digests, "_content": digests})
         with storage.staging() as folder:
-            pq.write_table(table, folder / "t", **WRITING)
+            pq.write_table(table, folder / "t", **writing(table.schema))
             publish_parquet(storage, folder / "t", "lake/t.parquet")
         assert key_columns(storage, "lake/t.parquet").ids[0, 0] == first
         return storage.size("lake/t.parquet")
@@ -190,6 +191,19 @@ def test_blobs_on_s3_are_swept_by_shard(bucket):
     blobs.drop(1, refs, {key})
     assert blobs.listed(1) == (set(), set())
     assert blobs.listed(2) == ({other}, set())
+
+
+def test_scores_of_audits_on_s3_go_with_their_shard(bucket):
+    kept = Audits(Storage(bucket.url()))
+    for shard, name, number in [(1, "aa-1", 0), (1, "aa-1", 7), (1, "aa-2", 0), (1, "bb-1", 0), (2, "aa-1", 0)]:
+        kept.keep(shard, name, number, f'"{shard} {name} {number}"')
+    assert kept.kept(1, "aa-1") == {0: '"1 aa-1 0"', 7: '"1 aa-1 7"'}
+    assert kept.drop(1, but="aa") == 1
+    assert kept.drop(1, only="aa-2") == 1
+    assert (kept.kept(1, "aa-2"), len(kept.kept(1, "aa-1"))) == ({}, 2)
+    assert kept.drop(1) == 2
+    assert kept.drop(1) == 0
+    assert [file.name for file in kept.storage.list()] == ["audits/shard-00002/aa-1/000000.json"]
 
 
 @pytest.mark.parametrize("verb", ["exists", "read", "size", "version", "list", "delete", "delete_folder", "write"])

@@ -17,7 +17,7 @@ import yaml
 
 from hybridmu.config import Settings
 from hybridmu.errors import ConfigError, StorageError
-from hybridmu.store.files.parquet import WRITING, publish_parquet, read_parquet
+from hybridmu.store.files.parquet import publish_parquet, read_parquet, writing
 from hybridmu.store.files.s3 import address_of
 from hybridmu.store.files.storage import FileInfo, Storage, open_fs
 
@@ -207,7 +207,7 @@ def test_a_damaged_table_is_an_error_not_other_rows(storage, spoil):
     table = pa.table({"x": pa.array(range(1000), pa.float32()), "id": pa.array(range(1000))})
     path = Path(storage.path("lake/t.parquet"))
     with storage.staging() as folder:
-        pq.write_table(table, folder / "t", **WRITING)
+        pq.write_table(table, folder / "t", **writing(table.schema))
         publish_parquet(storage, folder / "t", "lake/t.parquet")
     assert pq.read_table(path) == read_parquet(storage, "lake/t.parquet") == table
     path.write_bytes(spoil(path.read_bytes()))

@@ -11,8 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hybridmu.core import audit
+from hybridmu.core.curvature import gauss_newton
+from hybridmu.core.model import state_of
+from hybridmu.core.partition import derive, epoch_order
 from hybridmu.core.rows import Rows
 from hybridmu.core.strategies import dpus, get, newton
+from hybridmu.core.strategies.dpus import unavailable
+from hybridmu.core.training import batch_bounds, fit, make_step
 from hybridmu.errors import StrategyUnavailableError
 from hybridmu.task import Cnn
 from tests.unit.shards import trained
@@ -177,8 +182,29 @@ def test_learning_time_is_the_sum_of_the_rates():
     counts = shard.rows.counts(2)
     steps = [3 * counts[0] / 8, 3 * sum(counts) / 8]
     assert dpus.learning_time(context) == pytest.approx([0.05 * count for count in steps])
-    constant = replace(context, recipe=replace(context.recipe, schedule="constant", momentum=0.5))
-    assert dpus.learning_time(constant) == pytest.approx([0.2 * count for count in steps])
+    constant = replace(context, recipe=replace(context.recipe, schedule="constant"))
+    assert dpus.learning_time(constant) == pytest.approx([0.1 * count for count in steps])
+
+
+@pytest.mark.parametrize("schedule", ["linear", "constant"])
+@pytest.mark.parametrize("momentum", [0.5, 0.9, 0.99])
+def test_with_momentum_it_is_how_far_a_constant_gradient_moves_a_weight(momentum, schedule):
+    """Velocities begin at 0 in every slice: a short one gets nowhere near 1/(1 − μ) times the rate."""
+    shard = trained(rows=96, slices=2, epochs=3, momentum=momentum, schedule=schedule, lr=0.01)
+    context = shard.context(mask_of(shard))
+    found = dpus.learning_time(context)
+    for slice_, time in enumerate(found, start=1):
+        weight = torch.zeros(1, requires_grad=True)
+        count = shard.rows.upto(slice_)
+        total = 3 * len(batch_bounds(count, 8))
+        step = make_step([weight], context.recipe)
+        for done in range(total):
+            step([torch.ones(1)], 0.01 * (1 - done / total) if schedule == "linear" else 0.01)
+        per_row = float(-weight.detach()) / total * 3 * count / 8  # a batch may be one row larger or smaller
+        half = (total + 1) / total if schedule == "linear" else 1.0  # the mean rate over a slice is taken as one half
+        assert time == pytest.approx(per_row / half, rel=1e-4)
+        naive = 3 * count / 8 * 0.01 / (1 - momentum) * (0.5 if schedule == "linear" else 1.0)
+        assert time < naive * (0.99 if momentum == 0.5 else 0.9)
 
 
 def test_the_update_is_unavailable_without_its_checkpoints():
@@ -195,3 +221,107 @@ def test_other_networks_are_updated_too():
     state = newton.run(context).state
     assert all(torch.isfinite(tensor).all() for tensor in state.values())
     assert not equal(state, context.current)
+
+
+# ---------------------------------------------------------------------- bits
+
+
+def plainly_summed(context):
+    """The formula of `dpus`, written down step by step: every checkpoint anew, every gradient by autograd."""
+    recipe, revoked, total = context.recipe, context.revoked, {}
+    slices, first = len(recipe.epochs), int(revoked.slice[0])
+    rate = recipe.lr / 2
+    half = [0.5 * e * rate / recipe.batch_size if i >= first else 0.0 for i, e in enumerate(recipe.epochs, 1)]
+    half = [0.0, *half, 0.0]
+    for point in range(first - 1, slices + 1):
+        model = context.fresh_model().eval()
+        state = context.checkpoint(max(1, point))
+        scaler = {name: state[name] for name, _ in model.named_buffers()}
+        model.load_state_dict(state if point else scaler, strict=point > 0)
+        bounds = (0, revoked.upto(point), revoked.upto(point + 1))
+        for low, high, weight in zip(
+            bounds, bounds[1:], (half[point] + half[point + 1], half[point + 1]), strict=False
+        ):
+            if weight and high > low:
+                loss = context.task.loss(model(revoked.x[low:high]), revoked.y[low:high])
+                named = dict(model.named_parameters())
+                for name, mean in zip(named, torch.autograd.grad(loss, list(named.values())), strict=True):
+                    part = mean * (high - low)
+                    total[name] = torch.add(total[name], part, alpha=weight) if name in total else weight * part
+    return total
+
+
+def plainly_solved(product, right, shift, steps):
+    """Conjugate gradients without reusing a tensor."""
+
+    def dot(a, b):
+        return sum(float(torch.dot(x.reshape(-1), y.reshape(-1))) for x, y in zip(a, b, strict=True))
+
+    found, rest, direction = [torch.zeros_like(part) for part in right], list(right), list(right)
+    size = dot(rest, rest)
+    for _ in range(steps):
+        image = [part + shift * bent for part, bent in zip(direction, product(direction), strict=True)]
+        length = size / dot(direction, image)
+        found = [y.add(d, alpha=length) for y, d in zip(found, direction, strict=True)]
+        rest = [r.sub(a, alpha=length) for r, a in zip(rest, image, strict=True)]
+        left = dot(rest, rest)
+        direction = [r.add(d, alpha=left / size) for r, d in zip(rest, direction, strict=True)]
+        size = left
+    return found
+
+
+@settings(max_examples=12)
+@given(first=st.integers(1, 3), share=st.sampled_from([0.02, 0.3]), seed=st.integers(0, 100))
+def test_updates_have_the_bits_of_their_formulas(first, share, seed):
+    shard = trained(rows=300, seed=seed, epochs=2)
+    context = shard.context(mask_of(shard, first=first, share=share, seed=seed))
+    summed = plainly_summed(context)
+    change, _, _ = dpus.contribution(context)
+    assert equal(change, summed)
+    assert equal(get("dpus").run(context).state, dpus.subtract(context.current, summed, 0.5))
+
+    order = epoch_order(context.live.words, 3 ^ (derive("curvature") >> 1), 0, 0, 0)[
+        : newton.cost(len(context.live)) // 7
+    ]
+    model = shard.model(shard.states[(min(first, 3) + 3) // 2])
+    damped = plainly_solved(
+        gauss_newton(model, context.live.x[order]), list(summed.values()), mean_time(context) / 2, 6
+    )
+    expected = dpus.subtract(context.current, dict(zip(summed, damped, strict=True)), 1.0)
+    assert equal(newton.run(context).state, expected)
+
+    for budget in (0.4, 1.7):
+        short = replace(context, finetune_epochs=budget)
+        model = shard.model(dpus.subtract(context.current, summed, 0.5))
+        chosen = dpus.subset(short)
+        recipe = replace(shard.recipe, lr=short.finetune_rate)
+        fit(model, short.live, [chosen], batch_bounds(len(chosen), recipe.batch_size), recipe, shard.task)
+        assert equal(get("dpus-optimised").run(short).state, state_of(model))
+
+
+def mean_time(context):
+    times = dpus.learning_time(context)
+    since = [sum(times[i:]) for i in range(len(times))]
+    counts = context.revoked.counts(len(times))
+    weights = [count * time for count, time in zip(counts, since, strict=True)]
+    return sum(weight * time for weight, time in zip(weights, since, strict=True)) / sum(weights)
+
+
+@pytest.mark.parametrize("name", ["rewind", "dpus", "dpus-optimised", "dpus-newton"])
+@pytest.mark.parametrize("budget", [0.4, 2.0])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_a_strategy_needs_the_rows_that_it_names_and_no_others(name, budget, optimizer):
+    if unavailable(optimizer, name):
+        return
+    shard = trained(rows=400, optimizer=optimizer, lr=0.1 if optimizer == "sgd" else 0.01)
+    context = shard.context(mask_of(shard), finetune_epochs=budget)
+    nothing = torch.empty(0)
+    live = replace(context.live, x=nothing, y=nothing)
+    revoked = replace(context.revoked, x=nothing, y=nothing)
+    positions = get(name).reads(replace(context, live=live, revoked=revoked))
+    assert positions.tolist() == sorted(set(positions.tolist()))
+    part = context.live.take(positions)
+    assert equal(get(name).run(replace(context, live=live, part=part)).state, get(name).run(context).state)
+    if len(positions):
+        other = replace(part, x=part.x.flip(0))
+        assert not equal(get(name).run(replace(context, live=live, part=other)).state, get(name).run(context).state)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hybridmu.core.strategies import dpus, newton, retrain, rewind
+from hybridmu.core.strategies import adam, dpus, newton, retrain, rewind
 from hybridmu.core.strategies.base import Context, Result, Strategy
 
 _REGISTRY: dict[str, Strategy] = {}
@@ -32,8 +32,8 @@ def get(name: str) -> Strategy:
 
 register(Strategy("retrain", exact=True, run=retrain.run))
 register(Strategy("rewind", exact=False, run=rewind.run))
-register(Strategy("dpus", exact=False, run=dpus.run_plain))
-register(Strategy("dpus-optimised", exact=False, run=dpus.run_optimised))
-register(Strategy("dpus-newton", exact=False, run=newton.run))
+register(Strategy("dpus", exact=False, run=dpus.run_plain, reads=adam.sampled))
+register(Strategy("dpus-optimised", exact=False, run=dpus.run_optimised, reads=dpus.tuned, validates=True))
+register(Strategy("dpus-newton", exact=False, run=newton.run, reads=newton.sampled))
 
 __all__ = ["Context", "Result", "Strategy", "get", "register"]

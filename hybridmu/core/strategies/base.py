@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
+
 from hybridmu.core.model import State, SubModel
-from hybridmu.core.rows import Rows
+from hybridmu.core.rows import Positions, Rows
 from hybridmu.core.training import Recipe
 from hybridmu.task import Task
 
@@ -19,7 +21,7 @@ class Context:
         shard: Shard number.
         task: Model factory and loss.
         recipe: Hyper-parameters of training.
-        live: Rows that stay.
+        live: Rows that stay; an outline where `part` is given.
         revoked: Rows whose influence the current weights must lose (an update reads them, a retrain never).
         fresh_model: Makes an untrained sub-model on the right device.
         checkpoint: Slice → state of the trajectory the strategy starts from; None when there is none.
@@ -29,6 +31,7 @@ class Context:
         alpha: Step of the approximate subtraction.
         finetune_epochs: Budget of the fine-tuning, in epochs over the live rows.
         finetune_rate: Its starting rate.
+        part: Those of the live rows that the strategy's `reads` names, with their features; None: `live` has them all.
     """
 
     shard: int
@@ -44,6 +47,28 @@ class Context:
     alpha: float = 0.0
     finetune_epochs: float = 0.0
     finetune_rate: float = 0.0
+    part: Rows | None = None
+
+    def read(self, reads: Reads) -> Rows:
+        """Return live rows with their features.
+
+        Args:
+            reads: Names the rows; it must be the one that the strategy is registered with.
+        """
+        if self.part is not None:
+            return self.part
+        positions = reads(self)
+        return self.live if len(positions) == len(self.live) else self.live.take(positions)
+
+
+# Positions in `Context.live` (sorted, each once) of the rows whose features a strategy asks for. It sees outlines of
+# live and revoked rows alone: reading features is most of what an update costs.
+Reads = Callable[[Context], Positions]
+
+
+def every(context: Context) -> Positions:
+    """Return the positions of all live rows."""
+    return np.arange(len(context.live))
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,8 +88,18 @@ class Result:
 
 @dataclass(frozen=True)
 class Strategy:
-    """A named strategy. `exact`: the result equals a from-scratch training on the live rows, bit for bit."""
+    """A named strategy.
+
+    Attributes:
+        name: In plans and configurations.
+        exact: The result equals a from-scratch training on the live rows, bit for bit.
+        run: Does it.
+        reads: Names the live rows whose features `run` asks `Context.read` for.
+        validates: Whether `run` looks at `Context.held_out`.
+    """
 
     name: str
     exact: bool
     run: Callable[[Context], Result]
+    reads: Reads = every
+    validates: bool = False

@@ -5,23 +5,27 @@ subset of slices afterwards ("optimised"), is that of arXiv 2412.14505. The form
 
     θ' = θ + α · Σ_{i ≥ r} e_i · (η̄_i / B) · ½ · Σ_{u ∈ U, slice(u) ≤ i} [∇ℓ(θ^(i−1); u) + ∇ℓ(θ^(i); u)]
 
-with θ^(i) the checkpoint after slice i, η̄_i the mean rate over slice i (half the rate under linear decay, divided
-by 1 − μ with momentum μ), and r the first touched slice. α is calibrated by canary deletions: α = 1 overshoots.
+with θ^(i) the checkpoint after slice i, η̄_i the mean rate over slice i (half the rate under linear decay), and r the
+first touched slice. With momentum μ a gradient moves the weights for 1/(1 − μ) steps, but no further than the slice
+goes, since velocities are dropped at its end: η̄_i counts exactly that. With AdamW each gradient is divided by the root
+of the second moments (`adam.py`). α is calibrated by canary deletions: α = 1 overshoots.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 from torch import Tensor
 
 from hybridmu.core.audit import mean_loss
-from hybridmu.core.gradients import gradients_of
+from hybridmu.core.gradients import Gradients, gradients_of
 from hybridmu.core.model import State, SubModel, state_of
 from hybridmu.core.partition import derive, epoch_order
-from hybridmu.core.strategies.base import Context, Result
+from hybridmu.core.rows import Positions, Rows
+from hybridmu.core.strategies import adam
+from hybridmu.core.strategies.base import Context, Reads, Result
 from hybridmu.core.training import Recipe, batch_bounds, fit, trained_epochs
 from hybridmu.errors import StrategyUnavailableError
 
@@ -32,61 +36,83 @@ _ROUNDS = 3
 _PLATEAU = 1e-3
 
 
-def unavailable(optimizer: str) -> str | None:
-    """Return why DPUS can't be used with an optimizer, or None.
+def unavailable(optimizer: str, strategy: str) -> str | None:
+    """Return why an update can't be used with an optimizer, or None.
 
     Example:
-        >>> unavailable("sgd") is None
-        True
+        >>> unavailable("adamw", "dpus") is None, unavailable("sgd", "dpus-newton") is None
+        (True, True)
+        >>> unavailable("adamw", "dpus-newton")
+        'dpus-newton has no preconditioned variant that is shown to work for adamw'
     """
-    if optimizer != "sgd":
-        return f"DPUS has no preconditioned variant that is shown to work for {optimizer}"
+    if optimizer != "sgd" and strategy == "dpus-newton":
+        return f"{strategy} has no preconditioned variant that is shown to work for {optimizer}"
     return None
 
 
-def contribution(context: Context) -> tuple[State, int, int]:
+def contribution(
+    context: Context, model: SubModel | None = None, reads: Reads = adam.sampled
+) -> tuple[State, int, int]:
     """Estimate what the revoked rows added to the parameters during training.
 
     Args:
         context: `checkpoint(i)` answers by the lineage of the run that saw the rows; slice 0 is the fresh model.
+        model: A fresh sub-model to work with; made when it is not given. It is left changed, in evaluation mode.
+        reads: What the strategy reads of the live rows; of AdamW at least `adam.sampled`.
 
     Returns:
         (parameter name → estimated Σ of updates, same shapes as the parameters; first touched slice; gradients taken).
 
     Raises:
-        StrategyUnavailableError: The optimizer is not sgd, or a checkpoint is missing.
+        StrategyUnavailableError: A checkpoint is missing.
     """
     recipe = context.recipe
-    if reason := unavailable(recipe.optimizer):
-        raise StrategyUnavailableError("DPUS is unavailable", got=reason, remedy="use strategy retrain")
     slices = len(recipe.epochs)
     revoked = context.revoked
     first = int(revoked.slice[0]) if len(revoked) else slices + 1
-    model = context.fresh_model()
-    mean_rate, epochs = _mean_rate(recipe), trained_epochs(recipe, _trained_rows(context))
+    model = context.fresh_model() if model is None else model
+    model.eval()
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    gradients_at = gradients_of(model, context.task, [p for _, p in named])
+    rows = _trained_rows(context)
+    epochs, steps = trained_epochs(recipe, rows), _steps(recipe, rows)
     # Half the trapezoid of slice i; 0 before the first touched slice and after the last one.
-    half = [0.5 * e * mean_rate / recipe.batch_size if i >= first else 0.0 for i, e in enumerate(epochs, 1)]
+    pairs = enumerate(zip(epochs, steps, strict=True), start=1)
+    half = [0.5 * e * _mean_rate(recipe, n) / recipe.batch_size if i >= first else 0.0 for i, (e, n) in pairs]
     half = [0.0, *half, 0.0]
+    moments = None
+    if recipe.optimizer == "adamw" and len(revoked):
+        trained = [parameter for _, parameter in named]
+        moments = adam.Moments(context, gradients_at, trained, context.read(reads), reads(context), steps)
     total: State = {}
     visits = 0
     for point in range(first - 1, slices + 1) if len(revoked) else ():
         restore(model, context, point)
+        if moments:
+            moments.look(point)
         # θ^(point) ends slice `point` and begins slice `point + 1`: rows seen in both are asked once.
         seen, next_seen = revoked.upto(point), revoked.upto(point + 1)
-        for start, stop, weight in ((0, seen, half[point] + half[point + 1]), (seen, next_seen, half[point + 1])):
+        ends, begins = half[point], half[point + 1]
+        for start, stop, at_end in ((0, seen, ends), (seen, next_seen, 0.0)):
+            weight = at_end + begins
             if weight and stop > start:
-                for name, gradient in _summed_gradient(model, context, start, stop).items():
+                summed = enumerate(zip(named, _summed(gradients_at, revoked, start, stop), strict=True))
+                for number, ((name, _), gradient) in summed:
+                    if gradient is None:
+                        continue
+                    if moments:
+                        gradient, weight = gradient * moments.scale(number, at_end, begins), 1.0
                     total[name] = total[name].add_(gradient, alpha=weight) if name in total else weight * gradient
                 visits += stop - start
-    return total, first, visits
+    return total, first, visits + (moments.visits if moments else 0)
 
 
 def learning_time(context: Context) -> list[float]:
     """Return the sum of the rates of every step of each slice, in the run that saw the revoked rows."""
     recipe = context.recipe
     rows = _trained_rows(context)
-    pairs = enumerate(trained_epochs(recipe, rows), start=1)
-    return [epochs * _mean_rate(recipe) * sum(rows[:i]) / recipe.batch_size for i, epochs in pairs]
+    pairs = enumerate(zip(trained_epochs(recipe, rows), _steps(recipe, rows), strict=True), start=1)
+    return [epochs * _mean_rate(recipe, steps) * sum(rows[:i]) / recipe.batch_size for i, (epochs, steps) in pairs]
 
 
 def subtract(state: Mapping[str, Tensor], change: Mapping[str, Tensor], alpha: float) -> State:
@@ -120,11 +146,11 @@ def run_optimised(context: Context) -> Result:
     Returns:
         The changed state. Approximate: measure it against the exact oracle.
     """
-    subtracted = run_plain(context)
-    model = context.fresh_model()
-    model.load_state_dict(subtracted.state)
-    visits = subtracted.visits + fine_tune(model, context)
-    return Result(state_of(model), subtracted.first_slice, visits)
+    current, model = current_of(context), context.fresh_model()
+    change, first, visits = contribution(context, model, tuned)
+    model.load_state_dict(subtract(current, change, context.alpha))
+    visits += fine_tune(model, context)
+    return Result(state_of(model), first, visits)
 
 
 def fine_tune(model: SubModel, context: Context) -> int:
@@ -137,7 +163,8 @@ def fine_tune(model: SubModel, context: Context) -> int:
     Returns:
         Sample visits made.
     """
-    chosen = subset(context)
+    live = context.read(tuned)
+    chosen = np.searchsorted(tuned(context), subset(context))
     if len(chosen) == 0:
         return 0
     rounds = _ROUNDS if context.held_out is not None and len(context.held_out) else 1
@@ -147,10 +174,10 @@ def fine_tune(model: SubModel, context: Context) -> int:
     best, visits = np.inf, 0
     for number in range(rounds):
         low, high = number * size, (number + 1) * size if number < rounds - 1 else len(chosen)
-        # Plain SGD: the moments of training are dropped. Each round decays towards the next one's start.
-        start = context.finetune_rate * (1 - low / len(chosen))
-        recipe = replace(context.recipe, optimizer="sgd", momentum=0.0, lr=start, schedule="linear")
-        fit(model, context.live, [chosen[low:high]], batch_bounds(high - low, recipe.batch_size), recipe, context.task)
+        # Without momentum, at the rate that it amounted to. Each round decays towards the next one's start.
+        start = context.finetune_rate / (1 - context.recipe.momentum) * (1 - low / len(chosen))
+        recipe = replace(context.recipe, momentum=0.0, lr=start, schedule="linear")
+        fit(model, live, [chosen[low:high]], batch_bounds(high - low, recipe.batch_size), recipe, context.task)
         visits += high - low
         if rounds > 1 and context.held_out is not None:
             loss = mean_loss(model, context.held_out, context.task)
@@ -158,6 +185,11 @@ def fine_tune(model: SubModel, context: Context) -> int:
                 break
             best = loss
     return visits
+
+
+def tuned(context: Context) -> Positions:
+    """Return the positions of the live rows to fine-tune on, and of those that AdamW's moments are taken over."""
+    return np.unique(np.concatenate([subset(context), adam.sampled(context)]))
 
 
 def subset(context: Context) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
@@ -195,19 +227,19 @@ def restore(model: SubModel, context: Context, point: int) -> None:
     model.load_state_dict(state if point else {name: state[name] for name in buffers}, strict=point > 0)
 
 
-def _summed_gradient(model: SubModel, context: Context, start: int, stop: int) -> dict[str, Tensor]:
-    """Return Σ_u ∇ℓ(θ; u) over revoked rows start..stop, per parameter, in evaluation mode."""
-    model.eval()
-    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    gradients_at = gradients_of(model, context.task, [p for _, p in named])
-    total: dict[str, Tensor] = {}
+def _summed(gradients_at: Gradients, rows: Rows, start: int, stop: int) -> list[Tensor | None]:
+    """Return Σ_u ∇ℓ(θ; u) over rows start..stop, per parameter; None for one that the loss does not reach."""
+    total: list[Tensor | None] = []
     for low in range(start, stop, _CHUNK):
         high = min(low + _CHUNK, stop)
-        gradients = gradients_at(context.revoked.x[low:high], context.revoked.y[low:high])
-        for (name, _), gradient in zip(named, gradients, strict=True):
-            if gradient is not None:
-                total[name] = total[name] + gradient * (high - low) if name in total else gradient * (high - low)
+        means = gradients_at(rows.x[low:high], rows.y[low:high])
+        parts = [None if mean is None else mean * (high - low) for mean in means]
+        total = [_plus(a, b) for a, b in zip(total, parts, strict=True)] if total else parts
     return total
+
+
+def _plus(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    return a + b if a is not None and b is not None else a if b is None else b
 
 
 def current_of(context: Context) -> State:
@@ -223,8 +255,21 @@ def current_of(context: Context) -> State:
     return context.current
 
 
-def _mean_rate(recipe: Recipe) -> float:
-    return recipe.lr * (0.5 if recipe.schedule == "linear" else 1.0) / (1 - recipe.momentum)
+def _mean_rate(recipe: Recipe, steps: int) -> float:
+    """Return how far the mean gradient of a slice of so many steps moves the weights, per unit of gradient."""
+    rate, momentum = recipe.lr * (0.5 if recipe.schedule == "linear" else 1.0), recipe.momentum
+    if not momentum or not steps:
+        return rate
+    rates = 1 - np.arange(steps) / steps if recipe.schedule == "linear" else np.ones(steps)
+    # Step k takes along what of all gradients before it has not decayed: Σ_{t ≤ k} μ^(k−t).
+    taken = (1 - momentum ** np.arange(1, steps + 1)) / (1 - momentum)
+    return rate * float((rates * taken).sum() / rates.sum())
+
+
+def _steps(recipe: Recipe, rows: Sequence[int]) -> list[int]:
+    """Return the steps of every slice, of the run that saw so many rows per slice."""
+    pairs = enumerate(trained_epochs(recipe, rows), start=1)
+    return [epochs * len(batch_bounds(sum(rows[:i]), recipe.batch_size)) for i, epochs in pairs]
 
 
 def _trained_rows(context: Context) -> list[int]:

@@ -13,13 +13,15 @@ which let T go to infinity, and plain DPUS, which lets G be 0.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 from hybridmu.core.curvature import gauss_newton, solve
 from hybridmu.core.partition import derive, epoch_order
-from hybridmu.core.rows import Rows
+from hybridmu.core.rows import Positions, Rows
 from hybridmu.core.strategies.base import Context, Result
-from hybridmu.core.strategies.dpus import contribution, current_of, learning_time, restore, subtract
+from hybridmu.core.strategies.dpus import contribution, current_of, learning_time, restore, subtract, unavailable
+from hybridmu.errors import StrategyUnavailableError
 
 # Conjugate-gradient steps, and live rows that G is taken over: a sixteenth of the shard within these bounds, so that
 # a large shard is solved in less than half an epoch.
@@ -36,20 +38,31 @@ def run(context: Context) -> Result:
 
     Returns:
         The changed state. Approximate: measure it against the exact oracle.
+
+    Raises:
+        StrategyUnavailableError: AdamW trained, whose steps the formula does not hold for.
     """
+    if reason := unavailable(context.recipe.optimizer, "dpus-newton"):
+        raise StrategyUnavailableError("the damped update is unavailable", got=reason, remedy="use dpus or retrain")
     current = current_of(context)
-    change, first, visits = contribution(context)
-    sample = _sample(context)
+    model = context.fresh_model()
+    change, first, visits = contribution(context, model)
+    sample = context.read(sampled)
     if not change or not len(sample):
         return Result(subtract(current, change, 1.0), first, visits)
     slices = len(context.recipe.epochs)
-    model = context.fresh_model()
     restore(model, context, (min(first, slices) + slices) // 2)
     named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     right = [change.get(name, torch.zeros_like(parameter)) for name, parameter in named]
-    damped = solve(gauss_newton(model, sample.x), right, _mean_time(context) / 2, _STEPS)
+    product = gauss_newton(model, sample.x[_order(context, sample)])
+    damped = solve(product, right, _mean_time(context) / 2, _STEPS)
     state = subtract(current, {name: part for (name, _), part in zip(named, damped, strict=True)}, 1.0)
     return Result(state, first, visits + (_STEPS + 1) * len(sample))
+
+
+def sampled(context: Context) -> Positions:
+    """Return the positions of the live rows that G is taken over."""
+    return np.sort(_order(context, context.live)[: _sample_size(len(context.live))])
 
 
 def cost(live: int) -> int:
@@ -61,13 +74,8 @@ def _sample_size(live: int) -> int:
     return min(live, max(_LEAST_ROWS, min(live // _SHARE, _MOST_ROWS)))
 
 
-def _sample(context: Context) -> Rows:
-    live = context.live
-    order = epoch_order(live.words, context.recipe.seed ^ (derive("curvature") >> 1), context.shard, 0, 0)
-    chosen = order[: _sample_size(len(live))]
-    return Rows(
-        live.x[chosen], live.y[chosen], live.slice[chosen], live.ids[chosen], live.groups[chosen], live.content[chosen]
-    )
+def _order(context: Context, rows: Rows) -> Positions:
+    return epoch_order(rows.words, context.recipe.seed ^ (derive("curvature") >> 1), context.shard, 0, 0)
 
 
 def _mean_time(context: Context) -> float:

@@ -11,7 +11,7 @@ import numpy as np
 
 from hybridmu.core.model import fit_standardize, state_of
 from hybridmu.core.partition import epoch_order
-from hybridmu.core.strategies.base import Context, Result
+from hybridmu.core.strategies.base import Context, Result, every
 from hybridmu.core.training import batch_bounds, fit
 
 
@@ -28,15 +28,14 @@ def run(context: Context) -> Result:
         The new state; no influence of the revoked rows, but not the bits of a retrain.
     """
     first = int(context.revoked.slice[0]) if len(context.revoked) else len(context.recipe.epochs) + 1
-    model = context.fresh_model()
+    model, live = context.fresh_model(), context.read(every)
     for point in range(first - 1, 0, -1):
         state = context.checkpoint(point)
         if state is not None:
             model.load_state_dict(state)
             break
     else:
-        fit_standardize(model, context.live)
-    live = context.live
+        fit_standardize(model, live)
     budget = round(context.finetune_epochs * len(live))
     if budget:
         words, seed = live.words, context.recipe.seed

@@ -19,11 +19,26 @@ from hybridmu.errors import StorageError
 from hybridmu.store.files.s3 import explain
 from hybridmu.store.files.storage import Storage
 
-# How every file of the lake is written.
-WRITING: dict[str, Any] = {"compression": "zstd", "write_page_checksum": True}
 _SEAL_BYTES = 16
 _ENDING_BYTES = 8  # length of the footer, and a magic word
 _TAIL_BYTES = 1 << 16
+
+
+def writing(schema: pa.Schema) -> dict[str, Any]:
+    """Return the options with which every file of the lake is written.
+
+    LZ4 is read in a third of zstd's time and takes a quarter more room. Dictionaries are made where values repeat;
+    digests and numbers are read faster without.
+
+    Args:
+        schema: Of the file.
+
+    Returns:
+        Arguments of `pyarrow.parquet.ParquetWriter`.
+    """
+    words = [field.name for field in schema if pa.types.is_dictionary(field.type) or _is_text(field.type)]
+    lists = [f"{field.name}.list.element" for field in schema if pa.types.is_fixed_size_list(field.type)]
+    return {"compression": "lz4", "write_page_checksum": True, "use_dictionary": words + lists}
 
 
 def publish_parquet(storage: Storage, source: Path, name: str) -> None:
@@ -105,6 +120,10 @@ def _footer(source: Any) -> bytes:
     if _seal(footer) != tail[-length - _SEAL_BYTES : -length]:
         raise pa.ArrowInvalid("the footer does not match its seal")
     return footer
+
+
+def _is_text(type_: pa.DataType) -> bool:
+    return bool(pa.types.is_string(type_) or pa.types.is_large_string(type_))
 
 
 def _seal(footer: bytes) -> bytes:

@@ -20,7 +20,7 @@ from hybridmu.core.partition import Digests, held_out, place
 from hybridmu.core.rows import carries
 from hybridmu.errors import DataError
 from hybridmu.faults import reach
-from hybridmu.store.files.parquet import WRITING, publish_parquet, read_parquet
+from hybridmu.store.files.parquet import publish_parquet, read_parquet, writing
 from hybridmu.store.lake.lake import Lake
 from hybridmu.store.lake.layout import (
     SPLITS,
@@ -32,6 +32,7 @@ from hybridmu.store.lake.layout import (
     parts_of,
     shard_file,
 )
+from hybridmu.store.lake.lists import packed
 from hybridmu.store.lake.source import Batch
 from hybridmu.store.lake.streams import Streams
 
@@ -127,10 +128,11 @@ class Draft:
             if self.number and known_ids(self.lake, part, digest_column(ids, "_id")).any():
                 raise already_there()
             if self.lake.settings.data.group:
-                pq.write_table(ids.sort_by("_id"), self._done(id_file(self.number, part)), **WRITING)
+                pq.write_table(ids.sort_by("_id"), self._done(id_file(self.number, part)), **writing(ids.schema))
         content = self._by_content.read(part)
         if content is not None:
-            pq.write_table(content.sort_by("_content"), self._done(content_file(self.number, part)), **WRITING)
+            name = self._done(content_file(self.number, part))
+            pq.write_table(content.sort_by("_content"), name, **writing(content.schema))
 
     def _sort(self, split: str, shard: int, staging: Path) -> tuple[int, ...]:
         # Row groups never cross a slice.
@@ -138,8 +140,9 @@ class Draft:
             return (0,) * self._slices
         counts = []
         with pa.memory_map(str(staging)) as source:
-            table = pa.ipc.open_stream(source).read_all()
-            with pq.ParquetWriter(self._done(shard_file(self.number, split, shard)), table.schema, **WRITING) as writer:
+            table = packed(pa.ipc.open_stream(source).read_all())
+            name = self._done(shard_file(self.number, split, shard))
+            with pq.ParquetWriter(name, table.schema, **writing(table.schema)) as writer:
                 # Filter first: take() on the shard would copy all of it.
                 for slice_ in range(self._first, self._first + self._slices):
                     self._beat()

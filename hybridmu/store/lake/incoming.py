@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from hybridmu.core.partition import digest
 from hybridmu.core.rows import carries
 from hybridmu.errors import DataError
-from hybridmu.store.files.parquet import WRITING, open_parquet, publish_parquet, read_parquet
+from hybridmu.store.files.parquet import open_parquet, publish_parquet, read_parquet, writing
 from hybridmu.store.lake.generation import already_there, duplicates, known_ids
 from hybridmu.store.lake.lake import Lake
 from hybridmu.store.lake.layout import INCOMING, digest_column, incoming_file, parts_of
@@ -73,7 +73,7 @@ def copy_rows(lake: Lake, url: str, guard: Guard, staging: Path) -> Copy:
     try:
         for batch in reader.read(source):
             table = batch.table.drop_columns(["_content"])
-            writer = writer or pq.ParquetWriter(path, table.schema, **WRITING)
+            writer = writer or pq.ParquetWriter(path, table.schema, **writing(table.schema))
             writer.write_table(table)
             by_id.append(table.select(["_id"]), parts_of(digest_column(table, "_id"), lake.shards))
             rows += len(table)
@@ -133,7 +133,7 @@ def rewrite(lake: Lake, new: Ingestion, guard: Guard) -> int:
     gone = 0
     with open_parquet(lake.storage, new.source) as file, lake.storage.staging() as folder:
         target = folder / "copy.parquet"
-        with pq.ParquetWriter(target, file.schema_arrow, **WRITING) as writer:
+        with pq.ParquetWriter(target, file.schema_arrow, **writing(file.schema_arrow)) as writer:
             for number in range(file.num_row_groups):
                 table = file.read_row_group(number, use_threads=False)
                 kept = table.filter(pa.array(~reader.blocked(table)))

@@ -16,6 +16,7 @@ from hybridmu.store.lake.generation import Beat
 from hybridmu.store.lake.ingest import first_generation, found, write_first
 from hybridmu.store.lake.lake import Lake
 from hybridmu.store.lake.layout import Ancestry, Manifest, Split, digest_column
+from hybridmu.store.lake.lists import unpacked_field
 from hybridmu.store.lake.source import Reader
 from hybridmu.store.sql.guard import Guard
 
@@ -108,7 +109,7 @@ def _schema(lake: Lake, names: list[str], columns: list[str]) -> pa.Schema:
     schemas = []
     for name in names:
         with open_parquet(lake.storage, name) as file:
-            schemas.append(pa.schema([_plain(file.schema_arrow.field(column)) for column in columns]))
+            schemas.append(pa.schema([_plain(unpacked_field(file.schema_arrow.field(column))) for column in columns]))
     try:
         return pa.unify_schemas(schemas, promote_options="permissive")
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:

@@ -22,7 +22,6 @@ from hybridmu.store.lake.columns import KeyColumns, joined, key_columns
 from hybridmu.store.lake.layout import (
     DIGEST,
     MANIFEST,
-    META,
     Manifest,
     Split,
     content_file,
@@ -31,6 +30,8 @@ from hybridmu.store.lake.layout import (
     part_of,
     shard_file,
 )
+from hybridmu.store.lake.lists import unpacked
+from hybridmu.store.lake.reading import ShardTables
 from hybridmu.types import ResolvedKey
 
 
@@ -110,38 +111,23 @@ class Lake:
             generations: Read only the first so many; all by default.
 
         Returns:
-            Rows in canonical order; encoded slice by slice, so memory stays near the tensors' own size.
+            Rows in canonical order.
         """
-        encoder = self.manifest.encoder
-        given = self.manifest.generations[:generations]
-        total = sum(sum(generation.rows[split][shard]) for generation in given if split in generation.rows)
-        x = np.empty((total, encoder.features), dtype=np.float32)
-        y = np.empty(total, dtype=np.int64)
-        slices = np.empty(total, dtype=np.int32)
-        metas = {name: np.empty((total, 16), dtype=np.uint8) for name in META[1:]}
-        at = 0
-        for table in self.tables(self.files(split, shard, generations)):
-            ids, groups = digest_column(table, "_id"), digest_column(table, "_group")
-            mask = carries(ids, groups, revoked)
-            mask = mask if only_revoked else ~mask
-            if not mask.any():
-                continue
-            kept = table if mask.all() else table.filter(pa.array(mask))
-            stop = at + kept.num_rows
-            x[at:stop] = encoder.encode(kept)
-            y[at:stop] = encoder.encode_labels(kept)
-            slices[at:stop] = kept.column("_slice").to_numpy()
-            for name, column in metas.items():
-                column[at:stop] = digest_column(kept, name)
-            at = stop
-        return Rows(
-            torch.from_numpy(x[:at]),
-            torch.from_numpy(y[:at]),
-            slices[:at],
-            metas["_id"][:at],
-            metas["_group"][:at],
-            metas["_content"][:at],
-        )
+        tables = self.shard(split, shard, generations)
+        mask = carries(tables.outline.ids, tables.outline.groups, revoked)
+        (rows,) = tables.rows(np.flatnonzero(mask if only_revoked else ~mask))
+        pa.default_memory_pool().release_unused()  # whoever keeps the rows should not keep what they were decoded from
+        return rows
+
+    def shard(self, split: Split, shard: int, generations: int | None = None) -> ShardTables:
+        """Return a shard's tables, with the keys of every row read.
+
+        Args:
+            split: Which table.
+            shard: Shard number.
+            generations: Read only the first so many; all by default.
+        """
+        return ShardTables(self.storage, self.files(split, shard, generations), self.manifest.encoder)
 
     def keys(self, split: Split, shard: int) -> KeyColumns:
         """Return the keys of every row of a shard, tombstoned ones included."""
@@ -237,5 +223,5 @@ class Lake:
         for name in names:
             with open_parquet(self.storage, name) as file:
                 for number in range(file.num_row_groups):
-                    yield file.read_row_group(number, use_threads=False)
+                    yield unpacked(file.read_row_group(number, use_threads=False))
         pa.default_memory_pool().release_unused()

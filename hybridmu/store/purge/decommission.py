@@ -22,7 +22,7 @@ _KEY = "decommissioned"
 _KEPT_FOLDER = "certificates/"
 _EMPTIED = (
     *(t.serving, t.versions, t.version_shards, t.tombstones, t.needs, t.rounds, t.outcomes, t.costs, t.idempotency),
-    *(t.evidence, t.surveys, t.replicas, t.links, t.forwards, t.outbox),
+    *(t.evidence, t.surveys, t.curves, t.replicas, t.links, t.forwards, t.outbox),
 )
 
 
@@ -94,7 +94,7 @@ class Decommission:
             fence(connection, token)
             for table in _EMPTIED:
                 connection.execute(table.delete())
-            connection.execute(t.meta.delete().where(t.meta.c.key.in_(["calibration", "pause"])))
+            connection.execute(t.meta.delete().where(t.meta.c.key.in_(["calibrating", "pause"])))
             done = {"state": RequestState.PURGED, "purged_at": now, "reason": "the whole system was decommissioned"}
             ended = [RequestState.PURGED, RequestState.CANCELLED]
             connection.execute(t.requests.update().where(t.requests.c.state.not_in(ended)).values(**done))

@@ -18,7 +18,7 @@ from hybridmu.core.rows import carries
 from hybridmu.errors import PurgeError
 from hybridmu.faults import reach
 from hybridmu.store.files.blobs import Blobs
-from hybridmu.store.files.parquet import WRITING, open_parquet, publish_parquet, read_parquet
+from hybridmu.store.files.parquet import open_parquet, publish_parquet, read_parquet, writing
 from hybridmu.store.lake.lake import Lake
 from hybridmu.store.lake.layout import SPLITS, digest_column, part_of
 
@@ -136,7 +136,7 @@ def _rewrite(lake: Lake, name: str, gone: Gone) -> int:
         with (
             open_parquet(lake.storage, name) as file,
             # Same schema with its metadata, same types: timestamps keep their unit and zone.
-            pq.ParquetWriter(target, file.schema_arrow, **WRITING) as writer,
+            pq.ParquetWriter(target, file.schema_arrow, **writing(file.schema_arrow)) as writer,
         ):
             for number in range(file.num_row_groups):
                 table = file.read_row_group(number, use_threads=False)

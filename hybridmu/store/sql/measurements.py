@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.engine import Connection, Engine, Row
 
+from hybridmu.core.calibration import fit
 from hybridmu.store.sql import tables as t
-from hybridmu.store.sql.database import reader, transaction
+from hybridmu.store.sql.database import parts, reader, transaction
 from hybridmu.store.sql.lease import fence
-from hybridmu.types import Calibration, CalibrationBucket, CostObservation, ShardOutcome, ShardPlan
+from hybridmu.types import (
+    Calibration,
+    CalibrationCell,
+    CalibrationCurve,
+    CostObservation,
+    ShardOutcome,
+    ShardPlan,
+)
 
 _COST_WINDOW = 400
+# Under this key `meta` keeps the seconds that measuring canaries again took.
+_SPENT = "calibrating"
 
 
 class Measurements:
@@ -48,28 +57,64 @@ class Measurements:
         """Return the newest measured outcomes."""
         query = t.costs.select().order_by(t.costs.c.id.desc()).limit(_COST_WINDOW)
         with self._read.begin() as connection:
-            return [CostObservation(r.strategy, r.visits, r.checkpoints, r.seconds) for r in connection.execute(query)]
+            found = connection.execute(query)
+            return [CostObservation(r.strategy, r.visits, r.checkpoints, r.seconds, r.rows) for r in found]
 
     def calibration(self) -> Calibration:
-        """Return the fitted α; empty before calibration."""
-        with self._read.begin() as connection:
-            raw = connection.scalar(sa.select(t.meta.c.value).where(t.meta.c.key == "calibration"))
-        if raw is None:
-            return Calibration()
-        return Calibration(
-            tuple(
-                CalibrationBucket(**{**bucket, "keys": tuple(bytes.fromhex(key) for key in bucket["keys"])})
-                for bucket in json.loads(raw)
-            )
-        )
+        """Return what all curves together give, those of revoked canaries included; empty before calibration."""
+        return fit(self.curves())
 
-    def set_calibration(self, token: int, calibration: Calibration) -> None:
-        """Replace the fitted α, fenced."""
-        buckets = [{**asdict(bucket), "keys": [key.hex() for key in bucket.keys]} for bucket in calibration.buckets]
+    def curves(self) -> list[CalibrationCurve]:
+        """Return what updates did to canaries, oldest first."""
+        with self._read.begin() as connection:
+            rows = connection.execute(t.curves.select().order_by(t.curves.c.id)).all()
+        return [curve for row in rows for curve in _of(row)]
+
+    def add_curves(self, token: int, curves: Sequence[CalibrationCurve], spent: float = 0.0) -> None:
+        """Add what a job measured, fenced; older curves of the same shard and cell are replaced.
+
+        Args:
+            token: The coordinator's fencing token.
+            curves: Of any cells.
+            spent: Seconds that count against the budget for measuring again.
+        """
+        apart: dict[tuple[int, CalibrationCell], list[CalibrationCurve]] = {}
+        for curve in curves:
+            apart.setdefault((curve.shard, curve.cell), []).append(curve)
+        c = t.curves.c
         with transaction(self._write, "calibration") as connection:
             fence(connection, token)
-            connection.execute(t.meta.delete().where(t.meta.c.key == "calibration"))
-            connection.execute(t.meta.insert().values(key="calibration", value=json.dumps(buckets)))
+            for (shard, cell), group in apart.items():
+                same = (c.shard == shard) & (c.first_slice == cell.first_slice) & (c.share == cell.share)
+                connection.execute(t.curves.delete().where(same))
+                connection.execute(t.curves.insert().values(**_row(group)))
+            if spent:
+                total = json.dumps(_spent(connection) + spent)
+                connection.execute(t.meta.delete().where(t.meta.c.key == _SPENT))
+                connection.execute(t.meta.insert().values(key=_SPENT, value=total))
+
+    def drop_curves(self, token: int, revoked: Collection[bytes]) -> int:
+        """Delete what was measured with canaries that carry one of these digests, fenced.
+
+        Returns:
+            How many sets of canaries went; nothing is written when there is none.
+        """
+        gone = frozenset(revoked)
+        with self._read.begin() as connection:
+            rows = connection.execute(sa.select(t.curves.c.id, t.curves.c.digests)).all()
+        spoiled = [row.id for row in rows if not gone.isdisjoint(_digests(row.digests))]
+        if spoiled:
+            with transaction(self._write, "calibration") as connection:
+                fence(connection, token)
+                for part in parts(spoiled):
+                    connection.execute(t.curves.delete().where(t.curves.c.id.in_(part)))
+        return len(spoiled)
+
+    def effort(self) -> tuple[float, float]:
+        """Return seconds of (training and removals, measuring canaries again), on all workers together."""
+        with self._read.begin() as connection:
+            work = connection.scalar(sa.select(sa.func.sum(t.costs.c.seconds)))
+            return float(work or 0.0), _spent(connection)
 
 
 def record_outcomes(connection: Connection, round_id: str, pairs: Sequence[tuple[ShardPlan, ShardOutcome]]) -> None:
@@ -93,8 +138,14 @@ def record_outcomes(connection: Connection, round_id: str, pairs: Sequence[tuple
     record_costs(connection, [outcome for _, outcome in pairs])
 
 
-def record_costs(connection: Connection, outcomes: Iterable[ShardOutcome]) -> None:
-    """Write what the cost model learns from outcomes, in the caller's transaction."""
+def record_costs(connection: Connection, outcomes: Iterable[ShardOutcome], *, reading: bool = False) -> None:
+    """Write what the cost model learns from outcomes, in the caller's transaction.
+
+    Args:
+        connection: The transaction.
+        outcomes: Of any strategies.
+        reading: Whether retrains read their rows from storage, as the first ones do; later a worker has them.
+    """
     for outcome in outcomes:
         connection.execute(
             t.costs.insert().values(
@@ -102,5 +153,49 @@ def record_costs(connection: Connection, outcomes: Iterable[ShardOutcome]) -> No
                 visits=outcome.visits,
                 checkpoints=sum(record.visits > 0 for record in outcome.slices) + outcome.checkpoints_read,
                 seconds=outcome.seconds,
+                rows=outcome.live if reading or not outcome.exact else 0,
             )
         )
+
+
+def _spent(connection: Connection) -> float:
+    return float(connection.scalar(sa.select(t.meta.c.value).where(t.meta.c.key == _SPENT)) or 0.0)
+
+
+def _row(group: Sequence[CalibrationCurve]) -> dict[str, Any]:
+    """Return the table row of one set of canaries."""
+    first = group[0]
+    return {
+        "shard": first.shard,
+        "first_slice": first.cell.first_slice,
+        "share": first.cell.share,
+        "slices": first.slices,
+        "canaries": first.canaries,
+        "seconds": first.seconds,
+        "updates": json.dumps({c.strategy: (c.gaps, c.deviations, c.accuracy_changes) for c in group}),
+        "digests": b"".join(first.keys),
+    }
+
+
+def _of(row: Row[Any]) -> list[CalibrationCurve]:
+    """Return the curves in a table row, one per update."""
+    cell, keys = CalibrationCell(row.first_slice, row.share), _digests(row.digests)
+    return [
+        CalibrationCurve(
+            strategy=strategy,
+            shard=row.shard,
+            cell=cell,
+            slices=row.slices,
+            gaps=tuple(gaps),
+            deviations=tuple(deviations),
+            accuracy_changes=tuple(changes),
+            canaries=row.canaries,
+            keys=keys,
+            seconds=row.seconds,
+        )
+        for strategy, (gaps, deviations, changes) in json.loads(row.updates).items()
+    ]
+
+
+def _digests(joined: bytes) -> tuple[bytes, ...]:
+    return tuple(bytes(joined[at : at + 16]) for at in range(0, len(joined), 16))

@@ -241,6 +241,19 @@ outcomes = sa.Table(  # plan against actual, for every request
     sa.Column("estimated_seconds", sa.Float, nullable=False),
     sa.Column("measured_seconds", sa.Float, nullable=False),
 )
+curves = sa.Table(  # what updates did to canaries, one row per set of them
+    "curves",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("shard", sa.Integer, nullable=False),
+    sa.Column("first_slice", sa.Integer, nullable=False),
+    sa.Column("share", sa.Float, nullable=False),
+    sa.Column("slices", sa.Integer, nullable=False),
+    sa.Column("canaries", sa.Integer, nullable=False),
+    sa.Column("seconds", sa.Float, nullable=False),
+    sa.Column("updates", sa.Text, nullable=False),  # JSON: update → gaps, deviations and accuracy changes per step
+    sa.Column("digests", sa.LargeBinary, nullable=False),  # 16 bytes each: the revocation of one spoils the row
+)
 costs = sa.Table(  # what the cost model learns from
     "costs",
     metadata,
@@ -249,4 +262,5 @@ costs = sa.Table(  # what the cost model learns from
     sa.Column("visits", _Big, nullable=False),
     sa.Column("checkpoints", sa.Integer, nullable=False),
     sa.Column("seconds", sa.Float, nullable=False),
+    sa.Column("rows", _Big, nullable=False),
 )

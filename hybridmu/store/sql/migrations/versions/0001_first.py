@@ -20,7 +20,21 @@ def upgrade() -> None:
         sa.Column("visits", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column("checkpoints", sa.Integer(), nullable=False),
         sa.Column("seconds", sa.Float(), nullable=False),
+        sa.Column("rows", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_costs")),
+    )
+    op.create_table(
+        "curves",
+        sa.Column("id", sa.Integer(), autoincrement=True, nullable=False),
+        sa.Column("shard", sa.Integer(), nullable=False),
+        sa.Column("first_slice", sa.Integer(), nullable=False),
+        sa.Column("share", sa.Float(), nullable=False),
+        sa.Column("slices", sa.Integer(), nullable=False),
+        sa.Column("canaries", sa.Integer(), nullable=False),
+        sa.Column("seconds", sa.Float(), nullable=False),
+        sa.Column("updates", sa.Text(), nullable=False),
+        sa.Column("digests", sa.LargeBinary(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_curves")),
     )
     op.create_table(
         "evidence",
