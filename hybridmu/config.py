@@ -181,7 +181,7 @@ class PolicySettings(_Frozen):
     calibration_shards: int = Field(2, ge=1)
     calibration_shares: tuple[float, ...] = (0.01, 0.1)
     recalibration_share: float = Field(0.25, ge=0)
-    class_excess: float = Field(0.05, ge=0)
+    class_excess: float = Field(0.02, ge=0)
     alpha: float | None = Field(None, gt=0)
     finetune_epochs: float = Field(2.0, gt=0)
     finetune_lr: float = Field(0.3, gt=0)

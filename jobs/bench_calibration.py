@@ -85,12 +85,14 @@ def deletions(system: System, shard: int, seed: int) -> Iterator[dict[str, Any]]
     labels, random = rows.y.numpy(), np.random.default_rng([seed, shard])
     for share in _SHARES:
         for first in (1, 3):
-            yield from measured(system, rows, held_out, "even", share, even(rows, free, first, share, random), shard)
+            mask = even(rows, free, first, share, random)
+            if mask.any():
+                yield from measured(system, rows, held_out, "even", share, mask, shard)
     for label in np.unique(labels)[:3]:
         of_class = np.flatnonzero(labels == label)
         for part in _PARTS:
             mask = np.zeros(len(rows), np.bool_)
-            mask[random.permutation(of_class)[: round(part * len(of_class))]] = True
+            mask[random.permutation(of_class)[: max(1, round(part * len(of_class)))]] = True
             yield from measured(system, rows, held_out, "class", part, mask, shard)
 
 

@@ -1,9 +1,9 @@
 """Work to seconds, with an interval, fitted from measured outcomes; and makespan over workers.
 
 seconds = per_visit · visits + per_checkpoint · checkpoints + per_row · rows read + per_job, all ≥ 0, per strategy:
-least squares on *relative* error. Few outcomes can't tell the terms apart (every shard's training has about the same
-visits and checkpoints), so the fit is drawn a little towards the proportions that small models have: where the outcomes
-say nothing else, a job that takes twice what was expected of it takes twice in every term.
+least squares on *relative* error, outliers weighing less. Few outcomes can't tell the terms apart (every shard's
+training has about the same visits and checkpoints), so the fit is drawn a little towards the proportions that small
+models have: where the outcomes say nothing else, a job that takes twice what was expected takes twice in every term.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from itertools import combinations
 
 import numpy as np
+import numpy.typing as npt
 
 from hybridmu.types import CostObservation
 
@@ -22,6 +23,12 @@ from hybridmu.types import CostObservation
 _PRIOR = np.array([1e-5, 5e-3, 1e-6, 5e-3])
 _PRIOR_SPREAD = 1.0
 _PULL = 0.005
+# Rounds of fitting, each with weights from the one before. Beyond this relative error an outcome pulls no harder (Huber
+# 1964): a worker that something else has stopped for a minute says nothing of the next job.
+_ROUNDS = 8
+_FAR = 0.3
+
+Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -105,23 +112,33 @@ def _fit_one(group: Sequence[CostObservation]) -> Coefficients:
     work = np.array([[o.visits, o.checkpoints, o.rows, 1] for o in group], dtype=float)
     # The unknowns are multiples of the prior's coefficients, times what these jobs took of what the prior expected.
     unit = _PRIOR * np.median(seconds / (work @ _PRIOR))
-    # Dividing each row by its seconds makes the squared error relative: short and long jobs weigh alike.
-    scaled = work * unit / seconds[:, None]
+    # Errors are relative to what is expected of a job, so that short and long ones weigh alike. Relative to what it
+    # took (as in the first round) a slow job would weigh less than a fast one, and every estimate come out too low.
+    expected = seconds
+    for _ in range(_ROUNDS):
+        error = np.abs(seconds / expected - 1)
+        weight = np.sqrt(_FAR / np.maximum(error, _FAR)) / expected
+        best = _least_squares(work * unit * weight[:, None], seconds * weight)
+        expected = work @ (best * unit)
+    freedom = len(group) - int(np.count_nonzero(best))
+    spread = float(np.sqrt(np.sum((seconds / expected - 1) ** 2) / freedom)) if freedom > 1 else _PRIOR_SPREAD
+    visit, checkpoint, row, job = (float(value) for value in best * unit)
+    return Coefficients(visit, checkpoint, spread, len(group), row, job)
+
+
+def _least_squares(work: Floats, target: Floats) -> Floats:
+    """Return the solution with no coefficient below 0: the best of all choices of those that are not 0."""
     pull = np.where(work.any(axis=0), _PULL**2, 0.0)
-    bend, slope = scaled.T @ scaled + np.diag(pull), scaled.sum(axis=0) + pull
+    bend, slope = work.T @ work + np.diag(pull), work.T @ target + pull
     known = np.flatnonzero(pull)
-    best, best_error = np.zeros(len(unit)), np.inf
-    # Least squares with no coefficient below 0: the best of all choices of those that are not 0.
+    best, best_error = np.zeros(work.shape[1]), np.inf
     for columns in (list(each) for size in range(1, len(known) + 1) for each in combinations(known, size)):
         solution = np.linalg.solve(bend[np.ix_(columns, columns)], slope[columns])
         error = -float(slope[columns] @ solution)
         if (solution >= 0).all() and error < best_error:
-            best, best_error = np.zeros(len(unit)), error
+            best, best_error = np.zeros(work.shape[1]), error
             best[columns] = solution
-    freedom = len(group) - int(np.count_nonzero(best))
-    spread = float(np.sqrt(np.sum((scaled @ best - 1) ** 2) / freedom)) if freedom > 1 else _PRIOR_SPREAD
-    visit, checkpoint, row, job = (float(value) for value in best * unit)
-    return Coefficients(visit, checkpoint, spread, len(group), row, job)
+    return best
 
 
 def schedule(seconds: Sequence[float], workers: int) -> list[float]:

@@ -6,6 +6,8 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
 import numpy as np
 
@@ -143,10 +145,17 @@ def _stats(shard: int, recipe: Recipe, live: Rows, canaries: Rows) -> ShardStats
 def _shape(site: Site, sub: SubModel, plan: ShardPlan, canaries: Keys, tombstones: Keys) -> str:
     """Return a name of all that shapes the scores besides the rows that are trained on."""
     policy = site.settings.policy
-    shaped = [site.head(sub.shard), plan.strategy, plan.alpha, policy.finetune_epochs, policy.finetune_lr]
+    shaped = [site.head(sub.shard), _code(), plan.strategy, plan.alpha, policy.finetune_epochs, policy.finetune_lr]
     shaped += [sub.blob, sub.generations, sub.removed_upto]
     shaped += [[key.hex() for _, key in keys] for keys in (canaries, tombstones)]
     return hashlib.blake2b(json.dumps(shaped).encode(), digest_size=12).hexdigest()
+
+
+@cache
+def _code() -> str:
+    """Return a hash of the code that removes rows and measures; the head of a lineage covers training alone."""
+    files = [*sorted(Path(shadow.__file__).parent.rglob("*.py")), Path(__file__).with_name("auditor.py")]
+    return hashlib.blake2b(b"".join(file.read_bytes() for file in files), digest_size=12).hexdigest()
 
 
 def _visits(epochs: Sequence[int], counts: Sequence[int]) -> int:

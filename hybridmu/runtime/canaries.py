@@ -70,9 +70,10 @@ class Canaries:
         return [sub for sub in self.registry.version().shards if sub.blob is not None]
 
     def _has_run(self, sub: SubModel) -> bool:
-        """Return whether a shard is exact, and every checkpoint of its run is there."""
+        """Return whether a shard is exact, and every checkpoint of its run is there and would be made again."""
         there = (self.site.blobs.find(sub.shard, record.lineage_key) for record in sub.checkpoints)
-        return sub.exact and bool(sub.trajectory(self._slices(sub))) and all(there)
+        made = sub.exact and bool(sub.trajectory(self._slices(sub))) and self.site.made_alike(sub.shard, sub.head)
+        return made and all(there)
 
     def _slices(self, sub: SubModel) -> int:
         return len(self.site.recipe_for(sub.shard).epochs)

@@ -53,8 +53,7 @@ class CheckpointKeeper:
 
     def plan(self, busy_shards: Collection[int] = ()) -> EvictionPlan:
         """Return what would be evicted; changes nothing."""
-        device = self.site.device
-        facts = self.facts(lambda sub: device != "cpu" or sub.head == self.site.head(sub.shard), busy_shards)
+        facts = self.facts(lambda sub: self.site.made_alike(sub.shard, sub.head), busy_shards)
         return evict(facts, self.site.settings.checkpoints.budget_bytes)
 
     def facts(

@@ -112,7 +112,7 @@ class RemovalPlanner:
         found = [counts.get(i, (0, 0, 0)) for i in slices]
         known = {record.slice: record.lineage_key for record in sub.checkpoints}
         exists = [i in known and self.site.blobs.find(sub.shard, known[i]) is not None for i in slices]
-        reusable = self._made_alike(sub)
+        reusable = self.site.made_alike(sub.shard, sub.head)
         trained = tuple(rows - base for rows, (base, _, _) in zip(ingested, found, strict=True))
         revoked = tuple(since + new for (_, since, _), new in zip(found, more, strict=True))
         return ShardStats(
@@ -125,12 +125,6 @@ class RemovalPlanner:
             trajectory=all(exists),
             error_spent=sub.error_spent,
         )
-
-    def _made_alike(self, sub: SubModel) -> bool:
-        """Return whether a retrain would find the last exact run's checkpoints: same code, libraries and machine."""
-        if self.site.device != "cpu":
-            return True  # this process has no GPU and can't tell
-        return sub.head == self.site.head(sub.shard)
 
 
 def policy_of(settings: Settings) -> Policy:

@@ -75,6 +75,15 @@ class Site:
         """
         return head(self.lineage_static(versions), self.recipe_for(shard), shard)
 
+    def made_alike(self, shard: int, made: str | None) -> bool:
+        """Return whether a retrain would find a shard's checkpoints again: same code, libraries and machine.
+
+        Args:
+            shard: Shard number.
+            made: The head of the run that left them.
+        """
+        return self.device != "cpu" or made == self.head(shard)  # a process without the GPU can't tell
+
     def recipe_for(self, shard: int, generations: int | None = None) -> Recipe:
         """Return the hyper-parameters of a shard, with the epochs of its slices.
 

@@ -84,7 +84,9 @@ def regrets(folder: Path, stem: str) -> tuple[Head, Lines]:
             median, high = float(np.median(values)), float(np.percentile(values, 95))
             pairs = [(one.chosen[shard], best) for one in every for shard, best in one.best.items()]
             failed = sum(len(one.inadmissible) for one in every)
-            rules = Counter(rule for one in every for rule in one.rules.values())
+            rules = Counter(
+                one.chosen[shard] if rule == "boundary" else rule for one in every for shard, rule in one.rules.items()
+            )
             lines.append((
                 label,
                 decider.name,
@@ -105,7 +107,7 @@ def regrets(folder: Path, stem: str) -> tuple[Head, Lines]:
         "worst",
         "shards decided as in hindsight",
         "shards beyond the budget",
-        "rules",
+        "updates, or rules that retrained",
         f"{100 * MEDIAN:.0f} %, {100 * HIGH:.0f} %",
     ), lines
 

@@ -170,14 +170,14 @@ GRIDS = {
         ),
         tuple(f"from:{first}:0.01" for first in (1, 2, 3, 5, 8, 10)),
         _PRICED,
-        (0, 1, 2),
+        (0, 1),
         repeats=3,
     ),
     "sizes": Grid(
         _BOUNDARY,
         tuple(f"from:{first}:{share}" for first in (1, 3, 5) for share in (0.002, 0.05, 0.1)),
         _PRICED,
-        (0, 1, 2),
+        (0, 1),
         repeats=3,
     ),
 }

@@ -84,9 +84,9 @@ class Judge:
             scores = scores or self._score([(m.shard, m.blob, m.side) for m in made])
             self._all("drop", [(m.shard, (m,)) for m in made])
         owing = frozenset(job.shard for job in jobs if job.runs not in {"retrain", "scratch"})
-        median = [_median(group) for group in zip(*(made for made, _ in rounds), strict=True)]
+        typical = [median(group) for group in zip(*(made for made, _ in rounds), strict=True)]
         wall = statistics.median(wall for _, wall in rounds)
-        return Trial(tuple(median), scores, wall, plan, owing)
+        return Trial(tuple(typical), scores, wall, plan, owing)
 
     def _score(self, made: Sequence[tuple[int, str | None, bool]]) -> dict[int, Scores]:
         keys, tests = self.deletion.keys, self.world.setup.test_rows
@@ -215,14 +215,15 @@ class Judge:
         }
 
 
-def _median(rounds: Sequence[Made]) -> Made:
+def median(rounds: Sequence[Made]) -> Made:
     """Return what a job made, with the median of its times."""
     seconds, cpu = ([getattr(made, name) for made in rounds] for name in ("seconds", "cpu_seconds"))
     return replace(rounds[0], seconds=statistics.median(seconds), cpu_seconds=statistics.median(cpu))
 
 
 def _rules(plan: Plan | None) -> str:
-    found = Counter(line.rule for line in plan.shards) if plan else Counter[str]()
+    lines = plan.shards if plan else ()
+    found = Counter(line.strategy if line.rule == "boundary" else line.rule for line in lines)
     return ", ".join(f"{rule} {count}" for rule, count in sorted(found.items()))
 
 

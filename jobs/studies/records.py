@@ -43,7 +43,7 @@ class Record:
         repair_seconds: Device-seconds of the exact retrains that an approximate outcome still owes.
         visits: Sample visits made.
         estimated_seconds: Makespan that the planner predicted.
-        rules: Rule of the planner → shards, as `boundary 3, workload 5`.
+        rules: Rule that retrained, or the update that was chosen → shards, as `dpus-newton 3, quality 5`.
         accuracy: Test accuracy of the ensemble.
         oracle_accuracy: The oracle's.
         forget_loss: Mean loss on the revoked rows, each by the sub-model of its shard.

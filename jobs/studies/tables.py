@@ -138,7 +138,7 @@ def stream(folder: Path, _: str) -> str:
 def boundary(folder: Path, _: str) -> str:
     """Return what retraining and updating cost, by where the deletion begins, on systems of several shapes."""
     found = [record for record in records.read(folder / "boundary.csv") if record.mix.startswith("from:")]
-    shown = ("sisa", "dpus-optimised", "dpus-newton")
+    shown = ("sisa", "dpus", "dpus-optimised", "dpus-newton")
     lines: list[Row] = []
     for system, mix in sorted({(_system(record), record.mix) for record in found}):
         group = [record for record in found if (_system(record), record.mix) == (system, mix)]

@@ -316,7 +316,7 @@ def test_a_whole_class_is_removed_exactly_and_the_plan_says_why(tmp_path):
         (shard,) = it.system.plan(ids=yes).shards
         assert (shard.strategy, shard.rule) == ("retrain", "class")
         expected = 1 - len(yes) / len(mine)
-        assert f"{expected:.0%} above that of all rows (at most 5%)" in shard.reasons[0]
+        assert f"{expected:.1%} above that of all rows (at most 5.0%)" in shard.reasons[0]
         report = it.system.forget(ids=yes, wait=True)
         assert [(s["strategy"], s["rule"]) for s in report["shards"]] == [("retrain", "class")]
         it.assert_exact_without(yes)

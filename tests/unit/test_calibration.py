@@ -216,12 +216,14 @@ def test_a_measurement_is_what_the_update_and_the_retrain_give():
         one = found[strategy]
         assert (one.shard, one.cell, one.slices, one.canaries) == (0, cell, 3, 12)
         assert one.keys == tuple(sorted(bytes(key) for key in revoked.ids))
-        for step in (0, 4, 7):
+        for step in (0, 3, 5, 7):
             made = get(strategy).run(SHARD.context(mask, alpha=ALPHAS[step], finetune_epochs=1.0))
             each = audit.losses(SHARD.model(made.state), revoked, SHARD.task) - target
             assert one.gaps[step] == pytest.approx(each.mean(), abs=1e-6)
             assert one.deviations[step] == pytest.approx(each.std(ddof=1), abs=1e-6)
     assert len(set(found["dpus-newton"].gaps)) == 1
+    one = found["dpus-optimised"]
+    assert one.gaps[4] == pytest.approx(one.gaps[3] + (one.gaps[5] - one.gaps[3]) * 0.1 / 0.25), "not tried: between"
     assert found["dpus"].gaps[0] < found["dpus"].gaps[-1]
 
 

@@ -98,7 +98,7 @@ def test_opening_what_is_up_to_date_is_quick_and_does_without_alembic(tmp_path):
         started = time.perf_counter()
         connect(url, create=True).dispose()
         took.append(time.perf_counter() - started)
-    assert min(took) < 0.005
+    assert min(took) < 0.02, "Alembic alone takes longer"
     script = (
         "import sys; from hybridmu.store.sql.database import connect; connect(sys.argv[1], create=True); "
         "assert not [name for name in sys.modules if name.startswith(('alembic', 'psycopg'))]"

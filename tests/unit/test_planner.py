@@ -61,10 +61,10 @@ def test_the_workload_rule_as_a_slice_number(threshold, expected):
         (EARLY, {"calibration": Calibration()}, "retrain", "availability", ["dpus-optimised is not calibrated"]),
         (EARLY, {"calibration": Calibration((), (CalibrationCell(1, 0.1),))}, "retrain", "availability",
          ["dpus-optimised is not calibrated on this system; canaries are deleted when nothing else is to do"]),
-        (replace(EARLY, class_excess=0.051), {}, "retrain", "class", ["5% above that of all rows (at most 5%)"]),
-        (replace(EARLY, class_excess=0.05), {}, "dpus-optimised", "boundary", ["retrain 1.992 s"]),
+        (replace(EARLY, class_excess=0.051), {}, "retrain", "class", ["5.1% above that of all rows (at most 2.0%)"]),
+        (replace(EARLY, class_excess=0.02), {}, "dpus-optimised", "boundary", ["retrain 1.992 s"]),
         (replace(EARLY, class_excess=0.4), {"policy": policy_with(class_excess=0.4)}, "dpus-optimised", "boundary", []),
-        (replace(EARLY, class_excess=0.4), {"strategy": "dpus"}, "dpus", "request", ["40% above that of all rows"]),
+        (replace(EARLY, class_excess=0.4), {"strategy": "dpus"}, "dpus", "request", ["40.0% above that of all rows"]),
         (EARLY, {"calibration": Calibration((replace(BUCKET, strategy="dpus"),))}, "retrain", "availability",
          ["dpus-optimised is not calibrated"]),
         (replace(EARLY, trajectory=False), {}, "retrain", "availability", ["checkpoint", "missing"]),
@@ -260,6 +260,25 @@ def test_the_fastest_update_that_the_guard_lets_pass_is_chosen(errors, spent, ch
     assert {name for name, _ in found.alternatives} == {"retrain", *(name.replace("_", "-") for name in errors)}
     text = "\n".join(found.reasons)
     assert all(each in text for each in says), text
+
+
+def test_the_plain_update_is_never_taken_for_slower_than_those_that_it_is_a_part_of():
+    slow = CostModel({**COST.fits, "dpus": Coefficients(1.0, 1.0, 0.1, 2), "dpus-newton": Coefficients(1e-6, 0.01)})
+    known = calibrated(dpus=0.05, dpus_newton=0.01, dpus_optimised=0.01)
+    found = decide(EARLY, policy=policy_with(approximate=EVERY[::-1]), cost=slow, calibration=known)
+    newton_seconds = decide(EARLY, strategy="dpus-newton", cost=slow, calibration=known).estimated_seconds
+    assert (found.strategy, found.estimated_seconds) == ("dpus", newton_seconds)
+    alone = decide(EARLY, policy=policy_with(approximate=("dpus",)), cost=slow, calibration=known)
+    assert alone.rule == "time"
+
+
+def test_an_update_that_the_optimizer_rules_out_is_no_choice():
+    known = calibrated(dpus_optimised=0.05, dpus_newton=0.01)
+    options = {"calibration": known, "cost": CostModel({"dpus-newton": Coefficients(0.0, 1e-6), **COST.fits})}
+    assert decide(EARLY, policy=policy_with(approximate=EVERY), **options).strategy == "dpus-newton"
+    found = decide(EARLY, policy=policy_with(approximate=EVERY, optimizer="adamw", time_ratio=1e-9), **options)
+    assert found.strategy == "dpus-optimised"
+    assert "dpus-newton" not in dict(found.alternatives)
 
 
 @given(

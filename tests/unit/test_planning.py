@@ -135,6 +135,15 @@ def test_a_fit_is_never_negative_scales_with_the_clock_and_explains_what_it_saw(
     assert fit(list(reversed(seen))).fits["dpus"].per_visit == pytest.approx(found.per_visit, rel=1e-6, abs=1e-12)
 
 
+def test_a_stopped_worker_and_noise_do_not_move_the_estimate():
+    usual = list(observations(1e-5, 0.01, noise=0.3, n=60))
+    clean = fit(observations(1e-5, 0.01, n=60)).estimate("retrain", 10_000, 3).seconds
+    noisy = fit(usual).estimate("retrain", 10_000, 3).seconds
+    stalled = [replace(usual[0], seconds=100 * usual[0].seconds), *usual[1:]]
+    assert noisy == pytest.approx(clean, rel=0.12), "slow jobs weigh as much as fast ones"
+    assert fit(stalled).estimate("retrain", 10_000, 3).seconds == pytest.approx(noisy, rel=0.1)
+
+
 def test_what_few_outcomes_leave_open_is_shared_out():
     """Trainings of equal shards can't say what a checkpoint costs; a late slice is neither free nor as slow as all."""
     training = [CostObservation("retrain", 9000, 5, 0.12) for _ in range(8)]

@@ -10,12 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.studies import plots, records, tables
+from hybridmu.planning.planner import Policy
+from jobs.studies import plots, records, shards, tables
 from jobs.studies.grid import CONTENDERS, GRIDS, SETUPS, Grid
+from jobs.studies.measure import median
 from jobs.studies.mixes import Outline, choose
 from jobs.studies.pool import LocalPool
 from jobs.studies.records import Record
+from jobs.studies.regret import deletions, replay
 from jobs.studies.runner import Cell, crowding, expected_hours, key_of, missing, run
+from jobs.studies.trial import PRICED
+from jobs.studies.worker import Made
 
 SMALL = replace(SETUPS["digits/mlp"], shards=3, slices=2, epochs=2)
 
@@ -159,6 +164,46 @@ def test_what_is_there_is_not_measured_again(measured):
     assert rest[0].bitwise == again.bitwise
 
 
+def test_what_the_planner_knew_and_what_came_of_it_is_kept_per_shard(measured):
+    _, out, _, found = measured
+    rows = shards.read(shards.beside(out))
+    seen = [row for row in rows if row.before]
+    assert {row.strategy for row in seen if row.mix == "training"} == {"retrain"}
+    assert {row.strategy for row in seen if row.mix.startswith("first:")} == set(PRICED)
+    assert sum(sum(row.rows) for row in seen if row.mix == "training") == found[0].rows
+    (deletion,) = [one for one in deletions(rows) if one.mix == "share:0.1"]
+    for name, strategy in (("sisa", "retrain"), ("dpus-optimised",) * 2, ("dpus-newton",) * 2):
+        record = one(found, "share:0.1", name)
+        mine = [shard[strategy] for shard in deletion.shards.values()]
+        assert len(mine) == record.touched
+        assert sum(sum(row.revoked) for row in mine) == record.revoked
+        assert sum(row.seconds for row in mine) == pytest.approx(record.device_seconds, rel=1e-4)
+        assert sum(row.visits for row in mine) == record.visits
+        weighted = sum(row.gap * sum(row.revoked) for row in mine) / record.revoked
+        assert weighted == pytest.approx(record.gap, abs=1e-4)
+        assert (strategy == "retrain") == all(row.gap == 0 for row in mine)
+    # The planner, asked again, decides as it did.
+    (again,) = [r for r in replay(rows, Policy(light_seconds=0.0)) if r.deletion.mix == "share:0.1"]
+    assert one(found, "share:0.1", "hybrid").bitwise == sum(name == "retrain" for name in again.chosen.values())
+
+
+def test_repeating_gives_the_same_bits_and_the_median_of_the_times(measured):
+    folder, _, _, found = measured
+    cell = Cell(SMALL, "share:0.1", 0, ("dpus-newton", "sisa"))
+    thrice = folder / "thrice.csv"
+    list(run([cell], folder / "work", LocalPool(), thrice, lambda _: None, repeats=3))
+    for record in records.read(thrice):
+        before = one(found, "share:0.1", record.strategy)
+        assert (record.forget_loss, record.bitwise) == (before.forget_loss, before.bitwise)
+        mine = [row for row in shards.read(shards.beside(thrice)) if (row.mix, row.seconds > 0) == ("share:0.1", True)]
+        assert len(mine) == 2 * record.touched
+
+
+def test_medians_are_taken_per_job():
+    rounds = [Made(0, "b", False, seconds, 10 - seconds, 5, 1, 2) for seconds in (3.0, 1.0, 2.0)]
+    assert median(rounds) == replace(rounds[0], seconds=2.0, cpu_seconds=8.0)
+
+
 def test_the_expected_hours_grow_with_the_work(measured):
     folder, _, grid, _ = measured
     cells = missing(grid, set())
@@ -179,6 +224,17 @@ def test_records_survive_the_file(measured, tmp_path):
 
 
 # ---------------------------------------------------------------------- grids, tables, figures
+
+
+def test_some_mixes_and_contenders_run_on_fewer_seeds():
+    grid = Grid((SMALL,), ("rows:1", "stream:200"), ("sisa", "amnesiac"), (7, 8, 9), fewer={"stream:200": 1})
+    asked = [(cell.mix, cell.seed, cell.contenders) for cell in missing(grid, set())]
+    assert asked == [
+        ("rows:1", 7, ("sisa", "amnesiac")),
+        ("stream:200", 7, ("sisa",)),
+        ("rows:1", 8, ("sisa", "amnesiac")),
+        ("rows:1", 9, ("sisa",)),
+    ]
 
 
 def test_grids_name_what_exists():
