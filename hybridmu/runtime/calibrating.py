@@ -67,18 +67,21 @@ class Calibrator:
         for shard, cells in apart.items():
             self._send(shard, tuple(cells))
 
-    def again(self, token: int, busy: Collection[int]) -> None:
+    def again(self, token: int, busy: Collection[int], spare: float) -> None:
         """Queue what lacks most, if the budget allows it and nothing of it is under way; nothing else is to do.
 
         Args:
             token: The coordinator's fencing token.
             busy: Shards on which nothing may start.
+            spare: Seconds until something has to start; a job that ever took longer waits.
         """
         now = time.monotonic()
         if self._jobs or now < self._look_at or not self._canaries.wanted:
             return
-        self._look_at = now + _LOOK_SECONDS
         ledger, known = self._canaries.ledger, self._measurements.curves()
+        if max((curve.seconds for curve in known), default=0.0) > spare:
+            return
+        self._look_at = now + _LOOK_SECONDS
         # No request waits: nobody can take one back any more that revoked canaries.
         self._measurements.drop_curves(token, ledger.revoked({key for curve in known for key in curve.keys}))
         self._not_before = {what: at for what, at in self._not_before.items() if at > now}

@@ -8,6 +8,7 @@ in a round of its own, without requests.
 
 from __future__ import annotations
 
+import math
 import time
 import uuid
 from collections.abc import Sequence
@@ -126,6 +127,7 @@ class Coordinator:
         self._healer = Healer(self.site, engine)
         self._forwarder = Forwarder(settings, engine)
         self._renewed = 0.0
+        self._spare = math.inf  # seconds until a repair has to start to meet its deadline
 
     # ------------------------------------------------------------------ lease
 
@@ -224,13 +226,14 @@ class Coordinator:
         """Return where things stand."""
         rounds = [*self._rounds.values(), *([self._training] if self._training else [])]
         waiting = self.ledger.requests((RequestState.RECEIVED, RequestState.PLANNED, RequestState.APPLIED))
-        paused = self.controls.paused() is not None
+        version, paused = self.registry.served(), self.controls.paused() is not None
+        looks = version is not None and not (rounds or waiting or paused)  # then it may delete canaries next
         return Snapshot(
-            version=self.registry.served(),
+            version=version,
             jobs_total=sum(len(r.plans) for r in rounds),
             jobs_done=sum(len(r.outcomes) for r in rounds),
             open_requests=len(waiting),
-            calibrating=self._calibrator.at_work or (self._calibrator.busy and not paused),
+            calibrating=self._calibrator.at_work or (looks and self._calibrator.busy),
             paused=paused,
             purging=self._purger.busy and not paused,
             ingestions=self._growth.open(),
@@ -371,6 +374,7 @@ class Coordinator:
 
     def _repair(self, idle: bool) -> None:
         """Retrain exactly what updates changed: when nothing waits, or when a deadline or the budget asks for it."""
+        self._spare = math.inf
         busy = self._busy() | {shard for shard, until in self._not_before.items() if time.monotonic() < until}
         owing = {shard: deadline for shard, deadline in self.registry.debts().items() if shard not in busy}
         if not owing:
@@ -382,6 +386,8 @@ class Coordinator:
             shard, deadline = shard_plan.shard, owing[shard_plan.shard]
             # The last of them ends after the makespan, so none may start later than that.
             debt = Debt(shard, spent[shard], None if deadline is None else deadline - now, plan.makespan_seconds)
+            if debt.slack is not None:
+                self._spare = min(self._spare, debt.slack - policy.deadline_margin * debt.estimated_seconds)
             reason = repair_due(debt, policy.repair, idle, policy.quality_budget, policy.deadline_margin)
             if reason is None:
                 continue
@@ -417,7 +423,7 @@ class Coordinator:
         """Delete canaries again where they were revoked, when nothing at all is more urgent."""
         at_work = self._rounds or self._waiting or self._handed or self._purger.busy
         if idle and not at_work:
-            self._calibrator.again(self._token(), self._busy())
+            self._calibrator.again(self._token(), self._busy(), self._spare)
 
     def _differs(self, pairs: Sequence[tuple[ShardPlan, ShardOutcome]]) -> bool:
         """Return whether outcomes are anything but what is served already."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -217,6 +217,21 @@ def test_a_shard_that_owes_an_exact_repair_waits_for_it(tmp_path):
         )
         it.system.run(until_idle=True)
         assert (shard, cell) in sets(curves(it))
+
+
+@pytest.mark.parametrize(("seconds", "measured"), [(10.0, 4), (7200.0, 3)])
+def test_canaries_wait_for_a_repair_that_could_miss_its_deadline(tmp_path, seconds, measured):
+    with calibrated(tmp_path, repair="deadline") as it:
+        groups = [*sets(curves(it)).values()]
+        it.system.measurements.add_curves(it.coordinator._token(), [replace(c, seconds=seconds) for c in groups[0]])
+        spoiled = groups[1][0]
+        it.forget(raw_ids(it, spoiled.keys)[0], strategy="retrain", wait=True)
+        other = next(s for s in range(SHARDS) if s != spoiled.shard)
+        free = next(row for row in it.rows[other] if row not in raw_ids(it, _all_keys(it)))
+        it.forget(free, strategy="dpus", deadline_seconds=3600, wait=True)
+        it.step(8)
+        assert other in it.system.registry.debts()
+        assert len(sets(curves(it))) == measured
 
 
 def _all_keys(it: Scene) -> tuple[bytes, ...]:
