@@ -78,16 +78,15 @@ class Calibrator:
         now = time.monotonic()
         if self._jobs or now < self._look_at or not self._canaries.wanted:
             return
-        ledger, known = self._canaries.ledger, self._measurements.curves()
-        if max((curve.seconds for curve in known), default=0.0) > spare:
-            return
         self._look_at = now + _LOOK_SECONDS
+        ledger, known = self._canaries.ledger, self._measurements.curves()
         # No request waits: nobody can take one back any more that revoked canaries.
         self._measurements.drop_curves(token, ledger.revoked({key for curve in known for key in curve.keys}))
         self._not_before = {what: at for what, at in self._not_before.items() if at > now}
         due = [what for what in self._canaries.lacking(busy) if what not in self._not_before]
-        policy = self._canaries.site.settings.policy
-        if due and affordable(*self._measurements.effort(), policy.recalibration_share):
+        share = self._canaries.site.settings.policy.recalibration_share
+        longest = max((curve.seconds for curve in known), default=0.0)
+        if due and longest <= spare and affordable(*self._measurements.effort(), share):
             reach("calibrate.launch")
             shard, cell = due[0]
             self._again.add(self._send(shard, (cell,)))

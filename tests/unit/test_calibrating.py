@@ -225,11 +225,11 @@ def test_canaries_wait_for_a_repair_that_could_miss_its_deadline(tmp_path, secon
         groups = [*sets(curves(it)).values()]
         it.system.measurements.add_curves(it.coordinator._token(), [replace(c, seconds=seconds) for c in groups[0]])
         spoiled = groups[1][0]
-        it.forget(raw_ids(it, spoiled.keys)[0], strategy="retrain", wait=True)
+        it.forget(raw_ids(it, spoiled.keys)[0], strategy="retrain")
         other = next(s for s in range(SHARDS) if s != spoiled.shard)
         free = next(row for row in it.rows[other] if row not in raw_ids(it, _all_keys(it)))
-        it.forget(free, strategy="dpus", deadline_seconds=3600, wait=True)
-        it.step(8)
+        it.forget(free, strategy="dpus", deadline_seconds=3600)
+        it.step(12)
         assert other in it.system.registry.debts()
         assert len(sets(curves(it))) == measured
 
