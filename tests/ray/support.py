@@ -78,7 +78,7 @@ def ask(actor: Any, question: Callable[[Any], Any]) -> Any:
     return ray.get(actor.__ray_call__.remote(question), timeout=60)
 
 
-def until(condition: Callable[[], Any], seconds: float = 60.0, step: float = 0.02) -> Any:
+def until(condition: Callable[[], Any], seconds: float = 120.0, step: float = 0.02) -> Any:
     """Wait for a condition and return its value."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -184,7 +184,7 @@ class Head:
             env=self.env | env,
             capture_output=True,
             text=True,
-            timeout=180,
+            timeout=240,
         )
         if check:
             assert done.returncode == 0, done.stdout + done.stderr

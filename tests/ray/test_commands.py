@@ -138,11 +138,12 @@ def answered(port: int, route: str = "") -> dict[str, Any]:
             return None
         return reply.json() if reply.status_code == 200 else None
 
-    found: dict[str, Any] = support.until(ask, 90, step=0.2)
+    found: dict[str, Any] = support.until(ask, 180, step=0.2)
     assert len(found["predictions"][0]["probabilities"]) == 10
     return found
 
 
+@pytest.mark.timeout(600)  # it starts Serve, and three applications
 def test_serve_deploy_and_serve_run_answer_predictions(digits: Digits, tmp_path: Path) -> None:
     head, config = digits.head, str(digits.config(tmp_path))
     deployment = yaml.safe_load((support.PROJECT / "serve/config.yaml").read_text())
@@ -163,7 +164,7 @@ def test_serve_deploy_and_serve_run_answer_predictions(digits: Digits, tmp_path:
         assert answered(head.http, "/silent")["version"] == version
     finally:
         running.send_signal(signal.SIGINT)
-        running.wait(60)
+        running.wait(120)
 
 
 def job_of(said: str) -> str:
