@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import boto3
@@ -176,8 +177,8 @@ def test_key_columns_of_a_rewritten_object_are_not_served_stale(bucket):
         assert key_columns(storage, "lake/t.parquet").ids[0, 0] == first
         return storage.size("lake/t.parquet")
 
-    # Same size, and within one second of S3's clock.
-    assert len({publish(first) for first in range(1, 9)}) == 1
+    # Some have the size of the one before (a checksum takes a byte more or less), within one second of S3's clock.
+    assert any(size == before for before, size in pairwise([publish(first) for first in range(1, 9)]))
 
 
 def test_blobs_on_s3_are_swept_by_shard(bucket):
