@@ -134,7 +134,7 @@ def test_a_writer_that_is_at_work_is_waited_for_only_so_long(ledger, engine, mon
         pytest.skip("a writer does not keep a checkpoint from ending")
     monkeypatch.setattr(scrub, "_BUSY_MILLISECONDS", 50)
     with engine.begin() as connection:
-        connection.execute(t.meta.insert().values(key="a", value="b"))
+        connection.exec_driver_sql(f"LOCK TABLE {t.tombstones.name} IN ROW EXCLUSIVE MODE")  # as a writer holds it
         with pytest.raises(PurgeError, match="could not be compacted"):
             clean(engine, digests([1]), lambda: None)
     clean(engine, digests([1]), lambda: None)
