@@ -170,6 +170,7 @@ class Judge:
     def _shards(self, trial: Trial, plan: Plan) -> list[ShardRecord]:
         world, setup = self.world, self.world.setup
         lines, excess = {line.shard: line for line in plan.shards}, world.class_excess(self.deletion)
+        known = {shard: line.strategy == "retrain" or line.calibration is not None for shard, line in lines.items()}
         return [
             ShardRecord(
                 dataset=setup.dataset,
@@ -191,7 +192,7 @@ class Judge:
                 checkpoints=made.checkpoints,
                 gap=trial.scores[made.shard].forget_loss - self.oracle.scores[made.shard].forget_loss,
                 alpha=lines[made.shard].alpha,
-                predicted_error=lines[made.shard].predicted_error,
+                predicted_error=lines[made.shard].predicted_error if known[made.shard] else float("nan"),
                 class_excess=excess[made.shard],
                 workers=self.pool.workers,
             )

@@ -13,6 +13,7 @@ it: by the cost model as fitted from all that the system had seen before, and by
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -153,6 +154,8 @@ def _line(shard: Mapping[str, ShardRecord], model: CostModel, policy: Policy) ->
     stats = shard[RETRAIN].stats()
     first, share = count(stats).first_new, sum(stats.revoked) / sum(stats.rows)
     buckets = (
-        CalibrationBucket(name, first, share, shard[name].alpha, shard[name].predicted_error, 0.0) for name in UPDATES
+        CalibrationBucket(name, first, share, shard[name].alpha, shard[name].predicted_error, 0.0)
+        for name in UPDATES
+        if not math.isnan(shard[name].predicted_error)
     )
     return make_plan([stats], model, policy, Pools(1, 1), Calibration(tuple(buckets))).shards[0]

@@ -42,7 +42,7 @@ class ShardRecord:
         checkpoints: Checkpoints read and written.
         gap: Mean loss on the revoked rows minus the oracle's.
         alpha: Step of the subtraction.
-        predicted_error: What the quality guard would count for it.
+        predicted_error: What the quality guard would count for it; NaN: canaries said nothing of it.
         class_excess: By how much one class loses more of its rows than all together, as the planner is told.
         workers: Jobs that ran at once.
     """

@@ -182,8 +182,9 @@ def test_what_the_planner_knew_and_what_came_of_it_is_kept_per_shard(measured):
         weighted = sum(row.gap * sum(row.revoked) for row in mine) / record.revoked
         assert weighted == pytest.approx(record.gap, abs=1e-4)
         assert (strategy == "retrain") == all(row.gap == 0 for row in mine)
-    (again,) = [r for r in replay(rows, Policy(light_seconds=0.0)) if r.deletion.mix == "share:0.1"]
-    assert set(again.chosen) == set(deletion.shards)
+    # The planner, asked again, decides as it did. It had not seen the other deletions, from which a replay learns.
+    (again,) = replay([row for row in rows if row.before or row.mix == "share:0.1"], Policy(light_seconds=0.0))
+    assert one(found, "share:0.1", "hybrid").bitwise == sum(name == "retrain" for name in again.chosen.values())
 
 
 def test_repeating_gives_the_same_bits_and_the_median_of_the_times(measured):
