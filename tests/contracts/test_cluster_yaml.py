@@ -1,4 +1,4 @@
-"""cluster.yaml is what `ray up` accepts, by Ray's own schema, and keeps its doors closed."""
+"""cluster.yaml, and its like for own machines, are what Ray's own schema accepts, and keep their doors closed."""
 
 from __future__ import annotations
 
@@ -13,10 +13,19 @@ import yaml
 PROJECT = Path(__file__).parents[2]
 
 
+def read(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((PROJECT / name).read_text())
+    return found
+
+
 @pytest.fixture
 def raw() -> dict[str, Any]:
-    found: dict[str, Any] = yaml.safe_load((PROJECT / "cluster.yaml").read_text())
-    return found
+    return read("cluster.yaml")
+
+
+@pytest.fixture
+def own() -> dict[str, Any]:
+    return read("jobs/cluster-onprem.yaml")
 
 
 def accepted(raw: dict[str, Any]) -> dict[str, Any]:
@@ -105,3 +114,19 @@ def test_the_image_has_the_pinned_ray(raw: dict[str, Any]) -> None:
     pins = (PROJECT / "constraints.txt").read_text().splitlines()
     (ray_pin,) = [pin.removeprefix("ray==") for pin in pins if pin.startswith("ray==")]
     assert raw["docker"]["image"].startswith(f"rayproject/ray:{ray_pin}-py3")
+
+
+def test_ray_accepts_own_machines(own: dict[str, Any]) -> None:
+    prepared = accepted(own)
+    machines = len(own["provider"]["worker_ips"])
+    (kind,) = prepared["available_node_types"].values()
+    assert kind["min_workers"] == kind["max_workers"] == prepared["max_workers"] == machines
+    own["min_worker"] = 1
+    with pytest.raises(jsonschema.ValidationError, match="min_worker"):
+        accepted(own)
+
+
+def test_own_machines_differ_only_in_what_starts_them(raw: dict[str, Any], own: dict[str, Any]) -> None:
+    for key in ("docker", "file_mounts", "setup_commands", "head_start_ray_commands", "worker_start_ray_commands"):
+        assert own[key] == raw[key], key
+    assert "0.0.0.0" not in yaml.safe_dump(accepted(own))
