@@ -19,7 +19,7 @@ import typer
 from rich.table import Table
 
 from hybridmu import config, datasets
-from hybridmu.commands import audit, certificate, incoming, keys, models, operate, storage
+from hybridmu.commands import api, audit, certificate, incoming, keys, models, operate, storage
 from hybridmu.commands.console import (
     ConfigOption,
     JsonOption,
@@ -50,6 +50,7 @@ app.add_typer(operate.app, name="requests")
 app.add_typer(incoming.ingests_app, name="ingests")
 app.add_typer(models.app, name="models")
 app.add_typer(incoming.guard_app, name="guard")
+app.add_typer(api.tokens_app, name="tokens")
 for _verb in (operate.pause, operate.resume, operate.hold, operate.holds, operate.lift):
     app.command()(_verb)
 app.command()(incoming.ingest)
@@ -57,6 +58,7 @@ app.command()(incoming.correct)
 app.command()(incoming.readmit)
 app.command()(models.reshard)
 app.command()(audit.audit)
+app.command()(api.api)
 app.command()(storage.checkpoints)
 app.command()(storage.upgrade)
 app.command()(storage.decommission)

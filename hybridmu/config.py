@@ -248,6 +248,7 @@ class ServingSettings(_Frozen):
         poll_seconds: How often a replica looks for a new version.
         host: Address that the demo's HTTP proxy binds.
         port: Its port.
+        authenticate: Answer those alone who have a token with the scope `predict` (docs/api.md).
     """
 
     aggregation: Literal["mean", "vote"] = "mean"
@@ -257,6 +258,30 @@ class ServingSettings(_Frozen):
     poll_seconds: float = Field(0.5, gt=0)
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=1, le=65535)
+    authenticate: bool = False
+
+
+class ApiSettings(_Frozen):
+    """The HTTP interface for requests (`hybridmu api`).
+
+    Attributes:
+        host: Address that it listens on.
+        port: Its port.
+        body_bytes: Longest body that is read.
+        requests_per_second: Calls of one token, in the long run; those without a token share one such measure per
+            address.
+        burst: Calls at once.
+        token_seconds: How long a revoked token may still count, here and in the served model.
+        workers: Calls that are answered at once.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = Field(8080, ge=1, le=65535)
+    body_bytes: int = Field(4 * 2**20, ge=1024)
+    requests_per_second: float = Field(20.0, gt=0)
+    burst: int = Field(40, ge=1)
+    token_seconds: float = Field(2.0, ge=0)
+    workers: int = Field(4, ge=1)
 
 
 class KeySettings(_Frozen):
@@ -306,6 +331,7 @@ class Settings(_Frozen):
     checkpoints: CheckpointSettings = CheckpointSettings()
     cluster: ClusterSettings = ClusterSettings()
     serving: ServingSettings = ServingSettings()
+    api: ApiSettings = ApiSettings()
     keys: KeySettings = KeySettings()
     storage_url: str
     database_url: str | None = None

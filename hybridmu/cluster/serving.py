@@ -6,20 +6,25 @@ The model version is never part of a Serve configuration: replicas follow the re
 import asyncio  # no `from __future__ import annotations` here: FastAPI needs real types when Serve rebuilds the class
 import logging
 import threading
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from fastapi import FastAPI, HTTPException
+from fastapi import Depends, FastAPI, HTTPException
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from ray import serve
 
 from hybridmu.config import Settings
 from hybridmu.errors import DataError, HybridMUError, StateError
 from hybridmu.serving.api import PredictRequest, PredictResponse, VersionResponse, problem
+from hybridmu.serving.door import Door
 from hybridmu.serving.replica import Replica
+from hybridmu.store.sql.database import connect
+from hybridmu.store.sql.tokens import Tokens
 
 api = FastAPI(title="HybridMU", description="Predictions of an ensemble that forgets.", version="1")
+_Bearer = Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))]
 _log = logging.getLogger("ray.serve")
 _Answer = tuple[int, npt.NDArray[np.float32]]
 
@@ -37,6 +42,8 @@ class Ensemble:
         parsed = Settings.model_validate(settings)
         torch.set_num_threads(1)
         self._replica = Replica(parsed, serve.get_replica_context().replica_id.unique_id)
+        guarded = parsed.serving.authenticate
+        self._door = Door(Tokens(connect(parsed.database)).all, parsed.api.token_seconds) if guarded else None
         self._stop = threading.Event()
         threading.Thread(target=self._replica.follow, args=(self._stop,), daemon=True, name="follow").start()
         self._batch.set_max_batch_size(parsed.serving.max_batch_size)
@@ -44,8 +51,9 @@ class Ensemble:
         _log.info("answering with version %d, forward %s", self._replica.ensemble.version, self._replica.ensemble.way)
 
     @api.post("/v1/predict", response_model=PredictResponse)
-    async def predict(self, request: PredictRequest) -> dict[str, Any]:
+    async def predict(self, request: PredictRequest, bearer: _Bearer = None) -> dict[str, Any]:
         """Classify rows; all of an answer comes from one version, which it names."""  # noqa: DOC201, DOC501 - the API's page shows it
+        await self._admit(bearer)
         try:
             with self._replica.answering():
                 ensemble = self._replica.ensemble
@@ -58,8 +66,9 @@ class Ensemble:
             raise HTTPException(503, problem(error)) from None
 
     @api.get("/v1/version", response_model=VersionResponse)
-    async def version(self) -> dict[str, Any]:
+    async def version(self, bearer: _Bearer = None) -> dict[str, Any]:
         """Return which version answers, and how."""
+        await self._admit(bearer)
         ensemble = self._replica.ensemble
         return {
             "version": ensemble.version,
@@ -75,6 +84,18 @@ class Ensemble:
         if not self._replica.healthy:
             raise HTTPException(503, "the lease is over")
         return {"status": "ok"}
+
+    async def _admit(self, bearer: HTTPAuthorizationCredentials | None) -> None:
+        if self._door is None:
+            return
+        try:
+            token = await asyncio.to_thread(self._door.enter, bearer.credentials) if bearer else None
+        except StateError as error:
+            raise HTTPException(503, problem(error)) from None
+        if token is None:
+            raise HTTPException(401, "no token that counts", {"WWW-Authenticate": "Bearer"})
+        if not token.allows("predict"):
+            raise HTTPException(403, "this token is not for predict")
 
     @serve.batch(  # type: ignore[untyped-decorator]
         max_batch_size=64, batch_wait_timeout_s=0.002

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import getpass
 import json
-import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from rich.table import Table
 from typer.core import TyperGroup
 
 from hybridmu.errors import HybridMUError, UnknownKeysError
+from hybridmu.report.plain import finite
 from hybridmu.runtime.coordinator import Snapshot
 from hybridmu.system import Watcher
 
@@ -149,7 +149,7 @@ def operator() -> str:
 def emit(result: Any, as_json: bool, show: Callable[[], object]) -> None:
     """Print a result: one JSON document, or what `show` prints for people."""
     if as_json:
-        print(json.dumps(_finite(result), default=str))
+        print(json.dumps(finite(result), default=str))
     else:
         show()
 
@@ -158,14 +158,3 @@ def print_table(table: Table) -> None:
     """Print a table; where no terminal shows it, as wide as it is: a file or a pipe gets every cell whole."""
     table.columns[0].no_wrap = True  # ids are copied
     (out if out.is_terminal else Console(width=_WIDEST)).print(table)
-
-
-def _finite(value: Any) -> Any:
-    """Return plain data in which NaN and infinities, which JSON does not know, are null."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    return value

@@ -15,6 +15,7 @@ from ray import serve
 
 import hybridmu
 from hybridmu.cluster.announce import APPLICATION
+from hybridmu.store.sql.tokens import Tokens
 from serve.app import build
 from tests.ray import support
 
@@ -66,6 +67,32 @@ def test_what_answers_can_be_asked(system: hybridmu.System, url: str) -> None:
     assert httpx.get(f"{url}/healthz").json() == {"status": "ok"}
     described = httpx.get(f"{url}/openapi.json").raise_for_status().json()
     assert {"/v1/predict", "/v1/version", "/healthz"} <= described["paths"].keys()
+
+
+def test_where_tokens_are_asked_for_only_their_scope_opens(system: hybridmu.System, url: str) -> None:
+    folder = Path(system.settings.storage_url).parent
+    raw = yaml.safe_load((folder / "config.yaml").read_text())
+    raw["serving"]["authenticate"], raw["api"] = True, {"token_seconds": 0.0}
+    (folder / "guarded.yaml").write_text(yaml.safe_dump(raw))
+    serve.run(build({"config": str(folder / "guarded.yaml")}), name="guarded", route_prefix="/guarded")
+    try:
+        tokens = Tokens(system._engine)
+        (right, mine), (wrong, _) = tokens.create("app", ["predict"]), tokens.create("desk", ["forget"])
+
+        def code(token: str | None, path: str = "predict") -> int:
+            headers = {"Authorization": f"Bearer {token}"} if token else {}
+            where = f"{url}/guarded/v1/{path}"
+            if path == "version":
+                return httpx.get(where, headers=headers).status_code
+            return httpx.post(where, headers=headers, json={"rows": ROWS}).status_code
+
+        assert [code(None), code("hmu_x"), code(wrong), code(right)] == [401, 401, 403, 200]
+        assert [code(None, "version"), code(right, "version")] == [401, 200]
+        assert httpx.get(f"{url}/guarded/healthz").status_code == 200
+        tokens.revoke(mine.token_id)
+        assert code(right) == 401
+    finally:
+        serve.delete("guarded")
 
 
 @pytest.mark.parametrize(

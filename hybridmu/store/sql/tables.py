@@ -116,6 +116,17 @@ outbox = sa.Table(  # what linked models are told of a request, until each of th
     sa.Column("request_id", sa.String(40), primary_key=True),
     sa.Column("document", sa.LargeBinary, nullable=False),  # masked: no search for purged rows must find them here
 )
+tokens = sa.Table(  # who may call the HTTP interface
+    "tokens",
+    metadata,
+    sa.Column("token_id", sa.String(10), primary_key=True),
+    sa.Column("caller", sa.String(80), nullable=False),
+    sa.Column("digest", sa.LargeBinary(32), nullable=False),
+    sa.Column("scopes", sa.String(64), nullable=False),
+    sa.Column("created_at", sa.Float, nullable=False),
+    sa.Column("expires_at", sa.Float),
+    sa.Column("revoked_at", sa.Float),
+)
 guard_losses = sa.Table(  # the log of entries that were given up with their key
     "guard_losses",
     metadata,

@@ -248,6 +248,17 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("request_id", "shard", name=op.f("pk_surveys")),
     )
     op.create_table(
+        "tokens",
+        sa.Column("token_id", sa.String(length=10), nullable=False),
+        sa.Column("caller", sa.String(length=80), nullable=False),
+        sa.Column("digest", sa.LargeBinary(length=32), nullable=False),
+        sa.Column("scopes", sa.String(length=64), nullable=False),
+        sa.Column("created_at", sa.Float(), nullable=False),
+        sa.Column("expires_at", sa.Float(), nullable=True),
+        sa.Column("revoked_at", sa.Float(), nullable=True),
+        sa.PrimaryKeyConstraint("token_id", name=op.f("pk_tokens")),
+    )
+    op.create_table(
         "tombstones",
         sa.Column("seq", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
         sa.Column("request_id", sa.String(length=40), nullable=False),

@@ -1,0 +1,1 @@
+"""The HTTP interface for the rest of a company: requests, plans, certificates, by bearer token."""

@@ -1,0 +1,57 @@
+"""A limit on bodies, by what really arrives: a header can lie, and may be missing."""
+
+from __future__ import annotations
+
+import contextlib
+
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from hybridmu.gateway.bodies import Problem
+
+
+class _TooLongError(Exception):
+    pass
+
+
+class BodyLimit:
+    """ASGI middleware that answers 413 before a longer body is in memory.
+
+    Args:
+        app: What it guards.
+        limit: Bytes.
+    """
+
+    def __init__(self, app: ASGIApp, limit: int) -> None:
+        self._app, self._limit = app, limit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one call."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        stated = dict(scope["headers"]).get(b"content-length", b"0")
+        seen, begun = 0, False
+        long = stated.isdigit() and int(stated) > self._limit
+
+        async def count() -> Message:
+            nonlocal seen, long
+            message = await receive()
+            seen += len(message.get("body", b""))
+            long = long or seen > self._limit
+            if long:
+                raise _TooLongError
+            return message
+
+        async def begin(message: Message) -> None:
+            nonlocal begun
+            if not long or begun:  # what is made of half a body is not said
+                begun = True
+                await send(message)
+
+        if not long:
+            with contextlib.suppress(_TooLongError):
+                await self._app(scope, count, begin)
+        if long and not begun:
+            body = Problem(error="TooLong", what="the body is too long", expected=f"at most {self._limit} bytes")
+            await JSONResponse(body.model_dump(), 413, {"Connection": "close"})(scope, receive, send)
