@@ -6,7 +6,7 @@ export RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER ?= 0
 # Two processes, also where there are more cores: Ray's tests are one half of the time, and run in one.
 PYTEST := $(BIN)/python -m pytest --numprocesses 2 --no-loadscope-reorder
 
-.PHONY: demo test test-full check format clean
+.PHONY: browser demo test test-full check format clean
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -21,6 +21,10 @@ test: .venv/.installed      ## the suite
 
 test-full: .venv/.installed ## the suite with its slow part
 	$(PYTEST)
+
+browser: .venv/.installed   ## what the console's test in a real browser needs (Debian, as root)
+	apt-get install --yes --no-install-recommends chromium
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[browser]'
 
 check: .venv/.installed     ## lint, docstrings, types, import direction
 	$(BIN)/ruff check .

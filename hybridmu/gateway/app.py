@@ -35,6 +35,7 @@ from hybridmu.errors import (
     WouldEmptyError,
 )
 from hybridmu.gateway.bodies import Forget, Keys, PlanAnswer, Problem, Report, problem
+from hybridmu.gateway.console import add_console
 from hybridmu.gateway.length import BodyLimit
 from hybridmu.report.plain import finite
 from hybridmu.serving.door import Buckets, Door
@@ -96,21 +97,26 @@ def make_app(settings: Settings) -> FastAPI:
     )
     bearer = HTTPBearer(auto_error=False, description="`hybridmu tokens create`")
 
+    def enter(request: Request, text: str) -> Token | None:
+        """Return the token that counts, within the limits on calls."""
+        token = door.enter(text)
+        host = request.client.host if request.client else ""
+        if wait := buckets.take(token.token_id if token else f"@{host}"):
+            raise HTTPException(429, "too many calls", {"Retry-After": str(math.ceil(wait))})
+        return token
+
     def allowed(*scopes: Scope) -> Callable[..., Token]:
-        def enter(
+        def admit(
             request: Request, given: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)] = None
         ) -> Token:
-            token = door.enter(given.credentials) if given else None
-            host = request.client.host if request.client else ""
-            if wait := buckets.take(token.token_id if token else f"@{host}"):
-                raise HTTPException(429, "too many calls", {"Retry-After": str(math.ceil(wait))})
+            token = enter(request, given.credentials if given else "")
             if token is None:
                 raise HTTPException(401, "no token that counts", {"WWW-Authenticate": "Bearer"})
             if not token.allows(*scopes):
                 raise HTTPException(403, f"this token is not for {' or '.join(scopes)}")
             return token
 
-        return enter
+        return admit
 
     def visible(taken: System, request_id: str, token: Token) -> dict[str, Any]:
         """Return a report; a request of somebody else is as if it were not there."""
@@ -189,6 +195,7 @@ def make_app(settings: Settings) -> FastAPI:
             taken.lease.holder()
         return {"status": "ok"}
 
+    add_console(app, enter, system)
     _handlers(app)
     app.add_middleware(BodyLimit, limit=settings.api.body_bytes)
     return app

@@ -53,6 +53,12 @@ class Measurements:
             row["reasons"] = json.loads(row["reasons"])
         return rows
 
+    def recent(self, limit: int) -> list[dict[str, Any]]:
+        """Return plan against actual of the last jobs of all requests, newest first."""
+        query = t.outcomes.select().order_by(t.outcomes.c.id.desc()).limit(limit)
+        with self._read.begin() as connection:
+            return [dict(row._mapping) for row in connection.execute(query)]
+
     def costs(self) -> list[CostObservation]:
         """Return the newest measured outcomes."""
         query = t.costs.select().order_by(t.costs.c.id.desc()).limit(_COST_WINDOW)

@@ -1,0 +1,97 @@
+"""The console in a real Chromium: with the keyboard, on a phone's width, in the dark. `make browser` installs both."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import uvicorn
+
+from tests.unit.test_gateway import Company
+
+playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: make browser")
+CHROMIUM = shutil.which("chromium")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium: make browser")
+
+
+@pytest.fixture(scope="module")
+def company(tmp_path_factory) -> Iterator[Company]:
+    made = Company(tmp_path_factory.mktemp("browser"))
+    system = made.system
+    for number, strategy in enumerate(("retrain", "dpus-optimised", "dpus", "retrain")):
+        system.forget(ids=[3 + 7 * number], strategy=strategy, caller=("privacy-desk", "shop")[number % 2],
+                      deadline_seconds=86_400)  # fmt: skip
+        system.run(until_idle=True)
+    system.forget(ids=[70], caller="shop", deadline_seconds=3600)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def url(company) -> Iterator[str]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = uvicorn.Server(uvicorn.Config(company.app, host="127.0.0.1", port=port, log_level="error"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+        time.sleep(0.05)
+    yield f"http://127.0.0.1:{port}"
+    server.should_exit = True
+    thread.join(20)
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[object]:
+    # A sandbox of its own needs a user namespace, which containers often lack; all pages are ours.
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.mark.parametrize(("name", "width", "scheme"), [("desktop", 1100, "light"), ("phone", 360, "dark")])
+def test_an_auditor_with_a_keyboard(company, url, chromium, name, width, scheme):
+    token, _ = company.tokens.create("auditor", ["audit"])
+    page = chromium.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme).new_page()
+    page.set_default_timeout(10_000)
+    problems: list[str] = []
+    page.on("console", lambda message: problems.append(message.text))
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.goto(f"{url}/console")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.textContent") == "to the content"
+    page.focus("#token")
+    page.keyboard.type(token)
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#requests")
+    assert page.locator("main table tbody tr").count() == 5
+    # Nothing is wider than the screen, but for tables, which scroll by themselves.
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    dark = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (dark == "rgb(13, 17, 23)") == (scheme == "dark")
+    circle = page.locator("figure circle").first
+    assert circle.evaluate("e => getComputedStyle(e).fill") != "rgb(0, 0, 0)", "strategies have colours"
+    if folder := os.environ.get("CONSOLE_SCREENSHOTS"):
+        page.screenshot(path=Path(folder) / f"console-{name}.png", full_page=True)
+    link = page.locator("main table a[href*=requests]").last
+    link.focus()
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#plan")
+    assert "retrain" in page.content()
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    with page.expect_download() as download:
+        page.get_by_role("link", name="1", exact=True).click()
+    assert download.value.suggested_filename == "certificate-1.json"
+    page.get_by_role("button", name="leave").click()
+    page.wait_for_selector("#token")
+    assert problems == []
+    page.context.close()
