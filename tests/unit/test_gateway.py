@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 import subprocess
 import sys
 import time
@@ -229,7 +230,9 @@ def test_whatever_is_sent_there_is_no_5xx_and_nothing_is_half_done(company, oper
 def test_it_answers_on_loopback_until_it_is_stopped(company):
     config = company.folder / "config.yaml"
     raw = yaml.safe_load(config.read_text())
-    raw["api"]["port"] = 18_431
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        raw["api"]["port"] = port = free.getsockname()[1]
     served = company.folder / "served.yaml"
     served.write_text(yaml.safe_dump(raw))
     made = subprocess.run(
@@ -239,7 +242,7 @@ def test_it_answers_on_loopback_until_it_is_stopped(company):
     token = yaml.safe_load(made.stdout)["token"]
     process = subprocess.Popen([*_hybridmu(), "api", "-c", str(served)], stderr=subprocess.PIPE, text=True)
     try:
-        base, until = "http://127.0.0.1:18431", time.monotonic() + 60
+        base, until = f"http://127.0.0.1:{port}", time.monotonic() + 60
         while True:
             try:
                 assert httpx.get(f"{base}/healthz", timeout=5).status_code == 200
