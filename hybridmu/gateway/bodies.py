@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr, model_validator
 
 from hybridmu.errors import HybridMUError
+from hybridmu.serving import api
 from hybridmu.types import RequestState, StrategyChoice
 
 _64_BITS = 2**63
@@ -90,5 +91,4 @@ class Problem(BaseModel):
 
 def problem(error: HybridMUError) -> Problem:
     """Return an error as the body of an answer."""
-    parts = {name: getattr(error, name) for name in ("what", "expected", "got", "remedy")}
-    return Problem(error=type(error).__name__, **parts)
+    return Problem(error=type(error).__name__, **api.problem(error))

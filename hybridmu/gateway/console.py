@@ -39,7 +39,10 @@ _Name = Annotated[str, Path(max_length=40, pattern=r"^[0-9A-Za-z_-]+$")]
 
 
 def add_console(
-    app: FastAPI, enter: Callable[[Request, str], Token | None], system: Callable[[], AbstractContextManager[System]]
+    app: FastAPI,
+    enter: Callable[[Request, str], Token | None],
+    system: Callable[[], AbstractContextManager[System]],
+    visible: Callable[[System, str, Token], dict[str, Any]],
 ) -> None:
     """Add the pages under `/console`.
 
@@ -47,6 +50,7 @@ def add_console(
         app: The application.
         enter: Returns the token that a browser presented, or None where it does not count; limits calls.
         system: Lends a system.
+        visible: Returns the report of a request that a token may see.
     """
     pages = _pages()
 
@@ -113,25 +117,20 @@ def add_console(
         if token is None:
             return page("login", says="")
         with system() as taken:
-            return page("request", caller=token.caller, report=_known(taken, request_id))
+            return page("request", caller=token.caller, report=visible(taken, request_id, token))
 
     @app.get("/console/certificates/{request_id}", include_in_schema=False)
     def certificate(request_id: _Name, request: Request) -> Response:
-        if holder(request) is None:
+        token = holder(request)
+        if token is None:
             return page("login", says="")
         with system() as taken:
-            number = _known(taken, request_id)["certificate"]
+            number = visible(taken, request_id, token)["certificate"]
             if number is None:
                 raise HTTPException(404, "this request has no certificate yet: it is not purged")
             document = Certificates(taken.site.storage).get(number)
         name = f'attachment; filename="certificate-{number}.json"'
         return JSONResponse(document, headers={**_HEADERS, "Content-Disposition": name})
-
-
-def _known(taken: System, request_id: str) -> dict[str, Any]:
-    if not any(found.request_id == request_id for found in taken.ledger.requests()):
-        raise HTTPException(404, "there is no such request")
-    return taken.report(request_id)
 
 
 def _pages() -> jinja2.Environment:

@@ -14,9 +14,9 @@ from matplotlib.figure import Figure
 from hybridmu.report.plots import svg
 from jobs.studies import records
 from jobs.studies.drawing import colour_of, legend
+from jobs.studies.goals import noise_of
 from jobs.studies.grid import SETUPS, Setup
 from jobs.studies.records import Record
-from jobs.studies.tables import noise_of
 
 _EXACT = "sisa"
 _UPDATES = ("dpus", "dpus-optimised", "dpus-newton")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from jobs.studies import records
@@ -43,16 +44,21 @@ def missed(
     return found
 
 
-def goals(folder: Path, noise_of: Callable[[list[Record]], float]) -> tuple[Row, list[Row]]:
+def noise_of(group: Iterable[Record]) -> float:
+    """Return the root mean square over seeds of the forget-loss difference between two oracles."""
+    gaps = {record.seed: record.noise_gap for record in group}
+    return math.sqrt(statistics.mean(gap * gap for gap in gaps.values()))
+
+
+def goals(folder: Path) -> tuple[Row, list[Row]]:
     """Return, per system and strategy, what it reaches for 1 %, 5 % and 10 % of the rows."""
-    every = records.read(folder / "headline.csv")
     lines: list[Row] = []
-    for system in dict.fromkeys(f"{r.dataset}/{r.model}" for r in every):
+    for system, found in _systems(folder):
         label = system
         for name in _SHOWN:
             cells, seeds = [], 0
             for mix in _SHARES:
-                group = [r for r in every if (f"{r.dataset}/{r.model}", r.mix) == (system, mix)]
+                group = [r for r in found if r.mix == mix]
                 exact = {r.seed: r for r in group if r.strategy == "sisa"}
                 mine = [r for r in group if r.strategy == name and r.seed in exact]
                 seeds = max(seeds, len(mine))
@@ -63,14 +69,13 @@ def goals(folder: Path, noise_of: Callable[[list[Record]], float]) -> tuple[Row,
     return ("system", "strategy", "seeds", "1 % of the rows", "5 %", "10 %"), lines
 
 
-def singles(folder: Path, _: Callable[[list[Record]], float]) -> tuple[Row, list[Row]]:
+def singles(folder: Path) -> tuple[Row, list[Row]]:
     """Return by how much the exact deletion of single rows and people beats retraining everything from scratch."""
-    every = records.read(folder / "headline.csv")
     lines: list[Row] = []
-    for system in dict.fromkeys(f"{r.dataset}/{r.model}" for r in every):
+    for system, found in _systems(folder):
         label = system
         for mix in _SINGLES:
-            group = [r for r in every if (f"{r.dataset}/{r.model}", r.mix) == (system, mix)]
+            group = [r for r in found if r.mix == mix]
             whole = {r.seed: r for r in group if r.strategy == "scratch"}
             exact = [r for r in group if r.strategy == "sisa" and r.seed in whole]
             if exact:
@@ -83,6 +88,13 @@ def singles(folder: Path, _: Callable[[list[Record]], float]) -> tuple[Row, list
                 label = ""
     head = ("system", "mix", "seeds", "shards touched", "device-seconds, scratch over exact deletion", "bits", "8x")
     return head, lines
+
+
+def _systems(folder: Path) -> Iterator[tuple[str, list[Record]]]:
+    """Yield every system of the headline with its records."""
+    every = records.read(folder / "headline.csv")
+    for system in dict.fromkeys(f"{r.dataset}/{r.model}" for r in every):
+        yield system, [r for r in every if f"{r.dataset}/{r.model}" == system]
 
 
 def _cell(mine: Sequence[Record], exact: dict[int, Record], noise: float) -> str:

@@ -12,10 +12,10 @@ from matplotlib.figure import Figure
 from hybridmu.report.plots import svg
 from jobs.studies import audited, crossover, decisions, records
 from jobs.studies.drawing import colour_of, legend
-from jobs.studies.goals import FASTER, NOISES
+from jobs.studies.goals import FASTER, NOISES, noise_of
 from jobs.studies.grid import CONTENDERS
 from jobs.studies.records import Record
-from jobs.studies.tables import noise_of, speed
+from jobs.studies.tables import speed
 
 _CONTROLS = ("nothing", "oracle-again", "scratch")
 

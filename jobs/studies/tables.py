@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import re
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from jobs.studies import audited, decisions, goals, records
+from jobs.studies.goals import noise_of
 from jobs.studies.grid import CONTENDERS
 from jobs.studies.records import Record
 
@@ -161,12 +161,6 @@ def planner(folder: Path, _: str) -> str:
     return _table(("system", "mix", "rules, per seed", "measured over estimated seconds"), lines)
 
 
-def noise_of(group: Iterable[Record]) -> float:
-    """Return the root mean square over seeds of the forget-loss difference between two oracles."""
-    gaps = {record.seed: record.noise_gap for record in group}
-    return math.sqrt(statistics.mean(gap * gap for gap in gaps.values()))
-
-
 def speed(record: Record, exact: Record, cost: Callable[[Record], float]) -> float:
     """Return how many times cheaper a record is than the exact retrain of the same deletion; infinite when free."""
     return cost(exact) / cost(record) if cost(record) else float("inf")
@@ -230,11 +224,11 @@ TABLES: dict[str, Callable[[Path, str], str]] = {
     "audits": audited.table,
     "boundary": boundary,
     **{name: _of(found) for name, found in decisions.FOUND.items()},
-    "goals": lambda folder, _: _table(*goals.goals(folder, noise_of)),
+    "goals": lambda folder, _: _table(*goals.goals(folder)),
     "headline": headline,
     "planner": planner,
     "runs": runs,
-    "singles": lambda folder, _: _table(*goals.singles(folder, noise_of)),
+    "singles": lambda folder, _: _table(*goals.singles(folder)),
     "strategies": strategies,
     "stream": stream,
 }
