@@ -149,6 +149,8 @@ class PolicySettings(_Frozen):
             only when the deadline of one of its requests comes near.
         quality_budget: Predicted forget-loss error a shard may owe before it must be retrained.
         approximate: Which updates `auto` may choose: the fastest one whose predicted error fits into the budget.
+        fast_enough: Updates at least so many times faster than the retrain count as equally fast, and the one of least
+            predicted error is chosen; a great number: always the fastest.
         calibrate: Fit α by canary deletions after training (costs a few shard retrains).
         calibration_shards: How many shards delete canaries of each kind; more of them make α and its error surer.
         calibration_shares: Sizes of the canary deletions, as a share of the shard's rows.
@@ -174,6 +176,7 @@ class PolicySettings(_Frozen):
     verify_share: float = Field(0.1, ge=0, le=1)
     repair: Literal["idle", "deadline"] = "idle"
     quality_budget: float = Field(0.1, ge=0)
+    fast_enough: float = Field(8.0, ge=1)
     approximate: tuple[Literal["dpus", "dpus-optimised", "dpus-newton"], ...] = Field(
         ("dpus-newton", "dpus-optimised", "dpus"), min_length=1
     )

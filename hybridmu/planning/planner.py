@@ -2,8 +2,9 @@
 
 Boundary rules per shard (ours, after the workload boundary of arXiv 2412.14505), asked in this order: class (retrain
 what canaries do not stand for), quality guard (retrain when the shard owes too much by every update; the fastest of
-the others is weighed on), workload (retrain when light), time (retrain when it is no slower than the update, or when
-it still fits the deadline). What no rule retrains gets the approximate update.
+the others is weighed on, or, where several are fast enough, the one of least predicted error), workload (retrain when
+light), time (retrain when it is no slower than the update, or when it still fits the deadline). What no rule retrains
+gets the approximate update.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ class Policy:
     time_ratio: float = 1.0
     light_seconds: float = 0.0
     quality_budget: float = 0.1
+    fast_enough: float = 8.0
     approximate: tuple[StrategyName, ...] = ("dpus-newton", "dpus-optimised", "dpus")
     alpha: float | None = None
     finetune_epochs: float = 2.0
@@ -178,8 +180,8 @@ def _auto(
         return _decided(retrain, "availability", f"no update is available: {reason}")
     budget = policy.quality_budget
     fitting = [update for update in updates if stats.error_spent + update.predicted_error <= budget]
-    # The fastest one that the guard lets pass; where it stops all, the one that it stops by the least is shown.
-    update = min(fitting or updates, key=_seconds if fitting else _error)
+    # Where the guard stops all, the one that it stops by the least is shown.
+    update = _preferred(fitting, retrain, policy) if fitting else min(updates, key=_error)
     alternatives = (*retrain.alternatives, *(one for each in updates for one in each.alternatives[1:]))
     update = replace(update, alternatives=alternatives)
     retrain = replace(retrain, alternatives=alternatives, calibration=update.calibration)
@@ -209,6 +211,8 @@ def _auto(
     if retrain.estimated_seconds <= policy.light_seconds:
         return _decided(retrain, "time", *reasons, f"{says}: light, at most {policy.light_seconds:g} s")
     reasons.append(f"time: {says}")
+    if update.estimated_seconds > min(each.estimated_seconds for each in fitting):
+        reasons.append(f"choice: of updates {policy.fast_enough:g} times faster, {update.strategy} is to owe the least")
     if slack is not None and ends_after <= slack:
         return _decided(retrain, "deadline", *reasons, f"would end after {ends_after:.3f} s, {slack:.3f} s are left")
     if slack is not None:
@@ -231,6 +235,13 @@ def _calibrated(
     least = min((plan.estimated_seconds for plan in plans), default=0.0)
     plans = [replace(plan, estimated_seconds=least) if plan.strategy == "dpus" else plan for plan in plans]
     return sorted(plans, key=lambda plan: plan.strategy != "dpus")
+
+
+def _preferred(updates: Sequence[ShardPlan], retrain: ShardPlan, policy: Policy) -> ShardPlan:
+    """Return the fastest update; of those that are all fast enough, the one of least predicted error."""
+    enough = retrain.estimated_seconds / policy.fast_enough
+    found = [update for update in updates if update.estimated_seconds <= enough]
+    return min(found, key=_error) if found else min(updates, key=_seconds)
 
 
 def _seconds(plan: ShardPlan) -> float:

@@ -53,6 +53,7 @@ DECIDERS = (
     Decider("one update", Policy(approximate=("dpus-optimised",))),
     Decider("any update, workload rule", Policy(workload_threshold=0.5)),
     Decider("any update (the default)", Policy()),
+    Decider("any update, the fastest", Policy(fast_enough=1e9)),
     Decider("any update, twice the budget", Policy(quality_budget=0.2)),
     Decider("any update, told the gaps", Policy(), told=True),
 )
@@ -66,7 +67,7 @@ def decided(found: Sequence[ShardRecord], decider: Decider) -> list[Regret]:
         return regret.replay(found, decider.policy)
     always = dict.fromkeys
     return [
-        regret.judge(one, always(one.shards, decider.strategy), always(one.shards, "always"), Policy().quality_budget)
+        regret.judge(one, always(one.shards, decider.strategy), always(one.shards, "always"), Policy())
         for one in regret.deletions(found)
     ]
 

@@ -3,11 +3,13 @@
 One deletion, measured by every strategy on every shard it touches, is planned as the running system would have planned
 it: by the cost model as fitted from all that the system had seen before, and by the calibration that it had. Then
 
-* a plan's *seconds* are the makespan of its measured jobs on the workers, longest first;
+* a plan's *seconds* are the makespan of its measured jobs on the workers, longest first; what is faster than the
+  policy's *fast enough* counts as just that, since to the policy it is worth no more (`Policy.fast_enough`);
 * a strategy is *admissible* on a shard when its measured forget-loss gap there is within the quality budget, which is
   a shard's too; the retrain always is;
 * an update that was not admissible has to be made good by a retrain of the shard: these are a second makespan;
-* the *best plan in hindsight* gives every shard the fastest admissible one of the retrain and all updates;
+* the *best plan in hindsight* gives every shard the fastest admissible one of the retrain and all updates, in
+  these seconds;
 * *regret* is what the plan is charged over the best plan's seconds, minus 1.
 """
 
@@ -115,38 +117,47 @@ def replay(
         lines = [_line(shard, model, policy) for shard in deletion.shards.values()]
         chosen = {line.shard: line.strategy for line in lines}
         rules = {line.shard: line.rule for line in lines}
-        made.append(judge(deletion, chosen, rules, policy.quality_budget))
+        made.append(judge(deletion, chosen, rules, policy))
         for shard, name in chosen.items():
             known += [deletion.shards[shard][each].observation() for each in dict.fromkeys((name, RETRAIN))]
     return made
 
 
-def judge(deletion: Measured, chosen: Mapping[int, str], rules: Mapping[int, str], budget: float) -> Regret:
+def judge(deletion: Measured, chosen: Mapping[int, str], rules: Mapping[int, str], policy: Policy) -> Regret:
     """Return how a plan fares, as the module's text says.
 
     Args:
         deletion: What was measured.
         chosen: Shard → strategy.
         rules: Shard → the rule that decided.
-        budget: Largest |gap| of an admissible update.
+        policy: Its budget is the largest |gap| of an admissible update.
     """
 
     def fits(found: Mapping[str, ShardRecord], name: str) -> bool:
-        return name == RETRAIN or abs(found[name].gap) <= budget
+        return name == RETRAIN or abs(found[name].gap) <= policy.quality_budget
 
+    enough = policy.fast_enough
     best = {
-        shard: min((name for name in (RETRAIN, *UPDATES) if fits(found, name)), key=lambda name: found[name].seconds)
+        shard: min(
+            (name for name in (RETRAIN, *UPDATES) if fits(found, name)), key=lambda name: _cost(found, name, enough)
+        )
         for shard, found in deletion.shards.items()
     }
     failed = frozenset(shard for shard, name in chosen.items() if not fits(deletion.shards[shard], name))
-    charged = seconds(deletion, chosen) + seconds(deletion, dict.fromkeys(failed, RETRAIN))
-    return Regret(deletion, chosen, rules, best, failed, charged, seconds(deletion, best))
+    charged = seconds(deletion, chosen, enough) + seconds(deletion, dict.fromkeys(failed, RETRAIN), enough)
+    return Regret(deletion, chosen, rules, best, failed, charged, seconds(deletion, best, enough))
 
 
-def seconds(deletion: Measured, plan: Mapping[int, str]) -> float:
+def seconds(deletion: Measured, plan: Mapping[int, str], enough: float) -> float:
     """Return the makespan of a plan's measured jobs, on as many workers as measured them."""
     workers = max(found[RETRAIN].workers for found in deletion.shards.values())
-    return max(schedule([deletion.shards[shard][name].seconds for shard, name in plan.items()], workers), default=0.0)
+    return max(
+        schedule([_cost(deletion.shards[shard], name, enough) for shard, name in plan.items()], workers), default=0.0
+    )
+
+
+def _cost(shard: Mapping[str, ShardRecord], name: str, enough: float) -> float:
+    return max(shard[name].seconds, shard[RETRAIN].seconds / enough)
 
 
 def _line(shard: Mapping[str, ShardRecord], model: CostModel, policy: Policy) -> ShardPlan:

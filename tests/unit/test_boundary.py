@@ -43,7 +43,7 @@ TIMES = {RETRAIN: 8.0, "dpus": 1.0, "dpus-optimised": 3.0, "dpus-newton": 2.0}
 
 
 def plan(deletion, names):
-    return judge(deletion, names, dict.fromkeys(names, "rule"), 0.1)
+    return judge(deletion, names, dict.fromkeys(names, "rule"), Policy())
 
 
 @pytest.mark.parametrize(
@@ -69,11 +69,19 @@ def test_the_best_plan_in_hindsight_and_what_a_plan_is_charged(gaps, chosen, bes
 def test_seconds_are_a_makespan_over_the_workers_that_measured():
     rows = [one for shard in range(3) for one in measured(TIMES, shard=shard)]
     (deletion,) = deletions(rows)
-    assert regret.seconds(deletion, dict.fromkeys(range(3), RETRAIN)) == 16.0
-    assert regret.seconds(deletion, {0: RETRAIN, 1: "dpus", 2: "dpus-newton"}) == 8.0
-    assert regret.seconds(deletion, {}) == 0.0
+    assert regret.seconds(deletion, dict.fromkeys(range(3), RETRAIN), 8.0) == 16.0
+    assert regret.seconds(deletion, {0: RETRAIN, 1: "dpus", 2: "dpus-newton"}, 8.0) == 8.0
+    assert regret.seconds(deletion, {}, 8.0) == 0.0
     found = plan(deletion, dict.fromkeys(range(3), "dpus-newton"))
     assert (found.seconds, found.best_seconds, found.regret) == (4.0, 2.0, 1.0)
+
+
+def test_what_is_faster_than_fast_enough_counts_as_just_that():
+    (deletion,) = deletions(measured(TIMES))
+    names = {0: "dpus-newton"}
+    assert judge(deletion, names, names, Policy(fast_enough=4.0)).regret == 0.0
+    assert judge(deletion, names, names, Policy(fast_enough=8.0)).regret == 1.0
+    assert regret.seconds(deletion, {0: "dpus"}, 2.0) == 4.0
 
 
 @given(
@@ -95,7 +103,8 @@ def test_no_admissible_plan_beats_hindsight_where_jobs_do_not_wait(rows, data):
     assert plan(deletion, ours.best).regret == 0
     every = [dict(enumerate(each)) for each in itertools.product(names, repeat=len(rows))]
     admissible = [each for each in every if not plan(deletion, each).inadmissible]
-    assert min(regret.seconds(deletion, each) for each in admissible) == pytest.approx(ours.best_seconds)
+    least = min(regret.seconds(deletion, each, Policy().fast_enough) for each in admissible)
+    assert least == pytest.approx(ours.best_seconds)
 
 
 def test_a_deletion_that_some_strategy_did_not_measure_is_passed_over():
