@@ -144,6 +144,9 @@ class PolicySettings(_Frozen):
         batch_keys: Start earlier when so many ids and groups wait on shards that hang together.
         retention_seconds: How long old versions are kept after a request is exact, before it is purged; never past
             its deadline.
+        quarantine: From the acceptance of a deletion until its shards are done, they do not vote: each replica
+            withholds them at its next poll, and answers say so.
+        min_voters: So many sub-models vote at least, touched ones among them if need be; null: half of the shards.
         verify_share: Share of the certificates for which the touched shards are trained anew and compared bit for bit.
         repair: When what an update changed is retrained exactly: `idle`, as soon as no request waits, or `deadline`,
             only when the deadline of one of its requests comes near.
@@ -173,6 +176,8 @@ class PolicySettings(_Frozen):
     batch_seconds: float = Field(0.0, ge=0)
     batch_keys: int = Field(10_000, ge=1)
     retention_seconds: float = Field(0.0, ge=0)
+    quarantine: bool = False
+    min_voters: int | None = Field(None, ge=1)
     verify_share: float = Field(0.1, ge=0, le=1)
     repair: Literal["idle", "deadline"] = "idle"
     quality_budget: float = Field(0.1, ge=0)

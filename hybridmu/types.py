@@ -157,6 +157,7 @@ class ForgetRequest:
         received_at: When it was committed.
         caller: Who asked.
         deadline_at: When it must be exact and purged.
+        quarantined_at: When no replica let the touched shards vote any more, where the policy wants that.
         applied_at: When a version without the rows was published.
         served_at: When no replica answered with an older version any more.
         exact_at: When every touched shard equalled a training without the rows.
@@ -178,6 +179,7 @@ class ForgetRequest:
     received_at: float
     caller: str = ""
     deadline_at: float | None = None
+    quarantined_at: float | None = None
     applied_at: float | None = None
     served_at: float | None = None
     exact_at: float | None = None
@@ -190,6 +192,21 @@ class ForgetRequest:
     already_forgotten: int = 0
     ignored_unknown: int = 0
     origin: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Touched:
+    """A shard that deletions wait for.
+
+    Attributes:
+        shard: Number.
+        first: Tombstone number that the first of them needs out.
+        last: That of the last one.
+    """
+
+    shard: int
+    first: int
+    last: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,9 +42,9 @@ class CoordinatorActor(Coordinator):
     def step(self, wait_seconds: float = 0.0) -> Snapshot:
         """Return the state after one step; tell replicas of a new version at once instead of at their next poll."""
         snapshot = super().step(wait_seconds)
-        if snapshot.version != self._announced and self.registry.replicas():
+        if snapshot.version != self._announced and self.replicas.live():
             announce(snapshot.version or 0)
-            self.ledger.mark_served(self._token(), self.registry.confirmed())
+            self.ledger.mark_served(self._token(), self.replicas.confirmed())
             snapshot = self.snapshot()
         self._announced = snapshot.version
         return snapshot

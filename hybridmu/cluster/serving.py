@@ -19,6 +19,7 @@ from hybridmu.config import Settings
 from hybridmu.errors import DataError, HybridMUError, StateError
 from hybridmu.serving.api import PredictRequest, PredictResponse, VersionResponse, problem
 from hybridmu.serving.door import Door
+from hybridmu.serving.ensemble import Ensemble as Answering
 from hybridmu.serving.replica import Replica
 from hybridmu.store.sql.database import connect
 from hybridmu.store.sql.tokens import Tokens
@@ -26,7 +27,7 @@ from hybridmu.store.sql.tokens import Tokens
 api = FastAPI(title="HybridMU", description="Predictions of an ensemble that forgets.", version="1")
 _Bearer = Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))]
 _log = logging.getLogger("ray.serve")
-_Answer = tuple[int, npt.NDArray[np.float32]]
+_Answer = tuple[Answering, npt.NDArray[np.float32]]
 
 
 @serve.deployment(name="Ensemble", num_replicas=1, ray_actor_options={"num_cpus": 0}, health_check_period_s=2)
@@ -58,8 +59,12 @@ class Ensemble:
             with self._replica.answering():
                 ensemble = self._replica.ensemble
                 x = await asyncio.to_thread(ensemble.encode, request.rows)
-                version, probabilities = await self._batch(x)
-                return {"version": version, "predictions": ensemble.label(probabilities)}
+                answered, probabilities = await self._batch(x)
+                return {
+                    "version": answered.version,
+                    "withheld": sorted(answered.withheld),
+                    "predictions": answered.label(probabilities),
+                }
         except DataError as error:
             raise HTTPException(422, problem(error)) from None
         except StateError as error:
@@ -72,7 +77,8 @@ class Ensemble:
         ensemble = self._replica.ensemble
         return {
             "version": ensemble.version,
-            "voters": len(ensemble.models),
+            "voters": ensemble.voters,
+            "withheld": sorted(ensemble.withheld),
             "aggregation": ensemble.how,
             "forward": ensemble.way,
             "forward_seconds": ensemble.seconds,
@@ -103,7 +109,7 @@ class Ensemble:
     async def _batch(self, parts: list[npt.NDArray[np.float32]]) -> list[_Answer]:
         ensemble = self._replica.ensemble  # captured once: one batch, one version
         joined = await asyncio.to_thread(ensemble.probabilities, np.concatenate(parts))
-        return [(ensemble.version, part) for part in np.split(joined, np.cumsum([len(part) for part in parts])[:-1])]
+        return [(ensemble, part) for part in np.split(joined, np.cumsum([len(part) for part in parts])[:-1])]
 
     async def refresh(self, version: int) -> int:
         """Follow the pointer now instead of at the next poll; the coordinator broadcasts this.

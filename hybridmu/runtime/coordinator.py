@@ -41,6 +41,7 @@ from hybridmu.store.sql.lease import Lease
 from hybridmu.store.sql.ledger import Ledger
 from hybridmu.store.sql.measurements import Measurements
 from hybridmu.store.sql.registry import Registry
+from hybridmu.store.sql.replicas import Replicas
 from hybridmu.store.sql.soundness import check_soundness
 from hybridmu.types import (
     ForgetRequest,
@@ -103,7 +104,7 @@ class Coordinator:
         self.settings = settings
         self.site = Site(settings)
         engine = connect(settings.database, create=True)  # it may be here to train
-        self.ledger, self.registry = Ledger(engine), Registry(engine)
+        self.ledger, self.registry, self.replicas = Ledger(engine), Registry(engine), Replicas(engine)
         self.lease, self.measurements, self.controls = Lease(engine), Measurements(engine), Controls(engine)
         self._journal = Journal(self.site.storage, engine)
         self._engine, self._sound = engine, False
@@ -216,7 +217,7 @@ class Coordinator:
         self._hand_over()
         for result in self.executor.poll(wait_seconds):
             self._receive(result)
-        confirmed = self.registry.confirmed()
+        confirmed = self.replicas.confirmed()
         self._growth.ingestions.mark_served(self._token(), confirmed)
         if self.ledger.mark_served(self._token(), confirmed):
             self._purger.wake()

@@ -41,6 +41,7 @@ from hybridmu.store.sql.ingestions import Ingestions
 from hybridmu.store.sql.ledger import Ledger
 from hybridmu.store.sql.measurements import Measurements
 from hybridmu.store.sql.registry import Registry
+from hybridmu.store.sql.replicas import Replicas
 from hybridmu.types import (
     JobResult,
     LookOutcome,
@@ -101,6 +102,7 @@ class Purger:
         self.site = site
         self._engine, self._queue, self._renew, self._clean = engine, queue, renew, clean
         self._ledger, self._registry, self._controls = Ledger(engine), Registry(engine), Controls(engine)
+        self._replicas = Replicas(engine)
         self._measurements, self._deletions = Measurements(engine), Deletions(engine)
         self._ingestions = Ingestions(engine)
         self._certificates, self._journal = Certificates(site.storage), Journal(site.storage, engine)
@@ -144,7 +146,7 @@ class Purger:
             return
         holds = self._controls.holds()
         found = self._deletions.purgeable(
-            self._registry.confirmed(), self.site.settings.policy.retention_seconds, _MARGIN_SECONDS, holds
+            self._replicas.confirmed(), self.site.settings.policy.retention_seconds, _MARGIN_SECONDS, holds
         )
         blocked = {item.request_id: item.blocked for item in found if item.blocked and item.blocked != item.noted}
         if blocked:

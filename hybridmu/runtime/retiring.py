@@ -18,7 +18,7 @@ from hybridmu.store.files.storage import Storage
 from hybridmu.store.purge.decommission import Decommission
 from hybridmu.store.sql.lease import Lease
 from hybridmu.store.sql.links import Links
-from hybridmu.store.sql.registry import Registry
+from hybridmu.store.sql.replicas import Replicas
 
 # Emptying storage takes long, and nobody renews the lease meanwhile.
 _SECONDS = 3600.0
@@ -44,7 +44,7 @@ def decommission(
         StateError: Another coordinator is at work, a legal hold is in force, or a linked model has not got all
             requests.
     """
-    lease, registry = Lease(engine), Registry(engine)
+    lease, replicas = Lease(engine), Replicas(engine)
     token = lease.acquire(f"decommission/{os.getpid()}/{uuid.uuid4().hex[:6]}", _SECONDS)
     if token is None:
         raise StateError("a coordinator is at work", got=str(lease.holder()), remedy="stop it first")
@@ -57,7 +57,7 @@ def decommission(
             while forwarder.step(patient=False):
                 pass
         over.announce(token, reason, caller)
-        while registry.replicas():  # they see it at their next poll, or their lease runs out
+        while replicas.live():  # they see it at their next poll, or their lease runs out
             time.sleep(0.1)
         return over.empty(token)
     finally:

@@ -26,9 +26,16 @@ class Prediction(BaseModel):
 
 
 class PredictResponse(BaseModel):
-    """Predictions in the order of the rows; all from one model version."""
+    """Predictions in the order of the rows; all from one model version.
+
+    Attributes:
+        version: Which one.
+        withheld: Shards of it that did not vote, since deletions wait for them.
+        predictions: One per row.
+    """
 
     version: int
+    withheld: list[int]
     predictions: list[Prediction]
 
 
@@ -38,6 +45,7 @@ class VersionResponse(BaseModel):
     Attributes:
         version: Model version.
         voters: Sub-models that vote.
+        withheld: Shards that do not, since deletions wait for them.
         aggregation: How they are combined.
         forward: The way all sub-models are run, chosen by measuring.
         forward_seconds: Best seconds of each way on a sample batch.
@@ -45,6 +53,7 @@ class VersionResponse(BaseModel):
 
     version: int
     voters: int
+    withheld: list[int]
     aggregation: str
     forward: str
     forward_seconds: dict[str, float]

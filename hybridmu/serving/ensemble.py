@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,11 +30,21 @@ class Ensemble:
         models: Shard → (blob, sub-model); emptied shards are absent.
         encoder: Turns rows into tensors.
         how: `mean` or `vote`.
+        removed: Shard → tombstones up to this number are out of its sub-model.
     """
 
-    def __init__(self, version: int, models: dict[int, tuple[str, SubModel]], encoder: Encoder, how: str) -> None:
+    def __init__(
+        self,
+        version: int,
+        models: dict[int, tuple[str, SubModel]],
+        encoder: Encoder,
+        how: str,
+        removed: Mapping[int, int] | None = None,
+    ) -> None:
         self.version, self.encoder, self.how = version, encoder, how
         self.models = models
+        self.removed = {shard: upto for shard, upto in (removed or {}).items() if shard in models}
+        self.withheld: frozenset[int] = frozenset()
         voters = [model for _, model in models.values()]
         self.way = "none"
         self.seconds: dict[str, float] = {}
@@ -61,7 +72,19 @@ class Ensemble:
                 models[sub.shard] = same
             else:
                 models[sub.shard] = (sub.blob, site.load_model(sub.shard, sub.blob))
-        return cls(version.version, models, site.lake.manifest.encoder, site.settings.serving.aggregation)
+        removed = {sub.shard: sub.removed_upto for sub in version.shards}
+        return cls(version.version, models, site.lake.manifest.encoder, site.settings.serving.aggregation, removed)
+
+    def withholding(self, shards: frozenset[int]) -> Ensemble:
+        """Return the same version with some sub-models out of the vote; nothing is loaded or copied."""
+        made = copy.copy(self)
+        made.withheld = shards & self.models.keys()
+        return made
+
+    @property
+    def voters(self) -> int:
+        """Return how many sub-models vote."""
+        return len(self.models) - len(self.withheld)
 
     def encode(self, rows: Sequence[dict[str, Any]]) -> npt.NDArray[np.float32]:
         """Encode rows given as column → value.
@@ -106,13 +129,20 @@ class Ensemble:
         Raises:
             StateError: No shard is left to vote.
         """
-        if not self.models:
+        if not self.voters:
             raise StateError("no shard is left to vote: every training row was forgotten")
-        return aggregate(self._forward(torch.from_numpy(x)), self.how).numpy()
+        logits = self._forward(torch.from_numpy(x))
+        if self.withheld:  # a sub-model that is run and not counted costs less than other batches of weights
+            logits = logits[[place for place, shard in enumerate(self.models) if shard not in self.withheld]]
+        return aggregate(logits, self.how).numpy()
 
     def answer(self, x: npt.NDArray[np.float32]) -> dict[str, Any]:
         """Return the JSON-able answer for encoded rows: label and probability per class, and the version."""
-        return {"version": self.version, "predictions": self.label(self.probabilities(x))}
+        return {
+            "version": self.version,
+            "withheld": sorted(self.withheld),
+            "predictions": self.label(self.probabilities(x)),
+        }
 
     def label(self, probabilities: npt.NDArray[np.float32]) -> list[dict[str, Any]]:
         """Return one prediction per row of class probabilities."""

@@ -18,9 +18,11 @@ from hybridmu.errors import StateError
 from hybridmu.runtime.healing import reporting
 from hybridmu.runtime.site import Site
 from hybridmu.serving.ensemble import Ensemble
+from hybridmu.serving.quarantine import Quarantine, quarantine
 from hybridmu.store.sql.database import connect
 from hybridmu.store.sql.ledger import Ledger
 from hybridmu.store.sql.registry import Registry
+from hybridmu.store.sql.replicas import Replicas
 
 _DRAIN_POLL_SECONDS = 0.002
 
@@ -38,7 +40,10 @@ class Replica:
         self.site = Site(settings)
         self._engine = connect(settings.database)
         Ledger(self._engine).bind(settings.identity(), create=False)
-        self._registry = Registry(self._engine)
+        self._registry, self._replicas = Registry(self._engine), Replicas(self._engine)
+        policy = settings.policy
+        self._min_voters = policy.min_voters or math.ceil(settings.sisa.shards / 2)
+        self._quarantined = Quarantine()
         self._lease = settings.serving.lease_seconds
         self._lock = threading.Lock()  # guards the generation and its counts
         self._refreshing = threading.Lock()  # one refresh at a time
@@ -46,7 +51,7 @@ class Replica:
         self._active: Counter[int] = Counter()
         # The lease is counted from before it was written, so it ends here no later than in the ledger.
         self._renewed = time.monotonic()
-        self._registry.register(replica_id, 0, self._lease)
+        self._replicas.register(replica_id, 0, self._lease)
         with reporting(self.site, self._engine):
             self.ensemble = Ensemble.load(self.site, self._registry.version())
         self.refresh()
@@ -65,23 +70,45 @@ class Replica:
         with self._refreshing:
             while True:
                 before = time.monotonic()
-                self._registry.register(self.replica_id, self.ensemble.version, self._lease)
+                self._replicas.register(self.replica_id, self.ensemble.version, self._lease, self._quarantined.upto)
                 if self.healthy:  # there was no moment without a registration, so nothing newer is served yet
                     self._renewed = before
                 pointer = self._registry.served()
                 if pointer is None:  # decommissioned: nothing may answer any more
                     self._renewed = -math.inf
-                    self._registry.unregister(self.replica_id)
+                    self._replicas.unregister(self.replica_id)
                     raise StateError("this system was decommissioned", remedy="stop its Serve application")
                 if pointer <= self.ensemble.version:
                     self._renewed = before
-                    return self.ensemble.version
+                    if not self._withhold():
+                        return self.ensemble.version
+                    continue
                 with reporting(self.site, self._engine):
                     fresh = Ensemble.load(self.site, self._registry.version(pointer), self.ensemble)
-                with self._lock:
-                    self.ensemble = fresh
-                    self._generation += 1
-                self._drain()
+                self._swap(fresh, self._due(fresh))
+
+    def _due(self, ensemble: Ensemble) -> Quarantine:
+        """Return what the policy wants to be withheld from an ensemble now."""
+        if not self.settings.policy.quarantine:
+            return Quarantine()
+        return quarantine(self._replicas.touched(), ensemble.removed, self._min_voters)
+
+    def _withhold(self) -> bool:
+        """Return whether there is something new to confirm, after withholding what open deletions touch."""
+        due, confirmed = self._due(self.ensemble), self._quarantined.upto
+        if due.withheld == self.ensemble.withheld:
+            self._quarantined = due
+        else:
+            self._swap(self.ensemble, due)
+        return due.upto > confirmed
+
+    def _swap(self, ensemble: Ensemble, due: Quarantine) -> None:
+        """Answer with another ensemble or vote, and wait until nothing answers with the one before."""
+        with self._lock:
+            self.ensemble = ensemble.withholding(due.withheld)
+            self._generation += 1
+        self._drain()
+        self._quarantined = due
 
     def follow(self, stop: threading.Event) -> None:
         """Refresh until stopped; a failing ledger is retried, and the lease runs out meanwhile."""
@@ -116,7 +143,7 @@ class Replica:
 
     def close(self) -> None:
         """Take this replica off the list."""
-        self._registry.unregister(self.replica_id)
+        self._replicas.unregister(self.replica_id)
 
     def _drain(self) -> None:
         """Wait for answers that began before the swap, as long as the lease allows."""

@@ -35,6 +35,7 @@ from hybridmu.store.sql.lease import Lease
 from hybridmu.store.sql.ledger import Ledger
 from hybridmu.store.sql.measurements import Measurements
 from hybridmu.store.sql.registry import Registry
+from hybridmu.store.sql.replicas import Replicas
 
 Watcher = Callable[[Snapshot], None]
 
@@ -95,6 +96,11 @@ class Opened:
     def registry(self) -> Registry:
         """Return the registry of versions."""
         return Registry(self._engine)
+
+    @cached_property
+    def replicas(self) -> Replicas:
+        """Who serves them."""
+        return Replicas(self._engine)
 
     @cached_property
     def lease(self) -> Lease:

@@ -100,7 +100,7 @@ class Operating(Opened):
             "holds": self.holds(),
             "requests": {str(s): sum(r.state is s for r in requests) for s in RequestState},
             "last_requests": [{**asdict(r), "state": str(r.state)} for r in requests[-10:]],
-            "replicas": self.registry.replicas(),
+            "replicas": self.replicas.live(),
             "coordinator": self.lease.holder(),
             "models": [link.name for link in self.linked.links.live()],
             "undelivered": len(self.linked.links.waiting(begun=False)),

@@ -8,6 +8,7 @@ from threading import Event, Thread
 from typing import Any
 
 import pytest
+import torch
 from sqlalchemy.exc import OperationalError
 
 import hybridmu
@@ -15,6 +16,7 @@ from hybridmu.config import Settings
 from hybridmu.errors import StateError
 from hybridmu.serving.replica import Replica
 from hybridmu.store.sql.registry import Registry
+from hybridmu.store.sql.replicas import Replicas
 from hybridmu.types import RequestState
 from tests.ray import support
 
@@ -47,16 +49,16 @@ def test_a_replica_registers_before_every_reading_of_the_pointer(
     system: hybridmu.System, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = []
-    register, served, version = Registry.register, Registry.served, Registry.version
+    register, served, version = Replicas.register, Registry.served, Registry.version
 
     def spy(name: str, plain: Any) -> Any:
-        def call(self: Registry, *args: Any) -> Any:
+        def call(self: Any, *args: Any) -> Any:
             calls.append(name)
             return plain(self, *args)
 
         return call
 
-    monkeypatch.setattr(Registry, "register", spy("register", register))
+    monkeypatch.setattr(Replicas, "register", spy("register", register))
     monkeypatch.setattr(Registry, "served", spy("read", served))
     monkeypatch.setattr(Registry, "version", spy("load", version))
     replica = Replica(system.settings, "one")
@@ -72,10 +74,10 @@ def test_a_lease_that_ran_out_unseen_does_not_let_an_old_version_answer(
     system: hybridmu.System, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     replica = Replica(system.settings, "one")
-    register = Registry.register
+    register = Replicas.register
     done: list[str] = []
 
-    def late(self: Registry, *args: Any) -> None:
+    def late(self: Replicas, *args: Any) -> None:
         """The ledger stalls: the lease is over there, and a request is served, before this registration lands."""
         if not done:
             done.append(step_until_applied(system, 3))
@@ -83,7 +85,7 @@ def test_a_lease_that_ran_out_unseen_does_not_let_an_old_version_answer(
             assert state(system, done[0]) is RequestState.SERVED
         register(self, *args)
 
-    monkeypatch.setattr(Registry, "register", late)
+    monkeypatch.setattr(Replicas, "register", late)
     assert replica.refresh() == 2
     with replica.answering():
         assert replica.ensemble.version == 2
@@ -98,7 +100,7 @@ def test_an_unreachable_ledger_takes_the_replica_out_of_rotation(
     def fail(*_: object) -> None:
         raise OperationalError("update replicas", {}, Exception("unable to open database file"))
 
-    monkeypatch.setattr(Registry, "register", fail)
+    monkeypatch.setattr(Replicas, "register", fail)
     follower = Thread(target=replica.follow, args=(stop,))
     follower.start()
     assert replica.healthy
@@ -153,6 +155,58 @@ def test_only_changed_sub_models_are_read_again(system: hybridmu.System) -> None
     replica.refresh()
     assert replica.ensemble.models[1] is before.models[1]
     assert replica.ensemble.models[0] is not before.models[0]
+
+
+def withholding(system: hybridmu.System, name: str = "one", **policy: Any) -> Replica:
+    raw = system.settings.model_dump(mode="json")
+    raw["policy"] |= {"quarantine": True, **policy}
+    return Replica(Settings.model_validate(raw), name)
+
+
+def test_from_acceptance_to_service_a_touched_shard_does_not_vote(system: hybridmu.System) -> None:
+    replica = withholding(system)
+    rows = [{f"x{i}": float(i) for i in range(8)}]
+    both = replica.ensemble.answer(replica.ensemble.encode(rows))
+    request_id = str(system.forget(ids=[support.ids_in(system, 0)[0]], strategy="retrain")["request_id"])
+    assert replica.refresh() == 1
+    answer = replica.ensemble.answer(replica.ensemble.encode(rows))
+    assert (answer["version"], answer["withheld"], replica.ensemble.voters) == (1, [0], 1)
+    alone = torch.softmax(replica.ensemble.models[1][1](torch.from_numpy(replica.ensemble.encode(rows))), 1)[0]
+    assert list(answer["predictions"][0]["probabilities"].values()) == pytest.approx(alone.tolist())
+    assert answer["predictions"] != both["predictions"]
+    report = system.report(request_id)
+    assert report["state"] == RequestState.RECEIVED
+    assert report["quarantined_at"] >= report["received_at"]
+    while system.ledger.request(request_id).state is not RequestState.APPLIED:
+        system._acquire().step(0.0)
+    assert replica.refresh() == 2
+    assert (replica.ensemble.withheld, replica.ensemble.voters) == (frozenset(), 2)
+
+
+def test_quarantine_leaves_enough_voters_and_says_what_it_did_not_do(system: hybridmu.System) -> None:
+    replica = withholding(system)  # of two shards at least one votes
+    ids = [support.ids_in(system, shard)[0] for shard in (1, 0)]
+    requests = [str(system.forget(ids=[each], strategy="retrain")["request_id"]) for each in ids]
+    replica.refresh()
+    assert replica.ensemble.withheld == {1}, "the first that was asked"
+    assert [system.report(each)["quarantined_at"] is None for each in requests] == [False, True]
+    system.cancel(requests[0])
+    replica.refresh()
+    assert replica.ensemble.withheld == {0}
+    assert system.report(requests[1])["quarantined_at"]
+    assert withholding(system, "two", min_voters=2).ensemble.withheld == frozenset()
+
+
+def test_an_answer_that_began_before_the_quarantine_holds_back_its_moment(system: hybridmu.System) -> None:
+    replica = withholding(system)
+    request_id = str(system.forget(ids=[support.ids_in(system, 0)[0]], strategy="retrain")["request_id"])
+    with replica.answering():
+        begins = Thread(target=replica.refresh)
+        begins.start()
+        support.until(lambda: replica.ensemble.withheld, 5)
+        assert system.report(request_id)["quarantined_at"] is None
+    begins.join(5)
+    assert system.report(request_id)["quarantined_at"]
 
 
 def test_aggregation_is_the_configured_one(system: hybridmu.System) -> None:

@@ -69,7 +69,7 @@ def test_a_replica_stops_answering(system):
     assert not replica.healthy
     with pytest.raises(StateError), replica.answering():
         pass
-    assert system.registry.replicas() == {}
+    assert system.replicas.live() == {}
 
 
 def test_what_a_crash_left_half_done_is_finished(system, monkeypatch):

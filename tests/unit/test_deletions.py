@@ -14,6 +14,7 @@ from hybridmu.store.sql import tables as t
 from hybridmu.store.sql.controls import Controls
 from hybridmu.store.sql.deletions import Deletions, Passed
 from hybridmu.store.sql.registry import Registry
+from hybridmu.store.sql.replicas import Replicas
 from hybridmu.types import Proof, RequestNeed, RequestState, ShardOutcome, ShardPlan
 from tests.support import key, rows_of
 
@@ -39,6 +40,7 @@ def life(engine, ledger, lease):
 class Life:
     def __init__(self, engine, ledger, lease) -> None:
         self.ledger, self.registry, self.token = ledger, Registry(engine), lease.acquire("me", 1e6)
+        self.replicas = Replicas(engine)
         self.registry.publish_training(self.token, [outcome(shard, 0) for shard in range(3)])
 
     def accept(self, *keys, **options) -> str:
@@ -54,7 +56,7 @@ class Life:
         pairs = [(plan(shard), outcome(shard, seq, exact)) for shard, seq in sorted(upto.items())]
         done = names if shards is None else ()
         self.registry.publish(self.token, f"round-{time.monotonic_ns()}", done, pairs)
-        self.ledger.mark_served(self.token, self.registry.confirmed())
+        self.ledger.mark_served(self.token, self.replicas.confirmed())
 
 
 def outcome(shard: int, upto: int, exact: bool = True) -> ShardOutcome:

@@ -11,6 +11,7 @@ from hybridmu.store.sql.lease import Lease
 from hybridmu.store.sql.ledger import Ledger
 from hybridmu.store.sql.measurements import Measurements, record_costs
 from hybridmu.store.sql.registry import Registry
+from hybridmu.store.sql.replicas import Replicas
 from hybridmu.types import CostObservation, RequestState, ShardOutcome, ShardPlan, SliceRecord
 from tests.support import key, rows_of
 
@@ -31,9 +32,9 @@ def plan(shard: int, error: float = 0.0) -> ShardPlan:
     return ShardPlan(shard, "retrain", 1, 2, 25, 0.5, 0.4, (0.3, 0.5), (), "time", ("why",), 0.0, error)
 
 
-def test_there_is_no_version_before_training(registry):
+def test_there_is_no_version_before_training(engine, registry):
     assert registry.served() is None
-    assert registry.confirmed() == 0
+    assert Replicas(engine).confirmed() == 0
     with pytest.raises(StateError, match="hybridmu train"):
         registry.version()
 
@@ -130,28 +131,29 @@ def test_a_stolen_lease_stops_the_old_coordinator(registry, ledger, lease, engin
     assert everything(engine) == before
 
 
-def test_served_means_every_live_replica(registry, ledger, trained):
+def test_served_means_every_live_replica(engine, registry, ledger, trained):
+    replicas = Replicas(engine)
     requests = [ledger.accept([key(n, 1)]).request_id for n in (1, 2)]
     for number, request in enumerate(requests, start=1):
         registry.publish(trained, f"round{number}", [request], [(plan(1), outcome(1, number))])
-    assert registry.confirmed() == 3  # nobody else answers: the pointer
-    registry.register("slow", 0, 60)
-    registry.register("quick", 3, 60)
-    assert (registry.confirmed(), registry.replicas()) == (0, {"slow": 0, "quick": 3})
-    assert ledger.mark_served(trained, registry.confirmed()) == []
-    registry.register("slow", 2, 60)
-    assert registry.confirmed() == 2
+    assert replicas.confirmed() == 3  # nobody else answers: the pointer
+    replicas.register("slow", 0, 60)
+    replicas.register("quick", 3, 60)
+    assert (replicas.confirmed(), replicas.live()) == (0, {"slow": 0, "quick": 3})
+    assert ledger.mark_served(trained, replicas.confirmed()) == []
+    replicas.register("slow", 2, 60)
+    assert replicas.confirmed() == 2
     assert ledger.mark_served(trained, 2) == [requests[0]]
     assert ledger.request(requests[0]).served_at is not None
     assert ledger.request(requests[1]).state is RequestState.APPLIED
-    registry.register("slow", 2, -1)  # expired: it took itself out
-    assert (registry.confirmed(), registry.replicas()) == (3, {"quick": 3})
-    registry.register("ahead", 9, 60)
-    assert registry.confirmed() == 3
-    registry.unregister("quick")
-    assert registry.confirmed() == 3  # never beyond the pointer
-    registry.unregister("ahead")
-    assert registry.confirmed() == 3
+    replicas.register("slow", 2, -1)  # expired: it took itself out
+    assert (replicas.confirmed(), replicas.live()) == (3, {"quick": 3})
+    replicas.register("ahead", 9, 60)
+    assert replicas.confirmed() == 3
+    replicas.unregister("quick")
+    assert replicas.confirmed() == 3  # never beyond the pointer
+    replicas.unregister("ahead")
+    assert replicas.confirmed() == 3
     assert ledger.mark_served(trained, 3) == [requests[1]]
     assert ledger.mark_served(trained, 3) == []
 

@@ -1,4 +1,4 @@
-"""Immutable model versions, the serving pointer, and the replicas that follow it.
+"""Immutable model versions and the serving pointer.
 
 A version moves forward in what it has forgotten: per shard, its watermark (tombstones with seq ≤ it are out) never
 falls. The pointer moves by compare-and-set, in the transaction that publishes the version.
@@ -24,7 +24,7 @@ from hybridmu.types import ModelVersion, PastSubModel, RequestState, ShardOutcom
 
 
 class Registry:
-    """Versions and who serves them.
+    """Versions and which one is served.
 
     Args:
         engine: From `database.connect`.
@@ -178,38 +178,6 @@ class Registry:
                 if shard in owing and upto > owing[shard]:
                     found[shard] = min(deadline, found[shard] or deadline)
             return found
-
-    # ------------------------------------------------------------------ replicas
-
-    def register(self, replica_id: str, version: int, lease_seconds: float) -> None:
-        """Add or renew a replica that answers with `version`; call with 0 before reading the pointer."""
-        values = {"expires_at": time.time() + lease_seconds, "version": version}
-        with self._write.begin() as connection:
-            changed = connection.execute(
-                t.replicas.update().where(t.replicas.c.replica_id == replica_id).values(**values)
-            )
-            if changed.rowcount == 0:
-                connection.execute(t.replicas.insert().values(replica_id=replica_id, **values))
-
-    def unregister(self, replica_id: str) -> None:
-        """Remove a replica that stopped answering."""
-        with self._write.begin() as connection:
-            connection.execute(t.replicas.delete().where(t.replicas.c.replica_id == replica_id))
-
-    def confirmed(self) -> int:
-        """Return the newest version that every unexpired replica answers with; the pointer when there is none."""
-        with self._read.begin() as connection:
-            pointer = int(connection.scalar(sa.select(t.serving.c.version)) or 0)
-            slowest = connection.scalar(
-                sa.select(sa.func.min(t.replicas.c.version)).where(t.replicas.c.expires_at > time.time())
-            )
-        return pointer if slowest is None else min(pointer, int(slowest))
-
-    def replicas(self) -> dict[str, int]:
-        """Return unexpired replica → version."""
-        query = t.replicas.select().where(t.replicas.c.expires_at > time.time())
-        with self._read.begin() as connection:
-            return {row.replica_id: row.version for row in connection.execute(query)}
 
 
 def _mark_exact(connection: Connection, number: int, now: float) -> None:

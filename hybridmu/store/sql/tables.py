@@ -34,6 +34,7 @@ requests = sa.Table(
     sa.Column("ignored_unknown", sa.Integer, nullable=False, default=0),
     sa.Column("received_at", sa.Float, nullable=False),
     sa.Column("deadline_at", sa.Float),
+    sa.Column("quarantined_at", sa.Float),
     sa.Column("applied_at", sa.Float),
     sa.Column("served_at", sa.Float),
     sa.Column("exact_at", sa.Float),
@@ -227,6 +228,7 @@ replicas = sa.Table(
     sa.Column("replica_id", sa.String(80), primary_key=True),
     sa.Column("expires_at", sa.Float, nullable=False),
     sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("quarantined_upto", _Big, nullable=False, default=0),
 )
 leases = sa.Table(
     "leases",

@@ -193,6 +193,7 @@ def upgrade() -> None:
         sa.Column("replica_id", sa.String(length=80), nullable=False),
         sa.Column("expires_at", sa.Float(), nullable=False),
         sa.Column("version", sa.Integer(), nullable=False),
+        sa.Column("quarantined_upto", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.PrimaryKeyConstraint("replica_id", name=op.f("pk_replicas")),
     )
     op.create_table(
@@ -207,6 +208,7 @@ def upgrade() -> None:
         sa.Column("ignored_unknown", sa.Integer(), nullable=False),
         sa.Column("received_at", sa.Float(), nullable=False),
         sa.Column("deadline_at", sa.Float(), nullable=True),
+        sa.Column("quarantined_at", sa.Float(), nullable=True),
         sa.Column("applied_at", sa.Float(), nullable=True),
         sa.Column("served_at", sa.Float(), nullable=True),
         sa.Column("exact_at", sa.Float(), nullable=True),
