@@ -8,8 +8,6 @@ import logging
 import threading
 from typing import Annotated, Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from fastapi import Depends, FastAPI, HTTPException
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
@@ -19,7 +17,6 @@ from hybridmu.config import Settings
 from hybridmu.errors import DataError, HybridMUError, StateError
 from hybridmu.serving.api import PredictRequest, PredictResponse, VersionResponse, problem
 from hybridmu.serving.door import Door
-from hybridmu.serving.ensemble import Ensemble as Answering
 from hybridmu.serving.replica import Replica
 from hybridmu.store.sql.database import connect
 from hybridmu.store.sql.tokens import Tokens
@@ -27,7 +24,6 @@ from hybridmu.store.sql.tokens import Tokens
 api = FastAPI(title="HybridMU", description="Predictions of an ensemble that forgets.", version="1")
 _Bearer = Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))]
 _log = logging.getLogger("ray.serve")
-_Answer = tuple[Answering, npt.NDArray[np.float32]]
 
 
 @serve.deployment(name="Ensemble", num_replicas=1, ray_actor_options={"num_cpus": 0}, health_check_period_s=2)
@@ -57,14 +53,10 @@ class Ensemble:
         await self._admit(bearer)
         try:
             with self._replica.answering():
-                ensemble = self._replica.ensemble
-                x = await asyncio.to_thread(ensemble.encode, request.rows)
-                answered, probabilities = await self._batch(x)
-                return {
-                    "version": answered.version,
-                    "withheld": sorted(answered.withheld),
-                    "predictions": answered.label(probabilities),
-                }
+                answer: dict[str, Any] | DataError = await self._batch(request.rows)
+                if isinstance(answer, DataError):
+                    raise answer
+                return answer
         except DataError as error:
             raise HTTPException(422, problem(error)) from None
         except StateError as error:
@@ -106,10 +98,13 @@ class Ensemble:
     @serve.batch(  # type: ignore[untyped-decorator]
         max_batch_size=64, batch_wait_timeout_s=0.002
     )
-    async def _batch(self, parts: list[npt.NDArray[np.float32]]) -> list[_Answer]:
+    async def _batch(self, requests: list[list[dict[str, Any]]]) -> list[dict[str, Any] | DataError]:
         ensemble = self._replica.ensemble  # captured once: one batch, one version
-        joined = await asyncio.to_thread(ensemble.probabilities, np.concatenate(parts))
-        return [(ensemble, part) for part in np.split(joined, np.cumsum([len(part) for part in parts])[:-1])]
+        if ensemble.quick(
+            sum(len(rows) for rows in requests)
+        ):  # a thread would cost more than it frees (docs/serving.md)
+            return ensemble.answers(requests)
+        return await asyncio.to_thread(ensemble.answers, requests)
 
     async def refresh(self, version: int) -> int:
         """Follow the pointer now instead of at the next poll; the coordinator broadcasts this.
@@ -145,5 +140,7 @@ def make_application(settings: Settings, replicas: int = 1) -> serve.Application
         settings: The configuration.
         replicas: How many processes answer.
     """
-    deployment = Ensemble.options(num_replicas=replicas)  # type: ignore[attr-defined]
+    # Serve's own bound is 5, which no batch would ever be full with.
+    ongoing = 2 * settings.serving.max_batch_size
+    deployment = Ensemble.options(num_replicas=replicas, max_ongoing_requests=ongoing)  # type: ignore[attr-defined]
     return deployment.bind(settings.model_dump(mode="json"))

@@ -5,6 +5,8 @@ Answers agree up to rounding; exactness is a property of weights, not of this pa
 
 from __future__ import annotations
 
+import copy
+import threading
 import time
 from collections.abc import Callable, Sequence
 
@@ -30,7 +32,8 @@ def loop(models: Sequence[SubModel]) -> Forward:
 def vmapped(models: Sequence[SubModel]) -> Forward | None:
     """Return the same through `torch.vmap` over stacked parameters; None when a module does not support it."""
     parameters, buffers = torch.func.stack_module_state(list(models))
-    skeleton = models[0]
+    # Calling a module with other weights puts them into it for a moment; another thread may be answering with this one.
+    skeleton, alone = copy.deepcopy(models[0]).to("meta"), threading.Lock()
 
     def one(p: dict[str, Tensor], b: dict[str, Tensor], x: Tensor) -> Tensor:
         logits: Tensor = torch.func.functional_call(skeleton, (p, b), (x,))
@@ -39,7 +42,8 @@ def vmapped(models: Sequence[SubModel]) -> Forward | None:
     batched = torch.vmap(one, in_dims=(0, 0, None))
 
     def run(x: Tensor) -> Tensor:
-        logits: Tensor = batched(parameters, buffers, x)
+        with alone:
+            logits: Tensor = batched(parameters, buffers, x)
         return logits
 
     return run
