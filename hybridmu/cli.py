@@ -34,6 +34,7 @@ from hybridmu.commands.console import (
     progress,
 )
 from hybridmu.errors import ConfigError
+from hybridmu.logs import start_logging
 from hybridmu.runtime.coordinator import Snapshot
 from hybridmu.system import System, connect
 from hybridmu.types import StrategyChoice
@@ -145,6 +146,7 @@ def run(
 ) -> None:
     """Be the coordinator: fulfil requests until interrupted."""
     with _system(config_file, as_json, local) as system:
+        start_logging(system.settings.logs)
         last: list[Snapshot] = []
 
         def watch(snapshot: Snapshot) -> None:

@@ -269,6 +269,18 @@ class ServingSettings(_Frozen):
     authenticate: bool = False
 
 
+class LogSettings(_Frozen):
+    """Log lines of the coordinator, of replicas and of `hybridmu api`.
+
+    Attributes:
+        format: `text`, or `json`: one object per line, for collectors.
+        level: The least that is logged.
+    """
+
+    format: Literal["text", "json"] = "text"
+    level: Literal["debug", "info", "warning", "error"] = "warning"
+
+
 class ApiSettings(_Frozen):
     """The HTTP interface for requests (`hybridmu api`).
 
@@ -340,6 +352,7 @@ class Settings(_Frozen):
     cluster: ClusterSettings = ClusterSettings()
     serving: ServingSettings = ServingSettings()
     api: ApiSettings = ApiSettings()
+    logs: LogSettings = LogSettings()
     keys: KeySettings = KeySettings()
     storage_url: str
     database_url: str | None = None

@@ -14,6 +14,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from hybridmu.cluster.actors import NAMESPACE
 from hybridmu.cluster.announce import announce
 from hybridmu.cluster.executor import RayExecutor
+from hybridmu.cluster.metrics import LedgerMetrics
 from hybridmu.cluster.resources import ensure_ray, local_storage_warning, nodes, pools, refuse_ledger_in_a_file
 from hybridmu.config import Settings
 from hybridmu.errors import HybridMUError, StateError
@@ -31,6 +32,7 @@ class CoordinatorActor(Coordinator):
         self._ray = RayExecutor(settings)
         super().__init__(settings, self._ray, holder)
         self._announced: int | None = None
+        self._metrics = LedgerMetrics(self._engine)
 
     def acquire(self) -> bool:
         """Return whether the lease was taken; CPUs that a dead holder left reserved are then free again."""
@@ -42,6 +44,7 @@ class CoordinatorActor(Coordinator):
     def step(self, wait_seconds: float = 0.0) -> Snapshot:
         """Return the state after one step; tell replicas of a new version at once instead of at their next poll."""
         snapshot = super().step(wait_seconds)
+        self._metrics.show()
         if snapshot.version != self._announced and self.replicas.live():
             announce(snapshot.version or 0)
             self.ledger.mark_served(self._token(), self.replicas.confirmed())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Mapping
+from typing import Any
 from urllib.parse import urlparse
 
 import ray
@@ -30,7 +31,9 @@ def ensure_ray(settings: Settings) -> bool:
     if ray.is_initialized():
         return False
     address = settings.cluster.address or ("auto" if in_ray_job() else None)
-    common = {"namespace": NAMESPACE, "log_to_driver": False, "logging_level": "warning"}
+    common: dict[str, Any] = {"namespace": NAMESPACE, "log_to_driver": False, "logging_level": "warning"}
+    if settings.logs.format == "json":  # the workers' files, which collectors read on every node
+        common["logging_config"] = ray.LoggingConfig(encoding="JSON", log_level=settings.logs.level.upper())
     try:
         if address is None:
             ray.init(num_cpus=os.cpu_count(), include_dashboard=False, **common)

@@ -13,6 +13,7 @@ from fastapi import Depends, FastAPI, HTTPException
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from ray import serve
 
+from hybridmu.cluster.metrics import ReplicaMetrics
 from hybridmu.config import Settings
 from hybridmu.errors import DataError, HybridMUError, StateError
 from hybridmu.serving.api import PredictRequest, PredictResponse, VersionResponse, problem
@@ -38,7 +39,8 @@ class Ensemble:
     def __init__(self, settings: dict[str, Any]) -> None:
         parsed = Settings.model_validate(settings)
         torch.set_num_threads(1)
-        self._replica = Replica(parsed, serve.get_replica_context().replica_id.unique_id)
+        name = serve.get_replica_context().replica_id.unique_id
+        self._replica = Replica(parsed, name, ReplicaMetrics().swapped)
         guarded = parsed.serving.authenticate
         self._door = Door(Tokens(connect(parsed.database)).all, parsed.api.token_seconds) if guarded else None
         self._stop = threading.Event()
@@ -142,5 +144,6 @@ def make_application(settings: Settings, replicas: int = 1) -> serve.Application
     """
     # Serve's own bound is 5, which no batch would ever be full with.
     ongoing = 2 * settings.serving.max_batch_size
-    deployment = Ensemble.options(num_replicas=replicas, max_ongoing_requests=ongoing)  # type: ignore[attr-defined]
+    logs = {"encoding": settings.logs.format.upper(), "log_level": settings.logs.level.upper()}
+    deployment = Ensemble.options(num_replicas=replicas, max_ongoing_requests=ongoing, logging_config=logs)  # type: ignore[attr-defined]
     return deployment.bind(settings.model_dump(mode="json"))

@@ -12,6 +12,7 @@ from rich.table import Table
 from hybridmu import config
 from hybridmu.commands.console import ConfigOption, JsonOption, emit, err, errors, out, print_table
 from hybridmu.core.access import SCOPES, Token
+from hybridmu.logs import start_logging
 from hybridmu.store.sql.tokens import Tokens
 from hybridmu.system import connect
 
@@ -31,6 +32,7 @@ def api(config_file: ConfigOption) -> None:
         with connect(settings, "local") as system:
             system.requests()  # a system that is not there, or another one's, is refused here
         app = make_app(settings)
+    start_logging(settings.logs)
     where = settings.api
     err.print(f"answering on http://{where.host}:{where.port}, until interrupted", soft_wrap=True)
     if where.host not in {"127.0.0.1", "localhost", "::1"}:

@@ -15,8 +15,9 @@ from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Path, Query, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 
 from hybridmu.config import Settings
@@ -37,6 +38,7 @@ from hybridmu.errors import (
 from hybridmu.gateway.bodies import Forget, Keys, PlanAnswer, Problem, Report, problem
 from hybridmu.gateway.console import add_console
 from hybridmu.gateway.length import BodyLimit
+from hybridmu.gateway.metrics import exposition
 from hybridmu.report.plain import finite
 from hybridmu.serving.door import Buckets, Door
 from hybridmu.store.certificates import Certificates
@@ -193,6 +195,12 @@ def make_app(settings: Settings) -> FastAPI:
                 raise HTTPException(404, "this request has no certificate yet: it is not purged")
             # The very document: every digit of it is signed.
             return JSONResponse(Certificates(taken.site.storage).get(number))
+
+    @app.get("/metrics", response_class=PlainTextResponse)
+    def metrics(_: Annotated[Token, Depends(allowed("audit"))]) -> Any:
+        """Show the ledger's metrics in Prometheus' text format."""
+        with system() as taken:
+            return PlainTextResponse(exposition(taken.vitals()), media_type=CONTENT_TYPE_LATEST)
 
     @app.get("/healthz", responses={200: {"description": "requests can be accepted"}})
     def healthz() -> dict[str, str]:

@@ -8,6 +8,7 @@ in a round of its own, without requests.
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 import uuid
@@ -58,6 +59,7 @@ from hybridmu.types import (
     Tombstone,
 )
 
+_log = logging.getLogger(__name__)
 LEASE_SECONDS = 15.0
 _REPAIR_RETRY_SECONDS = 60.0
 _STRICTEST: tuple[StrategyChoice, ...] = ("retrain", "rewind", "auto", "dpus-optimised", "dpus-newton", "dpus")
@@ -219,7 +221,8 @@ class Coordinator:
             self._receive(result)
         confirmed = self.replicas.confirmed()
         self._growth.ingestions.mark_served(self._token(), confirmed)
-        if self.ledger.mark_served(self._token(), confirmed):
+        if served := self.ledger.mark_served(self._token(), confirmed):
+            _log.info("%d request(s) are served", len(served), extra={"requests": served})
             self._purger.wake()
         return self.snapshot()
 
@@ -262,6 +265,8 @@ class Coordinator:
                 self._finish_if_done(owner)
             return
         attempts = owner.attempts[job.shard]
+        fields = {"shard": job.shard, "strategy": job.strategy, "attempt": attempts}  # not the error: it may name a row
+        _log.warning("a job of shard %d failed", job.shard, extra=fields)
         if result.strategy_unavailable:
             plan = owner.plans[job.shard]
             reasons = (*plan.reasons, f"fell back to retrain: {result.error.splitlines()[0]}")
@@ -298,7 +303,9 @@ class Coordinator:
         else:
             pairs = [(done.plans[shard], done.outcomes[shard]) for shard in sorted(done.plans)]
             if not done.mends or self._differs(pairs):
-                self.registry.publish(self._token(), done.round_id, list(done.places), pairs)
+                version = self.registry.publish(self._token(), done.round_id, list(done.places), pairs)
+                fields = {"version": version, "requests": list(done.places), "shards": sorted(done.plans)}
+                _log.info("version %d is published", version, extra=fields)
                 self._journal.settle()
             self._healer.changed(self._token(), list(done.plans), mended=done.mends)
             self._purger.wake()

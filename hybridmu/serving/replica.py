@@ -10,7 +10,7 @@ import math
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from hybridmu.config import Settings
@@ -33,9 +33,12 @@ class Replica:
     Args:
         settings: The configuration.
         replica_id: Unique name of this replica.
+        swapped: Told of every swap: seconds it took, version that answers, sub-models that are withheld.
     """
 
-    def __init__(self, settings: Settings, replica_id: str) -> None:
+    def __init__(
+        self, settings: Settings, replica_id: str, swapped: Callable[[float, int, int], None] | None = None
+    ) -> None:
         self.settings, self.replica_id = settings, replica_id
         self.site = Site(settings)
         self._engine = connect(settings.database)
@@ -43,7 +46,7 @@ class Replica:
         self._registry, self._replicas = Registry(self._engine), Replicas(self._engine)
         policy = settings.policy
         self._min_voters = policy.min_voters or math.ceil(settings.sisa.shards / 2)
-        self._quarantined = Quarantine()
+        self._quarantined, self._swapped = Quarantine(), swapped
         self._lease = settings.serving.lease_seconds
         self._lock = threading.Lock()  # guards the generation and its counts
         self._refreshing = threading.Lock()  # one refresh at a time
@@ -54,6 +57,7 @@ class Replica:
         self._replicas.register(replica_id, 0, self._lease)
         with reporting(self.site, self._engine):
             self.ensemble = Ensemble.load(self.site, self._registry.version())
+        self._tell(time.monotonic() - self._renewed)
         self.refresh()
 
     def refresh(self) -> int:
@@ -83,9 +87,10 @@ class Replica:
                     if not self._withhold():
                         return self.ensemble.version
                     continue
+                began = time.monotonic()
                 with reporting(self.site, self._engine):
                     fresh = Ensemble.load(self.site, self._registry.version(pointer), self.ensemble)
-                self._swap(fresh, self._due(fresh))
+                self._swap(fresh, self._due(fresh), began)
 
     def _due(self, ensemble: Ensemble) -> Quarantine:
         """Return what the policy wants to be withheld from an ensemble now."""
@@ -99,16 +104,21 @@ class Replica:
         if due.withheld == self.ensemble.withheld:
             self._quarantined = due
         else:
-            self._swap(self.ensemble, due)
+            self._swap(self.ensemble, due, time.monotonic())
         return due.upto > confirmed
 
-    def _swap(self, ensemble: Ensemble, due: Quarantine) -> None:
+    def _swap(self, ensemble: Ensemble, due: Quarantine, began: float) -> None:
         """Answer with another ensemble or vote, and wait until nothing answers with the one before."""
         with self._lock:
             self.ensemble = ensemble.withholding(due.withheld)
             self._generation += 1
         self._drain()
         self._quarantined = due
+        self._tell(time.monotonic() - began)
+
+    def _tell(self, seconds: float) -> None:
+        if self._swapped:
+            self._swapped(seconds, self.ensemble.version, len(self.ensemble.withheld))
 
     def follow(self, stop: threading.Event) -> None:
         """Refresh until stopped; a failing ledger is retried, and the lease runs out meanwhile."""

@@ -17,6 +17,7 @@ from hybridmu.runtime.eviction import CheckpointKeeper
 from hybridmu.runtime.retiring import decommission
 from hybridmu.runtime.upgrade import upgrade_plan
 from hybridmu.store.journal import Journal
+from hybridmu.store.sql.vitals import Vitals, read_vitals
 from hybridmu.types import (
     RequestState,
 )
@@ -73,6 +74,10 @@ class Operating(Opened):
         """Return the legal holds that are not lifted."""
         self._check_bound()
         return [asdict(hold) for hold in self.controls.holds()]
+
+    def vitals(self) -> Vitals:
+        """Return how the system is doing, in the numbers that metrics show."""
+        return read_vitals(self._engine)
 
     def status(self) -> dict[str, Any]:
         """Return where the system stands: version, shards and what they owe, canaries, requests, holds, replicas."""

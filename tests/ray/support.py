@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import shutil
@@ -18,6 +19,8 @@ from typing import Any
 
 import httpx
 import ray
+from prometheus_client import Metric
+from prometheus_client.parser import text_string_to_metric_families
 from ray.util import placement_group_table
 from ray.util.placement_group import PlacementGroup, PlacementGroupID, remove_placement_group
 
@@ -143,6 +146,7 @@ class Head:
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
             "RAY_TMPDIR": temporary,
+            "RAY_metrics_report_interval_ms": "500",
         }
         command = ["ray", "start", "--head", "--block", f"--port={self.gcs}", f"--dashboard-port={self.dashboard}"]
         command += ["--dashboard-host=127.0.0.1", "--num-cpus=2", f"--object-store-memory={200 * 2**20}"]
@@ -175,6 +179,17 @@ class Head:
         """Return the JSON answer of the dashboard."""
         token = {"Authorization": f"Bearer {self.env['RAY_AUTH_TOKEN']}"}
         return httpx.request(method, self.url + path, json=body, headers=token, timeout=60).raise_for_status().json()
+
+    def scrape(self) -> dict[str, Metric]:
+        """Return every metric that Ray's exporters on this head give to Prometheus."""
+        (found,) = Path(self.env["RAY_TMPDIR"]).rglob("prom_metrics_service_discovery.json")
+        targets = {address for group in json.loads(found.read_text()) for address in group["targets"]}
+        families: dict[str, Metric] = {}
+        for address in sorted(targets):
+            with suppress(httpx.HTTPError):
+                text = httpx.get(f"http://{address}/metrics", timeout=10).text
+                families |= {family.name: family for family in text_string_to_metric_families(text)}
+        return families
 
     def run(self, *command: str, check: bool = True, **env: str) -> subprocess.CompletedProcess[str]:
         """Run a command of the environment's bin folder in the project's folder."""

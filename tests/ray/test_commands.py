@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 import hybridmu
+from hybridmu.report.metrics import DEADLINE, LEDGER
 from jobs import forget, submit
 from tests.ray import support
 from tests.ray.support import Head
@@ -207,3 +208,17 @@ def test_what_can_not_be_submitted_is_refused_before_a_cluster_is_asked(
     with pytest.raises(SystemExit) as refused:
         submit.main()
     assert refused.value.code not in {0, None}
+
+
+def test_prometheus_sees_what_a_running_coordinator_does(digits: Digits) -> None:
+    job = digits.submit("python jobs/run.py -c examples/digits.yaml")
+    try:
+        wanted = {f"ray_{metric.name}" for metric in LEDGER if metric is not DEADLINE}  # nothing has a deadline
+        found = support.until(lambda: wanted <= (seen := digits.head.scrape()).keys() and seen, 90, step=0.5)
+        (version,) = {sample.value for sample in found["ray_hybridmu_version"].samples}
+        assert version >= 1
+        assert {sample.labels["state"] for sample in found["ray_hybridmu_requests"].samples} >= {"received", "purged"}
+        assert [sample.value for sample in found["ray_hybridmu_coordinator_up"].samples] == [1.0]
+    finally:
+        digits.head.api("POST", f"/api/jobs/{job}/stop")
+        digits.wait(job)

@@ -265,3 +265,13 @@ def test_it_answers_on_loopback_until_it_is_stopped(company):
 
 def _hybridmu() -> list[str]:
     return [str(Path(sys.executable).with_name("hybridmu"))]
+
+
+def test_metrics_are_for_auditors_and_name_nobody(company):
+    assert company.stranger.get("/metrics").status_code == 401
+    assert company.as_("desk", "forget").get("/metrics").status_code == 403
+    answer = company.as_("prometheus", "audit").get("/metrics")
+    assert answer.status_code == 200
+    assert answer.headers["content-type"].startswith("text/plain")
+    assert "# TYPE hybridmu_requests gauge" in answer.text
+    assert "desk" not in answer.text

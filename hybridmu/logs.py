@@ -1,0 +1,22 @@
+"""Log lines of processes that stay, as text or as JSON; never with an id, a row or a token's secret in them."""
+
+from __future__ import annotations
+
+import logging
+
+from pythonjsonlogger.json import JsonFormatter
+
+from hybridmu.config import LogSettings
+
+_FIELDS = "%(asctime)s %(levelname)s %(name)s %(message)s"
+
+
+def start_logging(settings: LogSettings) -> None:
+    """Send this process's log lines to standard error as the settings say; a second call replaces the first.
+
+    Args:
+        settings: Format and level.
+    """
+    handler = logging.StreamHandler()
+    handler.setFormatter(JsonFormatter(_FIELDS) if settings.format == "json" else logging.Formatter(_FIELDS))
+    logging.basicConfig(handlers=[handler], level=settings.level.upper(), force=True)
