@@ -19,7 +19,7 @@ import typer
 from rich.table import Table
 
 from hybridmu import config, datasets
-from hybridmu.commands import api, audit, certificate, incoming, keys, models, operate, storage
+from hybridmu.commands import api, audit, certificate, incoming, keys, models, operate, size, storage
 from hybridmu.commands.console import (
     ConfigOption,
     JsonOption,
@@ -61,6 +61,7 @@ app.command()(models.reshard)
 app.command()(audit.audit)
 app.command()(api.api)
 app.command()(storage.checkpoints)
+app.command()(size.size)
 app.command()(storage.upgrade)
 app.command()(storage.decommission)
 

@@ -35,11 +35,12 @@ from hybridmu.verbs.auditing import Auditing
 from hybridmu.verbs.opened import Watcher
 from hybridmu.verbs.operating import Operating
 from hybridmu.verbs.rows import NewRows
+from hybridmu.verbs.sizing import Sizing
 
 __all__ = ["System", "Watcher", "connect"]
 
 
-class System(NewRows, Operating, Auditing):
+class System(NewRows, Operating, Auditing, Sizing):
     """One unlearning system: its data, model, ledger and cluster.
 
     Args:

@@ -7,8 +7,11 @@ by comparing versions (arXiv 2405.20272).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
+
+Name = TypeVar("Name")
 
 
 @dataclass(frozen=True)
@@ -67,3 +70,32 @@ def due(group: Sequence[Waiting], estimated_seconds: float, policy: Batching) ->
     if slacks and min(slacks) <= policy.margin * estimated_seconds:
         return f"deadline: {min(slacks):.1f} s left for about {estimated_seconds:.1f} s of work"
     return None
+
+
+def claim(places: Mapping[Name, Collection[int]], busy: Collection[int]) -> list[list[Name]]:
+    """Return which waiting requests can start, in groups that share shards, directly or through others.
+
+    Args:
+        places: Request → its shards, oldest first.
+        busy: Shards with jobs.
+
+    Example:
+        >>> claim({"a": {0}, "b": {1, 2}, "c": {0, 3}, "d": {4}, "e": {2}}, busy={4})
+        [['a', 'c'], ['b', 'e']]
+        >>> claim({"a": {0, 1}, "b": {1}}, busy={0})  # shard 1 is kept for the one that waited longer
+        []
+    """
+    held, groups = set(busy), list[tuple[set[int], list[Name]]]()
+    for name, wanted in places.items():
+        if held & set(wanted):
+            held |= set(wanted)  # later requests must not starve it by taking its free shards
+            continue
+        shards, members, apart = set(wanted), [name], []
+        for group in groups:
+            if group[0] & shards:
+                shards |= group[0]
+                members = group[1] + members
+            else:
+                apart.append(group)
+        groups = [*apart, (shards, members)]
+    return [members for _, members in groups]

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from hybridmu.config import Settings
 from hybridmu.errors import LeaseLostError, ShardFailedError, StateError, StrategyUnavailableError
 from hybridmu.faults import reach
-from hybridmu.planning.batching import Batching, Waiting, due
+from hybridmu.planning.batching import Batching, Waiting, claim, due
 from hybridmu.planning.repair import Debt, repair_due
 from hybridmu.planning.workload import count
 from hybridmu.runtime.calibrating import Calibrator
@@ -331,14 +331,9 @@ class Coordinator:
         if paused or not waiting:
             return bool(waiting or flying)
         places = {name: set(shards) for name, shards in self.ledger.shards_of([r.request_id for r in waiting]).items()}
-        free = []
-        for request in waiting:
-            if places[request.request_id] & busy:
-                busy |= places[request.request_id]  # later requests must not starve it by taking its free shards
-            else:
-                free.append(request)
-        for group in _connected(free, places):
-            self._start(group, {request.request_id: places[request.request_id] for request in group})
+        named = {request.request_id: request for request in waiting}
+        for group in claim({name: places[name] for name in named}, busy):
+            self._start([named[name] for name in group], {name: places[name] for name in group})
         return True
 
     def _start(self, group: Sequence[ForgetRequest], places: dict[str, set[int]]) -> None:
@@ -528,22 +523,6 @@ class Coordinator:
         if time.monotonic() - self._renewed > LEASE_SECONDS / 5:
             self.lease.heartbeat(self._token(), LEASE_SECONDS)
             self._renewed = time.monotonic()
-
-
-def _connected(requests: Sequence[ForgetRequest], places: dict[str, set[int]]) -> list[list[ForgetRequest]]:
-    """Return requests in groups that share shards, directly or through others."""
-    groups: list[tuple[set[int], list[ForgetRequest]]] = []
-    for request in requests:
-        shards, members = set(places[request.request_id]), [request]
-        apart = []
-        for group in groups:
-            if group[0] & shards:
-                shards |= group[0]
-                members = group[1] + members
-            else:
-                apart.append(group)
-        groups = [*apart, (shards, members)]
-    return [members for _, members in groups]
 
 
 def _pairs(tombstones: Sequence[Tombstone]) -> tuple[tuple[KeyKind, bytes], ...]:

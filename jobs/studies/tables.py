@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from jobs.studies import audited, decisions, goals, records
@@ -18,11 +18,22 @@ Row = Sequence[str]
 
 
 def fill(text: str, folder: Path) -> str:
+    """Return docs/results.md with every marked table made anew.
+
+    Args:
+        text: With markers `<!-- table NAME ARGUMENT -->`.
+        folder: Of the CSV files.
+    """
+    return filled(text, folder, TABLES)
+
+
+def filled(text: str, folder: Path, tables: Mapping[str, Callable[[Path, str], str]]) -> str:
     """Return a document with every marked table made anew.
 
     Args:
         text: With markers `<!-- table NAME ARGUMENT -->`.
         folder: Of the CSV files.
+        tables: Name → what makes the table of a folder and an argument.
 
     Returns:
         The same text around other tables.
@@ -32,9 +43,9 @@ def fill(text: str, folder: Path) -> str:
     """
 
     def block(match: re.Match[str]) -> str:
-        if match[2] not in TABLES:
-            raise ValueError(f"unknown table {match[2]!r}; known: {', '.join(sorted(TABLES))}")
-        return f"{match[1]}\n{TABLES[match[2]](folder, match[3] or '')}\n\n{match[4]}"
+        if match[2] not in tables:
+            raise ValueError(f"unknown table {match[2]!r}; known: {', '.join(sorted(tables))}")
+        return f"{match[1]}\n{tables[match[2]](folder, match[3] or '')}\n\n{match[4]}"
 
     return _BLOCK.sub(block, text)
 
@@ -59,12 +70,12 @@ def runs(folder: Path, _: str) -> str:
                 _listed({record.commit for record in mine}),
             ))
     head = ("file", "system", "seeds", "mixes", "strategies", "rows", "workers", "hardware", "versions", "commit")
-    return _table(head, lines)
+    return table(head, lines)
 
 
 def strategies(folder: Path, _: str) -> str:
     """Return the contenders, in words."""
-    return _table(("strategy", "what it does"), [(name, given.about) for name, given in CONTENDERS.items()])
+    return table(("strategy", "what it does"), [(name, given.about) for name, given in CONTENDERS.items()])
 
 
 def headline(folder: Path, system: str) -> str:
@@ -95,7 +106,7 @@ def headline(folder: Path, system: str) -> str:
         "bits",
         f"{goals.FASTER:g}x, {goals.POINTS:g} points, {goals.NOISES:g} noises",
     )
-    return _table(head, lines)
+    return table(head, lines)
 
 
 def stream(folder: Path, _: str) -> str:
@@ -130,7 +141,7 @@ def stream(folder: Path, _: str) -> str:
         "in noises",
         "bits",
     )
-    return _table(head, lines)
+    return table(head, lines)
 
 
 def boundary(folder: Path, _: str) -> str:
@@ -147,7 +158,7 @@ def boundary(folder: Path, _: str) -> str:
             rules = "; ".join(record.rules for record in by_name["hybrid"])
             lines.append((system, mix, *(f"{cost:.2f}" for cost in costs), *gaps, f"{noise_of(group):.4f}", rules))
     head = ("system", "mix", *(f"{name}, s" for name in shown), *(f"gap of {name}" for name in shown[1:]))
-    return _table((*head, "noise", "the planner's rules"), lines)
+    return table((*head, "noise", "the planner's rules"), lines)
 
 
 def planner(folder: Path, _: str) -> str:
@@ -158,7 +169,7 @@ def planner(folder: Path, _: str) -> str:
         mine = [r for r in found if (f"{r.dataset}/{r.model}", r.mix) == (system, mix)]
         ratios = [r.wall_seconds / r.estimated_seconds for r in mine if r.estimated_seconds]
         lines.append((system, mix, "; ".join(r.rules for r in mine), _spread(ratios, "{:.2f}")))
-    return _table(("system", "mix", "rules, per seed", "measured over estimated seconds"), lines)
+    return table(("system", "mix", "rules, per seed", "measured over estimated seconds"), lines)
 
 
 def speed(record: Record, exact: Record, cost: Callable[[Record], float]) -> float:
@@ -212,23 +223,24 @@ def _listed(values: set[str]) -> str:
     return "; ".join(sorted(values))
 
 
-def _table(head: Row, lines: Iterable[Row]) -> str:
+def table(head: Row, lines: Iterable[Row]) -> str:
+    """Return a Markdown table."""
     return "\n".join(f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *lines))
 
 
 def _of(found: Callable[[Path, str], tuple[Row, Sequence[Row]]]) -> Callable[[Path, str], str]:
-    return lambda folder, argument: _table(*found(folder, argument))
+    return lambda folder, argument: table(*found(folder, argument))
 
 
 TABLES: dict[str, Callable[[Path, str], str]] = {
     "audits": audited.table,
     "boundary": boundary,
     **{name: _of(found) for name, found in decisions.FOUND.items()},
-    "goals": lambda folder, _: _table(*goals.goals(folder)),
+    "goals": lambda folder, _: table(*goals.goals(folder)),
     "headline": headline,
     "planner": planner,
     "runs": runs,
-    "singles": lambda folder, _: _table(*goals.singles(folder)),
+    "singles": lambda folder, _: table(*goals.singles(folder)),
     "strategies": strategies,
     "stream": stream,
 }
