@@ -231,6 +231,8 @@ class ClusterSettings(_Frozen):
         max_parallel: Upper bound on shards trained at once; null: what the cluster has.
         updaters: Central actors for approximate updates.
         live_actors: Shard actors kept alive; more shards than this are storage until they are needed.
+        labels: Ray node label → value that shards and updaters need, as `value`, `!value`, `in(a, b)` or `!in(a, b)`:
+            `{"ray.io/accelerator-type": "in(A100, H100)", "ray.io/market-type": "!spot"}`.
         job_timeout_seconds: A shard job that takes longer has failed.
         resource_timeout_seconds: How long to wait for CPUs or GPUs that others hold.
     """
@@ -241,6 +243,7 @@ class ClusterSettings(_Frozen):
     max_parallel: int | None = Field(None, ge=1)
     updaters: int = Field(1, ge=1)
     live_actors: int = Field(16, ge=1)
+    labels: dict[str, str] = {}
     job_timeout_seconds: float = Field(86_400, gt=0)
     resource_timeout_seconds: float = Field(300, gt=0)
 
@@ -256,6 +259,7 @@ class ServingSettings(_Frozen):
         poll_seconds: How often a replica looks for a new version.
         host: Address that the demo's HTTP proxy binds.
         port: Its port.
+        labels: Ray node label → value that replicas need, as for `cluster.labels`.
         authenticate: Answer those alone who have a token with the scope `predict` (docs/api.md).
     """
 
@@ -266,6 +270,7 @@ class ServingSettings(_Frozen):
     poll_seconds: float = Field(0.5, gt=0)
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=1, le=65535)
+    labels: dict[str, str] = {}
     authenticate: bool = False
 
 

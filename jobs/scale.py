@@ -6,7 +6,7 @@
     python jobs/scale.py plots                                                    # docs/study/scale.svg
 
 * strong: one request that touches all of 8 shards, on 1 to 8 workers; weak: 4 shards per worker; rate: a Poisson
-  stream of single rows; nodes: as strong, over raylets of one CPU each (`--database-url`: a PostgreSQL for all of them).
+  stream of single rows; nodes: as strong, over raylets of one CPU each (`--database-url`: a PostgreSQL for all).
 * `compute` trains on this machine's cores, so it ends where they do. `waiting` waits 30 ms in every step, as a host
   waits for its GPU: it shows what coordination costs with more workers than cores.
 """

@@ -68,7 +68,7 @@ class RayDriver:
         self._ours = ensure_ray(settings)
         found = nodes()
         refuse_ledger_in_a_file(settings, found)
-        pools(settings, found)
+        pools(settings, nodes(settings.cluster.labels))
         if warning := local_storage_warning(settings, found):
             _log.warning(warning)
         # Owned by this process and fenced by the ledger's lease: a restart is a new actor under a new token. It lives
@@ -112,6 +112,6 @@ class RayDriver:
                 raise error.cause from None
             raise
         except RayActorError as error:
-            raise StateError(
-                "the coordinator died", got=str(error).split("\n")[0], remedy="run the command again; nothing is lost"
-            ) from None
+            lines = str(error).strip().splitlines()
+            why = " … ".join(dict.fromkeys((lines[0], lines[-1])))  # between them is a traceback
+            raise StateError("the coordinator died", got=why, remedy="run the command again; nothing is lost") from None

@@ -61,8 +61,8 @@ class RayExecutor:
         self._flights: list[_Flight] = []
         self._failed: list[ShardFailure] = []
         self._looked_at = time.monotonic()
-        found = nodes()
-        refuse_ledger_in_a_file(settings, found)
+        refuse_ledger_in_a_file(settings, nodes())
+        found = nodes(settings.cluster.labels)
         self._pools, self._slots = pools(settings, found), slots(settings, found)
         if not self._gpu and settings.policy.strategy != "retrain":
             self._fleet.for_update(self._pools.updaters)  # up before the first update needs it
@@ -114,8 +114,8 @@ class RayExecutor:
         if now - self._looked_at < _NODES_SECONDS:
             return
         self._looked_at = now
-        found = nodes()
-        refuse_ledger_in_a_file(self._settings, found)
+        refuse_ledger_in_a_file(self._settings, nodes())
+        found = nodes(self._settings.cluster.labels)
         self._slots = slots(self._settings, found)
         if self._slots:  # a cluster that is empty for a moment keeps its plan
             self._pools = pools(self._settings, found)

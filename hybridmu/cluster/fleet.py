@@ -102,7 +102,7 @@ class Fleet:
 
     def _place(self) -> str | None:
         """Return the emptiest node; with GPUs, the node of an idle actor that was retired when all devices are held."""
-        room = slots(self._settings, nodes())
+        room = slots(self._settings, nodes(self._settings.cluster.labels))
         load = dict.fromkeys(room, 0)
         for member in self._members():
             if member.node in load:

@@ -48,9 +48,38 @@ def ensure_ray(settings: Settings) -> bool:
     return True
 
 
-def nodes() -> dict[str, dict[str, float]]:
-    """Return node id → resources of every node that is alive."""
-    return {node["NodeID"]: dict(node["Resources"]) for node in ray.nodes() if node["Alive"]}
+def nodes(labels: Mapping[str, str] | None = None) -> dict[str, dict[str, float]]:
+    """Return node id → resources of every node that is alive.
+
+    Args:
+        labels: Only nodes whose labels fit (`cluster.labels`).
+    """
+    return {
+        node["NodeID"]: dict(node["Resources"])
+        for node in ray.nodes()
+        if node["Alive"] and fits(node.get("Labels", {}), labels or {})
+    }
+
+
+def fits(labels: Mapping[str, str], wanted: Mapping[str, str]) -> bool:
+    """Return whether a node's labels are the wanted ones, in the syntax of Ray's own label selectors.
+
+    Args:
+        labels: Of the node.
+        wanted: Label → `value`, `!value`, `in(a, b)` or `!in(a, b)`.
+
+    Example:
+        >>> fits({"ray.io/accelerator-type": "A100"}, {"ray.io/accelerator-type": "in(A100, H100)"})
+        True
+        >>> fits({}, {"ray.io/market-type": "!spot"})  # a label that is not there is not that value
+        True
+    """
+    for name, text in wanted.items():
+        without = text.removeprefix("!")
+        listed = without.removeprefix("in(").removesuffix(")") if without.startswith("in(") else without
+        if (labels.get(name) in {value.strip() for value in listed.split(",")}) == text.startswith("!"):
+            return False
+    return True
 
 
 def slots(settings: Settings, found: Mapping[str, Mapping[str, float]]) -> dict[str, int]:
@@ -88,7 +117,7 @@ def pools(settings: Settings, found: Mapping[str, Mapping[str, float]]) -> Pools
         largest = {name: max([0.0, *(have.get(name, 0.0) for have in found.values())]) for name in needs}
         short = [name for name, each in needs.items() if largest[name] < each] or list(needs)
         raise ResourceError(
-            f"the cluster is too small: one shard needs {_listed(needs, short)} on one node",
+            f"the cluster is too small: one shard needs {_listed(needs, short)} on one node" + _where(settings),
             expected=f"a node with {_listed(needs, needs)}",
             got=f"{len(found)} node(s), at most {_listed(largest, needs)} on one",
             remedy=f"lower {' or '.join(f'cluster.{name.lower()}s_per_shard' for name in short)}, or add nodes",
@@ -132,6 +161,12 @@ def local_storage_warning(settings: Settings, found: Mapping[str, Mapping[str, f
         f"the cluster has {len(found)} nodes and storage_url is the path {settings.storage_url}: "
         "it must be a mount that all nodes share"
     )
+
+
+def _where(settings: Settings) -> str:
+    """Return which nodes count, for an error."""
+    wanted = settings.cluster.labels
+    return f" with the labels {', '.join(f'{name}={value}' for name, value in wanted.items())}" if wanted else ""
 
 
 def _needs(settings: Settings) -> dict[str, float]:

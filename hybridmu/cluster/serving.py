@@ -145,5 +145,8 @@ def make_application(settings: Settings, replicas: int = 1) -> serve.Application
     # Serve's own bound is 5, which no batch would ever be full with.
     ongoing = 2 * settings.serving.max_batch_size
     logs = {"encoding": settings.logs.format.upper(), "log_level": settings.logs.level.upper()}
+    where: dict[str, Any] = {"num_cpus": 0}
+    if settings.serving.labels:
+        where["label_selector"] = dict(settings.serving.labels)
     deployment = Ensemble.options(num_replicas=replicas, max_ongoing_requests=ongoing, logging_config=logs)  # type: ignore[attr-defined]
     return deployment.bind(settings.model_dump(mode="json"))

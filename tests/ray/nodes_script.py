@@ -1,4 +1,4 @@
-"""Three nodes on this machine: a head without work, and two of one CPU; one of them is lost in the middle."""
+"""Four nodes on this machine: a head without work, two of one CPU, one for others; one is lost in the middle."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from tests.ray import support
 def main(folder: Path, database_url: str) -> None:
     """Print a word after each thing that was right; the nodes share a ledger on PostgreSQL."""
     nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": 100 * 2**20})
-    workers = [nodes.add_node(num_cpus=1, object_store_memory=100 * 2**20) for _ in range(2)]
+    workers = [nodes.add_node(num_cpus=1, object_store_memory=100 * 2**20, labels={"use": "train"}) for _ in range(2)]
+    nodes.add_node(num_cpus=4, object_store_memory=100 * 2**20, labels={"use": "serve"})
     nodes.wait_for_nodes()
     ray.init(address=nodes.address, namespace="hybridmu", log_to_driver=False)
 
@@ -33,7 +34,8 @@ def main(folder: Path, database_url: str) -> None:
     pause = folder / "pause"
     task = {"name": "tests.ray.tasks:Pausable", "hidden": [8], "pause": str(pause), "seconds": 0.1}
     sisa = {"shards": 4, "slices": 2, "epochs": 4}
-    settings = Settings.parse(support.config(folder, "nodes", sisa=sisa, task=task, database_url=database_url))
+    raw = support.config(folder, "nodes", sisa=sisa, task=task, database_url=database_url)
+    settings = Settings.parse({**raw, "cluster": {**raw.get("cluster", {}), "labels": {"use": "train"}}})
     pause.touch()
     coordinator = Coordinator(settings, RayExecutor(settings), "test")
     assert coordinator.acquire()
@@ -41,8 +43,8 @@ def main(folder: Path, database_url: str) -> None:
     coordinator.begin_training()
     training = Thread(target=train, args=(coordinator,))
     training.start()
-    support.until(lambda: ray.available_resources().get("CPU", 0) == 0)
-    assert set(placed()) == {worker.node_id for worker in workers}, "none on the head, though shards ask for nothing"
+    support.until(lambda: ray.available_resources().get("CPU", 0) == 4)
+    assert set(placed()) == {worker.node_id for worker in workers}, "none on the head, and none where labels differ"
     print("placed")
 
     nodes.remove_node(workers[0], allow_graceful=False)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import hybridmu
-from hybridmu.cluster.resources import local_storage_warning, pools, refuse_ledger_in_a_file, slots
+from hybridmu.cluster.resources import fits, local_storage_warning, pools, refuse_ledger_in_a_file, slots
 from hybridmu.config import Settings
 from hybridmu.errors import ResourceError
 from hybridmu.planning.planner import Pools
@@ -46,6 +46,31 @@ def test_a_shard_must_fit_one_node_not_the_sum_of_all(tmp_path: Path) -> None:
         pools(settings(tmp_path, cpus_per_shard=6), two)
     with pytest.raises(ResourceError, match="2 GPU on one node"):
         pools(settings(tmp_path, gpus_per_shard=2), two)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "fitting"),
+    [
+        ({}, {"a", "b", "c"}),
+        ({"gpu": "A100"}, {"a"}),
+        ({"gpu": "in(A100, H100)"}, {"a", "b"}),
+        ({"gpu": "!A100"}, {"b", "c"}),
+        ({"gpu": "!in(A100,H100)"}, {"c"}),
+        ({"gpu": "in(A100, H100)", "market": "!spot"}, {"a"}),
+        ({"zone": "z"}, set()),
+    ],
+)
+def test_labels_choose_nodes_as_selectors_of_ray_do(wanted: dict[str, str], fitting: set[str]) -> None:
+    labels = {"a": {"gpu": "A100"}, "b": {"gpu": "H100", "market": "spot"}, "c": {"market": "spot"}}
+    assert {name for name, own in labels.items() if fits(own, wanted)} == fitting
+
+
+@pytest.mark.usefixtures("cluster")
+def test_labels_that_no_node_has_are_refused_at_once(tmp_path: Path) -> None:
+    with hybridmu.connect(support.config(tmp_path, cluster={"labels": {"gpu": "A100"}})) as system:
+        with pytest.raises(ResourceError, match="with the labels gpu=A100"):
+            system.train()
+        assert system.registry.served() is None
 
 
 def test_a_ledger_in_a_file_serves_one_node(tmp_path: Path) -> None:
