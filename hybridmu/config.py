@@ -123,10 +123,14 @@ class ComputeSettings(_Frozen):
             and updates stay float32.
         compile: Compile the step with `torch.compile`, as a CUDA graph on a GPU. Every slice compiles first, for
             up to a minute: for large models and long training only.
+        parts: Into how many parts a batch is cut, whose gradients are summed in order. On Ray each part is a process of
+            its own with `cluster.cpus_per_shard` and `cluster.gpus_per_shard`, for shards that are too much for one
+            device; in one process the parts follow each other and give the same bits.
     """
 
     precision: Literal["float32", "bfloat16"] = "float32"
     compile: bool = False
+    parts: int = Field(1, ge=1)
 
 
 class PolicySettings(_Frozen):

@@ -17,6 +17,10 @@ NAMESPACE = "hybridmu"
 
 def start_shard(settings: Settings, shard: int, node: str) -> Any:
     """Return a new shard actor on a node."""
+    if settings.compute.parts > 1:
+        from hybridmu.cluster.wide import WideShard  # late: Ray Train takes seconds to import
+
+        return _start(WideShard, settings, node, f"shard-{shard}", holds=False).remote(settings, shard)
     return _start(ShardWorker, settings, node, f"shard-{shard}").remote(settings, shard)
 
 
@@ -25,14 +29,15 @@ def start_updater(settings: Settings, node: str) -> Any:
     return _start(ClusterUpdater, settings, node, "updater").remote(settings)
 
 
-def _start(plain: type, settings: Settings, node: str, name: str) -> Any:
+def _start(plain: type, settings: Settings, node: str, name: str, *, holds: bool = True) -> Any:
     """Return the actor class with its options.
 
     With GPUs an actor holds them and its CPUs for life, since Ray has no per-call GPU. Without, it holds nothing but
     its rows, and the executor reserves CPUs around each job. The node is chosen by the caller: Ray would put actors
-    that ask for nothing anywhere, a head without work included.
+    that ask for nothing anywhere, a head without work included. The shell of a wide shard holds nothing: the processes
+    that train it do.
     """
-    gpu = settings.cluster.gpus_per_shard
+    gpu = settings.cluster.gpus_per_shard if holds else 0
     return ray.remote(
         num_cpus=settings.cluster.cpus_per_shard if gpu else 0,
         num_gpus=gpu,

@@ -185,7 +185,8 @@ class RayExecutor:
 
     def _reserved(self, flight: _Flight) -> bool:
         """Return whether the job's CPUs are held on the actor's node; asks for them when they are not yet."""
-        if self._gpu:
+        wide = self._settings.compute.parts > 1 and flight.job.method == "retrain"
+        if self._gpu or wide:  # its processes ask for their own
             return True
         if flight.group is None:
             flight.group = self._reservations.take(flight.member.node)

@@ -110,10 +110,9 @@ def pools(settings: Settings, found: Mapping[str, Mapping[str, float]]) -> Pools
     Raises:
         ResourceError: Not even one shard fits; the missing resource is named.
     """
-    cluster = settings.cluster
+    cluster, needs = settings.cluster, _needs(settings)
     total = sum(slots(settings, found).values())
     if not total:
-        needs = _needs(settings)
         largest = {name: max([0.0, *(have.get(name, 0.0) for have in found.values())]) for name in needs}
         short = [name for name, each in needs.items() if largest[name] < each] or list(needs)
         raise ResourceError(
@@ -122,8 +121,17 @@ def pools(settings: Settings, found: Mapping[str, Mapping[str, float]]) -> Pools
             got=f"{len(found)} node(s), at most {_listed(largest, needs)} on one",
             remedy=f"lower {' or '.join(f'cluster.{name.lower()}s_per_shard' for name in short)}, or add nodes",
         )
+    parts = settings.compute.parts
+    if total < parts:
+        raise ResourceError(
+            f"the cluster is too small: a shard is trained by {parts} processes",
+            expected=f"room for {parts} times {_listed(needs, needs)}" + _where(settings),
+            got=f"room for {total}",
+            remedy="lower compute.parts before the first training, or add nodes",
+        )
     updaters = min(cluster.updaters, total)
     workers = max(1, total - updaters) if cluster.gpus_per_shard else total  # updaters hold a GPU each
+    workers = max(1, workers // parts)
     return Pools(min(workers, cluster.max_parallel or workers), updaters)
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from hybridmu.core.gradients import Gradients, gradients_of
 from hybridmu.core.model import SubModel, fit_standardize
 from hybridmu.core.partition import derive, epoch_order
+from hybridmu.core.parts import Loss, in_parts, refuse_batch_statistics
 from hybridmu.core.rows import Rows
 from hybridmu.errors import DivergedError
 from hybridmu.task import Task
@@ -25,6 +26,7 @@ from hybridmu.task import Task
 _GATHER_ROWS = 4096
 
 Step = Callable[[Sequence[Tensor | None], float], None]
+MakeGradients = Callable[[nn.Module, Task, Sequence[Tensor], "Recipe"], Gradients]
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class Recipe:
         initial_slices: Slices of the first training, which are trained even when they are empty; None: all.
         precision: `float32`, or `bfloat16` for products of matrices under autocast; weights stay float32.
         compiled: Whether forward and backward are compiled; on CUDA they are then replayed as a graph.
+        parts: Into how many parts a batch is cut, whose gradients are summed in order.
     """
 
     epochs: tuple[int, ...]
@@ -56,6 +59,7 @@ class Recipe:
     initial_slices: int | None = None
     precision: str = "float32"
     compiled: bool = False
+    parts: int = 1
 
 
 def trained_epochs(recipe: Recipe, counts: Sequence[int]) -> tuple[int, ...]:
@@ -112,7 +116,15 @@ def batch_bounds(rows: int, batch_size: int) -> list[tuple[int, int]]:
     return bounds
 
 
-def train_slice(model: SubModel, rows: Rows, slice_: int, recipe: Recipe, task: Task, shard: int) -> int:
+def train_slice(
+    model: SubModel,
+    rows: Rows,
+    slice_: int,
+    recipe: Recipe,
+    task: Task,
+    shard: int,
+    across: MakeGradients | None = None,
+) -> int:
     """Train one slice in place.
 
     Args:
@@ -122,13 +134,18 @@ def train_slice(model: SubModel, rows: Rows, slice_: int, recipe: Recipe, task: 
         recipe: Hyper-parameters.
         task: Supplies the loss.
         shard: Shard number, part of every seed.
+        across: Makes what computes the parts of a batch in several processes; None: all of them here, with the same
+            bits.
 
     Returns:
         Sample visits made; 0, and nothing changed, for a later slice without a row.
 
     Raises:
         DivergedError: A weight is not finite afterwards.
+        ConfigError: Batches are cut into parts, and a layer keeps statistics of whole ones.
     """
+    if recipe.parts > 1:
+        refuse_batch_statistics(model)
     if slice_ == 1:
         fit_standardize(model, rows)
     count = rows.upto(slice_)
@@ -148,6 +165,7 @@ def train_slice(model: SubModel, rows: Rows, slice_: int, recipe: Recipe, task: 
             bounds,
             recipe,
             task,
+            across,
         )
     if not all(bool(torch.isfinite(tensor).all()) for tensor in model.state_dict().values()):
         raise DivergedError(
@@ -165,6 +183,7 @@ def fit(
     bounds: Sequence[tuple[int, int]],
     recipe: Recipe,
     task: Task,
+    across: MakeGradients | None = None,
 ) -> None:
     """Run epochs over given orders, the rate following the recipe's schedule over all of them.
 
@@ -175,12 +194,13 @@ def fit(
         bounds: Batches as (start, stop) into an order.
         recipe: Hyper-parameters.
         task: Supplies the loss.
+        across: As of `train_slice`.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
     if not parameters:
         return
     model.train()
-    step, gradients = make_step(parameters, recipe), _make_gradients(model, task, parameters, recipe)
+    step, gradients = make_step(parameters, recipe), (across or _make_gradients)(model, task, parameters, recipe)
     total, done = len(orders) * len(bounds), 0
     for order in orders:
         positions = torch.as_tensor(order).to(rows.x.device)
@@ -194,21 +214,28 @@ def fit(
 
 
 def _make_gradients(model: nn.Module, task: Task, parameters: Sequence[Tensor], recipe: Recipe) -> Gradients:
-    if recipe.precision == "float32" and not recipe.compiled:
+    if recipe.precision == "float32" and not recipe.compiled and recipe.parts == 1:
         return gradients_of(model, task, parameters)
     device = parameters[0].device.type
-
-    def loss(x: Tensor, y: Tensor) -> Tensor:
-        with torch.autocast(device, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
-            return task.loss(model(x), y)
-
-    found = loss
+    found = loss = loss_of(model, task, recipe, device)
     if recipe.compiled:
         # What was compiled before would decide what is compiled now, and past a limit nothing is: a slice begins anew.
         torch.compiler.reset()
         # "reduce-overhead" is torch's name for CUDA graphs; elsewhere it does nothing.
         found = torch.compile(loss, dynamic=False, mode="reduce-overhead" if device == "cuda" else None)
+    if recipe.parts > 1:
+        return in_parts(found, parameters, recipe.parts)
     return lambda x, y: torch.autograd.grad(found(x, y), parameters, allow_unused=True)
+
+
+def loss_of(model: nn.Module, task: Task, recipe: Recipe, device: str) -> Loss:
+    """Return (x, y) → the task's mean loss, in the recipe's precision."""
+
+    def loss(x: Tensor, y: Tensor) -> Tensor:
+        with torch.autocast(device, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
+            return task.loss(model(x), y)
+
+    return loss
 
 
 def make_step(parameters: Sequence[Tensor], recipe: Recipe) -> Step:

@@ -15,7 +15,7 @@ from hybridmu.core.partition import derive
 from hybridmu.core.rows import Rows, carries, concatenate
 from hybridmu.core.strategies import Context, get
 from hybridmu.core.strategies.dpus import unavailable
-from hybridmu.core.training import Recipe
+from hybridmu.core.training import MakeGradients, Recipe
 from hybridmu.errors import StrategyUnavailableError
 from hybridmu.runtime.prover import Prover
 from hybridmu.runtime.site import Site
@@ -60,6 +60,8 @@ class ShardWorker:
         self._leaves: Leaves | None = None  # of the rows, in their order, once they were needed
         self._gone: set[tuple[str, bytes]] = set()
         self._generations = 0  # how many of them the rows are of
+        self._across: MakeGradients | None = None  # set where several processes share this shard's work
+        self._saves = True  # one of them does
 
     def ready(self) -> int:
         """Return the shard number; answers once the process is up."""
@@ -90,6 +92,8 @@ class ShardWorker:
         mark = [started]
 
         def save(slice_: int, state: State, visits: int) -> None:
+            if not self._saves:
+                return
             blob = self.site.blobs.put(state, self.shard)
             self.site.blobs.record(self.shard, keys[slice_ - 1], blob)
             now = time.perf_counter()
@@ -106,8 +110,12 @@ class ShardWorker:
                 fresh_model=lambda: self.site.fresh_model(self.shard),
                 checkpoint=lambda slice_: self.site.blobs.load(self.shard, keys[slice_ - 1]),
                 save=save,
+                across=self._across,
             )
         )
+        if not self._saves:
+            none: tuple[SliceRecord, ...] = ()
+            return self._outcome(job, started, chain.head, None, 0, result.first_slice, result.visits, none, 0)
         records = []
         for slice_, key in enumerate(keys, start=1):
             blob = new[slice_].blob if slice_ in new else self.site.blobs.find(self.shard, key)

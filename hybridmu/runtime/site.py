@@ -104,6 +104,7 @@ class Site:
             initial_slices=self.lake.manifest.initial_slices,
             precision=self.settings.compute.precision,
             compiled=self.settings.compute.compile,
+            parts=self.settings.compute.parts,
         )
 
     def fresh_model(self, shard: int) -> SubModel:

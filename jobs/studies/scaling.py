@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 import threading
 import time
@@ -18,7 +19,6 @@ import ray
 from ray.cluster_utils import Cluster
 
 import hybridmu
-from hybridmu.config import Settings
 from hybridmu.planning.simulator import Outcome
 from hybridmu.store.lake.lookup import Lookup
 from hybridmu.system import System
@@ -26,6 +26,7 @@ from hybridmu.types import KeyKind
 from jobs.studies import records
 
 _FEATURES, _ROWS_PER_SHARD, _BATCH = 64, 128, 16
+_SINGLES = 16
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ def measure(wanted: Wanted, folder: Path, database_url: str | None = None) -> Po
     with _opened(raw, 1) as system:
         system.train()
         spread = _per_shard(system, ids, wanted.shards)
-        for number in range(6):  # what a single request costs; all of its kind's jobs are learned from
+        for number in range(_SINGLES):  # what a request costs by itself, and a retrain in a warm process
             _forget(system, [spread[number % wanted.shards].pop()])
     with _opened(raw, wanted.workers) as system:
         _forget(system, [shard.pop() for shard in spread])  # brings every actor up
@@ -156,7 +157,7 @@ def _rate(system: System, wanted: Wanted, spread: list[list[int]]) -> tuple[list
     arrivals = [system.arrival(float(at), [number]) for at, number in zip(moments, ids, strict=True)]
     expected: Outcome = system.simulate(arrivals, wanted.workers, "retrain")
     stop = threading.Event()
-    follower = threading.Thread(target=_coordinate, args=(system.settings, stop))
+    follower = threading.Thread(target=_coordinate, args=(system, stop))
     follower.start()
     try:
         with hybridmu.connect(system.settings, executor="local") as asker:  # as a caller elsewhere
@@ -175,17 +176,15 @@ def _rate(system: System, wanted: Wanted, spread: list[list[int]]) -> tuple[list
     return took, [one.served - one.at for one in expected.requests], sum(rounds.values()), expected.busy_seconds
 
 
-def _coordinate(settings: Settings, stop: threading.Event) -> None:
-    with hybridmu.connect(settings) as system:
+def _coordinate(system: System, stop: threading.Event) -> None:
+    """Be the coordinator, with the actors that are up, until told to stop."""
 
-        def watch(_: object) -> None:
-            if stop.is_set():
-                raise KeyboardInterrupt
+    def watch(_: object) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
 
-        try:
-            system.run(watch=watch)
-        except KeyboardInterrupt:
-            return
+    with contextlib.suppress(KeyboardInterrupt):
+        system.run(watch=watch)
 
 
 def _forget(system: System, ids: Sequence[int]) -> dict[str, Any]:

@@ -182,7 +182,7 @@ class Head:
 
     def scrape(self) -> dict[str, Metric]:
         """Return every metric that Ray's exporters on this head give to Prometheus."""
-        (found,) = Path(self.env["RAY_TMPDIR"]).rglob("prom_metrics_service_discovery.json")
+        found = next(Path(self.env["RAY_TMPDIR"]).rglob("prom_metrics_service_discovery.json"))
         targets = {address for group in json.loads(found.read_text()) for address in group["targets"]}
         families: dict[str, Metric] = {}
         for address in sorted(targets):

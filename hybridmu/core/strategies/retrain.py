@@ -33,7 +33,8 @@ def run(context: Context) -> Result:
         fit_standardize(model, context.live)
     visits = 0
     for slice_ in range(start + 1, slices + 1):
-        made = train_slice(model, context.live, slice_, context.recipe, context.task, context.shard)
+        across = context.across
+        made = train_slice(model, context.live, slice_, context.recipe, context.task, context.shard, across)
         visits += made
         context.save(slice_, state_of(model), made)
     return Result(state_of(model), start + 1, visits)
