@@ -108,7 +108,7 @@ def _across(model: nn.Module, task: Task, parameters: Sequence[Tensor], recipe: 
     return gradients
 
 
-def _in_order(_: object, bucket: Any) -> Any:
+def _in_order(_, bucket):  # type: ignore[no-untyped-def]  # torch compares annotations by identity
     """Return the sum of all processes' gradients, in the order of their parts."""
     mine = bucket.buffer()
     every = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
