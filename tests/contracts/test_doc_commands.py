@@ -15,8 +15,14 @@ _BLOCK = re.compile(r"^```bash\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", ["own-data.md"])
-def test_every_command_of_a_page_works_in_order(page: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("page", "words"),
+    [
+        ("own-data.md", ("trained", "bitwise", "worker(s) of 1 CPU each are enough")),
+        ("operator.md", ("trained", "SERVED", "bitwise")),
+    ],
+)
+def test_every_command_of_a_page_works_in_order(page: str, words: tuple[str, ...], tmp_path: Path) -> None:
     text = (PROJECT / "docs" / page).read_text()
     blocks = _BLOCK.findall(text)
     assert blocks
@@ -31,5 +37,5 @@ def test_every_command_of_a_page_works_in_order(page: str, tmp_path: Path) -> No
         timeout=280,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    for word in ("trained", "bitwise", "worker(s) of 1 CPU each are enough"):
+    for word in words:
         assert word in done.stdout, f"{word!r} is not in:\n{done.stdout}"
