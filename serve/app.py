@@ -13,7 +13,7 @@ def build(args: dict[str, str]) -> serve.Application:
 
     Args:
         args: `config`: path of the YAML file (default: HYBRIDMU_CONFIG, then examples/mnist5k.yaml);
-            `replicas`: how many processes answer (default 1).
+            `replicas`: how many processes answer (default 1), or `1-4`: as many as the load asks for.
 
     Returns:
         The application to run or deploy.
@@ -22,7 +22,10 @@ def build(args: dict[str, str]) -> serve.Application:
         ConfigError: An argument is not known.
     """
     if unknown := sorted(set(args) - {"config", "replicas"}):
-        raise ConfigError(f"unknown argument(s) {unknown}", expected="config=PATH, replicas=N")
+        raise ConfigError(f"unknown argument(s) {unknown}", expected="config=PATH, replicas=N or LEAST-MOST")
     settings = load(args.get("config", default_config()))
     settings = settings.model_copy(update={"data": datasets.resolve(settings.data)})
-    return make_application(settings, int(args.get("replicas", 1)))
+    least, _, most = str(args.get("replicas", 1)).partition("-")
+    if not least.isdigit() or (most and not most.isdigit()) or not 1 <= int(least) <= int(most or least):
+        raise ConfigError("replicas is no number", expected="2, or 1-4", got=str(args["replicas"]))
+    return make_application(settings, int(least), int(most) if most else None)

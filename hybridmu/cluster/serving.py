@@ -135,18 +135,26 @@ class Ensemble:
             self._replica.close()
 
 
-def make_application(settings: Settings, replicas: int = 1) -> serve.Application:
+def make_application(settings: Settings, replicas: int = 1, most: int | None = None) -> serve.Application:
     """Return the application to run or deploy.
 
     Args:
         settings: The configuration.
-        replicas: How many processes answer.
+        replicas: How many processes answer, at least.
+        most: Serve starts up to so many under load; None: always `replicas`.
     """
     # Serve's own bound is 5, which no batch would ever be full with.
     ongoing = 2 * settings.serving.max_batch_size
     logs = {"encoding": settings.logs.format.upper(), "log_level": settings.logs.level.upper()}
+    count: dict[str, Any] = {"num_replicas": replicas}
+    if most is not None:  # a replica is busy with half a batch
+        target = max(1, settings.serving.max_batch_size // 2)
+        scaling = {"min_replicas": replicas, "max_replicas": most, "target_ongoing_requests": target}
+        count = {"num_replicas": None, "autoscaling_config": scaling}
     where: dict[str, Any] = {"num_cpus": 0}
     if settings.serving.labels:
         where["label_selector"] = dict(settings.serving.labels)
-    deployment = Ensemble.options(num_replicas=replicas, max_ongoing_requests=ongoing, logging_config=logs)  # type: ignore[attr-defined]
+    deployment = Ensemble.options(  # type: ignore[attr-defined]
+        max_ongoing_requests=ongoing, logging_config=logs, ray_actor_options=where, **count
+    )
     return deployment.bind(settings.model_dump(mode="json"))

@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from ray import train
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from torch import Tensor, nn
@@ -26,7 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 from hybridmu.config import Settings
 from hybridmu.core.gradients import Gradients
 from hybridmu.core.parts import following, summed, weighed
-from hybridmu.core.training import Recipe, loss_of
+from hybridmu.core.training import Recipe, loss_of, trained_epochs
 from hybridmu.runtime.shard import ShardWorker
 from hybridmu.task import Task
 from hybridmu.types import ShardJob, ShardOutcome
@@ -40,12 +39,27 @@ class WideShard(ShardWorker):
     def retrain(self, job: ShardJob) -> ShardOutcome:
         """Return what `ShardWorker.retrain` gives, bit for bit, from `compute.parts` processes."""
         started = time.perf_counter()
+        live, recipe = self._live(job), self.site.recipe_for(self.shard, job.generations)
+        keys = self._lineage(live, recipe).keys
+        if job.mend:
+            self.site.blobs.mend(self.shard, keys)
+            job = replace(job, mend=False)
+        have = [n for n, key in enumerate(keys, start=1) if self.site.blobs.find(self.shard, key) is not None]
+        first = max(have, default=0) + 1
+        epochs = trained_epochs(recipe, live.counts(len(keys)))
+        visits = sum(epochs[n - 1] * live.upto(n) for n in range(first, len(keys) + 1))
+        if len(live) and visits:
+            self._fit(job)
+        # Every slice is there now: this only looks.
+        return replace(super().retrain(job), first_slice=first, visits=visits, seconds=time.perf_counter() - started)
+
+    def _fit(self, job: ShardJob) -> None:
         settings, cluster = self.site.settings, self.site.settings.cluster
         resources: dict[str, float] = {"CPU": cluster.cpus_per_shard}
         if cluster.gpus_per_shard:
             resources["GPU"] = cluster.gpus_per_shard
         with tempfile.TemporaryDirectory(prefix="hybridmu-wide-") as folder:
-            result = TorchTrainer(
+            TorchTrainer(
                 _train,
                 train_loop_config={"settings": settings.model_dump(mode="json"), "shard": self.shard, "job": job},
                 torch_config=TorchConfig(backend="nccl" if cluster.gpus_per_shard else "gloo"),
@@ -60,14 +74,6 @@ class WideShard(ShardWorker):
                     failure_config=FailureConfig(max_failures=_FAILURES),
                 ),
             ).fit()
-        made: dict[str, Any] = result.metrics or {}
-        found = super().retrain(replace(job, mend=False))  # every slice is there: this only looks
-        return replace(
-            found,
-            first_slice=made["first_slice"],
-            visits=made["visits"],
-            seconds=time.perf_counter() - started,
-        )
 
 
 class _Part(ShardWorker):
@@ -81,8 +87,7 @@ class _Part(ShardWorker):
 def _train(config: dict[str, Any]) -> None:
     """Train the shard with the other processes; the first one writes what was made."""
     part = _Part(Settings.model_validate(config["settings"]), config["shard"])
-    outcome = part.retrain(config["job"])
-    train.report({"first_slice": outcome.first_slice, "visits": outcome.visits})
+    part.retrain(config["job"])
 
 
 def _across(model: nn.Module, task: Task, parameters: Sequence[Tensor], recipe: Recipe) -> Gradients:

@@ -210,9 +210,11 @@ def test_what_can_not_be_submitted_is_refused_before_a_cluster_is_asked(
     assert refused.value.code not in {0, None}
 
 
-def test_prometheus_sees_what_a_running_coordinator_does(digits: Digits) -> None:
+def test_prometheus_sees_what_a_running_coordinator_does(digits: Digits, tmp_path: Path) -> None:
     job = digits.submit("python jobs/run.py -c examples/digits.yaml")
     try:
+        with hybridmu.connect(digits.config(tmp_path), executor="local") as system:
+            system.forget(ids=[1201], strategy="retrain")  # so that there is a job
         wanted = {f"ray_{metric.name}" for metric in LEDGER if metric is not DEADLINE}  # nothing has a deadline
         found = support.until(lambda: wanted <= (seen := digits.head.scrape()).keys() and seen, 90, step=0.5)
         (version,) = {sample.value for sample in found["ray_hybridmu_version"].samples}

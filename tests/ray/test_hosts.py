@@ -81,14 +81,14 @@ class Company:
         with hybridmu.connect(self.raw, executor="local") as system:
             return system.status()
 
-    def slices(self) -> int:
-        """Return how many slices were ever trained to their end."""
-        return sum(1 for each in (self.folder / "hosts" / "lineage").rglob("*") if each.is_file())
+    def slices(self) -> set[Path]:
+        """Return the finished slices that are kept; a purge takes some away meanwhile."""
+        return {each for each in (self.folder / "hosts" / "lineage").rglob("*") if each.is_file()}
 
     def until_at_work(self) -> None:
         """Wait until a slice of the open request is finished, and others are not."""
         before = self.slices()
-        support.until(lambda: self.slices() > before, 90, step=0.1)
+        support.until(lambda: self.slices() - before, 90, step=0.1)
 
     def until_served(self, name: str, seconds: float = 120.0) -> None:
         support.until(lambda: self.request(name).state in {RequestState.SERVED, RequestState.PURGED}, seconds, step=0.2)

@@ -15,6 +15,7 @@ from ray import serve
 
 import hybridmu
 from hybridmu.cluster.announce import APPLICATION
+from hybridmu.errors import ConfigError
 from hybridmu.store.sql.tokens import Tokens
 from serve.app import build
 from tests.ray import support
@@ -175,3 +176,37 @@ def test_a_swap_under_load_fails_nobody_and_served_means_served(system: hybridmu
         assert request.applied_at
         assert request.served_at
         assert request.served_at - request.applied_at < 2, "the replica was told, and did not wait for its poll"
+
+
+@pytest.mark.parametrize("replicas", ["0", "many", "3-1", "-2", "1-x"])
+def test_a_number_of_replicas_that_is_none_is_refused(replicas: str) -> None:
+    with pytest.raises(ConfigError, match="replicas is no number"):
+        build({"config": "examples/digits.yaml", "replicas": replicas})
+
+
+@pytest.mark.slow
+def test_replicas_that_load_brings_start_on_the_current_version(system: hybridmu.System, url: str) -> None:
+    folder = Path(system.settings.storage_url).parent
+    raw = yaml.safe_load((folder / "config.yaml").read_text())
+    raw["serving"] |= {"max_batch_size": 2}  # so that few requests are a load
+    (folder / "auto.yaml").write_text(yaml.safe_dump(raw))
+    serve.run(build({"config": str(folder / "auto.yaml"), "replicas": "1-2"}), name="auto", route_prefix="/auto")
+    stop = threading.Event()
+    clients = [Client(f"{url}/auto", stop) for _ in range(2 * CLIENTS)]
+    try:
+        before = set(system.status()["replicas"])
+        assert len(before) == 2  # the module's own, and this one
+        report = system.forget(ids=[support.ids_in(system, 1, 1)[0]], strategy="retrain", wait=True)
+        for client in clients:
+            client.start()
+        new = support.until(lambda: set(system.status()["replicas"]) - before, 90, step=0.2)
+        support.until(lambda: all(system.status()["replicas"][name] == system.registry.served() for name in new), 20)
+    finally:
+        stop.set()
+        for client in clients:
+            if client.is_alive():
+                client.join(60)
+        serve.delete("auto")
+    for client in clients:
+        assert not client.failures
+        assert {version for _, version in client.answers} == {report["version_after"]}
