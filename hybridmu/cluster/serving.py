@@ -6,16 +6,20 @@ The model version is never part of a Serve configuration: replicas follow the re
 import asyncio  # no `from __future__ import annotations` here: FastAPI needs real types when Serve rebuilds the class
 import logging
 import threading
+from functools import partial
 from typing import Annotated, Any
 
+import grpc
 import torch
 from fastapi import Depends, FastAPI, HTTPException
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from pydantic import ValidationError
 from ray import serve
 
 from hybridmu.cluster.metrics import ReplicaMetrics
 from hybridmu.config import Settings
 from hybridmu.errors import DataError, HybridMUError, StateError
+from hybridmu.serving import rpc
 from hybridmu.serving.api import PredictRequest, PredictResponse, VersionResponse, problem
 from hybridmu.serving.door import Door
 from hybridmu.serving.replica import Replica
@@ -54,15 +58,37 @@ class Ensemble:
         """Classify rows; all of an answer comes from one version, which it names."""  # noqa: DOC201, DOC501 - the API's page shows it
         await self._admit(bearer)
         try:
-            with self._replica.answering():
-                answer: dict[str, Any] | DataError = await self._batch(request.rows)
-                if isinstance(answer, DataError):
-                    raise answer
-                return answer
+            return await self._answer(request.rows)
         except DataError as error:
             raise HTTPException(422, problem(error)) from None
         except StateError as error:
             raise HTTPException(503, problem(error)) from None
+
+    async def Predict(self, request: Any, grpc_context: Any) -> Any:
+        """Return the same answer over gRPC (`serving/rpc.py`); refusals are codes of gRPC."""
+        refuse = partial(_refuse, grpc_context)
+        try:
+            if self._door is None:
+                return refuse("UNAUTHENTICATED", "gRPC listens on every interface: set serving.authenticate: true")
+            token = await asyncio.to_thread(self._door.enter, rpc.bearer(grpc_context.invocation_metadata()) or "")
+            if token is None:
+                return refuse("UNAUTHENTICATED", "no token that counts")
+            if not token.allows("predict"):
+                return refuse("PERMISSION_DENIED", "this token is not for predict")
+            return rpc.struct(await self._answer(PredictRequest.model_validate(rpc.plain(request)).rows))
+        except ValidationError as error:  # without what was sent
+            return refuse("INVALID_ARGUMENT", "; ".join(f"{one['loc']}: {one['msg']}" for one in error.errors()[:5]))
+        except DataError as error:
+            return refuse("INVALID_ARGUMENT", str(problem(error)))
+        except StateError as error:
+            return refuse("UNAVAILABLE", str(problem(error)))
+
+    async def _answer(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        with self._replica.answering():
+            answer: dict[str, Any] | DataError = await self._batch(rows)
+            if isinstance(answer, DataError):
+                raise answer
+            return answer
 
     @api.get("/v1/version", response_model=VersionResponse)
     async def version(self, bearer: _Bearer = None) -> dict[str, Any]:
@@ -133,6 +159,12 @@ class Ensemble:
         if hasattr(self, "_replica"):
             self._stop.set()
             self._replica.close()
+
+
+def _refuse(context: Any, code: str, says: str) -> Any:
+    context.set_code(grpc.StatusCode[code])
+    context.set_details(says)
+    return rpc.struct({})
 
 
 def make_application(settings: Settings, replicas: int = 1, most: int | None = None) -> serve.Application:

@@ -8,20 +8,24 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import httpx
 import pytest
 import yaml
 from ray import serve
+from ray.serve.config import gRPCOptions
 
 import hybridmu
 from hybridmu.cluster.announce import APPLICATION
 from hybridmu.errors import ConfigError
+from hybridmu.serving import rpc
 from hybridmu.store.sql.tokens import Tokens
 from serve.app import build
 from tests.ray import support
 
 ROWS = [{f"x{i}": (row - 2) * (i % 3 - 1.0) for i in range(8)} for row in range(5)]
 CLIENTS = 4
+GRPC = support.free_port()
 FORGETS = 4
 
 
@@ -42,7 +46,8 @@ def system(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 def url(system: hybridmu.System) -> Iterator[str]:
     """The deployed application."""
     port = support.free_port()
-    serve.start(proxy_location="HeadOnly", http_options={"host": "127.0.0.1", "port": port})
+    calls = gRPCOptions(port=GRPC, grpc_servicer_functions=[f"{rpc.__name__}.add_EnsembleServicer_to_server"])
+    serve.start(proxy_location="HeadOnly", http_options={"host": "127.0.0.1", "port": port}, grpc_options=calls)
     config = Path(system.settings.storage_url).parent / "config.yaml"
     serve.run(build({"config": str(config)}), name=APPLICATION, route_prefix="/")
     yield f"http://127.0.0.1:{port}"
@@ -90,6 +95,24 @@ def test_where_tokens_are_asked_for_only_their_scope_opens(system: hybridmu.Syst
         assert [code(None), code("hmu_x"), code(wrong), code(right)] == [401, 401, 403, 200]
         assert [code(None, "version"), code(right, "version")] == [401, 200]
         assert httpx.get(f"{url}/guarded/healthz").status_code == 200
+
+        with grpc.insecure_channel(f"127.0.0.1:{GRPC}") as channel:
+
+            def refusal(token: str, body: Any, application: str = "guarded") -> str:
+                with pytest.raises(grpc.RpcError) as refused:
+                    rpc.call(channel, body, token, application)
+                return str(refused.value.code().name)
+
+            asked = {"rows": ROWS}
+            over_http = httpx.post(
+                f"{url}/guarded/v1/predict", headers={"Authorization": f"Bearer {right}"}, json=asked
+            )
+            assert rpc.call(channel, asked, right, "guarded") == over_http.json()
+            assert refusal("hmu_x", asked) == "UNAUTHENTICATED"
+            assert refusal(wrong, asked) == "PERMISSION_DENIED"
+            assert refusal(right, asked, APPLICATION) == "UNAUTHENTICATED", "no tokens are asked for there"
+            for body in ({"rows": []}, {}, {"rows": [{"x0": "much"}]}, {**asked, "version": 1}):
+                assert refusal(right, body) == "INVALID_ARGUMENT"
         tokens.revoke(mine.token_id)
         assert code(right) == 401
     finally:
