@@ -31,6 +31,14 @@ _Bearer = Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto
 _log = logging.getLogger("ray.serve")
 
 
+def _refuse(
+    context: Any, code: str, says: str
+) -> Any:  # before the class: Serve rebuilds it with what it knows by then
+    context.set_code(grpc.StatusCode[code])
+    context.set_details(says)
+    return rpc.struct({})
+
+
 @serve.deployment(name="Ensemble", num_replicas=1, ray_actor_options={"num_cpus": 0}, health_check_period_s=2)
 @serve.ingress(api)
 class Ensemble:
@@ -159,12 +167,6 @@ class Ensemble:
         if hasattr(self, "_replica"):
             self._stop.set()
             self._replica.close()
-
-
-def _refuse(context: Any, code: str, says: str) -> Any:
-    context.set_code(grpc.StatusCode[code])
-    context.set_details(says)
-    return rpc.struct({})
 
 
 def make_application(settings: Settings, replicas: int = 1, most: int | None = None) -> serve.Application:
