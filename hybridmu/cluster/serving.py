@@ -31,9 +31,8 @@ _Bearer = Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto
 _log = logging.getLogger("ray.serve")
 
 
-def _refuse(
-    context: Any, code: str, says: str
-) -> Any:  # before the class: Serve rebuilds it with what it knows by then
+# Before the class: Serve rebuilds that with what it knows by then.
+def _refuse(context: Any, code: str, says: str) -> Any:
     context.set_code(grpc.StatusCode[code])
     context.set_details(says)
     return rpc.struct({})
