@@ -21,7 +21,7 @@ from hybridmu.store.sql.database import connect
 from hybridmu.store.sql.lease import Lease
 from hybridmu.store.sql.ledger import Ledger
 from hybridmu.store.sql.registry import Registry
-from hybridmu.types import Calibration, CalibrationBucket, ResolvedKey, ShardOutcome, ShardStats, SliceRecord
+from hybridmu.types import Calibration, CalibrationBucket, ResolvedKey, RowKey, ShardOutcome, ShardStats, SliceRecord
 from jobs.studies import records
 
 SLICES = 5
@@ -88,8 +88,8 @@ def ledger(shards: int) -> Iterator[Limit]:
         number = iter(range(10**9))
 
         def accept() -> None:
-            keys = [ResolvedKey("id", next(number).to_bytes(16), shard, 1, ()) for shard in range(shards)]
-            log.accept(keys)
+            digests = [next(number).to_bytes(16) for _ in range(shards)]
+            log.accept([ResolvedKey("id", key, shard, 1, (RowKey(key),)) for shard, key in enumerate(digests)])
 
         yield _limit("accept one id of every shard", shards, shards, accept)
         yield _limit("count what is revoked", shards, shards, lambda: log.counts(range(shards)))

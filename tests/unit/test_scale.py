@@ -1,0 +1,66 @@
+"""The scalability study: its tables are its files', its points are named once, and a small one is really measured."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from jobs import scale
+from jobs.studies import csvfile, limits, scaletables
+from jobs.studies.limits import Limit
+from jobs.studies.scaling import Point, Wanted
+
+DOCS = Path(__file__).parents[2] / "docs"
+POINT = Point("strong", "waiting", 8, 1, 1, 8.0, 0, 4.0, 4.2, 4.0, 4.2, 8.0, 8.4, "two cores", "torch", "abc")
+
+
+def test_the_committed_tables_are_those_of_the_committed_files():
+    text = (DOCS / "scale.md").read_text()
+    assert scaletables.fill(text, DOCS / "study") == text
+
+
+def test_every_point_is_wanted_once_and_seeds_only_add():
+    everything = ["strong", "weak", "rate", "nodes"]
+    one, three = scale.grid(everything, 1), scale.grid(everything, 3)
+    assert len({wanted.key for wanted in three}) == len(three)
+    assert set(one) <= set(three)
+    assert {wanted.experiment for wanted in three} == set(everything)
+    assert scale.grid(["rate"], 1) == [wanted for wanted in one if wanted.experiment == "rate"]
+
+
+def test_a_measured_point_answers_a_wanted_one(tmp_path):
+    wanted = Wanted("strong", "waiting", 8, 1, 8, 0)
+    assert POINT.key == wanted.key
+    csvfile.append(tmp_path / "scale.csv", [POINT], Point)
+    (read,) = csvfile.read(tmp_path / "scale.csv", Point)
+    assert read == POINT
+    assert read.key == wanted.key
+
+
+def test_tables_say_how_far_the_simulator_is_off(tmp_path):
+    two = replace(POINT, workers=2, measured=2.0, predicted=2.5)
+    csvfile.append(tmp_path / "scale.csv", [POINT, replace(POINT, seed=1, measured=4.4), two], Point)
+    table = scaletables.points(tmp_path, "strong")
+    assert "| waiting | 8 | 1 | 8 | 2 | 4.20 s | 4.20 s | +0 % | 1.00x |" in table
+    assert "| waiting | 8 | 2 | 8 | 1 | 2.00 s | 2.50 s | +25 % | 2.10x |" in table
+    judged = scaletables.judged(tmp_path, "")
+    assert "| strong | waiting | 2 | 12 % | 25 % |" in judged
+    assert "missed by 1 of 2" in judged
+    assert scaletables.draw(tmp_path).startswith("<")
+
+
+@pytest.mark.parametrize("shards", [20])
+def test_limits_are_measured_by_what_the_product_runs(shards, tmp_path):
+    found = [*limits.planner(shards), *limits.ledger(shards)]
+    assert [limit.step for limit in found] == [
+        "plan",
+        "simulate a day of 1,000 requests",
+        "accept one id of every shard",
+        "count what is revoked",
+        "read the served version",
+    ]
+    assert all(0 < limit.seconds < 30 and limit.shards == shards for limit in found)
+    csvfile.append(tmp_path / "limits.csv", found, Limit)
+    assert "| plan | 20 |" in scaletables.steps(tmp_path, "")
