@@ -3,7 +3,7 @@
     python jobs/scale.py run [--experiments strong,weak,rate,nodes] [--seeds 3]   # docs/study/scale.csv
     python jobs/scale.py limits                                                   # docs/study/limits.csv
     python jobs/scale.py tables                                                   # docs/scale.md from the CSV files
-    python jobs/scale.py plots                                                    # docs/study/scale.svg
+    python jobs/scale.py plots                                                    # docs/images/scale.svg
 
 * strong: one request that touches all of 8 shards, on 1 to 8 workers; weak: 4 shards per worker; rate: a Poisson
   stream of single rows; nodes: as strong, over raylets of one CPU each (`--database-url`: a PostgreSQL for all).
@@ -57,7 +57,7 @@ def main() -> None:
     bounds.add_argument("--shards", default="10,100,1000,10000")
     bounds.add_argument("--ids", default="100000,1000000,10000000")
     commands.add_parser("tables", help="write the tables of docs/scale.md")
-    commands.add_parser("plots", help="draw docs/study/scale.svg")
+    commands.add_parser("plots", help="draw docs/images/scale.svg")
     given = parser.parse_args()
     if given.command == "run":
         _run(given)
@@ -66,7 +66,7 @@ def main() -> None:
     elif given.command == "tables":
         (DOCS / "scale.md").write_text(scaletables.fill((DOCS / "scale.md").read_text(), DOCS / "study"))
     else:
-        (DOCS / "study" / "scale.svg").write_text(scaletables.draw(DOCS / "study"))
+        (DOCS / "images" / "scale.svg").write_text(scaletables.draw(DOCS / "study"))
 
 
 def _run(given: argparse.Namespace) -> None:
