@@ -77,11 +77,8 @@ class Ensemble:
         try:
             if self._door is None:
                 return refuse("UNAUTHENTICATED", "gRPC listens on every interface: set serving.authenticate: true")
-            token = await asyncio.to_thread(self._door.enter, rpc.bearer(grpc_context.invocation_metadata()) or "")
-            if token is None:
-                return refuse("UNAUTHENTICATED", "no token that counts")
-            if not token.allows("predict"):
-                return refuse("PERMISSION_DENIED", "this token is not for predict")
+            if refusal := await self._refusal(rpc.bearer(grpc_context.invocation_metadata()) or ""):
+                return refuse("UNAUTHENTICATED" if refusal[0] == 401 else "PERMISSION_DENIED", refusal[1])
             return rpc.struct(await self._answer(PredictRequest.model_validate(rpc.plain(request)).rows))
         except ValidationError as error:  # without what was sent
             return refuse("INVALID_ARGUMENT", "; ".join(f"{one['loc']}: {one['msg']}" for one in error.errors()[:5]))
@@ -119,25 +116,27 @@ class Ensemble:
         return {"status": "ok"}
 
     async def _admit(self, bearer: HTTPAuthorizationCredentials | None) -> None:
-        if self._door is None:
-            return
         try:
-            token = await asyncio.to_thread(self._door.enter, bearer.credentials) if bearer else None
+            refusal = await self._refusal(bearer.credentials if bearer else "")
         except StateError as error:
             raise HTTPException(503, problem(error)) from None
-        if token is None:
-            raise HTTPException(401, "no token that counts", {"WWW-Authenticate": "Bearer"})
-        if not token.allows("predict"):
-            raise HTTPException(403, "this token is not for predict")
+        if refusal:
+            raise HTTPException(*refusal, {"WWW-Authenticate": "Bearer"} if refusal[0] == 401 else None)
+
+    async def _refusal(self, text: str) -> tuple[int, str] | None:
+        """Return why a token opens nothing here, as HTTP's code and a sentence; None: it does, or none is asked for."""
+        token = await asyncio.to_thread(self._door.enter, text) if self._door and text else None
+        if self._door is None or (token and token.allows("predict")):
+            return None
+        return (403, "this token is not for predict") if token else (401, "no token that counts")
 
     @serve.batch(  # type: ignore[untyped-decorator]
         max_batch_size=64, batch_wait_timeout_s=0.002
     )
     async def _batch(self, requests: list[list[dict[str, Any]]]) -> list[dict[str, Any] | DataError]:
         ensemble = self._replica.ensemble  # captured once: one batch, one version
-        if ensemble.quick(
-            sum(len(rows) for rows in requests)
-        ):  # a thread would cost more than it frees (docs/serving.md)
+        rows = sum(map(len, requests))
+        if ensemble.quick(rows):  # a thread would cost more than it frees (docs/serving.md)
             return ensemble.answers(requests)
         return await asyncio.to_thread(ensemble.answers, requests)
 

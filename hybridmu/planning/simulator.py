@@ -64,6 +64,25 @@ class Shape:
 
 
 @dataclass(frozen=True)
+class Known:
+    """What is known of a system that is simulated.
+
+    Attributes:
+        shape: The trained system.
+        cost: Fitted from outcomes; jobs take their estimates, times a lognormal factor of the fit's spread.
+        policy: Of the planner.
+        calibration: What canaries told.
+        overheads: What is not in a job's seconds.
+    """
+
+    shape: Shape
+    cost: CostModel
+    policy: Policy
+    calibration: Calibration = field(default_factory=Calibration)
+    overheads: Overheads = field(default_factory=Overheads)
+
+
+@dataclass(frozen=True)
 class Done:
     """How a request fared; seconds since the start.
 
@@ -123,31 +142,18 @@ def poisson(shape: Shape, per_day: float, days: float, rows: int, seed: int) -> 
 
 
 def simulate(
-    shape: Shape,
-    arrivals: Sequence[Arrival],
-    cost: CostModel,
-    policy: Policy,
-    pools: Pools,
-    calibration: Calibration | None = None,
-    overheads: Overheads | None = None,
-    strategy: StrategyChoice = "auto",
-    seed: int = 0,
+    known: Known, arrivals: Sequence[Arrival], pools: Pools, strategy: StrategyChoice = "auto", seed: int = 0
 ) -> Outcome:
     """Return how requests fare.
 
     Args:
-        shape: The trained system.
+        known: The system.
         arrivals: Requests, in any order.
-        cost: Fitted from outcomes; jobs take their estimates, times a lognormal factor of the fit's spread.
-        policy: Of the planner.
         pools: Workers and updaters.
-        calibration: What canaries told.
-        overheads: What is not in a job's seconds.
         strategy: `auto`, or one for all.
-        seed: Of the factors.
+        seed: Of the spread of seconds.
     """
-    world = _World(shape, cost, policy, pools, calibration or Calibration(), overheads or Overheads(), strategy, seed)
-    return world.run(sorted(arrivals, key=lambda each: each.at))
+    return _World(known, pools, strategy, seed).run(sorted(arrivals, key=lambda each: each.at))
 
 
 @dataclass
@@ -165,26 +171,15 @@ class _Open:
 
 
 class _World:
-    def __init__(
-        self,
-        shape: Shape,
-        cost: CostModel,
-        policy: Policy,
-        pools: Pools,
-        calibration: Calibration,
-        overheads: Overheads,
-        strategy: StrategyChoice,
-        seed: int,
-    ) -> None:
+    def __init__(self, known: Known, pools: Pools, strategy: StrategyChoice, seed: int) -> None:
         self.env = simpy.Environment()
         self.workers = simpy.PriorityResource(self.env, pools.workers)
         self.updaters = simpy.PriorityResource(self.env, pools.updaters)
-        self.cost, self.policy, self.pools = cost, policy, pools
-        self.calibration, self.over, self.strategy = calibration, overheads, strategy
+        self.known, self.pools, self.strategy = known, pools, strategy
         self.draw = np.random.default_rng(seed)
+        shape = known.shape
         slices = max(map(len, shape.rows))
         self.rows = np.array([[*each, *[0] * (slices - len(each))] for each in shape.rows], dtype=np.int64)
-        self.epochs = shape.epochs
         self.revoked = np.zeros_like(self.rows)  # since the last exact run
         self.fresh = np.zeros_like(self.rows)  # of these, in no published version yet
         self.spent = np.zeros(len(shape.rows))
@@ -234,15 +229,16 @@ class _World:
                     self._launch([], {shard}, "retrain")
 
     def _launch(self, group: list[_Open], shards: set[int], strategy: StrategyChoice) -> None:
+        known = self.known
         self.busy |= shards
         self.open += group
         stats = [self._stats(shard) for shard in sorted(shards)]
-        plan = make_plan(stats, self.cost, self.policy, self.pools, self.calibration, strategy)
+        plan = make_plan(stats, known.cost, known.policy, self.pools, known.calibration, strategy)
         included = self.revoked[sorted(shards)].copy()
         self.env.process(self._round(plan.shards, shards, included))
 
     def _stats(self, shard: int) -> ShardStats:
-        epochs = self.epochs[shard]
+        epochs = self.known.shape.epochs[shard]
         slices = slice(0, len(epochs))
         return ShardStats(
             shard,
@@ -256,9 +252,9 @@ class _World:
 
     def _round(self, plans: Sequence[ShardPlan], shards: set[int], included: Any) -> Generator[Any, Any, None]:
         fresh = {shard: self.fresh[shard].copy() for shard in shards}
-        yield self.env.timeout(self.over.start)
+        yield self.env.timeout(self.known.overheads.start)
         yield self.env.all_of([self.env.process(self._job(plan)) for plan in plans])
-        yield self.env.timeout(self.over.publish)
+        yield self.env.timeout(self.known.overheads.publish)
         for place, shard in enumerate(sorted(shards)):
             plan = next(each for each in plans if each.shard == shard)
             exact = plan.strategy == "retrain"
@@ -279,20 +275,20 @@ class _World:
         self.busy -= shards
         for each in self.open:
             if not each.waits:
-                times = self.done.setdefault(each.number, [self.env.now + self.over.serve])
+                times = self.done.setdefault(each.number, [self.env.now + self.known.overheads.serve])
                 if not each.owes:
-                    times.append(self.env.now + self.over.serve)
+                    times.append(self.env.now + self.known.overheads.serve)
         self.open = [each for each in self.open if each.waits or each.owes]
         self._ring()
 
     def _job(self, plan: ShardPlan) -> Generator[Any, Any, None]:
         exact = plan.strategy == "retrain"
         pool = self.workers if exact else self.updaters
-        fit = self.cost.fits.get(plan.strategy)
+        fit = self.known.cost.fits.get(plan.strategy)
         factor = float(np.exp(self.draw.normal(0, min(fit.spread, 0.5)))) if fit else 1.0
         taken = plan.estimated_seconds * factor
         with pool.request(priority=-round(1000 * plan.estimated_seconds)) as turn:
             yield turn
-            yield self.env.timeout(taken + self.over.job)
+            yield self.env.timeout(taken + self.known.overheads.job)
         self.seconds += taken
         self.jobs[plan.strategy] = self.jobs.get(plan.strategy, 0) + 1

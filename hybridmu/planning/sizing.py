@@ -7,10 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hybridmu.planning.cost import CostModel
-from hybridmu.planning.planner import Policy, Pools
-from hybridmu.planning.simulator import Arrival, Outcome, Overheads, Shape, simulate
-from hybridmu.types import Calibration, StrategyChoice
+from hybridmu.planning.planner import Pools
+from hybridmu.planning.simulator import Arrival, Known, Outcome, simulate
+from hybridmu.types import StrategyChoice
 
 MAX_WORKERS = 1024
 
@@ -41,40 +40,29 @@ class Size:
 
 
 def sizes(
-    shape: Shape,
+    known: Known,
     arrivals: Sequence[Arrival],
     days: float,
     deadline_seconds: float,
-    cost: CostModel,
-    policy: Policy,
     updaters: int,
-    calibration: Calibration | None = None,
-    overheads: Overheads | None = None,
     strategy: StrategyChoice = "auto",
     workers: Sequence[int] | None = None,
 ) -> list[Size]:
-    """Return how a load fares on more and more workers, until more of them change nothing.
+    """Return how a load fares on more and more workers.
 
     Args:
-        shape: The trained system.
+        known: The system.
         arrivals: The load.
         days: That it stretches over.
         deadline_seconds: From a request to its exact removal.
-        cost: Measured.
-        policy: Of the planner.
         updaters: Central updaters.
-        calibration: What canaries told.
-        overheads: Measured.
         strategy: `auto`, or one for all.
         workers: Which numbers to try; 1, 2, 4, … up to as many as there are shards, and at most 1,024, by default.
     """
-    most = min(MAX_WORKERS, len(shape.rows))
+    most = min(MAX_WORKERS, len(known.shape.rows))
     tried = workers or [2**n for n in range(most.bit_length()) if 2**n < most] + [most]
-    found = []
-    for count in tried:
-        outcome = simulate(shape, arrivals, cost, policy, Pools(count, updaters), calibration, overheads, strategy)
-        found.append(_size(count, outcome, days, deadline_seconds))
-    return found
+    outcomes = ((count, simulate(known, arrivals, Pools(count, updaters), strategy)) for count in tried)
+    return [_size(count, outcome, days, deadline_seconds) for count, outcome in outcomes]
 
 
 def enough(found: Sequence[Size]) -> Size | None:

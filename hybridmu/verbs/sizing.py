@@ -11,8 +11,8 @@ from typing import Any
 from hybridmu.errors import RequestError
 from hybridmu.planning import cost
 from hybridmu.planning.cost import schedule
-from hybridmu.planning.planner import Policy, Pools
-from hybridmu.planning.simulator import Arrival, Outcome, Overheads, Shape, poisson, simulate
+from hybridmu.planning.planner import Pools
+from hybridmu.planning.simulator import Arrival, Known, Outcome, Overheads, Shape, poisson, simulate
 from hybridmu.planning.sizing import enough, sizes
 from hybridmu.runtime.removal import RemovalPlanner, policy_of
 from hybridmu.store.lake.lookup import Lookup
@@ -63,19 +63,17 @@ class Sizing(Opened):
         for name, value in figures.items():
             if not value > 0:
                 raise RequestError(f"{name} is no load", expected="a number above 0", got=str(value))
-        shape, days = self._shape(), min(days, _MOST / requests_per_day)
-        load, policy, overheads = poisson(shape, requests_per_day, days, rows, seed), self._policy(), self._overheads()
-        model, updaters = cost.fit(self.measurements.costs()), self.settings.cluster.updaters
-        known = self._planner().calibration()
-        found = sizes(shape, load, days, deadline_seconds, model, policy, updaters, known, overheads, strategy, workers)
+        known, days = self._known(), min(days, _MOST / requests_per_day)
+        load = poisson(known.shape, requests_per_day, days, rows, seed)
+        found = sizes(known, load, days, deadline_seconds, self.settings.cluster.updaters, strategy, workers)
         best = enough(found)
         return {
             "workers": best.workers if best else None,
             "requests": len(load),
             "days": days,
             "sizes": [asdict(size) for size in found],
-            "overheads": asdict(overheads),
-            "observations": {name: fit.observations for name, fit in model.fits.items()},
+            "overheads": asdict(known.overheads),
+            "observations": {name: fit.observations for name, fit in known.cost.fits.items()},
             "devices_per_worker": self.settings.cluster.gpus_per_shard or self.settings.cluster.cpus_per_shard,
             "device": "GPU" if self.settings.cluster.gpus_per_shard else "CPU",
         }
@@ -91,9 +89,7 @@ class Sizing(Opened):
             strategy: `auto`, or one for every request.
             seed: Of the spread of seconds.
         """
-        pools = Pools(workers, self.settings.cluster.updaters)
-        model, known = cost.fit(self.measurements.costs()), self._planner().calibration()
-        return simulate(self._shape(), arrivals, model, self._policy(), pools, known, self._overheads(), strategy, seed)
+        return simulate(self._known(), arrivals, Pools(workers, self.settings.cluster.updaters), strategy, seed)
 
     def arrival(self, at: float, ids: Iterable[object]) -> Arrival:
         """Return a request of rows for `simulate`; ids that have no row are left out.
@@ -105,18 +101,19 @@ class Sizing(Opened):
         found, _ = Lookup(self.site.lake).find([("id", each) for each in ids])
         return Arrival(at, Counter((key.shard, key.slice) for key in found if key.slice > 0))
 
-    def _planner(self) -> RemovalPlanner:
+    def _known(self) -> Known:
         self._check_bound()
-        return RemovalPlanner(self.site, self.ledger, self.measurements, self.registry)
-
-    def _policy(self) -> Policy:
-        return policy_of(self.settings)
-
-    def _shape(self) -> Shape:
-        planner, version = self._planner(), self.registry.version()
-        counts = self.ledger.counts([sub.shard for sub in version.shards])
-        stats = [planner.stats(sub, counts.get(sub.shard, {}), {}) for sub in version.shards]
-        return Shape(tuple(each.rows for each in stats), tuple(each.epochs for each in stats))
+        planner = RemovalPlanner(self.site, self.ledger, self.measurements, self.registry)
+        subs = self.registry.version().shards
+        counts = self.ledger.counts([sub.shard for sub in subs])
+        stats = [planner.stats(sub, counts.get(sub.shard, {}), {}) for sub in subs]
+        return Known(
+            Shape(tuple(each.rows for each in stats), tuple(each.epochs for each in stats)),
+            cost.fit(self.measurements.costs()),
+            policy_of(self.settings),
+            planner.calibration(),
+            self._overheads(),
+        )
 
     def _overheads(self) -> Overheads:
         """Return what requests took beside their jobs: medians of those that waited for nothing else."""

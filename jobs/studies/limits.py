@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import hybridmu
 from hybridmu.planning.cost import Coefficients, CostModel
 from hybridmu.planning.planner import Policy, Pools, make_plan
-from hybridmu.planning.simulator import Shape, poisson, simulate
+from hybridmu.planning.simulator import Known, Shape, poisson, simulate
 from hybridmu.store.sql.database import connect
 from hybridmu.store.sql.lease import Lease
 from hybridmu.store.sql.ledger import Ledger
@@ -73,7 +73,7 @@ def planner(shards: int) -> Iterator[Limit]:
         "simulate a day of 1,000 requests",
         shards,
         int(rows.sum()),
-        lambda: simulate(shape, load, cost, policy, pools, known),
+        lambda: simulate(Known(shape, cost, policy, known), load, pools),
     )
 
 

@@ -85,10 +85,12 @@ class Company:
         """Return the finished slices that are kept; a purge takes some away meanwhile."""
         return {each for each in (self.folder / "hosts" / "lineage").rglob("*") if each.is_file()}
 
-    def until_at_work(self) -> None:
-        """Wait until a slice of the open request is finished, and others are not."""
-        before = self.slices()
+    def halfway(self) -> str:
+        """Ask for a row of every shard, hold training up once a slice of that is finished, and return the request."""
+        self.pause.touch()
+        name, before = self.forget(), self.slices()
         support.until(lambda: self.slices() - before, 90, step=0.1)
+        return name
 
     def until_served(self, name: str, seconds: float = 120.0) -> None:
         support.until(lambda: self.request(name).state in {RequestState.SERVED, RequestState.PURGED}, seconds, step=0.2)
@@ -125,9 +127,7 @@ def test_hosts_that_die_and_are_cut_off_cost_time_and_no_bit(company: Company) -
 
     # The host of the coordinator loses its power in the middle of a retrain.
     company.coordinate(one)
-    company.pause.touch()
-    first = company.forget()
-    company.until_at_work()
+    first = company.halfway()
     held = company.holder()
     one.off()
     company.pause.unlink()
@@ -136,9 +136,7 @@ def test_hosts_that_die_and_are_cut_off_cost_time_and_no_bit(company: Company) -
     assert company.holder() not in {None, held}
 
     # A host that only trains is cut off, and comes back as another one: its raylet has left by itself.
-    company.pause.touch()
-    second = company.forget()
-    company.until_at_work()
+    second = company.halfway()
     three.cut()
     company.pause.unlink()
     company.until_served(second)
@@ -147,9 +145,7 @@ def test_hosts_that_die_and_are_cut_off_cost_time_and_no_bit(company: Company) -
     company.join(three)
 
     # The host of the coordinator is cut off and still reaches the ledger: nothing it writes may count twice.
-    company.pause.touch()
-    third = company.forget()
-    company.until_at_work()
+    third = company.halfway()
     held = company.holder()
     two.cut()
     company.pause.unlink()
@@ -167,9 +163,7 @@ def test_a_head_that_dies_and_comes_back_costs_time_and_no_bit(company: Company)
     company.coordinate(company.workers[0])
     first = company.forget((0,))
     company.until_served(first)
-    company.pause.touch()
-    second = company.forget()
-    company.until_at_work()
+    second = company.halfway()
     company.head.off()
     time.sleep(1)
     company.start_head()

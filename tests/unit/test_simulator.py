@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from hybridmu.planning.cost import Coefficients, CostModel
 from hybridmu.planning.planner import Policy, Pools
-from hybridmu.planning.simulator import Arrival, Overheads, Shape, poisson, simulate
+from hybridmu.planning.simulator import Arrival, Known, Overheads, Shape, poisson, simulate
 from hybridmu.planning.sizing import enough, sizes
 from hybridmu.types import Calibration, CalibrationBucket
 
@@ -25,8 +25,9 @@ def shape(shards: int = 4, slices: int = 2, rows: int = 10, epochs: int = 1) -> 
 
 
 def run(arrivals, workers=1, of=None, **options):
-    options = {"overheads": FREE, "strategy": "retrain", **options}
-    return simulate(of or shape(), arrivals, COST, POLICY, Pools(workers, 1), **options)
+    strategy = options.pop("strategy", "retrain")
+    known = Known(of or shape(), COST, POLICY, **{"overheads": FREE, **options})
+    return simulate(known, arrivals, Pools(workers, 1), strategy)
 
 
 def test_one_request_takes_what_the_planner_says():
@@ -99,7 +100,7 @@ def test_the_size_that_is_enough():
     of = shape(shards=8, slices=2, rows=50, epochs=4)
     load = poisson(of, per_day=200_000, days=0.005, rows=1, seed=1)
     assert 800 < len(load) < 1200
-    found = sizes(of, load, 0.005, 30.0, COST, POLICY, 1, overheads=FREE, strategy="retrain")
+    found = sizes(Known(of, COST, POLICY, overheads=FREE), load, 0.005, 30.0, 1, "retrain")
     assert [size.workers for size in found] == [1, 2, 4, 8]
     assert [size.exact_p95 for size in found] == sorted((size.exact_p95 for size in found), reverse=True)
     assert 0.7 < found[0].utilisation < 1
