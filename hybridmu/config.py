@@ -106,13 +106,24 @@ class SisaSettings(_Frozen):
 
 
 class OptimizerSettings(_Frozen):
-    """How a slice is trained. State is reset at every slice; `linear` decays to 0 within each slice."""
+    """How a slice is trained. State is reset at every slice.
+
+    Attributes:
+        name: `sgd`, or `adamw`.
+        lr: Rate at the start of a slice.
+        momentum: Of sgd.
+        weight_decay: L2 (sgd) or decoupled (adamw).
+        schedule: `linear` decays to 0 within each slice; `constant`.
+        extrapolation: For very large batches, of sgd alone: take each part's gradient (`compute.parts`) so many steps
+            ahead of the weights, along that part's last one (extrapolated SGD); 0 is plain SGD.
+    """
 
     name: Literal["sgd", "adamw"] = "sgd"
     lr: float = Field(0.1, gt=0)
     momentum: float = Field(0.0, ge=0, lt=1)
     weight_decay: float = Field(0.0, ge=0)
     schedule: Literal["linear", "constant"] = "linear"
+    extrapolation: float = Field(0.0, ge=0)
 
 
 class ComputeSettings(_Frozen):
@@ -125,7 +136,7 @@ class ComputeSettings(_Frozen):
             up to a minute: for large models and long training only.
         parts: Into how many parts a batch is cut, whose gradients are summed in order. On Ray each part is a process of
             its own with `cluster.cpus_per_shard` and `cluster.gpus_per_shard`, for shards that are too much for one
-            device; in one process the parts follow each other and give the same bits.
+            device (`cluster.wide` says how); in one process the parts follow each other and give the same bits.
     """
 
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -239,6 +250,9 @@ class ClusterSettings(_Frozen):
             `{"ray.io/accelerator-type": "in(A100, H100)", "ray.io/market-type": "!spot"}`.
         job_timeout_seconds: A shard job that takes longer has failed.
         resource_timeout_seconds: How long to wait for CPUs or GPUs that others hold.
+        wide: How the processes of one shard (`compute.parts`) share it: `ddp` holds all of the sub-model in each;
+            `fsdp2` divides parameters, gradients and optimizer state among them, for sub-models too large for one
+            device. The bits are the same.
     """
 
     address: str | None = None
@@ -250,6 +264,7 @@ class ClusterSettings(_Frozen):
     labels: dict[str, str] = {}
     job_timeout_seconds: float = Field(86_400, gt=0)
     resource_timeout_seconds: float = Field(300, gt=0)
+    wide: Literal["ddp", "fsdp2"] = "ddp"
 
 
 class ServingSettings(_Frozen):
@@ -385,6 +400,13 @@ class Settings(_Frozen):
             raise ValueError("data.train is missing: give a Parquet path or URI, or data.name of a built-in dataset")
         if self.optimizer.name == "adamw" and self.optimizer.momentum:
             raise ValueError("optimizer.momentum belongs to sgd; adamw has fixed betas (0.9, 0.999)")
+        if self.optimizer.name == "adamw" and self.optimizer.extrapolation:
+            raise ValueError("optimizer.extrapolation belongs to sgd; set it to 0 for adamw")
+        if self.cluster.wide == "fsdp2" and self.optimizer.extrapolation:
+            raise ValueError(
+                "optimizer.extrapolation moves every process's own parameters, which cluster.wide: fsdp2 divides among"
+                " them; use cluster.wide: ddp"
+            )
         return self
 
     @property

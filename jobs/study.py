@@ -2,6 +2,7 @@
 
     python jobs/study.py run --grid headline --out docs/study/headline.csv     # goes on where it was interrupted
     python jobs/study.py audits --out docs/study/audits.csv                    # shadow models: KLoM, U-LiRA, ToW
+    python jobs/study.py batches --out docs/study/batches.csv                 # plain and extrapolated SGD at large B
     python jobs/study.py tables                                                # docs/results.md from the CSV files
     python jobs/study.py plots                                                 # docs/study/*.svg; --figure NAME for one
 
@@ -19,7 +20,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a script sees its own folder only
 
-from jobs.studies import audits, plots, records, tables
+from jobs.studies import audits, batches, plots, records, tables
 from jobs.studies.grid import GRIDS, Grid
 from jobs.studies.pool import LocalPool, Pool, RayPool
 from jobs.studies.runner import expected_hours, missing, run
@@ -49,6 +50,11 @@ def main() -> None:
     shadows.add_argument("--models", type=int, default=100, help="of each kind; a larger number later adds to them")
     shadows.add_argument("--mixes", default=",".join(audits.MIXES), help="comma-separated")
     shadows.add_argument("--workers", type=int, default=2, help="processes")
+    large = commands.add_parser("batches", help="compare plain and extrapolated SGD on large batches")
+    large.add_argument("--out", type=Path, required=True)
+    large.add_argument("--folder", type=Path, default=Path.home() / "hybridmu-runs" / "study")
+    large.add_argument("--setups", default=",".join(batches.BATCHES), help="as dataset/model, comma-separated")
+    large.add_argument("--seeds", type=int, default=5, help="after the one that chooses the rates")
     commands.add_parser("tables", help="write the tables of docs/results.md")
     drawn = commands.add_parser("plots", help="draw the figures")
     drawn.add_argument("--figure", choices=sorted(plots.FIGURES))
@@ -57,6 +63,9 @@ def main() -> None:
         _run(given)
     elif given.command == "audits":
         _audit(given)
+    elif given.command == "batches":
+        for name in given.setups.split(","):
+            batches.measure(name, given.out, given.folder, given.seeds, _say)
     elif given.command == "tables":
         results = DOCS / "results.md"
         results.write_text(tables.fill(results.read_text(), DOCS / "study"))

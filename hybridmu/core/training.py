@@ -7,17 +7,18 @@ the same rows, thread count, device kind and CPU capability, the result is bitwi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
-from hybridmu.core.gradients import Gradients, gradients_of
+from hybridmu.core.gradients import gradients_of
 from hybridmu.core.model import SubModel, fit_standardize
 from hybridmu.core.partition import derive, epoch_order
-from hybridmu.core.parts import Loss, in_parts, refuse_batch_statistics
+from hybridmu.core.parts import BatchGradients, Loss, in_parts, refuse_batch_statistics
 from hybridmu.core.rows import Rows
 from hybridmu.errors import DivergedError
 from hybridmu.task import Task
@@ -26,7 +27,8 @@ from hybridmu.task import Task
 _GATHER_ROWS = 4096
 
 Step = Callable[[Sequence[Tensor | None], float], None]
-MakeGradients = Callable[[nn.Module, Task, Sequence[Tensor], "Recipe"], Gradients]
+# Opens a model for training: what its steps change, and what finds a batch's gradients by that.
+Across = Callable[[nn.Module, Task, "Recipe"], AbstractContextManager[tuple[Sequence[Tensor], BatchGradients]]]
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class Recipe:
         precision: `float32`, or `bfloat16` for products of matrices under autocast; weights stay float32.
         compiled: Whether forward and backward are compiled; on CUDA they are then replayed as a graph.
         parts: Into how many parts a batch is cut, whose gradients are summed in order.
+        extrapolation: How many steps ahead of the weights a part's gradient is taken, along its own last one.
     """
 
     epochs: tuple[int, ...]
@@ -60,6 +63,7 @@ class Recipe:
     precision: str = "float32"
     compiled: bool = False
     parts: int = 1
+    extrapolation: float = 0.0
 
 
 def trained_epochs(recipe: Recipe, counts: Sequence[int]) -> tuple[int, ...]:
@@ -123,7 +127,7 @@ def train_slice(
     recipe: Recipe,
     task: Task,
     shard: int,
-    across: MakeGradients | None = None,
+    across: Across | None = None,
 ) -> int:
     """Train one slice in place.
 
@@ -134,8 +138,8 @@ def train_slice(
         recipe: Hyper-parameters.
         task: Supplies the loss.
         shard: Shard number, part of every seed.
-        across: Makes what computes the parts of a batch in several processes; None: all of them here, with the same
-            bits.
+        across: Opens the model for training by several processes; None: all parts of a batch are computed here, with
+            the same bits.
 
     Returns:
         Sample visits made; 0, and nothing changed, for a later slice without a row.
@@ -183,7 +187,7 @@ def fit(
     bounds: Sequence[tuple[int, int]],
     recipe: Recipe,
     task: Task,
-    across: MakeGradients | None = None,
+    across: Across | None = None,
 ) -> None:
     """Run epochs over given orders, the rate following the recipe's schedule over all of them.
 
@@ -196,26 +200,39 @@ def fit(
         task: Supplies the loss.
         across: As of `train_slice`.
     """
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    if not parameters:
+    if not trained(model):
         return
     model.train()
-    step, gradients = make_step(parameters, recipe), (across or _make_gradients)(model, task, parameters, recipe)
-    total, done = len(orders) * len(bounds), 0
-    for order in orders:
-        positions = torch.as_tensor(order).to(rows.x.device)
-        for first, last in _gathers(bounds, recipe.batch_size):
-            start, stop = bounds[first][0], bounds[last - 1][1]
-            x, y = rows.x[positions[start:stop]], rows.y[positions[start:stop]]
-            for low, high in bounds[first:last]:
-                rate = recipe.lr * (1 - done / total) if recipe.schedule == "linear" else recipe.lr
-                step(gradients(x[low - start : high - start], y[low - start : high - start]), rate)
-                done += 1
+    with (across or _here)(model, task, recipe) as (parameters, gradients):
+        step = make_step(parameters, recipe)
+        total, done = len(orders) * len(bounds), 0
+        for order in orders:
+            positions = torch.as_tensor(order).to(rows.x.device)
+            for first, last in _gathers(bounds, recipe.batch_size):
+                start, stop = bounds[first][0], bounds[last - 1][1]
+                x, y = rows.x[positions[start:stop]], rows.y[positions[start:stop]]
+                for low, high in bounds[first:last]:
+                    rate = recipe.lr * (1 - done / total) if recipe.schedule == "linear" else recipe.lr
+                    step(gradients(x[low - start : high - start], y[low - start : high - start], rate), rate)
+                    done += 1
 
 
-def _make_gradients(model: nn.Module, task: Task, parameters: Sequence[Tensor], recipe: Recipe) -> Gradients:
-    if recipe.precision == "float32" and not recipe.compiled and recipe.parts == 1:
-        return gradients_of(model, task, parameters)
+def trained(model: nn.Module) -> list[nn.Parameter]:
+    """Return the parameters that training changes."""
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+@contextmanager
+def _here(model: nn.Module, task: Task, recipe: Recipe) -> Iterator[tuple[Sequence[Tensor], BatchGradients]]:
+    parameters = trained(model)
+    yield parameters, _gradients_here(model, task, recipe, parameters)
+
+
+def _gradients_here(model: nn.Module, task: Task, recipe: Recipe, parameters: Sequence[Tensor]) -> BatchGradients:
+    whole = recipe.parts == 1 and not recipe.extrapolation
+    if recipe.precision == "float32" and not recipe.compiled and whole:
+        plain = gradients_of(model, task, parameters)
+        return lambda x, y, _: plain(x, y)
     device = parameters[0].device.type
     found = loss = loss_of(model, task, recipe, device)
     if recipe.compiled:
@@ -223,9 +240,9 @@ def _make_gradients(model: nn.Module, task: Task, parameters: Sequence[Tensor], 
         torch.compiler.reset()
         # "reduce-overhead" is torch's name for CUDA graphs; elsewhere it does nothing.
         found = torch.compile(loss, dynamic=False, mode="reduce-overhead" if device == "cuda" else None)
-    if recipe.parts > 1:
-        return in_parts(found, parameters, recipe.parts)
-    return lambda x, y: torch.autograd.grad(found(x, y), parameters, allow_unused=True)
+    if not whole:
+        return in_parts(found, parameters, recipe.parts, recipe.extrapolation)
+    return lambda x, y, _: torch.autograd.grad(found(x, y), parameters, allow_unused=True)
 
 
 def loss_of(model: nn.Module, task: Task, recipe: Recipe, device: str) -> Loss:

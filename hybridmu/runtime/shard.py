@@ -15,7 +15,7 @@ from hybridmu.core.partition import derive
 from hybridmu.core.rows import Rows, carries, concatenate
 from hybridmu.core.strategies import Context, get
 from hybridmu.core.strategies.dpus import unavailable
-from hybridmu.core.training import MakeGradients, Recipe
+from hybridmu.core.training import Across, Recipe
 from hybridmu.errors import StrategyUnavailableError
 from hybridmu.runtime.prover import Prover
 from hybridmu.runtime.site import Site
@@ -60,7 +60,7 @@ class ShardWorker:
         self._leaves: Leaves | None = None  # of the rows, in their order, once they were needed
         self._gone: set[tuple[str, bytes]] = set()
         self._generations = 0  # how many of them the rows are of
-        self._across: MakeGradients | None = None  # set where several processes share this shard's work
+        self._across: Across | None = None  # set where several processes share this shard's work
         self._saves = True  # one of them does
 
     def ready(self) -> int:

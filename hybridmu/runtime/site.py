@@ -105,6 +105,7 @@ class Site:
             precision=self.settings.compute.precision,
             compiled=self.settings.compute.compile,
             parts=self.settings.compute.parts,
+            extrapolation=optimizer.extrapolation,
         )
 
     def fresh_model(self, shard: int) -> SubModel:

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from jobs.studies import audited, decisions, goals, records
+from jobs.studies import audited, batches, decisions, goals, records
 from jobs.studies.goals import noise_of
 from jobs.studies.grid import CONTENDERS
 from jobs.studies.records import Record
@@ -234,6 +234,7 @@ def _of(found: Callable[[Path, str], tuple[Row, Sequence[Row]]]) -> Callable[[Pa
 
 TABLES: dict[str, Callable[[Path, str], str]] = {
     "audits": audited.table,
+    "batches": lambda folder, _: table(batches.HEAD, batches.lines(folder)),
     "boundary": boundary,
     **{name: _of(found) for name, found in decisions.FOUND.items()},
     "goals": lambda folder, _: table(*goals.goals(folder)),

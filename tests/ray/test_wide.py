@@ -22,11 +22,12 @@ from tests.ray import support
 SISA = {"shards": 2, "slices": 2, "epochs": 4}
 
 
-def wide(folder: Path, storage: str, pause: Path | None = None) -> dict[str, Any]:
+def wide(folder: Path, storage: str, pause: Path | None = None, way: str = "ddp") -> dict[str, Any]:
     task = {"name": "tests.ray.tasks:Pausable", "hidden": [8], "pause": str(pause or folder / "never"), "seconds": 0.05}
     # No update is asked for, so no updater takes a CPU from the two processes.
     policy = {"calibrate": False, "strategy": "retrain"}
-    return support.config(folder, storage, sisa=SISA, task=task, compute={"parts": 2}, policy=policy)
+    found = support.config(folder, storage, sisa=SISA, task=task, compute={"parts": 2}, policy=policy)
+    return found | {"cluster": {**found.get("cluster", {}), "wide": way}}
 
 
 def test_parts_need_room_at_once(tmp_path: Path) -> None:
@@ -40,12 +41,13 @@ def test_parts_need_room_at_once(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
-def test_a_wide_shard_has_the_bits_of_one_process_and_outlives_a_worker(tmp_path: Path) -> None:
+@pytest.mark.parametrize("way", ["ddp", "fsdp2"])
+def test_a_wide_shard_has_the_bits_of_one_process_and_outlives_a_worker(tmp_path: Path, way: str) -> None:
     pause = tmp_path / "pause"
     with hybridmu.connect(wide(tmp_path, "alone", pause), executor="local") as alone:
         alone.train()
         ids = support.ids_in(alone, 0)[:2]
-        with hybridmu.connect(wide(tmp_path, "wide", pause)) as system:
+        with hybridmu.connect(wide(tmp_path, "wide", pause, way)) as system:
             system.train()
             assert support.blobs(system) == support.blobs(alone)
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from hybridmu.core.model import State, SubModel
 from hybridmu.core.rows import Positions, Rows
-from hybridmu.core.training import MakeGradients, Recipe
+from hybridmu.core.training import Across, Recipe
 from hybridmu.task import Task
 
 
@@ -31,7 +31,7 @@ class Context:
         alpha: Step of the approximate subtraction.
         finetune_epochs: Budget of the fine-tuning, in epochs over the live rows.
         finetune_rate: Its starting rate.
-        across: Makes what computes a batch's parts in several processes; None: all of them in this one.
+        across: Opens a model for training by several processes; None: by this one.
         part: Those of the live rows that the strategy's `reads` names, with their features; None: `live` has them all.
     """
 
@@ -49,7 +49,7 @@ class Context:
     finetune_epochs: float = 0.0
     finetune_rate: float = 0.0
     part: Rows | None = None
-    across: MakeGradients | None = None
+    across: Across | None = None
 
     def read(self, reads: Reads) -> Rows:
         """Return live rows with their features.
