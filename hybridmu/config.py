@@ -279,6 +279,7 @@ class ServingSettings(_Frozen):
         host: Address that the demo's HTTP proxy binds.
         port: Its port.
         labels: Ray node label → value that replicas need, as for `cluster.labels`.
+        groups: Over how many processes the sub-models of one replica are spread, where they are too many for one.
         authenticate: Answer those alone who have a token with the scope `predict` (docs/api.md).
     """
 
@@ -290,6 +291,7 @@ class ServingSettings(_Frozen):
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=1, le=65535)
     labels: dict[str, str] = {}
+    groups: int = Field(1, ge=1)
     authenticate: bool = False
 
 
@@ -402,6 +404,8 @@ class Settings(_Frozen):
             raise ValueError("optimizer.momentum belongs to sgd; adamw has fixed betas (0.9, 0.999)")
         if self.optimizer.name == "adamw" and self.optimizer.extrapolation:
             raise ValueError("optimizer.extrapolation belongs to sgd; set it to 0 for adamw")
+        if self.serving.groups > self.sisa.shards:
+            raise ValueError(f"serving.groups is {self.serving.groups}, but there are {self.sisa.shards} sub-models")
         if self.cluster.wide == "fsdp2" and self.optimizer.extrapolation:
             raise ValueError(
                 "optimizer.extrapolation moves every process's own parameters, which cluster.wide: fsdp2 divides among"

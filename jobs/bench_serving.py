@@ -1,6 +1,7 @@
 """What serving costs beside a no-op deployment, and what swaps and quarantines do to those who ask.
 
-    python jobs/bench_serving.py [--json] [--seconds 5] [--rounds 5] [--swaps 100]
+    python jobs/bench_serving.py [--json] [--seconds 5] [--rounds 5] [--swaps 100] [--groups 2]
+    RAY_SERVE_ENABLE_HA_PROXY=1 python jobs/bench_serving.py      # HAProxy before the replicas (docs/serving.md)
 
 * throughput and p99 of the ensemble over those of a deployment that takes the same bodies, batches them alike and
   gives a constant answer of the same shape; in turns, in one run (goals: at least 0.9, at most 1.3);
@@ -149,12 +150,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--swaps", type=int, default=100)
     parser.add_argument("--quarantines", type=int, default=30)
+    parser.add_argument("--groups", type=int, default=1, help="processes over which the sub-models are spread")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         settings = settings_of(SETUPS[given.setup], 0, Path(folder))
         policy = settings.policy.model_copy(update={"calibrate": False, "strategy": "retrain", "quarantine": True})
-        settings = settings.model_copy(update={"policy": policy})
+        serving = settings.serving.model_copy(update={"groups": given.groups})
+        settings = settings.model_copy(update={"policy": policy, "serving": serving})
         with hybridmu.connect(settings, executor="local") as trainer:
             trainer.train()
         with hybridmu.connect(settings) as system:

@@ -6,6 +6,7 @@ The model version is never part of a Serve configuration: replicas follow the re
 import asyncio  # no `from __future__ import annotations` here: FastAPI needs real types when Serve rebuilds the class
 import logging
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Annotated, Any
 
@@ -15,20 +16,28 @@ from fastapi import Depends, FastAPI, HTTPException
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import ValidationError
 from ray import serve
+from ray.serve.handle import DeploymentHandle
 
 from hybridmu.cluster.metrics import ReplicaMetrics
+from hybridmu.cluster.votes import Votes, ask
 from hybridmu.config import Settings
 from hybridmu.errors import DataError, HybridMUError, StateError
 from hybridmu.serving import rpc
 from hybridmu.serving.api import PredictRequest, PredictResponse, VersionResponse, problem
 from hybridmu.serving.door import Door
+from hybridmu.serving.ensemble import Ensemble as LocalEnsemble
 from hybridmu.serving.replica import Replica
+from hybridmu.serving.voters import BehindError, spread
 from hybridmu.store.sql.database import connect
 from hybridmu.store.sql.tokens import Tokens
 
 api = FastAPI(title="HybridMU", description="Predictions of an ensemble that forgets.", version="1")
 _Bearer = Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))]
 _log = logging.getLogger("ray.serve")
+
+
+# How often an answer is begun anew because a version was replaced meanwhile.
+_ASKS = 5
 
 
 # Before the class: Serve rebuilds that with what it knows by then.
@@ -45,13 +54,17 @@ class Ensemble:
 
     Args:
         settings: The configuration as plain data.
+        *groups: Where the sub-models are with voters: every group of them.
     """
 
-    def __init__(self, settings: dict[str, Any]) -> None:
+    def __init__(self, settings: dict[str, Any], *groups: DeploymentHandle) -> None:
         parsed = Settings.model_validate(settings)
         torch.set_num_threads(1)
         name = serve.get_replica_context().replica_id.unique_id
-        self._replica = Replica(parsed, name, ReplicaMetrics().swapped)
+        load = partial(spread, ask=partial(ask, groups)) if groups else LocalEnsemble.load
+        # Asking voters waits for them, which Serve's own thread must not.
+        with ThreadPoolExecutor(1) as thread:
+            self._replica = thread.submit(Replica, parsed, name, ReplicaMetrics().swapped, load).result()
         guarded = parsed.serving.authenticate
         self._door = Door(Tokens(connect(parsed.database)).all, parsed.api.token_seconds) if guarded else None
         self._stop = threading.Event()
@@ -88,11 +101,17 @@ class Ensemble:
             return refuse("UNAVAILABLE", str(problem(error)))
 
     async def _answer(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
-        with self._replica.answering():
-            answer: dict[str, Any] | DataError = await self._batch(rows)
+        for _ in range(_ASKS):
+            try:
+                with self._replica.answering():
+                    answer: dict[str, Any] | DataError = await self._batch(rows)
+            except BehindError:  # outside of `answering`, which a swap waits for
+                await asyncio.to_thread(self._replica.refresh)
+                continue
             if isinstance(answer, DataError):
                 raise answer
             return answer
+        raise StateError("versions are replaced faster than answers are made", remedy="try again")
 
     @api.get("/v1/version", response_model=VersionResponse)
     async def version(self, bearer: _Bearer = None) -> dict[str, Any]:
@@ -186,7 +205,13 @@ def make_application(settings: Settings, replicas: int = 1, most: int | None = N
     where: dict[str, Any] = {"num_cpus": 0}
     if settings.serving.labels:
         where["label_selector"] = dict(settings.serving.labels)
-    deployment = Ensemble.options(  # type: ignore[attr-defined]
-        max_ongoing_requests=ongoing, logging_config=logs, ray_actor_options=where, **count
-    )
-    return deployment.bind(settings.model_dump(mode="json"))
+    given: dict[str, Any] = {
+        "max_ongoing_requests": ongoing,
+        "logging_config": logs,
+        "ray_actor_options": where,
+        **count,
+    }
+    plain = settings.model_dump(mode="json")
+    groups = settings.serving.groups if settings.serving.groups > 1 else 0
+    voters = [Votes.options(name=f"Votes-{group}", **given).bind(plain, group) for group in range(groups)]  # type: ignore[attr-defined]
+    return Ensemble.options(**given).bind(plain, *voters)  # type: ignore[attr-defined]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -17,7 +17,7 @@ from hybridmu.core.encode import Encoder
 from hybridmu.core.model import SubModel
 from hybridmu.errors import DataError, StateError
 from hybridmu.runtime.site import Site
-from hybridmu.serving.forward import fastest
+from hybridmu.serving.forward import Forward, fastest
 from hybridmu.types import ModelVersion
 
 _SAMPLE_ROWS = 16
@@ -30,53 +30,64 @@ class Ensemble:
 
     Args:
         version: Version number that every answer carries.
-        models: Shard → (blob, sub-model); emptied shards are absent.
+        models: Shard → (blob, sub-model); emptied shards are absent. None stands for one that another process holds.
         encoder: Turns rows into tensors.
         how: `mean` or `vote`.
         removed: Shard → tombstones up to this number are out of its sub-model.
+        elsewhere: Has the sub-models run by the processes that hold them, x → logits, and the seconds of a sample.
     """
 
     def __init__(
         self,
         version: int,
-        models: dict[int, tuple[str, SubModel]],
+        models: Mapping[int, tuple[str, SubModel | None]],
         encoder: Encoder,
         how: str,
         removed: Mapping[int, int] | None = None,
+        elsewhere: tuple[Forward, float] | None = None,
     ) -> None:
         self.version, self.encoder, self.how = version, encoder, how
         self.models = models
         self.removed = {shard: upto for shard, upto in (removed or {}).items() if shard in models}
         self.withheld: frozenset[int] = frozenset()
-        voters = [model for _, model in models.values()]
+        voters = [model for _, model in models.values() if model is not None]
         self.way = "none"
         self.seconds: dict[str, float] = {}
-        if voters:
-            self.way, self._forward, self.seconds = fastest(voters, torch.zeros(_SAMPLE_ROWS, encoder.features))
+        if elsewhere:
+            self._forward, self.way, self.seconds = elsewhere[0], "spread", {"spread": elsewhere[1]}
+        elif voters:
+            self.way, self._forward, self.seconds = fastest(voters, sample(encoder))
 
     @classmethod
-    def load(cls, site: Site, version: ModelVersion, before: Ensemble | None = None) -> Ensemble:
+    def load(
+        cls,
+        site: Site,
+        version: ModelVersion,
+        before: Ensemble | None = None,
+        shards: Collection[int] | None = None,
+    ) -> Ensemble:
         """Load a version; sub-models that did not change since `before` are shared, not read again.
 
         Args:
             site: Where blobs and schema are.
             version: What to load.
             before: The ensemble that answers now.
+            shards: Only their sub-models; None: all.
 
         Returns:
             A new ensemble; `before` is left as it was.
         """
-        models: dict[int, tuple[str, SubModel]] = {}
+        models: dict[int, tuple[str, SubModel | None]] = {}
         for sub in version.shards:
-            if sub.blob is None:
+            if sub.blob is None or (shards is not None and sub.shard not in shards):
                 continue
             same = before.models.get(sub.shard) if before else None
             if same is not None and same[0] == sub.blob:
                 models[sub.shard] = same
             else:
                 models[sub.shard] = (sub.blob, site.load_model(sub.shard, sub.blob))
-        removed = {sub.shard: sub.removed_upto for sub in version.shards}
-        return cls(version.version, models, site.lake.manifest.encoder, site.settings.serving.aggregation, removed)
+        how = site.settings.serving.aggregation
+        return cls(version.version, models, site.lake.manifest.encoder, how, removed_of(version))
 
     def withholding(self, shards: frozenset[int]) -> Ensemble:
         """Return the same version with some sub-models out of the vote; nothing is loaded or copied."""
@@ -90,7 +101,9 @@ class Ensemble:
         return len(self.models) - len(self.withheld)
 
     def quick(self, rows: int) -> bool:
-        """Return whether so many rows are answered within milliseconds, going by what a sample took."""
+        """Return whether so many rows are answered here within milliseconds, going by what a sample took."""
+        if self.way == "spread":
+            return False
         return self.seconds.get(self.way, 0.0) * max(1.0, rows / _SAMPLE_ROWS) < _QUICK_SECONDS and rows <= _QUICK_ROWS
 
     def encode(self, rows: Sequence[dict[str, Any]]) -> npt.NDArray[np.float32]:
@@ -138,10 +151,15 @@ class Ensemble:
         """
         if not self.voters:
             raise StateError("no shard is left to vote: every training row was forgotten")
-        logits = self._forward(torch.from_numpy(x))
+        logits = self.logits(x)
         if self.withheld:  # a sub-model that is run and not counted costs less than other batches of weights
             logits = logits[[place for place, shard in enumerate(self.models) if shard not in self.withheld]]
         return aggregate(logits, self.how).numpy()
+
+    @torch.no_grad()
+    def logits(self, x: npt.NDArray[np.float32]) -> torch.Tensor:
+        """Return what all sub-models say, float32 [sub-models, n, classes], in the order of `models`."""
+        return self._forward(torch.from_numpy(x))
 
     def answer(self, x: npt.NDArray[np.float32]) -> dict[str, Any]:
         """Return the JSON-able answer for encoded rows: label and probability per class, and the version."""
@@ -193,3 +211,13 @@ class Ensemble:
             }
             for row in probabilities
         ]
+
+
+def sample(encoder: Encoder) -> torch.Tensor:
+    """Return rows to measure with, float32 [16, features]."""
+    return torch.zeros(_SAMPLE_ROWS, encoder.features)
+
+
+def removed_of(version: ModelVersion) -> dict[int, int]:
+    """Return shard → tombstones up to this number are out of its sub-model."""
+    return {sub.shard: sub.removed_upto for sub in version.shards}

@@ -18,36 +18,35 @@ from hybridmu.errors import StateError
 from hybridmu.runtime.healing import reporting
 from hybridmu.runtime.site import Site
 from hybridmu.serving.ensemble import Ensemble
+from hybridmu.serving.follower import Follower
 from hybridmu.serving.quarantine import Quarantine, quarantine
-from hybridmu.store.sql.database import connect
-from hybridmu.store.sql.ledger import Ledger
-from hybridmu.store.sql.registry import Registry
-from hybridmu.store.sql.replicas import Replicas
+from hybridmu.types import ModelVersion
 
 _DRAIN_POLL_SECONDS = 0.002
 
 
-class Replica:
+class Replica(Follower):
     """One server process's view of the model.
 
     Args:
         settings: The configuration.
         replica_id: Unique name of this replica.
         swapped: Told of every swap: seconds it took, version that answers, sub-models that are withheld.
+        load: Makes a version ready to answer, given the ensemble that answers now.
     """
 
     def __init__(
-        self, settings: Settings, replica_id: str, swapped: Callable[[float, int, int], None] | None = None
+        self,
+        settings: Settings,
+        replica_id: str,
+        swapped: Callable[[float, int, int], None] | None = None,
+        load: Callable[[Site, ModelVersion, Ensemble | None], Ensemble] = Ensemble.load,
     ) -> None:
-        self.settings, self.replica_id = settings, replica_id
-        self.site = Site(settings)
-        self._engine = connect(settings.database)
-        Ledger(self._engine).bind(settings.identity(), create=False)
-        self._registry, self._replicas = Registry(self._engine), Replicas(self._engine)
+        super().__init__(settings, replica_id)
+        self._load = load
         policy = settings.policy
         self._min_voters = policy.min_voters or math.ceil(settings.sisa.shards / 2)
         self._quarantined, self._swapped = Quarantine(), swapped
-        self._lease = settings.serving.lease_seconds
         self._lock = threading.Lock()  # guards the generation and its counts
         self._refreshing = threading.Lock()  # one refresh at a time
         self._generation = 0
@@ -56,7 +55,7 @@ class Replica:
         self._renewed = time.monotonic()
         self._replicas.register(replica_id, 0, self._lease)
         with reporting(self.site, self._engine):
-            self.ensemble = Ensemble.load(self.site, self._registry.version())
+            self.ensemble = load(self.site, self._registry.version(), None)
         self._tell(time.monotonic() - self._renewed)
         self.refresh()
 
@@ -89,7 +88,7 @@ class Replica:
                     continue
                 began = time.monotonic()
                 with reporting(self.site, self._engine):
-                    fresh = Ensemble.load(self.site, self._registry.version(pointer), self.ensemble)
+                    fresh = self._load(self.site, self._registry.version(pointer), self.ensemble)
                 self._swap(fresh, self._due(fresh), began)
 
     def _due(self, ensemble: Ensemble) -> Quarantine:
@@ -120,19 +119,6 @@ class Replica:
         if self._swapped:
             self._swapped(seconds, self.ensemble.version, len(self.ensemble.withheld))
 
-    def follow(self, stop: threading.Event) -> None:
-        """Refresh until stopped; a failing ledger is retried, and the lease runs out meanwhile."""
-        while not stop.wait(self.settings.serving.poll_seconds):
-            try:
-                self.refresh()
-            except Exception:
-                continue  # whatever it was, an expired lease takes this replica out of rotation
-
-    @property
-    def healthy(self) -> bool:
-        """Return whether the lease is running."""
-        return time.monotonic() - self._renewed < self._lease
-
     @contextmanager
     def answering(self) -> Iterator[None]:
         """Mark an answer as being made, from reading the ensemble to its last byte.
@@ -150,10 +136,6 @@ class Replica:
         finally:
             with self._lock:
                 self._active[generation] -= 1
-
-    def close(self) -> None:
-        """Take this replica off the list."""
-        self._replicas.unregister(self.replica_id)
 
     def _drain(self) -> None:
         """Wait for answers that began before the swap, as long as the lease allows."""

@@ -235,3 +235,38 @@ def test_replicas_that_load_brings_start_on_the_current_version(system: hybridmu
     for client in clients:
         assert not client.failures
         assert {version for _, version in client.answers} == {report["version_after"]}
+
+
+def test_sub_models_spread_over_processes_answer_alike_and_swap_unnoticed(system: hybridmu.System, url: str) -> None:
+    folder = Path(system.settings.storage_url).parent
+    raw = yaml.safe_load((folder / "config.yaml").read_text())
+    raw["serving"] |= {"groups": 2, "poll_seconds": 0.2}
+    (folder / "spread.yaml").write_text(yaml.safe_dump(raw))
+    serve.run(build({"config": str(folder / "spread.yaml")}), name="spread", route_prefix="/spread")
+    stop = threading.Event()
+    clients = [Client(f"{url}/spread", stop) for _ in range(2)]
+    try:
+        found = httpx.get(f"{url}/spread/v1/version").raise_for_status().json()
+        assert (found["voters"], found["forward"]) == (3, "spread")
+        for client in clients:
+            client.start()
+        served = []
+        for number in support.ids_in(system, 1)[-2:]:
+            report = system.forget(ids=[number], strategy="retrain", wait=True)
+            served.append((time.monotonic(), report["version_after"]))
+        answer = httpx.post(f"{url}/spread/v1/predict", json={"rows": ROWS}).raise_for_status().json()
+        offline = system.predict(ROWS)
+        assert answer["version"] == offline["version"] == served[-1][1]
+        for ours, theirs in zip(answer["predictions"], offline["predictions"], strict=True):
+            assert ours["probabilities"] == pytest.approx(theirs["probabilities"], abs=1e-6)
+    finally:
+        stop.set()
+        for client in clients:
+            client.join(60)
+        serve.delete("spread")
+    for client in clients:
+        assert not client.failures
+        assert len(client.answers) > 10
+        for began, version in client.answers:
+            for at, after in served:
+                assert version >= after or began <= at, f"version {version} answered after {after} was served"

@@ -66,6 +66,11 @@ def test_a_request_is_quarantined_when_every_live_replica_says_so(engine, ledger
     replicas.register("slow", 1, -1, last[first])  # expired: it does not answer
     replicas.register("a", 1, 60, upto)
     assert ledger.request(third).quarantined_at is not None
+    replicas.register("holds sub-models", 1, 60, role="votes")  # it answers nobody
+    assert replicas.answering() == 1
+    fourth = ledger.accept([key(5, 1)]).request_id
+    replicas.register("a", 1, 60, max(ledger.shards_of([fourth])[fourth].values()))
+    assert ledger.request(fourth).quarantined_at is not None
     before = ledger.request(first).quarantined_at
     replicas.register("a", 1, 60, upto)
     assert ledger.request(first).quarantined_at == before, "the first moment counts"

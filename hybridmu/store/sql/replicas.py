@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Literal
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
@@ -10,6 +11,8 @@ from sqlalchemy.engine import Connection, Engine
 from hybridmu.store.sql import tables as t
 from hybridmu.store.sql.database import reader
 from hybridmu.types import RequestState, Touched
+
+Role = Literal["answers", "votes"]
 
 # A failed request's rows are in the model until another request takes them along.
 _OPEN = (RequestState.RECEIVED, RequestState.PLANNED, RequestState.APPLIED, RequestState.FAILED)
@@ -25,17 +28,25 @@ class Replicas:
     def __init__(self, engine: Engine) -> None:
         self._write, self._read = engine, reader(engine)
 
-    def register(self, replica_id: str, version: int, lease_seconds: float, quarantined_upto: int = 0) -> None:
+    def register(
+        self, replica_id: str, version: int, lease_seconds: float, quarantined_upto: int = 0, role: Role = "answers"
+    ) -> None:
         """Add or renew a replica; call with version 0 before reading the pointer.
 
         Args:
             replica_id: Its name.
-            version: What it answers with.
+            version: What it answers with; of one that votes, the oldest that it holds.
             lease_seconds: How long it may answer without another call.
             quarantined_upto: No answer of it is influenced by an open deletion whose tombstones have at most this
                 number.
+            role: Whether it gives answers, or holds sub-models for those that do.
         """
-        values = {"expires_at": time.time() + lease_seconds, "version": version, "quarantined_upto": quarantined_upto}
+        values = {
+            "expires_at": time.time() + lease_seconds,
+            "version": version,
+            "quarantined_upto": quarantined_upto,
+            "role": role,
+        }
         with self._write.begin() as connection:
             changed = connection.execute(
                 t.replicas.update().where(t.replicas.c.replica_id == replica_id).values(**values)
@@ -59,6 +70,12 @@ class Replicas:
             )
         return pointer if slowest is None else min(pointer, int(slowest))
 
+    def answering(self) -> int | None:
+        """Return the oldest version that any unexpired replica gives answers with; None when there is none."""
+        with self._read.begin() as connection:
+            slowest = connection.scalar(sa.select(sa.func.min(t.replicas.c.version)).where(_answers()))
+        return None if slowest is None else int(slowest)
+
     def live(self) -> dict[str, int]:
         """Return unexpired replica → version."""
         query = t.replicas.select().where(t.replicas.c.expires_at > time.time())
@@ -80,10 +97,13 @@ class Replicas:
             return [Touched(*row) for row in connection.execute(query)]
 
 
+def _answers() -> sa.ColumnElement[bool]:
+    return (t.replicas.c.expires_at > time.time()) & (t.replicas.c.role == "answers")
+
+
 def _mark_quarantined(connection: Connection) -> None:
     """Note the moment from which no unexpired replica lets a deletion's shards vote."""
-    live = sa.select(sa.func.min(t.replicas.c.quarantined_upto)).where(t.replicas.c.expires_at > time.time())
-    upto = connection.scalar(live) or 0
+    upto = connection.scalar(sa.select(sa.func.min(t.replicas.c.quarantined_upto)).where(_answers())) or 0
     last = sa.select(sa.func.max(t.needs.c.upto)).where(t.needs.c.request_id == t.requests.c.request_id)
     open_ = t.requests.c.quarantined_at.is_(None) & t.requests.c.state.in_(_OPEN)
     connection.execute(

@@ -229,6 +229,7 @@ replicas = sa.Table(
     sa.Column("expires_at", sa.Float, nullable=False),
     sa.Column("version", sa.Integer, nullable=False),
     sa.Column("quarantined_upto", _Big, nullable=False, default=0),
+    sa.Column("role", sa.String(16), nullable=False),
 )
 leases = sa.Table(
     "leases",

@@ -194,6 +194,7 @@ def upgrade() -> None:
         sa.Column("expires_at", sa.Float(), nullable=False),
         sa.Column("version", sa.Integer(), nullable=False),
         sa.Column("quarantined_upto", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("role", sa.String(length=16), nullable=False),
         sa.PrimaryKeyConstraint("replica_id", name=op.f("pk_replicas")),
     )
     op.create_table(

@@ -1,0 +1,63 @@
+"""Following the serving pointer under a lease: what replicas and the voters of a spread ensemble have in common."""
+
+from __future__ import annotations
+
+import threading
+import time
+from abc import ABC, abstractmethod
+
+from hybridmu.config import Settings
+from hybridmu.runtime.site import Site
+from hybridmu.store.sql.database import connect
+from hybridmu.store.sql.ledger import Ledger
+from hybridmu.store.sql.registry import Registry
+from hybridmu.store.sql.replicas import Replicas
+
+
+class Follower(ABC):
+    """A process that is on the ledger's list for as long as it renews its lease.
+
+    Args:
+        settings: The configuration.
+        replica_id: Unique name of this process.
+    """
+
+    def __init__(self, settings: Settings, replica_id: str) -> None:
+        self.settings, self.replica_id = settings, replica_id
+        self.site = Site(settings)
+        self._engine = connect(settings.database)
+        Ledger(self._engine).bind(settings.identity(), create=False)
+        self._registry, self._replicas = Registry(self._engine), Replicas(self._engine)
+        self._lease = settings.serving.lease_seconds
+        self._renewed = time.monotonic()
+        self._nudged = threading.Event()  # there is something to look at before the next poll
+
+    @abstractmethod
+    def refresh(self) -> int:
+        """Renew the lease and follow the pointer; return the version that is ready."""
+
+    @property
+    def poll_seconds(self) -> float:
+        """Return how long to wait before the next look."""
+        return self.settings.serving.poll_seconds
+
+    def follow(self, stop: threading.Event) -> None:
+        """Refresh until stopped; a failing ledger is retried, and the lease runs out meanwhile."""
+        while not stop.is_set():
+            self._nudged.wait(self.poll_seconds)
+            self._nudged.clear()
+            if stop.is_set():
+                return
+            try:
+                self.refresh()
+            except Exception:
+                continue  # whatever it was, an expired lease takes this process out of rotation
+
+    @property
+    def healthy(self) -> bool:
+        """Return whether the lease is running."""
+        return time.monotonic() - self._renewed < self._lease
+
+    def close(self) -> None:
+        """Take this process off the list."""
+        self._replicas.unregister(self.replica_id)
