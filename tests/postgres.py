@@ -100,6 +100,11 @@ class Server:
         """Return the URL of a database as a user would write it."""
         return f"postgresql://postgres@/{name}?host={self.folder / 'socket'}"
 
+    @property
+    def socket(self) -> Path:
+        """Return where it listens."""
+        return self.folder / "socket" / ".s.PGSQL.5432"
+
     def _address(self, name: str) -> str:
         return f"host={self.folder / 'socket'} user=postgres dbname={name}"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,16 +11,17 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from hybridmu import config
+from hybridmu import config, datasets
 from hybridmu.commands.console import ConfigOption, JsonOption, emit, errors, out, print_table
 from hybridmu.config import Settings
 from hybridmu.core.certificate import check, check_chain, fingerprint, parse
 from hybridmu.core.evidence import Finding
-from hybridmu.errors import ConfigError
+from hybridmu.errors import ConfigError, RequestError
 from hybridmu.runtime.replay import Replay, Verdict, replay
 from hybridmu.store.certificates import Certificates
 from hybridmu.store.files.storage import Storage
 from hybridmu.store.keys import Keyring, load_public_keys
+from hybridmu.types import KeyKind
 
 app = typer.Typer(no_args_is_help=True, help="Certificates of deletion.")
 _EXITS = {Verdict.CONFIRMED: 0, Verdict.REFUTED: 1, Verdict.SUPERSEDED: 3, Verdict.ELSEWHERE: 4}
@@ -82,6 +84,34 @@ def show(number: int, config_file: ConfigOption, as_json: JsonOption = False) ->
     emit(document, as_json, lambda: print(json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False)))
 
 
+@app.command()
+def find(
+    config_file: ConfigOption,
+    ids: Annotated[list[str] | None, typer.Option("--id", help="A row id; may be repeated.")] = None,
+    groups: Annotated[list[str] | None, typer.Option("--group", help="A group; may be repeated.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say which certificates are about an id or group, by the operator's guard keys; fails when one has none."""  # noqa: DOC501
+    with errors(as_json):
+        asked: list[tuple[KeyKind, str]] = [("id", text) for text in ids or ()]
+        asked += [("group", text) for text in groups or ()]
+        if not asked:
+            raise RequestError("nothing to look for", expected="--id or --group")
+        keyring, documents = Keyring(config.load(config_file)), _store(config_file).all()
+        found = [_covering(keyring, documents, kind, text) for kind, text in asked]
+    emit(found, as_json, lambda: _found(found))
+    if not all(each["certificates"] for each in found):
+        raise typer.Exit(1)
+
+
+def _covering(keyring: Keyring, documents: Sequence[dict[str, Any]], kind: KeyKind, text: str) -> dict[str, Any]:
+    # 7 and "7" are two ids; what the column holds may be gone with the tables.
+    forms: list[object] = [text, *([int(text)] if text.lstrip("-").isdecimal() else [])]
+    macs = {mac.hex() for some in keyring.macs(kind, forms).values() for mac in some}
+    numbers = [d["number"] for d in documents if any(k["kind"] == kind and k["mac"] in macs for k in d["keys"])]
+    return {"kind": kind, "value": text, "certificates": numbers}
+
+
 def _settings(again: bool, config_file: Path | None) -> Settings | None:
     """Return the configuration of the system that is asked to replay.
 
@@ -92,7 +122,8 @@ def _settings(again: bool, config_file: Path | None) -> Settings | None:
         return None
     if config_file is None:
         raise ConfigError("--replay needs the system that issued the certificate", remedy="name it: -c CONFIG")
-    return config.load(config_file)
+    settings = config.load(config_file)
+    return settings.model_copy(update={"data": datasets.resolve(settings.data)})
 
 
 def _store(config_file: Path) -> Certificates:
@@ -153,6 +184,12 @@ def _summary(document: dict[str, Any]) -> dict[str, Any]:
         "shards": len(document["shards"]),
         "signed_by": document["signature"]["key_id"],
     }
+
+
+def _found(found: Sequence[dict[str, Any]]) -> None:
+    for each in found:
+        numbers = ", ".join(map(str, each["certificates"])) or "none"
+        out.print(f"{each['kind']} {each['value']}: {numbers}", markup=False, highlight=False)
 
 
 def _listed(found: list[dict[str, Any]]) -> None:

@@ -12,7 +12,9 @@ import os
 import secrets
 import shutil
 import signal
+import socket
 import subprocess
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -141,6 +143,7 @@ class Net:
     def __enter__(self) -> Self:
         run("ip", "link", "add", self.bridge, "type", "bridge")
         run("ip", "link", "set", self.bridge, "up")
+        run("ip", "addr", "add", f"{self.outside}/24", "dev", self.bridge)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -149,6 +152,32 @@ class Net:
             subprocess.run(["ip", "netns", "del", host.name], capture_output=True)
         subprocess.run(["ip", "link", "del", self.bridge], capture_output=True)
         time.sleep(0.2)
+
+    @property
+    def outside(self) -> str:
+        """Address of this machine, as the hosts see it."""
+        return f"10.77.{self.byte}.254"
+
+    def forward(self, path: Path) -> int:
+        """Return a port of this machine behind which a Unix socket answers: a service on the network."""
+        server = socket.create_server((self.outside, 0))
+
+        def pump(source: socket.socket, target: socket.socket) -> None:
+            with contextlib.suppress(OSError):
+                while data := source.recv(65536):
+                    target.sendall(data)
+                target.shutdown(socket.SHUT_WR)
+
+        def accept() -> None:
+            while True:
+                near, _ = server.accept()
+                far = socket.socket(socket.AF_UNIX)
+                far.connect(str(path))
+                for pair in ((near, far), (far, near)):
+                    threading.Thread(target=pump, args=pair, daemon=True).start()
+
+        threading.Thread(target=accept, daemon=True).start()
+        return int(server.getsockname()[1])
 
     def host(self) -> Host:
         """Return a new host, switched off."""

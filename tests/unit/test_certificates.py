@@ -13,10 +13,12 @@ import yaml
 from typer.testing import CliRunner
 
 from hybridmu.cli import app
+from hybridmu.config import Settings
 from hybridmu.core.certificate import canonical, sign
 from hybridmu.errors import CorruptBlobError, StateError
 from hybridmu.store.certificates import Certificates
 from hybridmu.store.files.storage import Storage
+from hybridmu.store.keys import Keyring
 from tests.support import settings_dict
 from tests.unit.test_certificate import KEY, OTHER, PUBLIC, chain_of, made, signed
 
@@ -185,3 +187,20 @@ def test_keys_show_and_rotate(config, tmp_path):
     assert len(secrets) == 2
     assert not any(line in said for secret in secrets for line in secret.split())
     run("keys", "rotate", "partition", "-c", config, code=2)
+
+
+def test_find_says_which_certificates_are_about_somebody(config, tmp_path):
+    settings = Settings.parse(yaml.safe_load(config.read_text()))
+    keyring, storage = Keyring(settings), Storage(settings.storage_url)
+    old = {7: keyring.mac("id", 7), "7": keyring.mac("id", "7")}
+    keyring.rotate("guard")
+    new = {"p": keyring.mac("group", "p"), 8: keyring.mac("id", 8)}
+    documents = chain_of(3)
+    for document, keys in zip(documents, ([old[7]], [old["7"], new[8]], [new["p"]]), strict=True):
+        kind = "group" if keys == [new["p"]] else "id"
+        document["keys"] = [{"kind": kind, "mac": mac.hex(), "key_id": name} for name, mac in keys]
+        storage.write(f"certificates/{document['number']:08d}.json", canonical(document))
+    found = json.loads(run("certificate", "find", "-c", config, "--id", "7", "--id", "8", "--group", "p", "--json"))
+    assert [each["certificates"] for each in found] == [[1, 2], [2], [3]], "by every guard key, as number and as text"
+    assert run("certificate", "find", "-c", config, "--id", "p", "--group", "p", code=1) == "id p: none\ngroup p: 3\n"
+    run("certificate", "find", "-c", config, code=2)
