@@ -541,6 +541,7 @@ class ShardOutcome:
         checkpoints_read: Checkpoints loaded.
         head: Of an exact run: hash of the code, libraries, hyper-parameters and machine that made it.
         generations: How many generations of rows an exact run was made of.
+        rows_read: Rows that were read from storage; a worker that has them in memory reads none.
     """
 
     job_id: str
@@ -557,6 +558,7 @@ class ShardOutcome:
     checkpoints_read: int = 0
     head: str | None = None
     generations: int = 1
+    rows_read: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -619,7 +621,7 @@ class CostObservation:
         visits: Sample visits made.
         checkpoints: Checkpoints read and written.
         seconds: Wall time on the worker, I/O included.
-        rows: Rows read from storage: the live ones for an update and a first training, none for a retrain.
+        rows: Rows read from storage: the live ones for an update and the first retrain of a process, later none.
     """
 
     strategy: str

@@ -30,7 +30,7 @@ class WideShard(ShardWorker):
 
     def retrain(self, job: ShardJob) -> ShardOutcome:
         """Return what `ShardWorker.retrain` gives, bit for bit, from `compute.parts` processes."""
-        started = time.perf_counter()
+        started, already = time.perf_counter(), self._rows_read
         live, recipe = self._live(job), self.site.recipe_for(self.shard, job.generations)
         keys = self._lineage(live, recipe).keys
         if job.mend:
@@ -42,8 +42,10 @@ class WideShard(ShardWorker):
         visits = sum(epochs[n - 1] * live.upto(n) for n in range(first, len(keys) + 1))
         if len(live) and visits:
             self._fit(job)
-        # Every slice is there now: this only looks.
-        return replace(super().retrain(job), first_slice=first, visits=visits, seconds=time.perf_counter() - started)
+        seen = super().retrain(job)  # every slice is there now: this only looks
+        seconds = time.perf_counter() - started
+        rows_read = self._rows_read - already
+        return replace(seen, first_slice=first, visits=visits, seconds=seconds, rows_read=rows_read)
 
     def _fit(self, job: ShardJob) -> None:
         settings, cluster = self.site.settings, self.site.settings.cluster

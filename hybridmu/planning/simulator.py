@@ -69,7 +69,7 @@ class Known:
 
     Attributes:
         shape: The trained system.
-        cost: Fitted from outcomes; jobs take their estimates, times a lognormal factor of the fit's spread.
+        cost: Fitted from outcomes; jobs take their estimates, times a lognormal factor of mean 1 with the fit's spread.
         policy: Of the planner.
         calibration: What canaries told.
         overheads: What is not in a job's seconds.
@@ -285,7 +285,8 @@ class _World:
         exact = plan.strategy == "retrain"
         pool = self.workers if exact else self.updaters
         fit = self.known.cost.fits.get(plan.strategy)
-        factor = float(np.exp(self.draw.normal(0, min(fit.spread, 0.5)))) if fit else 1.0
+        spread = min(fit.spread, 0.5) if fit else 0.0
+        factor = float(np.exp(self.draw.normal(-(spread**2) / 2, spread)))  # of mean 1: estimates are means
         taken = plan.estimated_seconds * factor
         with pool.request(priority=-round(1000 * plan.estimated_seconds)) as turn:
             yield turn

@@ -57,6 +57,7 @@ class ShardWorker:
         self.shard = shard
         self.blob: str | None = None
         self._rows: Rows | None = None
+        self._rows_read = 0  # from storage, since this process began
         self._leaves: Leaves | None = None  # of the rows, in their order, once they were needed
         self._gone: set[tuple[str, bytes]] = set()
         self._generations = 0  # how many of them the rows are of
@@ -78,7 +79,7 @@ class ShardWorker:
         Returns:
             New weights and what they cost; `blob` is None when no row is left.
         """
-        started = time.perf_counter()
+        started, already = time.perf_counter(), self._rows_read
         live = self._live(job)
         recipe = self.site.recipe_for(self.shard, job.generations)
         chain = self._lineage(live, recipe)
@@ -87,7 +88,7 @@ class ShardWorker:
             self.site.blobs.mend(self.shard, keys)
         if len(live) == 0:
             self.blob = None
-            return self._outcome(job, started, chain.head, None, 0, len(recipe.epochs) + 1, 0, (), 0)
+            return self._outcome(job, started, already, chain.head, None, 0, len(recipe.epochs) + 1, 0, (), 0)
         new: dict[int, SliceRecord] = {}
         mark = [started]
 
@@ -115,7 +116,7 @@ class ShardWorker:
         )
         if not self._saves:
             none: tuple[SliceRecord, ...] = ()
-            return self._outcome(job, started, chain.head, None, 0, result.first_slice, result.visits, none, 0)
+            return self._outcome(job, started, already, chain.head, None, 0, result.first_slice, result.visits, none, 0)
         records = []
         for slice_, key in enumerate(keys, start=1):
             blob = new[slice_].blob if slice_ in new else self.site.blobs.find(self.shard, key)
@@ -125,6 +126,7 @@ class ShardWorker:
         return self._outcome(
             job,
             started,
+            already,
             chain.head,
             self.blob,
             len(live),
@@ -249,6 +251,7 @@ class ShardWorker:
             self.site.lake.see(job.generations)
             gone = {(str(kind), key) for kind, key in job.tombstones}
             self._rows = self.site.lake.rows("train", self.shard, gone, generations=job.generations)
+            self._rows_read += len(self._rows)
             # An id that was purged once may have come back: what is gone is known anew.
             self._leaves, self._gone, self._generations = None, gone, job.generations
         self._drop(job.tombstones)
@@ -272,6 +275,7 @@ class ShardWorker:
         self,
         job: ShardJob,
         started: float,
+        already: int,
         head: str,
         blob: str | None,
         live: int,
@@ -295,4 +299,5 @@ class ShardWorker:
             checkpoints_read=read,
             head=head,
             generations=job.generations,
+            rows_read=self._rows_read - already,
         )

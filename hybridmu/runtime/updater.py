@@ -105,6 +105,7 @@ class Updater:
             visits=result.visits,
             seconds=time.perf_counter() - started,
             checkpoints_read=read,
+            rows_read=len(live),
         )
 
     def audit(self, job: ShardJob) -> AuditOutcome:

@@ -40,14 +40,14 @@ def status(name):
 def retrain(settings, gone=()):
     worker = ShardWorker(settings, 0)
     ids = tuple(("id", digest(worker.site.lake.key, "id", row)) for row in gone)
-    worker.retrain(ShardJob("first", 0, "retrain", generations=1))
-    return worker.retrain(ShardJob("second", 0, "retrain", tombstones=ids, generations=1))
+    first = worker.retrain(ShardJob("first", 0, "retrain", generations=1))
+    return first, worker.retrain(ShardJob("second", 0, "retrain", tombstones=ids, generations=1))
 
 small, large = (Settings.parse(json.loads(raw)) for raw in sys.argv[1:])
 retrain(small, [3])  # loads what is loaded once
 before = status("VmRSS")
-outcome = retrain(large, range(0, 1000))
-print(json.dumps([status("VmHWM") - before, outcome.live]))
+first, second = retrain(large, range(0, 1000))
+print(json.dumps([status("VmHWM") - before, second.live, first.rows_read, second.rows_read]))
 """
 
 
@@ -69,7 +69,8 @@ def test_a_shard_stays_within_twice_its_rows_parameters_and_checkpoints(tmp_path
         subprocess.run([sys.executable, "-c", INGEST, json.dumps(raw)], check=True)
         raws.append(json.dumps(raw))
     done = subprocess.run([sys.executable, "-c", MEASURE, *raws], capture_output=True, text=True, check=True)
-    used, live = json.loads(done.stdout)
+    used, live, *read = json.loads(done.stdout)
+    assert read == [ROWS, 0], "what is in memory is not read again"
     assert live == ROWS - 1000, "rows were deleted, so that they were copied"
     parameters = 4 * (WIDTH * HIDDEN + HIDDEN + HIDDEN * 2 + 2)
     allowed = 2 * (4 * ROWS * WIDTH + (3 + SLICES) * parameters)

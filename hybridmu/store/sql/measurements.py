@@ -144,13 +144,12 @@ def record_outcomes(connection: Connection, round_id: str, pairs: Sequence[tuple
     record_costs(connection, [outcome for _, outcome in pairs])
 
 
-def record_costs(connection: Connection, outcomes: Iterable[ShardOutcome], *, reading: bool = False) -> None:
+def record_costs(connection: Connection, outcomes: Iterable[ShardOutcome]) -> None:
     """Write what the cost model learns from outcomes, in the caller's transaction.
 
     Args:
         connection: The transaction.
         outcomes: Of any strategies.
-        reading: Whether retrains read their rows from storage, as the first ones do; later a worker has them.
     """
     for outcome in outcomes:
         connection.execute(
@@ -159,7 +158,7 @@ def record_costs(connection: Connection, outcomes: Iterable[ShardOutcome], *, re
                 visits=outcome.visits,
                 checkpoints=sum(record.visits > 0 for record in outcome.slices) + outcome.checkpoints_read,
                 seconds=outcome.seconds,
-                rows=outcome.live if reading or not outcome.exact else 0,
+                rows=outcome.rows_read,
             )
         )
 

@@ -89,7 +89,7 @@ class Registry:
             for outcome in outcomes:
                 _insert(connection, 1, _sub_model(outcome, None, 0.0), outcome.strategy)
             connection.execute(t.serving.insert().values(id=1, version=1))
-            record_costs(connection, outcomes, reading=True)
+            record_costs(connection, outcomes)
             return 1
 
     def publish(
