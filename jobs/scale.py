@@ -51,7 +51,7 @@ def main() -> None:
     runs.add_argument("--out", type=Path, default=DOCS / "study" / "scale.csv")
     runs.add_argument("--experiments", default="strong,weak,rate", help="comma-separated; `nodes` besides")
     runs.add_argument("--seeds", type=int, default=3)
-    runs.add_argument("--database-url", help="of a ledger that several nodes reach")
+    runs.add_argument("--database-url", help="PostgreSQL that all nodes reach; a point makes a database there")
     bounds = commands.add_parser("limits", help="time single steps at growing sizes")
     bounds.add_argument("--out", type=Path, default=DOCS / "study" / "limits.csv")
     bounds.add_argument("--shards", default="10,100,1000,10000")
@@ -72,12 +72,16 @@ def main() -> None:
 def _run(given: argparse.Namespace) -> None:
     known = {point.key for point in csvfile.read(given.out, Point)}
     wanted = [one for one in grid(given.experiments.split(","), given.seeds) if one.key not in known]
-    if any(one.nodes > 1 for one in wanted) and not given.database_url:
+    if any(one.experiment == "nodes" for one in wanted) and not given.database_url:
         raise SystemExit("several nodes need a ledger that all of them reach: add --database-url postgresql://…")
     print(f"{len(wanted)} points to measure, about {len(wanted) * 0.8:.0f} minutes", flush=True)
     for number, one in enumerate(wanted, start=1):
-        database = given.database_url if one.experiment == "nodes" else None
-        with tempfile.TemporaryDirectory() as folder, scaling.cluster(_CPUS, one.nodes if database else 0):
+        server = given.database_url if one.experiment == "nodes" else None
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            scaling.database(server) as database,
+            scaling.cluster(_CPUS, one.nodes if server else 0),
+        ):
             point = scaling.measure(one, Path(folder), database)
         csvfile.append(given.out, [point], Point)
         says = f"{point.measured:.3g} s, predicted {point.predicted:.3g} s"

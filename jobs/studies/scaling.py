@@ -6,6 +6,7 @@ import contextlib
 import statistics
 import threading
 import time
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
+import sqlalchemy as sa
 from ray.cluster_utils import Cluster
 
 import hybridmu
@@ -239,6 +241,30 @@ def _opened(raw: dict[str, Any], workers: int) -> Iterator[System]:
     cluster = {**raw["cluster"], "max_parallel": workers}
     with hybridmu.connect({**raw, "cluster": cluster}) as system:
         yield system
+
+
+@contextmanager
+def database(server: str | None) -> Iterator[str | None]:
+    """Make a database of its own for one point, dropped in the end.
+
+    Args:
+        server: URL of any database of a PostgreSQL where this user may make others; None: no server.
+
+    Yields:
+        Its URL; None without a server.
+    """
+    if server is None:
+        yield None
+        return
+    engine = sa.create_engine(sa.make_url(server).set(drivername="postgresql+psycopg"), isolation_level="AUTOCOMMIT")
+    name = f"hybridmu_scale_{uuid.uuid4().hex[:12]}"
+    with engine.connect() as connection:
+        connection.exec_driver_sql(f"CREATE DATABASE {name} ENCODING 'UTF8' TEMPLATE template0")
+        try:
+            yield sa.make_url(server).set(database=name).render_as_string(hide_password=False)
+        finally:
+            connection.exec_driver_sql(f"DROP DATABASE {name} WITH (FORCE)")
+    engine.dispose()
 
 
 @contextmanager
