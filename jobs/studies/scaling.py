@@ -114,8 +114,10 @@ def measure(wanted: Wanted, folder: Path, database_url: str | None = None) -> Po
         spread = _per_shard(system, ids, wanted.shards)
         for number in range(_SINGLES):  # what a request costs by itself, and a retrain in a warm process
             _forget(system, [spread[number % wanted.shards].pop()])
+            system.run(until_idle=True)  # on these cores the purge of one would slow the retrain of the next
     with _opened(raw, wanted.workers) as system:
         _forget(system, [shard.pop() for shard in spread])  # brings every actor up
+        system.run(until_idle=True)
         run = _rate if wanted.experiment == "rate" else _burst
         measured, predicted, busy, foreseen = run(system, wanted, spread)
     return Point(
@@ -143,6 +145,7 @@ def _burst(system: System, wanted: Wanted, spread: list[list[int]]) -> tuple[lis
         ids = [number for shard in spread for number in (shard.pop() for _ in range(int(wanted.load) // wanted.shards))]
         expected = system.simulate([system.arrival(0.0, ids)], wanted.workers, "retrain")
         report = _forget(system, ids)
+        system.run(until_idle=True)
         measured.append(report["served_at"] - report["received_at"])
         predicted.append(expected.makespan)
         busy.append(sum(shard["measured_seconds"] for shard in report["shards"]))
