@@ -27,6 +27,7 @@ from hybridmu.types import JobResult, ShardFailure, ShardJob, ShardOutcome
 
 _ADOPT_SECONDS = 120.0
 _NODES_SECONDS = 1.0
+_GRANT_SECONDS = 0.05
 
 
 @dataclass(eq=False)
@@ -37,6 +38,7 @@ class _Flight:
     member: Member
     since: float
     group: PlacementGroup | None = None
+    granted: bool = False
     result: Any = None
     deadline: float = field(default=float("inf"))
 
@@ -93,6 +95,9 @@ class RayExecutor:
             if ready:
                 ready, _ = ray.wait(list(running), num_returns=len(running), timeout=0)
             results += [self._collect(running[reference]) for reference in ready]
+            if ready:  # what waits for their CPUs starts before anybody looks at what they say
+                self._start_queued()
+                self._start_reserved()
         elif not results:
             time.sleep(min(wait_seconds, 0.02 if self._flights else wait_seconds))
         results += self._expired()
@@ -189,8 +194,10 @@ class RayExecutor:
         if self._gpu or wide:  # its processes ask for their own
             return True
         if flight.group is None:
-            flight.group = self._reservations.take(flight.member.node)
-        return bool(flight.group.wait(0.01))
+            flight.group, flight.granted = self._reservations.take(flight.member.node)
+        # To ask takes some milliseconds, and an answer that comes too late costs another turn of this loop.
+        flight.granted = flight.granted or bool(flight.group.wait(_GRANT_SECONDS))
+        return flight.granted
 
     # ------------------------------------------------------------------ ending
 
@@ -242,7 +249,7 @@ class RayExecutor:
 
     def _release(self, flight: _Flight) -> None:
         if flight.group is not None:
-            self._reservations.give(flight.member.node, flight.group)
+            self._reservations.give(flight.member.node, flight.group, flight.granted)
             flight.group = None
         flight.member.busy = False
         flight.member.used_at = time.monotonic()

@@ -29,19 +29,23 @@ class Reservations:
         self._prefix = f"hybridmu-{purpose or ledger}-"
         self._idle: dict[str, list[tuple[PlacementGroup, float]]] = {}
 
-    def take(self, node: str) -> PlacementGroup:
-        """Return a reservation on a node; it may not be granted yet."""
+    def take(self, node: str) -> tuple[PlacementGroup, bool]:
+        """Return a reservation on a node, and whether it is granted: one that was used before is."""
         if idle := self._idle.get(node):
-            return idle.pop()[0]
-        return placement_group(
+            return idle.pop()[0], True
+        asked = placement_group(
             [{"CPU": self._cpus}],
             bundle_label_selector=[{"ray.io/node-id": node}],
             name=f"{self._prefix}{uuid.uuid4().hex}",
         )
+        return asked, False
 
-    def give(self, node: str, group: PlacementGroup) -> None:
-        """Take a reservation back; the next job on that node gets it, or it is freed soon."""
-        self._idle.setdefault(node, []).append((group, time.monotonic()))
+    def give(self, node: str, group: PlacementGroup, granted: bool) -> None:
+        """Take a reservation back; the next job on that node gets it, or it is freed soon. One never granted is."""
+        if granted:
+            self._idle.setdefault(node, []).append((group, time.monotonic()))
+        else:
+            remove_placement_group(group)
 
     def free_unused(self, linger_seconds: float = _LINGER_SECONDS) -> None:
         """Free the CPUs that no job used for a while."""
