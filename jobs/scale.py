@@ -2,6 +2,7 @@
 
     python jobs/scale.py run [--experiments strong,weak,rate,nodes] [--seeds 3]   # docs/study/scale.csv
     python jobs/scale.py limits                                                   # docs/study/limits.csv
+    python jobs/scale.py foresee                                                  # docs/study/foreseen.csv
     python jobs/scale.py tables                                                   # docs/scale.md from the CSV files
     python jobs/scale.py plots                                                    # docs/images/scale.svg
 
@@ -20,7 +21,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a script sees its own folder only
 
-from jobs.studies import csvfile, limits, scaletables, scaling
+from jobs.studies import csvfile, foreseen, limits, scaletables, scaling
 from jobs.studies.limits import Limit
 from jobs.studies.scaling import Point, Wanted
 
@@ -56,6 +57,7 @@ def main() -> None:
     bounds.add_argument("--out", type=Path, default=DOCS / "study" / "limits.csv")
     bounds.add_argument("--shards", default="10,100,1000,10000")
     bounds.add_argument("--ids", default="100000,1000000,10000000")
+    commands.add_parser("foresee", help="simulate up to 1,024 workers")
     commands.add_parser("tables", help="write the tables of docs/scale.md")
     commands.add_parser("plots", help="draw docs/images/scale.svg")
     given = parser.parse_args()
@@ -63,6 +65,10 @@ def main() -> None:
         _run(given)
     elif given.command == "limits":
         _limits(given)
+    elif given.command == "foresee":
+        out = DOCS / "study" / "foreseen.csv"
+        out.unlink(missing_ok=True)
+        csvfile.append(out, foreseen.foresee(), foreseen.Foreseen)
     elif given.command == "tables":
         (DOCS / "scale.md").write_text(scaletables.fill((DOCS / "scale.md").read_text(), DOCS / "study"))
     else:

@@ -12,9 +12,10 @@ import uuid
 from dataclasses import replace
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from hybridmu.cluster import sharing
 from hybridmu.config import Settings
@@ -80,5 +81,7 @@ class _Part(ShardWorker):
 
 def _train(config: dict[str, Any]) -> None:
     """Train the shard with the other processes; the first one writes what was made."""
+    if (device := get_device()).type == "cuda":  # processes of one node see all of its GPUs, and "cuda" is the first
+        torch.cuda.set_device(device)
     part = _Part(Settings.model_validate(config["settings"]), config["shard"])
     part.retrain(config["job"])

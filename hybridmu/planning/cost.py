@@ -4,6 +4,9 @@ seconds = per_visit · visits + per_checkpoint · checkpoints + per_row · rows 
 least squares on *relative* error, outliers weighing less. Few outcomes can't tell the terms apart (every shard's
 training has about the same visits and checkpoints), so the fit is drawn a little towards the proportions that small
 models have: where the outcomes say nothing else, a job that takes twice what was expected takes twice in every term.
+
+A process's first retrain reads its rows and warms up; it tells nothing of the next one. Such outcomes count only where
+there are few others.
 """
 
 from __future__ import annotations
@@ -23,6 +26,8 @@ from hybridmu.types import CostObservation
 _PRIOR = np.array([1e-5, 5e-3, 1e-6, 5e-3])
 _PRIOR_SPREAD = 1.0
 _PULL = 0.005
+# So many retrains of processes that have their rows make the others' unneeded.
+_ENOUGH = 8
 # Rounds of fitting, each with weights from the one before. Beyond this relative error an outcome pulls no harder (Huber
 # 1964): a worker that something else has stopped for a minute says nothing of the next job.
 _ROUNDS = 8
@@ -104,7 +109,13 @@ def fit(observations: Iterable[CostObservation]) -> CostModel:
     for observation in observations:
         if observation.seconds > 0 and (observation.visits or observation.checkpoints):
             grouped.setdefault(observation.strategy, []).append(observation)
-    return CostModel({name: _fit_one(group) for name, group in grouped.items()})
+    return CostModel({name: _fit_one(_usual(group)) for name, group in grouped.items()})
+
+
+def _usual(group: Sequence[CostObservation]) -> Sequence[CostObservation]:
+    """Return jobs of processes that had their rows, where there are enough; the first one of a process is slower."""
+    ready = [observation for observation in group if not observation.rows]
+    return ready if len(ready) >= _ENOUGH else group
 
 
 def _fit_one(group: Sequence[CostObservation]) -> Coefficients:

@@ -9,7 +9,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from hybridmu.report.plots import svg
-from jobs.studies import csvfile
+from jobs.studies import csvfile, foreseen
 from jobs.studies.limits import Limit
 from jobs.studies.scaling import Point
 from jobs.studies.tables import filled, table
@@ -135,4 +135,10 @@ def _middle(found: Sequence[Point], value: Callable[[Point], float]) -> float:
     return statistics.median(map(value, found))
 
 
-TABLES: dict[str, Callable[[Path, str], str]] = {"points": points, "judged": judged, "steps": steps, "machine": machine}
+TABLES: dict[str, Callable[[Path, str], str]] = {
+    "points": points,
+    "judged": judged,
+    "foreseen": lambda folder, _: table(foreseen.HEAD, foreseen.lines(folder)),
+    "steps": steps,
+    "machine": machine,
+}

@@ -34,6 +34,18 @@ hybridmu certificate show 1 -c CONFIG | tee folder-with-all-certificates/1.json 
 cp storage-keys/signing-0001.pub.pem operator.pub.pem
 """
 )
+_MODELS = """
+for model in A B OLD NEW; do cat > $model.yaml <<YAML
+data: {name: digits, validation_fraction: 0.1}
+task: {name: mlp, hidden: [$((${#model} * 8))]}
+sisa: {shards: ${#model}, slices: 2, epochs: 2}
+policy: {calibrate: false}
+keys: {folder: keys}
+storage_url: $model
+YAML
+done
+for model in A B OLD; do hybridmu train -c $model.yaml --local; done
+"""
 
 
 @pytest.mark.slow
@@ -45,6 +57,8 @@ cp storage-keys/signing-0001.pub.pem operator.pub.pem
         ("auditor.md", "", ("id 44: 2", "id 46: none", "superseded by certificate 2", "all proven bit for bit")),
         ("api.md", _SYSTEM, ('"state":"RECEIVED"',)),
         ("certificate.md", _PURGED, ("Certificate 1 of system", "Replay: confirmed")),
+        ("storage.md", _SYSTEM, ("torch=2.14.0", "lost")),
+        ("models.md", _MODELS, ("B: ", "B is retired", "models retire OLD")),
         ("keys.md", _SYSTEM, ("signing key", "guard key", "in use")),
     ],
 )

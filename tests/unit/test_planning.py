@@ -144,6 +144,18 @@ def test_a_stopped_worker_and_noise_do_not_move_the_estimate():
     assert fit(stalled).estimate("retrain", 10_000, 3).seconds == pytest.approx(noisy, rel=0.1)
 
 
+def test_the_first_retrains_of_processes_count_only_where_there_are_few_others():
+    first = [CostObservation("retrain", 7500, 2, 0.6, rows=130) for _ in range(16)]
+    later = [CostObservation("retrain", 7500 + 100 * n, 2, 0.3 + 0.004 * n) for n in range(8)]
+    few = fit([*first, *later[:7]])
+    assert few.fits["retrain"].observations == 23
+    many = fit([*first, *later])
+    assert many.fits["retrain"].observations == 8
+    assert many.estimate("retrain", 7500, 2).seconds == pytest.approx(0.3, rel=0.02)
+    assert many.fits["retrain"].spread < 0.02 < few.fits["retrain"].spread
+    assert fit(first).estimate("retrain", 7500, 2).seconds > 0.3, "a cluster that has only begun goes by what it has"
+
+
 def test_what_few_outcomes_leave_open_is_shared_out():
     """Trainings of equal shards can't say what a checkpoint costs; a late slice is neither free nor as slow as all."""
     training = [CostObservation("retrain", 9000, 5, 0.12) for _ in range(8)]

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection, Engine, Row
+from sqlalchemy.engine import Connection, Engine
 
 from hybridmu.errors import (
     ConflictError,
@@ -30,8 +30,18 @@ from hybridmu.store.sql.database_errors import refuse_damaged
 from hybridmu.store.sql.forgotten import known_macs, remember_forgotten
 from hybridmu.store.sql.idempotency import remember, repeated
 from hybridmu.store.sql.ingestions import insert, stamp, withdraw
+from hybridmu.store.sql.joining import (
+    WAITING,
+    hasten,
+    join,
+    least_advanced,
+    owners,
+    take_up,
+    to_request,
+    waiting_for,
+)
 from hybridmu.store.sql.lease import fence
-from hybridmu.store.sql.links import file_forwards, live_systems, tell_again, withdraw_forwards
+from hybridmu.store.sql.links import file_forwards, live_systems, withdraw_forwards
 from hybridmu.types import (
     ForgetRequest,
     Ingestion,
@@ -42,8 +52,6 @@ from hybridmu.types import (
     StrategyChoice,
     Tombstone,
 )
-
-_WAITING = (RequestState.RECEIVED, RequestState.PLANNED)
 
 
 class Ledger:
@@ -179,15 +187,15 @@ class Ledger:
                 raise _being_forgotten(found)
             # Rows that were revoked before may still be in the served model: their removal is waited for, and taken
             # up again when the request that asked for it failed.
-            owners = _owners(connection, found.covering, purged)
-            _take_up(connection, owners, strategy)
+            holders = owners(connection, found.covering, purged)
+            take_up(connection, holders, strategy)
             # Asking for a retrain by name also repairs exactly what an update removed before.
             exactly = strategy == "retrain"
             done = _watermarks(connection, exactly=exactly) if found.covering else {}
             unremoved = [stone for stone in found.covering if stone.seq > done.get(stone.shard, 0)]
-            earlier = _waiting_for(connection, unremoved, exactly) if unremoved else _least_advanced(connection, owners)
+            earlier = waiting_for(connection, unremoved, exactly) if unremoved else least_advanced(connection, holders)
             if earlier is not None and not found.fresh:
-                _join(connection, earlier.request_id, caller, deadline)
+                join(connection, earlier.request_id, caller, deadline)
             passes_on = bool(systems and (found.fresh or absent))
             request_id = _new_name()
             if earlier is not None and not found.fresh and not passes_on:
@@ -269,7 +277,7 @@ class Ledger:
         """Let an earlier deadline hold for a request that is not purged yet."""
         if deadline_at is not None:
             with self._write.begin() as connection:
-                _hasten(connection, request_id, deadline_at)
+                hasten(connection, request_id, deadline_at)
 
     def cancel(self, request_id: str, caller: str = "") -> ForgetRequest:
         """Take back a request that nobody began to fulfil; its tombstones and guard entries are lifted with it.
@@ -338,7 +346,7 @@ class Ledger:
         if caller is not None:
             query = query.where(t.requests.c.caller == caller)
         with self._read.begin() as connection:
-            return [_to_request(row) for row in connection.execute(query)]
+            return [to_request(row) for row in connection.execute(query)]
 
     def tombstones(self, shards: Iterable[int] | None = None) -> dict[int, list[Tombstone]]:
         """Return shard → its tombstones in commit order, without purged ones, whose rows are gone from every file."""
@@ -453,7 +461,7 @@ class Ledger:
         with self._write.begin() as connection:
             fence(connection, token)
             for part in parts(list(request_ids)):
-                open_ = t.requests.c.request_id.in_(part) & t.requests.c.state.in_(_WAITING)
+                open_ = t.requests.c.request_id.in_(part) & t.requests.c.state.in_(WAITING)
                 connection.execute(t.requests.update().where(open_).values(state=RequestState.FAILED, reason=reason))
 
     def mark_served(self, token: int, upto_version: int) -> list[str]:
@@ -474,7 +482,7 @@ class Ledger:
         row = connection.execute(t.requests.select().where(where)).first()
         if row is None:
             raise StateError("there is no such request", remedy="list them with `hybridmu requests list`")
-        return _to_request(row)
+        return to_request(row)
 
     def _repeat(self, connection: Connection, key: str | None, payload: object) -> ForgetRequest | None:
         name = repeated(connection, key, payload)
@@ -487,70 +495,6 @@ class Ledger:
                 remedy="use a new key to ask again",
             )
         return request
-
-
-def _owners(connection: Connection, covering: Sequence[Tombstone], purged: Sequence[bytes]) -> list[str]:
-    """Return the requests that revoked rows of a call, purged ones included."""
-    ids = {stone.request_id for stone in covering}
-    for part in parts(sorted(set(purged))):
-        ids |= set(connection.scalars(sa.select(t.guard.c.request_id).where(t.guard.c.mac.in_(part))))
-    return sorted(ids)
-
-
-def _take_up(connection: Connection, request_ids: Sequence[str], strategy: StrategyChoice) -> None:
-    """Let those of these requests that failed be tried again, the way they are asked for now."""
-    for part in parts(request_ids):
-        failed = t.requests.c.request_id.in_(part) & (t.requests.c.state == RequestState.FAILED)
-        connection.execute(
-            t.requests.update().where(failed).values(state=RequestState.PLANNED, strategy=strategy, reason=None)
-        )
-
-
-def _least_advanced(connection: Connection, request_ids: Sequence[str]) -> ForgetRequest | None:
-    """Return the request among these that will be the last to end, the newest among equals."""
-    life = list(RequestState)
-    rows = [
-        row
-        for part in parts(request_ids)
-        for row in connection.execute(t.requests.select().where(t.requests.c.request_id.in_(part)))
-    ]
-    best = min(rows, key=lambda row: (life.index(RequestState(row.state)), -row.seq), default=None)
-    return _to_request(best) if best is not None else None
-
-
-def _waiting_for(connection: Connection, stones: Sequence[Tombstone], exactly: bool) -> ForgetRequest | None:
-    """Return the newest open request that waits for all these tombstones: one of theirs, else one without its own."""
-    upto = {stone.shard: stone.seq for stone in stones}  # they are in commit order
-    open_ = sa.and_(t.requests.c.state.in_(_WAITING), t.requests.c.strategy == "retrain" if exactly else sa.true())
-    bare = t.requests.select().where(open_ & (t.requests.c["keys"] == 0))
-    rows = {row.seq: row for row in connection.execute(bare)}
-    for part in parts(sorted({stone.request_id for stone in stones})):
-        theirs = t.requests.select().where(open_ & t.requests.c.request_id.in_(part))
-        rows |= {row.seq: row for row in connection.execute(theirs)}
-    waits: dict[str, dict[int, int]] = {row.request_id: {} for row in rows.values()}
-    for part in parts(list(waits)):
-        for need in connection.execute(t.needs.select().where(t.needs.c.request_id.in_(part))):
-            waits[need.request_id][need.shard] = need.upto
-    for row in sorted(rows.values(), key=lambda row: (row.keys > 0, row.seq), reverse=True):
-        if all(waits[row.request_id].get(shard, 0) >= seq for shard, seq in upto.items()):
-            return _to_request(row)
-    return None
-
-
-def _join(connection: Connection, request_id: str, caller: str, deadline: float | None) -> None:
-    """Note that another call was pointed to a request, and let the earlier deadline hold until it is purged."""
-    mine = t.requests.c.request_id == request_id
-    connection.execute(t.requests.update().where(mine & (t.requests.c.caller != caller)).values(joined=True))
-    if deadline is not None:
-        _hasten(connection, request_id, deadline)
-
-
-def _hasten(connection: Connection, request_id: str, deadline: float) -> None:
-    mine = t.requests.c.request_id == request_id
-    later = t.requests.c.deadline_at.is_(None) | (t.requests.c.deadline_at > deadline)
-    open_ = t.requests.c.purged_at.is_(None)
-    if connection.execute(t.requests.update().where(mine & later & open_).values(deadline_at=deadline)).rowcount:
-        tell_again(connection, request_id)
 
 
 def _end_at_once(connection: Connection, request_id: str, reason: str, now: float, values: dict[str, Any]) -> None:
@@ -628,11 +572,6 @@ def _watermarks(connection: Connection, *, exactly: bool) -> dict[int, int]:
 def _set(connection: Connection, request_ids: Sequence[str], **values: Any) -> None:
     for part in parts(list(request_ids)):
         connection.execute(t.requests.update().where(t.requests.c.request_id.in_(part)).values(**values))
-
-
-def _to_request(row: Row[Any]) -> ForgetRequest:
-    fields = {name: getattr(row, name) for name in ForgetRequest.__dataclass_fields__ if name != "state"}
-    return ForgetRequest(state=RequestState(row.state), **fields)
 
 
 def _differences(stored: dict[str, Any], ours: dict[str, Any], prefix: str = "") -> list[str]:
