@@ -36,7 +36,8 @@ def ensure_ray(settings: Settings) -> bool:
         common["logging_config"] = ray.LoggingConfig(encoding="JSON", log_level=settings.logs.level.upper())
     try:
         if address is None:
-            ray.init(num_cpus=os.cpu_count(), include_dashboard=False, **common)
+            # By its name: without, Ray looks for a cluster that was here once, and waits minutes for a dead one.
+            ray.init(address="local", num_cpus=os.cpu_count(), include_dashboard=False, **common)
         else:
             ray.init(address=address, **common)
     except ConnectionError as error:

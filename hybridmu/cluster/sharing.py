@@ -103,8 +103,9 @@ def _divided(model: nn.Module, device: torch.device) -> nn.Module:
     tied = len(list(model.parameters())) < len(list(model.named_parameters(remove_duplicate=False)))
     # Gathered at once: an element of a list or sequence of layers; all of the model where two share a parameter.
     lists = [m for m in model.modules() if isinstance(m, nn.ModuleList | nn.Sequential)] if not tied else []
-    layers = dict.fromkeys(layer for found in lists for layer in found.children() if list(layer.parameters()))
-    # A list in a list is divided before the layer that holds it.
+    own = [layer for found in lists for layer in found.children() if list(layer.parameters())]
+    layers = {layer for layer in own if not isinstance(layer, nn.ModuleList)}  # a list is never called
+    # What is inside of a layer is divided before it.
     for layer in [*(m for m in reversed(list(model.modules())) if m in layers), model]:
         found = fully_shard(layer, mesh=mesh)
         assert isinstance(found, FSDPModule)

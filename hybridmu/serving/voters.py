@@ -142,7 +142,8 @@ class Voters(Follower):
             return None  # it was replaced, and its weights may be purged
         shards = tuple(held.models)
         none = np.zeros((0, len(x), len(held.encoder.classes)), dtype=np.float32)
-        return shards, held.logits(x).numpy() if shards else none
+        # What came through Ray can't be written to, which torch warns of.
+        return shards, held.logits(np.array(x)).numpy() if shards else none
 
     def _load(self, version: int) -> Ensemble:
         with self._loading:

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 
 import hybridmu
 from hybridmu.cluster.resources import fits, local_storage_warning, pools, refuse_ledger_in_a_file, slots
@@ -108,3 +109,24 @@ def test_gpus_are_held_by_the_actors_that_train(tmp_path: Path) -> None:
         )
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.split() == ["fleet", "shards", "updater", "cpu"]
+
+
+@pytest.mark.slow
+def test_no_address_means_a_cluster_of_its_own_also_where_another_one_was_once(tmp_path: Path) -> None:
+    script = (
+        "import sys, ray; from hybridmu.cluster.resources import ensure_ray; from hybridmu.config import load;"
+        "print(ensure_ray(load(sys.argv[1])), len(ray.nodes()), ray.cluster_resources()['CPU'] > 0)"
+    )
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(support.config(tmp_path)))
+    with support.short_tmp() as folder:
+        (Path(folder) / "ray").mkdir()
+        (Path(folder) / "ray" / "ray_current_cluster").write_text("127.0.0.1:9\n")
+        done = subprocess.run(
+            [sys.executable, "-c", script, str(tmp_path / "config.yaml")],
+            cwd=support.PROJECT,
+            env=os.environ | {"RAY_TMPDIR": folder},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+    assert done.stdout.split() == ["True", "1", "True"], done.stderr

@@ -35,6 +35,20 @@ class Tied(nn.Module):
         return head(first(x).relu() + second(x).tanh())
 
 
+class Blocks(nn.Module):
+    """A list of lists of layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        pairs = [(FEATURES, 6), (6, FEATURES)], [(FEATURES, 4), (4, CLASSES)]
+        self.blocks = nn.ModuleList(nn.ModuleList(nn.Linear(*shape) for shape in block) for block in pairs)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for first, second in self.blocks:
+            x = second(first(x).relu())
+        return x
+
+
 def nested() -> nn.Module:
     inner = nn.Sequential(nn.Linear(5, 3), nn.LayerNorm(3), nn.ReLU())
     return nn.Sequential(nn.Linear(FEATURES, 5), nn.Dropout(0.3), nn.ReLU(), inner, nn.Linear(3, CLASSES))
@@ -52,6 +66,7 @@ CASES: dict[int, list[Case]] = {
         ("ddp", "tied", {"extrapolation": 0.5}),
         ("fsdp2", "nested", {"optimizer": "adamw"}),
         ("fsdp2", "tied", {"momentum": 0.9}),
+        ("fsdp2", "blocks", {"momentum": 0.5}),
     ],
     3: [
         ("ddp", "nested", {"extrapolation": 0.7, "momentum": 0.9}),
@@ -64,7 +79,7 @@ def fit(across: Any, model: str, options: dict[str, Any], parts: int) -> tuple[t
     """Return all weights after a few batches, one of them of a single row, and how many this process held."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    network = {"nested": nested, "tied": Tied}[model]().train()
+    network = {"nested": nested, "tied": Tied, "blocks": Blocks}[model]().train()
     recipe = Recipe((1,), 4, 0, parts=parts, **options)
     torch.manual_seed(5)
     with across(network, FiveSteps(), recipe) as (parameters, gradients):
