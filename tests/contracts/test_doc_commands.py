@@ -57,7 +57,7 @@ for model in A B OLD; do hybridmu train -c $model.yaml --local; done
         ("auditor.md", "", ("id 44: 2", "id 46: none", "superseded by certificate 2", "all proven bit for bit")),
         ("api.md", _SYSTEM, ('"state":"RECEIVED"',)),
         ("certificate.md", _PURGED, ("Certificate 1 of system", "Replay: confirmed")),
-        ("storage.md", _SYSTEM, ("torch=2.14.0", "lost")),
+        ("storage.md", _SYSTEM, ("0 kept, 2 lost", "no checkpoint is lost")),
         ("models.md", _MODELS, ("B: ", "B is retired", "models retire OLD")),
         ("keys.md", _SYSTEM, ("signing key", "guard key", "in use")),
     ],
