@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -106,7 +107,9 @@ def find(
 
 def _covering(keyring: Keyring, documents: Sequence[dict[str, Any]], kind: KeyKind, text: str) -> dict[str, Any]:
     # 7 and "7" are two ids; what the column holds may be gone with the tables.
-    forms: list[object] = [text, *([int(text)] if text.lstrip("-").isdecimal() else [])]
+    forms: list[object] = [text]
+    with suppress(ValueError):
+        forms.append(int(text))
     macs = {mac.hex() for some in keyring.macs(kind, forms).values() for mac in some}
     numbers = [d["number"] for d in documents if any(k["kind"] == kind and k["mac"] in macs for k in d["keys"])]
     return {"kind": kind, "value": text, "certificates": numbers}

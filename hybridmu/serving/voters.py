@@ -150,9 +150,12 @@ class Voters(Follower):
             if version not in self.held:
                 nearest = self.held[max(self.held)] if self.held else None
                 made = Ensemble.load(self.site, self._registry.version(version), nearest, self.shards)
+                if version < min(self.held, default=version):  # SERVED must know before anybody has an answer of it
+                    self._register(version)
                 self.held = {**self.held, version: made}
                 self._nudged.set()
             return self.held[version]
 
-    def _register(self) -> None:
-        self._replicas.register(self.replica_id, min(self.held, default=0), self._lease, role="votes")
+    def _register(self, oldest: int | None = None) -> None:
+        held = min(self.held, default=0) if oldest is None else oldest
+        self._replicas.register(self.replica_id, held, self._lease, role="votes")

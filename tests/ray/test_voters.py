@@ -132,6 +132,7 @@ def test_a_replica_that_starts_between_two_versions_is_not_left_alone(system: hy
     assert votes is not None
     assert votes[0] == (0, 2)
     assert set(late.held) == {1, 2}
+    assert system.replicas.live()["late"] == 1, "the ledger knows before the answer is there"
     assert late.poll_seconds < system.settings.serving.poll_seconds, "it looks soon whether that can go again"
     assert late.logits(99, np.zeros((1, 8), np.float32)) is None
     world.replica.refresh()

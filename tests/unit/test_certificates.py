@@ -203,4 +203,5 @@ def test_find_says_which_certificates_are_about_somebody(config, tmp_path):
     found = json.loads(run("certificate", "find", "-c", config, "--id", "7", "--id", "8", "--group", "p", "--json"))
     assert [each["certificates"] for each in found] == [[1, 2], [2], [3]], "by every guard key, as number and as text"
     assert run("certificate", "find", "-c", config, "--id", "p", "--group", "p", code=1) == "id p: none\ngroup p: 3\n"
+    assert "none" in run("certificate", "find", "-c", config, "--id", "--5", code=1)
     run("certificate", "find", "-c", config, code=2)
