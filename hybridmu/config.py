@@ -279,6 +279,8 @@ class ServingSettings(_Frozen):
         host: Address that the demo's HTTP proxy binds.
         port: Its port.
         labels: Ray node label → value that replicas need, as for `cluster.labels`.
+        per_node: How many replicas one node may have, so that its end does not end them all; null: any number, spread
+            as well as Ray can.
         groups: Over how many processes the sub-models of one replica are spread, where they are too many for one.
         authenticate: Answer those alone who have a token with the scope `predict` (docs/api.md).
     """
@@ -291,6 +293,7 @@ class ServingSettings(_Frozen):
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=1, le=65535)
     labels: dict[str, str] = {}
+    per_node: int | None = Field(None, ge=1)
     groups: int = Field(1, ge=1)
     authenticate: bool = False
 

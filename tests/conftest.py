@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
@@ -33,6 +34,12 @@ class ByFile(LoadScopeScheduling):
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
         return "tests/ray" if file.startswith("tests/ray/") else file
+
+
+def pytest_configure() -> None:
+    """Let the processes of tests be interrupted also where a shell started this one in the background."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # Python's own handler is not inherited, this is
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -44,10 +44,10 @@ class Server:
             (folder / name).mkdir()
             if self._user:
                 shutil.chown(folder / name, self._user)
-        self._binaries = folder / "package" / _BINARIES / "bin"
+        self.binaries = folder / "package" / _BINARIES / "bin"
         options = ["--auth=trust", "--username=postgres", "--encoding=UTF8", "--locale=C", "--no-sync"]
         subprocess.run(
-            [self._binaries / "initdb", *options, "-D", self._data], user=self._user, cwd="/", check=True,
+            [self.binaries / "initdb", *options, "-D", self._data], user=self._user, cwd="/", check=True,
             capture_output=True,
         )  # fmt: skip
         self._numbers = count()
@@ -62,7 +62,7 @@ class Server:
         options = [f"-c{name}={value}" for name, value in settings.items()]
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                [self._binaries / "postgres", "-D", self._data, *options],
+                [self.binaries / "postgres", "-D", self._data, *options],
                 user=self._user, cwd="/", stdout=log, stderr=log,
             )  # fmt: skip
         end = time.monotonic() + 30

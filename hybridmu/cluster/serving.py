@@ -211,6 +211,8 @@ def make_application(settings: Settings, replicas: int = 1, most: int | None = N
         "ray_actor_options": where,
         **count,
     }
+    if settings.serving.per_node is not None:
+        given["max_replicas_per_node"] = settings.serving.per_node
     plain = settings.model_dump(mode="json")
     groups = settings.serving.groups if settings.serving.groups > 1 else 0
     voters = [Votes.options(name=f"Votes-{group}", **given).bind(plain, group) for group in range(groups)]  # type: ignore[attr-defined]

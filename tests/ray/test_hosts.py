@@ -225,7 +225,7 @@ def test_hosts_of_replicas_that_die_or_are_cut_off_never_answer_behind_what_is_s
     port = company.net.forward(postgresql.socket)
     own = make_url(company.raw["database_url"])
     database = f"postgresql://postgres@{company.net.outside}:{port}/{own.database}"
-    served = {"lease_seconds": LEASE, "poll_seconds": 0.3, "labels": {"use": "serve"}}
+    served = {"lease_seconds": LEASE, "poll_seconds": 0.3, "labels": {"use": "serve"}, "per_node": 1}
     raw = yaml.safe_load(company.config.read_text()) | {"database_url": database, "serving": served}
     config = company.folder / "serving.yaml"
     config.write_text(yaml.safe_dump(raw))
