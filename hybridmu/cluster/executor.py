@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -77,6 +78,14 @@ class RayExecutor:
         """Free CPUs that a dead coordinator of the same ledger left reserved; call only while holding the lease."""
         self._reservations.reclaim()
 
+    def has_core(self, job: ShardJob) -> bool:
+        """Return whether the node that the shard's actor lives on has a free core; without an actor, true."""
+        member = None if job.central else self._fleet.find(job.shard)
+        if member is None or self._gpu:  # with GPUs, an actor that lives has what it needs
+            return True
+        queued = [self._fleet.find(other.shard) for other in self._queue if not other.central]
+        return self._is_free(member.node, [other.node for other in queued if other is not None])
+
     def submit(self, job: ShardJob) -> None:
         """Queue a job; it starts at the next poll, in order, when its pool has room."""
         self._queue.append(job)
@@ -141,7 +150,7 @@ class RayExecutor:
                 # Both pools share the CPUs; a job beyond them would wait for our own jobs until it times out.
                 room = len(self._flights) < sum(self._slots.values())
             member = self._member(job) if room else None
-            if member is None or member.busy or not self._has_core(member):
+            if member is None or member.busy or not (self._gpu or self._is_free(member.node)):
                 waiting.append(job)
                 continue
             member.busy = True
@@ -153,9 +162,10 @@ class RayExecutor:
     def _member(self, job: ShardJob) -> Member | None:
         return self._fleet.for_update(self._pools.updaters) if job.central else self._fleet.for_shard(job.shard)
 
-    def _has_core(self, member: Member) -> bool:
-        flying = Counter(flight.member.node for flight in self._flights)
-        return self._gpu or flying[member.node] < self._slots.get(member.node, 0)
+    def _is_free(self, node: str, queued: Sequence[str] = ()) -> bool:
+        """Return whether a node has a core beside what flies there and what is queued for it."""
+        taken = Counter([*(flight.member.node for flight in self._flights), *queued])
+        return taken[node] < self._slots.get(node, 0)
 
     def _prestart(self, waiting: list[ShardJob]) -> None:
         """Bring up the actors of jobs that wait for a core, so that they load their rows meanwhile."""

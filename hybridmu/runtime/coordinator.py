@@ -485,7 +485,7 @@ class Coordinator:
         self._waiting.append(job)
 
     def _hand_over(self) -> None:
-        """Give the executor what its pools have room for, in order.
+        """Give the executor what its pools have room for, in order; what has to wait for its node holds up nobody else.
 
         A job learns the tombstones only now: rows that were revoked while it waited must not be read any more. A
         retrain removes them as well; an update leaves them to the request that named them.
@@ -496,7 +496,7 @@ class Coordinator:
             room[handed.central] -= 1
         later = []
         for job in self._waiting:
-            if room[job.central] <= 0:
+            if room[job.central] <= 0 or not self.executor.has_core(job):
                 later.append(job)
                 continue
             room[job.central] -= 1

@@ -23,6 +23,10 @@ class Executor(Protocol):
         """Return how many retrains and updates run at once."""
         ...
 
+    def has_core(self, job: ShardJob) -> bool:
+        """Return whether a core is free where the job would run, as far as that is settled."""
+        ...
+
     def submit(self, job: ShardJob) -> None:
         """Queue a job; returns at once."""
         ...
@@ -52,6 +56,10 @@ class LocalExecutor:
     def pools(self) -> Pools:
         """Return one worker and one updater."""
         return Pools(1, 1)
+
+    def has_core(self, job: ShardJob) -> bool:
+        """Return true: there is one place, and jobs take turns."""
+        return True
 
     def submit(self, job: ShardJob) -> None:
         """Queue a job."""

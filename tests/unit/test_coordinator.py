@@ -7,6 +7,7 @@ from torch import nn
 import hybridmu
 import hybridmu.task
 from hybridmu.core.gradients import plain_layers
+from hybridmu.planning.planner import Pools
 from hybridmu.runtime.shard import ShardWorker
 from hybridmu.store.files.blobs import lineage_file
 from hybridmu.store.lake.lookup import Lookup
@@ -120,6 +121,26 @@ def test_a_wide_request_is_not_starved_by_narrow_ones(trained):
     coordinator.step(0.0)
     assert system.ledger.request(wide["request_id"]).state == RequestState.RECEIVED
     assert system.ledger.request(late["request_id"]).state == RequestState.RECEIVED
+
+
+def test_a_job_whose_node_is_busy_holds_up_no_job_of_a_free_node(trained):
+    system, config, table, rows = trained
+    coordinator = system._acquire()
+    executor, submit, poll = coordinator.executor, coordinator.executor.submit, coordinator.executor.poll
+    node = {0: "one", 1: "one", 2: "two", -1: "two"}
+    running = []
+    executor.pools = lambda: Pools(2, 1)
+    executor.has_core = lambda job: node[job.shard] not in {node[other] for other in running}
+    executor.submit = lambda job: (running.append(job.shard), submit(job))
+    executor.poll = lambda wait_seconds: []
+    request = system.forget(ids=[rows[shard][0] for shard in range(3)], strategy="retrain")
+    coordinator.step(0.0)
+    assert sorted(running) == [0, 2]
+
+    executor.poll = lambda wait_seconds: [running.remove(done.shard) or done for done in poll(wait_seconds)]
+    system.run(until_idle=True)
+    assert served(system, request["request_id"])
+    assert_equal_to_reference(system, config, table, [rows[shard][0] for shard in range(3)])
 
 
 def test_an_interrupted_wait_can_be_taken_up_again(trained, monkeypatch):

@@ -1,0 +1,30 @@
+"""The one frozen settings tree, read from YAML. The only reader of the environment.
+
+Environment variables:
+    HYBRIDMU_STORAGE_URL: replaces `storage_url`.
+    HYBRIDMU_DATABASE_URL: replaces `database_url`.
+    HYBRIDMU_CONFIG: configuration file of `serve run` when none is named.
+    HYBRIDMU_FAULT: `POINT:HIT:ACTION`, armed in every process that inherits it; for tests (`hybridmu.faults`).
+    HYBRIDMU_DATA: folder of converted built-in datasets (default `~/.cache/hybridmu`).
+    Others may be named by `data.partition_key`, `keys.signing` and `keys.guard` as `env:NAME`.
+"""
+
+from hybridmu.config.data import DataSettings
+from hybridmu.config.deployment import LogSettings
+from hybridmu.config.environment import data_home, default_config, in_ray_job, secret
+from hybridmu.config.policy import PolicySettings
+from hybridmu.config.settings import Settings, load
+from hybridmu.config.training import CheckpointSettings
+
+__all__ = [
+    "CheckpointSettings",
+    "DataSettings",
+    "LogSettings",
+    "PolicySettings",
+    "Settings",
+    "data_home",
+    "default_config",
+    "in_ray_job",
+    "load",
+    "secret",
+]

@@ -1,0 +1,61 @@
+"""Where the tables are, and what is learned from them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from hybridmu.config.section import Scalar, Section
+
+
+class DataSettings(Section):
+    """Where the tables are and what their columns mean.
+
+    Attributes:
+        name: A built-in dataset; fills every field left out.
+        train: Parquet file or folder, path or URI.
+        test: The same, held out for evaluation.
+        validation: The same; or leave it out and set `validation_fraction`.
+        validation_fraction: Share of the groups held out of training by a keyed hash.
+        id: Unique key column, integer or string.
+        group: Column of the person a row belongs to; null values fall back to the id.
+        label: Class column.
+        features: Feature columns; all others when left out.
+        classes: Class list; inferred once from the first read when left out.
+        fills: Column → value that stands in for null (an indicator column is added).
+        categories: String column → declared values, one-hot.
+        hash_buckets: String column → number of hashed buckets (64 when neither is declared).
+        scale: Numeric column → factor (data-independent).
+        standardize: Fit mean and deviation on the live rows of each shard's slice 1.
+        partition_key: `seed` (derived from the seed: reproducible, not secret), `env:NAME` or `file:PATH`.
+    """
+
+    name: str | None = None
+    train: str = ""
+    test: str | None = None
+    validation: str | None = None
+    validation_fraction: float = Field(0.0, ge=0.0, lt=1.0)
+    id: str = "id"
+    group: str | None = None
+    label: str = "label"
+    features: tuple[str, ...] | None = None
+    classes: tuple[int | str, ...] | None = None
+    fills: dict[str, Scalar] = Field(default_factory=dict)
+    categories: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    hash_buckets: dict[str, int] = Field(default_factory=dict)
+    scale: dict[str, float] = Field(default_factory=dict)
+    standardize: bool = False
+    partition_key: str = "seed"
+
+
+class TaskSettings(BaseModel):
+    """Built-in task name or `package.module:Class`, and the keyword arguments of its constructor."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+    name: str = "mlp"
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Return the constructor arguments."""
+        return dict(self.model_extra or {})

@@ -1,0 +1,135 @@
+"""Where it runs: cluster, served model, interface, logs, keys."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from hybridmu.config.section import Section
+
+
+class ClusterSettings(Section):
+    """The Ray cluster.
+
+    Attributes:
+        address: Ray address; null starts a local Ray (inside a Ray job: that job's cluster).
+        cpus_per_shard: CPUs a shard actor holds while it trains; also its torch threads (at least 1).
+        gpus_per_shard: GPUs a shard actor holds; with more than 0 it trains on CUDA.
+        max_parallel: Upper bound on shards trained at once; null: what the cluster has.
+        updaters: Central actors for approximate updates.
+        live_actors: Shard actors kept alive; more shards than this are storage until they are needed.
+        labels: Ray node label → value that shards and updaters need, as `value`, `!value`, `in(a, b)` or `!in(a, b)`:
+            `{"ray.io/accelerator-type": "in(A100, H100)", "ray.io/market-type": "!spot"}`.
+        job_timeout_seconds: A shard job that takes longer has failed.
+        resource_timeout_seconds: How long to wait for CPUs or GPUs that others hold.
+        wide: How the processes of one shard (`compute.parts`) share it: `ddp` holds all of the sub-model in each;
+            `fsdp2` divides parameters, gradients and optimizer state among them, for sub-models too large for one
+            device. The bits are the same.
+    """
+
+    address: str | None = None
+    cpus_per_shard: float = Field(1, gt=0)
+    gpus_per_shard: float = Field(0, ge=0)
+    max_parallel: int | None = Field(None, ge=1)
+    updaters: int = Field(1, ge=1)
+    live_actors: int = Field(16, ge=1)
+    labels: dict[str, str] = Field(default_factory=dict)
+    job_timeout_seconds: float = Field(86_400, gt=0)
+    resource_timeout_seconds: float = Field(300, gt=0)
+    wide: Literal["ddp", "fsdp2"] = "ddp"
+
+
+class ServingSettings(Section):
+    """How the ensemble answers.
+
+    Attributes:
+        aggregation: `mean` of softmax vectors, or majority `vote`.
+        max_batch_size: Rows per prediction batch.
+        batch_wait_ms: How long a batch waits for more rows.
+        lease_seconds: A replica that can't reach the ledger for this long stops answering.
+        poll_seconds: How often a replica looks for a new version.
+        host: Address that the demo's HTTP proxy binds.
+        port: Its port.
+        labels: Ray node label → value that replicas need, as for `cluster.labels`.
+        per_node: How many replicas one node may have, so that its end does not end them all; null: any number, spread
+            as well as Ray can.
+        groups: Over how many processes the sub-models of one replica are spread, where they are too many for one.
+        authenticate: Answer those alone who have a token with the scope `predict` (docs/api.md).
+    """
+
+    aggregation: Literal["mean", "vote"] = "mean"
+    max_batch_size: int = Field(64, ge=1)
+    batch_wait_ms: float = Field(2.0, ge=0)
+    lease_seconds: float = Field(10.0, gt=0)
+    poll_seconds: float = Field(0.5, gt=0)
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=1, le=65535)
+    labels: dict[str, str] = Field(default_factory=dict)
+    per_node: int | None = Field(None, ge=1)
+    groups: int = Field(1, ge=1)
+    authenticate: bool = False
+
+
+class LogSettings(Section):
+    """Log lines of the coordinator, of replicas and of `hybridmu api`.
+
+    Attributes:
+        format: `text`, or `json`: one object per line, for collectors.
+        level: The least that is logged.
+    """
+
+    format: Literal["text", "json"] = "text"
+    level: Literal["debug", "info", "warning", "error"] = "warning"
+
+
+class ApiSettings(Section):
+    """The HTTP interface for requests (`hybridmu api`).
+
+    Attributes:
+        host: Address that it listens on.
+        port: Its port.
+        body_bytes: Longest body that is read.
+        requests_per_second: Calls of one token, in the long run; those without a token share one such measure per
+            address.
+        burst: Calls at once.
+        token_seconds: How long a revoked token may still count, here and in the served model.
+        workers: Calls that are answered at once.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = Field(8080, ge=1, le=65535)
+    body_bytes: int = Field(4 * 2**20, ge=1024)
+    requests_per_second: float = Field(20.0, gt=0)
+    burst: int = Field(40, ge=1)
+    token_seconds: float = Field(2.0, ge=0)
+    workers: int = Field(4, ge=1)
+
+
+class KeySettings(Section):
+    """Where the signing and the guard key are: never inside storage, so that a copy of storage holds no key.
+
+    Attributes:
+        folder: Local folder of the key files; null: beside a local storage folder, as `<storage>-keys`.
+        signing: Ed25519 key that signs certificates, instead of a file in the folder: `env:NAME` or `file:PATH`
+            (PEM, or 64 hex digits).
+        guard: Key of the HMACs of forgotten ids: `env:NAME` or `file:PATH` (64 hex digits a line, the newest last).
+    """
+
+    folder: str | None = None
+    signing: str | None = None
+    guard: str | None = None
+
+    @field_validator("folder")
+    @classmethod
+    def _whole(cls, folder: str | None) -> str | None:
+        return None if folder is None else str(Path(folder).expanduser().absolute())
+
+    @field_validator("signing", "guard")
+    @classmethod
+    def _named(cls, source: str | None) -> str | None:
+        kind, _, name = (source or "").partition(":")
+        if source is not None and (kind not in {"env", "file"} or not name):
+            raise ValueError("expected env:NAME or file:PATH")  # what is there instead may be the key itself
+        return f"file:{Path(name).expanduser().absolute()}" if kind == "file" else source

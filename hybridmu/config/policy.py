@@ -1,0 +1,91 @@
+"""What is removed how, when, and which requests are let in."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from hybridmu.config.section import Section
+from hybridmu.types import StrategyChoice
+
+
+class PolicySettings(Section):
+    """What the planner may do.
+
+    Attributes:
+        strategy: `auto`, or one strategy for every request that names none.
+        workload_threshold: τ: retrain when the workload ratio ρ_s is at most this, whatever an update would save.
+        time_ratio: κ: retrain when it takes at most κ times the update.
+        light_seconds: Retrain when a shard takes at most this long, whatever an update would save.
+        deadline_seconds: How long after acceptance a request must be exact and purged, unless it names its own
+            deadline; null: no deadline. Whatever a retrain can do in time is retrained.
+        deadline_margin: Work starts when the time left is at most this many times its estimate.
+        batch_seconds: How long requests are collected before they are fulfilled together; 0: not at all.
+        batch_keys: Start earlier when so many ids and groups wait on shards that hang together.
+        retention_seconds: How long old versions are kept after a request is exact, before it is purged; never past
+            its deadline.
+        quarantine: From the acceptance of a deletion until its shards are done, they do not vote: each replica
+            withholds them at its next poll, and answers say so.
+        min_voters: So many sub-models vote at least, touched ones among them if need be; null: half of the shards.
+        verify_share: Share of the certificates for which the touched shards are trained anew and compared bit for bit.
+        repair: When what an update changed is retrained exactly: `idle`, as soon as no request waits, or `deadline`,
+            only when the deadline of one of its requests comes near.
+        quality_budget: Predicted forget-loss error a shard may owe before it must be retrained.
+        approximate: Which updates `auto` may choose: the fastest one whose predicted error fits into the budget.
+        fast_enough: Updates at least so many times faster than the retrain count as equally fast, and the one of least
+            predicted error is chosen; a great number: always the fastest.
+        calibrate: Fit α by canary deletions after training (costs a few shard retrains).
+        calibration_shards: How many shards delete canaries of each kind; more of them make α and its error surer.
+        calibration_shares: Sizes of the canary deletions, as a share of the shard's rows.
+        recalibration_share: What deleting canaries again may cost, once some were revoked, as a share of the seconds
+            that training and removals have taken so far; 0: never, and `auto` retrains what it knows no error of.
+        class_excess: Retrain when one class loses a share of its rows that is higher than that of all rows by more
+            than this, and than chance explains: canaries are of all classes.
+        alpha: Step of the subtraction when a forced update meets no calibration; null: 0.3 plain, 0.5 optimised.
+        finetune_epochs: Budget of the optimised update, in epochs over the shard's live rows.
+        finetune_lr: Its starting rate as a share of the training rate; decays to 0.
+        max_attempts: How often a failed shard job is tried.
+    """
+
+    strategy: StrategyChoice = "auto"
+    workload_threshold: float = Field(0.0, ge=0, le=1)
+    time_ratio: float = Field(1.0, gt=0)
+    light_seconds: float = Field(1.0, ge=0)
+    deadline_seconds: float | None = Field(None, gt=0)
+    deadline_margin: float = Field(2.0, ge=1)
+    batch_seconds: float = Field(0.0, ge=0)
+    batch_keys: int = Field(10_000, ge=1)
+    retention_seconds: float = Field(0.0, ge=0)
+    quarantine: bool = False
+    min_voters: int | None = Field(None, ge=1)
+    verify_share: float = Field(0.1, ge=0, le=1)
+    repair: Literal["idle", "deadline"] = "idle"
+    quality_budget: float = Field(0.1, ge=0)
+    fast_enough: float = Field(8.0, ge=1)
+    approximate: tuple[Literal["dpus", "dpus-optimised", "dpus-newton"], ...] = Field(
+        ("dpus-newton", "dpus-optimised", "dpus"), min_length=1
+    )
+    calibrate: bool = True
+    calibration_shards: int = Field(2, ge=1)
+    calibration_shares: tuple[float, ...] = (0.01, 0.1)
+    recalibration_share: float = Field(0.25, ge=0)
+    class_excess: float = Field(0.02, ge=0)
+    alpha: float | None = Field(None, gt=0)
+    finetune_epochs: float = Field(2.0, gt=0)
+    finetune_lr: float = Field(0.3, gt=0)
+    max_attempts: int = Field(3, ge=1)
+
+
+class AdmissionSettings(Section):
+    """What one caller may ask.
+
+    Attributes:
+        keys_per_request: Ids and groups in one request.
+        open_requests: Requests of one caller that are not served yet; null: no limit.
+        requests_per_minute: Requests of one caller in any 60 seconds; null: no limit.
+    """
+
+    keys_per_request: int = Field(100_000, ge=1)
+    open_requests: int | None = Field(10_000, ge=1)
+    requests_per_minute: int | None = Field(None, ge=1)

@@ -1,0 +1,220 @@
+"""The frozen tree of all settings, read from YAML."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import os
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import unquote, urlparse
+
+import yaml
+from pydantic import BaseModel, ValidationError, field_validator, model_validator
+
+from hybridmu.config.data import DataSettings, TaskSettings
+from hybridmu.config.deployment import ApiSettings, ClusterSettings, KeySettings, LogSettings, ServingSettings
+from hybridmu.config.environment import in_ray_job
+from hybridmu.config.policy import AdmissionSettings, PolicySettings
+from hybridmu.config.section import Section
+from hybridmu.config.training import CheckpointSettings, ComputeSettings, OptimizerSettings, SisaSettings
+from hybridmu.errors import ConfigError
+
+
+class Settings(Section):
+    """The whole configuration. Build it with `load` or `Settings.parse`.
+
+    Example:
+        >>> settings = Settings.parse({"data": {"train": "t.parquet"}, "storage_url": "/tmp/x"})
+        >>> settings.sisa.shards
+        8
+    """
+
+    data: DataSettings
+    task: TaskSettings = TaskSettings()
+    sisa: SisaSettings = SisaSettings()
+    optimizer: OptimizerSettings = OptimizerSettings()
+    compute: ComputeSettings = ComputeSettings()
+    policy: PolicySettings = PolicySettings()
+    admission: AdmissionSettings = AdmissionSettings()
+    checkpoints: CheckpointSettings = CheckpointSettings()
+    cluster: ClusterSettings = ClusterSettings()
+    serving: ServingSettings = ServingSettings()
+    api: ApiSettings = ApiSettings()
+    logs: LogSettings = LogSettings()
+    keys: KeySettings = KeySettings()
+    storage_url: str
+    database_url: str | None = None
+
+    @field_validator("storage_url")
+    @classmethod
+    def _absolute(cls, url: str) -> str:
+        if urlparse(url).scheme:
+            return url
+        path = Path(url).expanduser()
+        if not path.is_absolute() and in_ray_job():
+            raise ValueError(
+                f"storage_url {url!r} is relative, but inside a Ray job the working directory is an ephemeral copy; "
+                f"write an absolute one, such as {(Path.home() / path).as_uri()}"
+            )
+        return str(path.absolute())
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Settings:
+        if not self.data.name and not self.data.train:
+            raise ValueError("data.train is missing: give a Parquet path or URI, or data.name of a built-in dataset")
+        if self.optimizer.name == "adamw" and self.optimizer.momentum:
+            raise ValueError("optimizer.momentum belongs to sgd; adamw has fixed betas (0.9, 0.999)")
+        if self.optimizer.name == "adamw" and self.optimizer.extrapolation:
+            raise ValueError("optimizer.extrapolation belongs to sgd; set it to 0 for adamw")
+        if self.serving.groups > self.sisa.shards:
+            raise ValueError(f"serving.groups is {self.serving.groups}, but there are {self.sisa.shards} sub-models")
+        if self.cluster.wide == "fsdp2" and self.optimizer.extrapolation:
+            raise ValueError(
+                "optimizer.extrapolation moves every process's own parameters, which cluster.wide: fsdp2 divides among"
+                " them; use cluster.wide: ddp"
+            )
+        return self
+
+    @property
+    def database(self) -> str:
+        """Return the SQLAlchemy URL: `database_url`, or SQLite inside a local `storage_url`.
+
+        Raises:
+            ConfigError: Storage is remote and no database is named.
+        """
+        if self.database_url:
+            return self.database_url
+        parsed = urlparse(self.storage_url)
+        if parsed.scheme not in {"", "file"}:
+            raise ConfigError(
+                "a remote storage_url can't hold the default SQLite ledger",
+                expected="database_url: an SQLAlchemy URL",
+                got="database_url: null",
+                remedy="set database_url, e.g. sqlite:////var/lib/hybridmu/ledger.sqlite3",
+            )
+        return f"sqlite:///{Path(parsed.path) / 'ledger.sqlite3'}"
+
+    @property
+    def keys_folder(self) -> Path:
+        """Return the folder of the key files.
+
+        Raises:
+            ConfigError: Storage is remote and no folder is named.
+        """
+        if self.keys.folder:
+            return Path(self.keys.folder)
+        parsed = urlparse(self.storage_url)
+        if parsed.scheme not in {"", "file"}:
+            raise ConfigError(
+                "a remote storage_url has no folder beside it for the keys",
+                expected="keys.folder: a local folder, or keys.signing and keys.guard",
+                got="keys.folder: null",
+                remedy="set keys.folder, e.g. /var/lib/hybridmu-keys, and keep a backup of it apart from storage",
+            )
+        storage = Path(unquote(parsed.path) if parsed.scheme else self.storage_url)
+        return storage.with_name(f"{storage.name}-keys")
+
+    @property
+    def threads(self) -> int:
+        """Return torch threads per shard; part of every checkpoint's lineage."""
+        return max(1, int(self.cluster.cpus_per_shard))
+
+    @property
+    def device(self) -> Literal["cpu", "cuda"]:
+        """Return where shards train."""
+        return "cuda" if self.cluster.gpus_per_shard > 0 else "cpu"
+
+    def partition_key(self) -> bytes:
+        """Return the 32-byte key of all id hashes.
+
+        Raises:
+            ConfigError: The key's source is missing or unknown.
+        """
+        source = self.data.partition_key
+        kind, _, name = source.partition(":")
+        if source == "seed":
+            secret = f"hybridmu/partition/{self.sisa.seed}".encode()
+        elif kind == "env" and os.environ.get(name):
+            secret = os.environ[name].encode()
+        elif kind == "file" and Path(name).expanduser().is_file():
+            secret = Path(name).expanduser().read_bytes()
+        else:
+            raise ConfigError(
+                "data.partition_key can't be read",
+                expected="seed, env:NAME of a set variable, or file:PATH of an existing file",
+                got=source,
+                remedy="the key must be the one the storage was trained with",
+            )
+        return hashlib.blake2b(secret, digest_size=32).digest()
+
+    def identity(self) -> dict[str, Any]:
+        """Return what makes two storages incompatible: data columns, task, schedule, optimizer, step, key."""
+        # A built-in dataset is known by its name; where its files lie differs between machines.
+        paths = {"train", "validation", "test"} if self.data.name else set()
+        return {
+            "data": self.data.model_dump(mode="json", exclude=paths),
+            "task": self.task.model_dump(mode="json"),
+            "sisa": self.sisa.model_dump(mode="json"),
+            "optimizer": self.optimizer.model_dump(mode="json"),
+            "compute": self.compute.model_dump(mode="json"),
+            "partition_key": hashlib.blake2b(self.partition_key(), digest_size=8).hexdigest(),
+        }
+
+    @classmethod
+    def parse(cls, raw: dict[str, Any]) -> Settings:
+        """Validate a mapping.
+
+        Args:
+            raw: The configuration as plain data; it is not changed.
+
+        Returns:
+            The settings, with environment overrides applied.
+
+        Raises:
+            ConfigError: Unknown key (the nearest known one is named), wrong value, or missing key.
+        """
+        if not isinstance(raw, dict):
+            raise ConfigError("the configuration is not a mapping", expected="YAML keys such as data:, storage_url:")
+        raw = dict(raw)
+        for key in ("storage_url", "database_url"):
+            if override := os.environ.get(f"HYBRIDMU_{key.upper()}"):
+                raw[key] = override
+        try:
+            return cls.model_validate(raw)
+        except ValidationError as error:
+            raise ConfigError(
+                "the configuration is not valid", got="; ".join(_describe(cls, item) for item in error.errors())
+            ) from None
+
+
+def load(path: str | Path) -> Settings:
+    """Read a YAML file.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Validated settings.
+
+    Raises:
+        ConfigError: The file is missing, not YAML, or not valid.
+    """
+    try:
+        raw = yaml.safe_load(Path(path).read_bytes())
+    except OSError as error:
+        raise ConfigError(f"can't read the configuration file {path}", got=str(error)) from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not YAML", got=" ".join(str(error).split())) from None
+    return Settings.parse(raw)
+
+
+def _describe(root: type[BaseModel], item: Any) -> str:
+    where = ".".join(str(part) for part in item["loc"])
+    if item["type"] != "extra_forbidden":
+        return f"{where + ': ' if where else ''}{item['msg'].removeprefix('Value error, ')}"
+    model: Any = root
+    for part in item["loc"][:-1]:
+        model = model.model_fields[part].annotation
+    near = difflib.get_close_matches(str(item["loc"][-1]), list(model.model_fields), n=1, cutoff=0.0)
+    return f"unknown key {where!r}; the nearest known one is {near[0]!r}"

@@ -1,0 +1,77 @@
+"""How sub-models are trained, and what is kept of it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from hybridmu.config.section import Section
+
+
+class SisaSettings(Section):
+    """Shards, slices and the schedule.
+
+    Attributes:
+        shards: S.
+        slices: R.
+        epochs: e′, plain-training epochs; slice i gets about 2e′/(R+1) of them, at least one.
+        batch_size: B.
+        seed: Everything random is derived from it.
+    """
+
+    shards: int = Field(8, ge=1)
+    slices: int = Field(5, ge=1, le=1000)
+    epochs: int = Field(10, ge=1)
+    batch_size: int = Field(64, ge=1)
+    seed: int = 0
+
+
+class OptimizerSettings(Section):
+    """How a slice is trained. State is reset at every slice.
+
+    Attributes:
+        name: `sgd`, or `adamw`.
+        lr: Rate at the start of a slice.
+        momentum: Of sgd.
+        weight_decay: L2 (sgd) or decoupled (adamw).
+        schedule: `linear` decays to 0 within each slice; `constant`.
+        extrapolation: For very large batches, of sgd alone: take each part's gradient (`compute.parts`) so many steps
+            ahead of the weights, along that part's last one (extrapolated SGD); 0 is plain SGD.
+    """
+
+    name: Literal["sgd", "adamw"] = "sgd"
+    lr: float = Field(0.1, gt=0)
+    momentum: float = Field(0.0, ge=0, lt=1)
+    weight_decay: float = Field(0.0, ge=0)
+    schedule: Literal["linear", "constant"] = "linear"
+    extrapolation: float = Field(0.0, ge=0)
+
+
+class ComputeSettings(Section):
+    """How a training step is computed. Each choice gives other bits, always the same ones; checkpoints name it.
+
+    Attributes:
+        precision: `bfloat16` multiplies matrices in half the width, which pays on GPUs that have it; weights, losses
+            and updates stay float32.
+        compile: Compile the step with `torch.compile`, as a CUDA graph on a GPU. Every slice compiles first, for
+            up to a minute: for large models and long training only.
+        parts: Into how many parts a batch is cut, whose gradients are summed in order. On Ray each part is a process of
+            its own with `cluster.cpus_per_shard` and `cluster.gpus_per_shard`, for shards that are too much for one
+            device (`cluster.wide` says how); in one process the parts follow each other and give the same bits.
+    """
+
+    precision: Literal["float32", "bfloat16"] = "float32"
+    compile: bool = False
+    parts: int = Field(1, ge=1)
+
+
+class CheckpointSettings(Section):
+    """What checkpoints may take; a deletion retrains from the last one that never saw its rows.
+
+    Attributes:
+        budget_bytes: Bytes of all checkpoints of the served version; beyond it those go whose loss costs least. The
+            live sub-models among them always stay. Null: all are kept.
+    """
+
+    budget_bytes: int | None = Field(None, ge=0)
