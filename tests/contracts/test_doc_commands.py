@@ -188,6 +188,7 @@ def test_a_ledger_on_a_server_comes_back_from_its_backup(tmp_path: Path) -> None
             _commands("docs/operations.md", "pg_dump"),
             f"hybridmu forget -c CONFIG --id 46 --wait --local\n{drop}\n{create}\necho back:",
             _commands("docs/operations.md", "pg_restore"),
+            "hybridmu run -c CONFIG --until-idle --local; hybridmu verify -c CONFIG; hybridmu status -c CONFIG",
         ])
         for said, filled in {
             "postgresql://hybridmu@db.internal/hybridmu?sslmode=verify-full": here,

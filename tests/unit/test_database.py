@@ -209,6 +209,23 @@ def test_a_writer_that_waits_too_long_is_told_so(database_url, monkeypatch):
     engine.dispose()
 
 
+def test_a_writer_that_hangs_is_ended_before_those_that_wait_for_it_give_up(postgresql, monkeypatch):
+    assert "'30s'" in database._BEGIN_WRITE
+    assert "'20s'" in database._BEGIN_WRITE
+    shorter = database._BEGIN_WRITE.replace("'30s'", "'3s'").replace("'20s'", "'1s'")
+    monkeypatch.setattr(database, "_BEGIN_WRITE", shorter)
+    with postgresql.database() as url:
+        hanging, engine = connect(url), connect(url)
+        connection = hanging.connect()
+        connection.begin()
+        Ledger(engine).accept([key(1)])
+        with pytest.raises(DatabaseError, match="idle-in-transaction"):
+            connection.execute(sa.select(1))
+        connection.close()
+        hanging.dispose()
+        engine.dispose()
+
+
 def test_numbers_beyond_32_bits_and_fractions_of_a_second_survive(engine):
     now = 1_700_000_000.123456
     with engine.begin() as connection:

@@ -27,13 +27,15 @@ from hybridmu.store.sql.database_errors import refuse_damaged, translate
 from hybridmu.store.sql.tables import metadata
 
 BUSY_SECONDS = 30
+# A writer that hangs between two statements is ended before any that waits for it gives up.
+_HUNG_SECONDS = 20
 _LOCK = int.from_bytes(b"hybridmu", "big")
 # A reader's transaction sees one state of the database, in which its statements fit together.
 _READER = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
 _BEGIN_WRITE = (
     # One round trip. A client that vanishes in the middle must not keep the lock; what is acknowledged must be on disk.
     f"SELECT set_config('lock_timeout', '{BUSY_SECONDS}s', true), "
-    f"set_config('idle_in_transaction_session_timeout', '{2 * BUSY_SECONDS}s', true), "
+    f"set_config('idle_in_transaction_session_timeout', '{_HUNG_SECONDS}s', true), "
     "CASE current_setting('synchronous_commit') WHEN 'off' THEN set_config('synchronous_commit', 'on', true) END, "
     f"pg_advisory_xact_lock({_LOCK})"
 )
