@@ -1,4 +1,4 @@
-"""Every command of the pages is run as it stands, in an empty folder; names that none can know are filled in."""
+"""Commands of the pages named here are run as they stand; what no page can know (ids, hosts, folders) is filled in."""
 
 from __future__ import annotations
 
@@ -210,4 +210,4 @@ def test_a_ledger_in_a_file_comes_back_from_its_backup(tmp_path: Path) -> None:
     printed = _run(
         f"{_SYSTEM}\nmkdir backup; hybridmu forget -c CONFIG --id 44; cd storage\n{script}\n{again}", tmp_path
     )
-    assert "RECEIVED" in printed, printed
+    assert "requests: RECEIVED 1," in printed, printed
