@@ -8,7 +8,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from hybridmu.cluster.traces import ClusterUpdater
+from hybridmu.cluster.updater import ClusterUpdater
 from hybridmu.config import Settings
 from hybridmu.runtime.shard import ShardWorker
 

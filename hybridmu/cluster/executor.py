@@ -28,7 +28,6 @@ from hybridmu.types import JobResult, ShardFailure, ShardJob, ShardOutcome
 
 _ADOPT_SECONDS = 120.0
 _NODES_SECONDS = 1.0
-_GRANT_SECONDS = 0.05
 
 
 @dataclass(eq=False)
@@ -39,9 +38,14 @@ class _Flight:
     member: Member
     since: float
     group: PlacementGroup | None = None
-    granted: bool = False
+    grant: Any = None  # pending answer that the CPUs are held; None once it came
     result: Any = None
     deadline: float = field(default=float("inf"))
+
+    @property
+    def awaits(self) -> Any:
+        """Return what it waits for: its result, before that its reservation, before that its actor."""
+        return next((one for one in (self.result, self.member.ready, self.grant) if one is not None), None)
 
 
 class RayExecutor:
@@ -87,29 +91,23 @@ class RayExecutor:
         return self._is_free(member.node, [other.node for other in queued if other is not None])
 
     def submit(self, job: ShardJob) -> None:
-        """Queue a job; it starts at the next poll, in order, when its pool has room."""
+        """Start a job at once, or queue it until its pool has room."""
         self._queue.append(job)
+        self._start()
 
     def poll(self, wait_seconds: float) -> list[JobResult]:
-        """Return all results that are there, after starting what fits and waiting for the first."""
+        """Return all results that are there, after starting what can be started and waiting for the first."""
+        until = time.monotonic() + wait_seconds
         self._watch_nodes()
-        self._start_queued()
-        self._start_reserved()
-        running = {flight.result: flight for flight in self._flights if flight.result is not None}
-        results: list[JobResult] = [*self._failed]
-        self._failed = []
-        if running:
-            wait = 0.0 if results else min(wait_seconds, 0.05 if len(running) < len(self._flights) else wait_seconds)
-            ready, _ = ray.wait(list(running), num_returns=1, timeout=wait)
-            if ready:
-                ready, _ = ray.wait(list(running), num_returns=len(running), timeout=0)
-            results += [self._collect(running[reference]) for reference in ready]
-            if ready:  # what waits for their CPUs starts before anybody looks at what they say
-                self._start_queued()
-                self._start_reserved()
-        elif not results:
-            time.sleep(min(wait_seconds, 0.02 if self._flights else wait_seconds))
-        results += self._expired()
+        self._start()
+        results: list[JobResult] = [*self._expired()]
+        while not results:
+            left = until - time.monotonic()
+            results = self._wait(max(0.0, left))
+            self._start()  # what waits for its CPUs, its actor or its reservation, before anybody looks at results
+            results += self._expired()
+            if left <= 0:
+                break
         self._reservations.free_unused()
         return results
 
@@ -121,6 +119,10 @@ class RayExecutor:
         self._fleet.close()
 
     # ------------------------------------------------------------------ starting
+
+    def _start(self) -> None:
+        self._start_queued()
+        self._start_reserved()
 
     def _watch_nodes(self) -> None:
         """Follow nodes that came or went; a job that still waits on a lost one fails at once, to be tried elsewhere."""
@@ -204,12 +206,32 @@ class RayExecutor:
         if self._gpu or wide:  # its processes ask for their own
             return True
         if flight.group is None:
-            flight.group, flight.granted = self._reservations.take(flight.member.node)
-        # To ask takes some milliseconds, and an answer that comes too late costs another turn of this loop.
-        flight.granted = flight.granted or bool(flight.group.wait(_GRANT_SECONDS))
-        return flight.granted
+            flight.group, flight.grant = self._reservations.take(flight.member.node)
+        if flight.grant is None:
+            return True
+        granted, _ = ray.wait([flight.grant], timeout=0)
+        if not granted:
+            return False
+        try:
+            ray.get(flight.grant, timeout=1)
+        except RayError as error:
+            self._give_up(flight, failure(flight.job, error, retryable=True))
+            return False
+        flight.grant = None
+        return True
 
     # ------------------------------------------------------------------ ending
+
+    def _wait(self, seconds: float) -> list[JobResult]:
+        """Return results, after waiting for the first thing that any flight waits for."""
+        awaited = {flight.awaits: flight for flight in self._flights}
+        if not awaited:
+            time.sleep(seconds)
+            return []
+        ready, _ = ray.wait(list(awaited), num_returns=1, timeout=seconds)
+        if ready:
+            ready, _ = ray.wait(list(awaited), num_returns=len(awaited), timeout=0)
+        return [self._collect(awaited[one]) for one in ready if awaited[one].result is not None]
 
     def _collect(self, flight: _Flight) -> JobResult:
         self._release(flight)
@@ -259,7 +281,7 @@ class RayExecutor:
 
     def _release(self, flight: _Flight) -> None:
         if flight.group is not None:
-            self._reservations.give(flight.member.node, flight.group, flight.granted)
+            self._reservations.give(flight.member.node, flight.group, granted=flight.grant is None)
             flight.group = None
         flight.member.busy = False
         flight.member.used_at = time.monotonic()

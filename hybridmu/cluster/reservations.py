@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 import uuid
+from typing import Any
 
 from ray.util import placement_group_table
 from ray.util.placement_group import PlacementGroup, PlacementGroupID, placement_group, remove_placement_group
@@ -29,18 +30,18 @@ class Reservations:
         self._prefix = f"hybridmu-{purpose or ledger}-"
         self._idle: dict[str, list[tuple[PlacementGroup, float]]] = {}
 
-    def take(self, node: str) -> tuple[PlacementGroup, bool]:
-        """Return a reservation on a node, and whether it is granted: one that was used before is."""
+    def take(self, node: str) -> tuple[PlacementGroup, Any]:
+        """Return a reservation on a node, and a reference that is ready when it is granted; None: it is already."""
         if idle := self._idle.get(node):
-            return idle.pop()[0], True
+            return idle.pop()[0], None
         asked = placement_group(
             [{"CPU": self._cpus}],
             bundle_label_selector=[{"ray.io/node-id": node}],
             name=f"{self._prefix}{uuid.uuid4().hex}",
         )
-        return asked, False
+        return asked, asked.ready()
 
-    def give(self, node: str, group: PlacementGroup, granted: bool) -> None:
+    def give(self, node: str, group: PlacementGroup, *, granted: bool) -> None:
         """Take a reservation back; the next job on that node gets it, or it is freed soon. One never granted is."""
         if granted:
             self._idle.setdefault(node, []).append((group, time.monotonic()))

@@ -219,6 +219,7 @@ class Coordinator:
         self._hand_over()
         for result in self.executor.poll(wait_seconds):
             self._receive(result)
+        self._hand_over()  # to the places that came free, before anything else is looked at
         confirmed = self.replicas.confirmed()
         self._growth.ingestions.mark_served(self._token(), confirmed)
         if served := self.ledger.mark_served(self._token(), confirmed):

@@ -28,7 +28,7 @@ class Executor(Protocol):
         ...
 
     def submit(self, job: ShardJob) -> None:
-        """Queue a job; returns at once."""
+        """Start or queue a job; returns at once."""
         ...
 
     def poll(self, wait_seconds: float) -> list[JobResult]:

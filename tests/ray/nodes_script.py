@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import secrets
 import sys
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import pytest
 import ray
@@ -12,8 +14,9 @@ from ray.cluster_utils import Cluster
 
 import hybridmu
 from hybridmu.cluster.executor import RayExecutor
+from hybridmu.cluster.traces import Searchers
 from hybridmu.config import Settings
-from hybridmu.errors import ResourceError
+from hybridmu.errors import PurgeError, ResourceError
 from hybridmu.runtime.coordinator import Coordinator
 from tests.ray import support
 
@@ -30,6 +33,9 @@ def main(folder: Path, database_url: str) -> None:
         hybridmu.connect(support.config(folder, "file")).train()
     assert "postgresql://" in refused.value.remedy
     print("refused")
+
+    search()
+    print("searched")
 
     pause = folder / "pause"
     task = {"name": "tests.ray.tasks:Pausable", "hidden": [8], "pause": str(pause), "seconds": 0.1}
@@ -67,6 +73,26 @@ def main(folder: Path, database_url: str) -> None:
     nodes.shutdown()
 
 
+def search() -> None:
+    """Look for a needle on all four nodes, which share a session's folder here; one searcher is lost in between."""
+    needle = secrets.token_bytes(16)
+    log = Path(ray._private.worker._global_node.get_session_dir_path()) / "logs" / "worker-test.out"
+    log.write_text(f"forgot {needle.hex()}\n")
+    searchers = Searchers()
+    for _ in range(2):
+        searched, found = searchers.find([needle])
+        assert searched == len(found) == 4
+        assert {file for file, _ in found} == {f"{log} of node {node['NodeID']}" for node in ray.nodes()}
+    kept = alive("Searcher")
+    assert len(kept) == 3, "one process per other node, whatever the number of purges"
+    ray.kill(next(iter(searchers._actors.values())))
+    with pytest.raises(PurgeError, match="could not be searched"):
+        searchers.find([needle])
+    log.unlink()
+    assert searchers.find([needle]) == (4, ())
+    assert not {entry["ActorID"] for entry in alive("Searcher")} & {entry["ActorID"] for entry in kept}
+
+
 def train(coordinator: Coordinator) -> None:
     """Drive the first training to its end."""
     while coordinator.registry.served() is None:
@@ -75,10 +101,14 @@ def train(coordinator: Coordinator) -> None:
 
 def placed() -> list[str]:
     """Return the nodes on which shard actors live."""
+    return [entry["Address"]["NodeID"] for entry in alive("ShardWorker")]
+
+
+def alive(kind: str) -> list[dict[str, Any]]:
+    """Return the live actors of a class."""
     from ray._private.state import actors  # the public list needs the dashboard
 
-    alive = [entry for entry in actors().values() if entry["State"] == "ALIVE" and entry["Name"].startswith("shard-")]
-    return [entry["Address"]["NodeID"] for entry in alive]
+    return [entry for entry in actors().values() if entry["State"] == "ALIVE" and entry["ActorClassName"] == kind]
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import pytest
 from tests import postgres
 from tests.ray import support
 
-WORDS = ["refused", "placed", "lost", "equal"]
+WORDS = ["refused", "searched", "placed", "lost", "equal"]
 
 
 @pytest.mark.slow

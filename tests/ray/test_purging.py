@@ -78,7 +78,7 @@ def test_a_digest_in_a_log_is_found_as_text() -> None:
     log = session() / "logs" / "worker-test.out"
     log.write_text(f"forgot {needle.hex()}\n")
     try:
-        searched, found = traces.traces_on_nodes([needle, bytes(range(16))])
+        searched, found = traces.Searchers().find([needle, bytes(range(16))])
     finally:
         log.unlink()
     assert searched == 1
@@ -93,4 +93,4 @@ def test_nodes_that_do_not_answer_are_a_reason(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(traces.ray, "get", late)
     with pytest.raises(PurgeError, match="could not be searched"):
-        traces.traces_on_nodes([bytes(range(16))])
+        traces.Searchers().find([bytes(range(16))])
