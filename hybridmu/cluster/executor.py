@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,6 +28,7 @@ from hybridmu.types import JobResult, ShardFailure, ShardJob, ShardOutcome
 
 _ADOPT_SECONDS = 120.0
 _NODES_SECONDS = 1.0
+_CALLED_SECONDS = 0.05
 
 
 @dataclass(eq=False)
@@ -95,18 +96,23 @@ class RayExecutor:
         self._queue.append(job)
         self._start()
 
-    def poll(self, wait_seconds: float) -> list[JobResult]:
-        """Return all results that are there, after starting what can be started and waiting for the first."""
+    def poll(self, wait_seconds: float, called: Callable[[], bool] = lambda: False) -> list[JobResult]:
+        """Return all results that are there, after starting what can be started and waiting for the first.
+
+        Args:
+            wait_seconds: The longest wait.
+            called: Asked every 50 ms while it waits: whether the caller has something else to do.
+        """
         until = time.monotonic() + wait_seconds
         self._watch_nodes()
         self._start()
         results: list[JobResult] = [*self._expired()]
         while not results:
             left = until - time.monotonic()
-            results = self._wait(max(0.0, left))
+            results = self._wait(max(0.0, min(left, _CALLED_SECONDS)))
             self._start()  # what waits for its CPUs, its actor or its reservation, before anybody looks at results
             results += self._expired()
-            if left <= 0:
+            if left <= 0 or called():
                 break
         self._reservations.free_unused()
         return results

@@ -38,6 +38,10 @@ _COLOURS = {"FAILED": "bad", "PURGED": "good", "SERVED": "good", "CANCELLED": ""
 _Name = Annotated[str, Path(max_length=40, pattern=r"^[0-9A-Za-z_-]+$")]
 
 
+class _NotInError(Exception):
+    """A browser without a token that counts: it gets the page that asks for one."""
+
+
 def add_console(
     app: FastAPI,
     enter: Callable[[Request, str], Token | None],
@@ -58,9 +62,15 @@ def add_console(
         text = pages.get_template(f"{name}.html.j2").render(**{"caller": None, "refresh": None, **values})
         return HTMLResponse(text, code, _HEADERS)
 
-    def holder(request: Request) -> Token | None:
+    def holder(request: Request) -> Token:
         token = enter(request, request.cookies.get(_COOKIE, ""))
-        return token if token and token.allows("audit") else None
+        if token is None or not token.allows("audit"):
+            raise _NotInError
+        return token
+
+    @app.exception_handler(_NotInError)
+    def ask_for_token(_: Request, __: Exception) -> Response:
+        return page("login", says="")
 
     @app.get("/console/style.css", include_in_schema=False)
     def style() -> Response:
@@ -89,8 +99,6 @@ def add_console(
     @app.get("/console", include_in_schema=False)
     def overview(request: Request) -> Response:
         token = holder(request)
-        if token is None:
-            return page("login", says="")
         now = time.time()
         with system() as taken:
             status, requests = taken.status(), taken.requests()[::-1]
@@ -114,16 +122,12 @@ def add_console(
     @app.get("/console/requests/{request_id}", include_in_schema=False)
     def request_(request_id: _Name, request: Request) -> Response:
         token = holder(request)
-        if token is None:
-            return page("login", says="")
         with system() as taken:
             return page("request", caller=token.caller, report=visible(taken, request_id, token))
 
     @app.get("/console/certificates/{request_id}", include_in_schema=False)
     def certificate(request_id: _Name, request: Request) -> Response:
         token = holder(request)
-        if token is None:
-            return page("login", says="")
         with system() as taken:
             number = visible(taken, request_id, token)["certificate"]
             if number is None:

@@ -13,16 +13,17 @@ import math
 import time
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from hybridmu.config import Settings
-from hybridmu.errors import LeaseLostError, ShardFailedError, StateError, StrategyUnavailableError
+from hybridmu.errors import LeaseLostError, ShardFailedError, StateError
 from hybridmu.faults import reach
-from hybridmu.planning.batching import Batching, Waiting, claim, due
 from hybridmu.planning.repair import Debt, repair_due
 from hybridmu.planning.workload import count
 from hybridmu.runtime.calibrating import Calibrator
 from hybridmu.runtime.canaries import Canaries
+from hybridmu.runtime.claiming import Claimer
+from hybridmu.runtime.dispatch import Dispatcher, keys_of
 from hybridmu.runtime.eviction import CheckpointKeeper
 from hybridmu.runtime.executor import Executor
 from hybridmu.runtime.forwarding import Forwarder
@@ -30,6 +31,7 @@ from hybridmu.runtime.growth import Growth
 from hybridmu.runtime.healing import Healer
 from hybridmu.runtime.purging import Purger
 from hybridmu.runtime.removal import RemovalPlanner
+from hybridmu.runtime.rounds import Round, new_id
 from hybridmu.runtime.site import Site
 from hybridmu.store.journal import Journal
 from hybridmu.store.keys import Keyring
@@ -45,9 +47,7 @@ from hybridmu.store.sql.registry import Registry
 from hybridmu.store.sql.replicas import Replicas
 from hybridmu.store.sql.soundness import check_soundness
 from hybridmu.types import (
-    ForgetRequest,
     JobResult,
-    KeyKind,
     RequestState,
     ShardFailure,
     ShardJob,
@@ -56,7 +56,6 @@ from hybridmu.types import (
     ShardStats,
     StrategyChoice,
     SubModel,
-    Tombstone,
 )
 
 _log = logging.getLogger(__name__)
@@ -79,20 +78,6 @@ class Snapshot:
     ingestions: int = 0
 
 
-@dataclass
-class _Round:
-    """Requests that are fulfilled together."""
-
-    round_id: str
-    places: dict[str, set[int]]  # request → the shards it waits for; empty for a repair
-    plans: dict[int, ShardPlan]
-    ingest_id: str | None = None  # whose rows it trains on
-    mends: bool = False  # it makes anew what storage lost
-    jobs: dict[str, ShardJob] = field(default_factory=dict)
-    attempts: dict[int, int] = field(default_factory=dict)
-    outcomes: dict[int, ShardOutcome] = field(default_factory=dict)
-
-
 class Coordinator:
     """Drives every request from RECEIVED to SERVED.
 
@@ -112,18 +97,17 @@ class Coordinator:
         self._engine, self._sound = engine, False
         self.executor, self.holder = executor, holder
         self._planner = RemovalPlanner(self.site, self.ledger, self.measurements, self.registry)
+        self._claimer = Claimer(settings, self.ledger, self.registry, self._planner)
+        self._dispatcher = Dispatcher(self.site, self.ledger, self._journal, executor)
         self.token: int | None = None
-        self._rounds: dict[str, _Round] = {}
-        self._training: _Round | None = None
-        self._waiting: list[ShardJob] = []
-        self._handed: dict[str, ShardJob] = {}  # what the executor has
+        self._rounds: dict[str, Round] = {}
+        self._training: Round | None = None
         self._not_before: dict[int, float] = {}  # shard → when a failed repair is tried again
-        self._seen: dict[str, float] = {}  # waiting request → when it was seen first, by a clock that is never set back
         self._keeper = CheckpointKeeper(self.site, self.ledger, self.registry)
         self._keyring, self._tidied = Keyring(settings), False
         self._guard = Guard(engine, self._keyring)
         self._growth = Growth(self.site, self.registry, Ingestions(engine), self._guard, self._planner)
-        queue, clean = (lambda job: self._queue(None, job)), self._growth.forget_waiting
+        queue, clean = self._dispatcher.queue, self._growth.forget_waiting
         canaries = Canaries(self.site, self.ledger, self.measurements, self.registry)
         self._calibrator = Calibrator(canaries, queue)
         self._purger = Purger(self.site, engine, queue, self._renew, clean)
@@ -163,7 +147,7 @@ class Coordinator:
         ingest(self.site.lake, self._guard)
         if self.registry.served() is None and self._training is None:
             work = {shard: self._training_plan(shard) for shard in range(self.settings.sisa.shards)}
-            self._training = _Round(f"train-{uuid.uuid4().hex[:8]}", {}, work)
+            self._training = Round(new_id("train"), {}, work)
             for plan in sorted(work.values(), key=lambda p: (-p.sample_visits, p.shard)):
                 self._queue(self._training, ShardJob(_job_id(), plan.shard, "retrain"))
         elif self.registry.served() is not None and not self._calibrator.at_work:
@@ -179,7 +163,7 @@ class Coordinator:
             shard, "retrain", 1, 0, work.full_visits, 1.0, 0.0, (0.0, 0.0), (), "training", ("first training",)
         )
 
-    def _finish_training(self, done: _Round) -> None:
+    def _finish_training(self, done: Round) -> None:
         outcomes = [done.outcomes[shard] for shard in sorted(done.outcomes)]
         if not any(outcome.blob for outcome in outcomes):
             raise StateError("no shard has a row to train on", remedy="check the training table")
@@ -194,7 +178,7 @@ class Coordinator:
         """Return the state after one transition of everything that can move.
 
         Args:
-            wait_seconds: How long it may block.
+            wait_seconds: How long it may block, at most until a request comes.
 
         Raises:
             LeaseLostError: Another coordinator took over.
@@ -203,6 +187,7 @@ class Coordinator:
         reach("step")
         self._renew()
         self._tidy()
+        newest = self.ledger.newest()
         version = self.registry.served()
         if version is not None and not self._training:
             paused = self.controls.paused() is not None
@@ -216,10 +201,10 @@ class Coordinator:
                 self._heal(idle)
                 self._purger.begin(self._token(), self._at_work())
                 self._calibrate(idle)
-        self._hand_over()
-        for result in self.executor.poll(wait_seconds):
+        self._dispatcher.give(self._token())
+        for result in self.executor.poll(wait_seconds, lambda: self.ledger.newest() != newest):
             self._receive(result)
-        self._hand_over()  # to the places that came free, before anything else is looked at
+        self._dispatcher.give(self._token())  # to the places that came free, before anything else is looked at
         confirmed = self.replicas.confirmed()
         self._growth.ingestions.mark_served(self._token(), confirmed)
         if served := self.ledger.mark_served(self._token(), confirmed):
@@ -246,7 +231,7 @@ class Coordinator:
 
     def _receive(self, result: JobResult) -> None:
         reach("job.result")
-        self._handed.pop(result.job_id, None)
+        self._dispatcher.came_back(result.job_id)
         if self._purger.owns(result.job_id):
             self._purger.receive(self._token(), result)
             return
@@ -281,7 +266,7 @@ class Coordinator:
         else:
             self._fail_shard(owner, job.shard, result.error)
 
-    def _fail_shard(self, owner: _Round, shard: int, error: str) -> None:
+    def _fail_shard(self, owner: Round, shard: int, error: str) -> None:
         """Fail the requests that wait for one shard; the round goes on with its other shards."""
         failed = [request_id for request_id, shards in owner.places.items() if shard in shards]
         self.ledger.mark_failed(self._token(), failed, f"shard {shard}: {error}")
@@ -292,13 +277,13 @@ class Coordinator:
         self._not_before[shard] = time.monotonic() + _REPAIR_RETRY_SECONDS
         self._finish_if_done(owner)
 
-    def _finish_if_done(self, owner: _Round) -> None:
+    def _finish_if_done(self, owner: Round) -> None:
         if not owner.plans:
             del self._rounds[owner.round_id]
         elif len(owner.outcomes) == len(owner.plans):
             self._finish(owner)
 
-    def _finish(self, done: _Round) -> None:
+    def _finish(self, done: Round) -> None:
         if done is self._training:
             self._finish_training(done)
         else:
@@ -313,7 +298,7 @@ class Coordinator:
             self._calibrator.wake()
             del self._rounds[done.round_id]
             self._growth.settle(self._token())
-        self._keeper.run(self._busy() | {job.shard for job in (*self._waiting, *self._handed.values())})
+        self._keeper.run(self._busy() | self._dispatcher.shards)
 
     def _claim(self, paused: bool) -> bool:
         """Start what waits and is due.
@@ -322,59 +307,12 @@ class Coordinator:
             Whether any request waits.
         """
         flying = {request_id for r in self._rounds.values() for request_id in r.places}
-        busy = self._busy()
-        waiting = [
-            request
-            for request in self.ledger.requests((RequestState.RECEIVED, RequestState.PLANNED))
-            if request.request_id not in flying
-        ]
-        self._seen = {r.request_id: self._seen.get(r.request_id, time.monotonic()) for r in waiting}
-        if paused or not waiting:
-            return bool(waiting or flying)
-        places = {name: set(shards) for name, shards in self.ledger.shards_of([r.request_id for r in waiting]).items()}
-        named = {request.request_id: request for request in waiting}
-        for group in claim({name: places[name] for name in named}, busy):
-            self._start([named[name] for name in group], {name: places[name] for name in group})
-        return True
-
-    def _start(self, group: Sequence[ForgetRequest], places: dict[str, set[int]]) -> None:
-        ids = list(places)
-        strategy = next(choice for choice in _STRICTEST if any(r.strategy == choice for r in group))
-        exactly = strategy == "retrain"  # asked for by name, it also repairs what an update did before
-        version = self.registry.version()
-        done = {sub.shard: sub.exact_upto if exactly else sub.removed_upto for sub in version.shards}
-        upto = self.ledger.shards_of(ids)
-        shards = {shard for needs in upto.values() for shard, seq in needs.items() if seq > done[shard]}
-        if not shards:
-            self.registry.satisfy(self._token(), ids)
-            return
-        now = time.time()
-        policy = self.settings.policy
-        collect = Batching(policy.batch_seconds, policy.batch_keys, policy.deadline_margin)
-        waiting = [
-            Waiting(
-                r.keys,
-                max(now - r.received_at, time.monotonic() - self._seen[r.request_id]),
-                None if r.deadline_at is None else r.deadline_at - now,
-            )
-            for r in group
-        ]
-        slack = min((w.slack for w in waiting if w.slack is not None), default=None)
-        begun = any(r.state is RequestState.PLANNED for r in group)  # before a restart: not to be collected again
-        begun = begun or due(waiting, 0.0, collect) is not None
-        if not begun and slack is None:
-            return  # no estimate would make it due
-        try:
-            plan = self._planner.plan(shards, strategy, self.executor.pools(), slack)
-        except StrategyUnavailableError as error:
-            self.ledger.mark_failed(self._token(), ids, str(error))
-            return
-        if not begun and due(waiting, plan.makespan_seconds, collect) is None:
-            return
-        started = _Round(f"round-{uuid.uuid4().hex[:12]}", places, {p.shard: p for p in plan.shards})
-        if self.ledger.mark_planned(self._token(), ids, started.round_id, version.version):
-            reach("round.launch")
-            self._launch(started, version.shards)
+        waiting = self._claimer.waiting(flying)
+        if not paused:
+            for started, shards in self._claimer.claim(self._token(), waiting, self._busy(), self.executor.pools()):
+                reach("round.launch")
+                self._launch(started, shards)
+        return bool(waiting or flying)
 
     def _repair(self, idle: bool) -> None:
         """Retrain exactly what updates changed: when nothing waits, or when a deadline or the budget asks for it."""
@@ -398,7 +336,7 @@ class Coordinator:
             reasons = ("an approximate removal owes an exact one", reason)
             repaired = {shard: replace(shard_plan, rule="repair", reasons=reasons)}
             reach("repair.launch")
-            self._launch(_Round(f"repair-{uuid.uuid4().hex[:12]}", {}, repaired), version.shards)
+            self._launch(Round(new_id("repair"), {}, repaired), version.shards)
 
     def _grow(self) -> bool:
         """Bring in rows that were ingested.
@@ -409,23 +347,23 @@ class Coordinator:
         flying = bool(self._at_work() or self._purger.shards)
         grown = self._growth.step(self._token(), self.executor.pools(), flying, self._renew)
         if grown.plans:
-            started = _Round(f"ingest-{uuid.uuid4().hex[:12]}", {}, grown.plans, grown.ingest_id)
+            started = Round(new_id("ingest"), {}, grown.plans, grown.ingest_id)
             self._launch(started, self.registry.version().shards)
         return grown.requests_wait
 
     def _heal(self, idle: bool) -> None:
         """Retrain shards whose weights storage lost; the same rows give the same bits."""
         waiting = {shard for shard, until in self._not_before.items() if time.monotonic() < until}
-        free = idle and not self._rounds and not self._waiting and not self._handed
+        free = idle and not self._rounds and not self._dispatcher.busy
         for shard in sorted(self._healer.due(self._busy() | waiting, free)):
             plan = replace(self._training_plan(shard), rule="heal", reasons=("storage lost or changed its weights",))
             reach("heal.launch")
-            started = _Round(f"heal-{uuid.uuid4().hex[:12]}", {}, {shard: plan}, mends=True)
+            started = Round(new_id("heal"), {}, {shard: plan}, mends=True)
             self._launch(started, self.registry.version().shards)
 
     def _calibrate(self, idle: bool) -> None:
         """Delete canaries again where they were revoked, when nothing at all is more urgent."""
-        at_work = self._rounds or self._waiting or self._handed or self._purger.busy
+        at_work = self._rounds or self._dispatcher.busy or self._purger.busy
         if idle and not at_work:
             self._calibrator.again(self._token(), self._busy(), self._spare)
 
@@ -434,11 +372,11 @@ class Coordinator:
         served = {sub.shard: (sub.blob, sub.exact, sub.removed_upto) for sub in self.registry.version().shards}
         return any(served[made.shard] != (made.blob, made.exact, made.upto) for _, made in pairs)
 
-    def _launch(self, started: _Round, shards: Sequence[SubModel]) -> None:
+    def _launch(self, started: Round, shards: Sequence[SubModel]) -> None:
         """Queue the jobs of a round."""
         self._rounds[started.round_id] = started
         current = {sub.shard: sub for sub in shards}
-        gone = self._take(list(started.plans))
+        gone = self._dispatcher.take(self._token(), list(started.plans))
         for shard, plan in started.plans.items():
             sub, stones = current[shard], gone.get(shard, [])
             # An update changes the current weights; a rewind starts from a checkpoint of the last exact run.
@@ -451,8 +389,8 @@ class Coordinator:
                 trajectory=sub.trajectory(len(self.site.recipe_for(shard).epochs)),
                 current_blob=sub.blob,
                 alpha=plan.alpha,
-                fresh=_pairs([stone for stone in stones if stone.seq > out]),
-                removed=_pairs([stone for stone in stones if stone.seq <= out]),
+                fresh=keys_of([stone for stone in stones if stone.seq > out]),
+                removed=keys_of([stone for stone in stones if stone.seq <= out]),
                 mend=started.mends,
             )
             self._queue(started, job)
@@ -465,12 +403,6 @@ class Coordinator:
             self._keyring.drop_unfinished()
             self._tidied = True
 
-    def _take(self, shards: Sequence[int] | None) -> dict[int, list[Tombstone]]:
-        """Return the tombstones that a job must know, once storage remembers who brought them."""
-        gone = self.ledger.take(self._token(), shards)
-        self._journal.keep({stone.request_id for stones in gone.values() for stone in stones})
-        return gone
-
     def _at_work(self) -> set[int]:
         """Return the shards that a round or a calibration is at work on."""
         return {shard for r in self._rounds.values() for shard in r.plans} | self._calibrator.shards
@@ -479,39 +411,10 @@ class Coordinator:
         """Return the shards on which nothing else may start."""
         return self._at_work() | self._purger.shards
 
-    def _queue(self, owner: _Round | None, job: ShardJob) -> None:
-        if owner is not None:
-            owner.jobs[job.job_id] = job
-            owner.attempts[job.shard] = owner.attempts.get(job.shard, 0) + 1
-        self._waiting.append(job)
-
-    def _hand_over(self) -> None:
-        """Give the executor what its pools have room for, in order; what has to wait for its node holds up nobody else.
-
-        A job learns the tombstones only now: rows that were revoked while it waited must not be read any more. A
-        retrain removes them as well; an update leaves them to the request that named them.
-        """
-        pools = self.executor.pools()
-        room = {False: pools.workers, True: pools.updaters}
-        for handed in self._handed.values():
-            room[handed.central] -= 1
-        later = []
-        for job in self._waiting:
-            if room[job.central] <= 0 or not self.executor.has_core(job):
-                later.append(job)
-                continue
-            room[job.central] -= 1
-            job = replace(job, generations=len(self.site.lake.manifest.generations))
-            self._handed[job.job_id] = job
-            reach("job.submit")
-            if job.strategy in {"prove", "purge", "purge-index", "look"}:
-                self.executor.submit(job)
-                continue
-            gone = self._take(None if job.strategy == "calibrate" else [job.shard])
-            stones = [stone for found in gone.values() for stone in found]
-            upto = max([job.upto, *(stone.seq for stone in stones)]) if job.strategy == "retrain" else job.upto
-            self.executor.submit(replace(job, tombstones=_pairs(stones), upto=upto))
-        self._waiting = later
+    def _queue(self, owner: Round, job: ShardJob) -> None:
+        owner.jobs[job.job_id] = job
+        owner.attempts[job.shard] = owner.attempts.get(job.shard, 0) + 1
+        self._dispatcher.queue(job)
 
     # ------------------------------------------------------------------ helpers
 
@@ -524,10 +427,6 @@ class Coordinator:
         if time.monotonic() - self._renewed > LEASE_SECONDS / 5:
             self.lease.heartbeat(self._token(), LEASE_SECONDS)
             self._renewed = time.monotonic()
-
-
-def _pairs(tombstones: Sequence[Tombstone]) -> tuple[tuple[KeyKind, bytes], ...]:
-    return tuple((tombstone.kind, tombstone.key) for tombstone in tombstones)
 
 
 def _job_id() -> str:

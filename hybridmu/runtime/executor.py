@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Protocol
 
 from hybridmu.config import Settings
@@ -31,8 +32,13 @@ class Executor(Protocol):
         """Start or queue a job; returns at once."""
         ...
 
-    def poll(self, wait_seconds: float) -> list[JobResult]:
-        """Return what has finished, waiting at most this long for the first."""
+    def poll(self, wait_seconds: float, called: Callable[[], bool] = lambda: False) -> list[JobResult]:
+        """Return what has finished, waiting at most this long for the first.
+
+        Args:
+            wait_seconds: The longest wait.
+            called: Asked while it waits: whether the caller has something else to do.
+        """
         ...
 
     def close(self) -> None:
@@ -65,8 +71,8 @@ class LocalExecutor:
         """Queue a job."""
         self._queue.append(job)
 
-    def poll(self, wait_seconds: float) -> list[JobResult]:
-        """Return the result of the oldest queued job, after running it to its end."""
+    def poll(self, wait_seconds: float, called: Callable[[], bool] = lambda: False) -> list[JobResult]:
+        """Return the result of the oldest queued job, after running it to its end; without one it waits for 20 ms."""
         if not self._queue:
             time.sleep(min(wait_seconds, _IDLE_SECONDS))
             return []

@@ -96,6 +96,11 @@ def test_one_at_a_time_and_with_few_live_actors_gives_the_same_bits(folder: Path
     while coordinator.registry.served() is None:
         coordinator.step(0.1)
         most = max(most, len(support.actors("shard-")))
+    started = time.monotonic()
+    assert coordinator.executor.poll(0.3) == []
+    assert time.monotonic() - started >= 0.3
+    assert coordinator.executor.poll(30.0, lambda: True) == []
+    assert time.monotonic() - started < 10, "who is called does not wait to the end"
     coordinator.close()
     assert most == 2, "live_actors bounds the actors, not the shards"
     with (

@@ -185,8 +185,7 @@ def test_one_at_a_time_and_only_when_nothing_else_is_to_do(tmp_path):
             if name == "calibrate.launch":
                 coordinator = it.coordinator
                 assert not coordinator._rounds
-                assert not coordinator._handed
-                assert not coordinator._waiting
+                assert not coordinator._dispatcher.busy
                 assert it.system.registry.debts() == {}, "repairs come first"
                 assert {it.state(request) for request in requests} == {RequestState.SERVED}
                 launched.append(name)

@@ -113,7 +113,7 @@ def test_rows_revoked_while_a_job_waits_are_not_trained_on(trained, tmp_path):
 def test_a_wide_request_is_not_starved_by_narrow_ones(trained):
     system, _, _, rows = trained
     coordinator = system._acquire()
-    coordinator.executor.poll = lambda wait_seconds: []  # nothing finishes: only claiming is looked at
+    coordinator.executor.poll = lambda *_: []  # nothing finishes: only claiming is looked at
     system.forget(ids=[rows[0][0]])
     coordinator.step(0.0)
     wide = system.forget(ids=[rows[0][1], rows[1][0]])
@@ -132,15 +132,40 @@ def test_a_job_whose_node_is_busy_holds_up_no_job_of_a_free_node(trained):
     executor.pools = lambda: Pools(2, 1)
     executor.has_core = lambda job: node[job.shard] not in {node[other] for other in running}
     executor.submit = lambda job: (running.append(job.shard), submit(job))
-    executor.poll = lambda wait_seconds: []
+    executor.poll = lambda *_: []
     request = system.forget(ids=[rows[shard][0] for shard in range(3)], strategy="retrain")
     coordinator.step(0.0)
     assert sorted(running) == [0, 2]
 
-    executor.poll = lambda wait_seconds: [running.remove(done.shard) or done for done in poll(wait_seconds)]
+    executor.poll = lambda *given: [running.remove(done.shard) or done for done in poll(*given)]
     system.run(until_idle=True)
     assert served(system, request["request_id"])
     assert_equal_to_reference(system, config, table, [rows[shard][0] for shard in range(3)])
+
+
+def test_a_place_that_came_free_is_taken_before_the_step_ends(trained):
+    system, _, _, rows = trained
+    coordinator = system._acquire()
+    submit, submitted = coordinator.executor.submit, []
+    coordinator.executor.submit = lambda job: (submitted.append(job.shard), submit(job))
+    system.forget(ids=[rows[0][0], rows[1][0]], strategy="retrain")
+    coordinator.step(0.0)  # its one place does the one, then holds the other
+    assert sorted(submitted) == [0, 1]
+
+
+def test_a_request_calls_a_waiting_coordinator(trained):
+    system, _, _, rows = trained
+    coordinator, answers = system._acquire(), []
+
+    def poll(_, called):
+        answers.append(called())
+        system.forget(ids=[rows[0][0]])
+        answers.append(called())
+        return []
+
+    coordinator.executor.poll = poll
+    coordinator.step(0.5)
+    assert answers == [False, True]
 
 
 def test_an_interrupted_wait_can_be_taken_up_again(trained, monkeypatch):

@@ -447,7 +447,7 @@ def test_a_request_may_bring_the_new_rows_of_its_shard_along(trained, monkeypatc
 def test_requests_and_ingestions_take_turns(trained):
     coordinator = trained.system._acquire()
     rows = pq.read_table(trained.table)["id"].to_pylist()
-    real, coordinator.executor.poll = coordinator.executor.poll, lambda wait_seconds: []  # nothing finishes
+    real, coordinator.executor.poll = coordinator.executor.poll, lambda *_: []  # nothing finishes
     first = trained.system.ingest(trained.new(6, string_ids=False)[0])
     second = trained.system.ingest(trained.new(6, string_ids=False)[0])
     coordinator.step(0.0)

@@ -18,9 +18,9 @@ from hybridmu.store.sql.assessment import to_tombstone
 from hybridmu.store.sql.controls import Hold
 from hybridmu.store.sql.database import parts, reader, transaction
 from hybridmu.store.sql.lease import fence
-from hybridmu.store.sql.ledger import newest
 from hybridmu.store.sql.links import undelivered
 from hybridmu.store.sql.masking import mask, unmask
+from hybridmu.store.sql.watermarks import newest
 from hybridmu.types import Proof, RequestNeed, RequestState, Tombstone
 
 _PASSED = "purge"

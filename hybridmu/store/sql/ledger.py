@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 import uuid
 from collections.abc import Collection, Iterable, Sequence
@@ -19,16 +18,16 @@ from hybridmu.errors import (
     ConflictError,
     RequestError,
     StateError,
-    StorageMismatchError,
     would_empty,
 )
 from hybridmu.store.sql import tables as t
 from hybridmu.store.sql.admission import Limits, admit
 from hybridmu.store.sql.assessment import Assessment, assess_keys, by_key, to_tombstone
 from hybridmu.store.sql.database import parts, reader, transaction
-from hybridmu.store.sql.database_errors import refuse_damaged
+from hybridmu.store.sql.filing import being_forgotten, bury, end_at_once, set_values
 from hybridmu.store.sql.forgotten import known_macs, remember_forgotten
 from hybridmu.store.sql.idempotency import remember, repeated
+from hybridmu.store.sql.identity import claim
 from hybridmu.store.sql.ingestions import insert, stamp, withdraw
 from hybridmu.store.sql.joining import (
     WAITING,
@@ -42,6 +41,7 @@ from hybridmu.store.sql.joining import (
 )
 from hybridmu.store.sql.lease import fence
 from hybridmu.store.sql.links import file_forwards, live_systems, withdraw_forwards
+from hybridmu.store.sql.watermarks import revoked_rows, watermarks
 from hybridmu.types import (
     ForgetRequest,
     Ingestion,
@@ -80,36 +80,7 @@ class Ledger:
             StateError: Nothing was trained here and `create` is false.
         """
         with (self._write if create else self._read).begin() as connection:
-            if over := connection.scalar(sa.select(t.meta.c.value).where(t.meta.c.key == "decommissioned")):
-                raise StateError(
-                    "this system was decommissioned",
-                    got=json.loads(over)["reason"],
-                    remedy="train a new one with another storage_url and database",
-                )
-            stored = connection.scalar(sa.select(t.meta.c.value).where(t.meta.c.key == "identity"))
-            if stored is not None and replace:
-                connection.execute(t.meta.delete().where(t.meta.c.key == "identity"))
-                stored = None
-            if stored is None:
-                if not create:
-                    raise StateError("nothing was trained here", remedy="run `hybridmu train -c CONFIG` first")
-                value = json.dumps(identity, sort_keys=True)
-                connection.execute(t.meta.insert().values(key="identity", value=value))
-                if connection.scalar(sa.select(t.meta.c.value).where(t.meta.c.key == "system")) is None:
-                    connection.execute(t.meta.insert().values(key="system", value=uuid.uuid4().hex))
-                return
-        try:
-            known = json.loads(stored)
-        except ValueError as error:
-            refuse_damaged(str(error))
-        differing = _differences(known, json.loads(json.dumps(identity)))
-        if differing:
-            raise StorageMismatchError(
-                "this storage belongs to another configuration",
-                expected="the settings it was trained with",
-                got="; ".join(differing),
-                remedy="use that configuration, or another storage_url",
-            )
+            claim(connection, identity, create=create, replace=replace)
 
     def system(self) -> str:
         """Return the random name of this system, the same in all its certificates."""
@@ -184,27 +155,27 @@ class Ledger:
             purged, absent = [*purged, *sorted(known)], [key for key in absent if key.mac not in known]
             found = assess_keys(connection, keys)
             if ingestion is not None and found.known:
-                raise _being_forgotten(found)
+                raise being_forgotten(found)
             # Rows that were revoked before may still be in the served model: their removal is waited for, and taken
             # up again when the request that asked for it failed.
             holders = owners(connection, found.covering, purged)
             take_up(connection, holders, strategy)
             # Asking for a retrain by name also repairs exactly what an update removed before.
             exactly = strategy == "retrain"
-            done = _watermarks(connection, exactly=exactly) if found.covering else {}
+            done = watermarks(connection, exactly=exactly) if found.covering else {}
             unremoved = [stone for stone in found.covering if stone.seq > done.get(stone.shard, 0)]
             earlier = waiting_for(connection, unremoved, exactly) if unremoved else least_advanced(connection, holders)
             if earlier is not None and not found.fresh:
                 join(connection, earlier.request_id, caller, deadline)
             passes_on = bool(systems and (found.fresh or absent))
-            request_id = _new_name()
+            request_id = f"r-{uuid.uuid4().hex[:16]}"
             if earlier is not None and not found.fresh and not passes_on:
                 request_id = earlier.request_id
             elif found.fresh or unremoved:
                 if training_rows is not None and found.fresh:
                     self._refuse_empty(connection, found, training_rows)
                 admit(connection, caller, limits, now)
-                _set(connection, sorted({stone.request_id for stone in unremoved}), joined=True)
+                set_values(connection, sorted({stone.request_id for stone in unremoved}), joined=True)
                 connection.execute(
                     t.requests.insert().values(
                         request_id=request_id,
@@ -219,13 +190,13 @@ class Ledger:
                         origin=origin.text if origin else None,
                     )
                 )
-                _bury(connection, request_id, found.fresh, unremoved)
+                bury(connection, request_id, found.fresh, unremoved)
             elif origin or passes_on:
                 admit(connection, caller, limits, now)
                 reason = f"its rows here are those of request {earlier.request_id}" if earlier else "it has no row here"
                 there = {"strategy": strategy, "caller": caller, "received_at": now, "deadline_at": deadline}
                 there |= {"already_forgotten": len(set(purged)), "origin": origin.text if origin else None}
-                _end_at_once(connection, request_id, reason, now, there)
+                end_at_once(connection, request_id, reason, now, there)
             else:
                 raise RequestError("the request is empty", expected="at least one id or group")
             if passes_on:
@@ -348,6 +319,11 @@ class Ledger:
         with self._read.begin() as connection:
             return [to_request(row) for row in connection.execute(query)]
 
+    def newest(self) -> int:
+        """Return the number of the newest request, 0 without one: cheap enough to be asked all the time."""
+        with self._read.begin() as connection:
+            return int(connection.scalar(sa.select(sa.func.max(t.requests.c.seq))) or 0)
+
     def tombstones(self, shards: Iterable[int] | None = None) -> dict[int, list[Tombstone]]:
         """Return shard → its tombstones in commit order, without purged ones, whose rows are gone from every file."""
         query = t.tombstones.select().where(t.tombstones.c.key.is_not(None)).order_by(t.tombstones.c.seq)
@@ -377,39 +353,8 @@ class Ledger:
         Returns:
             Shard → slice → training rows (out of the last exact run, revoked since, of these not removed at all).
         """
-        shard, slice_ = t.tombstones.c.shard, t.tombstones.c.slice
-        seq, rows = t.tombstones.c.seq, t.tombstones.c.rows
-        found: dict[int, dict[int, tuple[int, int, int]]] = {}
         with self._read.begin() as connection:
-            marks = {row.shard: (row.exact_upto, row.removed_upto) for row in connection.execute(sa.select(newest()))}
-            straddling = set()
-            for part in [None] if shards is None else parts(sorted(shards)):
-                # The database adds up whole slices; only those that a watermark divides are looked at row by row.
-                query = sa.select(shard, slice_, sa.func.sum(rows), sa.func.min(seq), sa.func.max(seq))
-                query = query.group_by(shard, slice_)
-                for s, i, total, first, last in connection.execute(
-                    query if part is None else query.where(shard.in_(part))
-                ):
-                    exact, removed = marks.get(s, (0, 0))
-                    if first <= exact < last or first <= removed < last:
-                        straddling.add(s)
-                    count = int(total)
-                    base, fresh = (count if last <= exact else 0), (count if first > removed else 0)
-                    found.setdefault(s, {})[i] = (base, count - base, fresh)
-            for part in parts(sorted(straddling)):
-                for s in part:
-                    found[s] = {}
-                for s, i, number, count in connection.execute(
-                    sa.select(shard, slice_, seq, rows).where(shard.in_(part))
-                ):
-                    exact, removed = marks[s]
-                    base, since, fresh = found[s].get(i, (0, 0, 0))
-                    found[s][i] = (
-                        base + count * (number <= exact),
-                        since + count * (number > exact),
-                        fresh + count * (number > removed),
-                    )
-        return found
+            return revoked_rows(connection, shards)
 
     def revoked(self, digests: Iterable[bytes]) -> set[bytes]:
         """Return which of these key digests have a tombstone."""
@@ -430,7 +375,7 @@ class Ledger:
                 cancelled = t.requests.c.request_id.in_(part) & (t.requests.c.state == RequestState.CANCELLED)
                 if connection.execute(sa.select(t.requests.c.seq).where(cancelled)).first():
                     return False
-            _set(connection, request_ids, state=RequestState.PLANNED, version_before=version)
+            set_values(connection, request_ids, state=RequestState.PLANNED, version_before=version)
             connection.execute(t.rounds.insert(), [{"request_id": r, "round_id": round_id} for r in request_ids])
             return True
 
@@ -473,7 +418,7 @@ class Ledger:
         with transaction(self._write, "served") as connection:
             fence(connection, token)
             ids = list(connection.scalars(sa.select(t.requests.c.request_id).where(where)))
-            _set(connection, ids, state=RequestState.SERVED, served_at=time.time())
+            set_values(connection, ids, state=RequestState.SERVED, served_at=time.time())
             return ids
 
     # ------------------------------------------------------------------ helpers
@@ -495,91 +440,3 @@ class Ledger:
                 remedy="use a new key to ask again",
             )
         return request
-
-
-def _end_at_once(connection: Connection, request_id: str, reason: str, now: float, values: dict[str, Any]) -> None:
-    """Write a request that touches no row here: PURGED, without a certificate."""
-    version = connection.scalar(sa.select(t.serving.c.version))
-    times = dict.fromkeys(("applied_at", "served_at", "exact_at", "purged_at"), now)
-    versions = dict.fromkeys(("version_before", "version_after", "version_exact"), version)
-    mine = {"request_id": request_id, "state": RequestState.PURGED, "keys": 0, "reason": reason}
-    connection.execute(t.requests.insert().values(**mine, **times, **versions, **values))
-
-
-def _new_name() -> str:
-    return f"r-{uuid.uuid4().hex[:16]}"
-
-
-def _bury(
-    connection: Connection,
-    request_id: str,
-    fresh: Sequence[tuple[ResolvedKey, int]],
-    unremoved: Sequence[Tombstone],
-) -> None:
-    """Write tombstones and what the request waits for."""
-    if fresh:
-        connection.execute(
-            t.tombstones.insert(),
-            [
-                {"request_id": request_id, "kind": k.kind, "key": k.key, "shard": k.shard, "slice": k.slice, "rows": n}
-                for k, n in fresh
-            ],
-        )
-    own = sa.select(t.tombstones.c.shard, sa.func.max(t.tombstones.c.seq)).where(
-        t.tombstones.c.request_id == request_id
-    )
-    upto = {row[0]: row[1] for row in connection.execute(own.group_by(t.tombstones.c.shard))}
-    for stone in unremoved:
-        upto[stone.shard] = max(upto.get(stone.shard, 0), stone.seq)
-    connection.execute(
-        t.needs.insert(),
-        [{"request_id": request_id, "shard": shard, "upto": seq} for shard, seq in sorted(upto.items())],
-    )
-
-
-def _being_forgotten(found: Assessment) -> RequestError:
-    requests = sorted({stone.request_id for stone in found.covering})
-    return RequestError(
-        f"{len({(key.kind, key.key) for key in found.known})} row(s) to be corrected are revoked already",
-        expected="live rows; nothing was changed",
-        got=f"rows of request(s) {', '.join(requests[:5])}",
-        remedy="once the request is PURGED, `readmit` their ids and `ingest` the corrected rows",
-    )
-
-
-def newest() -> sa.Subquery:
-    """Return the newest sub-model record of every shard: shard, removed_upto, exact_upto."""
-    last = (
-        sa
-        .select(t.version_shards.c.shard, sa.func.max(t.version_shards.c.version).label("version"))
-        .group_by(t.version_shards.c.shard)
-        .subquery()
-    )
-    return (
-        sa
-        .select(t.version_shards.c.shard, t.version_shards.c.removed_upto, t.version_shards.c.exact_upto)
-        .join(last, (t.version_shards.c.shard == last.c.shard) & (t.version_shards.c.version == last.c.version))
-        .subquery()
-    )
-
-
-def _watermarks(connection: Connection, *, exactly: bool) -> dict[int, int]:
-    """Return shard → its watermark in the newest version: of exact removals, or of all."""
-    last = newest()
-    return {row.shard: row.exact_upto if exactly else row.removed_upto for row in connection.execute(sa.select(last))}
-
-
-def _set(connection: Connection, request_ids: Sequence[str], **values: Any) -> None:
-    for part in parts(list(request_ids)):
-        connection.execute(t.requests.update().where(t.requests.c.request_id.in_(part)).values(**values))
-
-
-def _differences(stored: dict[str, Any], ours: dict[str, Any], prefix: str = "") -> list[str]:
-    found = []
-    for key in sorted({*stored, *ours}):
-        a, b = stored.get(key), ours.get(key)
-        if isinstance(a, dict) and isinstance(b, dict):
-            found += _differences(a, b, f"{prefix}{key}.")
-        elif a != b:
-            found.append(f"{prefix}{key}: storage has {a!r}, the configuration {b!r}")
-    return found

@@ -1,0 +1,102 @@
+"""Jobs on their way to the executor: each learns what is revoked when it leaves, not before."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+
+from hybridmu.faults import reach
+from hybridmu.runtime.executor import Executor
+from hybridmu.runtime.site import Site
+from hybridmu.store.journal import Journal
+from hybridmu.store.sql.ledger import Ledger
+from hybridmu.types import KeyKind, ShardJob, Tombstone
+
+_READS_NO_ROWS = {"prove", "purge", "purge-index", "look"}
+
+
+class Dispatcher:
+    """Holds jobs back until the executor has room for them.
+
+    Args:
+        site: Whose tables the jobs read.
+        ledger: Where tombstones are.
+        journal: Remembers in storage who brought them.
+        executor: Runs the jobs.
+    """
+
+    def __init__(self, site: Site, ledger: Ledger, journal: Journal, executor: Executor) -> None:
+        self._site, self._ledger, self._journal, self._executor = site, ledger, journal, executor
+        self._waiting: list[ShardJob] = []
+        self._given: dict[str, ShardJob] = {}  # what the executor has
+
+    @property
+    def busy(self) -> bool:
+        """Return whether any job waits or runs."""
+        return bool(self._waiting or self._given)
+
+    @property
+    def shards(self) -> set[int]:
+        """Return the shards of all jobs that wait or run."""
+        return {job.shard for job in (*self._waiting, *self._given.values())}
+
+    def queue(self, job: ShardJob) -> None:
+        """Let a job wait for its turn."""
+        self._waiting.append(job)
+
+    def came_back(self, job_id: str) -> None:
+        """Take note that the executor is done with a job."""
+        self._given.pop(job_id, None)
+
+    def give(self, token: int) -> None:
+        """Give the executor what its pools have room for, in order; what waits for its node holds up nobody else.
+
+        A job learns the tombstones only now: rows that were revoked while it waited must not be read any more. A
+        retrain removes them as well; an update leaves them to the request that named them.
+
+        Args:
+            token: Of the lease.
+
+        Raises:
+            LeaseLostError: Another coordinator took over.
+        """
+        pools = self._executor.pools()
+        room = {False: pools.workers, True: pools.updaters}
+        for given in self._given.values():
+            room[given.central] -= 1
+        later = []
+        for job in self._waiting:
+            if room[job.central] <= 0 or not self._executor.has_core(job):
+                later.append(job)
+                continue
+            room[job.central] -= 1
+            job = replace(job, generations=len(self._site.lake.manifest.generations))
+            self._given[job.job_id] = job
+            reach("job.submit")
+            if job.strategy in _READS_NO_ROWS:
+                self._executor.submit(job)
+                continue
+            gone = self.take(token, None if job.strategy == "calibrate" else [job.shard])
+            stones = [stone for found in gone.values() for stone in found]
+            upto = max([job.upto, *(stone.seq for stone in stones)]) if job.strategy == "retrain" else job.upto
+            self._executor.submit(replace(job, tombstones=keys_of(stones), upto=upto))
+        self._waiting = later
+
+    def take(self, token: int, shards: Sequence[int] | None) -> dict[int, list[Tombstone]]:
+        """Return the tombstones that a job must know, once storage remembers who brought them.
+
+        Args:
+            token: Of the lease.
+            shards: Which; None: all.
+
+        Raises:
+            LeaseLostError: Another coordinator took over.
+        """
+        gone = self._ledger.take(token, shards)
+        self._journal.keep({stone.request_id for stones in gone.values() for stone in stones})
+        return gone
+
+
+def keys_of(tombstones: Collection[Tombstone]) -> tuple[tuple[KeyKind, bytes], ...]:
+    """Return what names the rows of tombstones."""
+    return tuple((tombstone.kind, tombstone.key) for tombstone in tombstones)
