@@ -112,7 +112,7 @@ class RayExecutor:
             results = self._wait(max(0.0, min(left, _CALLED_SECONDS)))
             self._start()  # what waits for its CPUs, its actor or its reservation, before anybody looks at results
             results += self._expired()
-            if left <= 0 or called():
+            if results or left <= 0 or called():
                 break
         self._reservations.free_unused()
         return results
