@@ -41,12 +41,15 @@ def test_a_measured_point_answers_a_wanted_one(tmp_path):
 
 def test_tables_say_how_far_the_simulator_is_off(tmp_path):
     two = replace(POINT, workers=2, measured=2.0, predicted=2.5)
-    csvfile.append(tmp_path / "scale.csv", [POINT, replace(POINT, seed=1, measured=4.4), two], Point)
+    # Other seeds are other requests: the middle of their errors counts, not the error of the middles.
+    pairs = [(4.0, 4.8), (4.2, 3.99), (6.0, 5.7)]
+    seeds = [replace(POINT, seed=n, measured=m, predicted=p) for n, (m, p) in enumerate(pairs)]
+    csvfile.append(tmp_path / "scale.csv", [*seeds, two], Point)
     table = scaletables.points(tmp_path, "strong")
-    assert "| waiting | 8 | 1 | 8 | 2 | 4.20 s | 4.20 s | +0 % | 1.00x |" in table
+    assert "| waiting | 8 | 1 | 8 | 3 | 4.20 s | 4.80 s | -5 % | 1.00x |" in table
     assert "| waiting | 8 | 2 | 8 | 1 | 2.00 s | 2.50 s | +25 % | 2.10x |" in table
     judged = scaletables.judged(tmp_path, "")
-    assert "| strong | waiting | 2 | 12 % | 25 % |" in judged
+    assert "| strong | waiting | 2 | 15 % | 25 % | 25 % |" in judged
     assert "missed by 1 of 2" in judged
     assert scaletables.draw(tmp_path).startswith("<")
 
