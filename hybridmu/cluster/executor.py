@@ -195,13 +195,7 @@ class RayExecutor:
         member = flight.member
         if member.ready is None:
             return True
-        done, _ = ray.wait([member.ready], timeout=0)
-        if not done:
-            return False
-        try:
-            ray.get(member.ready, timeout=1)
-        except RayError as error:
-            self._give_up(flight, failure(flight.job, error, retryable=True))
+        if not self._came(flight, member.ready):
             return False
         member.ready = None
         return True
@@ -215,16 +209,20 @@ class RayExecutor:
             flight.group, flight.grant = self._reservations.take(flight.member.node)
         if flight.grant is None:
             return True
-        granted, _ = ray.wait([flight.grant], timeout=0)
-        if not granted:
-            return False
-        try:
-            ray.get(flight.grant, timeout=1)
-        except RayError as error:
-            self._give_up(flight, failure(flight.job, error, retryable=True))
+        if not self._came(flight, flight.grant):
             return False
         flight.grant = None
         return True
+
+    def _came(self, flight: _Flight, answer: Any) -> bool:
+        """Return whether an answer that a flight waits for is there; one that tells of a failure ends the flight."""
+        there, _ = ray.wait([answer], timeout=0)
+        try:
+            ray.get(there, timeout=1)
+        except RayError as error:
+            self._give_up(flight, failure(flight.job, error, retryable=True))
+            return False
+        return bool(there)
 
     # ------------------------------------------------------------------ ending
 

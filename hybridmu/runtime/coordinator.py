@@ -23,7 +23,7 @@ from hybridmu.planning.workload import count
 from hybridmu.runtime.calibrating import Calibrator
 from hybridmu.runtime.canaries import Canaries
 from hybridmu.runtime.claiming import Claimer
-from hybridmu.runtime.dispatch import Dispatcher, keys_of
+from hybridmu.runtime.dispatch import Dispatcher, revoked_keys
 from hybridmu.runtime.eviction import CheckpointKeeper
 from hybridmu.runtime.executor import Executor
 from hybridmu.runtime.forwarding import Forwarder
@@ -389,8 +389,8 @@ class Coordinator:
                 trajectory=sub.trajectory(len(self.site.recipe_for(shard).epochs)),
                 current_blob=sub.blob,
                 alpha=plan.alpha,
-                fresh=keys_of([stone for stone in stones if stone.seq > out]),
-                removed=keys_of([stone for stone in stones if stone.seq <= out]),
+                fresh=revoked_keys([stone for stone in stones if stone.seq > out]),
+                removed=revoked_keys([stone for stone in stones if stone.seq <= out]),
                 mend=started.mends,
             )
             self._queue(started, job)

@@ -79,7 +79,7 @@ class Dispatcher:
             gone = self.take(token, None if job.strategy == "calibrate" else [job.shard])
             stones = [stone for found in gone.values() for stone in found]
             upto = max([job.upto, *(stone.seq for stone in stones)]) if job.strategy == "retrain" else job.upto
-            self._executor.submit(replace(job, tombstones=keys_of(stones), upto=upto))
+            self._executor.submit(replace(job, tombstones=revoked_keys(stones), upto=upto))
         self._waiting = later
 
     def take(self, token: int, shards: Sequence[int] | None) -> dict[int, list[Tombstone]]:
@@ -97,6 +97,6 @@ class Dispatcher:
         return gone
 
 
-def keys_of(tombstones: Collection[Tombstone]) -> tuple[tuple[KeyKind, bytes], ...]:
+def revoked_keys(tombstones: Collection[Tombstone]) -> tuple[tuple[KeyKind, bytes], ...]:
     """Return what names the rows of tombstones."""
     return tuple((tombstone.kind, tombstone.key) for tombstone in tombstones)

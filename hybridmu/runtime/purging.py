@@ -29,6 +29,7 @@ from hybridmu.core.certificate import Predecessor, RequestFacts, build, sign
 from hybridmu.core.evidence import ShardEvidence
 from hybridmu.errors import DatabaseError, HybridMUError, LeaseLostError
 from hybridmu.faults import reach
+from hybridmu.runtime.dispatch import revoked_keys
 from hybridmu.runtime.site import Site
 from hybridmu.store.certificates import Certificates
 from hybridmu.store.journal import Journal
@@ -197,7 +198,7 @@ class Purger:
                     history=history.get(shard, ()),
                     requests=unproven[shard],
                     going=tuple(mine),
-                    held=_pairs(held.get(shard, ())),
+                    held=revoked_keys(held.get(shard, ())),
                 )
         if not batch.jobs:
             self._guarded(token, batch.then)
@@ -430,10 +431,6 @@ class Purger:
         batch.jobs[job.job_id] = job
         batch.attempts[job.strategy, job.shard] += 1
         self._queue(job)
-
-
-def _pairs(stones: Iterable[Any]) -> tuple[Key, ...]:
-    return tuple((stone.kind, stone.key) for stone in stones)
 
 
 def _place(shard: int) -> str:
