@@ -54,14 +54,12 @@ from hybridmu.types import (
     ShardOutcome,
     ShardPlan,
     ShardStats,
-    StrategyChoice,
     SubModel,
 )
 
 _log = logging.getLogger(__name__)
 LEASE_SECONDS = 15.0
 _REPAIR_RETRY_SECONDS = 60.0
-_STRICTEST: tuple[StrategyChoice, ...] = ("retrain", "rewind", "auto", "dpus-optimised", "dpus-newton", "dpus")
 
 
 @dataclass(frozen=True)

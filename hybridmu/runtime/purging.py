@@ -6,8 +6,8 @@ Stages of a batch, every one repeatable after a crash:
 2. *index*: rows leave the index files that all shards share.
 3. *rows*: each shard rewrites its tables, and deletes every blob that the served version does not stand on.
 4. *look*: storage and the machines are searched.
-5. *finish*: tombstones are emptied, the database is cleaned and searched too; then the certificates are numbered in the
-   ledger, written, and the requests are PURGED.
+5. *finish*: tombstones are emptied, the database is cleaned and searched too; then the requests are PURGED, with a
+   certificate each (`certifying.py`).
 
 What fails on one shard, or is found of one request, keeps those requests back, and no others.
 """
@@ -18,28 +18,22 @@ import logging
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from pydantic import TypeAdapter
 from sqlalchemy.engine import Engine
 
-from hybridmu.core.certificate import Predecessor, RequestFacts, build, sign
-from hybridmu.core.evidence import ShardEvidence
 from hybridmu.errors import DatabaseError, HybridMUError, LeaseLostError
 from hybridmu.faults import reach
+from hybridmu.runtime.certifying import Certifier
 from hybridmu.runtime.dispatch import revoked_keys
 from hybridmu.runtime.site import Site
-from hybridmu.store.certificates import Certificates
 from hybridmu.store.journal import Journal
-from hybridmu.store.keys import Keyring
 from hybridmu.store.purge.scrub import clean
 from hybridmu.store.purge.survey import Key, Survey
 from hybridmu.store.sql.controls import Controls, Hold
-from hybridmu.store.sql.deletions import Deletions, Passed, Purgeable
-from hybridmu.store.sql.ingestions import Ingestions
-from hybridmu.store.sql.ledger import Ledger
+from hybridmu.store.sql.deletions import Deletions, Purgeable
 from hybridmu.store.sql.measurements import Measurements
 from hybridmu.store.sql.registry import Registry
 from hybridmu.store.sql.replicas import Replicas
@@ -48,7 +42,6 @@ from hybridmu.types import (
     LookOutcome,
     ProofOutcome,
     PurgeOutcome,
-    RequestState,
     ShardFailure,
     ShardJob,
 )
@@ -64,7 +57,6 @@ _MARGIN_SECONDS = 60.0
 _PATIENCE_SECONDS = 60.0
 # A certificate costs some milliseconds, and a step of the coordinator must end.
 _MOST_REQUESTS = 200
-_EVIDENCE = TypeAdapter(ShardEvidence)
 
 Queue = Callable[[ShardJob], None]
 Stage = Callable[[int], None]
@@ -102,12 +94,10 @@ class Purger:
     def __init__(self, site: Site, engine: Engine, queue: Queue, renew: Callable[[], None], clean: Clean) -> None:
         self.site = site
         self._engine, self._queue, self._renew, self._clean = engine, queue, renew, clean
-        self._ledger, self._registry, self._controls = Ledger(engine), Registry(engine), Controls(engine)
-        self._replicas = Replicas(engine)
+        self._registry, self._controls, self._replicas = Registry(engine), Controls(engine), Replicas(engine)
         self._measurements, self._deletions = Measurements(engine), Deletions(engine)
-        self._ingestions = Ingestions(engine)
-        self._certificates, self._journal = Certificates(site.storage), Journal(site.storage, engine)
-        self._keyring = Keyring(site.settings)
+        self._journal = Journal(site.storage, engine)
+        self._certifier = Certifier(site, engine, renew)
         self._batch: _Batch | None = None
         self._look_at = 0.0
         self._retry_at: dict[str, float] = {}
@@ -143,7 +133,7 @@ class Purger:
         if self._batch is not None or now < self._look_at:
             return
         self._look_at = now + _LOOK_SECONDS
-        if not self._guarded(token, self._resume):
+        if not self._guarded(token, self._certifier.resume):
             return
         holds = self._controls.holds()
         found = self._deletions.purgeable(
@@ -259,73 +249,8 @@ class Purger:
             "duplicates_left": batch.twins,
             "looked": {"storage": batch.looked, "database": database},
         }
-        last = self._certificates.last()
-        first = 1 if last is None else int(last["number"]) + 1
-        passed = Passed(tuple((name, n) for n, name in enumerate(batch.requests, start=first)), purge, time.time())
-        documents = self._documents(passed, last)  # whatever refuses one does so before a number is given out
-        self._deletions.pass_(token, passed)
-        self._issue(token, passed, documents)
+        self._certifier.certify(token, list(batch.requests), purge)
         self._end()
-
-    def _resume(self, token: int) -> None:
-        """Write the certificates that a crash or a failure left unwritten."""
-        passed = self._deletions.passed()
-        if passed is not None:
-            first = passed.numbers[0][1]
-            last = self._certificates.get(first - 1) if first > 1 else None
-            self._issue(token, passed, self._documents(passed, last))
-
-    def _documents(self, passed: Passed, last: dict[str, Any] | None) -> list[dict[str, Any]]:
-        """Return the signed certificates; the same call gives the same bytes, unless the key was rotated since."""
-        key, system = self._keyring.signing_key(), self._ledger.system()
-        found: list[dict[str, Any]] = []
-        for request_id, number in passed.numbers:
-            self._renew()
-            request = self._ledger.request(request_id)
-            if request.state is RequestState.PURGED:
-                last = self._certificates.get(number)
-                found.append(last)
-                continue
-            assert request.applied_at is not None
-            assert request.served_at is not None
-            assert request.exact_at is not None
-            document = build(
-                previous=last,
-                system=system,
-                request=RequestFacts(
-                    id=request.request_id,
-                    kind="forget" if self._ingestions.of_request(request.request_id) is None else "correct",
-                    received_at=request.received_at,
-                    applied_at=request.applied_at,
-                    served_at=request.served_at,
-                    exact_at=request.exact_at,
-                    purged_at=passed.purged_at,
-                    deadline_at=request.deadline_at,
-                ),
-                keys=self._deletions.revoked_keys(request_id),
-                shards=[_EVIDENCE.validate_json(text) for text in self._deletions.evidence(request_id)],
-                purge=passed.purge,
-                issued_at=passed.purged_at,
-                predecessor=self._predecessor(),
-            )
-            last = self._certificates.written(number, request_id) or sign(document, key)
-            found.append(last)
-        return found
-
-    def _predecessor(self) -> Predecessor | None:
-        past = self.site.lake.manifest.ancestry
-        if past is None:
-            return None
-        return Predecessor(
-            system=past.system, version=past.version, tombstones=past.tombstones, rows=past.rows, root=past.root
-        )
-
-    def _issue(self, token: int, passed: Passed, documents: Iterable[Mapping[str, Any]]) -> None:
-        for (request_id, number), document in zip(passed.numbers, documents, strict=True):
-            self._renew()
-            self._certificates.append(document)
-            self._deletions.finish(token, request_id, number, passed.purged_at)
-        self._deletions.end(token)
 
     # ------------------------------------------------------------------ results and failures
 

@@ -10,6 +10,7 @@ import pytest
 import hybridmu
 from hybridmu.core.certificate import check
 from hybridmu.errors import AdmissionError, ConflictError, HybridMUError, RequestError, StateError
+from hybridmu.store.certificates import Certificates
 from hybridmu.store.sql import tables as t
 from hybridmu.types import RequestState
 from tests.support import rows_of
@@ -57,7 +58,7 @@ def test_corrected_rows_replace_the_old_ones_bit_for_bit(world):
     assert report["purged_at"] <= new["applied_at"]
     assert_equal_to_reference(system, config, without(table, chosen), later=[(path, 1, new["epochs"])])
     assert not system.guard.any()  # they are not forgotten: they came back
-    (certificate,) = system._driver._purger._certificates.all()
+    (certificate,) = Certificates(system.site.storage).all()
     assert (certificate["request"]["kind"], len(certificate["keys"])) == ("correct", 4)
     assert check(certificate).ok
     # They are rows like all others.
