@@ -17,8 +17,10 @@ from hybridmu.types import CalibrationCell, CalibrationCurve
 
 # Shards with less than this share of the largest one's rows are passed over: few canaries tell little.
 _SMALLEST = 0.5
-# Rows that are drawn evenly from all classes miss a class's due by more than this many deviations in 1 of 700 cases.
-_CHANCE = 3.0
+# What an even draw from all classes does more seldom than this, over all classes and shards, is not put down to chance.
+_CHANCE = 1 / 700
+# So much of a class is more than canaries stand for, even by chance.
+_MUCH = 0.25
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ def affordable(work: float, spent: float, share: float) -> bool:
     return spent < share * work
 
 
-def class_excess(rows: npt.NDArray[np.int64], revoked: npt.NDArray[np.int64]) -> float:
+def class_excess(rows: npt.NDArray[np.int64], revoked: npt.NDArray[np.int64], shards: int = 1) -> float:
     """Return by how much the share of a class's rows that is revoked exceeds that of all rows, for the worst class.
 
     Canaries are drawn evenly: a removal that takes many rows of one class is a larger change of the model than the
@@ -123,20 +125,22 @@ def class_excess(rows: npt.NDArray[np.int64], revoked: npt.NDArray[np.int64]) ->
     Args:
         rows: int64 [classes], rows that the model holds.
         revoked: int64 [classes], those of them that it has to lose.
+        shards: How many are looked at: with ten classes in each of eight, one of the eighty soon stands out by chance.
 
     Returns:
-        In [0, 1]; 0 where no class loses more than chance explains.
+        In [0, 1]; 0 where no class loses more than chance explains, and none a quarter of itself.
 
     Example:
         >>> class_excess(np.array([50, 50]), np.array([25, 0])), class_excess(np.array([50, 50]), np.array([6, 4]))
         (0.25, 0.0)
     """
-    total = int(rows.sum())
-    if not total:
+    from scipy.stats import hypergeom  # takes a second: the command line must not wait for it
+
+    total, gone = int(rows.sum()), int(revoked.sum())
+    if not gone:
         return 0.0
-    mean = float(revoked.sum()) / total
-    held = np.maximum(rows, 1)
-    excess = revoked / held - mean
-    # Of a draw without replacement (hypergeometric), since the revoked rows are a good part of the shard.
-    chance = _CHANCE * np.sqrt(mean * (1 - mean) / held * (total - held) / max(1, total - 1))
-    return float(np.where(excess > chance, excess, 0.0).max())
+    excess = revoked / np.maximum(rows, 1) - gone / total
+    # At least so many of a class in a draw without replacement; of a handful of rows that is far from any bell curve.
+    tail = hypergeom.sf(revoked - 1, total, rows, gone)
+    tries = shards * np.count_nonzero(rows)
+    return float(np.where((tail * tries < _CHANCE) | (excess > _MUCH), excess, 0.0).max(initial=0.0))

@@ -88,7 +88,7 @@ class RemovalPlanner:
             revoked = {(str(stone.kind), stone.key) for stone in mine if stone.seq > sub.exact_upto}
             revoked |= {(str(key.kind), key.key) for key in fresh if key.shard == sub.shard}
             counts = class_counts(self.site.lake, sub.shard, sub.generations, out, revoked)
-            found[sub.shard] = class_excess(*counts)
+            found[sub.shard] = class_excess(*counts, len(subs))
         return found
 
     def calibration(self) -> Calibration:

@@ -123,11 +123,12 @@ class Judge:
         cpu = sum(made.cpu_seconds for made in trial.made)
         visits = sum(made.visits for made in trial.made)
         if CONTENDERS[name].runs == "scratch":
-            # The other shards give the same bits in the same time: they are charged what their training took.
-            rest = [cost for shard, cost in world.training.items() if shard not in self.deletion.keys]
-            device, visits = device + sum(s for s, _ in rest), visits + sum(v for _, v in rest)
-            cpu += sum(seconds for seconds, _ in rest)
-            wall = max(wall, *schedule([m.seconds for m in trial.made] + [s for s, _ in rest], self.pool.workers))
+            # The other shards give the same bits: they are charged what as many visits took on the touched ones.
+            rest = [count for shard, (_, count) in world.training.items() if shard not in self.deletion.keys]
+            more = [device / visits * count for count in rest]
+            wall = max(wall, *schedule([m.seconds for m in trial.made] + more, self.pool.workers))
+            whole = 1 + sum(rest) / visits
+            device, cpu, visits = device * whole, cpu * whole, visits + sum(rest)
         ours = self._summary(trial.scores)
         theirs = self._summary(oracle)
         return Record(

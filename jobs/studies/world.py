@@ -99,7 +99,8 @@ class World:
             labels = self.outline.label[mine]
             named = {(str(kind), key) for kind, key in keys}
             gone = labels[carries(self.outline.ids[mine], self.outline.groups[mine], named)]
-            found[shard] = class_excess(np.bincount(labels, minlength=classes), np.bincount(gone, minlength=classes))
+            counts = (np.bincount(labels, minlength=classes), np.bincount(gone, minlength=classes))
+            found[shard] = class_excess(*counts, len(deletion.keys))
         return found
 
     def plan_for(self, stats: Sequence[ShardStats], strategy: StrategyChoice, workers: int) -> Plan:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -107,6 +108,20 @@ def test_a_whole_class_and_half_of_one_stand_out():
     assert class_excess(rows, np.array([50, 40, 60])) == 0.6 - 0.15
     assert class_excess(rows, np.array([0, 0, 1])) == 0.0, "one row is chance"
     assert class_excess(np.array([500, 3]), np.array([0, 1])) > 0.3, "but not where the class has three"
+    assert class_excess(np.full(10, 50), np.array([3, 1, 1, 0, 0, 0, 0, 0, 0, 0])) == 0.0, "nor are three of five"
+    assert class_excess(np.full(10, 50), np.array([5, 0, 0, 0, 0, 0, 0, 0, 0, 0])) == 0.1 - 0.01
+
+
+def test_the_more_shards_are_looked_at_the_more_chance_explains():
+    rows, gone = np.full(10, 50), np.array([6, 1, 1, 0, 0, 0, 0, 0, 0, 0])
+    assert class_excess(rows, gone) > class_excess(rows, gone, shards=1000) == 0.0
+
+
+@pytest.mark.parametrize("drawn", [5, 25, 50])
+def test_even_draws_are_hardly_ever_flagged(drawn):
+    random, rows = np.random.default_rng(0), np.full(10, 50)
+    found = [class_excess(rows, random.multivariate_hypergeometric(rows, drawn), 8) for _ in range(3000)]
+    assert sum(map(bool, found)) <= 2, "one of 700 per deletion, so one of 5600 per shard"
 
 
 @given(st.lists(st.integers(0, 300), min_size=1, max_size=8), st.floats(0, 1), st.integers(0, 2**32 - 1))
