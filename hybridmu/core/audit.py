@@ -195,8 +195,9 @@ def u_lira_scores(ours: F64, oracles: F64) -> tuple[F64, F64]:
     """Score models as U-LiRA does: how much likelier a row's margin is under unlearned models than under oracles.
 
     For every row two Gaussians are fitted to the margins of all models but one pair, one on either side; the pair left
-    out is scored by log p(unlearned) − log p(oracle). Leaving out both keeps the attack fair: on equal distributions
-    its AUC is 0.5.
+    out is scored by log p(unlearned) − log p(oracle), so that no model vouches for itself. With few models the mean of
+    the others lies on the far side of the one left out, so equal distributions score a little below 0.5: compare with
+    what a second set of oracles gets, not with 0.5.
 
     Args:
         ours: Margins of N unlearned models on revoked rows, float64 [N, n].

@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 
 from hybridmu.report.plots import svg
 from jobs.studies import records
+from jobs.studies.comparison import noise_of
 from jobs.studies.drawing import colour_of, legend
-from jobs.studies.goals import noise_of
 from jobs.studies.grid import SETUPS, Setup
 from jobs.studies.records import Record
 

@@ -20,7 +20,7 @@ from hybridmu.types import CostObservation
 from jobs.studies import learned, regret, shards
 from jobs.studies.drawing import legend
 from jobs.studies.records import Key
-from jobs.studies.regret import RETRAIN, UPDATES, Regret
+from jobs.studies.regret import RETRAIN, UPDATES, Decided
 from jobs.studies.shards import ShardRecord
 
 # The planner's goals: relative excess over the best plan in hindsight, median and 95th percentile over deletions.
@@ -59,15 +59,15 @@ DECIDERS = (
 )
 
 
-def decided(found: Sequence[ShardRecord], decider: Decider) -> list[Regret]:
-    """Return how a decider fares on every deletion that was measured by all strategies."""
+def decided(found: Sequence[ShardRecord], decider: Decider) -> list[Decided]:
+    """Return what a decider does on every deletion that was measured by all strategies."""
     if decider.told:
         found = [replace(r, predicted_error=0.0 if math.isnan(r.gap) else abs(r.gap)) for r in found]
     if decider.policy:
         return regret.replay(found, decider.policy)
     always = dict.fromkeys
     return [
-        regret.judge(one, always(one.shards, decider.strategy), always(one.shards, "always"), Policy())
+        Decided(one, always(one.shards, decider.strategy), always(one.shards, "always"))
         for one in regret.deletions(found)
     ]
 
@@ -81,10 +81,14 @@ def regrets(folder: Path, stem: str) -> tuple[Head, Lines]:
             every = decided(found, decider)
             if not every:
                 continue
-            values = [one.regret for one in every]
+            judged = [regret.judge(one) for one in every]
+            floored = [regret.judge(one, Policy().fast_enough).regret for one in every]
+            values = [one.regret for one in judged]
             median, high = float(np.median(values)), float(np.percentile(values, 95))
-            pairs = [(one.chosen[shard], best) for one in every for shard, best in one.best.items()]
-            failed = sum(len(one.inadmissible) for one in every)
+            shown = (median, high, max(values), float(np.median(floored)), float(np.percentile(floored, 95)))
+            both = zip(every, judged, strict=True)
+            pairs = [(one.chosen[shard], best) for one, seen in both for shard, best in seen.best.items()]
+            failed = sum(len(one.inadmissible) for one in judged)
             rules = Counter(
                 one.chosen[shard] if rule == "boundary" else rule for one in every for shard, rule in one.rules.items()
             )
@@ -92,7 +96,7 @@ def regrets(folder: Path, stem: str) -> tuple[Head, Lines]:
                 label,
                 decider.name,
                 str(len(every)),
-                *(f"{100 * value:.0f} %" for value in (median, high, max(values))),
+                *(f"{100 * value:.0f} %" for value in shown),
                 f"{100 * sum(a == b for a, b in pairs) / len(pairs):.0f} %",
                 f"{100 * failed / len(pairs):.1f} %",
                 ", ".join(f"{rule} {number}" for rule, number in sorted(rules.items())),
@@ -106,6 +110,8 @@ def regrets(folder: Path, stem: str) -> tuple[Head, Lines]:
         "median regret",
         "95th percentile",
         "worst",
+        f"median, where {Policy().fast_enough:g} times faster is enough",
+        "95th percentile of that",
         "shards decided as in hindsight",
         "shards beyond the budget",
         "updates, or rules that retrained",
@@ -179,7 +185,7 @@ def regret_curves(folder: Path) -> str:
     every = figure.subplots(1, len(systems), squeeze=False)[0]
     for axes, (dataset, found) in zip(every, systems, strict=True):
         for number, decider in enumerate(DECIDERS):
-            values = sorted(one.regret for one in decided(found, decider))
+            values = sorted(regret.judge(one).regret for one in decided(found, decider))
             if values:
                 shares = np.arange(1, len(values) + 1) / len(values)
                 colour = mpl.colormaps["tab10"](number)

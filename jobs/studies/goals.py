@@ -2,71 +2,33 @@
 
 from __future__ import annotations
 
-import math
 import statistics
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from jobs.studies import records
+from jobs.studies.comparison import FASTER, Comparison, compare, geometric_mean, rms
 from jobs.studies.records import Record
 
 Row = Sequence[str]
-# Times faster than always retraining, points of accuracy, multiples of the oracle's own noise.
-FASTER, POINTS, NOISES = 8.0, 0.5, 2.0
 _SHARES = ("share:0.01", "share:0.05", "share:0.1")
 _SHOWN = ("hybrid", "dpus", "dpus-newton", "dpus-optimised")
 _SINGLES = ("rows:1", "users:1")
-
-
-def missed(
-    wall: Sequence[float], processor: Sequence[float], points: Sequence[float], gaps: Sequence[float], noise: float
-) -> list[str]:
-    """Return which goals a strategy misses.
-
-    Args:
-        wall: Times faster than the retrain by the clock, per seed.
-        processor: The same by processor time.
-        points: Accuracy minus the oracle's, in points.
-        gaps: Forget-loss gaps.
-        noise: Of the oracle.
-
-    Example:
-        >>> missed([9.0, 9.0], [7.0, 8.0], [-0.1, -0.2], [0.01, 0.03], 0.01)
-        ['time']
-    """
-    found = []
-    if min(map(statistics.geometric_mean, (wall, processor))) < FASTER:
-        found.append("time")
-    if statistics.mean(points) < -POINTS:
-        found.append("accuracy")
-    if abs(statistics.mean(gaps)) > NOISES * noise:
-        found.append("gap")
-    return found
-
-
-def noise_of(group: Iterable[Record]) -> float:
-    """Return the root mean square over seeds of the forget-loss difference between two oracles."""
-    gaps = {record.seed: record.noise_gap for record in group}
-    return math.sqrt(statistics.mean(gap * gap for gap in gaps.values()))
 
 
 def goals(folder: Path) -> tuple[Row, list[Row]]:
     """Return, per system and strategy, what it reaches for 1 %, 5 % and 10 % of the rows."""
     lines: list[Row] = []
     for system, found in _systems(folder):
-        label = system
+        accuracy = statistics.mean(r.oracle_accuracy for r in found if r.mix in _SHARES)
+        label = f"{system}, {100 * accuracy:.1f} %"
         for name in _SHOWN:
-            cells, seeds = [], 0
-            for mix in _SHARES:
-                group = [r for r in found if r.mix == mix]
-                exact = {r.seed: r for r in group if r.strategy == "sisa"}
-                mine = [r for r in group if r.strategy == name and r.seed in exact]
-                seeds = max(seeds, len(mine))
-                cells.append(_cell(mine, exact, noise_of(group)) if mine else "")
+            cells = [compare([r for r in found if r.mix == mix], name) for mix in _SHARES]
             if any(cells):
-                lines.append((label, name, str(seeds), *cells))
+                seeds = max(len(cell.gaps) for cell in cells if cell)
+                lines.append((label, name, str(seeds), *(_cell(cell) if cell else "" for cell in cells)))
                 label = ""
-    return ("system", "strategy", "seeds", "1 % of the rows", "5 %", "10 %"), lines
+    return ("system, accuracy of the oracle", "strategy", "seeds", "1 % of the rows", "5 %", "10 %"), lines
 
 
 def singles(folder: Path) -> tuple[Row, list[Row]]:
@@ -79,15 +41,23 @@ def singles(folder: Path) -> tuple[Row, list[Row]]:
             whole = {r.seed: r for r in group if r.strategy == "scratch"}
             exact = [r for r in group if r.strategy == "sisa" and r.seed in whole]
             if exact:
-                ratios = [whole[r.seed].device_seconds / r.device_seconds for r in exact]
-                mean = statistics.geometric_mean(ratios)
-                spread = f"{mean:.1f}x [{min(ratios):.1f}, {max(ratios):.1f}]"
+                pairs = [(whole[r.seed], r) for r in exact]
+                saved, seconds = _saved(pairs, lambda r: r.device_seconds)
                 touched = f"{statistics.mean(r.touched for r in exact):.1f}"
                 bits = f"{sum(r.bitwise for r in exact)}/{sum(r.touched for r in exact)}"
-                lines.append((label, mix, str(len(exact)), touched, spread, bits, _verdict(mean >= FASTER)))
+                visits = _saved(pairs, lambda r: r.visits)[1]
+                verdict = "**met**" if saved >= FASTER else "missed"
+                lines.append((label, mix, str(len(exact)), touched, seconds, visits, bits, verdict))
                 label = ""
-    head = ("system", "mix", "seeds", "shards touched", "device-seconds, scratch over exact deletion", "bits", "8x")
-    return head, lines
+    columns = ("device-seconds, scratch over exact deletion", "the same in visits", "bits", f"{FASTER:g}x")
+    return ("system", "mix", "seeds", "shards touched", *columns), lines
+
+
+def _saved(pairs: Sequence[tuple[Record, Record]], cost: Callable[[Record], float]) -> tuple[float, str]:
+    """Return what all scratch trainings cost over what all exact deletions cost; in brackets per seed."""
+    ratios = [cost(whole) / cost(exact) for whole, exact in pairs]
+    total = sum(cost(whole) for whole, _ in pairs) / sum(cost(exact) for _, exact in pairs)
+    return total, f"{total:.1f}x [{min(ratios):.1f}, {max(ratios):.1f}]"
 
 
 def _systems(folder: Path) -> Iterator[tuple[str, list[Record]]]:
@@ -97,17 +67,10 @@ def _systems(folder: Path) -> Iterator[tuple[str, list[Record]]]:
         yield system, [r for r in every if f"{r.dataset}/{r.model}" == system]
 
 
-def _cell(mine: Sequence[Record], exact: dict[int, Record], noise: float) -> str:
-    wall = [exact[r.seed].wall_seconds / r.wall_seconds for r in mine]
-    processor = [exact[r.seed].cpu_seconds / r.cpu_seconds for r in mine]
-    points = [100 * (r.accuracy - r.oracle_accuracy) for r in mine]
-    gaps = [r.gap for r in mine]
-    wrong = missed(wall, processor, points, gaps, noise)
-    times = " / ".join(f"{statistics.geometric_mean(each):.1f}x" for each in (wall, processor))
-    noises = f", {abs(statistics.mean(gaps)) / noise:.1f} noises" if noise else ""
-    says = f"misses {', '.join(wrong)}" if wrong else "**met**"
-    return f"{times}, {statistics.mean(points):+.2f} points, gap {statistics.mean(gaps):+.4f}{noises}: {says}"
-
-
-def _verdict(ok: bool) -> str:
-    return "**met**" if ok else "missed"
+def _cell(found: Comparison) -> str:
+    times = " / ".join(f"{geometric_mean(each):.1f}x" for each in (found.wall, found.processor))
+    points = f"{statistics.mean(found.points):+.2f} points [{min(found.points):+.1f}]"
+    gap = f"gap {rms(found.gaps):.4f} ({statistics.mean(found.gaps):+.4f})"
+    noises = f"{found.off:.1f} noises, {found.inside} of {len(found.gaps)} within"
+    slowest = f"[{min(map(min, (found.wall, found.processor))):.1f}]"
+    return f"{times} {slowest}, {points}, {gap}, {noises}: {found.verdict}"

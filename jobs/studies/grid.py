@@ -57,7 +57,6 @@ class Contender:
         name: As CSV rows name it.
         runs: Name in the registry of strategies; `auto` lets the planner choose, `` runs nothing.
         alpha: Step of the subtraction; None: the calibrated one.
-        finetune_epochs: Its budget of fine-tuning; None: the product's.
         about: One line for the tables.
         finetunes: Whether it spends the budget of fine-tuning.
         seeds: Only the first so many of a grid's; None: all.
@@ -67,7 +66,6 @@ class Contender:
     runs: str
     about: str
     alpha: float | None = None
-    finetune_epochs: float | None = None
     finetunes: bool = False
     seeds: int | None = None
 

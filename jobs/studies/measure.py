@@ -105,7 +105,6 @@ class Judge:
                 world.trajectories[shard],
                 world.trajectories[shard][-1],
                 alphas.get(shard, 0.0) if contender.alpha is None else contender.alpha,
-                contender.finetune_epochs,
                 contender.name == "oracle-again",
             )
             for shard in ([line.shard for line in plan.shards] if plan else keys)

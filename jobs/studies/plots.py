@@ -11,31 +11,27 @@ from matplotlib.figure import Figure
 
 from hybridmu.report.plots import svg
 from jobs.studies import audited, crossover, decisions, records
+from jobs.studies.comparison import FASTER, NOISES, compare, geometric_mean
 from jobs.studies.drawing import colour_of, legend
-from jobs.studies.goals import FASTER, NOISES, noise_of
 from jobs.studies.grid import CONTENDERS
 from jobs.studies.records import Record
-from jobs.studies.tables import speed
 
 _CONTROLS = ("nothing", "oracle-again", "scratch")
 
 
 def speed_against_gap(folder: Path) -> str:
     """Return, per system, how much faster than retraining every strategy is against how far it is from the oracle."""
-    found = records.read(folder / "headline.csv")
-    figure, panels = _panels(found)
+    every = records.read(folder / "headline.csv")
+    figure, panels = _panels(every)
     for name, axes in panels.items():
-        mine = [record for record in found if _name(record) == name]
+        mine = [record for record in every if _name(record) == name]
         for mix in dict.fromkeys(record.mix for record in mine):
             group = [record for record in mine if record.mix == mix]
-            exact = {record.seed: record for record in group if record.strategy == "sisa"}
-            noise = noise_of(group)
             for strategy in [s for s in CONTENDERS if s not in {*_CONTROLS, "sisa"}]:
-                chosen = [record for record in group if record.strategy == strategy and record.seed in exact]
-                if chosen and noise:
-                    times = statistics.mean(speed(r, exact[r.seed], lambda r: r.cpu_seconds) for r in chosen)
-                    gap = abs(statistics.mean(record.gap for record in chosen)) / noise
-                    axes.scatter([times], [max(gap, 0.05)], s=16, color=colour_of(strategy), label=strategy)
+                found = compare(group, strategy)
+                if found and found.noise:
+                    times, gap = geometric_mean(found.processor), max(found.off, 0.05)
+                    axes.scatter([times], [gap], s=16, color=colour_of(strategy), label=strategy)
         axes.axvline(FASTER, color="#999999", lw=0.8)
         axes.axhline(NOISES, color="#999999", lw=0.8)
         axes.set(xscale="log", yscale="log", title=name, xlabel="times faster than retraining (processor)")

@@ -3,14 +3,15 @@
 One deletion, measured by every strategy on every shard it touches, is planned as the running system would have planned
 it: by the cost model as fitted from all that the system had seen before, and by the calibration that it had. Then
 
-* a plan's *seconds* are the makespan of its measured jobs on the workers, longest first; what is faster than the
-  policy's *fast enough* counts as just that, since to the policy it is worth no more (`Policy.fast_enough`);
-* a strategy is *admissible* on a shard when its measured forget-loss gap there is within the quality budget, which is
-  a shard's too; the retrain always is;
+* a plan's *seconds* are the makespan of its measured jobs on the workers, longest first;
+* a strategy is *admissible* on a shard when its measured forget-loss gap there is within the default quality budget,
+  which is a shard's too; the retrain always is;
 * an update that was not admissible has to be made good by a retrain of the shard: these are a second makespan;
-* the *best plan in hindsight* gives every shard the fastest admissible one of the retrain and all updates, in
-  these seconds;
+* the *best plan in hindsight* gives every shard the fastest admissible one of the retrain and all updates;
 * *regret* is what the plan is charged over the best plan's seconds, minus 1.
+
+All plans are judged alike, whatever policy made them. Seconds may be counted up to a speed that is *enough*: what is
+faster counts as just that, since to the default policy it is worth no more (`Policy.fast_enough`).
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from jobs.studies.shards import ShardRecord
 
 RETRAIN: StrategyName = "retrain"
 UPDATES: tuple[StrategyName, ...] = ("dpus", "dpus-optimised", "dpus-newton")
+# The largest |gap| of an admissible update.
+_BUDGET = Policy().quality_budget
 
 
 @dataclass(frozen=True)
@@ -52,22 +55,31 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Regret:
-    """How one plan fared.
+class Decided:
+    """What was decided for one deletion.
 
     Attributes:
         deletion: What was planned.
         chosen: Shard → strategy.
         rules: Shard → the rule that decided.
+    """
+
+    deletion: Measured
+    chosen: Mapping[int, str]
+    rules: Mapping[int, str]
+
+
+@dataclass(frozen=True)
+class Regret:
+    """How one plan fared.
+
+    Attributes:
         best: Shard → strategy of the best plan in hindsight.
         inadmissible: Shards that have to be retrained after all.
         seconds: What the plan is charged.
         best_seconds: What the best plan takes.
     """
 
-    deletion: Measured
-    chosen: Mapping[int, str]
-    rules: Mapping[int, str]
     best: Mapping[int, str]
     inadmissible: frozenset[int]
     seconds: float
@@ -94,8 +106,8 @@ def replay(
     found: Sequence[ShardRecord],
     policy: Policy,
     fit: Callable[[Sequence[CostObservation]], CostModel] = cost.fit,
-) -> list[Regret]:
-    """Plan every deletion again, and compare with the best plan in hindsight.
+) -> list[Decided]:
+    """Plan every deletion again.
 
     Args:
         found: Measurements; what a system had seen before comes first among its records.
@@ -104,7 +116,7 @@ def replay(
             itself for the deletions before, and the exact retrains that its updates owed.
 
     Returns:
-        One regret per deletion.
+        One per deletion.
     """
     seen: dict[Key, list[CostObservation]] = {}
     for record in found:
@@ -117,26 +129,24 @@ def replay(
         lines = [_line(shard, model, policy) for shard in deletion.shards.values()]
         chosen = {line.shard: line.strategy for line in lines}
         rules = {line.shard: line.rule for line in lines}
-        made.append(judge(deletion, chosen, rules, policy))
+        made.append(Decided(deletion, chosen, rules))
         for shard, name in chosen.items():
             known += [deletion.shards[shard][each].observation() for each in dict.fromkeys((name, RETRAIN))]
     return made
 
 
-def judge(deletion: Measured, chosen: Mapping[int, str], rules: Mapping[int, str], policy: Policy) -> Regret:
+def judge(decided: Decided, enough: float = math.inf) -> Regret:
     """Return how a plan fares, as the module's text says.
 
     Args:
-        deletion: What was measured.
-        chosen: Shard → strategy.
-        rules: Shard → the rule that decided.
-        policy: Its budget is the largest |gap| of an admissible update.
+        decided: The plan.
+        enough: What is more than so many times faster than the retrain counts as just that.
     """
+    deletion, chosen = decided.deletion, decided.chosen
 
     def fits(found: Mapping[str, ShardRecord], name: str) -> bool:
-        return name == RETRAIN or abs(found[name].gap) <= policy.quality_budget
+        return name == RETRAIN or abs(found[name].gap) <= _BUDGET
 
-    enough = policy.fast_enough
     best = {
         shard: min(
             (name for name in (RETRAIN, *UPDATES) if fits(found, name)), key=lambda name: _cost(found, name, enough)
@@ -145,10 +155,10 @@ def judge(deletion: Measured, chosen: Mapping[int, str], rules: Mapping[int, str
     }
     failed = frozenset(shard for shard, name in chosen.items() if not fits(deletion.shards[shard], name))
     charged = seconds(deletion, chosen, enough) + seconds(deletion, dict.fromkeys(failed, RETRAIN), enough)
-    return Regret(deletion, chosen, rules, best, failed, charged, seconds(deletion, best, enough))
+    return Regret(best, failed, charged, seconds(deletion, best, enough))
 
 
-def seconds(deletion: Measured, plan: Mapping[int, str], enough: float) -> float:
+def seconds(deletion: Measured, plan: Mapping[int, str], enough: float = math.inf) -> float:
     """Return the makespan of a plan's measured jobs, on as many workers as measured them."""
     workers = max(found[RETRAIN].workers for found in deletion.shards.values())
     return max(

@@ -123,7 +123,7 @@ def _fulfil(
     jobs = []
     for s, new in keys.items():
         state = shards[s]
-        job = Job(s, names[s], new, state.trajectory, state.current, alphas[s], contender.finetune_epochs)
+        job = Job(s, names[s], new, state.trajectory, state.current, alphas[s])
         jobs.append(replace(job, removed=(*state.exact, *state.updated)))
     found: list[Made] = _all(world, pool, "run", [(job.shard, (job,)) for job in jobs])
     for one in found:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from jobs.studies import audited, batches, decisions, goals, records
-from jobs.studies.goals import noise_of
+from jobs.studies.comparison import FASTER, NOISES, POINTS, compare, geometric_mean, noise_of, rms
 from jobs.studies.grid import CONTENDERS
 from jobs.studies.records import Record
 
@@ -65,12 +65,13 @@ def runs(folder: Path, _: str) -> str:
                 str(len({record.strategy for record in mine})),
                 str(len(mine)),
                 _listed({str(record.workers) for record in mine}),
+                _spread([r.device_seconds / r.cpu_seconds for r in mine if r.strategy == "sisa"], "{:.2f}"),
                 _listed({record.hardware for record in mine}),
                 _listed({record.versions for record in mine}),
                 _listed({record.commit for record in mine}),
             ))
-    head = ("file", "system", "seeds", "mixes", "strategies", "rows", "workers", "hardware", "versions", "commit")
-    return table(head, lines)
+    counts = ("seeds", "mixes", "strategies", "rows", "workers")
+    return table(("file", "system", *counts, "load of retrains", "hardware", "versions", "commit"), lines)
 
 
 def strategies(folder: Path, _: str) -> str:
@@ -85,13 +86,11 @@ def headline(folder: Path, system: str) -> str:
     lines: list[Row] = []
     for mix in dict.fromkeys(record.mix for record in found):
         group = [record for record in found if record.mix == mix]
-        exact = {record.seed: record for record in group if record.strategy == "sisa"}
-        noise = noise_of(group)
         label = mix
         for name in CONTENDERS:
-            mine = [record for record in group if record.strategy == name and record.seed in exact]
-            if mine:
-                lines.append((label, name, *_figures(mine, exact, noise)))
+            figures = _figures(group, name)
+            if figures:
+                lines.append((label, name, *figures))
                 label = ""
     head = (
         "mix",
@@ -104,7 +103,7 @@ def headline(folder: Path, system: str) -> str:
         "in noises",
         "ToW",
         "bits",
-        f"{goals.FASTER:g}x, {goals.POINTS:g} points, {goals.NOISES:g} noises",
+        f"{FASTER:g}x, {POINTS:g} points, {NOISES:g} noises",
     )
     return table(head, lines)
 
@@ -127,7 +126,7 @@ def stream(folder: Path, _: str) -> str:
                 _spread([record.cpu_seconds for record in mine], "{:.1f}"),
                 _spread([100 * (record.accuracy - record.oracle_accuracy) for record in mine], "{:+.2f}"),
                 _spread(gaps, "{:+.4f}"),
-                f"{abs(statistics.mean(gaps)) / noise:.1f}" if noise else "",
+                f"{rms(gaps) / noise:.1f}" if noise else "",
                 f"{sum(r.bitwise for r in mine)}/{sum(r.touched for r in mine)}",
             ))
     head = (
@@ -172,39 +171,31 @@ def planner(folder: Path, _: str) -> str:
     return table(("system", "mix", "rules, per seed", "measured over estimated seconds"), lines)
 
 
-def speed(record: Record, exact: Record, cost: Callable[[Record], float]) -> float:
-    """Return how many times cheaper a record is than the exact retrain of the same deletion; infinite when free."""
-    return cost(exact) / cost(record) if cost(record) else float("inf")
-
-
-def _figures(mine: Sequence[Record], exact: dict[int, Record], noise: float) -> Row:
-    def faster(cost: Callable[[Record], float]) -> list[float]:
-        return [speed(record, exact[record.seed], cost) for record in mine]
-
-    wall = faster(lambda r: r.wall_seconds)
-    processor = faster(lambda r: r.cpu_seconds)
-    repaired = faster(lambda r: r.device_seconds + (r.repair_seconds if r.strategy != "sisa" else 0.0))
-    points = [100 * (record.accuracy - record.oracle_accuracy) for record in mine]
-    gaps = [record.gap for record in mine]
+def _figures(group: Sequence[Record], strategy: str) -> Row:
+    """Return one strategy's columns, of all that was measured of a request mix; none where it was not."""
+    found = compare(group, strategy)
+    if found is None:
+        return ()
+    mine = [record for record in group if record.strategy == strategy]
     exact_or_control = {"scratch": "exact", "sisa": "exact", "nothing": "control", "oracle-again": "control"}
-    judged = mine[0].strategy not in exact_or_control
-    missed = goals.missed(wall, processor, points, gaps, noise) if judged else []
     return (
-        _times(wall),
-        _times(processor),
-        _times(repaired),
-        _spread(points, "{:+.2f}"),
-        _spread(gaps, "{:+.4f}"),
-        f"{abs(statistics.mean(gaps)) / noise:.1f}" if noise else "",
+        _times(found.wall),
+        _times(found.processor),
+        _times(found.repaired),
+        _spread(found.points, "{:+.2f}"),
+        _spread(found.gaps, "{:+.4f}"),
+        f"{found.off:.1f}" if found.noise else "",
         f"{statistics.mean(record.tow for record in mine):.3f}",
         f"{sum(r.bitwise for r in mine)}/{sum(r.touched for r in mine)}",
-        exact_or_control.get(mine[0].strategy) or ("misses " + ", ".join(missed) if missed else "**met**"),
+        exact_or_control.get(strategy) or found.verdict,
     )
 
 
 def _times(ratios: Sequence[float]) -> str:
-    mean = statistics.geometric_mean(ratios) if all(0 < ratio < float("inf") for ratio in ratios) else float("inf")
-    return "free" if mean == float("inf") else f"{mean:.1f}x"
+    mean = geometric_mean(ratios)
+    if mean == float("inf"):
+        return "free"
+    return f"{mean:.1f}x" if len(ratios) == 1 else f"{mean:.1f}x [{min(ratios):.1f}, {max(ratios):.1f}]"
 
 
 def _spread(values: Sequence[float], form: str) -> str:

@@ -43,7 +43,6 @@ class Job:
         trajectory: Blobs of the exact run that saw the rows, slice 1 first.
         current: Blob of the model that is live.
         alpha: Step of the subtraction.
-        finetune_epochs: Budget; None: the product's.
         again: Of a `scratch`: in another order of the data.
         removed: What was revoked before, and the current weights hold no more.
     """
@@ -54,7 +53,6 @@ class Job:
     trajectory: tuple[str, ...] = ()
     current: str = ""
     alpha: float = 0.0
-    finetune_epochs: float | None = None
     again: bool = False
     removed: Keys = ()
 
@@ -130,7 +128,7 @@ class StudyWorker:
         self.site = Site(settings)
         self.site.configure_torch()
         self.side = Blobs(Storage(settings.storage_url + "-side"))
-        self._updaters: dict[float | None, Updater] = {None: Updater(settings)}
+        self._updater = Updater(settings)
         self._shards: dict[int, ShardWorker] = {}
         self._rows: dict[int, Rows] = {}
         self._scored: dict[tuple[int, Keys], dict[str, Scores]] = {}
@@ -193,7 +191,7 @@ class StudyWorker:
             gone = (*job.removed, *job.keys)
             outcome = self._shards[job.shard].retrain(ShardJob("study", job.shard, name, tombstones=gone))
         else:
-            outcome = self._updater(job.finetune_epochs).update(
+            outcome = self._updater.update(
                 ShardJob(
                     "study",
                     job.shard,
@@ -288,12 +286,6 @@ class StudyWorker:
         if not len(rows):
             return float("nan")
         return float((audit.logits_of(model, rows, 0).argmax(dim=1) == rows.y).float().mean())
-
-    def _updater(self, finetune_epochs: float | None) -> Updater:
-        if finetune_epochs not in self._updaters:
-            policy = self.site.settings.policy.model_copy(update={"finetune_epochs": finetune_epochs})
-            self._updaters[finetune_epochs] = Updater(self.site.settings.model_copy(update={"policy": policy}))
-        return self._updaters[finetune_epochs]
 
     def _scratch(self, job: Job) -> tuple[str | None, int, int, int]:
         """Return (blob, visits, first slice, checkpoints) of a training that finds nothing ready."""

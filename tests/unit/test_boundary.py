@@ -15,7 +15,7 @@ from hybridmu.planning.cost import fit
 from hybridmu.planning.planner import Policy
 from jobs.studies import crossover, decisions, learned, plots, regret, shards, tables
 from jobs.studies.decisions import DECIDERS, Decider, decided
-from jobs.studies.regret import RETRAIN, UPDATES, deletions, judge, replay
+from jobs.studies.regret import RETRAIN, UPDATES, Decided, deletions, judge, replay
 from jobs.studies.shards import ShardRecord
 
 SYSTEM = ("digits", "mlp", 4, 3, 6)
@@ -43,7 +43,7 @@ TIMES = {RETRAIN: 8.0, "dpus": 1.0, "dpus-optimised": 3.0, "dpus-newton": 2.0}
 
 
 def plan(deletion, names):
-    return judge(deletion, names, dict.fromkeys(names, "rule"), Policy())
+    return judge(Decided(deletion, names, dict.fromkeys(names, "rule")))
 
 
 @pytest.mark.parametrize(
@@ -69,9 +69,9 @@ def test_the_best_plan_in_hindsight_and_what_a_plan_is_charged(gaps, chosen, bes
 def test_seconds_are_a_makespan_over_the_workers_that_measured():
     rows = [one for shard in range(3) for one in measured(TIMES, shard=shard)]
     (deletion,) = deletions(rows)
-    assert regret.seconds(deletion, dict.fromkeys(range(3), RETRAIN), 8.0) == 16.0
-    assert regret.seconds(deletion, {0: RETRAIN, 1: "dpus", 2: "dpus-newton"}, 8.0) == 8.0
-    assert regret.seconds(deletion, {}, 8.0) == 0.0
+    assert regret.seconds(deletion, dict.fromkeys(range(3), RETRAIN)) == 16.0
+    assert regret.seconds(deletion, {0: RETRAIN, 1: "dpus", 2: "dpus-newton"}) == 8.0
+    assert regret.seconds(deletion, {}) == 0.0
     found = plan(deletion, dict.fromkeys(range(3), "dpus-newton"))
     assert (found.seconds, found.best_seconds, found.regret) == (4.0, 2.0, 1.0)
 
@@ -79,8 +79,9 @@ def test_seconds_are_a_makespan_over_the_workers_that_measured():
 def test_what_is_faster_than_fast_enough_counts_as_just_that():
     (deletion,) = deletions(measured(TIMES))
     names = {0: "dpus-newton"}
-    assert judge(deletion, names, names, Policy(fast_enough=4.0)).regret == 0.0
-    assert judge(deletion, names, names, Policy(fast_enough=8.0)).regret == 1.0
+    assert judge(Decided(deletion, names, names), enough=4.0).regret == 0.0
+    assert judge(Decided(deletion, names, names), enough=8.0).regret == 1.0
+    assert judge(Decided(deletion, names, names)).regret == 1.0
     assert regret.seconds(deletion, {0: "dpus"}, 2.0) == 4.0
 
 
@@ -103,7 +104,7 @@ def test_no_admissible_plan_beats_hindsight_where_jobs_do_not_wait(rows, data):
     assert plan(deletion, ours.best).regret == 0
     every = [dict(enumerate(each)) for each in itertools.product(names, repeat=len(rows))]
     admissible = [each for each in every if not plan(deletion, each).inadmissible]
-    least = min(regret.seconds(deletion, each, Policy().fast_enough) for each in admissible)
+    least = min(regret.seconds(deletion, each) for each in admissible)
     assert least == pytest.approx(ours.best_seconds)
 
 
@@ -149,7 +150,7 @@ def test_the_guard_sees_what_was_predicted(error, class_excess, rule):
     (found,) = replay(rows, Policy())
     assert found.rules == {0: rule}
     (told,) = decided(rows, Decider("told", Policy(class_excess=1.0), told=True))
-    assert (told.regret, told.chosen) == (0, {0: "dpus"})
+    assert (judge(told).regret, told.chosen) == (0, {0: "dpus"})
 
 
 def test_a_cost_model_can_be_replaced():
@@ -245,8 +246,8 @@ def test_tables_of_decisions(tmp_path):
     text = tables.TABLES["regret"](tmp_path, "boundary")
     lines = {line.split(" | ")[1]: line for line in text.splitlines()[2:]}
     assert set(lines) == {decider.name for decider in DECIDERS}
-    assert "| 4 | 700 % | 700 % | 700 % | 0 % | 0.0 % | always 8 | missed |" in lines["always retrain"]
-    assert "| 4 | 0 % | 0 % | 0 % | 100 % | 0.0 % | dpus 8 | **met** |" in lines["any update (the default)"]
+    assert "| 4 | 700 % | 700 % | 700 % | 700 % | 700 % | 0 % | 0.0 % | always 8 | missed |" in lines["always retrain"]
+    assert "| 4 | 0 % | 0 % | 0 % | 0 % | 0 % | 100 % | 0.0 % | dpus 8 | **met** |" in lines["any update (the default)"]
     assert "| 4 | 200 % |" in lines["one update"]
     text = tables.TABLES["estimates"](tmp_path, "boundary")
     assert "| digits/mlp | retrain | 8 | 1.0" in text
