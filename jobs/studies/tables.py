@@ -1,4 +1,7 @@
-"""Tables of docs/results.md, from the CSV files alone, between markers `<!-- table NAME -->` and `<!-- end -->`."""
+"""Tables of docs/results.md and README.md, from the CSV files alone.
+
+They stand between markers `<!-- table NAME ARGUMENT -->` and `<!-- end -->`.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ Row = Sequence[str]
 
 
 def fill(text: str, folder: Path) -> str:
-    """Return docs/results.md with every marked table made anew.
+    """Return a page with every marked table made anew.
 
     Args:
         text: With markers `<!-- table NAME ARGUMENT -->`.
@@ -230,6 +233,7 @@ TABLES: dict[str, Callable[[Path, str], str]] = {
     **{name: _of(found) for name, found in decisions.FOUND.items()},
     "goals": lambda folder, _: table(*goals.goals(folder)),
     "headline": headline,
+    "hybrid": lambda folder, _: table(*goals.hybrid(folder)),
     "planner": planner,
     "runs": runs,
     "singles": lambda folder, _: table(*goals.singles(folder)),

@@ -263,10 +263,11 @@ def test_tables_and_figures_are_made_of_the_file_alone(measured):
 
 
 def test_the_committed_tables_are_those_of_the_committed_files():
-    docs = Path(__file__).parents[2] / "docs"
-    text = (docs / "results.md").read_text()
-    assert tables.fill(text, docs / "study") == text, "run `python jobs/study.py tables`"
-    assert "<!-- table headline" in text
+    root = Path(__file__).parents[2]
+    for page, marker in (("docs/results.md", "<!-- table headline"), ("README.md", "<!-- table hybrid")):
+        text = (root / page).read_text()
+        assert tables.fill(text, root / "docs" / "study") == text, "run `python jobs/study.py tables`"
+        assert marker in text
 
 
 def test_few_people_leave_slices_empty_and_a_smaller_cut_is_suggested():
