@@ -6,10 +6,11 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
+from scipy.stats import hypergeom
 
-from hybridmu.planning.canaries import Candidate, affordable, class_excess, grid, lacking, without
+from hybridmu.planning.canaries import Candidate, affordable, class_excess, even_tail, grid, lacking, without
 from hybridmu.types import CalibrationCell
 from tests.support import curve
 
@@ -110,6 +111,15 @@ def test_a_whole_class_and_half_of_one_stand_out():
     assert class_excess(np.array([500, 3]), np.array([0, 1])) > 0.3, "but not where the class has three"
     assert class_excess(np.full(10, 50), np.array([3, 1, 1, 0, 0, 0, 0, 0, 0, 0])) == 0.0, "nor are three of five"
     assert class_excess(np.full(10, 50), np.array([5, 0, 0, 0, 0, 0, 0, 0, 0, 0])) == 0.1 - 0.01
+
+
+@given(st.lists(st.tuples(st.integers(0, 400), st.floats(0, 1)), min_size=1, max_size=6))
+def test_the_tail_of_an_even_draw_is_the_hypergeometric_one(classes):
+    rows = np.array([count for count, _ in classes])
+    revoked = np.array([int(share * count) for count, share in classes])
+    assume(rows.sum())
+    expected = hypergeom.sf(revoked - 1, rows.sum(), rows, revoked.sum())
+    np.testing.assert_allclose(even_tail(rows, revoked), expected, rtol=1e-6, atol=1e-12)
 
 
 def test_the_more_shards_are_looked_at_the_more_chance_explains():
