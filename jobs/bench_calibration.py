@@ -138,9 +138,10 @@ def measured(
     clean = replace(context, checkpoint=lambda slice_: states[slice_ - 1] if slice_ < first else None)
     oracle = loss(get("retrain").run(clean).state)
     calibration, gone = system.measurements.calibration(), int(mask.sum())
-    counts = [np.bincount(y.numpy(), minlength=len(site.lake.manifest.encoder.classes)) for y in (rows.y, rows.y[mask])]
+    classes = len(site.lake.manifest.encoder.classes)
+    held, lost = (np.bincount(y.numpy(), minlength=classes) for y in (rows.y, rows.y[mask]))
     common = {"kind": kind, "size": size, "rows": gone, "nothing": loss(states[-1]) - oracle}
-    common["flagged"] = class_excess(*counts) > policy.class_excess
+    common["flagged"] = class_excess(held, lost) > policy.class_excess
     for name in _UPDATES:
         found = estimate(calibration, name, first, gone / len(rows), gone)
         if found is None:
