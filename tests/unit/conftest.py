@@ -46,7 +46,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
 def clocked(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """`clocked(seconds)` lets the purger's pauses pass."""
     real, ahead = time.monotonic, [0.0]
-    clock = SimpleNamespace(time=time.time, monotonic=lambda: real() + ahead[0])
+    clock = SimpleNamespace(monotonic=lambda: real() + ahead[0])
     monkeypatch.setattr("hybridmu.runtime.purging.time", clock)
     return lambda seconds=61.0: ahead.__setitem__(0, ahead[0] + seconds)
 

@@ -23,7 +23,7 @@ from hybridmu.errors import (
     PurgeError,
     StorageError,
 )
-from hybridmu.runtime import purging
+from hybridmu.runtime import certifying, purging
 from hybridmu.runtime.calibrating import Calibrator
 from hybridmu.runtime.prover import Prover
 from hybridmu.runtime.shard import ShardWorker
@@ -78,7 +78,7 @@ PLACES = {
     "scrub": (Deletions, "scrub"),
     "clean": (purging, "clean"),
     "key": (Keyring, "signing_key"),
-    "build": (purging, "build"),
+    "build": (certifying, "build"),
     "pass": (Deletions, "pass_"),
     "append": (Certificates, "append"),
     "finish": (Deletions, "finish"),
@@ -271,17 +271,17 @@ def test_other_bits_than_a_new_training_are_refused(small, monkeypatch):
 def test_a_refusal_after_the_rows_went_gives_no_number_out(small, clocked, monkeypatch):
     w = small
     one, two = (w.forget([row], wait=False) for row in on_shards(w)[0][:2])
-    real = purging.build
+    real = certifying.build
 
     def picky(**facts):
         if facts["request"].id == two:
             raise CertificateRefusedError("no")
         return real(**facts)
 
-    monkeypatch.setattr(purging, "build", picky)
+    monkeypatch.setattr(certifying, "build", picky)
     w.run()
     assert w.certificates == []
-    monkeypatch.setattr(purging, "build", real)
+    monkeypatch.setattr(certifying, "build", real)
     clocked()
     w.run()
     w.assert_certified(one, two)
