@@ -66,5 +66,6 @@ def test_waiting_follows_a_coordinator_that_took_over(trained):
         deadline = time.monotonic() + 20
         while second.lease.holder() is None and time.monotonic() < deadline:
             time.sleep(0.01)
-        assert first.wait(request["request_id"]).state == "SERVED"
+        # The one that took over may have purged it before this one looks again.
+        assert first.wait(request["request_id"]).state in {"SERVED", "PURGED"}
         taking_over.join()
