@@ -50,10 +50,10 @@ def missing(grid: Grid, known: set[Key]) -> list[Cell]:
     for seed in grid.seeds:
         for setup in grid.setups:
             for mix in grid.mixes:
-                if mix.startswith("from:") and int(mix.split(":")[1]) > setup.slices:
-                    continue  # there is no such slice
+                if not setup.has(mix):
+                    continue
                 fitting = [n for n in grid.contenders if not mix.startswith("stream:") or n in STREAMED]
-                fitting = [n for n in fitting if seed in grid.seeds_of(mix, n)]
+                fitting = [n for n in fitting if seed in grid.seeds_of(setup, mix, n)]
                 names = [n for n in fitting if key_of(setup, mix, n, seed) not in known]
                 cells += [Cell(setup, mix, seed, tuple(names))] if names else []
     return cells

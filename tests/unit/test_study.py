@@ -235,6 +235,25 @@ def test_some_mixes_and_contenders_run_on_fewer_seeds():
         ("rows:1", 8, ("sisa", "amnesiac")),
         ("rows:1", 9, ("sisa",)),
     ]
+    dear = replace(SMALL, sparing=1)
+    grid = Grid((SMALL, dear), ("rows:1", "class:1"), ("sisa",), (7, 8, 9), fewer={"class:1": 2})
+    assert [cell.seed for cell in missing(grid, set()) if (cell.setup, cell.mix) == (SMALL, "class:1")] == [7, 8]
+    assert [cell.seed for cell in missing(grid, set()) if (cell.setup, cell.mix) == (dear, "class:1")] == [7]
+    assert [cell.seed for cell in missing(grid, set()) if (cell.setup, cell.mix) == (dear, "rows:1")] == [7, 8, 9]
+
+
+def test_what_a_dataset_cannot_have_is_not_missing():
+    tables, people = SETUPS["adult/mlp"], SETUPS["hapt/mlp"]
+    grid = Grid((tables, people), ("rows:1", "users:1", "from:2:0.1", "from:3:0.1"), ("sisa",), (0,))
+    asked = [(cell.setup.dataset, cell.mix) for cell in missing(grid, set())]
+    assert asked == [
+        ("adult", "rows:1"),
+        ("adult", "from:2:0.1"),
+        ("adult", "from:3:0.1"),
+        ("hapt", "rows:1"),
+        ("hapt", "users:1"),
+        ("hapt", "from:2:0.1"),
+    ]
 
 
 def test_grids_name_what_exists():
