@@ -61,6 +61,7 @@ class Report(BaseModel):
     keys: int
     received_at: float
     deadline_at: float | None
+    planned_at: float | None
     quarantined_at: float | None
     applied_at: float | None
     served_at: float | None

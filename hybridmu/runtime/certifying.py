@@ -97,6 +97,7 @@ class Certifier:
                 id=request.request_id,
                 kind="forget" if self._ingestions.of_request(request.request_id) is None else "correct",
                 received_at=request.received_at,
+                planned_at=request.planned_at,
                 applied_at=request.applied_at,
                 served_at=request.served_at,
                 exact_at=request.exact_at,

@@ -25,7 +25,7 @@ from hybridmu.types import RequestState
 
 _FOLDER = "journal"
 _STATE = f"{_FOLDER}/state.json"
-_TIMES = ("applied_at", "served_at", "exact_at", "purged_at")
+_TIMES = ("planned_at", "applied_at", "served_at", "exact_at", "purged_at")
 
 
 class Journal:
@@ -186,7 +186,8 @@ def _close(connection: Connection, certificate: dict[str, Any]) -> None:
     """Mark a request PURGED that has a certificate: its rows are gone, whatever an older ledger says."""
     request = certificate["request"]
     mine = t.requests.c.request_id == request["id"]
-    times = {name: datetime.fromisoformat(request[name]).timestamp() for name in _TIMES}
+    known = [name for name in _TIMES if request[name] is not None]
+    times = {name: datetime.fromisoformat(request[name]).timestamp() for name in known}
     values = {"state": RequestState.PURGED, "certificate": certificate["number"], **times}
     connection.execute(t.requests.update().where(mine).values(**values))
     connection.execute(t.tombstones.update().where(t.tombstones.c.request_id == request["id"]).values(key=None))

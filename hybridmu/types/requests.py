@@ -149,6 +149,7 @@ class ForgetRequest:
         received_at: When it was committed.
         caller: Who asked.
         deadline_at: When it must be exact and purged.
+        planned_at: When it was first taken up, and could no longer be cancelled; None where nothing was to be removed.
         quarantined_at: When no replica let the touched shards vote any more, where the policy wants that.
         applied_at: When a version without the rows was published.
         served_at: When no replica answered with an older version any more.
@@ -171,6 +172,7 @@ class ForgetRequest:
     received_at: float
     caller: str = ""
     deadline_at: float | None = None
+    planned_at: float | None = None
     quarantined_at: float | None = None
     applied_at: float | None = None
     served_at: float | None = None

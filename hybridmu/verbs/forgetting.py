@@ -198,9 +198,8 @@ class Forgetting(Opened):
             }
             for row in self.measurements.outcomes(request_id)
         ]
-        moments = {
-            name: getattr(request, f"{name}_at") for name in ("deadline", "applied", "served", "exact", "purged")
-        }
+        names = ("deadline", "planned", "applied", "served", "exact", "purged")
+        moments = {name: getattr(request, f"{name}_at") for name in names}
         return {
             **asdict(request),
             "state": str(request.state),

@@ -104,6 +104,9 @@ class World:
         assert [item for item in findings if not item.ok] == []
         for one in every:
             reference_certificate.check(one)
+            begun = [one["request"][f"{name}_at"] for name in ("received", "planned", "applied")]
+            assert None not in begun
+            assert begun == sorted(begun)
         ids = [one["request"]["id"] for one in every]
         assert len(set(ids)) == len(ids)
         for name in names:

@@ -55,7 +55,8 @@ def test_an_older_ledger_refuses_to_start_until_it_has_caught_up(config, tmp_pat
         found = system.replay()
         assert found == {"requests": 2, "tombstones": 4, "version": version, "unsettled": []}
         assert system.replay() == {"requests": 0, "tombstones": 0, "version": version, "unsettled": []}
-        assert system.ledger.request(gone).state is RequestState.PURGED
+        restored = system.ledger.request(gone)
+        assert (restored.state, restored.planned_at is None) == (RequestState.PURGED, False)
         assert system.ledger.request(early).state is RequestState.PURGED  # as its certificate says
         assert system.forget(ids=[2, 3], key="k")["request_id"] == gone
         assert system.ledger.request(late).state is RequestState.PLANNED

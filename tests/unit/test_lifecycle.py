@@ -140,6 +140,20 @@ def test_a_request_that_is_cancelled_between_two_looks_of_the_coordinator(ledger
     assert ledger.mark_planned(token, [stays], "round", 1) is True
 
 
+def test_the_first_moment_that_a_request_was_taken_up_is_kept(ledger, lease):
+    token = lease.acquire("a", 60)
+    planned, taken, waits = (ledger.accept([key(n, shard=n)]).request_id for n in (1, 2, 3))
+    ledger.mark_planned(token, [planned], "round", 1)
+    ledger.take(token, [2])
+    first = [ledger.request(name) for name in (planned, taken, waits)]
+    assert [request.planned_at is None for request in first] == [False, False, True]
+    assert all(request.received_at <= request.planned_at <= time.time() for request in first[:2])
+    ledger.mark_planned(token, [planned, taken], "another", 2)
+    ledger.mark_failed(token, [planned], "because")
+    ledger.accept([key(1, shard=1)])  # is tried again
+    assert [ledger.request(r.request_id).planned_at for r in first] == [r.planned_at for r in first]
+
+
 def test_the_key_of_a_cancelled_request_is_not_answered_with_it(ledger):
     request = ledger.accept([key(1)], idempotency_key="k", payload=["a"])
     ledger.cancel(request.request_id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -60,6 +61,11 @@ def being_forgotten(found: Assessment) -> RequestError:
         got=f"rows of request(s) {', '.join(requests[:5])}",
         remedy="once the request is PURGED, `readmit` their ids and `ingest` the corrected rows",
     )
+
+
+def taken_up() -> dict[str, Any]:
+    """Return the columns of a request that can't be cancelled any more; of several moments the first is kept."""
+    return {"state": RequestState.PLANNED, "planned_at": sa.func.coalesce(t.requests.c.planned_at, time.time())}
 
 
 def set_values(connection: Connection, request_ids: Sequence[str], **values: Any) -> None:

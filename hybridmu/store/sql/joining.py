@@ -10,6 +10,7 @@ from sqlalchemy.engine import Connection, Row
 
 from hybridmu.store.sql import tables as t
 from hybridmu.store.sql.database import parts
+from hybridmu.store.sql.filing import taken_up
 from hybridmu.store.sql.links import tell_again
 from hybridmu.types import ForgetRequest, RequestState, StrategyChoice, Tombstone
 
@@ -28,9 +29,7 @@ def take_up(connection: Connection, request_ids: Sequence[str], strategy: Strate
     """Let those of these requests that failed be tried again, the way they are asked for now."""
     for part in parts(request_ids):
         failed = t.requests.c.request_id.in_(part) & (t.requests.c.state == RequestState.FAILED)
-        connection.execute(
-            t.requests.update().where(failed).values(state=RequestState.PLANNED, strategy=strategy, reason=None)
-        )
+        connection.execute(t.requests.update().where(failed).values(strategy=strategy, reason=None, **taken_up()))
 
 
 def least_advanced(connection: Connection, request_ids: Sequence[str]) -> ForgetRequest | None:

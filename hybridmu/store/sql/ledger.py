@@ -24,7 +24,7 @@ from hybridmu.store.sql import tables as t
 from hybridmu.store.sql.admission import Limits, admit
 from hybridmu.store.sql.assessment import Assessment, assess_keys, by_key, to_tombstone
 from hybridmu.store.sql.database import parts, reader, transaction
-from hybridmu.store.sql.filing import being_forgotten, bury, end_at_once, set_values
+from hybridmu.store.sql.filing import being_forgotten, bury, end_at_once, set_values, taken_up
 from hybridmu.store.sql.forgotten import known_macs, remember_forgotten
 from hybridmu.store.sql.idempotency import remember, repeated
 from hybridmu.store.sql.identity import claim
@@ -375,7 +375,7 @@ class Ledger:
                 cancelled = t.requests.c.request_id.in_(part) & (t.requests.c.state == RequestState.CANCELLED)
                 if connection.execute(sa.select(t.requests.c.seq).where(cancelled)).first():
                     return False
-            set_values(connection, request_ids, state=RequestState.PLANNED, version_before=version)
+            set_values(connection, request_ids, version_before=version, **taken_up())
             connection.execute(t.rounds.insert(), [{"request_id": r, "round_id": round_id} for r in request_ids])
             return True
 
@@ -392,10 +392,7 @@ class Ledger:
         with transaction(self._write, "take") as connection:
             fence(connection, token)
             connection.execute(
-                t.requests
-                .update()
-                .where(received & t.requests.c.request_id.in_(taken))
-                .values(state=RequestState.PLANNED)
+                t.requests.update().where(received & t.requests.c.request_id.in_(taken)).values(**taken_up())
             )
             for row in connection.execute(t.tombstones.select().where(where).order_by(t.tombstones.c.seq)):
                 found.setdefault(row.shard, []).append(to_tombstone(row))

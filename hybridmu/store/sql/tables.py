@@ -34,6 +34,7 @@ requests = sa.Table(
     sa.Column("ignored_unknown", sa.Integer, nullable=False, default=0),
     sa.Column("received_at", sa.Float, nullable=False),
     sa.Column("deadline_at", sa.Float),
+    sa.Column("planned_at", sa.Float),
     sa.Column("quarantined_at", sa.Float),
     sa.Column("applied_at", sa.Float),
     sa.Column("served_at", sa.Float),

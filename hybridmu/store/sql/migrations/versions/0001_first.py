@@ -209,6 +209,7 @@ def upgrade() -> None:
         sa.Column("ignored_unknown", sa.Integer(), nullable=False),
         sa.Column("received_at", sa.Float(), nullable=False),
         sa.Column("deadline_at", sa.Float(), nullable=True),
+        sa.Column("planned_at", sa.Float(), nullable=True),
         sa.Column("quarantined_at", sa.Float(), nullable=True),
         sa.Column("applied_at", sa.Float(), nullable=True),
         sa.Column("served_at", sa.Float(), nullable=True),
