@@ -22,6 +22,7 @@ from hybridmu.types import (
     CalibrationCell,
     CalibrationCurve,
     CalibrationEstimate,
+    RetrainNoise,
     StrategyName,
 )
 
@@ -48,9 +49,30 @@ def fit(curves: Iterable[CalibrationCurve]) -> Calibration:
         has nothing but its canaries to tell the spread from.
     """
     by_update: dict[StrategyName, dict[CalibrationCell, list[CalibrationCurve]]] = {}
+    canaries: dict[tuple[int, CalibrationCell], CalibrationCurve] = {}
     for curve in curves:
         by_update.setdefault(curve.strategy, {}).setdefault(curve.cell, []).append(curve)
-    return Calibration(tuple(bucket for _, cells in sorted(by_update.items()) for bucket in _fit(cells)))
+        canaries[curve.shard, curve.cell] = curve
+    buckets = (bucket for _, cells in sorted(by_update.items()) for bucket in _fit(cells))
+    return Calibration(tuple(buckets), noise=noise_of(canaries.values()))
+
+
+def noise_of(curves: Iterable[CalibrationCurve]) -> RetrainNoise | None:
+    """Return what two exact retrains differ by, when the order of the rows differs.
+
+    Args:
+        curves: One per set of canaries.
+
+    Returns:
+        The mean gap of n rows has a variance of common² + single²/n: `single` is what the rows of each set show, and
+        `common` what is left of the squared means. None where no set of canaries was retrained twice.
+    """
+    known = [(curve.noise, curve.noise_deviation, curve.canaries) for curve in curves if curve.noise is not None]
+    if not known:
+        return None
+    single = float(np.mean([deviation**2 for _, deviation, _ in known]))
+    common = float(np.mean([gap**2 - single / canaries for gap, _, canaries in known]))
+    return RetrainNoise(math.sqrt(max(0.0, common)), math.sqrt(single), len(known))
 
 
 def _fit(cells: dict[CalibrationCell, list[CalibrationCurve]]) -> list[CalibrationBucket]:

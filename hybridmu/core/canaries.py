@@ -20,6 +20,7 @@ from hybridmu.core.partition import Digests, epoch_order, order_words
 from hybridmu.core.rows import Rows, carries
 from hybridmu.core.strategies import dpus, newton, retrain
 from hybridmu.core.strategies.base import Context
+from hybridmu.core.training import Recipe
 from hybridmu.types import CalibrationCell, CalibrationCurve, StrategyName
 
 # Where fine-tuning makes a step dear, a few are tried: in between the gap is nearly a straight line.
@@ -62,6 +63,7 @@ def measure(
     strategies: Sequence[StrategyName],
     unseen: Rows,
     avoid: Collection[bytes] = (),
+    twice: bool = False,
 ) -> tuple[CalibrationCurve, ...]:
     """Delete one cell's canaries of a shard, exactly and by every update.
 
@@ -72,6 +74,7 @@ def measure(
         strategies: Updates to measure.
         unseen: Rows never trained on, whose accuracy is compared.
         avoid: Digests of ids and groups that are canaries of other cells.
+        twice: Also retrain in another order of the rows, to know what two retrains differ by.
 
     Returns:
         One curve per update; none where the shard has no row for it, or no other.
@@ -85,6 +88,10 @@ def measure(
     columns = (trial.revoked.ids, trial.revoked.groups)
     keys = tuple(sorted({row.tobytes() for column in columns for row in column if row.any()}))
     change, _, _ = dpus.contribution(trial)
+    noise = None
+    if twice:
+        other = _oracle(replace(trial, recipe=other_order(trial.recipe)), cell.first_slice)
+        noise = audit.losses(other, trial.revoked, trial.task) - target
     curves = []
     for strategy in strategies:
         steps, gaps, deviations, changes = [], [], [], []
@@ -92,8 +99,7 @@ def measure(
             steps.append(step)
             each = audit.losses(model, trial.revoked, trial.task) - target
             gaps.append(float(each.mean()))
-            # Of one canary nothing but its own gap is known.
-            deviations.append(float(each.std(ddof=1)) if len(each) > 1 else abs(gaps[-1]))
+            deviations.append(_deviation(each))
             changes.append(_accuracy(model, unseen) - accuracy)
         along = [tuple(np.interp(ALPHAS, steps, found).tolist()) for found in (gaps, deviations, changes)]
         curves.append(
@@ -107,9 +113,21 @@ def measure(
                 accuracy_changes=along[2],
                 canaries=len(trial.revoked),
                 keys=keys,
+                noise=None if noise is None else float(noise.mean()),
+                noise_deviation=0.0 if noise is None else _deviation(noise),
             )
         )
     return tuple(curves)
+
+
+def other_order(recipe: Recipe) -> Recipe:
+    """Return the recipe with another order of the rows; the initial weights are not its own and stay the same."""
+    return replace(recipe, seed=recipe.seed + 1_000_003)
+
+
+def _deviation(gaps: npt.NDArray[np.float64]) -> float:
+    """Return the standard deviation of a single row's gap; of one row nothing but its own is known."""
+    return float(gaps.std(ddof=1)) if len(gaps) > 1 else abs(float(gaps[0]))
 
 
 def _owners(rows: Rows) -> Digests:

@@ -1,10 +1,10 @@
 """Which strategy each shard gets. Pure: (stats, cost, policy) -> Plan, with a reason for every line.
 
 Boundary rules per shard (ours, after the workload boundary of arXiv 2412.14505), asked in this order: class (retrain
-what canaries do not stand for), quality guard (retrain when the shard owes too much by every update; the fastest of
-the others is weighed on, or, where several are fast enough, the one of least predicted error), workload (retrain when
-light), time (retrain when it is no slower than the update, or when it still fits the deadline). What no rule retrains
-gets the approximate update.
+what canaries do not stand for), quality guard (retrain when by every update the shard would owe too much, and more than
+retrains vary; the fastest of the others is weighed on, or, where several are fast enough, the one of least predicted
+error), workload (retrain when light), time (retrain when it is no slower than the update, or when it still fits the
+deadline). What no rule retrains gets the approximate update.
 """
 
 from __future__ import annotations
@@ -35,6 +35,10 @@ _UNCALIBRATED_ALPHA: dict[str, dict[StrategyName, float]] = {
 }
 
 
+# Nine of ten draws from a bell curve lie within so many of its deviations.
+_NINE_OF_TEN = 1.645
+
+
 @dataclass(frozen=True)
 class Policy:
     """What the operator allows; see `config.PolicySettings` for the meaning of each figure."""
@@ -43,6 +47,7 @@ class Policy:
     time_ratio: float = 1.0
     light_seconds: float = 0.0
     quality_budget: float = 0.1
+    quality_noises: float = 2.0
     fast_enough: float = 8.0
     approximate: tuple[StrategyName, ...] = ("dpus-newton", "dpus-optimised", "dpus")
     alpha: float | None = None
@@ -178,7 +183,7 @@ def _auto(
     usable = (name for name in policy.approximate if not unavailable(policy.optimizer, name))
     if reason := _blocked(stats, policy, next(usable, policy.approximate[0])) or uncalibrated:
         return _decided(retrain, "availability", f"no update is available: {reason}")
-    budget = policy.quality_budget
+    budget = _allowed(stats, policy, calibration)
     fitting = [update for update in updates if stats.error_spent + update.predicted_error <= budget]
     # Where the guard stops all, the one that it stops by the least is shown.
     update = _preferred(fitting, retrain, policy) if fitting else min(updates, key=_error)
@@ -187,8 +192,11 @@ def _auto(
     retrain = replace(retrain, alternatives=alternatives, calibration=update.calibration)
     if reason := _lopsided(stats, policy):
         return _decided(retrain, "class", reason)
+    limit = (
+        f"budget {policy.quality_budget:g}" if budget == policy.quality_budget else _noisy(budget, policy, calibration)
+    )
     reasons = [
-        f"quality: {each.strategy} would owe {stats.error_spent:.3f} + {each.predicted_error:.3f} > budget {budget:g}"
+        f"quality: {each.strategy} would owe {stats.error_spent:.3f} + {each.predicted_error:.3f} > {limit}"
         for each in updates
         if fitting and each not in fitting
     ]
@@ -196,8 +204,8 @@ def _auto(
     fitted = _fitted(update.calibration) if update.calibration else ()
     says = f"owed forget-loss error {stats.error_spent:.3f} + {update.predicted_error:.3f}"
     if not fitting:
-        return _decided(retrain, "quality", f"{says} > budget {budget:g} ({update.strategy})", *fitted)
-    reasons.append(f"quality: {says} <= budget {budget:g}")
+        return _decided(retrain, "quality", f"{says} > {limit} ({update.strategy})", *fitted)
+    reasons.append(f"quality: {says} <= {limit}")
 
     says = f"workload ratio {retrain.workload_ratio:.3f}"
     if retrain.workload_ratio <= policy.workload_threshold:
@@ -218,6 +226,25 @@ def _auto(
     if slack is not None:
         reasons.append(f"deadline: would end after {ends_after:.3f} s, only {slack:.3f} s are left")
     return replace(update, rule="boundary", reasons=(*reasons, *fitted))
+
+
+def _allowed(stats: ShardStats, policy: Policy, calibration: Calibration) -> float:
+    """Return the forget-loss error that a shard may owe after an update.
+
+    Where two retrains differ by more than the budget, no update could stay within it, and neither could a retrain. So a
+    shard that owes nothing may be as far off as `quality_noises` times what nine of ten retrains stay below; what is
+    compared with that is what nine of ten updates stay below.
+    """
+    if calibration.noise is None or stats.error_spent > 0:
+        return policy.quality_budget
+    noise = calibration.noise.of(sum(stats.newly_revoked))
+    return max(policy.quality_budget, policy.quality_noises * _NINE_OF_TEN * noise)
+
+
+def _noisy(allowed: float, policy: Policy, calibration: Calibration) -> str:
+    """Return what is allowed instead of the budget, in words."""
+    pairs = calibration.noise.retrains if calibration.noise else 0
+    return f"{allowed:.3f}, {policy.quality_noises:g} times what retrains in another order differ by ({pairs} pairs)"
 
 
 def _calibrated(

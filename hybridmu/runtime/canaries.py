@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from dataclasses import replace
 
 from hybridmu.core.calibration import fit
 from hybridmu.planning.canaries import Candidate, lacking, without
@@ -42,7 +43,7 @@ class Canaries:
         curves = self.curves()
         known = {curve.cell for curve in curves}
         waiting = dict.fromkeys(cell for _, cell in self._lacking(curves) if cell not in known)
-        return Calibration(fit(curves).buckets, tuple(waiting))
+        return replace(fit(curves), waiting=tuple(waiting))
 
     def lacking(self, busy: Collection[int] = ()) -> tuple[tuple[int, CalibrationCell], ...]:
         """Return (shard, cell) pairs that are to be measured and can be now, most urgent first.

@@ -135,6 +135,7 @@ def policy_of(settings: Settings) -> Policy:
         time_ratio=policy.time_ratio,
         light_seconds=policy.light_seconds,
         quality_budget=policy.quality_budget,
+        quality_noises=policy.quality_noises,
         fast_enough=policy.fast_enough,
         approximate=policy.approximate,
         alpha=policy.alpha,

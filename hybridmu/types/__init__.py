@@ -10,6 +10,7 @@ from hybridmu.types.calibration import (
     CalibrationCurve,
     CalibrationEstimate,
     CalibrationOutcome,
+    RetrainNoise,
 )
 from hybridmu.types.jobs import (
     AuditOutcome,
@@ -69,6 +70,7 @@ __all__ = [
     "RequestNeed",
     "RequestState",
     "ResolvedKey",
+    "RetrainNoise",
     "RowKey",
     "ShardFailure",
     "ShardJob",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from hybridmu.types.names import StrategyName
@@ -35,6 +36,8 @@ class CalibrationCurve:
         canaries: How many there were.
         keys: Digests of their ids and groups: the revocation of one spoils the curve.
         seconds: What measuring all updates on these canaries took.
+        noise: Forget-loss gap of a second exact retrain, whose rows came in another order; None: not measured.
+        noise_deviation: Standard deviation of a single canary's gap there.
     """
 
     strategy: StrategyName
@@ -47,6 +50,32 @@ class CalibrationCurve:
     canaries: int
     keys: tuple[bytes, ...] = ()
     seconds: float = 0.0
+    noise: float | None = None
+    noise_deviation: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class RetrainNoise:
+    """How far apart two exact retrains are on the rows that both forgot, when the order of the rest differs.
+
+    Attributes:
+        common: Root mean square of what all rows share: one model is a little better than the other.
+        single: Standard deviation of a single row's gap.
+        retrains: How many pairs of retrains it rests on.
+    """
+
+    common: float
+    single: float
+    retrains: int
+
+    def of(self, rows: int) -> float:
+        """Return the root mean square of the forget-loss gap of a deletion of so many rows.
+
+        Example:
+            >>> RetrainNoise(0.03, 0.4, 8).of(100)
+            0.05
+        """
+        return math.hypot(self.common, self.single / math.sqrt(max(1, rows)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +118,12 @@ class Calibration:
         buckets: What was fitted.
         waiting: Cells without a bucket, since no canary was deleted yet, or those of it were revoked; they are measured
             when nothing else is to do.
+        noise: What two exact retrains differ by; None: not measured.
     """
 
     buckets: tuple[CalibrationBucket, ...] = ()
     waiting: tuple[CalibrationCell, ...] = ()
+    noise: RetrainNoise | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 
 from hybridmu.core.gradients import gradients_of
@@ -87,11 +85,6 @@ def only_fine_tune(context: Context) -> Result:
     model.load_state_dict(context.current or {})
     visits = fine_tune(model, context)
     return Result(state_of(model), 1, visits)
-
-
-def other_order(recipe: Recipe) -> Recipe:
-    """Return the recipe with another order of the rows; the initial weights stay the same."""
-    return replace(recipe, seed=recipe.seed + 1_000_003)
 
 
 LOG = BatchLog()

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 
-from hybridmu.config import PolicySettings
 from jobs.studies import records, shards
 from jobs.studies.grid import CONTENDERS, Grid, Setup
 from jobs.studies.measure import Judge
@@ -20,11 +19,9 @@ from jobs.studies.trial import PLANNED
 from jobs.studies.worker import LIVE_ROWS
 from jobs.studies.world import open_site, prepare
 
-_FINETUNING = PolicySettings().finetune_epochs
-
 # What one deletion costs besides its contenders, in trainings of the touched shards: the oracle, its twin in another
 # order, and the exact retrain; and calibration, in trainings of the whole system.
-_ORACLES, _CALIBRATION = 2.0, 4.0
+_ORACLES, _CALIBRATION = 2.0, 5.0
 # Of contenders, in trainings: a retrain and what the planner chooses, an update without its fine-tuning, the replay for
 # amnesiac unlearning.
 _RETRAIN, _CHOSEN, _UPDATE, _REPLAY = 0.9, 0.4, 0.05, 1.3
@@ -108,7 +105,7 @@ def _trainings(cell: Cell, setup: Setup, repeats: int) -> float:
         if contender.runs == "auto":
             total += times * _CHOSEN
         elif contender.runs not in {"scratch", "retrain", ""}:
-            total += times * (_UPDATE + contender.finetunes * _FINETUNING / setup.epochs)
+            total += times * (_UPDATE + contender.finetunes * setup.finetune_epochs / setup.epochs)
         total += _REPLAY * (contender.runs == "amnesiac")
     return total
 

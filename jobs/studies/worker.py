@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from hybridmu.config import Settings
 from hybridmu.core import audit
+from hybridmu.core.canaries import other_order
 from hybridmu.core.model import State, SubModel
 from hybridmu.core.rows import Rows, carries, concatenate
 from hybridmu.core.strategies import Context, get
@@ -303,7 +304,7 @@ class StudyWorker:
         return Context(
             shard=shard,
             task=self.site.task,
-            recipe=baselines.other_order(recipe) if again else recipe,
+            recipe=other_order(recipe) if again else recipe,
             live=live,
             revoked=revoked,
             fresh_model=lambda: self.site.fresh_model(shard),

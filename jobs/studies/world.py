@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +26,7 @@ from hybridmu.types import (
     CalibrationBucket,
     CalibrationCell,
     Plan,
+    RetrainNoise,
     ShardOutcome,
     ShardStats,
     StrategyChoice,
@@ -187,6 +189,7 @@ def prepare(setup: Setup, seed: int, folder: Path, pool: Pool) -> World:
             alpha=0.0,
             predicted_error=0.0,
             class_excess=0.0,
+            noise=0.0,
             workers=pool.workers,
         )
         for one in (_Observed(**found) for found in known["observed"])
@@ -197,7 +200,9 @@ def prepare(setup: Setup, seed: int, folder: Path, pool: Pool) -> World:
         settings,
         trajectories,
         {int(shard): (seconds, visits) for shard, (seconds, visits) in known["training"].items()},
-        Calibration(tuple(CalibrationBucket(**bucket) for bucket in known["calibration"])),
+        Calibration(
+            tuple(CalibrationBucket(**bucket) for bucket in known["calibration"]), noise=RetrainNoise(**known["noise"])
+        ),
         tuple(observed),
         parameters,
         manifest.epochs,
@@ -232,6 +237,7 @@ def _train(site: Site, settings: Settings, pool: Pool) -> dict[str, object]:
         "trajectories": trajectories,
         "training": {made.shard: (made.seconds, made.visits) for made in outcomes},
         "calibration": [asdict(bucket) for bucket in fitted.buckets],
+        "noise": asdict(cast("RetrainNoise", fitted.noise)),
         "observed": [asdict(one) for one in observed],
     }
 

@@ -178,6 +178,8 @@ def _row(group: Sequence[CalibrationCurve]) -> dict[str, Any]:
         "canaries": first.canaries,
         "seconds": first.seconds,
         "updates": json.dumps({c.strategy: (c.gaps, c.deviations, c.accuracy_changes) for c in group}),
+        "noise": first.noise,
+        "noise_deviation": first.noise_deviation,
         "digests": b"".join(first.keys),
     }
 
@@ -197,6 +199,8 @@ def _of(row: Row[Any]) -> list[CalibrationCurve]:
             canaries=row.canaries,
             keys=keys,
             seconds=row.seconds,
+            noise=row.noise,
+            noise_deviation=row.noise_deviation,
         )
         for strategy, (gaps, deviations, changes) in json.loads(row.updates).items()
     ]
