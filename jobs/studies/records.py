@@ -60,7 +60,7 @@ class Record:
         applied_p95: 95th percentile of the same.
         hardware: Processor kind, instruction set, cores, device.
         versions: Of Python, torch, numpy, hybridmu.
-        commit: Of the code; `+` marks uncommitted changes.
+        commit: Of the code; `+` marks uncommitted changes besides `docs/`, where the rows go.
     """
 
     dataset: str
@@ -153,6 +153,6 @@ def _commit() -> str:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain") else "")
+        return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "--", ":/", ":/!docs") else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
