@@ -1,8 +1,7 @@
-"""Benchmarks, printed as ratios from one run: `python jobs/bench.py loop|peers|dpus [--json]`.
+"""Training and forgetting, as ratios from one run: `python jobs/bench.py loop|peers [--json] [--out CSV]`.
 
 * loop: a shard retrain over a bare PyTorch loop on the same batches (goal: at most 1.0), and ways to compute a step.
 * peers: forgetting on 20,000 x 600 binary rows, two shard actors of one thread (goal: half of torchunlearn's figures).
-* dpus: the optimised update against exact retraining on MNIST-5k or MNIST (goal: 4 times faster, gap below 0.05).
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ import argparse
 import json
 import platform
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -24,36 +24,33 @@ import pyarrow.parquet as pq
 import torch
 from torch.nn import functional
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a script sees its own folder only
+
 import hybridmu
 from hybridmu.core import audit
-from hybridmu.core.aggregate import aggregate
-from hybridmu.core.calibration import estimate
 from hybridmu.core.model import State
 from hybridmu.core.partition import epoch_order
 from hybridmu.core.rows import Rows
 from hybridmu.core.strategies import Context, get
 from hybridmu.core.training import batch_bounds
-from hybridmu.runtime.verify import test_rows
 from hybridmu.store.lake.lookup import Lookup
 from hybridmu.system import System
-
-_SHARES = (0.01, 0.05, 0.1)
-PEER_SECONDS = {"one row": 0.79, "16 random rows": 5.7, "one 64-row user": 0.69}  # torchunlearn, as published by us
+from jobs.studies import benchmarks
+from jobs.studies.benchmarks import PEER_SECONDS
 
 
 def main() -> None:
     """Run one benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("which", choices=["loop", "peers", "dpus"])
-    parser.add_argument("--data", default="mnist5k", help="dpus: mnist5k or mnist")
-    parser.add_argument("--epochs", type=int, default=10, help="loop, peers: plain epochs; 30 makes 10 per slice")
+    parser.add_argument("which", choices=["loop", "peers"])
+    parser.add_argument("--epochs", type=int, default=10, help="plain epochs; 30 makes 10 per slice")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--out", type=Path, help="a CSV file that figures are appended to")
     arguments = parser.parse_args()
     run: dict[str, Callable[[], dict[str, Any]]] = {
         "loop": lambda: bench_loop(arguments.seeds, arguments.epochs),
         "peers": lambda: bench_peers(arguments.seeds, arguments.epochs),
-        "dpus": lambda: bench_dpus(arguments.data, arguments.seeds),
     }
     result = {
         "benchmark": arguments.which,
@@ -62,6 +59,7 @@ def main() -> None:
         "torch": torch.__version__,
         **run[arguments.which](),
     }
+    benchmarks.write(arguments.out, arguments.which, result["cases"])
     print(json.dumps(result) if arguments.json else json.dumps(result, indent=1))
 
 
@@ -109,20 +107,17 @@ def bench_loop(rounds: int, epochs: int) -> dict[str, Any]:
         return {
             "retrain_seconds": statistics.median(seconds["float32"][1:]),
             "bare_loop_seconds": statistics.median(bare),
-            "ratio": ratios["float32"],
-            "goal": 1.0,
-            "ways": [
-                {
-                    "way": name,
+            "cases": {
+                name: {
                     "ratio": ratios[name],
                     "first_seconds": seconds[name][0],
-                    "accuracy_on_unseen_rows": accuracy(states[name][0]),
-                    "same_bits_every_time": all(
+                    "accuracy": accuracy(states[name][0]),
+                    "same_bits": all(
                         torch.equal(state[key], states[name][0][key]) for state in states[name] for key in state
                     ),
                 }
                 for name in ways
-            ],
+            },
         }
 
 
@@ -187,18 +182,15 @@ def bench_peers(seeds: int, epochs: int) -> dict[str, Any]:
         proof = system.verify()
         return {
             "train_seconds_with_actor_start": training,
-            "bitwise_equal_after_all": proof["bitwise_equal"],
-            "figures": [
-                {
-                    "what": name,
-                    "mean_seconds_to_applied": statistics.mean(seconds[name]),
-                    "mean_worker_seconds": statistics.mean(worker[name]),
-                    "goal_seconds": peer / 2,
-                    "ratio_to_torchunlearn": statistics.mean(seconds[name]) / peer,
+            "cases": {
+                name: {
+                    "seconds_to_applied": statistics.mean(seconds[name]),
+                    "worker_seconds": statistics.mean(worker[name]),
+                    "bitwise_equal": proof["bitwise_equal"],
                     "requests": len(seconds[name]),
                 }
-                for name, peer in PEER_SECONDS.items()
-            ],
+                for name in PEER_SECONDS
+            },
         }
 
 
@@ -225,101 +217,6 @@ def _peer_system(folder: Path, executor: Any, epochs: int) -> System:
         },
         executor=executor,
     )
-
-
-# ---------------------------------------------------------------------- dpus
-
-
-def bench_dpus(data: str, seeds: int) -> dict[str, Any]:
-    """Return device-seconds, forget-loss gap and accuracy of the optimised update against the exact retrain."""
-    figures: list[dict[str, Any]] = []
-    for seed in range(seeds):
-        with tempfile.TemporaryDirectory() as folder:
-            system = hybridmu.connect(
-                {
-                    "data": {"name": data, "validation_fraction": 0.1},
-                    "task": {"name": "mlp", "hidden": [128]},
-                    "sisa": {"shards": 8, "slices": 5, "epochs": 20, "batch_size": 32, "seed": seed},
-                    "storage_url": folder + "/storage",
-                },
-                executor="local",
-            )
-            system.train()
-            figures.extend(
-                {"seed": seed, "share": share, **_compare(system, share, seed)} for share in (0.01, 0.05, 0.1)
-            )
-    summary = []
-    for share in _SHARES:
-        group = [f for f in figures if f["share"] == share]
-        names = ("speedup", "forget_loss_gap", "gap_of_doing_nothing", "accuracy_minus_oracle")
-        summary.append({"share": share, **{name: statistics.mean(f[name] for f in group) for name in names}})
-        summary[-1]["worst_gap"] = max((f["forget_loss_gap"] for f in group), key=abs)
-        summary[-1]["worst_accuracy_minus_oracle"] = min(f["accuracy_minus_oracle"] for f in group)
-    return {"data": data, "seeds": seeds, "goals": {"speedup": 4, "gap": 0.05, "accuracy": -0.005}, "summary": summary}
-
-
-def _compare(system: System, share: float, seed: int) -> dict[str, float]:
-    site, settings = system.site, system.settings
-    site.configure_torch()
-    random = np.random.default_rng(seed)
-    test = test_rows(site, {})
-    classes = len(site.lake.manifest.encoder.classes)
-    seconds = {"retrain": 0.0, "dpus-optimised": 0.0}
-    gaps, idle, weights = [], [], []
-    ours, oracles = [], []
-    for sub in system.registry.version().shards:
-        rows = site.lake.rows("train", sub.shard, set())
-        mask = np.zeros(len(rows), dtype=np.bool_)
-        mask[random.choice(len(rows), max(1, round(share * len(rows))), replace=False)] = True
-        revoked = rows.where(mask)
-        first = int(revoked.slice[0])
-        fitted, gone = system.measurements.calibration(), len(revoked)
-        canaries = estimate(fitted, "dpus-optimised", first, gone / len(rows), gone)
-        assert canaries is not None
-        assert sub.blob is not None
-        blobs = [record.blob for record in sub.checkpoints]
-        current = site.blobs.get(sub.blob)
-        context = replace(
-            _context(system, sub.shard, rows.where(~mask), revoked, _checkpoints(system, blobs)),
-            current=current,
-            held_out=site.lake.rows("validation", sub.shard, set()),
-            alpha=canaries.alpha,
-            finetune_epochs=settings.policy.finetune_epochs,
-            finetune_rate=settings.policy.finetune_lr * settings.optimizer.lr,
-        )
-        clean = replace(context, checkpoint=_before(first, context.checkpoint))
-        models = {}
-        for name, run in (("retrain", clean), ("dpus-optimised", context)):
-            started = time.perf_counter()
-            result = get(name).run(run)
-            seconds[name] += time.perf_counter() - started
-            models[name] = site.fresh_model(sub.shard)
-            models[name].load_state_dict(result.state)
-        before = site.load_model(sub.shard, sub.blob)
-        gaps.append(audit.forget_loss_gap(models["dpus-optimised"], models["retrain"], revoked, site.task))
-        idle.append(audit.forget_loss_gap(before, models["retrain"], revoked, site.task))
-        weights.append(len(revoked))
-        ours.append(audit.logits_of(models["dpus-optimised"], test, classes))
-        oracles.append(audit.logits_of(models["retrain"], test, classes))
-
-    def accuracy(logits: list[torch.Tensor]) -> float:
-        return float((aggregate(torch.stack(logits), "mean").argmax(dim=1) == test.y).float().mean())
-
-    return {
-        "speedup": seconds["retrain"] / seconds["dpus-optimised"],
-        "forget_loss_gap": float(np.average(gaps, weights=weights)),
-        "gap_of_doing_nothing": float(np.average(idle, weights=weights)),
-        "accuracy_minus_oracle": accuracy(ours) - accuracy(oracles),
-    }
-
-
-def _checkpoints(system: System, blobs: list[str]) -> Callable[[int], Any]:
-    return lambda slice_: system.site.blobs.get(blobs[slice_ - 1])
-
-
-def _before(first: int, checkpoint: Callable[[int], Any]) -> Callable[[int], Any]:
-    """Return the same checkpoints without those that saw slice `first`."""
-    return lambda slice_: checkpoint(slice_) if slice_ < first else None
 
 
 def _context(system: System, shard: int, live: Rows, revoked: Rows, checkpoint: Callable[[int], Any]) -> Context:

@@ -1,6 +1,6 @@
 """What serving costs beside a no-op deployment, and what swaps and quarantines do to those who ask.
 
-    python jobs/bench_serving.py [--json] [--seconds 5] [--rounds 5] [--swaps 100] [--groups 2]
+    python jobs/bench_serving.py [--json] [--out CSV] [--seconds 5] [--rounds 5] [--swaps 100] [--groups 2]
     RAY_SERVE_ENABLE_HA_PROXY=1 python jobs/bench_serving.py      # HAProxy before the replicas (docs/serving.md)
 
 * throughput and p99 of the ensemble over those of a deployment that takes the same bodies, batches them alike and
@@ -40,6 +40,7 @@ from hybridmu.serving.api import PredictRequest, PredictResponse
 from hybridmu.store.lake.lookup import Lookup
 from hybridmu.system import System
 from hybridmu.types import KeyKind
+from jobs.studies import benchmarks
 from jobs.studies.grid import SETUPS, settings_of
 
 _HOST, _PORT = "127.0.0.1", 8123
@@ -152,6 +153,8 @@ def main() -> None:
     parser.add_argument("--quarantines", type=int, default=30)
     parser.add_argument("--groups", type=int, default=1, help="processes over which the sub-models are spread")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--out", type=Path, help="a CSV file that figures are appended to")
+    parser.add_argument("--case", default="one process", help="what the CSV file calls this run")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         settings = settings_of(SETUPS[given.setup], 0, Path(folder))
@@ -162,6 +165,8 @@ def main() -> None:
             trainer.train()
         with hybridmu.connect(settings) as system:
             result = bench(system, given)
+    figures = {name: value for name, value in result.items() if isinstance(value, int | float)}
+    benchmarks.write(given.out, "serving", {given.case: figures})
     print(json.dumps(result) if given.json else json.dumps(result, indent=1))
 
 

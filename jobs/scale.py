@@ -3,7 +3,6 @@
     python jobs/scale.py run [--experiments strong,weak,rate,nodes] [--seeds 3]   # docs/study/scale.csv
     python jobs/scale.py limits                                                   # docs/study/limits.csv
     python jobs/scale.py foresee                                                  # docs/study/foreseen.csv
-    python jobs/scale.py tables                                                   # docs/scale.md from the CSV files
     python jobs/scale.py plots                                                    # docs/images/scale.svg
 
 * strong: one request that touches all of 8 shards, on 1 to 8 workers; weak: 4 shards per worker; rate: a Poisson
@@ -58,7 +57,6 @@ def main() -> None:
     bounds.add_argument("--shards", default="10,100,1000,10000")
     bounds.add_argument("--ids", default="100000,1000000,10000000")
     commands.add_parser("foresee", help="simulate up to 1,024 workers")
-    commands.add_parser("tables", help="write the tables of docs/scale.md")
     commands.add_parser("plots", help="draw docs/images/scale.svg")
     given = parser.parse_args()
     if given.command == "run":
@@ -69,8 +67,6 @@ def main() -> None:
         out = DOCS / "study" / "foreseen.csv"
         out.unlink(missing_ok=True)
         csvfile.append(out, foreseen.foresee(), foreseen.Foreseen)
-    elif given.command == "tables":
-        (DOCS / "scale.md").write_text(scaletables.fill((DOCS / "scale.md").read_text(), DOCS / "study"))
     else:
         (DOCS / "images" / "scale.svg").write_text(scaletables.draw(DOCS / "study"))
 

@@ -3,7 +3,7 @@
     python jobs/study.py run --grid headline --out docs/study/headline.csv     # goes on where it was interrupted
     python jobs/study.py audits --out docs/study/audits.csv                    # shadow models: KLoM, U-LiRA, ToW
     python jobs/study.py batches --out docs/study/batches.csv                 # plain and extrapolated SGD at large B
-    python jobs/study.py tables                                                # of docs/results.md and README.md
+    python jobs/study.py tables                                                # of README.md, docs/results.md, scale.md and serving.md
     python jobs/study.py plots                                                 # docs/study/*.svg; --figure NAME for one
 
 `run` prints how long it will take, then measures what the file lacks. Systems are kept in `--folder` and shared by all
@@ -20,7 +20,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a script sees its own folder only
 
-from jobs.studies import audits, batches, plots, records, tables
+from jobs.studies import audits, batches, pages, plots, records
 from jobs.studies.grid import GRIDS, Grid
 from jobs.studies.pool import LocalPool, Pool, RayPool
 from jobs.studies.runner import expected_hours, missing, run
@@ -55,7 +55,7 @@ def main() -> None:
     large.add_argument("--folder", type=Path, default=Path.home() / "hybridmu-runs" / "study")
     large.add_argument("--setups", default=",".join(batches.BATCHES), help="as dataset/model, comma-separated")
     large.add_argument("--seeds", type=int, default=5, help="after the one that chooses the rates")
-    commands.add_parser("tables", help="write the tables of docs/results.md and README.md")
+    commands.add_parser("tables", help="write the tables of README.md and docs/")
     drawn = commands.add_parser("plots", help="draw the figures")
     drawn.add_argument("--figure", choices=sorted(plots.FIGURES))
     given = parser.parse_args()
@@ -67,8 +67,8 @@ def main() -> None:
         for name in given.setups.split(","):
             batches.measure(name, given.out, given.folder, given.seeds, _say)
     elif given.command == "tables":
-        for page in (DOCS / "results.md", DOCS.parent / "README.md"):
-            page.write_text(tables.fill(page.read_text(), DOCS / "study"))
+        for page in (DOCS.parent / name for name in pages.PAGES):
+            page.write_text(pages.fill(page.read_text(), DOCS / "study"))
     else:
         for name in [given.figure] if given.figure else sorted(plots.FIGURES):
             (DOCS / "study" / f"{name}.svg").write_text(plots.FIGURES[name](DOCS / "study"))

@@ -74,7 +74,7 @@ def measure(
         strategies: Updates to measure.
         unseen: Rows never trained on, whose accuracy is compared.
         avoid: Digests of ids and groups that are canaries of other cells.
-        twice: Also retrain in another order of the rows, to know what two retrains differ by.
+        twice: Also train from scratch in another order of the rows, to know what two retrains differ by.
 
     Returns:
         One curve per update; none where the shard has no row for it, or no other.
@@ -90,7 +90,7 @@ def measure(
     change, _, _ = dpus.contribution(trial)
     noise = None
     if twice:
-        other = _oracle(replace(trial, recipe=other_order(trial.recipe)), cell.first_slice)
+        other = _oracle(replace(trial, recipe=other_order(trial.recipe)), 1)  # no slice as it was
         noise = audit.losses(other, trial.revoked, trial.task) - target
     curves = []
     for strategy in strategies:
@@ -137,7 +137,7 @@ def _owners(rows: Rows) -> Digests:
 
 
 def _oracle(trial: Context, first: int) -> SubModel:
-    """Return what an exact retrain without the canaries gives; nothing is saved."""
+    """Return what an exact retrain without the canaries, from slice `first` on, gives; nothing is saved."""
 
     def clean(slice_: int) -> State | None:
         return trial.checkpoint(slice_) if slice_ < first else None

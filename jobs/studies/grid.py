@@ -31,7 +31,7 @@ class Setup:
         rows: Only the first so many training rows, to fit a small machine; None: all.
         test_rows: At most so many test rows are scored.
         sparing: Of a mix that fewer seeds run, only the first so many do; None: all of them.
-        finetune_epochs: Budget of what fine-tunes, in epochs over the live rows of a shard.
+        policy: What else than the defaults the planner is told.
     """
 
     dataset: str
@@ -45,7 +45,7 @@ class Setup:
     rows: int | None = None
     test_rows: int = 10_000
     sparing: int | None = None
-    finetune_epochs: float = 2.0
+    policy: dict[str, Any] = field(default_factory=dict, hash=False)
 
     @property
     def name(self) -> str:
@@ -110,12 +110,13 @@ class Grid:
 _PICTURE_CNN = {"width": 8, "stages": 3}
 # A shard has 1,350 rows: with larger batches a convolutional network takes too few steps to learn anything from them.
 # Ten epochs leave no room for two of fine-tuning, if an update is to be eight times faster (docs/log.md has what less
-# costs, on another seed). A deletion takes two minutes, so what no goal is set for has one seed.
+# costs, on another seed); gaps vary so much that canaries of two shards tell little. A deletion takes two minutes, so
+# what no goal is set for has one seed.
 _REDUCED: dict[str, Any] = {
     "shards": 4,
     "epochs": 10,
     "batch_size": 8,
-    "finetune_epochs": 0.75,
+    "policy": {"finetune_epochs": 0.75, "calibration_shards": 3},
     "rows": 6_000,
     "test_rows": 3_000,
     "sparing": 1,
@@ -224,7 +225,7 @@ def settings_of(setup: Setup, seed: int, folder: Path) -> Settings:
         "task": {"name": setup.model, **setup.options},
         "sisa": {**sisa, "seed": seed},
         "optimizer": {"name": "sgd", "lr": setup.lr},
-        "policy": {"light_seconds": 0.0, "finetune_epochs": setup.finetune_epochs},
+        "policy": {"light_seconds": 0.0, **setup.policy},
         "cluster": {"cpus_per_shard": 1},
     }
     place = f"{setup.dataset}-{setup.model}-{seed}-{derive(json.dumps([raw, setup.rows], sort_keys=True)):016x}"

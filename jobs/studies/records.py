@@ -153,6 +153,8 @@ def _commit() -> str:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "--", ":/", ":/!docs") else "")
+        return git("rev-parse", "--short=12", "HEAD") + (
+            "+" if git("status", "--porcelain", "--", ":/", ":/!docs") else ""
+        )
     except (OSError, subprocess.CalledProcessError):
         return "unknown"

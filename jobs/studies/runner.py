@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from hybridmu.config import PolicySettings
 from jobs.studies import records, shards
 from jobs.studies.grid import CONTENDERS, Grid, Setup
 from jobs.studies.measure import Judge
@@ -105,7 +106,7 @@ def _trainings(cell: Cell, setup: Setup, repeats: int) -> float:
         if contender.runs == "auto":
             total += times * _CHOSEN
         elif contender.runs not in {"scratch", "retrain", ""}:
-            total += times * (_UPDATE + contender.finetunes * setup.finetune_epochs / setup.epochs)
+            total += times * (_UPDATE + contender.finetunes * _finetuning(setup) / setup.epochs)
         total += _REPLAY * (contender.runs == "amnesiac")
     return total
 
@@ -164,6 +165,11 @@ def crowding(outline: Outline, shards: int, slices: int) -> str | None:
     few = max(1, round(fitting**0.5))
     suggestion = f"; {people} people would fill S={max(1, fitting // few)}, R={few}" if people else ""
     return f"{shards * slices - full} of {shards * slices} slices are empty{suggestion}"
+
+
+def _finetuning(setup: Setup) -> float:
+    """Return the budget of what fine-tunes, in epochs over a shard's live rows."""
+    return PolicySettings(**setup.policy).finetune_epochs
 
 
 def _touched(mix: str, setup: Setup) -> float:

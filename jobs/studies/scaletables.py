@@ -12,16 +12,11 @@ from hybridmu.report.plots import svg
 from jobs.studies import csvfile, foreseen
 from jobs.studies.limits import Limit
 from jobs.studies.scaling import Point
-from jobs.studies.tables import filled, table
+from jobs.studies.tables import table
 
 # The goal of the project: how far the simulator may be off.
 ERROR = 0.10
 Group = tuple[str, str, int, int, int, float]
-
-
-def fill(text: str, folder: Path) -> str:
-    """Return a document with every marked table made anew; see `tables.fill`."""
-    return filled(text, folder, TABLES)
 
 
 def points(folder: Path, experiment: str) -> str:

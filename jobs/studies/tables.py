@@ -1,13 +1,9 @@
-"""Tables of docs/results.md and README.md, from the CSV files alone.
-
-They stand between markers `<!-- table NAME ARGUMENT -->` and `<!-- end -->`.
-"""
+"""Tables of the study, from its CSV files alone (`pages.py` puts them in their places)."""
 
 from __future__ import annotations
 
-import re
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from jobs.studies import audited, batches, decisions, goals, records
@@ -15,42 +11,7 @@ from jobs.studies.comparison import FASTER, NOISES, POINTS, compare, geometric_m
 from jobs.studies.grid import CONTENDERS
 from jobs.studies.records import Record
 
-_BLOCK = re.compile(r"(<!-- table (\w+)(?: (\S+))? -->\n).*?(<!-- end -->)", re.DOTALL)
-
 Row = Sequence[str]
-
-
-def fill(text: str, folder: Path) -> str:
-    """Return a page with every marked table made anew.
-
-    Args:
-        text: With markers `<!-- table NAME ARGUMENT -->`.
-        folder: Of the CSV files.
-    """
-    return filled(text, folder, TABLES)
-
-
-def filled(text: str, folder: Path, tables: Mapping[str, Callable[[Path, str], str]]) -> str:
-    """Return a document with every marked table made anew.
-
-    Args:
-        text: With markers `<!-- table NAME ARGUMENT -->`.
-        folder: Of the CSV files.
-        tables: Name → what makes the table of a folder and an argument.
-
-    Returns:
-        The same text around other tables.
-
-    Raises:
-        ValueError: A marker names no table.
-    """
-
-    def block(match: re.Match[str]) -> str:
-        if match[2] not in tables:
-            raise ValueError(f"unknown table {match[2]!r}; known: {', '.join(sorted(tables))}")
-        return f"{match[1]}\n{tables[match[2]](folder, match[3] or '')}\n\n{match[4]}"
-
-    return _BLOCK.sub(block, text)
 
 
 def runs(folder: Path, _: str) -> str:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
-
 import pytest
 
 from jobs import scale
@@ -12,13 +10,7 @@ from jobs.studies import csvfile, limits, scaletables
 from jobs.studies.limits import Limit
 from jobs.studies.scaling import Point, Wanted
 
-DOCS = Path(__file__).parents[2] / "docs"
 POINT = Point("strong", "waiting", 8, 1, 1, 8.0, 0, 4.0, 4.2, 4.0, 4.2, 8.0, 8.4, "two cores", "torch", "abc")
-
-
-def test_the_committed_tables_are_those_of_the_committed_files():
-    text = (DOCS / "scale.md").read_text()
-    assert scaletables.fill(text, DOCS / "study") == text
 
 
 def test_every_point_is_wanted_once_and_seeds_only_add():

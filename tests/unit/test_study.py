@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hybridmu.planning.planner import Policy
-from jobs.studies import plots, records, shards, tables
+from jobs.studies import pages, plots, records, shards
 from jobs.studies.grid import CONTENDERS, GRIDS, SETUPS, Grid
 from jobs.studies.measure import median
 from jobs.studies.mixes import Outline, choose
@@ -268,25 +268,26 @@ def test_tables_and_figures_are_made_of_the_file_alone(measured):
     folder, out, *_ = measured
     (folder / "headline.csv").write_text(out.read_text())
     text = "a\n<!-- table headline digits/mlp -->\nold\n<!-- end -->\nb\n<!-- table runs -->\n<!-- end -->\n"
-    filled = tables.fill(text, folder)
-    assert filled == tables.fill(filled, folder)
+    filled = pages.fill(text, folder)
+    assert filled == pages.fill(filled, folder)
     assert "old" not in filled
     assert filled.startswith("a\n")
     assert "| share:0.1 | scratch |" in filled
     assert "digits/mlp S=3 R=2 epochs=2" in filled
     with pytest.raises(ValueError, match="unknown table 'nope'"):
-        tables.fill("<!-- table nope -->\n<!-- end -->", folder)
+        pages.fill("<!-- table nope -->\n<!-- end -->", folder)
     for name, draw in plots.FIGURES.items():
         assert draw(folder).startswith("<svg"), name
     assert draw(folder) == draw(folder), "figures repeat byte for byte"
 
 
 def test_the_committed_tables_are_those_of_the_committed_files():
-    root = Path(__file__).parents[2]
-    for page, marker in (("docs/results.md", "<!-- table headline"), ("README.md", "<!-- table hybrid")):
+    root, shown = Path(__file__).parents[2], set()
+    for page in pages.PAGES:
         text = (root / page).read_text()
-        assert tables.fill(text, root / "docs" / "study") == text, "run `python jobs/study.py tables`"
-        assert marker in text
+        assert pages.fill(text, root / "docs" / "study") == text, "run `python jobs/study.py tables`"
+        shown |= set(re.findall(r"<!-- table (\w+)", text))
+    assert shown == set(pages.TABLES), "every table stands on a page"
 
 
 def test_few_people_leave_slices_empty_and_a_smaller_cut_is_suggested():
