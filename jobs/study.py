@@ -3,7 +3,7 @@
     python jobs/study.py run --grid headline --out docs/study/headline.csv     # goes on where it was interrupted
     python jobs/study.py audits --out docs/study/audits.csv                    # shadow models: KLoM, U-LiRA, ToW
     python jobs/study.py batches --out docs/study/batches.csv                 # plain and extrapolated SGD at large B
-    python jobs/study.py tables                                                # of README.md, docs/results.md, scale.md and serving.md
+    python jobs/study.py tables                                                # of README.md and docs/
     python jobs/study.py plots                                                 # docs/study/*.svg; --figure NAME for one
 
 `run` prints how long it will take, then measures what the file lacks. Systems are kept in `--folder` and shared by all

@@ -65,13 +65,15 @@ def noise_of(curves: Iterable[CalibrationCurve]) -> RetrainNoise | None:
 
     Returns:
         The mean gap of n rows has a variance of common² + single²/n: `single` is what the rows of each set show, and
-        `common` what is left of the squared means. None where no set of canaries was retrained twice.
+        `common` what is left of the squared means, of which those of many rows tell more. None where no set of canaries
+        was retrained twice.
     """
     known = [(curve.noise, curve.noise_deviation, curve.canaries) for curve in curves if curve.noise is not None]
     if not known:
         return None
-    single = float(np.mean([deviation**2 for _, deviation, _ in known]))
-    common = float(np.mean([gap**2 - single / canaries for gap, _, canaries in known]))
+    rows = [canaries for _, _, canaries in known]
+    single = float(np.average([deviation**2 for _, deviation, _ in known], weights=rows))
+    common = float(np.average([gap**2 - single / canaries for gap, _, canaries in known], weights=rows))
     return RetrainNoise(math.sqrt(max(0.0, common)), math.sqrt(single), len(known))
 
 

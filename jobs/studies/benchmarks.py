@@ -13,7 +13,7 @@ from jobs.studies.tables import table
 _FILE = "benchmarks.csv"
 Cases = Mapping[str, Mapping[str, float]]
 
-# torchunlearn's seconds for the same work, as published, of another machine: it could not be run here. Half is the goal.
+# torchunlearn's seconds for the same work, as published on another machine: it could not be run. The goal is half.
 PEER_SECONDS = {"one row": 0.79, "16 random rows": 5.7, "one 64-row user": 0.69}
 # How many times faster than the retrain an update without fine-tuning is to be.
 FASTER = 8.0

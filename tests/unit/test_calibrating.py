@@ -62,6 +62,15 @@ def raw_ids(it: Scene, keys: tuple[bytes, ...]) -> list[int]:
     return [ids[key] for key in keys if key in ids]
 
 
+@pytest.mark.parametrize(("noises", "retrains"), [(2.0, 4), (0.0, None)])
+def test_canaries_are_retrained_twice_where_the_policy_asks_what_retrains_differ_by(tmp_path, noises, retrains):
+    with calibrated(tmp_path, quality_noises=noises) as it:
+        assert {c.noise is not None for c in curves(it)} == {bool(retrains)}
+        noise = known(it).calibration().noise
+        assert (noise and noise.retrains) == retrains
+        assert it.system.verify()["exact_claims_hold"], "what serves is as it was"
+
+
 def test_training_deletes_disjoint_canaries_on_different_shards(tmp_path):
     with calibrated(tmp_path) as it:
         found = sets(curves(it))

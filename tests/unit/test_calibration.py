@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from hybridmu.core import audit
 from hybridmu.core.calibration import ALPHAS, estimate, fit
-from hybridmu.core.canaries import measure, pick
+from hybridmu.core.canaries import measure, other_order, pick
 from hybridmu.core.strategies import get
-from hybridmu.types import Calibration, CalibrationBucket, CalibrationCell
+from hybridmu.types import Calibration, CalibrationBucket, CalibrationCell, RetrainNoise
 from tests.support import curve
 from tests.unit.shards import make_rows, trained
 
@@ -198,6 +198,31 @@ def test_where_too_few_are_left_canaries_are_shared():
     assert pick(_ROWS, CalibrationCell(1, 0.1), 0, 0, everyone).sum() == 12
 
 
+# ---------------------------------------------------------------------- what two retrains differ by
+
+
+def test_the_noise_of_retrains_is_split_into_what_rows_share_and_what_each_has():
+    """Simulated: a shift of all rows of 0.05, and 0.3 for each row."""
+    random, curves = np.random.default_rng(0), []
+    for shard in range(400):
+        canaries = int(random.integers(5, 50))
+        gaps = random.normal(0, 0.05) + random.normal(0, 0.3, canaries)
+        noise = {"noise": float(gaps.mean()), "noise_deviation": float(gaps.std(ddof=1)), "canaries": canaries}
+        curves += [curve(name, shard=shard, **noise) for name in ("dpus", "dpus-optimised")]
+    noise = fit(curves).noise
+    assert noise.retrains == 400, "the updates on the same canaries share one"
+    assert noise.common == pytest.approx(0.05, rel=0.15)
+    assert noise.single == pytest.approx(0.3, rel=0.05)
+    assert noise.of(9) == pytest.approx(math.hypot(noise.common, noise.single / 3))
+
+
+def test_without_a_second_retrain_nothing_is_said_of_noise():
+    assert fit([]).noise is None
+    assert fit([curve(shard=0), curve(shard=1)]).noise is None
+    assert fit([curve(shard=0), curve(shard=1, noise=0.2)]).noise == RetrainNoise(0.2, 0.0, 1)
+    assert fit([curve(noise=0.01, noise_deviation=0.5)]).noise.common == 0.0, "never below 0"
+
+
 # ---------------------------------------------------------------------- measuring
 
 SHARD = trained(rows=120, slices=3, epochs=4)
@@ -225,6 +250,22 @@ def test_a_measurement_is_what_the_update_and_the_retrain_give():
     one = found["dpus-optimised"]
     assert one.gaps[4] == pytest.approx(one.gaps[3] + (one.gaps[5] - one.gaps[3]) * 0.1 / 0.25), "not tried: between"
     assert found["dpus"].gaps[0] < found["dpus"].gaps[-1]
+
+
+def test_the_noise_is_that_of_a_training_from_scratch_in_another_order():
+    cell, updates = CalibrationCell(2, 0.1), ("dpus", "dpus-newton")
+    found = measure(SHARD.context(NOBODY), cell, updates, UNSEEN, twice=True)
+    mask = pick(SHARD.rows, cell, SHARD.recipe.seed, 0)
+    revoked, live = SHARD.rows.where(mask), SHARD.rows.where(~mask)
+    context = replace(SHARD.context(mask), recipe=other_order(SHARD.recipe), checkpoint=lambda _: None)
+    again = get("retrain").run(replace(context, live=live, save=lambda *_: None))
+    other, oracle = SHARD.model(again.state), SHARD.oracle(mask)
+    each = audit.losses(other, revoked, SHARD.task) - audit.losses(oracle, revoked, SHARD.task)
+    assert abs(each).max() > 0
+    for one in found:
+        assert (one.noise, one.noise_deviation) == (pytest.approx(each.mean()), pytest.approx(each.std(ddof=1)))
+    once = measure(SHARD.context(NOBODY), cell, updates, UNSEEN)
+    assert [replace(one, noise=None, noise_deviation=0.0) for one in found] == list(once)
 
 
 def test_nothing_is_measured_where_no_row_or_every_row_would_be_a_canary():

@@ -160,7 +160,8 @@ def test_curves_are_kept_replaced_and_dropped(engine, lease):
     measurements, token = Measurements(engine), lease.acquire("me", 60)
     assert measurements.calibration() == Calibration()
     a, b = bytes(16), b"x" * 16
-    first = [curve(strategy, keys=(a, b), seconds=2.5) for strategy in ("dpus", "dpus-optimised")]
+    noise = {"noise": -0.02, "noise_deviation": 0.3}
+    first = [curve(strategy, keys=(a, b), seconds=2.5, **noise) for strategy in ("dpus", "dpus-optimised")]
     other, later = curve("dpus", shard=1, keys=(b,)), curve("dpus", shard=1, first=3, share=0.01)
     measurements.add_curves(token, first)
     measurements.add_curves(token, [other, later])

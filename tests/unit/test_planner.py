@@ -12,7 +12,7 @@ from hybridmu.core.strategies import adam, newton
 from hybridmu.errors import StrategyUnavailableError
 from hybridmu.planning.cost import Coefficients, CostModel, schedule
 from hybridmu.planning.planner import Policy, Pools, make_plan
-from hybridmu.types import Calibration, CalibrationBucket, CalibrationCell
+from hybridmu.types import Calibration, CalibrationBucket, CalibrationCell, RetrainNoise
 from tests.support import touched_at
 
 BUCKET = CalibrationBucket("dpus-optimised", 1, 0.01, 0.45, 0.02, -0.001, 20, spread=0.01, alpha_range=(0.4, 0.5))
@@ -102,6 +102,33 @@ def test_each_rule_fires_and_says_why(stats, options, strategy, rule, numbers):
     for number in numbers:
         assert number in text
     assert all(f"\n  - {reason}" in plan_of(stats, **options).explain() for reason in found.reasons)
+
+
+NOISY = replace(FITTED, buckets=(replace(BUCKET, error=0.2),), noise=RetrainNoise(0.07, 0.0, 8))
+
+
+@pytest.mark.parametrize(
+    ("noises", "spent", "strategy", "says"),
+    [
+        (2.0, 0.0, "dpus-optimised", "0.210 <= 0.230, 2 times what retrains in another order differ by (8 pairs)"),
+        (1.0, 0.0, "retrain", "0.210 > 0.115, 1 times what retrains"),
+        (0.5, 0.0, "retrain", "0.210 > budget 0.1"),
+        (0.0, 0.0, "retrain", "0.210 > budget 0.1"),
+        (2.0, 0.001, "retrain", "0.001 + 0.210 > budget 0.1"),
+    ],
+)
+def test_no_update_is_asked_for_less_than_retrains_differ_by(noises, spent, strategy, says):
+    found = decide(replace(EARLY, error_spent=spent), calibration=NOISY, policy=policy_with(quality_noises=noises))
+    assert found.strategy == strategy
+    assert says in "\n".join(found.reasons)
+
+
+def test_fewer_rows_vary_more():
+    noise = RetrainNoise(0.0, 0.3, 8)
+    shards = [touched_at(1, slices=4, rows=100)]
+    shards.append(replace(shards[0], shard=1, revoked=(36, 0, 0, 0), newly_revoked=(36, 0, 0, 0)))
+    found = plan_of(shards, calibration=replace(NOISY, noise=noise)).shards
+    assert {line.shard: line.strategy for line in found} == {0: "dpus-optimised", 1: "retrain"}
 
 
 def test_every_figure_of_a_retrain_and_an_update():
