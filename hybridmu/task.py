@@ -122,7 +122,7 @@ class Cnn(CrossEntropyTask):
         for stage, after in enumerate(channels):
             blocks.append(_Residual(before, after, 1 if stage == 0 else 2))
             before = after
-        return nn.Sequential(
+        network = nn.Sequential(
             nn.Unflatten(1, self.shape),
             nn.Conv2d(self.shape[0], channels[0], 3, 1, 1, bias=False),
             nn.GroupNorm(8, channels[0]),
@@ -132,6 +132,8 @@ class Cnn(CrossEntropyTask):
             nn.Flatten(),
             nn.Linear(before, classes),
         )
+        # Channels beside each other: convolutions are a quarter faster on one plane, a tenth on three (docs/log.md).
+        return network.to(memory_format=torch.channels_last)
 
 
 _BUILTIN: dict[str, type] = {"mlp": Mlp, "cnn": Cnn, "linear": Linear}

@@ -153,7 +153,7 @@ def estimate(
     Returns:
         α, interpolated between first slices and between logarithms of shares, and the largest error of the buckets
         used. Outside of the calibrated range the nearest bucket is used, and a larger share takes its error in
-        proportion. Fewer rows than there were canaries in a shard spread more. None without any bucket.
+        proportion. Fewer rows than there were canaries in a shard spread more, more rows less. None without any bucket.
     """
     known = {(b.first_slice, b.share): b for b in calibration.buckets if b.strategy == strategy}
     if not known:
@@ -181,11 +181,18 @@ def estimate(
 
 
 def _of_rows(bucket: CalibrationBucket, rows: int) -> tuple[float, float]:
-    """Return (error, spread) for a deletion of so many rows: the mean of fewer gaps varies more."""
-    fewer = max(0.0, 1 / max(1, rows) - bucket.shards / max(1, bucket.canaries))
-    more = bucket.deviation * math.sqrt(fewer)
-    error = math.hypot(bucket.error, more)
-    return error, math.hypot(bucket.error + bucket.spread, 2 * more) - error
+    """Return (error, spread) for a deletion of so many rows: the mean of fewer gaps varies more, that of more less.
+
+    Of more rows than there were canaries, only what single rows vary is taken out of the error, and never all of it.
+    """
+    own = bucket.deviation / math.sqrt(max(1, bucket.canaries) / bucket.shards)
+    now = bucket.deviation / math.sqrt(max(1, rows))
+    if now > own:
+        more = math.sqrt(now**2 - own**2)
+        error = math.hypot(bucket.error, more)
+        return error, math.hypot(bucket.error + bucket.spread, 2 * more) - error
+    error = math.sqrt(max(min(now, bucket.error) ** 2, bucket.error**2 - (own**2 - now**2)))
+    return error, bucket.spread * error / bucket.error if bucket.error else bucket.spread
 
 
 def _outside(used: Sequence[CalibrationBucket], first_slice: int, share: float) -> tuple[str, ...]:
