@@ -159,6 +159,11 @@ def _calibration(found: dict[str, Any]) -> None:
             f"alpha {bucket['alpha']:.3g} [{low:.3g}, {high:.3g}], error {bucket['error']:.3f} + spread "
             f"{bucket['spread']:.3f}, by {bucket['canaries']} canaries on {bucket['shards']} shard(s)"
         )
+    if noise := found["noise"]:
+        _say(
+            f"two exact retrains in another order of the rows differ by {noise['common']:.3f} on many rows, and "
+            f"besides by {noise['single']:.3f} on a single one (root mean squares of {noise['retrains']} pairs)"
+        )
     if cells := [f"slice {cell['first_slice']} at {cell['share']:.1%}" for cell in found["waiting"]]:
         _say(
             f"waiting for canaries: {', '.join(cells)}; {found['seconds_spent_again']:.0f} of "

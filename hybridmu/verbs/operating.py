@@ -119,6 +119,7 @@ class Operating(Opened):
         return {
             "buckets": [asdict(bucket) for bucket in found.buckets],
             "waiting": [asdict(cell) for cell in found.waiting],
+            "noise": asdict(found.noise) if found.noise else None,
             "seconds_spent_again": spent,
             "seconds_allowed_again": self.settings.policy.recalibration_share * work,
         }

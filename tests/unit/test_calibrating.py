@@ -165,6 +165,7 @@ def test_what_was_fitted_is_in_the_plan_and_in_the_status(tmp_path):
         assert len(status["buckets"]) == 3 * 2
         assert {"alpha", "alpha_range", "error", "spread", "canaries", "shards"} <= status["buckets"][0].keys()
         assert status["waiting"] == []
+        assert status["noise"]["retrains"] == 2 * 2
         assert status["seconds_allowed_again"] > status["seconds_spent_again"] == 0.0
 
 
