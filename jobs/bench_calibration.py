@@ -1,4 +1,4 @@
-"""Whether canaries predict what deletions do: `python jobs/bench_calibration.py [--data adult] [--optimizer momentum]`.
+"""Whether canaries predict what deletions do: `python jobs/bench_calibration.py [--data adult] [--out CSV]`.
 
 A system is trained and calibrated as by default. Then rows that were no canaries are deleted on every shard: evenly
 from all classes, and from one class alone. Each deletion is compared with the exact retrain of its shard.
@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a script sees its own folder only
 
 import hybridmu
 from hybridmu.core import audit
@@ -27,6 +31,7 @@ from hybridmu.core.strategies.dpus import unavailable
 from hybridmu.planning.canaries import class_excess
 from hybridmu.system import System
 from hybridmu.types import StrategyName
+from jobs.studies import benchmarks
 
 _UPDATES: tuple[StrategyName, ...] = ("dpus", "dpus-optimised", "dpus-newton")
 _DATA = {"mnist5k": (20, 0.1, 1e-3), "adult": (10, 0.02, 1e-3)}  # epochs, rate of SGD, of AdamW
@@ -41,6 +46,7 @@ def main() -> None:
     parser.add_argument("--optimizer", choices=("sgd", "momentum", "adamw"), default="sgd")
     parser.add_argument("--shards", type=int, default=8, help="how many of the eight are looked at")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, help="a CSV file that figures are appended to")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         system = hybridmu.connect(settings(chosen.data, chosen.optimizer, chosen.seed, folder), executor="local")
@@ -56,7 +62,25 @@ def main() -> None:
             "even": [line for name in _UPDATES for line in summary(found, name, "even", _SHARES)],
             "one_class": [line for name in _UPDATES for line in summary(found, name, "class", _PARTS)],
         }
+        benchmarks.write(chosen.out, "calibration", dict(coverage(found, f"{chosen.data}, {chosen.optimizer}")))
         print(json.dumps(document, indent=1))
+
+
+def coverage(found: list[dict[str, Any]], system: str) -> Iterator[tuple[str, dict[str, float]]]:
+    """Yield, per update, how many of the even deletions stay below what was predicted, over all their sizes."""
+    for name in _UPDATES:
+        mine = [one for one in found if (one["update"], one["kind"]) == (name, "even")]
+        if mine:
+            yield (
+                f"{system}, {name}",
+                {
+                    "deletions": len(mine),
+                    "below": float(np.mean([abs(one["gap"]) <= one["bound"] for one in mine])),
+                    "median_gap": float(np.median([abs(one["gap"]) for one in mine])),
+                    "median_bound": float(np.median([one["bound"] for one in mine])),
+                    "median_nothing": float(np.median([abs(one["nothing"]) for one in mine])),
+                },
+            )
 
 
 def settings(data: str, optimizer: str, seed: int, folder: str) -> dict[str, Any]:

@@ -23,8 +23,8 @@ from hybridmu.core.strategies.base import Context
 from hybridmu.core.training import Recipe
 from hybridmu.types import CalibrationCell, CalibrationCurve, StrategyName
 
-# Where fine-tuning makes a step dear, a few are tried: in between the gap is nearly a straight line, but for small steps
-# on convolutional networks.
+# Where fine-tuning makes a step dear, a few are tried: in between the gap is nearly a straight line, but for small
+# steps on convolutional networks.
 _FEW = (0.1, 0.2, 0.4, 0.65, 1.0)
 
 

@@ -159,6 +159,20 @@ def requests(folder: Path, _: str) -> str:
     return table(("what", "measured", "goal"), lines)
 
 
+def coverage(folder: Path, _: str) -> str:
+    """Return how often deletions stay below what canaries predict; it is to be nine of ten."""
+    lines = []
+    for case, f in read(folder, "calibration").items():
+        data, optimizer, update = case.split(", ")
+        bounds = (f"{f[name]:.4f}" for name in ("median_gap", "median_bound", "median_nothing"))
+        # Nine of ten is what is predicted: of so many deletions chance allows two deviations less.
+        least = 0.9 - 2 * (0.9 * 0.1 / f["deletions"]) ** 0.5
+        below = _judged(f"{100 * f['below']:.0f} %", f["below"] >= least)
+        lines.append((data, optimizer, update, f"{f['deletions']:.0f}", below, *bounds))
+    head = ("data", "optimizer", "update", "deletions", "below error + spread", "gap, median", "error + spread, median")
+    return table((*head, "gap of doing nothing, median"), lines)
+
+
 def serving(folder: Path, _: str) -> str:
     """Return what serving costs beside a no-op deployment, and what swaps and quarantines do."""
     cases = read(folder, "serving")
@@ -208,6 +222,7 @@ def _judged(text: str, met: bool) -> str:
 
 
 TABLES: dict[str, Callable[[Path, str], str]] = {
+    "coverage": coverage,
     "loop": loop,
     "peers": peers,
     "requests": requests,

@@ -45,6 +45,15 @@ def test_what_is_measured_of_requests_is_what_their_table_shows(out):
     assert f"{accepted['ten_thousand_ids_s']:.2f} s" in table
 
 
+def test_predictions_that_hold_too_seldom_are_called_so(out):
+    figure = {"median_gap": 0.01, "median_bound": 0.1, "median_nothing": 0.2}
+    for update, below in (("dpus", 0.84), ("dpus-newton", 0.82)):
+        benchmarks.write(out, "calibration", {f"adult, sgd, {update}": {**figure, "deletions": 80, "below": below}})
+    table = benchmarks.coverage(out.parent, "")
+    assert "| adult | sgd | dpus | 80 | **84 %** | 0.0100 | 0.1000 | 0.2000 |" in table
+    assert "| dpus-newton | 80 | 82 % (missed) |" in table
+
+
 def test_goals_that_are_missed_are_called_so(out):
     given = {"seconds_to_applied": 0.39, "worker_seconds": 0.2, "bitwise_equal": True, "requests": 5}
     benchmarks.write(out, "peers", {"one row": given, "one 64-row user": given})
