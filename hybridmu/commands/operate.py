@@ -161,8 +161,8 @@ def _calibration(found: dict[str, Any]) -> None:
         )
     if noise := found["noise"]:
         _say(
-            f"two exact retrains in another order of the rows differ by {noise['common']:.3f} on many rows, and "
-            f"besides by {noise['single']:.3f} on a single one (root mean squares of {noise['retrains']} pairs)"
+            f"two exact trainings in another order of the rows differ by {noise['common']:.3f} on many rows, and "
+            f"besides by {noise['single']:.3f} on a single one (root mean squares of {noise['pairs']} pairs)"
         )
     if cells := [f"slice {cell['first_slice']} at {cell['share']:.1%}" for cell in found["waiting"]]:
         _say(

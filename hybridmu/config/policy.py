@@ -32,10 +32,11 @@ class PolicySettings(Section):
         repair: When what an update changed is retrained exactly: `idle`, as soon as no request waits, or `deadline`,
             only when the deadline of one of its requests comes near.
         quality_budget: Predicted forget-loss error a shard may owe before it must be retrained.
-        quality_noises: A shard that owes nothing may be updated beyond its budget too, while nine of ten updates stay
-            within so many times what nine of ten retrains in another order of the rows do. Canaries measure that by a
-            second retrain each; 0: they do not, and only the budget counts.
-        approximate: Which updates `auto` may choose: the fastest one whose predicted error fits into the budget.
+        quality_noises: For models whose retraining itself varies: a shard that owes nothing may be updated beyond the
+            budget, while nine of ten updates stay within so many times what nine of ten trainings in another order of
+            the rows do, and end nearer to the retrain than by doing nothing. Each set of canaries then costs a second
+            training; 0: only the budget counts.
+        approximate: Which updates `auto` may choose: the fastest one that the quality guard lets through.
         fast_enough: Updates at least so many times faster than the retrain count as equally fast, and the one of least
             predicted error is chosen; a great number: always the fastest.
         calibrate: Fit α by canary deletions after training (costs a few shard retrains).
@@ -65,7 +66,7 @@ class PolicySettings(Section):
     verify_share: float = Field(0.1, ge=0, le=1)
     repair: Literal["idle", "deadline"] = "idle"
     quality_budget: float = Field(0.1, ge=0)
-    quality_noises: float = Field(2.0, ge=0)
+    quality_noises: float = Field(0.0, ge=0)
     fast_enough: float = Field(8.0, ge=1)
     approximate: tuple[Literal["dpus", "dpus-optimised", "dpus-newton"], ...] = Field(
         ("dpus-newton", "dpus-optimised", "dpus"), min_length=1

@@ -32,6 +32,8 @@ ALPHAS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8, 1.0)
 _T90 = (6.314, 2.920, 2.353, 2.132, 2.015, 1.943, 1.895, 1.860, 1.833, 1.812)
 # Updates that take their step from elsewhere: only their error is learned.
 _STEPLESS: frozenset[StrategyName] = frozenset({"dpus-newton"})
+# Nine of ten draws from a bell curve lie within so many of its deviations.
+NINE_OF_TEN = 1.645
 # A deletion of exactly a calibrated share may come out a row larger or smaller.
 _ROUNDING = 1.2
 
@@ -58,7 +60,7 @@ def fit(curves: Iterable[CalibrationCurve]) -> Calibration:
 
 
 def noise_of(curves: Iterable[CalibrationCurve]) -> RetrainNoise | None:
-    """Return what two exact retrains differ by, when the order of the rows differs.
+    """Return what two exact trainings differ by, when the order of the rows differs.
 
     Args:
         curves: One per set of canaries.
@@ -66,15 +68,15 @@ def noise_of(curves: Iterable[CalibrationCurve]) -> RetrainNoise | None:
     Returns:
         The mean gap of n rows has a variance of common² + single²/n: `single` is what the rows of each set show, and
         `common` what is left of the squared means, of which those of many rows tell more. None where no set of canaries
-        was retrained twice.
+        was trained without twice.
     """
-    known = [(curve.noise, curve.noise_deviation, curve.canaries) for curve in curves if curve.noise is not None]
+    known = [(curve.controls, curve.canaries) for curve in curves if curve.controls]
     if not known:
         return None
-    rows = [canaries for _, _, canaries in known]
-    single = float(np.average([deviation**2 for _, deviation, _ in known], weights=rows))
-    common = float(np.average([gap**2 - single / canaries for gap, _, canaries in known], weights=rows))
-    return RetrainNoise(math.sqrt(max(0.0, common)), math.sqrt(single), len(known))
+    rows = [canaries for _, canaries in known]
+    single = float(np.average([control.again_deviation**2 for control, _ in known], weights=rows))
+    common = float(np.average([control.again**2 - single / canaries for control, canaries in known], weights=rows))
+    return RetrainNoise(math.sqrt(max(0.0, common)), math.sqrt(single), len(known), min(rows))
 
 
 def _fit(cells: dict[CalibrationCell, list[CalibrationCurve]]) -> list[CalibrationBucket]:
@@ -120,6 +122,7 @@ class _Merged:
         change = float(np.mean(self._at([curve.accuracy_changes for curve in group])))
         around = t * sigma / math.sqrt(shards)
         stepless = self.strategy in _STEPLESS
+        idle = [curve.controls.nothing for curve in group if curve.controls]
         return CalibrationBucket(
             strategy=self.strategy,
             first_slice=cell.first_slice,
@@ -132,6 +135,7 @@ class _Merged:
             alpha_range=(1.0, 1.0) if stepless else (_zero(self.mean + around), _zero(self.mean - around)),
             shards=shards,
             deviation=deviation,
+            nothing=float(np.sqrt(np.mean(np.square(idle)))) if idle else None,
         )
 
     def _at(self, values: Sequence[Sequence[float]]) -> list[float]:
@@ -177,22 +181,27 @@ def estimate(
         shards=min(bucket.shards for bucket, _ in used),
         cells=tuple(sorted(CalibrationCell(bucket.first_slice, bucket.share) for bucket, _ in used)),
         outside=_outside([bucket for bucket, _ in used], first_slice, share),
+        helps=all(bucket.nothing is not None and bucket.error < bucket.nothing for bucket, _ in used),
     )
 
 
 def _of_rows(bucket: CalibrationBucket, rows: int) -> tuple[float, float]:
     """Return (error, spread) for a deletion of so many rows: the mean of fewer gaps varies more, that of more less.
 
-    Of more rows than there were canaries, only what single rows vary is taken out of the error, and never all of it.
+    Of more rows than there were canaries, what single rows are known to vary less is taken out of the squares of the
+    error and of the bound. What canaries left unsure of the rest stays.
     """
     own = bucket.deviation / math.sqrt(max(1, bucket.canaries) / bucket.shards)
     now = bucket.deviation / math.sqrt(max(1, rows))
+    error, bound = bucket.error, bucket.error + bucket.spread
     if now > own:
-        more = math.sqrt(now**2 - own**2)
-        error = math.hypot(bucket.error, more)
-        return error, math.hypot(bucket.error + bucket.spread, 2 * more) - error
-    error = math.sqrt(max(min(now, bucket.error) ** 2, bucket.error**2 - (own**2 - now**2)))
-    return error, bucket.spread * error / bucket.error if bucket.error else bucket.spread
+        more = now**2 - own**2
+        error, bound = math.sqrt(error**2 + more), math.sqrt(bound**2 + 4 * more)
+    else:
+        less = own**2 - now**2
+        error = math.sqrt(max(min(now, error) ** 2, error**2 - less))
+        bound = math.sqrt(max(error**2, bound**2 - NINE_OF_TEN**2 * less))
+    return error, bound - error
 
 
 def _outside(used: Sequence[CalibrationBucket], first_slice: int, share: float) -> tuple[str, ...]:

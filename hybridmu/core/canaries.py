@@ -21,7 +21,7 @@ from hybridmu.core.rows import Rows, carries
 from hybridmu.core.strategies import dpus, newton, retrain
 from hybridmu.core.strategies.base import Context
 from hybridmu.core.training import Recipe
-from hybridmu.types import CalibrationCell, CalibrationCurve, StrategyName
+from hybridmu.types import CalibrationCell, CalibrationCurve, CanaryControls, StrategyName
 
 # Where fine-tuning makes a step dear, a few are tried: in between the gap is nearly a straight line, but for small
 # steps on convolutional networks.
@@ -64,7 +64,7 @@ def measure(
     strategies: Sequence[StrategyName],
     unseen: Rows,
     avoid: Collection[bytes] = (),
-    twice: bool = False,
+    controlled: bool = False,
 ) -> tuple[CalibrationCurve, ...]:
     """Delete one cell's canaries of a shard, exactly and by every update.
 
@@ -75,7 +75,7 @@ def measure(
         strategies: Updates to measure.
         unseen: Rows never trained on, whose accuracy is compared.
         avoid: Digests of ids and groups that are canaries of other cells.
-        twice: Also train from scratch in another order of the rows, to know what two retrains differ by.
+        controlled: Also measure doing nothing, and a training from scratch in another order of the rows.
 
     Returns:
         One curve per update; none where the shard has no row for it, or no other.
@@ -89,10 +89,7 @@ def measure(
     columns = (trial.revoked.ids, trial.revoked.groups)
     keys = tuple(sorted({row.tobytes() for column in columns for row in column if row.any()}))
     change, _, _ = dpus.contribution(trial)
-    noise = None
-    if twice:
-        other = _oracle(replace(trial, recipe=other_order(trial.recipe)), 1)  # no slice as it was
-        noise = audit.losses(other, trial.revoked, trial.task) - target
+    controls = _controls(trial, target) if controlled else None
     curves = []
     for strategy in strategies:
         steps, gaps, deviations, changes = [], [], [], []
@@ -114,11 +111,20 @@ def measure(
                 accuracy_changes=along[2],
                 canaries=len(trial.revoked),
                 keys=keys,
-                noise=None if noise is None else float(noise.mean()),
-                noise_deviation=0.0 if noise is None else _deviation(noise),
+                controls=controls,
             )
         )
     return tuple(curves)
+
+
+def _controls(trial: Context, target: npt.NDArray[np.float64]) -> CanaryControls:
+    """Return what updates are held against; `target` holds the oracle's losses on the canaries."""
+    model = trial.fresh_model()
+    model.load_state_dict(trial.current or {})
+    nothing = audit.losses(model, trial.revoked, trial.task) - target
+    other = _oracle(replace(trial, recipe=other_order(trial.recipe)), 1)  # no slice as it was
+    again = audit.losses(other, trial.revoked, trial.task) - target
+    return CanaryControls(float(nothing.mean()), float(again.mean()), _deviation(again))
 
 
 def other_order(recipe: Recipe) -> Recipe:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from hybridmu.core.calibration import estimate
+from hybridmu.core.calibration import NINE_OF_TEN, estimate
 from hybridmu.core.strategies import adam, newton
 from hybridmu.core.strategies.dpus import unavailable
 from hybridmu.errors import StrategyUnavailableError
@@ -35,8 +35,8 @@ _UNCALIBRATED_ALPHA: dict[str, dict[StrategyName, float]] = {
 }
 
 
-# Nine of ten draws from a bell curve lie within so many of its deviations.
-_NINE_OF_TEN = 1.645
+# So many pairs of trainings are asked for, before what they differ by is believed.
+_PAIRS = 4
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Policy:
     time_ratio: float = 1.0
     light_seconds: float = 0.0
     quality_budget: float = 0.1
-    quality_noises: float = 2.0
+    quality_noises: float = 0.0
     fast_enough: float = 8.0
     approximate: tuple[StrategyName, ...] = ("dpus-newton", "dpus-optimised", "dpus")
     alpha: float | None = None
@@ -183,8 +183,8 @@ def _auto(
     usable = (name for name in policy.approximate if not unavailable(policy.optimizer, name))
     if reason := _blocked(stats, policy, next(usable, policy.approximate[0])) or uncalibrated:
         return _decided(retrain, "availability", f"no update is available: {reason}")
-    budget = _allowed(stats, policy, calibration)
-    fitting = [update for update in updates if stats.error_spent + update.predicted_error <= budget]
+    within = {update.strategy: _within(update, stats, policy, calibration) for update in updates}
+    fitting = [update for update in updates if within[update.strategy][0]]
     # Where the guard stops all, the one that it stops by the least is shown.
     update = _preferred(fitting, retrain, policy) if fitting else min(updates, key=_error)
     alternatives = (*retrain.alternatives, *(one for each in updates for one in each.alternatives[1:]))
@@ -192,20 +192,12 @@ def _auto(
     retrain = replace(retrain, alternatives=alternatives, calibration=update.calibration)
     if reason := _lopsided(stats, policy):
         return _decided(retrain, "class", reason)
-    limit = (
-        f"budget {policy.quality_budget:g}" if budget == policy.quality_budget else _noisy(budget, policy, calibration)
-    )
-    reasons = [
-        f"quality: {each.strategy} would owe {stats.error_spent:.3f} + {each.predicted_error:.3f} > {limit}"
-        for each in updates
-        if fitting and each not in fitting
-    ]
-
+    reasons = [f"quality: by {name} {says}" for name, (fits, says) in within.items() if fitting and not fits]
     fitted = _fitted(update.calibration) if update.calibration else ()
-    says = f"owed forget-loss error {stats.error_spent:.3f} + {update.predicted_error:.3f}"
+    says = within[update.strategy][1]
     if not fitting:
-        return _decided(retrain, "quality", f"{says} > {limit} ({update.strategy})", *fitted)
-    reasons.append(f"quality: {says} <= {limit}")
+        return _decided(retrain, "quality", f"{says} ({update.strategy})", *fitted)
+    reasons.append(f"quality: {says}")
 
     says = f"workload ratio {retrain.workload_ratio:.3f}"
     if retrain.workload_ratio <= policy.workload_threshold:
@@ -225,26 +217,33 @@ def _auto(
         return _decided(retrain, "deadline", *reasons, f"would end after {ends_after:.3f} s, {slack:.3f} s are left")
     if slack is not None:
         reasons.append(f"deadline: would end after {ends_after:.3f} s, only {slack:.3f} s are left")
-    return replace(update, rule="boundary", reasons=(*reasons, *fitted))
+    # What was let through beyond the budget uses it up: the next deletion is to be exact.
+    owed = min(update.predicted_error, max(policy.quality_budget - stats.error_spent, 0.0))
+    return replace(update, rule="boundary", reasons=(*reasons, *fitted), predicted_error=owed)
 
 
-def _allowed(stats: ShardStats, policy: Policy, calibration: Calibration) -> float:
-    """Return the forget-loss error that a shard may owe after an update.
+def _within(update: ShardPlan, stats: ShardStats, policy: Policy, calibration: Calibration) -> tuple[bool, str]:
+    """Return whether the quality guard lets an update through, and why, in words.
 
-    Where two retrains differ by more than the budget, no update could stay within it, and neither could a retrain. So a
-    shard that owes nothing may be as far off as `quality_noises` times what nine of ten retrains stay below; what is
-    compared with that is what nine of ten updates stay below.
+    A shard may owe forget-loss error up to the budget. Where two exact trainings differ by much, that asks for more
+    than a retrain in another order would give; so a shard that owes nothing may be as far off as `quality_noises` times
+    what nine of ten retrains stay below, if canaries ended nearer to the retrain than by doing nothing.
     """
-    if calibration.noise is None or stats.error_spent > 0:
-        return policy.quality_budget
-    noise = calibration.noise.of(sum(stats.newly_revoked))
-    return max(policy.quality_budget, policy.quality_noises * _NINE_OF_TEN * noise)
-
-
-def _noisy(allowed: float, policy: Policy, calibration: Calibration) -> str:
-    """Return what is allowed instead of the budget, in words."""
-    pairs = calibration.noise.retrains if calibration.noise else 0
-    return f"{allowed:.3f}, {policy.quality_noises:g} times what retrains in another order differ by ({pairs} pairs)"
+    says = f"owed forget-loss error {stats.error_spent:.3f} + {update.predicted_error:.3f}"
+    if stats.error_spent + update.predicted_error <= policy.quality_budget:
+        return True, f"{says} <= budget {policy.quality_budget:g}"
+    says += f" > budget {policy.quality_budget:g}"
+    owes = stats.error_spent > 0 or stats.revoked != stats.newly_revoked
+    noise = calibration.noise
+    if not policy.quality_noises or owes or noise is None or noise.pairs < _PAIRS:
+        return False, says
+    if update.calibration is None or not update.calibration.helps:
+        return False, f"{says}, and canaries ended no nearer to the retrain than by doing nothing"
+    varies = NINE_OF_TEN * noise.of(sum(stats.newly_revoked))
+    limit = policy.quality_noises * varies
+    fits = update.predicted_error <= limit
+    times = f"{policy.quality_noises:g} times the {varies:.3f} that nine of ten retrains in another order stay below"
+    return fits, f"{says}, {'but <=' if fits else 'and >'} {limit:.3f}: {times} ({noise.pairs} pairs)"
 
 
 def _calibrated(

@@ -184,11 +184,11 @@ class ShardWorker:
         )
         unseen, avoid = self._unseen(job), set(job.avoid)
         updates = [name for name in _CALIBRATED if not unavailable(recipe.optimizer, name)]
-        twice = settings.policy.quality_noises > 0
+        controlled = settings.policy.quality_noises > 0
         curves: list[CalibrationCurve] = []
         for cell in job.cells:
             begun = time.perf_counter()
-            found = measure(context, cell, updates, unseen, avoid, twice)
+            found = measure(context, cell, updates, unseen, avoid, controlled)
             seconds = time.perf_counter() - begun
             curves += [replace(curve, seconds=seconds) for curve in found]
             avoid.update(key for curve in found[:1] for key in curve.keys)

@@ -10,6 +10,7 @@ from hybridmu.types.calibration import (
     CalibrationCurve,
     CalibrationEstimate,
     CalibrationOutcome,
+    CanaryControls,
     RetrainNoise,
 )
 from hybridmu.types.jobs import (
@@ -50,6 +51,7 @@ __all__ = [
     "CalibrationCurve",
     "CalibrationEstimate",
     "CalibrationOutcome",
+    "CanaryControls",
     "CostObservation",
     "Errand",
     "ForgetRequest",

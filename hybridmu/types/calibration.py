@@ -22,6 +22,21 @@ class CalibrationCell:
 
 
 @dataclass(frozen=True, slots=True)
+class CanaryControls:
+    """What updates of one set of canaries are held against, as forget-loss gaps to the exact retrain.
+
+    Attributes:
+        nothing: Gap of the model that was left as it was.
+        again: Gap of a training from scratch whose rows came in another order.
+        again_deviation: Standard deviation of a single canary's gap there.
+    """
+
+    nothing: float
+    again: float
+    again_deviation: float
+
+
+@dataclass(frozen=True, slots=True)
 class CalibrationCurve:
     """What one update did to one shard's canaries, along the grid of steps of `core.calibration.ALPHAS`.
 
@@ -36,8 +51,7 @@ class CalibrationCurve:
         canaries: How many there were.
         keys: Digests of their ids and groups: the revocation of one spoils the curve.
         seconds: What measuring all updates on these canaries took.
-        noise: Forget-loss gap of a second exact retrain, whose rows came in another order; None: not measured.
-        noise_deviation: Standard deviation of a single canary's gap there.
+        controls: The same for all updates of the set; None: not measured.
     """
 
     strategy: StrategyName
@@ -50,32 +64,33 @@ class CalibrationCurve:
     canaries: int
     keys: tuple[bytes, ...] = ()
     seconds: float = 0.0
-    noise: float | None = None
-    noise_deviation: float = 0.0
+    controls: CanaryControls | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class RetrainNoise:
-    """How far apart two exact retrains are on the rows that both forgot, when the order of the rest differs.
+    """How far apart two exact trainings are on the rows that both forgot, when the order of the rest differs.
 
     Attributes:
         common: Root mean square of what all rows share: one model is a little better than the other.
         single: Standard deviation of a single row's gap.
-        retrains: How many pairs of retrains it rests on.
+        pairs: How many pairs of trainings it rests on.
+        fewest: Rows of the smallest deletion among them.
     """
 
     common: float
     single: float
-    retrains: int
+    pairs: int
+    fewest: int
 
     def of(self, rows: int) -> float:
-        """Return the root mean square of the forget-loss gap of a deletion of so many rows.
+        """Return the root mean square of the forget-loss gap of a deletion of so many rows, or of `fewest`.
 
         Example:
-            >>> RetrainNoise(0.03, 0.4, 8).of(100)
+            >>> RetrainNoise(0.03, 0.4, pairs=8, fewest=10).of(100)
             0.05
         """
-        return math.hypot(self.common, self.single / math.sqrt(max(1, rows)))
+        return math.hypot(self.common, self.single / math.sqrt(max(rows, self.fewest)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +110,7 @@ class CalibrationBucket:
         shards: How many shards deleted canaries.
         deviation: Standard deviation of a single row's gap; a deletion of fewer rows than were canaries in a shard
             spreads more.
+        nothing: Size of the gap that doing nothing left (root mean square); None: not measured.
     """
 
     strategy: StrategyName
@@ -108,6 +124,7 @@ class CalibrationBucket:
     alpha_range: tuple[float, float] = (0.0, 0.0)
     shards: int = 1
     deviation: float = 0.0
+    nothing: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +135,7 @@ class Calibration:
         buckets: What was fitted.
         waiting: Cells without a bucket, since no canary was deleted yet, or those of it were revoked; they are measured
             when nothing else is to do.
-        noise: What two exact retrains differ by; None: not measured.
+        noise: What two exact trainings differ by; None: not measured.
     """
 
     buckets: tuple[CalibrationBucket, ...] = ()
@@ -139,6 +156,7 @@ class CalibrationEstimate:
         shards: Shards that deleted them: the fewest of any bucket.
         cells: The buckets that were used.
         outside: How the deletion lies outside of the calibrated range; empty when it does not.
+        helps: Whether canaries ended nearer to the retrain than by doing nothing, in every bucket that was used.
     """
 
     alpha: float
@@ -149,6 +167,7 @@ class CalibrationEstimate:
     shards: int
     cells: tuple[CalibrationCell, ...]
     outside: tuple[str, ...] = ()
+    helps: bool = False
 
     @property
     def bound(self) -> float:

@@ -116,7 +116,7 @@ _REDUCED: dict[str, Any] = {
     "shards": 4,
     "epochs": 10,
     "batch_size": 8,
-    "policy": {"finetune_epochs": 0.6, "calibration_shards": 3},
+    "policy": {"finetune_epochs": 0.6, "calibration_shards": 3, "quality_noises": 2.0},
     "rows": 6_000,
     "test_rows": 3_000,
     "sparing": 1,

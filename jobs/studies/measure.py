@@ -170,7 +170,6 @@ class Judge:
     def _shards(self, trial: Trial, plan: Plan) -> list[ShardRecord]:
         world, setup = self.world, self.world.setup
         lines, excess = {line.shard: line for line in plan.shards}, world.class_excess(self.deletion)
-        noise = world.calibration.noise
         known = {shard: line.strategy == "retrain" or line.calibration is not None for shard, line in lines.items()}
         return [
             ShardRecord(
@@ -195,7 +194,6 @@ class Judge:
                 alpha=lines[made.shard].alpha,
                 predicted_error=lines[made.shard].predicted_error if known[made.shard] else float("nan"),
                 class_excess=excess[made.shard],
-                noise=noise.of(sum(self.deletion.revoked[made.shard])) if noise else float("nan"),
                 workers=self.pool.workers,
             )
             for made in trial.made

@@ -24,7 +24,7 @@ from hybridmu.planning import cost
 from hybridmu.planning.cost import CostModel, schedule
 from hybridmu.planning.planner import Policy, Pools, make_plan
 from hybridmu.planning.workload import count
-from hybridmu.types import Calibration, CalibrationBucket, CostObservation, RetrainNoise, ShardPlan, StrategyName
+from hybridmu.types import Calibration, CalibrationBucket, CostObservation, ShardPlan, StrategyName
 from jobs.studies.records import Key
 from jobs.studies.shards import ShardRecord
 
@@ -179,7 +179,4 @@ def _line(shard: Mapping[str, ShardRecord], model: CostModel, policy: Policy) ->
         for name in UPDATES
         if not math.isnan(shard[name].predicted_error)
     )
-    told = shard[RETRAIN].noise
-    noise = None if math.isnan(told) else RetrainNoise(told, 0.0, 1)
-    calibration = Calibration(tuple(buckets), noise=noise)
-    return make_plan([stats], model, policy, Pools(1, 1), calibration).shards[0]
+    return make_plan([stats], model, policy, Pools(1, 1), Calibration(tuple(buckets))).shards[0]

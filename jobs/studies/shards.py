@@ -44,7 +44,6 @@ class ShardRecord:
         alpha: Step of the subtraction.
         predicted_error: What the quality guard would count for it; NaN: canaries said nothing of it.
         class_excess: By how much one class loses more of its rows than all together, as the planner is told.
-        noise: What the planner is told that two retrains without the rows differ by; NaN: nothing.
         workers: Jobs that ran at once.
     """
 
@@ -69,7 +68,6 @@ class ShardRecord:
     alpha: float
     predicted_error: float
     class_excess: float
-    noise: float
     workers: int
 
     @property

@@ -62,12 +62,19 @@ def raw_ids(it: Scene, keys: tuple[bytes, ...]) -> list[int]:
     return [ids[key] for key in keys if key in ids]
 
 
-@pytest.mark.parametrize(("noises", "retrains"), [(2.0, 4), (0.0, None)])
-def test_canaries_are_retrained_twice_where_the_policy_asks_what_retrains_differ_by(tmp_path, noises, retrains):
-    with calibrated(tmp_path, quality_noises=noises) as it:
-        assert {c.noise is not None for c in curves(it)} == {bool(retrains)}
-        noise = known(it).calibration().noise
-        assert (noise and noise.retrains) == retrains
+def test_canaries_are_trained_without_twice_where_the_policy_asks_what_retrains_differ_by(tmp_path):
+    with calibrated(tmp_path) as it:
+        assert {c.controls for c in curves(it)} == {None}
+        assert known(it).calibration().noise is None
+    with calibrated(tmp_path, quality_noises=2.0) as it:
+        assert len(known(it).lacking()) == 4, "what was measured without controls is measured anew"
+    with calibrated(tmp_path / "other", quality_noises=2.0) as it:
+        assert known(it).calibration().noise.pairs == 4
+        assert it.system.status()["calibration"]["noise"]["pairs"] == 4
+        assert known(it).lacking() == ()
+        spoiled = curves(it)[0]
+        it.system.forget(ids=raw_ids(it, spoiled.keys)[:1])
+        assert known(it).calibration().noise.pairs == 3, "what was measured with a revoked canary is out of use"
         assert it.system.verify()["exact_claims_hold"], "what serves is as it was"
 
 
@@ -165,7 +172,7 @@ def test_what_was_fitted_is_in_the_plan_and_in_the_status(tmp_path):
         assert len(status["buckets"]) == 3 * 2
         assert {"alpha", "alpha_range", "error", "spread", "canaries", "shards"} <= status["buckets"][0].keys()
         assert status["waiting"] == []
-        assert status["noise"]["retrains"] == 2 * 2
+        assert status["noise"] is None
         assert status["seconds_allowed_again"] > status["seconds_spent_again"] == 0.0
 
 

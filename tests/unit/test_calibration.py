@@ -14,7 +14,7 @@ from hybridmu.core import audit
 from hybridmu.core.calibration import ALPHAS, estimate, fit
 from hybridmu.core.canaries import measure, other_order, pick
 from hybridmu.core.strategies import get
-from hybridmu.types import Calibration, CalibrationBucket, CalibrationCell, RetrainNoise
+from hybridmu.types import Calibration, CalibrationBucket, CalibrationCell, CanaryControls, RetrainNoise
 from tests.support import curve
 from tests.unit.shards import make_rows, trained
 
@@ -147,11 +147,30 @@ def test_fewer_rows_than_canaries_spread_more_and_more_rows_less():
 
     assert bound(1) == pytest.approx(math.hypot(0.08, 2 * 0.3 * math.sqrt(1 - 1 / 100)))
     assert bound(1) > bound(4) > bound(100) == pytest.approx(0.08)
-    left = math.sqrt(0.05**2 - 0.03**2)  # what is not the canaries' own
-    assert bound(10**9) == pytest.approx(0.08 * left / 0.05, rel=1e-6)
+    assert bound(10**9) == pytest.approx(math.sqrt(0.08**2 - 1.645**2 * 0.03**2), rel=1e-6)
     assert bound(100) > bound(400) > bound(10**9)
-    quiet = replace(bucket, deviation=0.5)  # nothing is left, but what single rows vary is
-    assert estimate(Calibration((quiet,)), "dpus", 1, 0.1, 400).error == pytest.approx(0.025)
+    quiet = replace(bucket, deviation=0.5, spread=0.06)  # nothing but the canaries' own: what they left unsure stays
+    found = estimate(Calibration((quiet,)), "dpus", 1, 0.1, 400)
+    assert found.error == pytest.approx(0.025)
+    assert found.bound == pytest.approx(math.sqrt(0.11**2 - 1.645**2 * (0.05**2 - 0.025**2)))
+
+
+def test_deletions_larger_than_canaries_stay_below_the_bound():
+    """Simulated: gaps have a part that all rows of a deletion share, and one of each row; canaries are 13 rows."""
+    random, below = np.random.default_rng(1), []
+    for common in (0.0, 0.02, 0.05):
+        for _ in range(300):
+            curves = []
+            for cell in (CalibrationCell(1, 0.01), CalibrationCell(3, 0.01)):
+                for shard in range(2):
+                    gaps = random.normal(0, common) + random.normal(0, 0.25, 13)
+                    flat = {"gaps": (float(gaps.mean()),) * len(ALPHAS), "canaries": 13, "shard": shard}
+                    deviation = (float(gaps.std(ddof=1)),) * len(ALPHAS)
+                    curves.append(replace(curve("dpus-newton", deviations=deviation, **flat), cell=cell))
+            found = estimate(fit(curves), "dpus-newton", 1, 0.01, 135)
+            truth = random.normal(0, common) + random.normal(0, 0.25 / math.sqrt(135), 50)
+            below.append(np.mean(np.abs(truth) <= found.bound))
+    assert np.mean(below) >= 0.9
 
 
 # ---------------------------------------------------------------------- picking
@@ -216,20 +235,55 @@ def test_the_noise_of_retrains_is_split_into_what_rows_share_and_what_each_has()
     for shard in range(400):
         canaries = int(random.integers(5, 50))
         gaps = random.normal(0, 0.05) + random.normal(0, 0.3, canaries)
-        noise = {"noise": float(gaps.mean()), "noise_deviation": float(gaps.std(ddof=1)), "canaries": canaries}
-        curves += [curve(name, shard=shard, **noise) for name in ("dpus", "dpus-optimised")]
+        controls = CanaryControls(-0.2, float(gaps.mean()), float(gaps.std(ddof=1)))
+        curves += [
+            curve(name, shard=shard, canaries=canaries, controls=controls) for name in ("dpus", "dpus-optimised")
+        ]
     noise = fit(curves).noise
-    assert noise.retrains == 400, "the updates on the same canaries share one"
+    assert (noise.pairs, noise.fewest) == (400, 5), "the updates on the same canaries share one"
     assert noise.common == pytest.approx(0.05, rel=0.15)
     assert noise.single == pytest.approx(0.3, rel=0.05)
     assert noise.of(9) == pytest.approx(math.hypot(noise.common, noise.single / 3))
+    assert noise.of(1) == noise.of(5), "of fewer rows nothing was measured"
 
 
-def test_without_a_second_retrain_nothing_is_said_of_noise():
+def test_large_sets_of_canaries_tell_more_of_what_rows_share():
+    """As canaries are: half of the sets have 13 rows, half 130; weighted by rows, the common part is surer."""
+
+    def off(weights: bool, seed: int) -> float:
+        random, curves = np.random.default_rng(seed), []
+        for shard in range(12):
+            canaries = 130 if shard % 2 else 13
+            gaps = random.normal(0, 0.03) + random.normal(0, 0.3, canaries)
+            controls = CanaryControls(0.0, float(gaps.mean()), float(gaps.std(ddof=1)))
+            told = canaries if weights else 40  # 40 for all: as if they were alike
+            curves.append(curve(shard=shard, canaries=told, controls=controls))
+        return abs(fit(curves).noise.common - 0.03)
+
+    ours, alike = (np.mean([off(weights, seed) for seed in range(200)]) for weights in (True, False))
+    assert ours < 0.75 * alike
+
+
+def test_without_controls_nothing_is_said_of_noise():
     assert fit([]).noise is None
-    assert fit([curve(shard=0), curve(shard=1)]).noise is None
-    assert fit([curve(shard=0), curve(shard=1, noise=0.2)]).noise == RetrainNoise(0.2, 0.0, 1)
-    assert fit([curve(noise=0.01, noise_deviation=0.5)]).noise.common == 0.0, "never below 0"
+    plain = [curve(shard=0), curve(shard=1)]
+    assert fit(plain).noise is None
+    assert fit(plain).buckets[0].nothing is None
+    told = [plain[0], replace(plain[1], controls=CanaryControls(-0.4, 0.2, 0.0))]
+    assert fit(told).noise == RetrainNoise(0.2, 0.0, 1, 10)
+    assert fit(told).buckets[0].nothing == 0.4
+    small = replace(plain[0], controls=CanaryControls(0.0, 0.01, 0.5))
+    assert fit([small]).noise.common == 0.0, "never below 0"
+
+
+@pytest.mark.parametrize(("nothing", "helps"), [(None, False), (0.02, False), (0.021, True)])
+def test_an_update_helps_where_canaries_ended_nearer_than_by_doing_nothing(nothing, helps):
+    buckets = tuple(replace(bucket, error=0.02, nothing=0.5) for bucket in GRID.buckets)
+    worst = replace(buckets[3], nothing=nothing)
+    found = estimate(Calibration((*buckets[:3], worst)), "dpus", 2, math.sqrt(0.001), 100)
+    assert len(found.cells) == 4
+    assert found.helps == helps
+    assert estimate(Calibration((*buckets[:3], worst)), "dpus", 1, 0.01, 100).helps, "that bucket is not used"
 
 
 # ---------------------------------------------------------------------- measuring
@@ -263,18 +317,20 @@ def test_a_measurement_is_what_the_update_and_the_retrain_give():
 
 def test_the_noise_is_that_of_a_training_from_scratch_in_another_order():
     cell, updates = CalibrationCell(2, 0.1), ("dpus", "dpus-newton")
-    found = measure(SHARD.context(NOBODY), cell, updates, UNSEEN, twice=True)
+    found = measure(SHARD.context(NOBODY), cell, updates, UNSEEN, controlled=True)
     mask = pick(SHARD.rows, cell, SHARD.recipe.seed, 0)
     revoked, live = SHARD.rows.where(mask), SHARD.rows.where(~mask)
     context = replace(SHARD.context(mask), recipe=other_order(SHARD.recipe), checkpoint=lambda _: None)
     again = get("retrain").run(replace(context, live=live, save=lambda *_: None))
-    other, oracle = SHARD.model(again.state), SHARD.oracle(mask)
-    each = audit.losses(other, revoked, SHARD.task) - audit.losses(oracle, revoked, SHARD.task)
+    target = audit.losses(SHARD.oracle(mask), revoked, SHARD.task)
+    each = audit.losses(SHARD.model(again.state), revoked, SHARD.task) - target
     assert abs(each).max() > 0
     for one in found:
-        assert (one.noise, one.noise_deviation) == (pytest.approx(each.mean()), pytest.approx(each.std(ddof=1)))
+        assert one.controls.again == pytest.approx(each.mean())
+        assert one.controls.again_deviation == pytest.approx(each.std(ddof=1))
+        assert one.controls.nothing == pytest.approx((audit.losses(SHARD.model(), revoked, SHARD.task) - target).mean())
     once = measure(SHARD.context(NOBODY), cell, updates, UNSEEN)
-    assert [replace(one, noise=None, noise_deviation=0.0) for one in found] == list(once)
+    assert [replace(one, controls=None) for one in found] == list(once)
 
 
 def test_nothing_is_measured_where_no_row_or_every_row_would_be_a_canary():

@@ -11,7 +11,7 @@ from hybridmu.errors import ConflictError, LeaseLostError, RequestError, StateEr
 from hybridmu.store.sql import tables as t
 from hybridmu.store.sql.ledger import Ledger
 from hybridmu.store.sql.measurements import Measurements
-from hybridmu.types import Calibration, RequestState, RowKey
+from hybridmu.types import Calibration, CanaryControls, RequestState, RowKey
 from tests.support import curve, key, rows_of
 
 
@@ -160,8 +160,8 @@ def test_curves_are_kept_replaced_and_dropped(engine, lease):
     measurements, token = Measurements(engine), lease.acquire("me", 60)
     assert measurements.calibration() == Calibration()
     a, b = bytes(16), b"x" * 16
-    noise = {"noise": -0.02, "noise_deviation": 0.3}
-    first = [curve(strategy, keys=(a, b), seconds=2.5, **noise) for strategy in ("dpus", "dpus-optimised")]
+    controls = CanaryControls(-0.1, 0.02, 0.3)
+    first = [curve(name, keys=(a, b), seconds=2.5, controls=controls) for name in ("dpus", "dpus-optimised")]
     other, later = curve("dpus", shard=1, keys=(b,)), curve("dpus", shard=1, first=3, share=0.01)
     measurements.add_curves(token, first)
     measurements.add_curves(token, [other, later])

@@ -104,31 +104,63 @@ def test_each_rule_fires_and_says_why(stats, options, strategy, rule, numbers):
     assert all(f"\n  - {reason}" in plan_of(stats, **options).explain() for reason in found.reasons)
 
 
-NOISY = replace(FITTED, buckets=(replace(BUCKET, error=0.2),), noise=RetrainNoise(0.07, 0.0, 8))
+NOISY = replace(FITTED, buckets=(replace(BUCKET, error=0.2, nothing=0.3),), noise=RetrainNoise(0.07, 0.0, 8, 1))
 
 
 @pytest.mark.parametrize(
-    ("noises", "spent", "strategy", "says"),
+    ("noises", "changes", "strategy", "says"),
     [
-        (2.0, 0.0, "dpus-optimised", "0.210 <= 0.230, 2 times what retrains in another order differ by (8 pairs)"),
-        (1.0, 0.0, "retrain", "0.210 > 0.115, 1 times what retrains"),
-        (0.5, 0.0, "retrain", "0.210 > budget 0.1"),
-        (0.0, 0.0, "retrain", "0.210 > budget 0.1"),
-        (2.0, 0.001, "retrain", "0.001 + 0.210 > budget 0.1"),
+        (2.0, {}, "dpus-optimised", "0.210 > budget 0.1, but <= 0.230: 2 times the 0.115 that nine of ten retrains"),
+        (1.0, {}, "retrain", "0.210 > budget 0.1, and > 0.115: 1 times"),
+        (0.0, {}, "retrain", "0.210 > budget 0.1 (dpus-optimised)"),
+        (2.0, {"error_spent": 0.001}, "retrain", "0.001 + 0.210 > budget 0.1 (dpus-optimised)"),
+        (2.0, {"revoked": (2, 0, 0, 0)}, "retrain", "0.210 > budget 0.1 (dpus-optimised)"),  # one is out by an update
     ],
 )
-def test_no_update_is_asked_for_less_than_retrains_differ_by(noises, spent, strategy, says):
-    found = decide(replace(EARLY, error_spent=spent), calibration=NOISY, policy=policy_with(quality_noises=noises))
+def test_no_update_is_asked_for_less_than_retrains_differ_by(noises, changes, strategy, says):
+    policy = policy_with(quality_noises=noises)
+    found = decide(replace(EARLY, **changes), calibration=NOISY, policy=policy)
     assert found.strategy == strategy
+    assert says in "\n".join(found.reasons)
+    if strategy != "retrain":
+        assert found.predicted_error == policy.quality_budget, "the next deletion is to be exact"
+        again = decide(replace(EARLY, error_spent=found.predicted_error), calibration=NOISY, policy=policy)
+        assert again.strategy == "retrain"
+
+
+@pytest.mark.parametrize(
+    ("calibration", "says"),
+    [
+        (replace(NOISY, noise=replace(NOISY.noise, pairs=3)), "0.210 > budget 0.1 (dpus-optimised)"),
+        (replace(NOISY, noise=None), "0.210 > budget 0.1 (dpus-optimised)"),
+        (replace(NOISY, buckets=(replace(NOISY.buckets[0], nothing=0.2),)), "no nearer to the retrain than by doing"),
+        (replace(NOISY, buckets=(replace(NOISY.buckets[0], nothing=None),)), "no nearer to the retrain than by doing"),
+    ],
+)
+def test_what_retrains_differ_by_counts_only_where_enough_is_known(calibration, says):
+    found = decide(EARLY, calibration=calibration, policy=policy_with(quality_noises=2.0))
+    assert found.strategy == "retrain"
     assert says in "\n".join(found.reasons)
 
 
-def test_fewer_rows_vary_more():
-    noise = RetrainNoise(0.0, 0.3, 8)
-    shards = [touched_at(1, slices=4, rows=100)]
-    shards.append(replace(shards[0], shard=1, revoked=(36, 0, 0, 0), newly_revoked=(36, 0, 0, 0)))
-    found = plan_of(shards, calibration=replace(NOISY, noise=noise)).shards
-    assert {line.shard: line.strategy for line in found} == {0: "dpus-optimised", 1: "retrain"}
+def test_a_budget_of_nothing_is_spent_by_the_first_update():
+    policy = policy_with(quality_noises=2.0, quality_budget=0.0)
+    first = decide(EARLY, calibration=NOISY, policy=policy)
+    assert (first.strategy, first.predicted_error) == ("dpus-optimised", 0.0)
+    after = replace(EARLY, revoked=(2, 0, 0, 0), error_spent=0.0)
+    assert decide(after, calibration=NOISY, policy=policy).strategy == "retrain"
+
+
+def test_fewer_rows_vary_more_in_updates_and_in_retrains():
+    """The same update and the same noise: 4 rows may be farther off than 36, but not one alone."""
+    bucket = replace(BUCKET, error=0.12, spread=0.1, deviation=0.22, canaries=4, nothing=0.3)
+    calibration = Calibration((bucket,), noise=RetrainNoise(0.0, 0.24, 8, fewest=4))
+    shards = []
+    for shard, rows in enumerate((1, 4, 36)):
+        gone = (rows, 0, 0, 0)
+        shards.append(replace(EARLY, shard=shard, revoked=gone, newly_revoked=gone))
+    found = plan_of(shards, calibration=calibration, policy=policy_with(quality_noises=2.0)).shards
+    assert {line.shard: line.strategy for line in found} == {0: "retrain", 1: "dpus-optimised", 2: "retrain"}
 
 
 def test_every_figure_of_a_retrain_and_an_update():
@@ -274,8 +306,18 @@ def calibrated(**errors):
     ("errors", "spent", "chosen", "says"),
     [
         ({"dpus": 0.05, "dpus_optimised": 0.01}, 0.0, "dpus", ["0.050 <= budget 0.1", "dpus-optimised 0.803 s"]),
-        ({"dpus": 0.2, "dpus_optimised": 0.01}, 0.0, "dpus-optimised", ["dpus would owe 0.000 + 0.200 > budget 0.1"]),
-        ({"dpus": 0.05, "dpus_optimised": 0.01}, 0.06, "dpus-optimised", ["dpus would owe 0.060 + 0.050 > budget"]),
+        (
+            {"dpus": 0.2, "dpus_optimised": 0.01},
+            0.0,
+            "dpus-optimised",
+            ["by dpus owed forget-loss error 0.000 + 0.200 > budget"],
+        ),
+        (
+            {"dpus": 0.05, "dpus_optimised": 0.01},
+            0.06,
+            "dpus-optimised",
+            ["by dpus owed forget-loss error 0.060 + 0.050 > budget"],
+        ),
         ({"dpus": 0.2, "dpus_optimised": 0.15}, 0.0, "retrain", ["0.150 > budget 0.1 (dpus-optimised)"]),
         ({"dpus_optimised": 0.05}, 0.0, "dpus-optimised", ["0.050 <= budget 0.1"]),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import sqlalchemy as sa
@@ -17,6 +18,7 @@ from hybridmu.types import (
     Calibration,
     CalibrationCell,
     CalibrationCurve,
+    CanaryControls,
     CostObservation,
     ShardOutcome,
     ShardPlan,
@@ -178,8 +180,7 @@ def _row(group: Sequence[CalibrationCurve]) -> dict[str, Any]:
         "canaries": first.canaries,
         "seconds": first.seconds,
         "updates": json.dumps({c.strategy: (c.gaps, c.deviations, c.accuracy_changes) for c in group}),
-        "noise": first.noise,
-        "noise_deviation": first.noise_deviation,
+        "controls": json.dumps(asdict(first.controls)) if first.controls else None,
         "digests": b"".join(first.keys),
     }
 
@@ -199,8 +200,7 @@ def _of(row: Row[Any]) -> list[CalibrationCurve]:
             canaries=row.canaries,
             keys=keys,
             seconds=row.seconds,
-            noise=row.noise,
-            noise_deviation=row.noise_deviation,
+            controls=CanaryControls(**json.loads(row.controls)) if row.controls else None,
         )
         for strategy, (gaps, deviations, changes) in json.loads(row.updates).items()
     ]

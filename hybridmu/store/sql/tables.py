@@ -267,8 +267,7 @@ curves = sa.Table(  # what updates did to canaries, one row per set of them
     sa.Column("canaries", sa.Integer, nullable=False),
     sa.Column("seconds", sa.Float, nullable=False),
     sa.Column("updates", sa.Text, nullable=False),  # JSON: update → gaps, deviations and accuracy changes per step
-    sa.Column("noise", sa.Float, nullable=True),  # gap of a second exact retrain, in another order of the rows
-    sa.Column("noise_deviation", sa.Float, nullable=False),  # of a single canary's gap there
+    sa.Column("controls", sa.Text, nullable=True),  # JSON: what updates are held against
     sa.Column("digests", sa.LargeBinary, nullable=False),  # 16 bytes each: the revocation of one spoils the row
 )
 costs = sa.Table(  # what the cost model learns from

@@ -33,8 +33,7 @@ def upgrade() -> None:
         sa.Column("canaries", sa.Integer(), nullable=False),
         sa.Column("seconds", sa.Float(), nullable=False),
         sa.Column("updates", sa.Text(), nullable=False),
-        sa.Column("noise", sa.Float(), nullable=True),
-        sa.Column("noise_deviation", sa.Float(), nullable=False),
+        sa.Column("controls", sa.Text(), nullable=True),
         sa.Column("digests", sa.LargeBinary(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_curves")),
     )
