@@ -62,25 +62,10 @@ def main() -> None:
             "even": [line for name in _UPDATES for line in summary(found, name, "even", _SHARES)],
             "one_class": [line for name in _UPDATES for line in summary(found, name, "class", _PARTS)],
         }
-        benchmarks.write(chosen.out, "calibration", dict(coverage(found, f"{chosen.data}, {chosen.optimizer}")))
+        lines = {f"{chosen.data}, {chosen.optimizer}, {x['update']}, {x['size']:g}": x for x in document["even"]}
+        figures = {case: {n: v for n, v in x.items() if n != "update"} for case, x in lines.items()}
+        benchmarks.write(chosen.out, "calibration", figures)
         print(json.dumps(document, indent=1))
-
-
-def coverage(found: list[dict[str, Any]], system: str) -> Iterator[tuple[str, dict[str, float]]]:
-    """Yield, per update, how many of the even deletions stay below what was predicted, over all their sizes."""
-    for name in _UPDATES:
-        mine = [one for one in found if (one["update"], one["kind"]) == (name, "even")]
-        if mine:
-            yield (
-                f"{system}, {name}",
-                {
-                    "deletions": len(mine),
-                    "below": float(np.mean([abs(one["gap"]) <= one["bound"] for one in mine])),
-                    "median_gap": float(np.median([abs(one["gap"]) for one in mine])),
-                    "median_bound": float(np.median([one["bound"] for one in mine])),
-                    "median_nothing": float(np.median([abs(one["nothing"]) for one in mine])),
-                },
-            )
 
 
 def settings(data: str, optimizer: str, seed: int, folder: str) -> dict[str, Any]:

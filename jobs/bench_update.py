@@ -67,10 +67,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="a CSV file that figures are appended to")
     given = parser.parse_args()
     for name in given.setups.split(","):
-        for figure in measure(SETUPS[name], given.shards, given.rounds):
-            case = f"{figure.setup}, {figure.share:.0%} {figure.strategy}"
-            names = ("seconds", "cpu_seconds", "faster", "faster_cpu")
-            benchmarks.write(given.out, "update", {case: {name: getattr(figure, name) for name in names}})
+        figures = list(measure(SETUPS[name], given.shards, given.rounds))
+        names = ("seconds", "cpu_seconds", "faster", "faster_cpu")
+        cases = {
+            f"{figure.setup}, {figure.share:.0%} {figure.strategy}": {name: getattr(figure, name) for name in names}
+            for figure in figures
+        }
+        benchmarks.write(given.out, "update", cases)
+        for figure in figures:
             if given.json:
                 print(json.dumps(vars(figure)), flush=True)
                 continue

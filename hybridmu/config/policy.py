@@ -39,7 +39,7 @@ class PolicySettings(Section):
         approximate: Which updates `auto` may choose: the fastest one that the quality guard lets through.
         fast_enough: Updates at least so many times faster than the retrain count as equally fast, and the one of least
             predicted error is chosen; a great number: always the fastest.
-        calibrate: Fit α by canary deletions after training (costs a few shard retrains).
+        calibrate: Fit α by canary deletions after training (each set costs about one and a half shard retrains).
         calibration_shards: How many shards delete canaries of each kind; more of them make α and its error surer.
         calibration_shares: Sizes of the canary deletions, as a share of the shard's rows.
         recalibration_share: What deleting canaries again may cost, once some were revoked, as a share of the seconds

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from jobs.studies import csvfile
@@ -27,6 +28,7 @@ class Figure:
 
     Attributes:
         benchmark: Which benchmark.
+        run: When it was written, in UTC.
         case: What of it; empty: there is one only.
         name: What was measured, with its unit.
         value: The figure.
@@ -36,6 +38,7 @@ class Figure:
     """
 
     benchmark: str
+    run: str
     case: str
     name: str
     value: float
@@ -47,8 +50,9 @@ class Figure:
 def write(path: Path | None, benchmark: str, cases: Cases) -> None:
     """Append the figures of one run to a file; None: to none."""
     if path is not None:
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
         found = [
-            Figure(benchmark, case, name, float(value), **environment())
+            Figure(benchmark, now, case, name, float(value), **environment())
             for case, figures in cases.items()
             for name, value in figures.items()
         ]
@@ -56,12 +60,22 @@ def write(path: Path | None, benchmark: str, cases: Cases) -> None:
 
 
 def read(folder: Path, benchmark: str) -> dict[str, dict[str, float]]:
-    """Return case → name → value of the last run of every case."""
-    found: dict[str, dict[str, float]] = {}
+    """Return case → name → value, each case as its last run left it."""
+    runs: dict[str, dict[str, dict[str, float]]] = {}
     for figure in csvfile.read(folder / _FILE, Figure):
         if figure.benchmark == benchmark:
-            found.setdefault(figure.case, {})[figure.name] = figure.value
-    return found
+            runs.setdefault(figure.case, {}).setdefault(figure.run, {})[figure.name] = figure.value
+    return {case: found[max(found)] for case, found in runs.items()}
+
+
+def made(folder: Path, _: str) -> str:
+    """Return what made the figures that are shown."""
+    last: dict[tuple[str, str], Figure] = {}
+    for figure in csvfile.read(folder / _FILE, Figure):
+        key = figure.benchmark, figure.case
+        last[key] = max(last.get(key, figure), figure, key=lambda each: each.run)
+    lines = dict.fromkeys((f.benchmark, f.run[:10], f.hardware, f.versions, f.commit) for f in last.values())
+    return table(("benchmark", "day", "hardware", "versions", "commit"), list(lines))
 
 
 def loop(folder: Path, _: str) -> str:
@@ -160,17 +174,30 @@ def requests(folder: Path, _: str) -> str:
 
 
 def coverage(folder: Path, _: str) -> str:
-    """Return how often deletions stay below what canaries predict; it is to be nine of ten."""
+    """Return how often deletions stay below what canaries predict, by their size; it is to be nine of ten."""
+    cases = read(folder, "calibration")
+    systems: dict[str, list[dict[str, float]]] = {}
+    for case, figures in sorted(cases.items(), key=lambda item: item[1]["size"]):
+        systems.setdefault(case.rpartition(", ")[0], []).append(figures)
     lines = []
-    for case, f in read(folder, "calibration").items():
-        data, optimizer, update = case.split(", ")
-        bounds = (f"{f[name]:.4f}" for name in ("median_gap", "median_bound", "median_nothing"))
-        # Nine of ten is what is predicted: of so many deletions chance allows two deviations less.
-        least = 0.9 - 2 * (0.9 * 0.1 / f["deletions"]) ** 0.5
-        below = _judged(f"{100 * f['below']:.0f} %", f["below"] >= least)
-        lines.append((data, optimizer, update, f"{f['deletions']:.0f}", below, *bounds))
-    head = ("data", "optimizer", "update", "deletions", "below error + spread", "gap, median", "error + spread, median")
-    return table((*head, "gap of doing nothing, median"), lines)
+    for system in dict.fromkeys(case.rpartition(", ")[0] for case in cases):
+        sizes = systems[system]
+        total = sum(f["deletions"] for f in sizes)
+        cells = [
+            f"{100 * f['below']:.0f} %, {f['median_gap']:.3f} of {f['median_error_plus_spread']:.3f}" for f in sizes
+        ]
+        all_of_them = sum(f["below"] * f["deletions"] for f in sizes) / total
+        lines.append((*system.split(", "), f"{total:.0f}", *cells, f"{100 * all_of_them:.0f} %"))
+    shares = sorted({f["size"] for sizes in systems.values() for f in sizes})
+    head = (
+        "data",
+        "optimizer",
+        "update",
+        "deletions",
+        *(f"{100 * share:g} % of a shard" for share in shares),
+        "all sizes",
+    )
+    return table(head, lines)
 
 
 def serving(folder: Path, _: str) -> str:
@@ -178,8 +205,7 @@ def serving(folder: Path, _: str) -> str:
     cases = read(folder, "serving")
     lines = []
     for what, goal, cell in _SERVING:
-        if any(cells := [cell(f) for f in cases.values()]):
-            lines.append((what, *cells, goal))
+        lines.append((what, *(cell(f) for f in cases.values()), goal))
     return table(("what", *cases, "goal"), lines)
 
 
@@ -192,6 +218,8 @@ def _none(name: str) -> Callable[[Mapping[str, float]], str]:
 
 
 def _quarantined(f: Mapping[str, float]) -> str:
+    if "quarantine_p95_seconds" not in f:
+        return ""
     p95 = f["quarantine_p95_seconds"]
     return f"p50 {f['quarantine_p50_seconds']:.2f} s, p95 {_judged(f'{p95:.2f} s', p95 <= _QUARANTINE_SECONDS)}"
 
@@ -223,6 +251,7 @@ def _judged(text: str, met: bool) -> str:
 
 TABLES: dict[str, Callable[[Path, str], str]] = {
     "coverage": coverage,
+    "made": made,
     "loop": loop,
     "peers": peers,
     "requests": requests,
