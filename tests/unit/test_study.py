@@ -291,6 +291,14 @@ def test_the_committed_tables_are_those_of_the_committed_files():
     assert shown == set(pages.TABLES), "every table stands on a page"
 
 
+def test_every_exact_deletion_that_was_measured_ended_in_the_oracles_bits():
+    root = Path(__file__).parents[2]
+    found = [r for name in ("headline", "boundary") for r in records.read(root / "docs" / "study" / f"{name}.csv")]
+    exact = [r for r in found if r.strategy in {"scratch", "sisa"}]
+    assert len(exact) > 500
+    assert all(r.bitwise == r.touched for r in exact)
+
+
 def test_few_people_leave_slices_empty_and_a_smaller_cut_is_suggested():
     few = outline(users=12, shards=8, slices=5)
     assert crowding(few, 8, 5).endswith("of 40 slices are empty; 12 people would fill S=2, R=1")
