@@ -80,6 +80,8 @@ def train(config_file: ConfigOption, as_json: JsonOption = False, local: LocalOp
     with _system(config_file, as_json, local) as system, progress("training") as watch:
         result = system.train(watch)
     emit(result, as_json, lambda: _facts("trained", result))
+    for warning in result["warnings"]:
+        err.print(f"warning: {warning}", markup=False, highlight=False)
 
 
 @app.command()
@@ -267,7 +269,8 @@ def _strategy(name: str) -> StrategyChoice:
 def _facts(title: str, facts: dict[str, Any]) -> None:
     out.print(f"[bold]{title}[/bold]")
     for name, value in facts.items():
-        out.print(f"  {name}: {value}", highlight=False)
+        if name != "warnings":  # theirs is standard error
+            out.print(f"  {name}: {value}", highlight=False)
 
 
 def _short(value: float | None) -> str:

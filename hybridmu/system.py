@@ -28,6 +28,7 @@ from hybridmu.runtime.peer import opened
 from hybridmu.runtime.resharding import prepare
 from hybridmu.runtime.verify import verify
 from hybridmu.serving.ensemble import Ensemble
+from hybridmu.store.lake.filling import warnings_of
 from hybridmu.store.lake.ingest import ingest
 from hybridmu.store.sql.database import connect as connect_database
 from hybridmu.store.sql.links import Links
@@ -86,6 +87,7 @@ class System(NewRows, Operating, Auditing, Sizing):
             "classes": list(manifest.encoder.classes),
             "classes_inferred": manifest.classes_inferred,
             "calibrated": bool(self.measurements.calibration().buckets),
+            "warnings": warnings_of(self.site.lake),
             "seconds": time.perf_counter() - started,
         }
 

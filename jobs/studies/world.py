@@ -6,6 +6,7 @@ import hashlib
 import inspect
 import json
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from hybridmu.planning.canaries import Candidate, class_excess, lacking
 from hybridmu.planning.planner import Pools, make_plan
 from hybridmu.runtime.removal import policy_of
 from hybridmu.runtime.site import Site
+from hybridmu.store.lake.filling import warnings_of
 from hybridmu.store.lake.ingest import ingest
 from hybridmu.types import (
     Calibration,
@@ -132,6 +134,8 @@ def open_site(setup: Setup, seed: int, folder: Path) -> Site:
     settings = settings_of(setup, seed, folder)
     site = Site(settings)
     ingest(site.lake)
+    for warning in warnings_of(site.lake):
+        print(f"{setup.name}: warning: {warning}", file=sys.stderr, flush=True)
     return site
 
 

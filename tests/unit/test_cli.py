@@ -89,6 +89,20 @@ def test_status_says_where_things_stand(cli):
     assert set(found["requests"].values()) == {0}
 
 
+def test_training_warns_of_empty_slices_beside_its_result(templates, tmp_path):
+    write_config(tmp_path, templates[True])
+    crowded = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    crowded["sisa"] |= {"shards": 5, "slices": 6}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(crowded))
+    done = Cli(tmp_path).run("train")
+    assert done.exit_code == 0, done.output
+    said = " ".join(done.stderr.split())
+    assert "warning: " in said
+    assert f"{GROUPS} values of data.group (person) are too few for 5 shards of 6 slices" in said
+    assert "warning" not in done.stdout
+    assert len(Cli(tmp_path).json("train")["warnings"]) == 1, "for machines it is in the document"
+
+
 def test_train_again_changes_nothing(cli):
     assert cli.json("train")["version"] == 1
 

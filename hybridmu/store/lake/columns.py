@@ -53,6 +53,11 @@ class KeyColumns:
     groups: Digests
     content: Digests
 
+    @property
+    def owners(self) -> Digests:
+        """Return whom each row belongs to, uint8 [n, 16]: its group, or itself."""
+        return np.where(np.any(self.groups, axis=1)[:, None], self.groups, self.ids)
+
     @cached_property
     def by_id(self) -> SortedDigests:
         """Return the ids, sorted."""
