@@ -32,6 +32,7 @@ from hybridmu.commands.console import (
     out,
     print_table,
     progress,
+    warn,
 )
 from hybridmu.errors import ConfigError
 from hybridmu.logs import start_logging
@@ -80,8 +81,7 @@ def train(config_file: ConfigOption, as_json: JsonOption = False, local: LocalOp
     with _system(config_file, as_json, local) as system, progress("training") as watch:
         result = system.train(watch)
     emit(result, as_json, lambda: _facts("trained", result))
-    for warning in result["warnings"]:
-        err.print(f"warning: {warning}", markup=False, highlight=False)
+    warn(result["warnings"])
 
 
 @app.command()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import getpass
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -152,6 +152,12 @@ def emit(result: Any, as_json: bool, show: Callable[[], object]) -> None:
         print(json.dumps(finite(result), default=str))
     else:
         show()
+
+
+def warn(warnings: Iterable[str]) -> None:
+    """Print warnings to standard error, whatever form the result has."""
+    for warning in warnings:
+        err.print(f"warning: {warning}", markup=False, highlight=False)
 
 
 def print_table(table: Table) -> None:

@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from hybridmu import config
-from hybridmu.commands.console import ConfigOption, JsonOption, emit, errors, operator, out, print_table, progress
+from hybridmu.commands.console import ConfigOption, JsonOption, emit, errors, operator, out, print_table, progress, warn
 from hybridmu.errors import ConfigError
 from hybridmu.system import connect
 
@@ -83,6 +83,7 @@ def reshard(
         _say(f"  hybridmu models retire {past['name']} -c {other} --reason 'resharded' --yes")
 
     emit(result, as_json, say)
+    warn(result["warnings"])
 
 
 def _listed(found: list[dict[str, Any]]) -> None:

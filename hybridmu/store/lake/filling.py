@@ -28,5 +28,5 @@ def warnings_of(lake: Lake) -> list[str]:
     return [
         f"{empty} of {slices} slices have no row: {len(everyone)} {whose} are too few for {lake.shards} shards of "
         f"{first.slices} slices. An empty slice is trained all the same, and makes no deletion cheaper. "
-        f"sisa: {{shards: {shards}, slices: {each}}} leaves none empty; it needs a storage_url of its own"
+        f"sisa: {{shards: {shards}, slices: {each}}} leaves none empty (`hybridmu reshard`, or another storage_url)"
     ]
