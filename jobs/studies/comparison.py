@@ -20,7 +20,8 @@ class Comparison:
     Attributes:
         wall: Times faster than the retrain of the same run, by the clock.
         processor: The same by processor time.
-        repaired: The same by device-seconds, with the exact retrains that are still owed.
+        device: The same by device-seconds: what jobs took by the clock, added up.
+        repaired: The same, with the exact retrains that are still owed.
         points: Test accuracy minus the oracle's, in points.
         gaps: Forget-loss gaps.
         noise: Root mean square over seeds of the forget-loss difference between two oracles.
@@ -29,6 +30,7 @@ class Comparison:
 
     wall: tuple[float, ...]
     processor: tuple[float, ...]
+    device: tuple[float, ...]
     repaired: tuple[float, ...]
     points: tuple[float, ...]
     gaps: tuple[float, ...]
@@ -56,7 +58,7 @@ class Comparison:
 
         Example:
             >>> slow, near = (9.0, 7.0), (0.01, -0.01)
-            >>> Comparison(slow, slow, slow, (-0.1, -0.2), near, 0.004, 0.2).missed
+            >>> Comparison(slow, slow, slow, slow, (-0.1, -0.2), near, 0.004, 0.2).missed
             ['time', 'gap']
         """
         found = []
@@ -106,6 +108,7 @@ def compare(group: Collection[Record], strategy: str) -> Comparison | None:
     return Comparison(
         faster(lambda r: r.wall_seconds),
         faster(lambda r: r.cpu_seconds),
+        faster(lambda r: r.device_seconds),
         faster(lambda r: r.device_seconds + (r.repair_seconds if strategy != "sisa" else 0.0)),
         tuple(100 * (record.accuracy - record.oracle_accuracy) for record in mine),
         tuple(record.gap for record in mine),

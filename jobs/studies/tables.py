@@ -61,6 +61,7 @@ def headline(folder: Path, system: str) -> str:
         "strategy",
         "faster, wall",
         "faster, processor",
+        "faster, device-seconds",
         "with repairs",
         "accuracy minus oracle's, points",
         "forget-loss gap",
@@ -145,6 +146,7 @@ def _figures(group: Sequence[Record], strategy: str) -> Row:
     return (
         _times(found.wall),
         _times(found.processor),
+        _times(found.device),
         _times(found.repaired),
         _spread(found.points, "{:+.2f}"),
         _spread(found.gaps, "{:+.4f}"),
@@ -194,6 +196,7 @@ TABLES: dict[str, Callable[[Path, str], str]] = {
     **{name: _of(found) for name, found in decisions.FOUND.items()},
     "goals": lambda folder, _: table(*goals.goals(folder)),
     "headline": headline,
+    "mixes": lambda folder, _: table(*goals.mixes(folder)),
     "hybrid": lambda folder, _: table(*goals.hybrid(folder)),
     "planner": planner,
     "runs": runs,
