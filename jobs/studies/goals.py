@@ -52,7 +52,8 @@ def hybrid(folder: Path) -> tuple[Row, list[Row]]:
             ", ".join(missed) or "none",
         ))
     gaps = ("forget-loss gaps, nats", "the same in noises")
-    figures = ("points of accuracy, worst of the three", *gaps, "times fewer device-seconds, repairs added", "goals missed")
+    device = "times fewer device-seconds, repairs added"
+    figures = ("points of accuracy, worst of the three", *gaps, device, "goals missed")
     return ("system", "seeds", "1 % of the rows", "5 %", "10 %", *figures), lines
 
 
