@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -16,10 +15,10 @@ from hybridmu.core.shadow import Shadow
 from hybridmu.report.plots import svg
 from jobs.studies import audits
 from jobs.studies.audits import CONTROLS, STRATEGIES, AuditRecord
+from jobs.studies.drawing import colour_of
 
 FILE = "audits.csv"
 _CONTROLS = {"oracle": "#20639b", "nothing": "#555555"}
-_COLOURS = {name: mpl.colormaps["tab10"](number) for number, name in enumerate(STRATEGIES)}
 Case = tuple[str, str]  # system, mix
 
 
@@ -79,7 +78,7 @@ def klom(folder: Path) -> str:
         for place, name in enumerate(made):
             for shift, kind in enumerate(kinds):
                 bar = made[name].klom[kind].unlearned
-                axes.bar(place + 0.25 * (shift - 1), bar, 0.23, color=_COLOURS[name], alpha=1 - 0.35 * shift)
+                axes.bar(place + 0.25 * (shift - 1), bar, 0.23, color=colour_of(name), alpha=1 - 0.35 * shift)
         for control, colour in _CONTROLS.items():
             level = getattr(next(iter(made.values())).klom["forget"], control)
             axes.axhline(level, color=colour, lw=1, label=f"{control}, revoked rows")
@@ -98,7 +97,7 @@ def roc(folder: Path) -> str:
         axes.plot([least, 1], [least, 1], color="#bbbbbb", lw=1, ls="--", label="guessing")
         for name, found in made.items():
             curve = found.roc["unlearned"]
-            axes.plot(curve.false, curve.true, lw=1.2, color=_COLOURS[name], label=name)
+            axes.plot(curve.false, curve.true, lw=1.2, color=colour_of(name), label=name)
         for control, colour in _CONTROLS.items():
             axes.plot(any_.roc[control].false, any_.roc[control].true, lw=1.2, ls=":", color=colour, label=control)
         axes.set(xscale="log", yscale="log", xlim=(least, 1), ylim=(least, 1.1))

@@ -26,12 +26,12 @@ _SHARE, _FIRST = "0.01", "1"
 
 
 def revoked(folder: Path) -> str:
-    """Return time and gap against the number of revoked rows, the first slice among them."""
+    """Return time and gap against the share of revoked rows, the first slice among them."""
 
     def fits(record: Record, base: Setup) -> bool:
         return _shape(record) == _shape(base) and _first(record) == _FIRST
 
-    return _draw(folder, lambda r: r.revoked, fits, "rows revoked", log=True)
+    return _draw(folder, lambda r: 100 * float(_share(r)), fits, "% of the rows revoked", log=True)
 
 
 def first_slice(folder: Path) -> str:
@@ -114,7 +114,7 @@ def _draw(
             axes.set_xscale("log" if log and mine else "linear")
             axes.set_xticks(points, [f"{point:g}" for point in points])
             axes.set_xticks([], minor=True)
-            legend(axes)
+    legend(figure, every.reshape(-1))
     return svg(figure)
 
 
@@ -142,7 +142,9 @@ def _noise(axes: Axes, found: Sequence[Record], x: Callable[[Record], float]) ->
     points = sorted({x(record) for record in found})
     band = [2 * noise_of([record for record in found if x(record) == point]) for point in points]
     if points:
-        axes.fill_between(points, [-each for each in band], band, color="#999999", alpha=0.25, label="2 noises")
+        axes.fill_between(
+            points, [-each for each in band], band, color=colour_of("oracle-again"), alpha=0.25, label="2 noises"
+        )
 
 
 def _varied(name: str) -> Callable[[Record, Setup], bool]:

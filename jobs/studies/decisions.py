@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -18,7 +18,7 @@ from hybridmu.planning.planner import Policy
 from hybridmu.report.plots import svg
 from hybridmu.types import CostObservation
 from jobs.studies import learned, regret, shards
-from jobs.studies.drawing import legend
+from jobs.studies.drawing import colour_of, legend
 from jobs.studies.records import Key
 from jobs.studies.regret import RETRAIN, UPDATES, Decided
 from jobs.studies.shards import ShardRecord
@@ -57,6 +57,7 @@ DECIDERS = (
     Decider("any update, twice the budget", Policy(quality_budget=0.2)),
     Decider("any update, told the gaps", Policy(), told=True),
 )
+_DEFAULT = next(one for one in DECIDERS if one.policy == Policy() and not one.told)
 
 
 def decided(found: Sequence[ShardRecord], decider: Decider) -> list[Decided]:
@@ -184,18 +185,29 @@ def regret_curves(folder: Path) -> str:
     figure = Figure(figsize=(5.2 * len(systems), 4), layout="constrained")
     every = figure.subplots(1, len(systems), squeeze=False)[0]
     for axes, (dataset, found) in zip(every, systems, strict=True):
-        for number, decider in enumerate(DECIDERS):
+        for decider in DECIDERS:
             values = sorted(regret.judge(one).regret for one in decided(found, decider))
             if values:
                 shares = np.arange(1, len(values) + 1) / len(values)
-                colour = mpl.colormaps["tab10"](number)
-                axes.step([100 * v for v in values], shares, where="post", lw=1, color=colour, label=decider.name)
+                style = _style(decider)
+                axes.step([100 * v for v in values], shares, where="post", label=decider.name, **style)
         for goal, share in ((MEDIAN, 0.5), (HIGH, 0.95)):
             axes.plot([100 * goal], [share], marker="x", color="#999999")
         axes.set_xscale("symlog", linthresh=1)
         axes.set(title=dataset, xlabel="regret, %", ylabel="share of deletions")
-        legend(axes)
+    legend(figure, every)
     return svg(figure)
+
+
+def _style(decider: Decider) -> dict[str, Any]:
+    """Return a line: dotted in the strategy's own colour, or solid; the default's is wide, others may lie on it."""
+    if decider.policy is None:
+        always = "sisa" if decider.strategy == RETRAIN else decider.strategy
+        return {"color": colour_of(always), "lw": 1.4, "ls": ":"}
+    if decider == _DEFAULT:
+        return {"color": "#000000", "lw": 3}
+    planners = [one for one in DECIDERS if one.policy and one != _DEFAULT]
+    return {"color": f"C{planners.index(decider)}", "lw": 1.2}
 
 
 def _datasets(folder: Path, stem: str) -> Iterator[tuple[str, list[ShardRecord]]]:

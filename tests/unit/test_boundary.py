@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -255,11 +254,3 @@ def test_tables_of_decisions(tmp_path):
         assert len(tables.TABLES[name](tmp_path, "headline").splitlines()) == 2, "a head alone"
     assert plots.FIGURES["regret"](tmp_path).startswith("<svg")
     assert decisions.MEDIAN < decisions.HIGH
-
-
-def test_the_documents_name_every_figure():
-    docs = Path(__file__).parents[2] / "docs"
-    text = (docs / "results.md").read_text()
-    drawn = {path.stem for path in (docs / "study").glob("*.svg")}
-    assert drawn <= set(plots.FIGURES), "a figure that nothing draws any more"
-    assert all(name in text for name in plots.FIGURES if name.startswith(("crossover", "regret")))

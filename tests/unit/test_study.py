@@ -291,6 +291,14 @@ def test_the_committed_tables_are_those_of_the_committed_files():
     assert shown == set(pages.TABLES), "every table stands on a page"
 
 
+@pytest.mark.parametrize("name", plots.FIGURES)
+def test_the_committed_figures_are_drawn_from_the_committed_files(name):
+    docs = Path(__file__).parents[2] / "docs"
+    same = (docs / "study" / f"{name}.svg").read_text() == plots.FIGURES[name](docs / "study")
+    assert same, f"run `python jobs/study.py plots --figure {name}`"
+    assert f"](study/{name}.svg)" in (docs / "results.md").read_text()
+
+
 def test_every_exact_deletion_that_was_measured_ended_in_the_oracles_bits():
     root = Path(__file__).parents[2]
     found = [r for name in ("headline", "boundary") for r in records.read(root / "docs" / "study" / f"{name}.csv")]
