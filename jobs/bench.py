@@ -1,7 +1,8 @@
 """Training and forgetting, as ratios from one run: `python jobs/bench.py loop|peers [--json] [--out CSV]`.
 
 * loop: a shard retrain over a bare PyTorch loop on the same batches (goal: at most 1.0), and ways to compute a step.
-* peers: forgetting on 20,000 x 600 binary rows, two shard actors of one thread (goal: half of torchunlearn's figures).
+* peers: forgetting on 20,000 x 600 binary rows, two shard actors of one thread (goal: half of the seconds that
+  torchunlearn takes, with `--torchunlearn CHECKOUT` in the same run).
 """
 
 from __future__ import annotations
@@ -32,11 +33,12 @@ from hybridmu.core.model import State
 from hybridmu.core.partition import epoch_order
 from hybridmu.core.rows import Rows
 from hybridmu.core.strategies import Context, get
-from hybridmu.core.training import batch_bounds
+from hybridmu.core.training import batch_bounds, slice_epochs
 from hybridmu.store.lake.lookup import Lookup
 from hybridmu.system import System
-from jobs.studies import benchmarks
-from jobs.studies.benchmarks import PEER_SECONDS
+from jobs.studies import benchmarks, torchunlearn
+
+_SHARDS, _SLICES, _HIDDEN, _BATCH, _LR = 8, 5, 128, 16, 0.1
 
 
 def main() -> None:
@@ -45,12 +47,13 @@ def main() -> None:
     parser.add_argument("which", choices=["loop", "peers"])
     parser.add_argument("--epochs", type=int, default=10, help="plain epochs; 30 makes 10 per slice")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--torchunlearn", type=Path, help="a checkout of Harry24k/machine-unlearning-pytorch")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--out", type=Path, help="a CSV file that figures are appended to")
     arguments = parser.parse_args()
     run: dict[str, Callable[[], dict[str, Any]]] = {
         "loop": lambda: bench_loop(arguments.seeds, arguments.epochs),
-        "peers": lambda: bench_peers(arguments.seeds, arguments.epochs),
+        "peers": lambda: bench_peers(arguments.seeds, arguments.epochs, arguments.torchunlearn),
     }
     result = {
         "benchmark": arguments.which,
@@ -150,8 +153,12 @@ def _bare_loop(system: System, rows: Rows, shard: int) -> float:
 # ---------------------------------------------------------------------- peers
 
 
-def bench_peers(seeds: int, epochs: int) -> dict[str, Any]:
-    """Return seconds to an applied version on a warm cluster, over Ray, two actors of one thread at a time."""
+def bench_peers(seeds: int, epochs: int, checkout: Path | None) -> dict[str, Any]:
+    """Return seconds to an applied version on a warm cluster, over Ray, two actors of one thread at a time.
+
+    One row and one user are taken from every slice in turn, by the peer too.
+    """
+    theirs = _peer(checkout, seeds, epochs) if checkout else {}
     with tempfile.TemporaryDirectory() as folder, _peer_system(Path(folder), "ray", epochs) as system:
         started = time.perf_counter()
         system.train()
@@ -159,47 +166,73 @@ def bench_peers(seeds: int, epochs: int) -> dict[str, Any]:
         table = pq.read_table(system.settings.data.train, columns=["id", "user"])
         ids, users = table["id"].to_pylist(), table["user"].to_pylist()
         single = [row for row, user in zip(ids, users, strict=True) if user is None]
-        random = np.random.default_rng(0)
-        by_slice = {s: [] for s in range(1, 6)}  # type: dict[int, list[int]]
-        for row in random.permutation(single).tolist()[:2000]:
-            by_slice[Lookup(system.site.lake).find([("id", row)])[0][0].slice].append(row)
-        seconds: dict[str, list[float]] = {name: [] for name in PEER_SECONDS}
-        worker: dict[str, list[float]] = {name: [] for name in PEER_SECONDS}
-
-        def forget(name: str, **keys: Any) -> None:
-            found = system.forget(**keys, strategy="retrain", wait=True)
-            seconds[name].append(found["seconds_to_applied"])
-            worker[name].append(sum(entry["measured_seconds"] for entry in found["shards"]))
-
-        for _ in range(seeds):
-            for slice_ in range(1, 6):
-                forget("one row", ids=[by_slice[slice_].pop()])
-        left = [row for rows in by_slice.values() for row in rows]
-        for number in range(seeds):
-            forget("16 random rows", ids=left[number * 16 : number * 16 + 16])
-        for number in range(max(seeds, 5)):
-            forget("one 64-row user", groups=[f"u{number}"])
-        proof = system.verify()
+        lookup = Lookup(system.site.lake)
+        rows: dict[int, list[int]] = {s: [] for s in range(1, _SLICES + 1)}
+        for row in np.random.default_rng(0).permutation(single).tolist()[:2000]:
+            rows[lookup.find([("id", row)])[0][0].slice].append(row)
+        people: dict[int, list[str]] = {s: [] for s in range(1, _SLICES + 1)}
+        for user in sorted({user for user in users if user is not None}):
+            people[lookup.find([("group", user)])[0][0].slice].append(user)
+        requests: dict[str, list[dict[str, Any]]] = {
+            "one row": [{"ids": [found.pop()]} for _ in range(seeds) for found in rows.values()],
+            "16 random rows": [],
+            "one 64-row user": [{"groups": [found[0]]} for found in people.values() if found],
+        }
+        left = [row for found in rows.values() for row in found]
+        requests["16 random rows"] = [{"ids": left[number * 16 : number * 16 + 16]} for number in range(seeds)]
+        cases: dict[str, dict[str, float]] = {}
+        for name, every in requests.items():
+            made = [system.forget(**keys, strategy="retrain", wait=True) for keys in every]
+            cases[name] = {
+                "seconds_to_applied": statistics.mean(one["seconds_to_applied"] for one in made),
+                "worker_seconds": statistics.mean(sum(e["measured_seconds"] for e in one["shards"]) for one in made),
+                "requests": len(made),
+                **theirs.get(name, {}),
+            }
+        exact = system.verify()["bitwise_equal"]
         return {
             "train_seconds_with_actor_start": training,
-            "cases": {
-                name: {
-                    "seconds_to_applied": statistics.mean(seconds[name]),
-                    "worker_seconds": statistics.mean(worker[name]),
-                    "bitwise_equal": proof["bitwise_equal"],
-                    "requests": len(seconds[name]),
-                }
-                for name in PEER_SECONDS
-            },
+            "cases": {name: {**found, "bitwise_equal": exact} for name, found in cases.items()},
         }
 
 
-def _peer_system(folder: Path, executor: Any, epochs: int) -> System:
-    """Return the system of the published comparison: 20,000 x 600 binary rows, MLP 600-128-2, S=8, R=5, 10 epochs."""
+def _peer(checkout: Path, seeds: int, epochs: int) -> dict[str, dict[str, float]]:
+    """Return torchunlearn's seconds for the same requests on the same rows; its shards are its rows in their order."""
+    torch.set_num_threads(1)
+    x, y = _binary_rows()
+    size = len(y) // _SHARDS
+    of_slice = [[shard * size + s * (size // _SLICES) for shard in range(_SHARDS)] for s in range(_SLICES)]
     random = np.random.default_rng(0)
-    rows, width, people = 20_000, 600, 20
-    x = random.integers(0, 2, (rows, width), dtype=np.uint8)
-    y = (x[:, :40].sum(axis=1) > 20).astype(np.int64)
+    requests: dict[str, list[list[int]]] = {
+        "one row": [[starts[number % _SHARDS] + 100 + number] for number in range(seeds) for starts in of_slice],
+        "16 random rows": random.permutation(len(y))[: seeds * 16].reshape(seeds, 16).tolist(),
+        "one 64-row user": [list(range(starts[s], starts[s] + 64)) for s, starts in enumerate(of_slice)],
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        peer = torchunlearn.Peer(
+            checkout,
+            torch.from_numpy(x).float(),
+            torch.from_numpy(y),
+            hidden=_HIDDEN,
+            shards=_SHARDS,
+            epochs=slice_epochs(epochs, _SLICES),
+            batch_size=_BATCH,
+            lr=_LR,
+            folder=Path(folder),
+        )
+        return torchunlearn.measure(peer, requests)
+
+
+def _binary_rows() -> tuple[np.ndarray, np.ndarray]:
+    random = np.random.default_rng(0)
+    x = random.integers(0, 2, (20_000, 600), dtype=np.uint8)
+    return x, (x[:, :40].sum(axis=1) > 20).astype(np.int64)
+
+
+def _peer_system(folder: Path, executor: Any, epochs: int) -> System:
+    """Return a system of 20,000 x 600 binary rows, MLP 600-128-2, S=8, R=5."""
+    x, y = _binary_rows()
+    (rows, width), people = x.shape, 20
     users = [f"u{row // 64}" if row < people * 64 else None for row in range(rows)]
     features = pa.FixedSizeListArray.from_arrays(pa.array(x.reshape(-1)), width)
     table = pa.table({"id": np.arange(rows), "user": pa.array(users), "label": y, "bits": features})
@@ -207,9 +240,9 @@ def _peer_system(folder: Path, executor: Any, epochs: int) -> System:
     return hybridmu.connect(
         {
             "data": {"train": str(folder / "train.parquet"), "group": "user", "label": "label"},
-            "task": {"name": "mlp", "hidden": [128]},
-            "sisa": {"shards": 8, "slices": 5, "epochs": epochs, "batch_size": 16},
-            "optimizer": {"name": "sgd", "lr": 0.1},
+            "task": {"name": "mlp", "hidden": [_HIDDEN]},
+            "sisa": {"shards": _SHARDS, "slices": _SLICES, "epochs": epochs, "batch_size": _BATCH},
+            "optimizer": {"name": "sgd", "lr": _LR},
             # The purge of one request would run beside the next one, and be measured with it.
             "policy": {"strategy": "retrain", "retention_seconds": 3600.0},
             "cluster": {"max_parallel": 2, "cpus_per_shard": 1},

@@ -14,8 +14,6 @@ from jobs.studies.tables import table
 _FILE = "benchmarks.csv"
 Cases = Mapping[str, Mapping[str, float]]
 
-# torchunlearn's seconds for the same work, as published on another machine: it could not be run. The goal is half.
-PEER_SECONDS = {"one row": 0.79, "16 random rows": 5.7, "one 64-row user": 0.69}
 # How many times faster than the retrain an update without fine-tuning is to be.
 FASTER = 8.0
 _LOOP, _ACCEPT_MS, _MANY_SECONDS, _PLAN_SECONDS = 1.0, 20.0, 1.0, 0.2
@@ -101,27 +99,27 @@ def loop(folder: Path, _: str) -> str:
 
 
 def peers(folder: Path, _: str) -> str:
-    """Return forgetting beside another library's figures."""
-    cases = read(folder, "peers")
+    """Return forgetting beside torchunlearn's, of the same run. The goal is half of its seconds."""
     lines = []
-    for case, theirs in PEER_SECONDS.items():
-        if found := cases.get(case):
-            ours = found["seconds_to_applied"]
-            lines.append((
-                case,
-                _judged(f"{ours:.2f} s", ours <= theirs / 2),
-                f"{found['worker_seconds']:.2f} s",
-                f"{theirs / 2:.3f} s",
-                f"{theirs:.2f} s",
-                "yes" if found["bitwise_equal"] else "no",
-            ))
+    for case, found in read(folder, "peers").items():
+        ours, theirs = found["seconds_to_applied"], found["peer_seconds"]
+        lines.append((
+            case,
+            _judged(f"{ours:.2f} s", ours <= theirs / 2),
+            f"{found['worker_seconds']:.2f} s",
+            "yes" if found["bitwise_equal"] else "no",
+            f"{theirs:.2f} s",
+            f"{theirs / ours:.1f} times",
+            f"{100 * found['peer_tainted']:.0f} %",
+        ))
     head = (
         "forget",
         "HybridMU, to an applied version",
         "on the workers",
-        "goal",
-        "torchunlearn",
         "exact bit for bit, after all",
+        "torchunlearn",
+        "slower (goal: 2)",
+        "of its requests, trained on rows forgotten before",
     )
     return table(head, lines)
 

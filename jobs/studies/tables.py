@@ -59,6 +59,7 @@ def headline(folder: Path, system: str) -> str:
     head = (
         "mix",
         "strategy",
+        "seeds",
         "faster, wall",
         "faster, processor",
         "faster, device-seconds",
@@ -86,6 +87,7 @@ def stream(folder: Path, _: str) -> str:
             lines.append((
                 system,
                 name,
+                str(len(mine)),
                 _spread([record.applied_p50 or 0.0 for record in mine], "{:.2f}"),
                 _spread([record.applied_p95 or 0.0 for record in mine], "{:.2f}"),
                 _spread([record.cpu_seconds for record in mine], "{:.1f}"),
@@ -97,6 +99,7 @@ def stream(folder: Path, _: str) -> str:
     head = (
         "system",
         "strategy",
+        "seeds",
         "median seconds to applied",
         "95th percentile",
         "processor seconds in all",
@@ -144,6 +147,7 @@ def _figures(group: Sequence[Record], strategy: str) -> Row:
     mine = [record for record in group if record.strategy == strategy]
     exact_or_control = {"scratch": "exact", "sisa": "exact", "nothing": "control", "oracle-again": "control"}
     return (
+        str(len(mine)),
         _times(found.wall),
         _times(found.processor),
         _times(found.device),

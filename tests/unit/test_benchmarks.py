@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 
 import pytest
+import torch
 
 from jobs import bench_requests
-from jobs.studies import benchmarks
+from jobs.studies import benchmarks, torchunlearn
 
 STEP = {"ratio": 0.5, "first_seconds": 1.0, "accuracy": 0.9, "same_bits": True}
 SERVED = {
@@ -63,9 +64,10 @@ def test_predictions_are_shown_size_by_size(out):
 
 
 def test_goals_that_are_missed_are_called_so(out):
-    given = {"seconds_to_applied": 0.39, "worker_seconds": 0.2, "bitwise_equal": True, "requests": 5}
-    benchmarks.write(out, "peers", {"one row": given, "one 64-row user": given})
-    assert "| one row | **0.39 s** |" in benchmarks.peers(out.parent, "")
+    given = {"seconds_to_applied": 0.39, "worker_seconds": 0.2, "bitwise_equal": True, "requests": 5, "peer_tainted": 1}
+    both = {"one row": {**given, "peer_seconds": 0.78}, "one 64-row user": {**given, "peer_seconds": 0.7}}
+    benchmarks.write(out, "peers", both)
+    assert "| one row | **0.39 s** | 0.20 s | yes | 0.78 s | 2.0 times | 100 % |" in benchmarks.peers(out.parent, "")
     assert "| one 64-row user | 0.39 s (missed) |" in benchmarks.peers(out.parent, "")
     figure = {"seconds": 0.5, "cpu_seconds": 0.5, "faster": 9.0, "faster_cpu": 7.9}
     names = ("retrain", "dpus", "dpus-newton", "dpus-optimised", "rewind")
@@ -77,3 +79,18 @@ def test_goals_that_are_missed_are_called_so(out):
     table = benchmarks.serving(out.parent, "")
     assert "| what | one process | HAProxy | goal |" in table
     assert "| of these, failed | **0** | 2 (missed) | 0 |" in table
+
+
+def test_a_peer_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="give a checkout of Harry24k/machine-unlearning-pytorch"):
+        torchunlearn.Peer(
+            tmp_path,
+            torch.zeros(8, 2),
+            torch.arange(8) % 2,
+            hidden=2,
+            shards=2,
+            epochs=(1, 1),
+            batch_size=2,
+            lr=0.1,
+            folder=tmp_path,
+        )
