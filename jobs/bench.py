@@ -51,6 +51,8 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--out", type=Path, help="a CSV file that figures are appended to")
     arguments = parser.parse_args()
+    if arguments.which == "peers" and arguments.out and not arguments.torchunlearn:
+        parser.error("peers --out wants --torchunlearn CHECKOUT too: the table has both of one run")
     run: dict[str, Callable[[], dict[str, Any]]] = {
         "loop": lambda: bench_loop(arguments.seeds, arguments.epochs),
         "peers": lambda: bench_peers(arguments.seeds, arguments.epochs, arguments.torchunlearn),
@@ -173,13 +175,13 @@ def bench_peers(seeds: int, epochs: int, checkout: Path | None) -> dict[str, Any
         people: dict[int, list[str]] = {s: [] for s in range(1, _SLICES + 1)}
         for user in sorted({user for user in users if user is not None}):
             people[lookup.find([("group", user)])[0][0].slice].append(user)
+        ones = [{"ids": [found.pop()]} for _ in range(seeds) for found in rows.values()]
+        left = [row for found in rows.values() for row in found]
         requests: dict[str, list[dict[str, Any]]] = {
-            "one row": [{"ids": [found.pop()]} for _ in range(seeds) for found in rows.values()],
-            "16 random rows": [],
+            "one row": ones,
+            "16 random rows": [{"ids": left[number * 16 : number * 16 + 16]} for number in range(seeds)],
             "one 64-row user": [{"groups": [found[0]]} for found in people.values() if found],
         }
-        left = [row for found in rows.values() for row in found]
-        requests["16 random rows"] = [{"ids": left[number * 16 : number * 16 + 16]} for number in range(seeds)]
         cases: dict[str, dict[str, float]] = {}
         for name, every in requests.items():
             made = [system.forget(**keys, strategy="retrain", wait=True) for keys in every]

@@ -109,9 +109,13 @@ def _systems(folder: Path) -> Iterator[tuple[str, list[Record]]]:
         yield system, [r for r in every if f"{r.dataset}/{r.model}" == system]
 
 
+def _times(found: Comparison) -> str:
+    return " / ".join(f"{geometric_mean(each):.1f}x" for each in (found.wall, found.processor))
+
+
 def _short(found: Comparison) -> Row:
     return (
-        " / ".join(f"{geometric_mean(each):.1f}x" for each in (found.wall, found.processor)),
+        _times(found),
         f"{statistics.mean(found.points):+.2f}",
         f"{rms(found.gaps):.4f}",
         f"{found.off:.1f}" if found.noise else "",
@@ -120,9 +124,8 @@ def _short(found: Comparison) -> Row:
 
 
 def _cell(found: Comparison) -> str:
-    times = " / ".join(f"{geometric_mean(each):.1f}x" for each in (found.wall, found.processor))
     points = f"{statistics.mean(found.points):+.2f} points [{min(found.points):+.1f}]"
     gap = f"gap {rms(found.gaps):.4f} ({statistics.mean(found.gaps):+.4f})"
     noises = f"{found.off:.1f} noises, {found.inside} of {len(found.gaps)} within"
     slowest = f"[{min(map(min, (found.wall, found.processor))):.1f}]"
-    return f"{times} {slowest}, {points}, {gap}, {noises}: {found.verdict}"
+    return f"{_times(found)} {slowest}, {points}, {gap}, {noises}: {found.verdict}"

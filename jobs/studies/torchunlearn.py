@@ -56,6 +56,7 @@ class Peer:
         sisa = _load(checkout)
         self._epochs, self._lr = epochs, lr
         self._forgotten: set[int] = set()
+        self._seen_again = False
         self.tainted = 0
         data = TensorDataset(x, y)
         size, classes = len(y) // shards, int(y.max()) + 1
@@ -64,9 +65,7 @@ class Peer:
             return nn.Sequential(nn.Linear(x.shape[1], hidden), nn.ReLU(), nn.Linear(hidden, classes))
 
         protocol = sisa.SISATrainingProtocol(fresh, shards, len(epochs), str(folder), self._train, torch.device("cpu"))
-        started = time.perf_counter()
         models = protocol.train(data, batch_size=batch_size)
-        self.train_seconds = time.perf_counter() - started
         owned = [list(range(shard * size, (shard + 1) * size)) for shard in range(shards)]
         self._unlearner = sisa.SISAUnlearner(protocol, models, owned, data, self._train, batch_size)
 
@@ -83,8 +82,7 @@ class Peer:
     def _train(self, model: nn.Module, loader: DataLoader[Any], _: int, slice_: int) -> nn.Module:
         held = loader.dataset
         assert isinstance(held, Subset)
-        if self._forgotten and not self._forgotten.isdisjoint(held.indices):
-            self._seen_again = True
+        self._seen_again |= not self._forgotten.isdisjoint(held.indices)
         optimizer = torch.optim.SGD(model.parameters(), lr=self._lr)
         for _ in range(self._epochs[slice_]):
             for x, y in loader:

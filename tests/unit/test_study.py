@@ -299,6 +299,11 @@ def test_the_committed_figures_are_drawn_from_the_committed_files(name):
     assert f"](study/{name}.svg)" in (docs / "results.md").read_text()
 
 
+def test_no_figure_is_left_that_nothing_draws():
+    study = Path(__file__).parents[2] / "docs" / "study"
+    assert {path.stem for path in study.glob("*.svg")} == set(plots.FIGURES)
+
+
 def test_every_exact_deletion_that_was_measured_ended_in_the_oracles_bits():
     root = Path(__file__).parents[2]
     found = [r for name in ("headline", "boundary") for r in records.read(root / "docs" / "study" / f"{name}.csv")]
