@@ -21,9 +21,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a script sees its own folder only
 
 from jobs.studies import audits, batches, pages, plots, records
+from jobs.studies.estimate import expected_hours
 from jobs.studies.grid import GRIDS, Grid
 from jobs.studies.pool import LocalPool, Pool, RayPool
-from jobs.studies.runner import expected_hours, missing, run
+from jobs.studies.runner import missing, run
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 

@@ -160,7 +160,7 @@ CONTENDERS = {
     )
 }
 
-# Goals are set for the first, so they have all seeds; a stream takes as long as seven other deletions.
+# Goals are set for the first, so they have all seeds; a stream takes several times as long as another deletion.
 _AIMED = ("rows:1", "users:1", "share:0.01", "share:0.05", "share:0.1")
 _OTHERS = ("share:0.001", "users:10", "touch:0.5", "touch:0.9", "class:1", "skewed:0.02")
 _STREAM = "stream:200"

@@ -23,7 +23,7 @@ from jobs.studies.world import World
 
 # A request arrives, on average, in this share of the time that one shard's training takes on one worker: a system that
 # retrains a shard per request falls behind, and fulfils several at once.
-_PACE = 0.5
+PACE = 0.5
 # Contenders that make sense one request after the other.
 STREAMED = ("sisa", "hybrid", "dpus-raw", "dpus", "dpus-optimised", "dpus-newton", "fine-tune")
 
@@ -97,7 +97,7 @@ def run(world: World, deletion: Deletion, contender: Contender, pool: Pool) -> T
 def _requests(world: World, deletion: Deletion, workers: int) -> tuple[list[tuple[int, bytes]], list[float]]:
     random = generator("arrivals", world.seed)
     every = [(shard, key) for shard, keys in deletion.keys.items() for _, key in keys]
-    pace = _PACE * float(np.mean([seconds for seconds, _ in world.training.values()])) / workers
+    pace = PACE * float(np.mean([seconds for seconds, _ in world.training.values()])) / workers
     arrivals = np.cumsum(random.exponential(pace, len(every)))
     return [every[at] for at in random.permutation(len(every))], arrivals.tolist()
 

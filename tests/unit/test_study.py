@@ -13,13 +13,15 @@ from hypothesis import strategies as st
 
 from hybridmu.planning.planner import Policy
 from jobs.studies import pages, plots, records, shards
+from jobs.studies.estimate import expected_hours, trainings
 from jobs.studies.grid import CONTENDERS, GRIDS, SETUPS, Grid
 from jobs.studies.measure import median
 from jobs.studies.mixes import Outline, choose
 from jobs.studies.pool import LocalPool
 from jobs.studies.records import Record
 from jobs.studies.regret import deletions, replay
-from jobs.studies.runner import Cell, crowding, expected_hours, key_of, missing, run
+from jobs.studies.runner import Cell, crowding, key_of, missing, run
+from jobs.studies.stream import STREAMED
 from jobs.studies.trial import PRICED
 from jobs.studies.worker import Made
 
@@ -210,6 +212,19 @@ def test_the_expected_hours_grow_with_the_work(measured):
     cells = missing(grid, set())
     few, many = (expected_hours(part, folder / "work", LocalPool()) for part in (cells[:1], cells))
     assert 0 < few < many < 1
+
+
+def test_streams_took_what_is_expected_of_them_to_a_factor_of_two():
+    root = Path(__file__).resolve().parents[2]
+    found = [record for record in records.read(root / "docs" / "study" / "headline.csv") if record.mix == "stream:200"]
+    for one in (record for record in found if record.strategy == "sisa"):
+        mine = [r for r in found if (r.dataset, r.model, r.seed) == (one.dataset, one.model, one.seed)]
+        training = one.device_seconds / one.visits * one.rows * one.epochs
+        took = sum(record.device_seconds for record in mine) / training
+        cell = Cell(SETUPS[f"{one.dataset}/{one.model}"], one.mix, one.seed, STREAMED)
+        besides = trainings(replace(cell, contenders=()), one.rows / one.shards)
+        expected = trainings(cell, one.rows / one.shards) - besides
+        assert 0.5 < expected / took < 2
 
 
 def test_records_survive_the_file(measured, tmp_path):
