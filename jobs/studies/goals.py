@@ -76,8 +76,9 @@ def mixes(folder: Path) -> tuple[Row, list[Row]]:
 def singles(folder: Path) -> tuple[Row, list[Row]]:
     """Return by how much the exact deletion of single rows and people beats retraining everything from scratch."""
     lines: list[Row] = []
-    for system, found in _systems(folder):
-        label = system
+    every = [r for name in ("headline", "singles") for r in records.read(folder / f"{name}.csv")]
+    for system in dict.fromkeys(map(_sharded, every)):
+        found, label = [r for r in every if _sharded(r) == system], system
         for mix in _SINGLES:
             group = [r for r in found if r.mix == mix]
             whole = {r.seed: r for r in group if r.strategy == "scratch"}
@@ -89,10 +90,11 @@ def singles(folder: Path) -> tuple[Row, list[Row]]:
                 bits = f"{sum(r.bitwise for r in exact)}/{sum(r.touched for r in exact)}"
                 visits = _saved(pairs, lambda r: r.visits)[1]
                 verdict = "**met**" if saved >= FASTER else "missed"
-                lines.append((label, mix, str(len(exact)), touched, seconds, visits, bits, verdict))
+                accuracy = f"{100 * statistics.mean(r.accuracy for r in exact):.1f} %"
+                lines.append((label, mix, str(len(exact)), accuracy, touched, seconds, visits, bits, verdict))
                 label = ""
     columns = ("device-seconds, scratch over exact deletion", "the same in visits", "bits", f"{FASTER:g}x")
-    return ("system", "mix", "seeds", "shards touched", *columns), lines
+    return ("system", "mix", "seeds", "accuracy", "shards touched", *columns), lines
 
 
 def _saved(pairs: Sequence[tuple[Record, Record]], cost: Callable[[Record], float]) -> tuple[float, str]:
@@ -100,6 +102,10 @@ def _saved(pairs: Sequence[tuple[Record, Record]], cost: Callable[[Record], floa
     ratios = [cost(whole) / cost(exact) for whole, exact in pairs]
     total = sum(cost(whole) for whole, _ in pairs) / sum(cost(exact) for _, exact in pairs)
     return total, f"{total:.1f}x [{min(ratios):.1f}, {max(ratios):.1f}]"
+
+
+def _sharded(record: Record) -> str:
+    return f"{record.dataset}/{record.model}, S={record.shards}"
 
 
 def _systems(folder: Path) -> Iterator[tuple[str, list[Record]]]:

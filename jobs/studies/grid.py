@@ -177,6 +177,13 @@ GRIDS = {
         tuple(range(5)),
         fewer={**dict.fromkeys(_OTHERS, 2), _STREAM: 1},
     ),
+    # What the reduced networks' four shards can't reach.
+    "singles": Grid(
+        tuple(replace(SETUPS[name], shards=8) for name in ("mnist/cnn", "cifar10/cnn")),
+        ("rows:1", "users:1"),
+        ("scratch", "sisa"),
+        tuple(range(5)),
+    ),
     # Two halves of boundary.csv: systems of other shapes, and deletions of other sizes.
     "boundary": Grid(
         tuple(

@@ -17,7 +17,7 @@ Row = Sequence[str]
 def runs(folder: Path, _: str) -> str:
     """Return what was measured, per file and system."""
     lines: list[Row] = []
-    for path in (folder / "boundary.csv", folder / "headline.csv"):
+    for path in (folder / "boundary.csv", folder / "headline.csv", folder / "singles.csv"):
         found = records.read(path)
         for system in dict.fromkeys(map(_system, found)):
             mine = [record for record in found if _system(record) == system]
