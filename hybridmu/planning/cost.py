@@ -14,7 +14,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations
+from itertools import chain, combinations
 
 import numpy as np
 import numpy.typing as npt
@@ -22,10 +22,10 @@ import numpy.typing as npt
 from hybridmu.types import CostObservation
 
 # Before anything was measured: a small model on one core, seconds per visit, checkpoint, row read, and job. Replaced by
-# the first outcome; its proportions weigh on the fit like an outcome's relative error times `_PULL`.
+# the first outcome; its proportions weigh on the fit like an outcome's relative error times `PULL`.
 _PRIOR = np.array([1e-5, 5e-3, 1e-6, 5e-3])
 _PRIOR_SPREAD = 1.0
-_PULL = 0.005
+PULL = 0.005
 # So many retrains of processes that have their rows make the others' unneeded.
 _ENOUGH = 8
 # Rounds of fitting, each with weights from the one before. Beyond this relative error an outcome pulls no harder (Huber
@@ -125,11 +125,11 @@ def _fit_one(group: Sequence[CostObservation]) -> Coefficients:
     unit = _PRIOR * np.median(seconds / (work @ _PRIOR))
     # Errors are relative to what is expected of a job, so that short and long ones weigh alike. Relative to what it
     # took (as in the first round) a slow job would weigh less than a fast one, and every estimate come out too low.
-    expected = seconds
+    expected, best = seconds, np.ones(len(_PRIOR))
     for _ in range(_ROUNDS):
         error = np.abs(seconds / expected - 1)
         weight = np.sqrt(_FAR / np.maximum(error, _FAR)) / expected
-        best = _least_squares(work * unit * weight[:, None], seconds * weight)
+        best = least_squares(work * unit * weight[:, None], seconds * weight, best > 0)
         expected = work @ (best * unit)
     freedom = len(group) - int(np.count_nonzero(best))
     spread = float(np.sqrt(np.sum((seconds / expected - 1) ** 2) / freedom)) if freedom > 1 else _PRIOR_SPREAD
@@ -137,18 +137,32 @@ def _fit_one(group: Sequence[CostObservation]) -> Coefficients:
     return Coefficients(visit, checkpoint, spread, len(group), row, job)
 
 
-def _least_squares(work: Floats, target: Floats) -> Floats:
-    """Return the solution with no coefficient below 0: the best of all choices of those that are not 0."""
-    pull = np.where(work.any(axis=0), _PULL**2, 0.0)
+def least_squares(work: Floats, target: Floats, likely: npt.NDArray[np.bool_]) -> Floats:
+    """Return the coefficients, none below 0, that leave the least squares, drawn towards 1 by `PULL`.
+
+    Args:
+        work: Outcomes by terms, float64.
+        target: What the outcomes took, float64.
+        likely: Which coefficients are probably not 0; they are tried first. The result is the same.
+
+    Returns:
+        One coefficient per term; 0 for a term that no outcome has.
+    """
+    pull = np.where(work.any(axis=0), PULL**2, 0.0)
     bend, slope = work.T @ work + np.diag(pull), work.T @ target + pull
-    known = np.flatnonzero(pull)
+    known = np.flatnonzero(pull).tolist()
+    first = [column for column in known if likely[column]]
+    others = (list(each) for size in range(len(known), 0, -1) for each in combinations(known, size))
     best, best_error = np.zeros(work.shape[1]), np.inf
-    for columns in (list(each) for size in range(1, len(known) + 1) for each in combinations(known, size)):
+    for columns in chain([first] if first else [], others):
         solution = np.linalg.solve(bend[np.ix_(columns, columns)], slope[columns])
         error = -float(slope[columns] @ solution)
         if (solution >= 0).all() and error < best_error:
             best, best_error = np.zeros(work.shape[1]), error
             best[columns] = solution
+            # The error is convex: where no coefficient that is 0 would lower it by growing, this is the least.
+            if (np.delete(bend @ best - slope, columns) >= 0).all():
+                break
     return best
 
 

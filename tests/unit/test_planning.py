@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy.optimize import nnls
 
 from hybridmu.core.training import slice_epochs
-from hybridmu.planning.cost import Coefficients, CostModel, fit, schedule
+from hybridmu.planning.cost import PULL, Coefficients, CostModel, fit, least_squares, schedule
 from hybridmu.planning.workload import count
 from hybridmu.types import CostObservation, ShardStats
 from tests.support import touched_at
 
-TABLE = "1.00 0.98 0.95 0.89 0.82 0.73 0.62 0.49 0.35 0.18"  # science.md, section 2
+TABLE = "1.00 0.98 0.95 0.89 0.82 0.73 0.62 0.49 0.35 0.18"  # 1 - r(r-1)/(R(R+1)) for R = 10
 
 # ---------------------------------------------------------------------- workload
 
@@ -133,6 +135,22 @@ def test_a_fit_is_never_negative_scales_with_the_clock_and_explains_what_it_saw(
     for name in ("per_visit", "per_checkpoint", "per_row", "per_job"):
         assert getattr(slower, name) == pytest.approx(10 * getattr(found, name), rel=1e-6, abs=1e-12)
     assert fit(list(reversed(seen))).fits["dpus"].per_visit == pytest.approx(found.per_visit, rel=1e-6, abs=1e-12)
+
+
+@given(
+    st.integers(1, 8).flatmap(
+        lambda n: st.tuples(arrays(float, (n, 4), elements=st.floats(0, 4)), arrays(float, n, elements=st.floats(0, 4)))
+    ),
+    arrays(bool, 4),
+)
+def test_least_squares_are_those_of_another_library_whatever_is_tried_first(outcomes, likely):
+    work, target = np.round(outcomes[0], 2), np.round(outcomes[1], 2)
+    found = least_squares(work, target, likely)
+    terms = work.any(axis=0)
+    assert not found[~terms].any()
+    pulled = np.vstack([work[:, terms], PULL * np.eye(terms.sum())])
+    theirs = nnls(pulled, np.append(target, np.full(terms.sum(), PULL)))[0] if terms.any() else np.zeros(0)
+    np.testing.assert_allclose(found[terms], theirs, rtol=1e-6, atol=1e-6)
 
 
 def test_a_stopped_worker_and_noise_do_not_move_the_estimate():
