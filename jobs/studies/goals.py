@@ -77,8 +77,8 @@ def singles(folder: Path) -> tuple[Row, list[Row]]:
     """Return by how much the exact deletion of single rows and people beats retraining everything from scratch."""
     lines: list[Row] = []
     every = [r for name in ("headline", "singles") for r in records.read(folder / f"{name}.csv")]
-    for system in dict.fromkeys(map(_sharded, every)):
-        found, label = [r for r in every if _sharded(r) == system], system
+    for system, found in _grouped(every, lambda r: f"{r.dataset}/{r.model}, S={r.shards}"):
+        label = system
         for mix in _SINGLES:
             group = [r for r in found if r.mix == mix]
             whole = {r.seed: r for r in group if r.strategy == "scratch"}
@@ -104,15 +104,14 @@ def _saved(pairs: Sequence[tuple[Record, Record]], cost: Callable[[Record], floa
     return total, f"{total:.1f}x [{min(ratios):.1f}, {max(ratios):.1f}]"
 
 
-def _sharded(record: Record) -> str:
-    return f"{record.dataset}/{record.model}, S={record.shards}"
-
-
 def _systems(folder: Path) -> Iterator[tuple[str, list[Record]]]:
     """Yield every system of the headline with its records."""
-    every = records.read(folder / "headline.csv")
-    for system in dict.fromkeys(f"{r.dataset}/{r.model}" for r in every):
-        yield system, [r for r in every if f"{r.dataset}/{r.model}" == system]
+    return _grouped(records.read(folder / "headline.csv"), lambda r: f"{r.dataset}/{r.model}")
+
+
+def _grouped(every: Sequence[Record], name: Callable[[Record], str]) -> Iterator[tuple[str, list[Record]]]:
+    for system in dict.fromkeys(map(name, every)):
+        yield system, [r for r in every if name(r) == system]
 
 
 def _times(found: Comparison) -> str:

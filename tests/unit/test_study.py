@@ -321,7 +321,9 @@ def test_no_figure_is_left_that_nothing_draws():
 
 def test_every_exact_deletion_that_was_measured_ended_in_the_oracles_bits():
     root = Path(__file__).parents[2]
-    found = [r for name in ("headline", "boundary") for r in records.read(root / "docs" / "study" / f"{name}.csv")]
+    found = [
+        r for name in ("headline", "boundary", "singles") for r in records.read(root / "docs" / "study" / f"{name}.csv")
+    ]
     exact = [r for r in found if r.strategy in {"scratch", "sisa"}]
     assert len(exact) > 500
     assert all(r.bitwise == r.touched for r in exact)
