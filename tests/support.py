@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,29 @@ from hybridmu.types import (
     ShardStats,
     StrategyName,
 )
+
+HANG_SECONDS = 900.0  # what takes longer hangs; nothing is judged by how long it takes
+
+
+def until(condition: Callable[[], Any], step: float = 0.02) -> Any:
+    """Wait for a condition and return its value.
+
+    Args:
+        condition: Anything that becomes true.
+        step: Seconds between two looks.
+
+    Returns:
+        What the condition returned.
+
+    Raises:
+        AssertionError: It hangs.
+    """
+    end = time.monotonic() + HANG_SECONDS
+    while time.monotonic() < end:
+        if value := condition():
+            return value
+        time.sleep(step)
+    raise AssertionError(f"did not happen within {HANG_SECONDS:g} s")
 
 
 def table(

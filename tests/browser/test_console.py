@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import uvicorn
 
+from tests.support import HANG_SECONDS
 from tests.unit.test_gateway import Company
 
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: make browser")
@@ -46,7 +47,7 @@ def url(company) -> Iterator[str]:
         time.sleep(0.05)
     yield f"http://127.0.0.1:{port}"
     server.should_exit = True
-    thread.join(20)
+    thread.join(HANG_SECONDS)
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.postgres import running
+from tests.support import HANG_SECONDS
 
 PROJECT = Path(__file__).parents[2]
 _BLOCK = re.compile(r"^```bash\n(.*?)^```", re.DOTALL | re.MULTILINE)
@@ -114,7 +115,7 @@ def _run(script: str, folder: Path, *, binaries: Path | None = None) -> str:
         env=kept | {"PATH": ":".join(path), "HOME": str(folder)},
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=HANG_SECONDS,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from hybridmu.config import Settings
+from tests.support import HANG_SECONDS
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -33,7 +34,13 @@ def test_the_commands_run_as_written(tmp_path):
     }
     for command in commands:
         done = subprocess.run(
-            command.split(), cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240, check=False
+            command.split(),
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=HANG_SECONDS,
+            check=False,
         )
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
         assert done.stdout.strip(), command

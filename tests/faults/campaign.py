@@ -24,9 +24,10 @@ from hybridmu.store.files.blobs import blob_file
 from tests.faults.lives import live, look, speak
 from tests.faults.worlds import WORLDS, Act, World, config, make_tables, schedule, second
 from tests.faults.yard import Yard, fork
+from tests.support import HANG_SECONDS
 
 _KILLED = -9
-_SECONDS = 60.0
+_SECONDS = HANG_SECONDS
 _MORE = 0.25  # how often the process that goes on is killed as well, and the next, …
 
 Kill = tuple[str, int]  # fault point, which hit

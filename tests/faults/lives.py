@@ -26,10 +26,10 @@ from hybridmu.store.keys import Keyring
 from hybridmu.store.sql import tables as t
 from hybridmu.types import RequestState
 from tests.faults.worlds import Act, second
-from tests.support import rows_of
+from tests.support import HANG_SECONDS, rows_of
 
 FINAL = {RequestState.PURGED, RequestState.CANCELLED}
-_PATIENCE = 30.0
+_PATIENCE = HANG_SECONDS
 Say = Callable[[dict[str, Any]], None]
 
 

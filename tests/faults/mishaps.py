@@ -23,8 +23,9 @@ from tests.faults.campaign import Kill, must, prepare_world
 from tests.faults.lives import FINAL, Say, live, look, speak
 from tests.faults.worlds import WORLDS, Act, config, schedule
 from tests.faults.yard import fork
+from tests.support import HANG_SECONDS
 
-_SECONDS = 60.0
+_SECONDS = HANG_SECONDS
 
 
 def clients(folder: str, seed: int) -> dict[str, Any]:
@@ -97,7 +98,7 @@ def node(folder: str, seed: int) -> dict[str, Any]:
     for words in map(json.loads, said.splitlines()):
         told |= {words["name"]: words["answer"]} if "name" in words else {}
         reached, group = words.get("reached", reached), words.get("group", group)
-    end = time.monotonic() + 10
+    end = time.monotonic() + HANG_SECONDS
     while _alive(group):
         assert time.monotonic() < end, "a process of the node lives on"
         time.sleep(0.01)

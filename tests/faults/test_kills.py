@@ -6,8 +6,9 @@ import pytest
 
 from hybridmu import faults
 from tests.faults.conftest import KILLS, Ended
+from tests.support import HANG_SECONDS
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # the first one waits for all
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(4 * HANG_SECONDS)]  # the first one waits for all
 
 
 def test_an_ordinary_life_reaches_every_fault_point(campaign: Ended) -> None:

@@ -20,6 +20,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tests.support import HANG_SECONDS
+
 _PROJECT = Path(__file__).parents[2]
 
 
@@ -95,7 +97,7 @@ class Yard:
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=_PROJECT
         )
 
-    def call(self, function: str, seconds: float = 60.0, **args: Any) -> Any:
+    def call(self, function: str, seconds: float = HANG_SECONDS, **args: Any) -> Any:
         """Return what a function returns in a fork.
 
         Args:
@@ -122,7 +124,7 @@ class Yard:
         """End the process."""
         assert self._process.stdin is not None
         self._process.stdin.close()
-        self._process.wait(60)
+        self._process.wait(HANG_SECONDS)
 
 
 if __name__ == "__main__":

@@ -21,11 +21,12 @@ from hybridmu.errors import HybridMUError
 from tests.faults.lives import let_time_pass, look, settled
 from tests.faults.worlds import Act
 from tests.ray import support
+from tests.support import HANG_SECONDS
 
 # Name of an actor begins with it → how often it is chosen.
 VICTIMS = {"coordinator-": 3, "shard-": 5, "updater-": 2}
 _ROWS = 300
-_END_SECONDS = 60.0
+_END_SECONDS = HANG_SECONDS
 _COME_SECONDS = 15.0
 
 
@@ -89,7 +90,7 @@ class RayChaos:
                         told(Death(*victim, len(self.told)))
             self._brake.unlink()
             stop.set()
-            driver.join(_END_SECONDS + 60)
+            driver.join()
             assert not driver.is_alive(), client.requests()
         return self._compared()
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Self
 
 from tests.ray.support import BIN, PROJECT, until
+from tests.support import HANG_SECONDS
 
 PORT = 6399
 
@@ -83,7 +84,7 @@ class Host:
         assert self._first is not None
         children = Path(f"/proc/{self._first.pid}/task/{self._first.pid}/children")
         # `ip` became `unshare`, which waits for the first process of the new namespace.
-        (child,) = until(lambda: children.read_text().split(), 20)
+        (child,) = until(lambda: children.read_text().split())
         return int(child)
 
     def spawn(self, *words: str, **env: str) -> subprocess.Popen[bytes]:
@@ -106,7 +107,7 @@ class Host:
             with contextlib.suppress(ProcessLookupError, FileNotFoundError, AssertionError):
                 os.kill(self.pid(), signal.SIGKILL)
             self._first.kill()
-            self._first.wait(20)
+            self._first.wait(HANG_SECONDS)
 
     @property
     def on(self) -> bool:

@@ -19,6 +19,7 @@ from hybridmu.config import Settings
 from hybridmu.errors import PurgeError, ResourceError
 from hybridmu.runtime.coordinator import Coordinator
 from tests.ray import support
+from tests.support import HANG_SECONDS
 
 
 def main(folder: Path, database_url: str) -> None:
@@ -55,7 +56,7 @@ def main(folder: Path, database_url: str) -> None:
 
     nodes.remove_node(workers[0], allow_graceful=False)
     pause.unlink()
-    training.join(90)
+    training.join(HANG_SECONDS)
     assert not training.is_alive(), "hangs after the loss of a node"
     assert coordinator.registry.served() == 1
     assert coordinator.executor.pools().workers == 1

@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -28,6 +27,7 @@ import hybridmu
 from hybridmu.core.partition import digest
 from hybridmu.store.lake.lookup import Lookup
 from tests import support
+from tests.support import HANG_SECONDS, until
 
 PROJECT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -80,17 +80,7 @@ def pid_of(actor: Any) -> int:
 
 def ask(actor: Any, question: Callable[[Any], Any]) -> Any:
     """Return what a function answers about the plain object inside an idle actor."""
-    return ray.get(actor.__ray_call__.remote(question), timeout=60)
-
-
-def until(condition: Callable[[], Any], seconds: float = 120.0, step: float = 0.02) -> Any:
-    """Wait for a condition and return its value."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if value := condition():
-            return value
-        time.sleep(step)
-    raise AssertionError(f"did not happen within {seconds} s")
+    return ray.get(actor.__ray_call__.remote(question), timeout=HANG_SECONDS)
 
 
 def free_port() -> int:
@@ -175,12 +165,13 @@ class Head:
                 return False
             return True
 
-        until(answers, 90, step=0.2)
+        until(answers, step=0.2)
 
     def api(self, method: str, path: str, body: Any = None) -> Any:
         """Return the JSON answer of the dashboard."""
         token = {"Authorization": f"Bearer {self.env['RAY_AUTH_TOKEN']}"}
-        return httpx.request(method, self.url + path, json=body, headers=token, timeout=60).raise_for_status().json()
+        reply = httpx.request(method, self.url + path, json=body, headers=token, timeout=HANG_SECONDS)
+        return reply.raise_for_status().json()
 
     def scrape(self) -> dict[str, Metric]:
         """Return every metric that Ray's exporters on this head give to Prometheus."""
@@ -201,7 +192,7 @@ class Head:
             env=self.env | env,
             capture_output=True,
             text=True,
-            timeout=240,
+            timeout=HANG_SECONDS,
         )
         if check:
             assert done.returncode == 0, done.stdout + done.stderr

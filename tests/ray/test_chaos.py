@@ -12,7 +12,6 @@ KILLS = 20
 
 
 @pytest.mark.slow  # with the other kill campaign
-@pytest.mark.timeout(400)
 @pytest.mark.usefixtures("cluster")
 def test_twenty_kills_while_requests_come_in(tmp_path: Path) -> None:
     deaths: list[Death] = []

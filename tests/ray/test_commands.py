@@ -18,6 +18,7 @@ from hybridmu.report.metrics import DEADLINE, LEDGER
 from jobs import forget, submit
 from tests.ray import support
 from tests.ray.support import Head
+from tests.support import HANG_SECONDS
 
 DIGITS = "examples/digits.yaml"
 
@@ -49,7 +50,7 @@ class Digits:
         """Return a job's final state and its log."""
         final = {"SUCCEEDED", "FAILED", "STOPPED"}
         state = support.until(
-            lambda: (now := self.head.api("GET", f"/api/jobs/{job}")["status"]) in final and now, 120, step=0.2
+            lambda: (now := self.head.api("GET", f"/api/jobs/{job}")["status"]) in final and now, step=0.2
         )
         return state, self.head.api("GET", f"/api/jobs/{job}/logs")["logs"]
 
@@ -139,12 +140,11 @@ def answered(port: int, route: str = "") -> dict[str, Any]:
             return None
         return reply.json() if reply.status_code == 200 else None
 
-    found: dict[str, Any] = support.until(ask, 180, step=0.2)
+    found: dict[str, Any] = support.until(ask, step=0.2)
     assert len(found["predictions"][0]["probabilities"]) == 10
     return found
 
 
-@pytest.mark.timeout(600)  # it starts Serve, and three applications
 def test_serve_deploy_and_serve_run_answer_predictions(digits: Digits, tmp_path: Path) -> None:
     head, config = digits.head, str(digits.config(tmp_path))
     deployment = yaml.safe_load((support.PROJECT / "serve/config.yaml").read_text())
@@ -165,7 +165,7 @@ def test_serve_deploy_and_serve_run_answer_predictions(digits: Digits, tmp_path:
         assert answered(head.http, "/silent")["version"] == version
     finally:
         running.send_signal(signal.SIGINT)
-        running.wait(120)
+        running.wait(HANG_SECONDS)
 
 
 def job_of(said: str) -> str:
@@ -216,7 +216,7 @@ def test_prometheus_sees_what_a_running_coordinator_does(digits: Digits, tmp_pat
         with hybridmu.connect(digits.config(tmp_path), executor="local") as system:
             system.forget(ids=[1201], strategy="retrain")  # so that there is a job
         wanted = {f"ray_{metric.name}" for metric in LEDGER if metric is not DEADLINE}  # nothing has a deadline
-        found = support.until(lambda: wanted <= (seen := digits.head.scrape()).keys() and seen, 90, step=0.5)
+        found = support.until(lambda: wanted <= (seen := digits.head.scrape()).keys() and seen, step=0.5)
         (version,) = {sample.value for sample in found["ray_hybridmu_version"].samples}
         assert version >= 1
         assert {sample.labels["state"] for sample in found["ray_hybridmu_requests"].samples} >= {"received", "purged"}

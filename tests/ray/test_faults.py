@@ -15,16 +15,18 @@ import hybridmu
 from hybridmu.errors import StateError
 from hybridmu.types import RequestState
 from tests.ray import support
+from tests.ray.tasks import finished, waiting
+from tests.support import HANG_SECONDS
 
 pytestmark = pytest.mark.usefixtures("cluster")
 SLICES = 3
 
 
 class Scene:
-    """A system trained in this process, and a brake on what is trained from then on."""
+    """A system trained in this process, and a gate before what is trained from then on."""
 
     def __init__(self, folder: Path) -> None:
-        self.pause = folder / "pause"
+        self.gate = folder / "gate"
         self.folder = folder
         self.config = self._config("storage")
         with hybridmu.connect(self.config, executor="local") as system:
@@ -33,7 +35,8 @@ class Scene:
             self.trained = self.finished()
 
     def _config(self, storage: str) -> dict[str, Any]:
-        task = {"name": "tests.ray.tasks:Pausable", "hidden": [8], "pause": str(self.pause)}
+        lineage = self.folder / "storage" / "lineage"
+        task = {"name": "tests.ray.tasks:Gated", "hidden": [8], "gate": str(self.gate), "lineage": str(lineage)}
         sisa = {"shards": 2, "slices": SLICES, "epochs": 6}
         return support.config(self.folder, storage, sisa=sisa, task=task)
 
@@ -45,7 +48,11 @@ class Scene:
 
     def finished(self) -> int:
         """Return how many slices were ever trained to their end."""
-        return sum(file.is_file() and file.suffix != ".tmp" for file in self.lineage.rglob("*"))
+        return finished(self.lineage)
+
+    def shut(self, after: int) -> None:
+        """Let training stand still once so many more slices are finished."""
+        self.gate.write_text(str(self.finished() + after))
 
     def follow(self, system: hybridmu.System, request_id: str) -> tuple[Thread, list[BaseException]]:
         """Return a thread that waits for a request, and what it raises."""
@@ -70,13 +77,14 @@ def test_a_killed_shard_goes_on_from_its_last_finished_slice(tmp_path: Path) -> 
         (actor,) = support.actors("shard-0-")
         pid = support.pid_of(actor)
         before = scene.finished()
-        scene.pause.touch()
+        scene.shut(after=1)
         request_id = system.forget(ids=[second], strategy="retrain")["request_id"]
         thread, errors = scene.follow(system, request_id)
-        support.until(lambda: scene.finished() == before + 1)
+        support.until(lambda: pid in waiting(scene.gate))
+        assert scene.finished() == before + 1
         os.kill(pid, signal.SIGKILL)
-        scene.pause.unlink()
-        thread.join(60)
+        scene.gate.unlink()
+        thread.join(HANG_SECONDS)
         assert not thread.is_alive()
         assert not errors
         report = system.report(request_id)
@@ -90,29 +98,29 @@ def test_a_killed_shard_goes_on_from_its_last_finished_slice(tmp_path: Path) -> 
 
 def test_after_a_killed_coordinator_a_new_one_ends_in_the_same_weights(tmp_path: Path) -> None:
     scene = Scene(tmp_path)
-    scene.pause.touch()
+    scene.shut(after=1)
     with hybridmu.connect(scene.config) as system:
         ids = [support.ids_in(system, shard)[0] for shard in (0, 1)]
         request_id = system.forget(ids=ids, strategy="retrain")["request_id"]
         thread, errors = scene.follow(system, request_id)
-        support.until(lambda: scene.finished() > scene.trained and ray.available_resources().get("CPU", 0) == 0)
+        support.until(lambda: len(waiting(scene.gate)) == 2)  # both shards, in processes of their own
         (actor,) = support.actors("coordinator-")
         ray.kill(actor)
-        thread.join(60)
+        thread.join(HANG_SECONDS)
         assert not thread.is_alive()
         assert [type(error) for error in errors] == [StateError]
         assert "nothing is lost" in str(errors[0])
         assert system.ledger.request(request_id).state is RequestState.PLANNED
     support.until(lambda: not support.actors("shard-"))
     kept = scene.finished() - scene.trained
-    scene.pause.unlink()
+    scene.gate.unlink()
     # Its lease would run out within seconds; the test does not wait for that.
     with system.ledger._write.begin() as connection:
         connection.exec_driver_sql("update leases set expires_at = 0")
     # The dead one held both CPUs of the cluster; they must not be lost with it.
     with hybridmu.connect(scene.config) as system:
         thread, errors = scene.follow(system, request_id)
-        thread.join(60)
+        thread.join(HANG_SECONDS)
         assert not thread.is_alive()
         assert not errors
         report = system.report(request_id)

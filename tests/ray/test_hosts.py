@@ -19,6 +19,7 @@ from hybridmu.types import RequestState
 from tests import postgres
 from tests.ray import support
 from tests.ray.hosts import PORT, Host, Net, refusal
+from tests.support import HANG_SECONDS
 
 WHY_NOT = refusal()
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))]
@@ -93,11 +94,11 @@ class Company:
         """Ask for a row of every shard, hold training up once a slice of that is finished, and return the request."""
         self.pause.touch()
         name, before = self.forget(), self.slices()
-        support.until(lambda: self.slices() - before, 90, step=0.1)
+        support.until(lambda: self.slices() - before, step=0.1)
         return name
 
-    def until_served(self, name: str, seconds: float = 120.0) -> None:
-        support.until(lambda: self.request(name).state in {RequestState.SERVED, RequestState.PURGED}, seconds, step=0.2)
+    def until_served(self, name: str) -> None:
+        support.until(lambda: self.request(name).state in {RequestState.SERVED, RequestState.PURGED}, step=0.2)
 
     def check(self) -> None:
         """Compare with a system that nothing happened to."""
@@ -145,7 +146,7 @@ def test_hosts_that_die_and_are_cut_off_cost_time_and_no_bit(company: Company) -
     company.pause.unlink()
     company.until_served(second)
     three.heal()
-    support.until(lambda: not three.on, 60, step=0.2)
+    support.until(lambda: not three.on, step=0.2)
     company.join(three)
 
     # The host of the coordinator is cut off and still reaches the ledger: nothing it writes may count twice.
@@ -154,7 +155,7 @@ def test_hosts_that_die_and_are_cut_off_cost_time_and_no_bit(company: Company) -
     two.cut()
     company.pause.unlink()
     company.coordinate(three)
-    company.until_served(third, 180)
+    company.until_served(third)
     two.heal()
     fourth = company.forget((1,))
     company.until_served(fourth)
@@ -173,7 +174,7 @@ def redis(tmp_path: Path) -> Iterator[tuple[int, str]]:
         server = Popen([binary, *words], stdout=log, stderr=log)
     yield port, password
     server.terminate()
-    server.wait(20)
+    server.wait(HANG_SECONDS)
 
 
 @pytest.mark.parametrize("kept_in", ["rocksdb", "redis"])
@@ -193,7 +194,7 @@ def test_a_head_that_dies_and_comes_back_costs_time_and_no_bit(
     time.sleep(1)
     company.start_head()
     company.pause.unlink()
-    company.until_served(second, 180)
+    company.until_served(second)
     third = company.forget((2, 3))
     company.until_served(third)
     company.check()
@@ -230,22 +231,22 @@ def test_hosts_of_replicas_that_die_or_are_cut_off_never_answer_behind_what_is_s
     config = company.folder / "serving.yaml"
     config.write_text(yaml.safe_dump(raw))
     company.coordinate(three)
-    assert three.spawn("python", "-m", "tests.ray.serving_script", str(config), str(HTTP)).wait(120) == 0
+    assert three.spawn("python", "-m", "tests.ray.serving_script", str(config), str(HTTP)).wait(HANG_SECONDS) == 0
     asking = [Asking(company, one), Asking(company, two)]
     for each in asking:
-        support.until(lambda each=each: each.has(1), 60, step=0.2)
+        support.until(lambda each=each: each.has(1), step=0.2)
     assert len(company.status()["replicas"]) == 2
 
     # A replica hangs in the middle of a swap; then its host loses its power.
-    two.spawn("/usr/bin/pkill", "-STOP", "-f", "ServeReplica").wait(10)
+    two.spawn("/usr/bin/pkill", "-STOP", "-f", "ServeReplica").wait(HANG_SECONDS)
     first = company.forget((0,))
-    support.until(lambda: company.request(first).state is RequestState.APPLIED, 60, step=0.05)
+    support.until(lambda: company.request(first).state is RequestState.APPLIED, step=0.05)
     two.off()
     company.until_served(first)
-    support.until(lambda: asking[0].has(2), 60, step=0.2)
+    support.until(lambda: asking[0].has(2), step=0.2)
 
     # The other replica is cut off, with somebody who still reaches it.
-    support.until(lambda: len(company.status()["replicas"]) >= 1, 60, step=0.2)
+    support.until(lambda: len(company.status()["replicas"]) >= 1, step=0.2)
     cut = time.time()
     one.cut()
     second = company.forget((1,))
@@ -255,10 +256,10 @@ def test_hosts_of_replicas_that_die_or_are_cut_off_never_answer_behind_what_is_s
     assert not any(version for began, version in later if began > cut + LEASE + 1), "its lease was over"
 
     one.heal()
-    support.until(lambda: not one.on, 90, step=0.2)
+    support.until(lambda: not one.on, step=0.2)
     company.join(one, "--num-cpus=0", "--labels=use=serve")
     asking.append(Asking(company, one))
-    support.until(lambda: asking[-1].has(3), 120, step=0.2)
+    support.until(lambda: asking[-1].has(3), step=0.2)
     for name in (first, second):
         request = company.request(name)
         for each in asking:

@@ -12,6 +12,7 @@ import pytest
 
 from tests import postgres
 from tests.ray import support
+from tests.support import HANG_SECONDS
 
 WORDS = ["refused", "searched", "placed", "lost", "equal"]
 
@@ -29,7 +30,7 @@ def test_a_lost_node_costs_time_and_no_bit(tmp_path: Path, postgresql: postgres.
             env=os.environ | env | {"RAY_TMPDIR": folder},
             capture_output=True,
             text=True,
-            timeout=180,
+            timeout=HANG_SECONDS,
         )
     assert done.returncode == 0, done.stdout + done.stderr
     assert [line for line in done.stdout.splitlines() if line in WORDS] == WORDS

@@ -53,20 +53,22 @@ def test_a_trace_in_rays_folder_blocks_until_it_is_gone(
         key = [stone.key for stone in system.ledger.tombstones()[0]][1]
         spilled.write_bytes(b"pickled " + key + b" bytes")
         try:
-            for _ in range(400):
+
+            def reason() -> str:
                 coordinator.step(0.05)
-                if "still names" in (system.ledger.request(request).reason or ""):
-                    break
-            reason = system.ledger.request(request).reason or ""
-            assert f"{spilled} of node " in reason
+                return system.ledger.request(request).reason or ""
+
+            support.until(lambda: "still names" in reason())
+            assert f"{spilled} of node " in reason()
         finally:
             spilled.unlink()
         coordinator._purger._retry_at.clear()
-        for _ in range(400):
+
+        def purged() -> bool:
             coordinator.step(0.05)
-            if system.ledger.request(request).state == "PURGED":
-                break
-        assert system.ledger.request(request).state == "PURGED", system.ledger.request(request).reason
+            return system.ledger.request(request).state == "PURGED"
+
+        support.until(purged)
         document = Certificates(system.site.storage).last()
         assert check(document).ok
         assert document is not None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ from hybridmu.config import Settings
 from hybridmu.errors import ResourceError
 from hybridmu.planning.planner import Pools
 from tests.ray import support
+from tests.support import HANG_SECONDS
 
 
 @pytest.mark.usefixtures("cluster")
@@ -24,13 +24,11 @@ from tests.ray import support
     ("asked", "missing"), [({"cpus_per_shard": 64}, "64 CPU"), ({"gpus_per_shard": 1}, "1 GPU")], ids=["cpu", "gpu"]
 )
 def test_a_cluster_that_is_too_small_is_refused_at_once(tmp_path: Path, asked: dict[str, float], missing: str) -> None:
-    started = time.monotonic()
     with hybridmu.connect(support.config(tmp_path, cluster=asked)) as system:
         with pytest.raises(ResourceError, match=f"one shard needs {missing}") as refused:
             system.train()
         assert refused.value.remedy.startswith(f"lower cluster.{next(iter(asked))}")
         assert system.registry.served() is None
-    assert time.monotonic() - started < 5
 
 
 def settings(tmp_path: Path, **cluster: float) -> Settings:
@@ -105,7 +103,7 @@ def test_gpus_are_held_by_the_actors_that_train(tmp_path: Path) -> None:
             env={**os.environ, "RAY_AUTH_MODE": "disabled"},
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=HANG_SECONDS,
         )
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.split() == ["fleet", "shards", "updater", "cpu"]
@@ -127,6 +125,6 @@ def test_no_address_means_a_cluster_of_its_own_also_where_another_one_was_once(t
             env=os.environ | {"RAY_TMPDIR": folder},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=HANG_SECONDS,
         )
     assert done.stdout.split() == ["True", "1", "True"], done.stderr

@@ -22,6 +22,7 @@ from hybridmu.serving import rpc
 from hybridmu.store.sql.tokens import Tokens
 from serve.app import build
 from tests.ray import support
+from tests.support import HANG_SECONDS
 
 ROWS = [{f"x{i}": (row - 2) * (i % 3 - 1.0) for i in range(8)} for row in range(5)]
 CLIENTS = 4
@@ -33,8 +34,9 @@ FORGETS = 4
 def system(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[hybridmu.System]:
     """Trained in this process, its requests are applied on Ray."""
     folder = tmp_path_factory.mktemp("serving")
-    # Replicas look for a new version so seldom that a quick swap is seen to come from the broadcast.
-    raw = support.config(folder, sisa={"shards": 3, "slices": 2}, serving={"poll_seconds": 5.0})
+    # Replicas never look for a new version by themselves: every swap comes from the broadcast.
+    serving = {"poll_seconds": 4 * HANG_SECONDS, "lease_seconds": 8 * HANG_SECONDS}
+    raw = support.config(folder, sisa={"shards": 3, "slices": 2}, serving=serving)
     (folder / "config.yaml").write_text(yaml.safe_dump(raw))
     with hybridmu.connect(raw, executor="local") as trainer:
         trainer.train()
@@ -78,7 +80,8 @@ def test_what_answers_can_be_asked(system: hybridmu.System, url: str) -> None:
 def test_where_tokens_are_asked_for_only_their_scope_opens(system: hybridmu.System, url: str) -> None:
     folder = Path(system.settings.storage_url).parent
     raw = yaml.safe_load((folder / "config.yaml").read_text())
-    raw["serving"]["authenticate"], raw["api"] = True, {"token_seconds": 0.0}
+    raw["serving"] |= {"authenticate": True, "lease_seconds": 10.0}
+    raw["api"] = {"token_seconds": 0.0}
     (folder / "guarded.yaml").write_text(yaml.safe_dump(raw))
     serve.run(build({"config": str(folder / "guarded.yaml")}), name="guarded", route_prefix="/guarded")
     try:
@@ -183,7 +186,7 @@ def test_a_swap_under_load_fails_nobody_and_served_means_served(system: hybridmu
     finally:
         stop.set()
         for client in clients:
-            client.join(60)
+            client.join(HANG_SECONDS)
     assert [version for _, version in served] == [2, 3, 4, 5]
     for client in clients:
         assert not client.failures
@@ -195,10 +198,7 @@ def test_a_swap_under_load_fails_nobody_and_served_means_served(system: hybridmu
                 assert version >= after or began <= at, f"version {version} answered after {after} was served"
     seen = {version for client in clients for _, version in client.answers}
     assert seen == {1, 2, 3, 4, 5}
-    for request in system.ledger.requests():
-        assert request.applied_at
-        assert request.served_at
-        assert request.served_at - request.applied_at < 2, "the replica was told, and did not wait for its poll"
+    assert all(request.served_at for request in system.ledger.requests())
 
 
 @pytest.mark.parametrize("replicas", ["0", "many", "3-1", "-2", "1-x"])
@@ -211,7 +211,12 @@ def test_a_number_of_replicas_that_is_none_is_refused(replicas: str) -> None:
 def test_replicas_that_load_brings_start_on_the_current_version(system: hybridmu.System, url: str) -> None:
     folder = Path(system.settings.storage_url).parent
     raw = yaml.safe_load((folder / "config.yaml").read_text())
-    raw["serving"] |= {"max_batch_size": 2}  # so that few requests are a load
+    # So few at a time that few requests are a load.
+    raw["serving"] |= {
+        "max_batch_size": 2,
+        "poll_seconds": 0.2,
+        "lease_seconds": 10.0,
+    }  # so that few requests are a load
     (folder / "auto.yaml").write_text(yaml.safe_dump(raw))
     serve.run(build({"config": str(folder / "auto.yaml"), "replicas": "1-2"}), name="auto", route_prefix="/auto")
     stop = threading.Event()
@@ -224,13 +229,13 @@ def test_replicas_that_load_brings_start_on_the_current_version(system: hybridmu
             report = ours.forget(ids=[support.ids_in(system, 1, 1)[0]], strategy="retrain", wait=True)
         for client in clients:
             client.start()
-        new = support.until(lambda: set(system.status()["replicas"]) - before, 90, step=0.2)
-        support.until(lambda: all(system.status()["replicas"][name] == system.registry.served() for name in new), 20)
+        new = support.until(lambda: set(system.status()["replicas"]) - before, step=0.2)
+        support.until(lambda: all(system.status()["replicas"][name] == system.registry.served() for name in new))
     finally:
         stop.set()
         for client in clients:
             if client.is_alive():
-                client.join(60)
+                client.join(HANG_SECONDS)
         serve.delete("auto")
     for client in clients:
         assert not client.failures
@@ -240,7 +245,7 @@ def test_replicas_that_load_brings_start_on_the_current_version(system: hybridmu
 def test_sub_models_spread_over_processes_answer_alike_and_swap_unnoticed(system: hybridmu.System, url: str) -> None:
     folder = Path(system.settings.storage_url).parent
     raw = yaml.safe_load((folder / "config.yaml").read_text())
-    raw["serving"] |= {"groups": 2, "poll_seconds": 0.2}
+    raw["serving"] |= {"groups": 2, "poll_seconds": 0.2, "lease_seconds": 10.0}
     (folder / "spread.yaml").write_text(yaml.safe_dump(raw))
     serve.run(build({"config": str(folder / "spread.yaml")}), name="spread", route_prefix="/spread")
     stop = threading.Event()
@@ -263,7 +268,7 @@ def test_sub_models_spread_over_processes_answer_alike_and_swap_unnoticed(system
     finally:
         stop.set()
         for client in clients:
-            client.join(60)
+            client.join(HANG_SECONDS)
         serve.delete("spread")
     for client in clients:
         assert not client.failures

@@ -16,6 +16,8 @@ from hybridmu.config import Settings
 from hybridmu.runtime.coordinator import Coordinator
 from hybridmu.types import StrategyChoice
 from tests.ray import support
+from tests.ray.tasks import waiting
+from tests.support import HANG_SECONDS
 
 SISA = {"shards": 8, "slices": 2, "epochs": 4}  # four times the cores
 pytestmark = pytest.mark.usefixtures("cluster")
@@ -99,8 +101,7 @@ def test_one_at_a_time_and_with_few_live_actors_gives_the_same_bits(folder: Path
     started = time.monotonic()
     assert coordinator.executor.poll(0.3) == []
     assert time.monotonic() - started >= 0.3
-    assert coordinator.executor.poll(30.0, lambda: True) == []
-    assert time.monotonic() - started < 10, "who is called does not wait to the end"
+    assert coordinator.executor.poll(1e9, lambda: True) == [], "who is called does not wait to the end"
     coordinator.close()
     assert most == 2, "live_actors bounds the actors, not the shards"
     with (
@@ -112,30 +113,29 @@ def test_one_at_a_time_and_with_few_live_actors_gives_the_same_bits(folder: Path
 
 
 def test_cpus_are_held_while_a_shard_trains_and_given_back(folder: Path, tmp_path: Path) -> None:
-    pause = tmp_path / "pause"
-    pause.touch()
-    task = {"name": "tests.ray.tasks:Pausable", "hidden": [8], "pause": str(pause)}
+    gate = tmp_path / "gate"
+    gate.touch()
+    task = {"name": "tests.ray.tasks:Gated", "hidden": [8], "gate": str(gate), "lineage": str(tmp_path)}
     raw = support.config(folder, "held", sisa={**SISA, "shards": 1}, task=task)
     with hybridmu.connect(raw) as system:
         support.until(lambda: ray.available_resources().get("CPU", 0) == 2)
         training = Thread(target=system.train)
         training.start()
+        support.until(lambda: waiting(gate))
         support.until(lambda: ray.available_resources().get("CPU", 0) == 1)
-        time.sleep(0.5)
-        assert ray.available_resources()["CPU"] == 1, "held until the training ends"
         assert training.is_alive()
-        pause.unlink()
-        training.join(60)
+        gate.unlink()
+        training.join(HANG_SECONDS)
         assert not training.is_alive()
         assert system.registry.served() == 1
     support.until(lambda: ray.available_resources().get("CPU", 0) == 2)
 
 
 def test_two_updates_run_at_the_same_time_on_the_updater_pool(folder: Path, tmp_path: Path) -> None:
-    pause = tmp_path / "pause"
+    gate = tmp_path / "gate"
     common = {
         "sisa": {"shards": 2, "slices": 2, "epochs": 2},
-        "task": {"name": "tests.ray.tasks:Pausable", "hidden": [8], "pause": str(pause), "seconds": 0.3},
+        "task": {"name": "tests.ray.tasks:Gated", "hidden": [8], "gate": str(gate), "lineage": str(tmp_path)},
         "policy": {"strategy": "auto", "calibrate": False, "repair": "deadline"},
         "cluster": {"updaters": 2},
     }
@@ -148,7 +148,7 @@ def test_two_updates_run_at_the_same_time_on_the_updater_pool(folder: Path, tmp_
     with hybridmu.connect(raw, executor="local") as system:
         system.train()
         request_id = system.forget(ids=ids, strategy="dpus")["request_id"]
-    pause.touch()  # slow from here on
+    gate.touch()
     settings = Settings.parse(raw)
     executor = RayExecutor(settings)
     coordinator = Coordinator(settings, executor, "test")
@@ -163,14 +163,12 @@ def test_two_updates_run_at_the_same_time_on_the_updater_pool(folder: Path, tmp_
         assert all(flight.job.strategy == "dpus" for flight in executor._flights)
         assert len({id(flight.member) for flight in executor._flights}) == len(support.actors("updater-")) == 2
         assert ray.available_resources().get("CPU", 0) == 0, "each holds its own"
-        started = time.perf_counter()
+        support.until(lambda: len(waiting(gate)) == 2)  # each is in the middle of its work, in a process of its own
+        gate.unlink()
         support.until(lambda: coordinator.step(0.02).version == 2, step=0)
-        took = time.perf_counter() - started
     finally:
         coordinator.close()
     with hybridmu.connect(raw, executor="local") as system:
         measured = [row["measured_seconds"] for row in system.report(request_id)["shards"]]
         assert len(measured) == 2
-        assert min(measured) > 0.6
-        assert took < 0.8 * sum(measured), "one after the other would take the sum"
         assert support.blobs(system) == expected

@@ -21,6 +21,7 @@ from hybridmu.serving.voters import BehindError, Voters, members, spread
 from hybridmu.types import RequestState
 from tests.ray import support
 from tests.ray.test_replica import state, step_until_applied
+from tests.support import HANG_SECONDS
 
 GROUPS, SHARDS = 2, 3
 ROWS = [{f"x{i}": (row - 2) * (i % 3 - 1.0) for i in range(8)} for row in range(5)]
@@ -28,7 +29,7 @@ ROWS = [{f"x{i}": (row - 2) * (i % 3 - 1.0) for i in range(8)} for row in range(
 
 @pytest.fixture
 def system(tmp_path: Path) -> Any:
-    serving = {"lease_seconds": 5.0, "groups": GROUPS}
+    serving = {"lease_seconds": 60.0, "groups": GROUPS}
     raw = support.config(tmp_path, sisa={"shards": SHARDS, "slices": 2}, serving=serving)
     with hybridmu.connect(raw, executor="local") as opened:
         opened.train()
@@ -175,7 +176,7 @@ def test_voters_follow_by_themselves_and_leave(system: hybridmu.System) -> None:
     finally:
         stop.set()
         for thread in threads:
-            thread.join(10)
+            thread.join(HANG_SECONDS)
     for group in world.groups:
         for one in group:
             one.close()

@@ -62,7 +62,7 @@ def test_a_wide_shard_has_the_bits_of_one_process_and_outlives_a_worker(tmp_path
             request_id = str(system.forget(ids=ids[1:], strategy="retrain")["request_id"])
             follower = Thread(target=system.wait, args=(request_id,))
             follower.start()
-            victim = support.until(workers, 90, step=0.2)[0]
+            victim = support.until(workers, step=0.2)[0]
             os.kill(victim, signal.SIGKILL)
             pause.unlink()
             follower.join(180)

@@ -52,6 +52,14 @@ def clocked(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 
 @pytest.fixture
+def own_clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """`own_clock(seconds)` moves this process's monotonic clock ahead, which its pauses and windows are counted by."""
+    real, ahead = time.monotonic, [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: real() + ahead[0])
+    return lambda seconds: ahead.__setitem__(0, ahead[0] + seconds)
+
+
+@pytest.fixture
 def small(tmp_path: Path) -> Iterator[purged.World]:
     """A trained system of 60 rows in three shards, whose requests are purged."""
     pq.write_table(purged.make_table(60), tmp_path / "train.parquet")

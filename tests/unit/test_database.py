@@ -22,7 +22,7 @@ from hybridmu.store.sql import tables as t
 from hybridmu.store.sql.database import connect, reader
 from hybridmu.store.sql.ledger import Ledger
 from tests import postgres
-from tests.support import key, rows_of, settings_dict
+from tests.support import HANG_SECONDS, key, rows_of, settings_dict
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -160,11 +160,9 @@ def test_a_missing_driver_is_named(monkeypatch):
 
 @pytest.mark.parametrize("where", ["@127.0.0.1:9/db", "@/db?host=/nowhere"])
 def test_an_unreachable_server_is_a_clear_error(where):
-    started = time.monotonic()
     with pytest.raises(DatabaseError, match="can't be reached") as refused:
         connect(f"postgresql://me:secret{where}")
     assert "secret" not in str(refused.value)
-    assert time.monotonic() - started < 5
 
 
 def test_a_folder_that_can_not_be_made_is_a_clear_error(tmp_path):
@@ -195,7 +193,7 @@ def test_writers_wait_for_each_other_and_readers_for_nobody(engine, ledger):
         assert ledger.requests() == [first]
         waiting.join(0.2)
         assert waiting.is_alive()
-    waiting.join(10)
+    waiting.join(HANG_SECONDS)
     assert ledger.requests() == [first, *second]
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from hybridmu import faults
 from hybridmu.errors import ConfigError
+from tests.support import HANG_SECONDS
 
 
 @pytest.fixture(autouse=True)
@@ -65,6 +66,6 @@ def test_a_process_is_armed_by_its_environment() -> None:
         cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=HANG_SECONDS,
     )
     assert (done.stdout, done.returncode) == ("once\n", -signal.SIGKILL), done.stderr

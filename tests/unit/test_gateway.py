@@ -22,7 +22,7 @@ import hybridmu
 from hybridmu.gateway.app import make_app
 from hybridmu.store.sql.tokens import Tokens
 from hybridmu.types import RequestState
-from tests.support import make_table, settings_dict
+from tests.support import HANG_SECONDS, make_table, settings_dict
 
 
 class Company:
@@ -84,7 +84,7 @@ def test_from_acceptance_to_certificate(company):
     file = company.folder / "certificate.json"
     file.write_bytes(privacy.get(f"/v1/certificates/{name}").content)
     command = [*_hybridmu(), "certificate", "verify", str(file)]
-    checked = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    checked = subprocess.run(command, capture_output=True, text=True, timeout=HANG_SECONDS, check=False)
     assert checked.returncode == 0, checked.stdout + checked.stderr
     assert [one["request_id"] for one in auditor.get("/v1/requests", params={"state": "PURGED"}).json()] == [name]
 
@@ -237,12 +237,12 @@ def test_it_answers_on_loopback_until_it_is_stopped(company):
     served.write_text(yaml.safe_dump(raw))
     made = subprocess.run(
         [*_hybridmu(), "tokens", "create", "ops", "--scope", "audit", "--hours", "1", "-c", str(served), "--json"],
-        capture_output=True, text=True, timeout=60, check=True,
+        capture_output=True, text=True, timeout=HANG_SECONDS, check=True,
     )  # fmt: skip
     token = yaml.safe_load(made.stdout)["token"]
     process = subprocess.Popen([*_hybridmu(), "api", "-c", str(served)], stderr=subprocess.PIPE, text=True)
     try:
-        base, until = f"http://127.0.0.1:{port}", time.monotonic() + 60
+        base, until = f"http://127.0.0.1:{port}", time.monotonic() + HANG_SECONDS
         while True:
             try:
                 assert httpx.get(f"{base}/healthz", timeout=5).status_code == 200
@@ -256,9 +256,9 @@ def test_it_answers_on_loopback_until_it_is_stopped(company):
         assert found.status_code == 200
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(HANG_SECONDS)
     listed = subprocess.run([*_hybridmu(), "tokens", "list", "-c", str(served)], capture_output=True, text=True,
-                            timeout=60, check=True)  # fmt: skip
+                            timeout=HANG_SECONDS, check=True)  # fmt: skip
     assert "ops" in listed.stdout
     assert token.rpartition("_")[2] not in listed.stdout
 

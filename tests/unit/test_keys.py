@@ -18,7 +18,7 @@ from hybridmu.config import Settings
 from hybridmu.core.certificate import key_id
 from hybridmu.errors import ConfigError, DataError, StateError
 from hybridmu.store.keys import Keyring, load_public_keys
-from tests.support import settings_dict
+from tests.support import HANG_SECONDS, settings_dict
 
 
 def keyring(folder: Path, **keys: str) -> Keyring:
@@ -96,7 +96,7 @@ def test_processes_that_start_at_once_end_with_one_key(tmp_path):
     for racer in racers:
         racer.stdin.write("\n")
         racer.stdin.flush()
-    said = [racer.communicate(timeout=60)[0] for racer in racers]
+    said = [racer.communicate(timeout=HANG_SECONDS)[0] for racer in racers]
     assert said[0]
     assert len(set(said)) == 1
     assert files(tmp_path) == {"signing-0001.pem", "signing-0001.pub.pem", "guard-0001.hex"}

@@ -133,13 +133,13 @@ def test_states_move_under_the_fence_only(ledger, lease):
         ledger.request("r-unknown")
 
 
-def test_the_lease(lease):
+def test_the_lease(lease, clock):
     assert lease.holder() is None
     first = lease.acquire("a", 60)
     assert (first, lease.holder()) == (1, "a")
     assert lease.acquire("b", 60) is None
-    lease.heartbeat(first, 0.05)
-    time.sleep(0.06)
+    lease.heartbeat(first, 60)
+    clock(60)
     assert lease.holder() is None
     lease.heartbeat(first, 60)  # late, but nobody took it
     assert lease.acquire("b", 60) is None

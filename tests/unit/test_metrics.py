@@ -7,7 +7,6 @@ import logging
 import re
 import subprocess
 import sys
-import time
 from dataclasses import fields
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from hybridmu.store.sql.registry import Registry
 from hybridmu.store.sql.replicas import Replicas
 from hybridmu.store.sql.vitals import Jobs, Vitals, read_vitals
 from hybridmu.types import RequestState
-from tests.support import key
+from tests.support import HANG_SECONDS, key
 from tests.unit.test_registry import outcome, plan
 
 MONITORING = Path(__file__).parents[2] / "serve" / "monitoring"
@@ -34,24 +33,24 @@ def test_a_ledger_without_anything_has_all_figures(engine):
     assert found == Vitals(found.requests, 0.0, 0.0, 0, None, {}, 0, 0, 0, False, 0, 0)
 
 
-def test_every_figure_follows_what_happens(engine, ledger, lease):
-    registry, replicas, token = Registry(engine), Replicas(engine), lease.acquire("me", 60)
+def test_every_figure_follows_what_happens(engine, ledger, lease, clock):
+    registry, replicas, token = Registry(engine), Replicas(engine), lease.acquire("me", 3600)
     registry.publish_training(token, [outcome(shard, 0) for shard in range(3)])
     assert read_vitals(engine).coordinator
-    late = ledger.accept([key(1, 1)], deadline_seconds=0.01).request_id
-    ledger.accept([key(2, 2)], deadline_seconds=3600)
-    time.sleep(0.05)
-    replicas.register("slow", 1, 60)
+    late = ledger.accept([key(1, 1)], deadline_seconds=100).request_id
+    ledger.accept([key(2, 2)], deadline_seconds=1e6)
+    clock(200)
+    replicas.register("slow", 1, 3600)
     found = read_vitals(engine)
     assert (found.requests["RECEIVED"], found.overdue, found.replicas, found.lag) == (2, 1, 1, 0)
-    assert 0.04 < found.oldest_unserved_seconds < 30
+    assert 200 <= found.oldest_unserved_seconds < 200 + HANG_SECONDS
     assert found.oldest_unpurged_seconds == found.oldest_unserved_seconds
     assert found.next_deadline_seconds < 0
     registry.publish(token, "round", [late], [(plan(1), outcome(1, 1))])
     found = read_vitals(engine)
     assert (found.version, found.lag) == (2, 1)
     assert found.jobs == {"retrain": Jobs(1, 0.4, 0.5)}
-    replicas.register("slow", 2, 60)
+    replicas.register("slow", 2, 3600)
     ledger.mark_served(token, replicas.confirmed())
     held = Controls(engine)
     held.hold(None, "court", "me")

@@ -161,7 +161,7 @@ def test_an_error_above_the_budget_forces_a_repair(tmp_path):
 # ---------------------------------------------------------------------- when something is in the way
 
 
-def test_a_repair_that_fails_is_tried_again_later_and_fails_no_request(tmp_path, monkeypatch):
+def test_a_repair_that_fails_is_tried_again_later_and_fails_no_request(tmp_path, monkeypatch, own_clock):
     with scene(tmp_path) as it:
         request = approximate(it, it.rows[0][0])
         tried = []
@@ -170,14 +170,15 @@ def test_a_repair_that_fails_is_tried_again_later_and_fails_no_request(tmp_path,
             tried.append(job.shard)
             raise hybridmu.HybridMUError("no luck")
 
-        monkeypatch.setattr(coordinator, "_REPAIR_RETRY_SECONDS", 0.3)
+        monkeypatch.setattr(coordinator, "_REPAIR_RETRY_SECONDS", DAY)
+        retrain = ShardWorker.retrain
         monkeypatch.setattr(ShardWorker, "retrain", broken)
         it.system.run(until_idle=True)
         it.step(3)
         assert tried == [0], "not at every step"
         assert (it.state(request), it.system.report(request)["owes_exact_repair"]) == (RequestState.SERVED, [0])
-        monkeypatch.undo()
-        time.sleep(0.3)
+        monkeypatch.setattr(ShardWorker, "retrain", retrain)
+        own_clock(DAY)
         it.system.run(until_idle=True)
         assert it.system.report(request)["version_exact"] == 3
         it.assert_exact_without([it.rows[0][0]])

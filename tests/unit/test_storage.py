@@ -20,6 +20,7 @@ from hybridmu.errors import ConfigError, StorageError
 from hybridmu.store.files.parquet import publish_parquet, read_parquet, writing
 from hybridmu.store.files.s3 import address_of
 from hybridmu.store.files.storage import FileInfo, Storage, open_fs
+from tests.support import HANG_SECONDS
 
 
 @pytest.fixture
@@ -146,7 +147,7 @@ def device(tmp_path_factory) -> dict[str, str]:
     except (OSError, subprocess.CalledProcessError):
         pytest.skip("this machine lets nobody mount")
     command = ["unshare", "-Urm", sys.executable, "-c", textwrap.dedent(CASES), str(root)]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=HANG_SECONDS)
     assert done.returncode == 0, done.stderr
     lines = [line.split(" | ", 1) for line in done.stdout.splitlines()]
     assert [says for what, says in lines if what == "left"] == ["[('blobs/a', 1000)] True"] * 2

@@ -1,7 +1,6 @@
 """Who may coordinate, and what following means."""
 
 import threading
-import time
 
 import pytest
 
@@ -9,6 +8,7 @@ import hybridmu
 from hybridmu.runtime import coordinator
 from hybridmu.store.sql.database import connect
 from hybridmu.store.sql.lease import Lease
+from tests.support import until
 from tests.unit.test_exactness import SGD, config_for, write_table
 
 
@@ -63,9 +63,7 @@ def test_waiting_follows_a_coordinator_that_took_over(trained):
             connection.exec_driver_sql("update leases set expires_at = 0")
         taking_over = threading.Thread(target=lambda: second.run(until_idle=True))
         taking_over.start()
-        deadline = time.monotonic() + 20
-        while second.lease.holder() is None and time.monotonic() < deadline:
-            time.sleep(0.01)
+        until(lambda: second.lease.holder() is not None or not taking_over.is_alive())
         # The one that took over may have purged it before this one looks again.
         assert first.wait(request["request_id"]).state in {"SERVED", "PURGED"}
         taking_over.join()
