@@ -49,7 +49,7 @@ class Replica(Follower):
         self._quarantined, self._swapped = Quarantine(), swapped
         self._lock = threading.Lock()  # guards the generation and its counts
         self._refreshing = threading.Lock()  # one refresh at a time
-        self._generation = 0
+        self._generation = self._given_up = 0  # answers of generations before `_given_up` are not waited for any more
         self._active: Counter[int] = Counter()
         # The lease is counted from before it was written, so it ends here no later than in the ledger.
         self._renewed = time.monotonic()
@@ -124,10 +124,10 @@ class Replica(Follower):
         """Mark an answer as being made, from reading the ensemble to its last byte.
 
         Raises:
-            StateError: The lease is over: this replica may be behind.
+            StateError: The lease is over, or was while the answer was made: this replica may be behind, and the
+                answer must not be given.
         """
-        if not self.healthy:
-            raise StateError("this replica lost touch with the ledger and may be behind", remedy="try again")
+        self._refuse_unless(self.healthy)
         with self._lock:
             generation = self._generation
             self._active[generation] += 1
@@ -136,12 +136,21 @@ class Replica(Follower):
         finally:
             with self._lock:
                 self._active[generation] -= 1
+                awaited = generation >= self._given_up
+        self._refuse_unless(awaited and self.healthy)
+
+    @staticmethod
+    def _refuse_unless(current: bool) -> None:
+        if not current:
+            raise StateError("this replica lost touch with the ledger and may be behind", remedy="try again")
 
     def _drain(self) -> None:
-        """Wait for answers that began before the swap, as long as the lease allows."""
+        """Wait for answers that began before the swap, as long as the lease allows; later ones are not given."""
         until = time.monotonic() + self._lease
         while time.monotonic() < until:
             with self._lock:
                 if not any(count for generation, count in self._active.items() if generation < self._generation):
                     return
             time.sleep(_DRAIN_POLL_SECONDS)
+        with self._lock:
+            self._given_up = self._generation

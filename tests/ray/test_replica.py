@@ -151,6 +151,34 @@ def test_a_slow_replica_keeps_a_request_at_applied_until_it_confirms(system: hyb
     assert system.status()["replicas"] == {"slow": 2}
 
 
+def test_an_answer_that_outlasts_the_lease_is_not_given(
+    system: hybridmu.System, pass_time: Callable[[float], None]
+) -> None:
+    replica = Replica(system.settings, "slow")
+
+    def answer(meanwhile: Callable[[], None]) -> None:
+        with replica.answering():
+            meanwhile()
+
+    with pytest.raises(StateError, match="may be behind"):
+        answer(lambda: pass_time(LEASE))
+    replica.refresh()
+    request_id = step_until_applied(system, 3)
+
+    def swapped_meanwhile() -> None:
+        swap = Thread(target=replica.refresh)
+        swap.start()
+        support.until(lambda: replica.ensemble.version == 2)
+        pass_time(LEASE)  # it waits no longer for this answer, and confirms the new version
+        swap.join(HANG_SECONDS)
+        assert replica.healthy
+        assert state(system, request_id) is RequestState.SERVED
+
+    with pytest.raises(StateError, match="may be behind"):
+        answer(swapped_meanwhile)
+    answer(lambda: None)
+
+
 def test_a_dead_replica_holds_a_request_as_long_as_its_lease_and_no_longer(
     system: hybridmu.System, pass_time: Callable[[float], None]
 ) -> None:
