@@ -12,12 +12,12 @@ from hybridmu.config import Settings
 from hybridmu.core.partition import digest
 from hybridmu.core.strategies.dpus import unavailable
 from hybridmu.errors import (
-    AdmissionError,
     HybridMUError,
     RequestError,
     StateError,
     StrategyUnavailableError,
     UnknownKeysError,
+    too_many_keys,
     would_empty,
 )
 from hybridmu.planning.planner import Pools
@@ -61,7 +61,12 @@ class Forgetting(Opened):
 
         Returns:
             The plan, every line explained; no shard when all was forgotten before.
+
+        Raises:
+            AdmissionError: It names more ids and groups than a request may.
         """
+        ids, groups = list(ids), list(groups)
+        self._refuse_many(ids, groups)
         self._look()
         found, _, _ = self._resolve(ids, groups, ignore_unknown)
         fresh = self.ledger.assess(found).fresh
@@ -119,14 +124,8 @@ class Forgetting(Opened):
             )
         if reason := unavailable(self.settings.optimizer.name, strategy):
             raise StrategyUnavailableError(f"{strategy} can't run here", got=reason, remedy="ask for auto or retrain")
+        self._refuse_many(ids, groups)
         admission = self.settings.admission
-        if len(ids) + len(groups) > admission.keys_per_request:
-            raise AdmissionError(
-                "the request names too many ids and groups",
-                expected=f"at most {admission.keys_per_request}",
-                got=str(len(ids) + len(groups)),
-                remedy="split it, or raise admission.keys_per_request",
-            )
         self._look()
         request = self.ledger.find_repeat(key, payload, strategy)
         if request is None:
@@ -314,6 +313,11 @@ class Forgetting(Opened):
             return []
         made = [(x.kind, digest(self.site.lake.key, x.kind, x.value), *mac(x.kind, x.value)) for x in unknown]
         return [NamedKey(kind, key, mac_, mac_key) for kind, key, mac_key, mac_ in made]
+
+    def _refuse_many(self, ids: Sequence[object], groups: Sequence[object]) -> None:
+        most = self.settings.admission.keys_per_request
+        if (count := len(ids) + len(groups)) > most:
+            raise too_many_keys(count, most)
 
     def _refuse_empty(self, fresh: Sequence[tuple[ResolvedKey, int]]) -> None:
         revoked = sum(sum(slice_[:2]) for shard in self.ledger.counts().values() for slice_ in shard.values())
