@@ -34,7 +34,13 @@ class Company:
             folder, data={"train": str(folder / "train.parquet"), "group": "person"}, sisa={"shards": 2, "slices": 2}
         )
         raw["policy"] |= {"retention_seconds": 0.0}
-        raw["api"] = {"token_seconds": 0.0, "requests_per_second": 1e6, "burst": 1_000_000, **api}
+        raw["api"] = {
+            "hosts": ["testserver", "console.example", "127.0.0.1"],
+            "token_seconds": 0.0,
+            "requests_per_second": 1e6,
+            "burst": 1_000_000,
+            **api,
+        }
         (folder / "config.yaml").write_text(yaml.safe_dump(raw))
         self.folder, self.system = folder, hybridmu.connect(folder / "config.yaml", executor="local")
         self.system.train()
@@ -45,6 +51,12 @@ class Company:
     def as_(self, caller: str, *scopes: str) -> TestClient:
         text, _ = self.tokens.create(caller, scopes)
         return TestClient(self.app, headers={"Authorization": f"Bearer {text}"}, raise_server_exceptions=False)
+
+    def remade(self, **sections):
+        """Return the application under other settings."""
+        settings = self.system.settings
+        changed = {name: getattr(settings, name).model_copy(update=values) for name, values in sections.items()}
+        return make_app(settings.model_copy(update=changed))
 
     def close(self) -> None:
         self.system.close()
