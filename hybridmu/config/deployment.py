@@ -104,7 +104,7 @@ class ApiSettings(Section):
         token_seconds: How long a revoked token may still count, here and in the served model.
         workers: Calls that are answered at once, those with ids apart.
         key_workers: Plans that are made at once, and deletions that are accepted at once; one caller has at most all
-            but one of them.
+            but one of them. Long ones (16 KiB of ids and more) wait for each other, one of each kind after the other.
         waiting: Calls of one caller that may wait for a worker.
         connections: Open connections; where there are more, the one that is waited for the longest is closed.
         header_seconds: How long a call may take to send its headers.

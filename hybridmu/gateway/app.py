@@ -43,6 +43,7 @@ _REFUSALS = {401: "no token that counts", 403: "not with this token", 413: "the 
 _REFUSALS |= {404: "there is none, or not for this caller", 415: "not JSON", 422: "not as the schema says"}
 _REFUSALS |= {409: "not in the state for that", 429: "too many calls or requests", 503: "ledger or storage is away"}
 _REFUSALS |= {421: "called by a name that is not of this host", 500: "a fault; the log has more"}
+_LONG = 16 * 1024  # bytes of a body: a thousand ids take some milliseconds, a hundred thousand some seconds
 _UTF_8 = ("", "charset=utf-8", 'charset="utf-8"')
 
 
@@ -60,6 +61,7 @@ def make_app(settings: Settings) -> FastAPI:
 
     looks, health = lane("look", api.workers), lane("health", 1)
     plans, deletions = lane("plan", api.key_workers), lane("forget", api.key_workers)
+    long_plans, long_deletions = lane("long-plan", 1), lane("long-forget", 1)
     engine = System(settings, "local")._engine
     entry = Entry(Tokens(engine), api)
     refusals: dict[int | str, dict[str, Any]] = {
@@ -118,7 +120,7 @@ def make_app(settings: Settings) -> FastAPI:
             _log.info("request %s accepted by token %s", report["request_id"], token.token_id)
             return JSONResponse(finite(report), 202)
 
-        return await deletions.run(token.caller, work)
+        return await (long_deletions if len(raw) > _LONG else deletions).run(token.caller, work)
 
     @app.post("/v1/plan", response_model=PlanAnswer, openapi_extra=_takes(Keys))
     async def plan(request: Request, token: Forgets) -> Any:
@@ -132,7 +134,7 @@ def make_app(settings: Settings) -> FastAPI:
             )
             return JSONResponse(finite({**asdict(found), "explanation": found.explain()}))
 
-        return await plans.run(token.caller, work)
+        return await (long_plans if len(raw) > _LONG else plans).run(token.caller, work)
 
     @app.get("/v1/requests", response_model=list[Report])
     async def requests(

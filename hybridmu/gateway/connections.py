@@ -165,6 +165,7 @@ def make_server(app: ASGIApp, settings: ApiSettings) -> uvicorn.Server:
             ws="none",
             lifespan="off",
             log_config=None,
+            log_level="warning",
             access_log=False,
             server_header=False,
             proxy_headers=bool(settings.trusted_proxies),

@@ -15,7 +15,7 @@ from hybridmu.gateway.bodies import Problem
 from hybridmu.serving.door import Buckets, Door
 from hybridmu.store.sql.tokens import Tokens
 
-_OPEN = ("/healthz/", "/openapi.json/", "/console/")
+_GUARDED = ("/v1/", "/metrics/")
 
 
 class TooManyCallsError(Exception):
@@ -71,7 +71,7 @@ class Gate:
     """ASGI middleware that lets calls with a token in, and nobody else: it is `request.state.token` from here on.
 
     Args:
-        app: What it guards; the console, the health check and the schema let callers in by themselves.
+        app: What it guards: calls for requests and metrics, none of which is answered without such a token.
         entry: Knows the tokens.
     """
 
@@ -80,7 +80,7 @@ class Gate:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one call."""
-        if scope["type"] != "http" or f"{scope['path']}/".startswith(_OPEN):
+        if scope["type"] != "http" or not f"{scope['path']}/".startswith(_GUARDED):
             await self._app(scope, receive, send)
             return
         request = Request(scope)

@@ -6,7 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import httpx
 import pytest
@@ -124,6 +124,14 @@ def test_a_body_that_nobody_waits_for(company):
         gone(server)
 
 
+def test_a_body_that_is_too_long_is_answered(company):
+    with serving(company) as (_, port):
+        token = company.as_("long", "forget").headers["authorization"]
+        found = httpx.post(f"http://127.0.0.1:{port}/v1/plan", content=b" " * 10_000_000, timeout=_HANG,
+                           headers={"Authorization": token, "Content-Type": "application/json"})  # fmt: skip
+        assert found.status_code == 413
+
+
 def test_a_connection_without_a_call(company):
     with serving(company, idle_seconds=0.3) as (server, port), connect(port) as made:
         made.sendall(GOOD + GOOD)
@@ -136,11 +144,11 @@ def test_answers_that_nobody_reads(company):
         made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         made.settimeout(_HANG)
         made.connect(("127.0.0.1", port))
-        asked = b"GET /openapi.json HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+        asked = b"GET /openapi.json HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" * 500
         made.settimeout(0.2)
-        with pytest.raises(OSError, match="timed out|reset|[Bb]roken pipe"):
+        with suppress(OSError):  # until nothing more is taken, or the other side has ended it
             while True:
-                made.sendall(asked * 500)
+                made.sendall(asked)
         gone(server)
 
 

@@ -72,7 +72,7 @@ def test_what_waits_is_bounded_and_a_caller_that_left_is_not_worked_for():
 
 
 def test_long_plans_keep_no_other_call_waiting(company, monkeypatch):
-    """Four plans and four deletions of one caller hang; the health check, lists, pages and other callers don't."""
+    """Four plans and four deletions of each of two callers hang; the health check, lists and other callers don't."""
     from hybridmu.system import System
 
     stop, hanging = threading.Event(), []
@@ -80,7 +80,7 @@ def test_long_plans_keep_no_other_call_waiting(company, monkeypatch):
 
     def long(verb):
         def wait(system, **options):
-            if options["ids"] == ["slow"]:
+            if options["ids"][0] == "slow":
                 hanging.append(verb)
                 assert stop.wait(_HANG)
             return verb(system, **options)
@@ -89,9 +89,14 @@ def test_long_plans_keep_no_other_call_waiting(company, monkeypatch):
 
     monkeypatch.setattr(System, "plan", long(plan))
     monkeypatch.setattr(System, "forget", long(forget))
-    busy, other, auditor = (
+    busy, busy_too, other, auditor = (
         company.as_(name, *scopes).headers["authorization"]
-        for name, scopes in (("busy", ["forget"]), ("other", ["forget"]), ("auditor", ["audit"]))
+        for name, scopes in (
+            ("busy", ["forget"]),
+            ("busy too", ["forget"]),
+            ("other", ["forget"]),
+            ("auditor", ["audit"]),
+        )
     )
 
     async def play() -> None:
@@ -101,11 +106,12 @@ def test_long_plans_keep_no_other_call_waiting(company, monkeypatch):
             def call(method: str, path: str, token: str = "", **more):
                 return client.request(method, path, headers={"Authorization": token}, **more)
 
-            slow = {"ids": ["slow"]}
+            slow = {"ids": ["slow", *map(str, range(10_000))]}
             stuck = [
-                asyncio.ensure_future(call("POST", path, busy, json=slow))
+                asyncio.ensure_future(call("POST", path, token, json=slow))
                 for path in ("/v1/plan", "/v1/forget")
-                for _ in range(4)
+                for token in (busy, busy_too)
+                for _ in range(3)
             ]
             await until(lambda: len(hanging) == 2)
             assert (await call("GET", "/healthz")).status_code == 200
@@ -117,10 +123,12 @@ def test_long_plans_keep_no_other_call_waiting(company, monkeypatch):
             assert (await call("GET", "/metrics", auditor)).status_code == 200
             name = mine.json()["request_id"]
             assert (await call("POST", f"/v1/requests/{name}/cancel", other)).status_code == 200
-            many = await call("POST", "/v1/plan", busy, json=slow)
+            stuck += [asyncio.ensure_future(call("POST", "/v1/plan", busy, json=slow)) for _ in range(3)]
+            done, _ = await asyncio.wait(stuck, timeout=_HANG, return_when=asyncio.FIRST_COMPLETED)
+            many = done.pop().result()
             assert (many.status_code, many.json()["error"]) == (429, "AdmissionError")
             stop.set()
-            assert {(await one).status_code for one in stuck} == {422}
+            assert {(await one).status_code for one in stuck} == {422, 429}
 
     try:
         asyncio.run(play())
