@@ -220,7 +220,16 @@ _ONE = "/v1/requests/{request_id}"
 
 @pytest.mark.parametrize(
     "operation",
-    ["/v1/forget", "/v1/plan", "/v1/requests", _ONE, f"{_ONE}/cancel", "/v1/certificates/{request_id}"],
+    [
+        "/v1/forget",
+        "/v1/plan",
+        "/v1/requests",
+        _ONE,
+        f"{_ONE}/cancel",
+        "/v1/certificates/{request_id}",
+        "/metrics",
+        "/healthz",
+    ],
 )
 def test_whatever_is_sent_there_is_no_5xx_and_nothing_is_half_done(company, operation):
     token = company.as_("fuzz", "admin").headers["authorization"]
