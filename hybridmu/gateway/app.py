@@ -59,7 +59,8 @@ def make_app(settings: Settings) -> FastAPI:
         # None of the systems starts anything that would have to be closed.
         return Lane(name, [System(settings, "local") for _ in range(workers)], api.waiting)
 
-    looks, health = lane("look", api.workers), lane("health", 1)
+    looks = lane("look", api.workers)
+    health = Lane("health", [System(settings, "local")], api.connections)  # a probe is never one too many
     plans, deletions = lane("plan", api.key_workers), lane("forget", api.key_workers)
     long_plans, long_deletions = lane("long-plan", 1), lane("long-forget", 1)
     engine = System(settings, "local")._engine

@@ -57,9 +57,8 @@ def add_console(app: FastAPI, entry: Entry, sessions: ConsoleSessions, lane: Lan
 
     async def holder(request: Request) -> Token:
         def look() -> Token | None:
-            name = session_name(request)
             # A page that refreshes itself is nobody who looks.
-            found = sessions.find(name, seen="again" not in request.query_params) if name else None
+            found = sessions.find(session_name(request), seen="again" not in request.query_params)
             return entry.again(request, found)
 
         token = await run_in_threadpool(look)
@@ -104,8 +103,13 @@ def add_console(app: FastAPI, entry: Entry, sessions: ConsoleSessions, lane: Lan
     @app.post("/console/leave", include_in_schema=False)
     async def leave(request: Request) -> Response:
         refuse_foreign(request)
-        if name := session_name(request):
-            await run_in_threadpool(sessions.end, name)
+
+        def end() -> None:
+            name = session_name(request)
+            entry.again(request, sessions.find(name, seen=False))  # counted as any other call
+            sessions.end(name)
+
+        await run_in_threadpool(end)
         answer = RedirectResponse("/console", 303, _HEADERS)
         drop(request, answer)
         return answer

@@ -61,6 +61,8 @@ class ConsoleSessions:
             name: What a browser presented.
             seen: Whether somebody asked, and not a page by itself.
         """
+        if not name:
+            return None
         mine, now = t.console_sessions.c.digest == _digest(name), self._clock()
         with self._read.begin() as connection:
             row = connection.execute(sa.select(t.console_sessions).where(mine)).first()
@@ -74,8 +76,12 @@ class ConsoleSessions:
 
     def end(self, name: str) -> None:
         """End a session, if there is one of this name."""
-        with self._write.begin() as connection:
-            connection.execute(t.console_sessions.delete().where(t.console_sessions.c.digest == _digest(name)))
+        mine = t.console_sessions.c.digest == _digest(name)
+        with self._read.begin() as connection:  # whoever makes names up does not become a writer
+            there = connection.execute(sa.select(t.console_sessions.c.digest).where(mine)).first()
+        if there is not None:
+            with self._write.begin() as connection:
+                connection.execute(t.console_sessions.delete().where(mine))
 
 
 def _digest(name: str) -> bytes:
