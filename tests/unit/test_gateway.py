@@ -84,7 +84,8 @@ def test_from_acceptance_to_certificate(company):
     assert (made.json()["state"], made.json()["caller"], made.json()["keys"]) == ("RECEIVED", "privacy", 1)
     assert privacy.post("/v1/forget", json=body).json()["request_id"] == name
     # The same log as every other way in.
-    assert company.system.forget(ids=[ROWS[0]], strategy="retrain", key="ticket-1")["request_id"] == name
+    same = {"strategy": "retrain", "key": "ticket-1", "caller": "privacy", "deadline_seconds": 3600.0}
+    assert company.system.forget(ids=[ROWS[0]], **same)["request_id"] == name
     other = privacy.post("/v1/forget", json={**body, "ids": [ROWS[1]]})
     assert (other.status_code, other.json()["error"]) == (409, "ConflictError")
     assert privacy.get(f"/v1/certificates/{name}").status_code == 404

@@ -13,7 +13,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hybridmu.config import LogSettings
-from hybridmu.errors import RequestError
 from hybridmu.logs import start_logging
 from tests.unit.test_gateway import ROWS, Company
 
@@ -47,11 +46,8 @@ def admin(company):
     (b'{"ids":[1],"deadline_seconds":1e400}', "deadline_seconds"),
     (b'{"ids":[1e400]}', "ids.0"),
     (b'{"ids":[1.0]}', "ids.0"),
-    (b'{"ids":[9223372036854775808]}', "ids.0"),
     (b'{"ids":[' + b"9" * 5000 + b"]}", "not JSON"),
     (b'{"ids":["\\ud800"]}', "ids.0"),
-    (b'{"ids":["\\u0000"]}', "ids.0"),
-    (b'{"ids":[""]}', "ids.0"),
     (b'{"ids":"17"}', "ids"),
     (b'{"ids":{"0":17}}', "ids"),
     (b'{"ids":[[17]]}', "ids.0"),
@@ -226,13 +222,6 @@ def test_the_hosts_of_a_company(company):
     for host, code in (("a.b.example.org", 200), ("API.internal", 200), ("[::1]:80", 200), ("example.org", 421),
                        ("aexample.org", 421), ("testserver", 421)):  # fmt: skip
         assert TestClient(app).get("/openapi.json", headers={"Host": host}).status_code == code
-
-
-@pytest.mark.parametrize("caller", ["a\nb", "a\r\nSet-Cookie: x", "\x1b[31mred", "a\x00", "\u202ekrow", "a\u200bb",
-                                    "\ud800", "\x7f", "a\u2028b"])  # fmt: skip
-def test_a_caller_has_a_name_that_can_be_written(company, caller):
-    with pytest.raises(RequestError, match="printed"):
-        company.tokens.create(caller, ["forget"])
 
 
 def test_log_lines_are_one_line_each(capsys):

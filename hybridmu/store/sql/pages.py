@@ -75,20 +75,6 @@ class RequestPages:
         shown = rows[:limit]
         return Page(tuple(map(to_request, shown)), int(shown[-1].seq) if more else None)
 
-    def number(self, request_id: str, caller: str | None = None) -> int | None:
-        """Return what `before` has to be for the requests before one, or None where there is none.
-
-        Args:
-            request_id: The request.
-            caller: It must be this caller's.
-        """
-        query = sa.select(t.requests.c.seq).where(t.requests.c.request_id == request_id)
-        if caller is not None:
-            query = query.where(t.requests.c.caller == caller)
-        with self._read.begin() as connection:
-            found = connection.scalar(query)
-        return None if found is None else int(found)
-
     def totals(self, caller: str | None = None) -> dict[RequestState, int]:
         """Return how many requests are in each state, every state.
 

@@ -44,10 +44,6 @@ class Tokens:
         """
         if not caller.strip() or len(caller) > _MAX_CALLER:
             raise RequestError("a token needs a caller", expected=f"a name of 1 to {_MAX_CALLER} characters")
-        if not caller.isprintable():  # it stands in logs, lists and pages
-            raise RequestError(
-                "the caller's name can't be printed", expected="letters, digits, signs and spaces", got=ascii(caller)
-            )
         if seconds is not None and not 0 < seconds < float("inf"):
             raise RequestError("a token must live for a while", expected="seconds above 0", got=str(seconds))
         try:
