@@ -193,3 +193,21 @@ def test_the_list_is_turned_page_by_page_and_by_state(company, monkeypatch):
     assert "None yet" in client.get("/console?state=FAILED").text
     assert client.get("/console?state=NONE").status_code == 422
     assert client.get("/console?before=r-none").status_code == 404
+
+
+def test_guesses_at_the_door_are_counted(company):
+    client = TestClient(company.remade(api={"requests_per_second": 0.01, "burst": 3}))
+    codes = [client.post("/console/enter", data={"token": "hmu_" + "0" * 75}).status_code for _ in range(4)]
+    assert codes == [403, 403, 403, 429]
+    for path in ("/console", "/console/requests/r-1"):
+        refused = client.get(path)
+        assert (refused.status_code, int(refused.headers["retry-after"]) > 0) == (429, True)
+
+
+def test_a_session_ends_with_its_token_by_time(company):
+    text, token = company.tokens.create("auditor", ["audit"], 3600.0)
+    client = TestClient(company.app)
+    client.post("/console/enter", data={"token": text})
+    assert is_in(client)
+    company.tokens.rotate(token.token_id)  # without a time of change the old one ends now
+    assert not is_in(client)
