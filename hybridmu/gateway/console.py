@@ -11,7 +11,6 @@ from urllib.parse import parse_qs
 import jinja2
 from fastapi import Depends, FastAPI, Query, Request
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
-from markupsafe import Markup
 from starlette.concurrency import run_in_threadpool
 
 from hybridmu.core.access import Token
@@ -177,8 +176,7 @@ def _plain(value: Any) -> Any:
         >>> _plain("desk \u202ekrow") == "desk \ufffdkrow"
         True
     """
-    # What autoescaping must leave alone is text of ours.
-    if not isinstance(value, str) or isinstance(value, Markup):
+    if not isinstance(value, str):
         return value
     return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in value)
 
