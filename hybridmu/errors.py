@@ -122,6 +122,16 @@ class AdmissionError(RequestError):
     """A caller asks for more than its limits allow; nothing was changed."""
 
 
+def too_many_keys(count: int, most: int) -> AdmissionError:
+    """Return the refusal of a call that names more than one may."""
+    return AdmissionError(
+        "the request names too many ids and groups",
+        expected=f"at most {most}",
+        got=str(count),
+        remedy="split it, or raise admission.keys_per_request",
+    )
+
+
 class StateError(HybridMUError):
     """The system is not in the state that the call needs."""
 

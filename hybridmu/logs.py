@@ -11,6 +11,15 @@ from hybridmu.config import LogSettings
 _FIELDS = "%(asctime)s %(levelname)s %(name)s %(message)s"
 
 
+class _OneLine(logging.Formatter):
+    """A formatter of messages that stay in their line: what was sent to us can't write a line of its own."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """Return a record as text, what can't be printed escaped."""
+        record.message = "".join(c if c.isprintable() else repr(c)[1:-1] for c in record.message)
+        return super().formatMessage(record)
+
+
 def start_logging(settings: LogSettings) -> None:
     """Send this process's log lines to standard error as the settings say; a second call replaces the first.
 
@@ -18,5 +27,5 @@ def start_logging(settings: LogSettings) -> None:
         settings: Format and level.
     """
     handler = logging.StreamHandler()
-    handler.setFormatter(JsonFormatter(_FIELDS) if settings.format == "json" else logging.Formatter(_FIELDS))
+    handler.setFormatter(JsonFormatter(_FIELDS) if settings.format == "json" else _OneLine(_FIELDS))
     logging.basicConfig(handlers=[handler], level=settings.level.upper(), force=True)

@@ -23,21 +23,20 @@ _HOUR = 3600.0
 
 def api(config_file: ConfigOption) -> None:
     """Answer HTTP calls for requests, plans and certificates until interrupted; docs/api.md."""
-    import uvicorn
-
     from hybridmu.gateway.app import make_app  # late: half a second of imports that no other verb needs
+    from hybridmu.gateway.connections import make_server
 
     with errors(as_json=False):
         settings = config.load(config_file)
         with connect(settings, "local") as system:
-            system.requests()  # a system that is not there, or another one's, is refused here
+            system.page(limit=1)  # a system that is not there, or another one's, is refused here
         app = make_app(settings)
     start_logging(settings.logs)
     where = settings.api
     err.print(f"answering on http://{where.host}:{where.port}, until interrupted", soft_wrap=True)
     if where.host not in {"127.0.0.1", "localhost", "::1"}:
         err.print("tokens and ids travel unencrypted: put a proxy with TLS in front", style="yellow")
-    uvicorn.run(app, host=where.host, port=where.port, log_level="warning", server_header=False)
+    make_server(app, where).run()
 
 
 @tokens_app.command()

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ipaddress
+import re
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, field_validator
 
 from hybridmu.config.section import Section
+
+_HOST = re.compile(r"(\*\.)?[0-9A-Za-z_.-]+|[0-9A-Fa-f:.]+")
 
 
 class ClusterSettings(Section):
@@ -90,21 +94,63 @@ class ApiSettings(Section):
     Attributes:
         host: Address that it listens on.
         port: Its port.
+        hosts: Names that callers may call it by (the header Host): `api.example.org`, `*.example.org`, or `*` for any;
+            none: this machine's loopback names and `host`.
+        trusted_proxies: Addresses or networks of proxies whose X-Forwarded-For and X-Forwarded-Proto are believed.
         body_bytes: Longest body that is read.
         requests_per_second: Calls of one token, in the long run; those without a token share one such measure per
             address.
         burst: Calls at once.
         token_seconds: How long a revoked token may still count, here and in the served model.
-        workers: Calls that are answered at once.
+        workers: Calls that are answered at once, those with ids apart.
+        key_workers: Plans that are made at once, and deletions that are accepted at once; one caller has at most all
+            but one of them. Long ones (16 KiB of ids and more) wait for each other, one of each kind after the other.
+        waiting: Calls of one caller that may wait for a worker.
+        connections: Open connections; where there are more, the one that is waited for the longest is closed.
+        header_seconds: How long a call may take to send its headers.
+        body_seconds: How long it may take to send its body.
+        reply_seconds: How long a caller may leave an answer unread.
+        idle_seconds: How long a connection without a call is kept.
+        console_seconds: How long a session of the console lasts.
+        console_idle_seconds: It ends earlier when nobody asked for a page for so long.
     """
 
     host: str = "127.0.0.1"
     port: int = Field(8080, ge=1, le=65535)
-    body_bytes: int = Field(4 * 2**20, ge=1024)
-    requests_per_second: float = Field(20.0, gt=0)
-    burst: int = Field(40, ge=1)
-    token_seconds: float = Field(2.0, ge=0)
-    workers: int = Field(4, ge=1)
+    hosts: tuple[str, ...] = ()
+    trusted_proxies: tuple[str, ...] = ()
+    body_bytes: int = Field(4 * 2**20, ge=1024, le=2**30)
+    requests_per_second: float = Field(20.0, gt=0, le=1e6)
+    burst: int = Field(40, ge=1, le=1_000_000)
+    token_seconds: float = Field(2.0, ge=0, le=86_400)
+    workers: int = Field(4, ge=1, le=256)
+    key_workers: int = Field(2, ge=1, le=256)
+    waiting: int = Field(40, ge=1, le=10_000)
+    connections: int = Field(512, ge=1, le=100_000)
+    header_seconds: float = Field(10.0, gt=0, le=86_400)
+    body_seconds: float = Field(30.0, gt=0, le=86_400)
+    reply_seconds: float = Field(30.0, gt=0, le=86_400)
+    idle_seconds: float = Field(15.0, gt=0, le=86_400)
+    console_seconds: float = Field(8 * 3600.0, gt=0, le=1e9)
+    console_idle_seconds: float = Field(1800.0, gt=0, le=1e9)
+
+    @field_validator("hosts")
+    @classmethod
+    def _names(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
+        for host in hosts:
+            if host != "*" and not _HOST.fullmatch(host):
+                raise ValueError(f"{host!r} is no name of a host: expected a name or address without a port, or *.NAME")
+        return hosts
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _addresses(cls, proxies: tuple[str, ...]) -> tuple[str, ...]:
+        for proxy in proxies:
+            try:
+                ipaddress.ip_network(proxy)
+            except ValueError as error:
+                raise ValueError(f"expected addresses or networks: {error}") from None
+        return proxies
 
 
 class KeySettings(Section):

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import json
+from collections.abc import Sequence
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr, model_validator
+from fastapi.exceptions import RequestValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    FailFast,
+    Field,
+    StrictInt,
+    StrictStr,
+    ValidationError,
+    model_validator,
+)
 
-from hybridmu.errors import HybridMUError
+from hybridmu.errors import HybridMUError, too_many_keys
 from hybridmu.serving import api
 from hybridmu.types import RequestState, StrategyChoice
 
@@ -27,8 +39,9 @@ class Keys(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid")
-    ids: list[Key] = []
-    groups: list[Key] = []
+    # The first wrong one is named: a list of a million errors would cost more than the call.
+    ids: Annotated[list[Key], FailFast()] = []
+    groups: Annotated[list[Key], FailFast()] = []
     strategy: StrategyChoice = "auto"
     ignore_unknown: bool = False
 
@@ -49,6 +62,54 @@ class Forget(Keys):
 
     key: Annotated[_Text, Field(max_length=200)] | None = None
     deadline_seconds: Annotated[float, Field(gt=0, le=1e9)] | None = None
+
+
+_Named = TypeVar("_Named", bound=Keys)
+
+
+def read(model: type[_Named], raw: bytes, most: int) -> _Named:
+    """Return a body as what it says; nothing in it is read in one of two ways.
+
+    Args:
+        model: What it should be.
+        raw: JSON in UTF-8.
+        most: Ids and groups in one call.
+
+    Raises:
+        RequestValidationError: It is no JSON, says something twice, holds a number that JSON does not know, or is not
+            as the schema says.
+    """  # noqa: DOC501 - a function makes one
+    try:
+        found = json.loads(raw.decode("utf-8-sig"), object_pairs_hook=_each_once, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        # The words of a decoder of JSON say where it is wrong, those of another may quote the body.
+        says = error.msg if isinstance(error, json.JSONDecodeError) else "not JSON in UTF-8, or nested too deeply"
+        says = str(error) if isinstance(error, _UnclearError) else says
+        raise RequestValidationError([{"loc": ("body",), "msg": says, "type": "json_invalid"}]) from None
+    if isinstance(found, dict):  # counted before each of them is looked at
+        lists = [value for value in (found.get("ids"), found.get("groups")) if isinstance(value, list)]
+        if (count := sum(map(len, lists))) > most:
+            raise too_many_keys(count, most)
+    try:
+        return model.model_validate(found)
+    except ValidationError as error:
+        errors = error.errors(include_url=False, include_context=False, include_input=False)
+        raise RequestValidationError([{**one, "loc": ("body", *one["loc"])} for one in errors]) from None
+
+
+class _UnclearError(ValueError):
+    pass
+
+
+def _each_once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise _UnclearError("a name is there twice in one object")
+    return found
+
+
+def _no_constant(name: str) -> None:
+    raise _UnclearError(f"JSON has no number {name}")
 
 
 class Report(BaseModel):

@@ -1,60 +1,52 @@
-"""The console: pages for auditors and operators, made on the server; it looks, and changes nothing.
-
-A browser keeps the token in a cookie that scripts can't read and other sites can't make it send. There are no scripts.
-"""
+"""The console: pages for auditors and operators, made on the server; it looks, and changes nothing. No scripts."""
 
 # No `from __future__ import annotations` here, as in `app`.
 import time
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib import resources
 from typing import Annotated, Any
 from urllib.parse import parse_qs
 
 import jinja2
-from fastapi import FastAPI, Path, Request
+from fastapi import Depends, FastAPI, Query, Request
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
-from starlette.exceptions import HTTPException
+from starlette.concurrency import run_in_threadpool
 
 from hybridmu.core.access import Token
 from hybridmu.gateway import drawing
-from hybridmu.store.certificates import Certificates
+from hybridmu.gateway.cookies import drop, keep, refuse_foreign, session_name
+from hybridmu.gateway.entry import Entry, TooManyCallsError, too_many
+from hybridmu.gateway.headers import PAGE_POLICY
+from hybridmu.gateway.lanes import Lane
+from hybridmu.gateway.listing import NAME, RequestId, list_requests
+from hybridmu.gateway.rights import certificate, visible
+from hybridmu.store.sql.sessions import ConsoleSessions
 from hybridmu.system import System
+from hybridmu.types import RequestState
 
-_COOKIE = "hybridmu_console"
-_COOKIE_SECONDS = 8 * 3600
+_STYLE = (resources.files("hybridmu") / "gateway" / "pages" / "style.css").read_text()
+# Without a referrer browsers would not say either which site sent a form.
+_HEADERS = {"Content-Security-Policy": PAGE_POLICY, "Referrer-Policy": "same-origin"}
 _REFRESH_SECONDS = 10
 _SHOWN = 50
 _POINTS = 200
-_HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; style-src 'self'; form-action 'self'; frame-ancestors 'none'; "
-    "base-uri 'none'",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-    "Cache-Control": "no-store",
-}
 _COLOURS = {"FAILED": "bad", "PURGED": "good", "SERVED": "good", "CANCELLED": ""}
-_Name = Annotated[str, Path(max_length=40, pattern=r"^[0-9A-Za-z_-]+$")]
+_Before = Annotated[str | None, Query(max_length=40, pattern=NAME)]
 
 
 class _NotInError(Exception):
-    """A browser without a token that counts: it gets the page that asks for one."""
+    """A browser without a session that counts: it gets the page that asks for a token."""
 
 
-def add_console(
-    app: FastAPI,
-    enter: Callable[[Request, str], Token | None],
-    system: Callable[[], AbstractContextManager[System]],
-    visible: Callable[[System, str, Token], dict[str, Any]],
-) -> None:
+def add_console(app: FastAPI, entry: Entry, sessions: ConsoleSessions, lane: Lane) -> None:
     """Add the pages under `/console`.
 
     Args:
         app: The application.
-        enter: Returns the token that a browser presented, or None where it does not count; limits calls.
-        system: Lends a system.
-        visible: Returns the report of a request that a token may see.
+        entry: Knows the tokens, and limits calls.
+        sessions: Which browsers are in.
+        lane: Where pages are made.
     """
     pages = _pages()
 
@@ -62,87 +54,131 @@ def add_console(
         text = pages.get_template(f"{name}.html.j2").render(**{"caller": None, "refresh": None, **values})
         return HTMLResponse(text, code, _HEADERS)
 
-    def holder(request: Request) -> Token:
-        token = enter(request, request.cookies.get(_COOKIE, ""))
+    async def holder(request: Request) -> Token:
+        def look() -> Token | None:
+            # A page that refreshes itself is nobody who looks.
+            found = sessions.find(session_name(request), seen="again" not in request.query_params)
+            return entry.again(request, found)
+
+        token = await run_in_threadpool(look)
         if token is None or not token.allows("audit"):
             raise _NotInError
         return token
 
+    Holder = Annotated[Token, Depends(holder)]
+
     @app.exception_handler(_NotInError)
-    def ask_for_token(_: Request, __: Exception) -> Response:
+    async def ask_for_token(_: Request, __: Exception) -> Response:
         return page("login", says="")
 
+    @app.exception_handler(TooManyCallsError)
+    async def wait(_: Request, error: Exception) -> Response:
+        assert isinstance(error, TooManyCallsError)
+        return too_many(error)
+
     @app.get("/console/style.css", include_in_schema=False)
-    def style() -> Response:
-        text = (resources.files("hybridmu") / "gateway" / "pages" / "style.css").read_text()
-        return Response(text, media_type="text/css", headers={"X-Content-Type-Options": "nosniff"})
+    async def style() -> Response:
+        return Response(_STYLE, media_type="text/css", headers={"Cache-Control": "no-cache"})
 
     @app.post("/console/enter", include_in_schema=False)
     async def come_in(request: Request) -> Response:
-        given = parse_qs((await request.body()).decode("utf-8", "replace")).get("token", [""])[0].strip()
-        token = enter(request, given)
+        refuse_foreign(request)
+        given = parse_qs((await request.body()).decode("utf-8", "replace"), max_num_fields=10)
+        text = given.get("token", [""])[0].strip()
+        token = await run_in_threadpool(entry.enter, request, text)
         if token is None or not token.allows("audit"):
             says = "this token does not count" if token is None else "this token has not the scope audit or admin"
             return page("login", 403, says=says)
+
+        def begin() -> str:
+            if old := session_name(request):
+                sessions.end(old)
+            return sessions.begin(token.token_id)
+
         answer = RedirectResponse("/console", 303, _HEADERS)
-        secure = request.url.scheme == "https"
-        answer.set_cookie(_COOKIE, given, _COOKIE_SECONDS, path="/console", secure=secure, httponly=True,
-                          samesite="strict")  # fmt: skip
+        keep(request, answer, await run_in_threadpool(begin))
         return answer
 
     @app.post("/console/leave", include_in_schema=False)
-    def leave() -> Response:
+    async def leave(request: Request) -> Response:
+        refuse_foreign(request)
+
+        def end() -> None:
+            name = session_name(request)
+            entry.again(request, sessions.find(name, seen=False))  # counted as any other call
+            sessions.end(name)
+
+        await run_in_threadpool(end)
         answer = RedirectResponse("/console", 303, _HEADERS)
-        answer.delete_cookie(_COOKIE, path="/console")
+        drop(request, answer)
         return answer
 
     @app.get("/console", include_in_schema=False)
-    def overview(request: Request) -> Response:
-        token = holder(request)
-        now = time.time()
-        with system() as taken:
-            status, requests = taken.status(), taken.requests()[::-1]
-            outcomes = taken.measurements.recent(_POINTS)
-        return page(
-            "overview",
-            caller=token.caller,
-            refresh=_REFRESH_SECONDS,
-            status=status,
-            requests=requests[:_SHOWN],
-            overdue=sum(_late(r, now) for r in requests),
-            now=now,
-            last={row["shard"]: row for row in reversed(outcomes)},
-            plots={
-                "points": outcomes,
-                "strategies": sorted({row["strategy"] for row in outcomes}),
-                "figures": [drawing.plan_and_actual(outcomes), drawing.boundary(outcomes)],
-            },
-        )
+    async def overview(token: Holder, state: RequestState | None = None, before: _Before = None) -> Response:
+        def work(system: System) -> Response:
+            status, vitals, outcomes = system.status(), system.vitals(), system.measurements.recent(_POINTS)
+            listed = list_requests(system, token, states=[state] if state else [], limit=_SHOWN, before=before)
+            return page(
+                "overview",
+                caller=token.caller,
+                refresh=_REFRESH_SECONDS if before is None else None,
+                again="/console?again=1" + (f"&state={state}" if state else ""),
+                status=status,
+                requests=listed["requests"],
+                state=state,
+                before=before,
+                next=listed["next"],
+                overdue=vitals.overdue,
+                now=time.time(),
+                last={row["shard"]: row for row in reversed(outcomes)},
+                plots={
+                    "points": outcomes,
+                    "strategies": sorted({row["strategy"] for row in outcomes}),
+                    "figures": [drawing.plan_and_actual(outcomes), drawing.boundary(outcomes)],
+                },
+            )
+
+        return await lane.run(token.caller, work)
 
     @app.get("/console/requests/{request_id}", include_in_schema=False)
-    def request_(request_id: _Name, request: Request) -> Response:
-        token = holder(request)
-        with system() as taken:
-            return page("request", caller=token.caller, report=visible(taken, request_id, token))
+    async def request_(request_id: RequestId, token: Holder) -> Response:
+        def work(system: System) -> Response:
+            report = system.report(visible(system, request_id, token).request_id)
+            return page("request", caller=token.caller, report=report)
+
+        return await lane.run(token.caller, work)
 
     @app.get("/console/certificates/{request_id}", include_in_schema=False)
-    def certificate(request_id: _Name, request: Request) -> Response:
-        token = holder(request)
-        with system() as taken:
-            number = visible(taken, request_id, token)["certificate"]
-            if number is None:
-                raise HTTPException(404, "this request has no certificate yet: it is not purged")
-            document = Certificates(taken.site.storage).get(number)
-        name = f'attachment; filename="certificate-{number}.json"'
-        return JSONResponse(document, headers={**_HEADERS, "Content-Disposition": name})
+    async def certificate_(request_id: RequestId, token: Holder) -> Response:
+        def work(system: System) -> Response:
+            number, document = certificate(system, request_id, token)
+            name = f'attachment; filename="certificate-{number}.json"'
+            return JSONResponse(document, headers={**_HEADERS, "Content-Disposition": name})
+
+        return await lane.run(token.caller, work)
 
 
 def _pages() -> jinja2.Environment:
     pages = jinja2.Environment(
-        loader=jinja2.PackageLoader("hybridmu", "gateway/pages"), autoescape=True, undefined=jinja2.StrictUndefined
+        loader=jinja2.PackageLoader("hybridmu", "gateway/pages"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=_plain,
     )
     pages.filters |= {"moment": _moment, "after": _after, "late": _late, "colour": lambda s: _COLOURS.get(s, "middle")}
     return pages
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as a page shows it: a name can't turn the direction of what stands beside it.
+
+    Example:
+        >>> _plain("desk \u202ekrow") == "desk \ufffdkrow"
+        True
+    """
+    if not isinstance(value, str):
+        return value
+    return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in value)
 
 
 def _moment(at: float | None) -> str:

@@ -9,6 +9,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hybridmu.gateway.bodies import Problem
 
+_FORM_BYTES = 8 * 1024
+_DIGITS = 18  # Python refuses to read numbers of some thousand
+
 
 class _TooLongError(Exception):
     pass
@@ -19,7 +22,7 @@ class BodyLimit:
 
     Args:
         app: What it guards.
-        limit: Bytes.
+        limit: Bytes; the console's forms, which anybody may send, are shorter in any case.
     """
 
     def __init__(self, app: ASGIApp, limit: int) -> None:
@@ -30,15 +33,16 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        limit = min(self._limit, _FORM_BYTES) if scope["path"].startswith("/console") else self._limit
         stated = dict(scope["headers"]).get(b"content-length", b"0")
         seen, begun = 0, False
-        long = stated.isdigit() and int(stated) > self._limit
+        long = stated.isdigit() and (len(stated) > _DIGITS or int(stated) > limit)
 
         async def count() -> Message:
             nonlocal seen, long
             message = await receive()
             seen += len(message.get("body", b""))
-            long = long or seen > self._limit
+            long = long or seen > limit
             if long:
                 raise _TooLongError
             return message
@@ -53,5 +57,6 @@ class BodyLimit:
             with contextlib.suppress(_TooLongError):
                 await self._app(scope, count, begin)
         if long and not begun:
-            body = Problem(error="TooLong", what="the body is too long", expected=f"at most {self._limit} bytes")
-            await JSONResponse(body.model_dump(), 413, {"Connection": "close"})(scope, receive, send)
+            body = Problem(error="TooLong", what="the body is too long", expected=f"at most {limit} bytes")
+            # The rest is read and dropped, for as long as a body may take: whoever is cut off sees no answer.
+            await JSONResponse(body.model_dump(), 413)(scope, receive, send)

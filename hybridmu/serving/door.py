@@ -44,14 +44,29 @@ class Door:
         name = access.token_id(text)
         if name is None:
             return None
+        known = self._find(name)
+        return known if access.holds(text, known, self._clock()) else None
+
+    def still(self, token_id: str) -> Token | None:
+        """Return a token that somebody came in with before, or None where it does not count any more.
+
+        Args:
+            token_id: Its public part.
+
+        Raises:
+            DatabaseError: The tokens can't be read.
+        """
+        known = self._find(token_id)
+        return known if known is not None and known.valid(self._clock()) else None
+
+    def _find(self, name: str) -> Token | None:
         with self._lock:
             age = self._clock() - self._read_at
             # A clock that was set back must not make old knowledge last.
             if age < 0 or age >= (self._seconds if name in self._known else min(self._seconds, _LOOK_AGAIN_SECONDS)):
                 self._known = {token.token_id: token for token in self._tokens()}
                 self._read_at = self._clock()
-            known = self._known.get(name)
-        return known if access.holds(text, known, self._clock()) else None
+            return self._known.get(name)
 
 
 class Buckets:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -12,12 +12,12 @@ from hybridmu.config import Settings
 from hybridmu.core.partition import digest
 from hybridmu.core.strategies.dpus import unavailable
 from hybridmu.errors import (
-    AdmissionError,
     HybridMUError,
     RequestError,
     StateError,
     StrategyUnavailableError,
     UnknownKeysError,
+    too_many_keys,
     would_empty,
 )
 from hybridmu.planning.planner import Pools
@@ -61,7 +61,12 @@ class Forgetting(Opened):
 
         Returns:
             The plan, every line explained; no shard when all was forgotten before.
+
+        Raises:
+            AdmissionError: It names more ids and groups than a request may.
         """
+        ids, groups = list(ids), list(groups)
+        self._refuse_many(ids, groups)
         self._look()
         found, _, _ = self._resolve(ids, groups, ignore_unknown)
         fresh = self.ledger.assess(found).fresh
@@ -119,14 +124,8 @@ class Forgetting(Opened):
             )
         if reason := unavailable(self.settings.optimizer.name, strategy):
             raise StrategyUnavailableError(f"{strategy} can't run here", got=reason, remedy="ask for auto or retrain")
+        self._refuse_many(ids, groups)
         admission = self.settings.admission
-        if len(ids) + len(groups) > admission.keys_per_request:
-            raise AdmissionError(
-                "the request names too many ids and groups",
-                expected=f"at most {admission.keys_per_request}",
-                got=str(len(ids) + len(groups)),
-                remedy="split it, or raise admission.keys_per_request",
-            )
         self._look()
         request = self.ledger.find_repeat(key, payload, strategy)
         if request is None:
@@ -172,7 +171,30 @@ class Forgetting(Opened):
             caller: Only those of this caller.
         """
         self._check_bound()
-        return [{**asdict(r), "state": str(r.state)} for r in self.ledger.requests(states, caller)]
+        return [_plain(request) for request in self.ledger.requests(states, caller)]
+
+    def page(
+        self,
+        *,
+        states: Collection[RequestState] = (),
+        caller: str | None = None,
+        limit: int = 50,
+        before: int | None = None,
+    ) -> dict[str, Any]:
+        """Return a part of the list of requests, newest first, as JSON-able data; its cost does not grow with them.
+
+        Args:
+            states: Only those in one of these states.
+            caller: Only those of this caller.
+            limit: How many at most, 1 to 1,000.
+            before: `next_before` of the part before; the newest when left out.
+
+        Returns:
+            `requests`, and `next_before`: None when there is no more.
+        """
+        self._check_bound()
+        found = self.pages.page(caller=caller, states=states, limit=limit, before=before)
+        return {"requests": [_plain(request) for request in found.requests], "next_before": found.next_before}
 
     def report(self, request_id: str) -> dict[str, Any]:
         """Return one request as JSON-able data, with its times and plan against actual per round and shard.
@@ -292,6 +314,11 @@ class Forgetting(Opened):
         made = [(x.kind, digest(self.site.lake.key, x.kind, x.value), *mac(x.kind, x.value)) for x in unknown]
         return [NamedKey(kind, key, mac_, mac_key) for kind, key, mac_key, mac_ in made]
 
+    def _refuse_many(self, ids: Sequence[object], groups: Sequence[object]) -> None:
+        most = self.settings.admission.keys_per_request
+        if (count := len(ids) + len(groups)) > most:
+            raise too_many_keys(count, most)
+
     def _refuse_empty(self, fresh: Sequence[tuple[ResolvedKey, int]]) -> None:
         revoked = sum(sum(slice_[:2]) for shard in self.ledger.counts().values() for slice_ in shard.values())
         if fresh and self.site.lake.manifest.training_rows - revoked <= sum(rows for _, rows in fresh):
@@ -310,6 +337,12 @@ class Forgetting(Opened):
             f"{twins} live row(s) have the same features and label as a row to be revoked; they stay, "
             "and the model may still know that content"
         ]
+
+
+def _plain(request: ForgetRequest) -> dict[str, Any]:
+    """Return a request as JSON-able data; `asdict` would copy every field deeply, which a long list feels."""
+    fields = {name: getattr(request, name) for name in ForgetRequest.__dataclass_fields__}
+    return {**fields, "state": str(request.state)}
 
 
 def _assumed_pools(settings: Settings) -> Pools:

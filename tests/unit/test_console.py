@@ -78,8 +78,9 @@ def test_the_cookie_and_the_pages_are_closed_to_scripts_and_other_sites(company)
     client = TestClient(company.app, base_url="https://console.example")
     entered = client.post("/console/enter", data={"token": text}, follow_redirects=False)
     cookie = entered.headers["set-cookie"].lower()
-    for word in ("httponly", "samesite=strict", "path=/console", "secure"):
+    for word in ("httponly", "samesite=strict", "path=/;", "secure", "__host-"):
         assert word in cookie
+    assert text.rpartition("_")[2] not in cookie
     page = client.get("/console")
     assert "default-src 'none'" in page.headers["content-security-policy"]
     assert page.headers["cache-control"] == "no-store"

@@ -129,6 +129,14 @@ tokens = sa.Table(  # who may call the HTTP interface
     sa.Column("expires_at", sa.Float),
     sa.Column("revoked_at", sa.Float),
 )
+console_sessions = sa.Table(  # browsers that came in with a token
+    "console_sessions",
+    metadata,
+    sa.Column("digest", sa.LargeBinary(32), primary_key=True),
+    sa.Column("token_id", sa.String(10), nullable=False),
+    sa.Column("seen_at", sa.Float, nullable=False),
+    sa.Column("ends_at", sa.Float, nullable=False),
+)
 guard_losses = sa.Table(  # the log of entries that were given up with their key
     "guard_losses",
     metadata,
