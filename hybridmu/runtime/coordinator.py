@@ -33,6 +33,7 @@ from hybridmu.runtime.purging import Purger
 from hybridmu.runtime.removal import RemovalPlanner
 from hybridmu.runtime.rounds import Round, new_id
 from hybridmu.runtime.site import Site
+from hybridmu.runtime.table_layout import TableLayout
 from hybridmu.store.journal import Journal
 from hybridmu.store.keys import Keyring
 from hybridmu.store.lake.ingest import ingest
@@ -110,6 +111,7 @@ class Coordinator:
         self._calibrator = Calibrator(canaries, queue)
         self._purger = Purger(self.site, engine, queue, self._renew, clean)
         self._healer = Healer(self.site, engine)
+        self._layout = TableLayout(self.site)
         self._forwarder = Forwarder(settings, engine)
         self._renewed = 0.0
         self._spare = math.inf  # seconds until a repair has to start to meet its deadline
@@ -185,6 +187,7 @@ class Coordinator:
         reach("step")
         self._renew()
         self._tidy()
+        self._layout.step(self._flying(), self._renew)
         newest = self.ledger.newest()
         version = self.registry.served()
         if version is not None and not self._training:
@@ -342,8 +345,7 @@ class Coordinator:
         Returns:
             Whether requests wait for that.
         """
-        flying = bool(self._at_work() or self._purger.shards)
-        grown = self._growth.step(self._token(), self.executor.pools(), flying, self._renew)
+        grown = self._growth.step(self._token(), self.executor.pools(), self._flying(), self._renew)
         if grown.plans:
             started = Round(new_id("ingest"), {}, grown.plans, grown.ingest_id)
             self._launch(started, self.registry.version().shards)
@@ -404,6 +406,10 @@ class Coordinator:
     def _at_work(self) -> set[int]:
         """Return the shards that a round or a calibration is at work on."""
         return {shard for r in self._rounds.values() for shard in r.plans} | self._calibrator.shards
+
+    def _flying(self) -> bool:
+        """Return whether any round, training, calibration or purge is at work."""
+        return bool(self._at_work() or self._purger.shards or self._training)
 
     def _busy(self) -> set[int]:
         """Return the shards on which nothing else may start."""
