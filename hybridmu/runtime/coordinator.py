@@ -37,6 +37,7 @@ from hybridmu.runtime.table_layout import TableLayout
 from hybridmu.store.journal import Journal
 from hybridmu.store.keys import Keyring
 from hybridmu.store.lake.ingest import ingest
+from hybridmu.store.ownership import bind, claim, take
 from hybridmu.store.sql.controls import Controls
 from hybridmu.store.sql.database import connect
 from hybridmu.store.sql.guard import Guard
@@ -89,7 +90,8 @@ class Coordinator:
     def __init__(self, settings: Settings, executor: Executor, holder: str) -> None:
         self.settings = settings
         self.site = Site(settings)
-        engine = connect(settings.database, create=True)  # it may be here to train
+        take(self.site.storage, settings)  # before the ledger, which may lie in it, is made
+        engine = connect(settings.database, create=True, modes=self.site.storage.modes)  # it may be here to train
         self.ledger, self.registry, self.replicas = Ledger(engine), Registry(engine), Replicas(engine)
         self.lease, self.measurements, self.controls = Lease(engine), Measurements(engine), Controls(engine)
         self._journal = Journal(self.site.storage, engine)
@@ -124,8 +126,9 @@ class Coordinator:
             if not self._sound:
                 check_soundness(self._engine, self._journal)
                 self._sound = True
-            self.ledger.bind(self.settings.identity(), create=False)
+            self._bind(create=False)
             self._journal.check()
+            claim(self.site.storage, self.ledger, self.settings)  # an earlier release did not
         self.token = self.lease.acquire(self.holder, LEASE_SECONDS)
         self._renewed = time.monotonic()
         return self.token is not None
@@ -143,7 +146,7 @@ class Coordinator:
 
     def begin_training(self) -> Snapshot:
         """Return the state after reading the source and queueing every shard; nothing that is there is redone."""
-        self.ledger.bind(self.settings.identity(), create=True, replace=not self.site.lake.exists)
+        self._bind(create=True, replace=not self.site.lake.exists)
         ingest(self.site.lake, self._guard)
         if self.registry.served() is None and self._training is None:
             work = {shard: self._training_plan(shard) for shard in range(self.settings.sisa.shards)}
@@ -421,6 +424,9 @@ class Coordinator:
         self._dispatcher.queue(job)
 
     # ------------------------------------------------------------------ helpers
+
+    def _bind(self, *, create: bool, replace: bool = False) -> None:
+        bind(self.site.storage, self.ledger, self.settings, create=create, replace=replace)
 
     def _token(self) -> int:
         if self.token is None:

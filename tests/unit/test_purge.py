@@ -285,7 +285,7 @@ def test_what_the_served_version_stands_on_stays_and_nothing_else(tmp_path):
     other = blobs.put({"w": torch.zeros(2)}, 2)
     for n, ref in enumerate(refs):
         blobs.record(1, f"{n:048d}", ref)
-    storage.write("blobs/shard-00001/unfinished.safetensors.0123.tmp", b"x")
+    storage.write("blobs/shard-00001/unfinished.safetensors." + "0" * 32 + ".tmp", b"x")
     assert sweep(blobs, 1, refs[:2], [f"{0:048d}"]) == 2 + 3 + 1
     assert blobs.listed(1) == (set(refs[:2]), {f"{0:048d}"})
     assert blobs.listed(2)[0] == {other}

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hybridmu.errors import StorageError
+from hybridmu.store.files.modes import create
 from hybridmu.store.files.plain import plain, plain_schema
 from hybridmu.store.files.s3 import explain
 from hybridmu.store.files.storage import Storage
@@ -41,6 +42,7 @@ class TableWriter:
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
         made = plain_schema(schema, _LAYOUT)
+        create(path)
         self._writer = pq.ParquetWriter(path, made, **writing(made))
 
     def write(self, table: pa.Table, row_group_size: int | None = None) -> None:

@@ -19,6 +19,7 @@ from hybridmu.core.partition import Digests, held_out, place
 from hybridmu.core.rows import carries
 from hybridmu.errors import DataError
 from hybridmu.faults import reach
+from hybridmu.store.files.modes import PRIVATE
 from hybridmu.store.files.parquet import TableWriter, publish_parquet, read_parquet, write_parquet
 from hybridmu.store.lake.lake import Lake
 from hybridmu.store.lake.layout import (
@@ -156,7 +157,7 @@ class Draft:
 
     def _done(self, name: str) -> Path:
         done = self._staging / "done"
-        done.mkdir(exist_ok=True)
+        done.mkdir(mode=PRIVATE.folder, exist_ok=True)
         return done / name.replace("/", "+")
 
 

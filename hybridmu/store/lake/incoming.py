@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from hybridmu.types import Ingestion
 
 # A copy that no ingestion names was left by a crash; a younger one may be on its way into the ledger.
 _ORPHAN_SECONDS = 3600.0
+_COPY = re.compile(rf"{INCOMING}/i-[0-9a-f]{{16}}\.parquet")
 
 
 @dataclass(frozen=True)
@@ -155,7 +157,8 @@ def sweep(lake: Lake, waiting: Collection[str], known: Collection[str]) -> None:
     keep, ours = ({incoming_file(name) for name in names} for names in (waiting, known))
     old = time.time_ns() - int(_ORPHAN_SECONDS * 1e9)
     found = lake.storage.list(INCOMING)
-    gone = [f.name for f in found if f.name not in keep and (f.name in ours or f.mtime_ns < old)]
+    copies = [f for f in found if _COPY.fullmatch(f.name) and f.name not in keep]
+    gone = [f.name for f in copies if f.name in ours or f.mtime_ns < old]
     if gone:
         lake.storage.delete(*gone)
 

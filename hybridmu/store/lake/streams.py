@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from hybridmu.store.files.modes import PRIVATE, create
 from hybridmu.store.files.plain import plain
 
 
@@ -32,7 +33,8 @@ class Streams:
         table = plain(table)
         for part in np.unique(parts[parts >= 0]).tolist():
             if part not in self._open:
-                self._folder.mkdir(exist_ok=True)
+                self._folder.mkdir(mode=PRIVATE.folder, exist_ok=True)
+                create(self.path(part))
                 self._open[part] = pa.ipc.new_stream(str(self.path(part)), table.schema)
             self._open[part].write_table(table.filter(pa.array(parts == part)))
 

@@ -7,6 +7,7 @@ swept by reference; certificates hold keyed hashes alone and are covered by thei
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ from hybridmu.store.purge.contents import Filter, Values, contents
 from hybridmu.store.purge.rewrite import stands_apart
 from hybridmu.types import KeyKind
 
+_log = logging.getLogger(__name__)
 _LINEAGE_BYTES = 60  # a shard's number and a hash
 _WEIGHTS = re.compile(r"blobs/shard-(\d{5})/[0-9a-f]{48}\.safetensors")
 _LINEAGE = re.compile(r"lineage/shard-(\d{5})/[0-9a-f]{48}")
@@ -80,7 +82,13 @@ class Look:
             files, size = files + 1, size + info.size
             if held:
                 found[info.name] = frozenset(held)
-        return found, {"needles": len(set(self._meaning.values())), "files": files, "bytes": size}
+        links = self._storage.links()
+        for name in links:
+            _log.warning("%s in storage is a link: what it leads to is not looked at", name)
+            if held := self._in_bytes(name.encode(errors="surrogateescape")):
+                found[name] = frozenset(held)
+        looked = {"needles": len(set(self._meaning.values())), "files": files, "bytes": size}
+        return found, looked | ({"links_not_followed": len(links)} if links else {})
 
     def _is_ours(self, name: str, size: int, tables: frozenset[str]) -> bool:
         """Return whether other checks than this search cover a file."""
