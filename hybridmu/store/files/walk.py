@@ -15,12 +15,19 @@ def entries(folder: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
 
     Yields:
         Files, links, pipes and the like.
+
+    Raises:
+        PermissionError: A folder can't be looked into.
     """
     try:
         with os.scandir(folder) as found:
             inner = list(found)
     except FileNotFoundError:  # it went meanwhile
         return
+    except PermissionError:
+        if folder.name == "lost+found":  # the file system's own, where storage is a whole disk
+            return
+        raise
     for entry in inner:
         if entry.is_dir(follow_symlinks=False):
             yield from ((f"{entry.name}/{name}", deeper) for name, deeper in entries(Path(entry.path)))
