@@ -20,8 +20,8 @@ _HEADER_BYTES = 1 << 10  # of most pages; longer where it repeats a long minimum
 _DATA, _DICTIONARY, _DATA_V2 = 0, 2, 3
 _LZ4_FRAMED = 5
 _CODECS = {1: "snappy", 2: "gzip", 4: "brotli", _LZ4_FRAMED: "lz4_raw", 6: "zstd", 7: "lz4_raw"}
-_WIDTHS = {1: 4, 2: 8, 3: 12, 4: 4, 5: 8}  # of physical types; 6 has its length before each value, 7 in the schema
-_INTEGERS = {1, 2}
+# Physical types: integers and their bytes; texts with their length before each, or all of one that the schema names.
+_INTEGERS = {1: 4, 2: 8}
 _BYTES = 6
 _FIXED = 7
 
@@ -66,10 +66,10 @@ class Chunk:
     _place: tuple[int, int] = field(repr=False)
 
     def decode(self, data: bytes) -> list[Any]:
-        """Return values that are stored one after the other, numbers as such and others as bytes."""
+        """Return values that are stored one after the other: whole numbers as such, texts as bytes, of others none."""
         if self.kind == _BYTES:
             return list(_lengths_first(data))
-        width = self.width if self.kind == _FIXED else _WIDTHS.get(self.kind, 0)
+        width = self.width if self.kind == _FIXED else _INTEGERS.get(self.kind, 0)
         values = [data[at : at + width] for at in range(0, len(data) - width + 1, width)] if width else []
         return [int.from_bytes(v, "little", signed=True) for v in values] if self.kind in _INTEGERS else list(values)
 

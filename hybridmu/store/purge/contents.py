@@ -113,15 +113,20 @@ def _parquet_parts(name: str, source: Any, depth: int) -> Iterator[Piece]:
         yield from _encoded(value)
         yield from contents(".json", io.BytesIO(value), depth + 1)
     for chunk in parts.chunks():
-        label = _label(chunk.path)
-        yield Values(label, chunk.bound_values(chunk.bounds))
-        for page in parts.pages(chunk):
-            yield page.data
-            yield Values(label, chunk.bound_values(page.bounds))
-            if page.dictionary:
-                yield Values(label, chunk.decode(page.data))
-        if chunk.bloom:
-            yield Filter(answers(chunk.bloom, lambda chunk=chunk: _rows_of(source, chunk)))  # type: ignore[misc]
+        with suppress(Exception):  # a damaged page does not hide other columns
+            yield from _chunk(source, parts, chunk)
+
+
+def _chunk(source: Any, parts: ParquetParts, chunk: Chunk) -> Iterator[Piece]:
+    label = _label(chunk.path)
+    yield Values(label, chunk.bound_values(chunk.bounds))
+    if chunk.bloom:
+        yield Filter(answers(chunk.bloom, lambda: _rows_of(source, chunk)))
+    for page in parts.pages(chunk):
+        yield page.data
+        yield Values(label, chunk.bound_values(page.bounds))
+        if page.dictionary:
+            yield Values(label, chunk.decode(page.data))
 
 
 def _parquet_rows(name: str, source: Any, depth: int) -> Iterator[Piece]:
@@ -201,7 +206,8 @@ def _table(table: pa.Table) -> Iterator[Piece]:
             yield from _dictionaries(name, chunk)
         values = column.to_pylist()
         yield Values(name, values)
-        yield from _document(values)
+        if pa.types.is_nested(column.type) or pa.types.is_dictionary(column.type):
+            yield from _document(values)
 
 
 def _dictionaries(name: str, array: pa.Array) -> Iterator[Values]:
@@ -266,19 +272,25 @@ def _json(name: str, source: Any, depth: int) -> Iterator[Piece]:
         yield from _document(document)
 
 
-def _document(value: object) -> Iterator[Piece]:
-    """Yield the texts of a document, which escapes may hide, and every value under its key."""
-    if isinstance(value, str):
-        yield value.encode(errors="surrogatepass")
-    elif isinstance(value, (list, tuple)):
-        for one in value:
-            if isinstance(one, (str, list, tuple, dict)):
-                yield from _document(one)
-    elif isinstance(value, dict):
-        for key, one in value.items():
-            yield from _document(key)
-            yield Values(str(key), list(one) if isinstance(one, list) else [one])
-            yield from _document(one)
+def _document(document: object) -> Iterator[Piece]:
+    """Yield the texts of a document, which escapes may hide, and all values of each key together."""
+    texts: list[str] = []
+    named: dict[str, list[object]] = {}
+    waiting = [document]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, str):
+            texts.append(value)
+        elif isinstance(value, dict):
+            for key, inner in value.items():
+                texts.append(str(key))
+                named.setdefault(str(key), []).extend(inner if isinstance(inner, list) else (inner,))
+            waiting += value.values()
+        elif isinstance(value, (list, tuple)):
+            waiting += [inner for inner in value if isinstance(inner, (str, list, tuple, dict))]
+    yield "\n".join(texts).encode(errors="surrogatepass")
+    for key, values in named.items():
+        yield Values(key, values)
 
 
 def _text(data: bytes) -> str:
