@@ -36,7 +36,9 @@ def take(storage: Storage, settings: Settings) -> None:
     """
     marker = _read(storage)
     if marker is None and not _made_before(storage, settings):
-        others = [*(file.name for file in storage.list()), *storage.links()]
+        # A crash in the very first write left nothing but a half of the marker.
+        files = [file.name for file in storage.list() if not (file.temporary and file.name.startswith(f"{MARKER}."))]
+        others = [*files, *storage.links()]
         if others:
             raise StateError(
                 f"the storage {storage.url} holds other files",

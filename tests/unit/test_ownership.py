@@ -74,6 +74,15 @@ def test_a_first_run_that_was_broken_off_goes_on(table, point):
         assert again.train()["version"] == 1
 
 
+def test_a_first_run_that_was_killed_in_its_first_write_goes_on(table):
+    (table / "storage").mkdir()
+    half = table / "storage" / temporary_name(MARKER)
+    half.write_text("{")
+    with system(table) as again:
+        assert again.train()["version"] == 1
+    assert not half.exists()
+
+
 def test_a_storage_of_an_earlier_release_is_taken_over(table):
     with system(table) as old:
         old.train()
