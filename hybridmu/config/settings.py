@@ -44,6 +44,7 @@ class Settings(Section):
     logs: LogSettings = LogSettings()
     keys: KeySettings = KeySettings()
     storage_url: str
+    storage_mode: Literal["private", "group-read", "group"] = "private"
     database_url: str | None = None
 
     @field_validator("storage_url")

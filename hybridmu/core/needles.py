@@ -11,11 +11,25 @@ SHORTEST = 4
 DIGEST_BYTES = 16
 _CHUNK = 1 << 20
 _PIECE = 1 << 24
+_WIDE = ("utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be")
 
 
 def spelled(needles: Collection[bytes]) -> frozenset[bytes]:
     """Return needles, and digests (16 bytes) among them as hexadecimal text too."""
     return frozenset({*needles, *(needle.hex().encode() for needle in needles if len(needle) == DIGEST_BYTES)})
+
+
+def widened(needle: bytes) -> frozenset[bytes]:
+    """Return a text as NumPy, Windows and some databases write it: two or four bytes a character.
+
+    Args:
+        needle: UTF-8, or something else, of which nothing is returned.
+    """
+    try:
+        text = needle.decode()
+    except UnicodeDecodeError:
+        return frozenset()
+    return frozenset(text.encode(encoding) for encoding in _WIDE) if text.isprintable() else frozenset()
 
 
 class Needles:

@@ -20,6 +20,7 @@ from hybridmu.report import plots
 from hybridmu.report.html import render
 from hybridmu.runtime.removal import policy_of
 from hybridmu.runtime.verify import accuracy_of, test_rows
+from hybridmu.store.ownership import MARKER
 from hybridmu.system import System
 
 _BATCH_SHARE = 0.05
@@ -54,8 +55,9 @@ def run_demo(output: Path, console: Console) -> dict[str, Any]:
     """
     output = output.absolute()
     settings = demo_settings(output)
-    for old in ("system", "system-keys"):
-        shutil.rmtree(output / old, ignore_errors=True)
+    if (output / "system" / MARKER).is_file():  # else it is somebody else's folder, and training refuses it
+        for old in ("system", "system-keys"):
+            shutil.rmtree(output / old, ignore_errors=True)
     output.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
     with phases(console) as bar:

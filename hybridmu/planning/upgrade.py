@@ -68,6 +68,7 @@ class UpgradePlan:
         seconds_after: The latter.
         visits_anew: What retraining every shard that loses checkpoints takes, once.
         seconds_anew: The same in seconds on one worker.
+        tables: Files that an earlier release wrote, and this one rewrites once; no bit that is trained on changes.
     """
 
     packages: tuple[Package, ...]
@@ -80,6 +81,7 @@ class UpgradePlan:
     seconds_after: float
     visits_anew: int
     seconds_anew: float
+    tables: int = 0
 
     def explain(self) -> str:
         """Return the plan as sentences, then one line per shard."""
@@ -104,6 +106,12 @@ class UpgradePlan:
                 f"Retraining the {hit} shard(s) that lose checkpoints takes {self.visits_anew:,} sample visits "
                 f"({self.seconds_anew:.3g} s on one worker), once.",
             ]
+        if self.tables:
+            lines.append(
+                f"{self.tables} table file(s) of an earlier release are rewritten once, by the next coordinator or by "
+                "`hybridmu upgrade`: they may keep values of rows that are gone. Until then no purge is certified; "
+                "rows, weights and certificates stay as they are."
+            )
         for package in self.packages:
             if not package.shapes:
                 lines.append(f"{package.name} is not part of what names a checkpoint.")

@@ -33,9 +33,11 @@ from hybridmu.runtime.purging import Purger
 from hybridmu.runtime.removal import RemovalPlanner
 from hybridmu.runtime.rounds import Round, new_id
 from hybridmu.runtime.site import Site
+from hybridmu.runtime.table_layout import TableLayout
 from hybridmu.store.journal import Journal
 from hybridmu.store.keys import Keyring
 from hybridmu.store.lake.ingest import ingest
+from hybridmu.store.ownership import bind, claim, take
 from hybridmu.store.sql.controls import Controls
 from hybridmu.store.sql.database import connect
 from hybridmu.store.sql.guard import Guard
@@ -88,7 +90,8 @@ class Coordinator:
     def __init__(self, settings: Settings, executor: Executor, holder: str) -> None:
         self.settings = settings
         self.site = Site(settings)
-        engine = connect(settings.database, create=True)  # it may be here to train
+        take(self.site.storage, settings)  # before the ledger, which may lie in it, is made
+        engine = connect(settings.database, create=True, modes=self.site.storage.modes)  # it may be here to train
         self.ledger, self.registry, self.replicas = Ledger(engine), Registry(engine), Replicas(engine)
         self.lease, self.measurements, self.controls = Lease(engine), Measurements(engine), Controls(engine)
         self._journal = Journal(self.site.storage, engine)
@@ -110,6 +113,7 @@ class Coordinator:
         self._calibrator = Calibrator(canaries, queue)
         self._purger = Purger(self.site, engine, queue, self._renew, clean)
         self._healer = Healer(self.site, engine)
+        self._layout = TableLayout(self.site)
         self._forwarder = Forwarder(settings, engine)
         self._renewed = 0.0
         self._spare = math.inf  # seconds until a repair has to start to meet its deadline
@@ -122,8 +126,9 @@ class Coordinator:
             if not self._sound:
                 check_soundness(self._engine, self._journal)
                 self._sound = True
-            self.ledger.bind(self.settings.identity(), create=False)
+            self._bind(create=False)
             self._journal.check()
+            claim(self.site.storage, self.ledger, self.settings)  # an earlier release did not
         self.token = self.lease.acquire(self.holder, LEASE_SECONDS)
         self._renewed = time.monotonic()
         return self.token is not None
@@ -141,7 +146,7 @@ class Coordinator:
 
     def begin_training(self) -> Snapshot:
         """Return the state after reading the source and queueing every shard; nothing that is there is redone."""
-        self.ledger.bind(self.settings.identity(), create=True, replace=not self.site.lake.exists)
+        self._bind(create=True, replace=not self.site.lake.exists)
         ingest(self.site.lake, self._guard)
         if self.registry.served() is None and self._training is None:
             work = {shard: self._training_plan(shard) for shard in range(self.settings.sisa.shards)}
@@ -185,6 +190,7 @@ class Coordinator:
         reach("step")
         self._renew()
         self._tidy()
+        self._layout.step(self._flying(), self._renew)
         newest = self.ledger.newest()
         version = self.registry.served()
         if version is not None and not self._training:
@@ -342,8 +348,7 @@ class Coordinator:
         Returns:
             Whether requests wait for that.
         """
-        flying = bool(self._at_work() or self._purger.shards)
-        grown = self._growth.step(self._token(), self.executor.pools(), flying, self._renew)
+        grown = self._growth.step(self._token(), self.executor.pools(), self._flying(), self._renew)
         if grown.plans:
             started = Round(new_id("ingest"), {}, grown.plans, grown.ingest_id)
             self._launch(started, self.registry.version().shards)
@@ -405,6 +410,10 @@ class Coordinator:
         """Return the shards that a round or a calibration is at work on."""
         return {shard for r in self._rounds.values() for shard in r.plans} | self._calibrator.shards
 
+    def _flying(self) -> bool:
+        """Return whether any round, training, calibration or purge is at work."""
+        return bool(self._at_work() or self._purger.shards or self._training)
+
     def _busy(self) -> set[int]:
         """Return the shards on which nothing else may start."""
         return self._at_work() | self._purger.shards
@@ -415,6 +424,9 @@ class Coordinator:
         self._dispatcher.queue(job)
 
     # ------------------------------------------------------------------ helpers
+
+    def _bind(self, *, create: bool, replace: bool = False) -> None:
+        bind(self.site.storage, self.ledger, self.settings, create=create, replace=replace)
 
     def _token(self) -> int:
         if self.token is None:

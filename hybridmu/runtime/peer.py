@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from hybridmu.config import Settings
 from hybridmu.core.strategies.dpus import unavailable
 from hybridmu.errors import ConfigError, HybridMUError, StateError
+from hybridmu.store.files.modes import modes_of
 from hybridmu.store.files.storage import Storage
 from hybridmu.store.keys import Keyring
 from hybridmu.store.lake.incoming import waiting_pairs
@@ -50,7 +51,7 @@ class Peer:
         self.ledger, self.links, self.registry = Ledger(self.engine), Links(self.engine), Registry(self.engine)
         self.keyring, self.ingestions = Keyring(settings), Ingestions(self.engine)
         self.guard = Guard(self.engine, self.keyring)
-        self.lake = Lake(settings, Storage(settings.storage_url))
+        self.lake = Lake(settings, Storage(settings.storage_url, modes_of(settings.storage_mode)))
         self.system, self.name = self.ledger.system(), name_of(settings)
 
     @property

@@ -10,9 +10,11 @@ from hybridmu.config import Settings
 from hybridmu.errors import StateError
 from hybridmu.runtime.linking import link
 from hybridmu.runtime.peer import Peer, opened
+from hybridmu.store.files.modes import modes_of
 from hybridmu.store.files.storage import Storage
 from hybridmu.store.lake.inherit import Predecessor, inherit
 from hybridmu.store.lake.lake import Lake
+from hybridmu.store.ownership import bind, take
 from hybridmu.store.sql.database import connect
 from hybridmu.store.sql.ledger import Ledger
 from hybridmu.store.sql.links import Links
@@ -31,9 +33,11 @@ def prepare(old: Peer, settings: Settings) -> None:
             successor's storage.
     """
     _refuse_unlike(old, settings)
-    engine = connect(settings.database, create=True)
+    storage = Storage(settings.storage_url, modes_of(settings.storage_mode))
+    take(storage, settings)
+    engine = connect(settings.database, create=True, modes=storage.modes)
     ledger, links = Ledger(engine), Links(engine)
-    written = _empty_or_ours(old, settings, ledger, links)
+    written = _empty_or_ours(old, storage, settings, ledger, links)
     engine.dispose()
     with opened(settings) as new:
         link(old, new)
@@ -68,7 +72,7 @@ def _refuse_unlike(old: Peer, settings: Settings) -> None:
         )
 
 
-def _empty_or_ours(old: Peer, settings: Settings, ledger: Ledger, links: Links) -> bool:
+def _empty_or_ours(old: Peer, storage: Storage, settings: Settings, ledger: Ledger, links: Links) -> bool:
     """Return whether a successor's tables are there already, after claiming its storage.
 
     Returns:
@@ -77,12 +81,12 @@ def _empty_or_ours(old: Peer, settings: Settings, ledger: Ledger, links: Links) 
     Raises:
         StateError: Another model is there.
     """
-    lake = Lake(settings, Storage(settings.storage_url))
+    lake = Lake(settings, storage)
     if not lake.exists:
-        ledger.bind(settings.identity(), create=True, replace=True)
+        bind(storage, ledger, settings, create=True, replace=True)
         links.succeeds(old.system)
         return False
-    ledger.bind(settings.identity(), create=False)
+    bind(storage, ledger, settings, create=False)
     past = lake.manifest.ancestry
     if past is None or past.system != old.system:
         raise StateError(

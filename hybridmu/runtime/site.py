@@ -11,6 +11,7 @@ from hybridmu.core.lineage import environment, head
 from hybridmu.core.model import SubModel, initial_model
 from hybridmu.core.training import Recipe
 from hybridmu.store.files.blobs import Blobs
+from hybridmu.store.files.modes import modes_of
 from hybridmu.store.files.storage import Storage
 from hybridmu.store.lake.lake import Lake
 from hybridmu.task import code_digest, make_task
@@ -28,7 +29,7 @@ class Site:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.storage = Storage(settings.storage_url)
+        self.storage = Storage(settings.storage_url, modes_of(settings.storage_mode))
         self.blobs = Blobs(self.storage)
         self.lake = Lake(settings, self.storage)
         self.task = make_task(settings.task.name, settings.task.options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 
@@ -10,6 +11,7 @@ from hybridmu.errors import StateError
 from hybridmu.planning import cost
 from hybridmu.planning.upgrade import Package, UpgradePlan, plan_upgrade
 from hybridmu.runtime.eviction import CheckpointKeeper
+from hybridmu.store.purge.rewrite import outdated
 from hybridmu.store.sql.measurements import Measurements
 from hybridmu.task import installed_version, normal_name
 
@@ -44,7 +46,8 @@ def upgrade_plan(keeper: CheckpointKeeper, measurements: Measurements, versions:
     )
     subs = registry.version().shards
     lost = {sub.shard for sub in subs if sub.head != site.head(sub.shard, wanted)}
-    return plan_upgrade(keeper.facts(lambda _: True), lost, cost.fit(measurements.costs()), packages)
+    plan = plan_upgrade(keeper.facts(lambda _: True), lost, cost.fit(measurements.costs()), packages)
+    return replace(plan, tables=len(outdated(site.lake)))
 
 
 def _full(package: str, version: str) -> str:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-import uuid
 from collections.abc import Mapping
 from typing import Any
 
 from hybridmu.core.certificate import canonical, fingerprint, parse
 from hybridmu.errors import CorruptBlobError, StateError
 from hybridmu.faults import reach
+from hybridmu.store.files.durable import temporary_name
 from hybridmu.store.files.storage import Storage
 
 _FOLDER = "certificates"
@@ -121,7 +121,7 @@ class Certificates:
         if self.storage.local is None:
             self.storage.write(name, data)
             return
-        temporary = f"{name}.{uuid.uuid4().hex}.tmp"
+        temporary = temporary_name(name)
         self.storage.write(temporary, data)
         try:
             reach("certificate.link")

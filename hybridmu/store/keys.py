@@ -12,7 +12,6 @@ import hmac
 import os
 import re
 import secrets
-import uuid
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -27,6 +26,7 @@ from hybridmu.core.certificate import key_id
 from hybridmu.core.partition import canonical
 from hybridmu.errors import ConfigError, StateError
 from hybridmu.faults import reach
+from hybridmu.store.files.durable import is_temporary, make_folder, temporary_name
 from hybridmu.store.files.refusals import explained
 from hybridmu.types import KeyKind
 
@@ -178,7 +178,8 @@ class Keyring:
         """Remove half-made key files that crashes left."""
         if self._has_folder():
             for path in self.settings.keys_folder.glob(".*.tmp"):
-                path.unlink(missing_ok=True)
+                if is_temporary(path.name):
+                    path.unlink(missing_ok=True)
 
     # ------------------------------------------------------------------ files
 
@@ -186,7 +187,7 @@ class Keyring:
         folder = self.settings.keys_folder
         if create:
             with explained(str(folder.parent), "make", folder.name):
-                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                make_folder(folder)
         if folder.is_dir():
             _refuse_open(folder, "700")
         return folder
@@ -201,7 +202,7 @@ class Keyring:
         key = Ed25519PrivateKey.generate()
         made = _create(folder / _PRIVATE.format(number), _pem(key))
         if made:
-            _create(folder / _PUBLIC.format(number), _public_pem(key), mode=0o644)
+            _create(folder / _PUBLIC.format(number), _public_pem(key))
         return made
 
     def _stored(self, folder: Path, number: int) -> Ed25519PrivateKey:
@@ -212,7 +213,7 @@ class Keyring:
         """Destroy a private key, as far as a file system lets one, once its public part is there."""
         gone = folder / _RETIRED.format(number)  # never half a key under the name that is read
         with suppress(FileNotFoundError):
-            _create(folder / _PUBLIC.format(number), _public_pem(self._stored(folder, number)), mode=0o644)
+            _create(folder / _PUBLIC.format(number), _public_pem(self._stored(folder, number)))
             (folder / _PRIVATE.format(number)).replace(gone)
         with suppress(FileNotFoundError):
             with gone.open("r+b") as file:
@@ -280,20 +281,19 @@ def _numbers(folder: Path, pattern: str) -> list[int]:
     return sorted(int(match[1]) for path in folder.iterdir() if (match := wanted.fullmatch(path.name)))
 
 
-def _create(path: Path, data: bytes, mode: int = 0o600) -> bool:
+def _create(path: Path, data: bytes) -> bool:
     """Return whether a new file was published, whole; not when the name was taken, perhaps at this moment."""
     with explained(str(path.parent), "write", path.name):
-        return not path.exists() and _link(path, data, mode)
+        return not path.exists() and _link(path, data)
 
 
-def _link(path: Path, data: bytes, mode: int) -> bool:
-    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
+def _link(path: Path, data: bytes) -> bool:
+    temporary = path.with_name(temporary_name(""))
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
             file.flush()
-            os.fchmod(file.fileno(), mode)
             os.fsync(file.fileno())
         reach("key.link")
         os.link(temporary, path)  # unlike a rename, it never replaces
@@ -301,7 +301,7 @@ def _link(path: Path, data: bytes, mode: int) -> bool:
     except FileExistsError:
         return False
     except FileNotFoundError:  # somebody took it for one that a crash had left
-        return _link(path, data, mode)
+        return _link(path, data)
     finally:
         temporary.unlink(missing_ok=True)
     folder = os.open(path.parent, os.O_RDONLY)

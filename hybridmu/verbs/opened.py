@@ -27,6 +27,7 @@ from hybridmu.runtime.intake import Intake
 from hybridmu.runtime.models import Models
 from hybridmu.runtime.site import Site
 from hybridmu.store.keys import Keyring
+from hybridmu.store.ownership import bind
 from hybridmu.store.sql.controls import Controls
 from hybridmu.store.sql.database import connect as connect_database
 from hybridmu.store.sql.guard import Guard
@@ -155,7 +156,7 @@ class Opened:
     def _check_bound(self) -> None:
         """Check once that storage is of this configuration: it can't change under a system that found it so."""
         if not self._bound:
-            self.ledger.bind(self.settings.identity(), create=False)
+            bind(self.site.storage, self.ledger, self.settings, create=False)
             self._bound = True
 
     def _look(self) -> None:

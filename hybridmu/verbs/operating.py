@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
@@ -17,6 +19,7 @@ from hybridmu.runtime.eviction import CheckpointKeeper
 from hybridmu.runtime.retiring import decommission
 from hybridmu.runtime.upgrade import upgrade_plan
 from hybridmu.store.journal import Journal
+from hybridmu.store.purge.rewrite import rewrite_tables
 from hybridmu.store.sql.vitals import Vitals, read_vitals
 from hybridmu.verbs.opened import Opened
 
@@ -138,19 +141,9 @@ class Operating(Opened):
         keeper = CheckpointKeeper(self.site, self.ledger, self.registry)
         plan = keeper.plan()
         if apply and plan.evicted:
-            self.close()  # a coordinator of our own has no job at work now
-            token = self.lease.acquire(self._holder(), coordinator.LEASE_SECONDS)
-            if token is None:
-                raise StateError(
-                    "another coordinator is at work on this storage",
-                    got=str(self.lease.holder()),
-                    remedy="it keeps its own checkpoints.budget_bytes after every publish; stop it to do so by hand",
-                )
-            try:
+            with self._leased("it keeps checkpoints.budget_bytes after every publish; stop it to do so by hand"):
                 plan = keeper.plan()
                 keeper.apply(plan)
-            finally:
-                self.lease.release(token)
         fitted = cost.fit(self.measurements.costs())
         before = fitted.estimate("retrain", round(plan.visits_before), round(plan.files_before))
         after = fitted.estimate("retrain", round(plan.visits_after), round(plan.files_after))
@@ -176,6 +169,49 @@ class Operating(Opened):
         self._check_bound()
         keeper = CheckpointKeeper(self.site, self.ledger, self.registry)
         return upgrade_plan(keeper, self.measurements, versions or {})
+
+    def rewrite_tables(self) -> int:
+        """Return how many tables of an earlier release were rewritten, so that values stand in their rows alone.
+
+        Raises:
+            StateError: Another coordinator is at work on this storage; it does so itself when it starts.
+            StorageError: A table is damaged; the others are done.
+        """
+        self._check_bound()
+        with self._leased("it rewrites them when it starts: stop it and start it again") as beat:
+            return rewrite_tables(self.site.lake, beat)
+
+    @contextmanager
+    def _leased(self, remedy: str) -> Iterator[Callable[[], None]]:
+        """Hold the coordinator's lease, and yield what renews it.
+
+        Args:
+            remedy: What to do where another coordinator holds it.
+
+        Yields:
+            To be called again and again.
+
+        Raises:
+            StateError: Another coordinator is at work.
+        """
+        self.close()  # a coordinator of our own has no job at work now
+        token = self.lease.acquire(self._holder(), coordinator.LEASE_SECONDS)
+        if token is None:
+            raise StateError(
+                "another coordinator is at work on this storage", got=str(self.lease.holder()), remedy=remedy
+            )
+        renewed = time.monotonic()
+
+        def beat() -> None:
+            nonlocal renewed
+            if time.monotonic() - renewed > coordinator.LEASE_SECONDS / 5:
+                self.lease.heartbeat(token, coordinator.LEASE_SECONDS)
+                renewed = time.monotonic()
+
+        try:
+            yield beat
+        finally:
+            self.lease.release(token)
 
     def replay(self) -> dict[str, Any]:
         """Give a ledger that was restored from a backup what storage has acted on since, and linked models know.

@@ -23,6 +23,8 @@ from hybridmu.runtime.coordinator import Snapshot
 from hybridmu.store.certificates import Certificates
 from hybridmu.store.files.blobs import blob_file, lineage_file
 from hybridmu.store.keys import Keyring
+from hybridmu.store.lake.layout import LAYOUT, MANIFEST
+from hybridmu.store.ownership import MARKER
 from hybridmu.store.sql import tables as t
 from hybridmu.types import RequestState
 from tests.faults.worlds import Act, second
@@ -237,7 +239,7 @@ def _tables(system: hybridmu.System) -> list[str]:
 def _files(system: hybridmu.System, certificates: int) -> Iterable[str]:
     """Yield files that nothing stands on, and those that are missing or damaged."""
     site, version = system.site, system.registry.version()
-    known = {"lake/manifest.json", *(f"certificates/{number:08d}.json" for number in range(1, certificates + 1))}
+    known = {MANIFEST, LAYOUT, MARKER, *(f"certificates/{number:08d}.json" for number in range(1, certificates + 1))}
     known |= {f"ledger.sqlite3{suffix}" for suffix in ("", "-wal", "-shm")} | {"journal/state.json"}
     requests = {request.request_id for request in system.ledger.requests()}
     for name in (file.name for file in site.storage.list("journal")):

@@ -7,6 +7,7 @@ import pytest
 import hybridmu
 from hybridmu.errors import StateError
 from hybridmu.serving.replica import Replica
+from hybridmu.store.ownership import MARKER
 from hybridmu.store.sql import tables as t
 from hybridmu.types import RequestState
 from tests.support import make_table, rows_of, settings_dict
@@ -29,7 +30,7 @@ def test_nothing_but_certificates_and_the_guard_stays(system):
     result = system.decommission("the contract ended", caller="someone")
     assert result["certificates_kept"] == 1
     names = [info.name for info in system.site.storage.list() if "ledger.sqlite3" not in info.name]
-    assert names == ["certificates/00000001.json"]
+    assert names == ["certificates/00000001.json", MARKER]
     for table in (t.tombstones, t.version_shards, t.serving, t.needs, t.costs, t.idempotency):
         assert rows_of(system._engine, table) == []
     assert {system.ledger.request(name).state for name in (done, waiting)} == {RequestState.PURGED}
@@ -86,4 +87,4 @@ def test_what_a_crash_left_half_done_is_finished(system, monkeypatch):
         system.decommission("over")
     monkeypatch.undo()
     assert system.decommission("over")["certificates_kept"] == 0
-    assert [info.name for info in system.site.storage.list() if "ledger.sqlite3" not in info.name] == []
+    assert [info.name for info in system.site.storage.list() if "ledger.sqlite3" not in info.name] == [MARKER]

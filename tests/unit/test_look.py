@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
+import io
 import json
+import random
+import sqlite3
+import tarfile
+import zipfile
+from contextlib import closing
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.feather as feather
 import pyarrow.parquet as pq
 import pytest
+from pyarrow import orc
 
 from hybridmu.core.partition import digest
+from hybridmu.errors import PurgeError
+from hybridmu.store.files.pages import ParquetParts
+from hybridmu.store.files.parquet import publish_parquet, read_parquet, writing
 from hybridmu.store.purge.look import Look
+from hybridmu.store.purge.rewrite import outdated, rewrite_tables
 from tests.support import open_lake
 
 NAME = "customer-4711"
@@ -138,3 +151,160 @@ def test_groups_are_known_by_their_column(tmp_path, make_table):
     put(lake, "others.csv", b"person,x\np2,2\n")
     put(lake, "another-column.csv", b"id,x\np1,2\n")
     assert found(lake, wanted) == {"people.csv"}
+
+
+# ---------------------------------------------------------------------- what bytes don't show
+
+
+def parquet(made: pa.Table, **options) -> bytes:
+    sink = io.BytesIO()
+    pq.write_table(made, sink, **{"compression": "zstd", **options})
+    return sink.getvalue()
+
+
+def arrow(made: pa.Table, *, stream: bool = False) -> bytes:
+    sink = io.BytesIO()
+    options = pa.ipc.IpcWriteOptions(compression="zstd")
+    new = pa.ipc.new_stream if stream else pa.ipc.new_file
+    with new(sink, made.schema, options=options) as writer:
+        writer.write_table(made)
+    return sink.getvalue()
+
+
+def words(*values: object) -> pa.DictionaryArray:
+    """A column of one row, whose dictionary holds other values besides."""
+    return pa.DictionaryArray.from_arrays(pa.array([0], pa.int32()), pa.array(["somebody", *values]))
+
+
+def numbers(*values: int) -> pa.DictionaryArray:
+    return pa.DictionaryArray.from_arrays(pa.array([0], pa.int32()), pa.array([16, *values]))
+
+
+def bloom() -> bytes:
+    """A filter that was made from a row which is not there: the bits of another file in the place of its own."""
+    options = {"compression": "none", "use_dictionary": False, "write_statistics": False, "store_schema": False}
+    options["bloom_filter_options"] = {"who": {"ndv": 1000, "fpp": 0.001}}
+    with_it, without = (parquet(pa.table({"who": ["x" * len(NAME), name]}), **options) for name in (NAME, "y" * 13))
+    [ours], [theirs] = (
+        [chunk.bloom for chunk in ParquetParts(io.BytesIO(data)).chunks()] for data in (without, with_it)
+    )
+    return without.replace(ours, theirs)
+
+
+def archive() -> bytes:
+    sink = io.BytesIO()
+    with zipfile.ZipFile(sink, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("deep/table.csv", "id;x\n17;1\n")
+    return sink.getvalue()
+
+
+def tape(mode: str) -> bytes:
+    sink = io.BytesIO()
+    with tarfile.open(fileobj=sink, mode=mode) as file:
+        data = b'{"id": 17}'
+        member = tarfile.TarInfo("rows.json")
+        member.size = len(data)
+        file.addfile(member, io.BytesIO(data))
+    return sink.getvalue()
+
+
+def numpy_bytes(save, *arrays, **named) -> bytes:
+    sink = io.BytesIO()
+    save(sink, *arrays, **named)
+    return sink.getvalue()
+
+
+def sqlite() -> bytes:
+    with closing(sqlite3.connect(":memory:")) as connection:
+        connection.execute("CREATE TABLE people (id INTEGER, x REAL)")
+        connection.execute("INSERT INTO people VALUES (17, 0.5)")
+        connection.commit()
+        return connection.serialize()
+
+
+def safetensors(note: bytes) -> bytes:
+    header = b'{"__metadata__": {"note": "' + note + b'"}}'
+    return len(header).to_bytes(8, "little") + header
+
+
+ONE = pa.table({"x": [1]})
+ESCAPED = "".join(f"\\u{ord(letter):04x}" for letter in NAME).encode()
+HIDDEN = {
+    "a dictionary": parquet(pa.table({"who": words(NAME)})),
+    "a dictionary in a struct": parquet(pa.table({"s": pa.StructArray.from_arrays([words(NAME)], ["who"])})),
+    "a number in a struct": parquet(pa.table({"s": [{"id": 17}]})),
+    "numbers in a list": parquet(pa.table({"id": [[16, 17]]})),
+    "values as differences": parquet(
+        pa.table({"who": ["customer-1", NAME]}), use_dictionary=False, column_encoding="DELTA_BYTE_ARRAY"
+    ),
+    "pages of version 2": parquet(pa.table({"who": words(NAME)}), data_page_version="2.0"),
+    "pages of another codec": parquet(pa.table({"who": words(NAME)}), compression="brotli"),
+    "metadata of the file": parquet(ONE.replace_schema_metadata({"pandas": json.dumps({"index": [NAME]})})),
+    "escaped metadata": parquet(ONE.replace_schema_metadata({b"pandas": b'{"x": "' + ESCAPED + b'"}'})),
+    "metadata of a column": parquet(ONE.cast(pa.schema([pa.field("x", pa.int64(), metadata={"of": NAME})]))),
+    "the name of a column": parquet(pa.table({f"score of {NAME}": [1]})),
+    "a filter": bloom(),
+    "Arrow": arrow(pa.table({"who": words(NAME)})),
+    "Arrow, numbers": arrow(pa.table({"id": numbers(17)})),
+    "an Arrow stream": arrow(pa.table({"who": words(NAME)}), stream=True),
+    "Arrow, metadata": arrow(ONE.replace_schema_metadata({b"x": b'{"x": "' + ESCAPED + b'"}'})),
+    "ORC": None,
+    "an archive": archive(),
+    "a tape": tape("w"),
+    "a compressed tape": tape("w:xz"),
+    "bzip2": bz2.compress(b"dear customer-4711, " * 3),
+    "two layers": gzip.compress(gzip.compress(NAME.encode())),
+    "cut off": gzip.compress(NAME.encode() + random.Random(0).randbytes(9000))[:6000],
+    "NumPy": numpy_bytes(np.save, np.array([NAME])),
+    "NumPy, records": numpy_bytes(np.save, np.array([(17, 1.0)], dtype=[("id", "i8"), ("x", "f8")])),
+    "NumPy, archive": numpy_bytes(np.savez_compressed, id=np.array([16, 17])),
+    "UTF-16": f"Kunde: {NAME}".encode("utf-16"),
+    "escaped.json": b'{"x": ["' + ESCAPED + b'"]}',
+    "escaped.safetensors": safetensors(ESCAPED),
+    "semicolons.csv": b"\xef\xbb\xbfid;x\r\n17;1\r\n",
+    "utf-16.csv": "id,x\n17,1\n".encode("utf-16"),
+    "SQLite": sqlite(),
+}
+
+
+@pytest.mark.parametrize("kind", HIDDEN)
+def test_what_the_bytes_of_a_file_do_not_show_is_found(lake, needles, kind):
+    data = HIDDEN[kind]
+    if kind == "ORC":
+        sink = io.BytesIO()
+        orc.write_table(pa.table({"id": [16, 17]}), sink, compression="zlib")
+        data = sink.getvalue()
+    put(lake, kind, data)
+    assert found(lake, needles) == {kind}
+
+
+def test_minima_and_maxima_count_where_no_row_has_them(lake, needles):
+    data = parquet(pa.table({"id": pa.array([16, 18])}), compression="none", use_dictionary=False)
+    before, after = ((n).to_bytes(8, "little") for n in (18, 17))
+    head, row, footer = data.partition(before)
+    assert footer.count(before) > 1, "a maximum, in several places"
+    put(lake, "bounds.parquet", head + row + footer.replace(before, after))
+    assert found(lake, needles) == {"bounds.parquet"}
+
+
+def test_other_peoples_values_are_no_hit(lake, needles):
+    put(lake, "a", parquet(pa.table({"who": words("customer-1"), "age": numbers(17)})))
+    put(lake, "b", arrow(pa.table({"who": words("customer-1"), "age": numbers(17)})))
+    names = [f"person-{n}" for n in range(200)]
+    put(lake, "c", parquet(pa.table({"who": names}), bloom_filter_options={"who": {"ndv": 10, "fpp": 0.5}}))
+    assert found(lake, needles) == set()
+
+
+def test_a_table_that_keeps_values_apart_is_no_end_of_a_purge(lake, needles):
+    [name, *_] = lake.files("train", 0)
+    made = read_parquet(lake.storage, name)
+    made = made.append_column("city", pa.array(["x"] * len(made)).dictionary_encode())
+    with lake.storage.staging() as folder:
+        pq.write_table(made, folder / "t", **writing(made.schema))
+        publish_parquet(lake.storage, folder / "t", name)
+    with pytest.raises(PurgeError, match=r"(?s)1 table\(s\) may keep values.*hybridmu upgrade"):
+        found(lake, needles)
+    assert outdated(lake) == [name]
+    assert rewrite_tables(lake) == 1
+    assert outdated(lake) == []
+    assert found(lake, needles) == set()

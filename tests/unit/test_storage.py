@@ -51,12 +51,12 @@ def test_storage_publishes_whole_files(tmp_path, form):
 
 def test_files_are_listed_with_size_and_time(storage):
     assert storage.list() == storage.list("lake") == []
-    for name in ("lake/b", "lake/deep/er/a", "lakeside", "blobs/c.tmp"):
+    for name in ("lake/b", "lake/deep/er/a", "lakeside", "blobs/c.0123456789abcdef0123456789abcdef.tmp"):
         storage.write(name, name.encode())
     stat = Path(storage.path("lake/b")).stat()
     assert storage.list("lake")[0] == FileInfo("lake/b", 6, stat.st_mtime_ns)
     assert [(f.name, f.size, f.temporary) for f in storage.list()] == [
-        ("blobs/c.tmp", 11, True),
+        ("blobs/c.0123456789abcdef0123456789abcdef.tmp", 44, True),
         ("lake/b", 6, False),
         ("lake/deep/er/a", 14, False),
         ("lakeside", 8, False),

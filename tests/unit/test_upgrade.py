@@ -121,5 +121,5 @@ def test_the_command(trained, tmp_path):
     assert (document["lost"], len(document["shards"])) == (6, 2)
     assert document["visits_after"] > document["visits_before"]
     assert min(document["seconds_after"], document["seconds_before"], document["seconds_anew"]) > 0
-    for words in ((), ("--plan", "--with", "torch"), ("--plan", "--with", "=1")):
+    for words in (("--with", "torch=9"), ("--plan", "--with", "torch"), ("--plan", "--with", "=1")):
         assert run(*words).exit_code == 2

@@ -20,6 +20,7 @@ from hybridmu.store.files.storage import FileInfo, Storage
 BLOBS = "blobs"
 _SUFFIX = ".safetensors"
 _REF = re.compile(rb"(\d{1,9})/[0-9a-f]{48}")
+_KEY = re.compile("[0-9a-f]{48}")
 
 
 class Blobs:
@@ -132,12 +133,12 @@ class Blobs:
     def listed(self, shard: int) -> tuple[set[str], set[str]]:
         """Return (references, lineage keys) of everything in a shard's folders, whoever knows of it."""
         keys = self.storage.list(_lineage(shard))
-        return set(self.sizes(shard)), {_base(file) for file in keys if not file.temporary}
+        return set(self.sizes(shard)), {_base(file) for file in keys if _KEY.fullmatch(_base(file))}
 
     def sizes(self, shard: int) -> dict[str, int]:
         """Return reference → bytes of every blob in a shard's folder."""
-        files = self.storage.list(_blobs(shard))
-        return {f"{shard}/{_base(f).removesuffix(_SUFFIX)}": f.size for f in files if not f.temporary}
+        refs = {f"{shard}/{_base(file).removesuffix(_SUFFIX)}": file for file in self.storage.list(_blobs(shard))}
+        return {ref: file.size for ref, file in refs.items() if file.name == _file_of(ref)}
 
     def unfinished(self, shard: int) -> set[str]:
         """Return the names of the temporary files in a shard's folders; where no job writes, a crash left them."""
@@ -187,8 +188,14 @@ def blob_file(ref: str) -> str:
     Raises:
         CorruptBlobError: That is no reference.
     """
-    if not _REF.fullmatch(ref.encode()):
+    if (name := _file_of(ref)) is None:
         raise CorruptBlobError(f"{ref!r} is no reference of a blob", remedy="look at the database: it is damaged")
+    return name
+
+
+def _file_of(ref: str) -> str | None:
+    if not _REF.fullmatch(ref.encode()):
+        return None
     shard, _, name = ref.partition("/")
     return f"{_blobs(int(shard))}/{name}{_SUFFIX}"
 

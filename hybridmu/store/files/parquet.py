@@ -1,4 +1,4 @@
-"""Parquet files in storage: a damaged file is an error, never other rows.
+"""Parquet files in storage: a damaged file is an error, never other rows; values are in rows alone.
 
 Pages carry checksums. The footer, which says where they are, has none in the format: its digest is written between the
 last page and the footer, where no reader of Parquet looks.
@@ -10,24 +10,86 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hybridmu.errors import StorageError
+from hybridmu.store.files.modes import create
+from hybridmu.store.files.plain import plain, plain_schema
 from hybridmu.store.files.s3 import explain
 from hybridmu.store.files.storage import Storage
 
 _SEAL_BYTES = 16
 _ENDING_BYTES = 8  # length of the footer, and a magic word
 _TAIL_BYTES = 1 << 16
+# Says of a file that it came through `TableWriter`; what earlier releases wrote lacks it.
+_LAYOUT = {b"hybridmu.layout": b"1"}
+
+
+class TableWriter:
+    """The one way in which tables are written: `plain` rows, and a footer that says so.
+
+    Pages still have dictionaries where values repeat. They are made anew from the rows of each row group, so they hold
+    what these rows hold and nothing else.
+
+    Args:
+        path: A file on this machine, replaced if it is there.
+        schema: Of the tables that come; they are made plain, and their metadata is dropped.
+    """
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        made = plain_schema(schema, _LAYOUT)
+        create(path)
+        self._writer = pq.ParquetWriter(path, made, **writing(made))
+
+    def write(self, table: pa.Table, row_group_size: int | None = None) -> None:
+        """Append rows.
+
+        Args:
+            table: Of the writer's schema.
+            row_group_size: Most rows of a row group; a million by default.
+        """
+        self._writer.write_table(plain(table), row_group_size=row_group_size)
+
+    def close(self) -> None:
+        """Finish the file; only then it is read."""
+        self._writer.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def write_parquet(path: Path, table: pa.Table) -> None:
+    """Write a whole table with `TableWriter`."""
+    with TableWriter(path, table.schema) as writer:
+        writer.write(table)
+
+
+def values_apart(schema: pa.Schema) -> str | None:
+    """Return what a file has that `TableWriter` would not have written, or None.
+
+    Args:
+        schema: Arrow schema of the file, as its footer says.
+    """
+    if not schema.equals(plain_schema(schema, schema.metadata), check_metadata=True):
+        return "a dictionary, or the metadata of a column"
+    if (schema.metadata or {}) != _LAYOUT:
+        return "other metadata than this release writes"
+    return None
 
 
 def writing(schema: pa.Schema) -> dict[str, Any]:
     """Return the options with which every file of the lake is written.
 
-    LZ4 is read in a third of zstd's time and takes a quarter more room. Dictionaries are made where values repeat;
+    LZ4 is read in a third of zstd's time and takes a quarter more room. Pages have dictionaries where values repeat;
     digests and numbers are read faster without.
 
     Args:

@@ -63,6 +63,8 @@ def drop_stale(root: Path, prefix: str) -> int:
     """
     dropped = 0
     for found in sorted(root.glob(f"{prefix}*")):
+        if found.is_symlink() or not found.is_dir():
+            continue  # not made here
         with suppress(OSError):  # at work, or its owner removed it meanwhile
             lock = _open_lock(found)
             try:

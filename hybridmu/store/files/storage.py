@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +24,10 @@ import pyarrow.fs as pafs
 from hybridmu.errors import ConfigError, StorageError
 from hybridmu.faults import reach
 from hybridmu.store.files import durable, staging
+from hybridmu.store.files.modes import PRIVATE, Modes
 from hybridmu.store.files.refusals import explained
 from hybridmu.store.files.s3 import address_of
+from hybridmu.store.files.walk import entries, leads_elsewhere
 
 # Object stores have no folders: making one would leave an empty object behind.
 _FLAT = {"s3", "gcs"}
@@ -47,7 +50,7 @@ class FileInfo:
     @property
     def temporary(self) -> bool:
         """Return whether it is an unfinished write; one that nobody is making was left by a crash."""
-        return self.name.endswith(durable.TEMPORARY)
+        return durable.is_temporary(self.name)
 
 
 Files = list[FileInfo]
@@ -65,13 +68,14 @@ class Storage:
     Args:
         url: Local path or URI. `s3://bucket/prefix?region=…&scheme=…&endpoint_override=…` takes its credentials from
             where AWS's own tools do (environment, profile, instance role).
+        modes: Who may read what is written to a local folder.
 
     Raises:
         ConfigError: The file system is not known.
     """
 
-    def __init__(self, url: str) -> None:
-        self.url = url
+    def __init__(self, url: str, modes: Modes = PRIVATE) -> None:
+        self.url, self.modes = url, modes
         self.fs, self.root = open_fs(url)
         self._bucket_seen = self.fs.type_name != "s3"
 
@@ -117,7 +121,7 @@ class Storage:
         return f"{info.mtime_ns}-{info.size}"
 
     def list(self, prefix: str = "") -> Files:
-        """Return every file below a folder, unfinished writes included.
+        """Return every file below a folder, unfinished writes included; links are no files, and are not followed.
 
         Args:
             prefix: A folder relative to the root; all of storage by default.
@@ -127,12 +131,21 @@ class Storage:
         """
         start = self.path(prefix).rstrip("/")
         with explained(self.url, "list", prefix):
+            if self.local is not None:
+                return sorted(self._local_files(self.local, Path(start)), key=lambda file: file.name)
             found = self.fs.get_file_info(pafs.FileSelector(start, recursive=True, allow_not_found=True))
             files = [info for info in found if info.type == pafs.FileType.File]
         if not found:
             self._check_bucket()
         skip = len(self.root) + 1
         return sorted((_described(info, info.path[skip:]) for info in files), key=lambda file: file.name)
+
+    def links(self) -> Sequence[str]:
+        """Return the names of symbolic links in a local folder; what they lead to is no part of storage."""
+        if self.local is None:
+            return []
+        with explained(self.url, "list", ""):
+            return sorted(name for name, entry in entries(self.local) if entry.is_symlink())
 
     # ------------------------------------------------------------------ reading
 
@@ -203,7 +216,7 @@ class Storage:
             if self.local is None:
                 self._upload(name, pa.py_buffer(data))
                 return
-            durable.write(Path(self.path(name)), data)
+            durable.write(self._own(self.local, name), data, self.modes)
 
     def publish(self, source: Path, name: str) -> None:
         """Move a finished file of this machine into storage under a name, all or nothing and durably.
@@ -218,12 +231,14 @@ class Storage:
                     self._upload(name, file.read_buffer())
                 source.unlink()
                 return
-            durable.move(source, Path(self.path(name)))
+            durable.move(source, self._own(self.local, name), self.modes)
 
     def delete(self, *names: str) -> None:
         """Remove files, durably; those that are not there are passed over."""
         for name in names:
             with explained(self.url, "delete", name):
+                if self.local is not None:
+                    self._own(self.local, name)
                 try:
                     self.fs.delete_file(self.path(name))
                     reach("file.deleted")
@@ -236,9 +251,13 @@ class Storage:
                         durable.sync_folder(folder)
 
     def delete_folder(self, name: str) -> None:
-        """Remove a folder with all that is in it, if it is there."""
+        """Remove a folder with all that is in it, if it is there; of links only themselves go."""
         with explained(self.url, "delete", name):
-            if self._info(name).type == pafs.FileType.Directory:
+            if self.local is not None:
+                folder = Path(self.path(name))
+                if folder.is_dir() and not leads_elsewhere(self.local, folder):
+                    shutil.rmtree(folder)
+            elif self._info(name).type == pafs.FileType.Directory:
                 self.fs.delete_dir(self.path(name))
 
     def staging(self) -> AbstractContextManager[Path]:
@@ -247,6 +266,9 @@ class Storage:
         It lies in storage itself where that is local, so that publishing is a rename, else in the machine's temporary
         folder; what dead processes left in such folders is removed first.
         """
+        if self.local is not None:
+            with explained(self.url, "make", ""):
+                durable.make_folder(self.local, self.modes)
         return staging.folder(*self._staging_place())
 
     def drop_unfinished(self) -> int:
@@ -271,6 +293,30 @@ class Storage:
             return self.local, ".staging-"
         owner = hashlib.blake2b(self.url.encode(), digest_size=8).hexdigest()
         return Path(tempfile.gettempdir()), f"hybridmu-{owner}.staging-"
+
+    def _own(self, root: Path, name: str) -> Path:
+        """Return the path of a file that may be changed.
+
+        Raises:
+            StorageError: A link leads to it: what lies elsewhere is not ours.
+        """
+        path = Path(self.path(name))
+        if leads_elsewhere(root, path.parent):
+            raise StorageError(
+                f"{name} in {self.url} is reached by a link",
+                expected="folders; only storage_url itself may be a link",
+                remedy="put the folder that it leads to in its place, or name another storage_url",
+            )
+        return path
+
+    def _local_files(self, root: Path, folder: Path) -> Iterator[FileInfo]:
+        if leads_elsewhere(root, folder):
+            return
+        for name, entry in entries(folder):
+            with suppress(FileNotFoundError):  # it went meanwhile
+                if entry.is_file(follow_symlinks=False):
+                    found = entry.stat(follow_symlinks=False)
+                    yield FileInfo((folder / name).relative_to(root).as_posix(), found.st_size, found.st_mtime_ns)
 
     def _check_same(self, name: str, tag: str | None) -> None:
         if tag is None:

@@ -14,13 +14,13 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from hybridmu.core.partition import Digests, held_out, place
 from hybridmu.core.rows import carries
 from hybridmu.errors import DataError
 from hybridmu.faults import reach
-from hybridmu.store.files.parquet import publish_parquet, read_parquet, writing
+from hybridmu.store.files.modes import PRIVATE
+from hybridmu.store.files.parquet import TableWriter, publish_parquet, read_parquet, write_parquet
 from hybridmu.store.lake.lake import Lake
 from hybridmu.store.lake.layout import (
     SPLITS,
@@ -128,11 +128,10 @@ class Draft:
             if self.number and known_ids(self.lake, part, digest_column(ids, "_id")).any():
                 raise already_there()
             if self.lake.settings.data.group:
-                pq.write_table(ids.sort_by("_id"), self._done(id_file(self.number, part)), **writing(ids.schema))
+                write_parquet(self._done(id_file(self.number, part)), ids.sort_by("_id"))
         content = self._by_content.read(part)
         if content is not None:
-            name = self._done(content_file(self.number, part))
-            pq.write_table(content.sort_by("_content"), name, **writing(content.schema))
+            write_parquet(self._done(content_file(self.number, part)), content.sort_by("_content"))
 
     def _sort(self, split: str, shard: int, staging: Path) -> tuple[int, ...]:
         # Row groups never cross a slice.
@@ -142,7 +141,7 @@ class Draft:
         with pa.memory_map(str(staging)) as source:
             table = packed(pa.ipc.open_stream(source).read_all())
             name = self._done(shard_file(self.number, split, shard))
-            with pq.ParquetWriter(name, table.schema, **writing(table.schema)) as writer:
+            with TableWriter(name, table.schema) as writer:
                 # Filter first: take() on the shard would copy all of it.
                 for slice_ in range(self._first, self._first + self._slices):
                     self._beat()
@@ -152,13 +151,13 @@ class Draft:
                         raise duplicates(split)
                     counts.append(len(mine))
                     if len(mine):
-                        writer.write_table(mine, row_group_size=_GROUP_ROWS)
+                        writer.write(mine, row_group_size=_GROUP_ROWS)
         staging.unlink()
         return tuple(counts)
 
     def _done(self, name: str) -> Path:
         done = self._staging / "done"
-        done.mkdir(exist_ok=True)
+        done.mkdir(mode=PRIVATE.folder, exist_ok=True)
         return done / name.replace("/", "+")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import pyarrow.parquet as pq
 from hybridmu.core.partition import digest
 from hybridmu.core.rows import carries
 from hybridmu.errors import DataError
-from hybridmu.store.files.parquet import open_parquet, publish_parquet, read_parquet, writing
+from hybridmu.store.files.parquet import TableWriter, open_parquet, publish_parquet, read_parquet
 from hybridmu.store.lake.generation import already_there, duplicates, known_ids
 from hybridmu.store.lake.lake import Lake
 from hybridmu.store.lake.layout import INCOMING, digest_column, incoming_file, parts_of
@@ -25,6 +26,7 @@ from hybridmu.types import Ingestion
 
 # A copy that no ingestion names was left by a crash; a younger one may be on its way into the ledger.
 _ORPHAN_SECONDS = 3600.0
+_COPY = re.compile(rf"{INCOMING}/i-[0-9a-f]{{16}}\.parquet")
 
 
 @dataclass(frozen=True)
@@ -69,12 +71,12 @@ def copy_rows(lake: Lake, url: str, guard: Guard, staging: Path) -> Copy:
     reader.check("new", source, manifest.id_type, manifest.group_type)
     reader.check_features(source)
     path, by_id, rows = staging / "copy.parquet", Streams(staging / "by-id"), 0
-    writer: pq.ParquetWriter | None = None
+    writer: TableWriter | None = None
     try:
         for batch in reader.read(source):
             table = batch.table.drop_columns(["_content"])
-            writer = writer or pq.ParquetWriter(path, table.schema, **writing(table.schema))
-            writer.write_table(table)
+            writer = writer or TableWriter(path, table.schema)
+            writer.write(table)
             by_id.append(table.select(["_id"]), parts_of(digest_column(table, "_id"), lake.shards))
             rows += len(table)
     finally:
@@ -133,12 +135,12 @@ def rewrite(lake: Lake, new: Ingestion, guard: Guard) -> int:
     gone = 0
     with open_parquet(lake.storage, new.source) as file, lake.storage.staging() as folder:
         target = folder / "copy.parquet"
-        with pq.ParquetWriter(target, file.schema_arrow, **writing(file.schema_arrow)) as writer:
+        with TableWriter(target, file.schema_arrow) as writer:
             for number in range(file.num_row_groups):
                 table = file.read_row_group(number, use_threads=False)
                 kept = table.filter(pa.array(~reader.blocked(table)))
                 gone += len(table) - len(kept)
-                writer.write_table(kept)
+                writer.write(kept)
         if gone:
             publish_parquet(lake.storage, target, new.source)
     return gone
@@ -155,7 +157,8 @@ def sweep(lake: Lake, waiting: Collection[str], known: Collection[str]) -> None:
     keep, ours = ({incoming_file(name) for name in names} for names in (waiting, known))
     old = time.time_ns() - int(_ORPHAN_SECONDS * 1e9)
     found = lake.storage.list(INCOMING)
-    gone = [f.name for f in found if f.name not in keep and (f.name in ours or f.mtime_ns < old)]
+    copies = [f for f in found if _COPY.fullmatch(f.name) and f.name not in keep]
+    gone = [f.name for f in copies if f.name in ours or f.mtime_ns < old]
     if gone:
         lake.storage.delete(*gone)
 

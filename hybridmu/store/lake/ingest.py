@@ -14,7 +14,7 @@ from hybridmu.errors import DataError
 from hybridmu.faults import reach
 from hybridmu.store.lake.generation import Beat, Draft
 from hybridmu.store.lake.lake import Lake
-from hybridmu.store.lake.layout import MANIFEST, Generation, Manifest, Split
+from hybridmu.store.lake.layout import LAYOUT, MANIFEST, Generation, Manifest, Split
 from hybridmu.store.lake.source import Batch, Reader, batches, columns_of, key_type, open_source, open_stored
 from hybridmu.store.sql.guard import Guard
 from hybridmu.types import Ingestion
@@ -89,6 +89,7 @@ def first_generation(
 
 def found(lake: Lake, manifest: Manifest) -> Manifest:
     """Return the manifest of a new lake after writing it: from here on its rows are there."""
+    lake.storage.write(LAYOUT, b"1")
     reach("ingest.manifest")
     lake.storage.write(MANIFEST, manifest.to_bytes())
     return lake.manifest

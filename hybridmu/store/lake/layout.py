@@ -25,6 +25,7 @@ Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 META = ("_slice", "_id", "_group", "_content")
 MANIFEST = "lake/manifest.json"
+LAYOUT = "lake/layout"  # says that every table was written by a release that keeps values in rows alone
 INCOMING = "incoming"
 DIGEST = pa.binary(16)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-_NUMBERS = b"hybridmu.list_of"
+from hybridmu.store.files.plain import LIST_OF
 
 
 def packed(table: pa.Table) -> pa.Table:
@@ -20,7 +20,7 @@ def packed(table: pa.Table) -> pa.Table:
     for index, field in enumerate(table.schema):
         if _packable(field.type):
             chunks = [_pack(chunk) for chunk in table.column(index).chunks]
-            made = pa.field(field.name, _bytes_of(field.type), metadata={_NUMBERS: str(field.type.value_type)})
+            made = pa.field(field.name, _bytes_of(field.type), metadata={LIST_OF: str(field.type.value_type)})
             table = table.set_column(index, made, pa.chunked_array(chunks, made.type))
     return table
 
@@ -37,7 +37,7 @@ def unpacked(table: pa.Table) -> pa.Table:
 
 def unpacked_field(field: pa.Field) -> pa.Field:
     """Return the field of a column before it was packed."""
-    numbers = (field.metadata or {}).get(_NUMBERS)
+    numbers = (field.metadata or {}).get(LIST_OF)
     if numbers is None:
         return field
     type_ = pa.type_for_alias(numbers.decode())

@@ -9,6 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from hybridmu.store.files.modes import PRIVATE, create
+from hybridmu.store.files.plain import plain
+
 
 class Streams:
     """A folder of streams.
@@ -27,9 +30,11 @@ class Streams:
 
     def append(self, table: pa.Table, parts: npt.NDArray[Any]) -> None:
         """Append each row to its part; rows of part −1 are left out."""
+        table = plain(table)
         for part in np.unique(parts[parts >= 0]).tolist():
             if part not in self._open:
-                self._folder.mkdir(exist_ok=True)
+                self._folder.mkdir(mode=PRIVATE.folder, exist_ok=True)
+                create(self.path(part))
                 self._open[part] = pa.ipc.new_stream(str(self.path(part)), table.schema)
             self._open[part].write_table(table.filter(pa.array(parts == part)))
 

@@ -11,6 +11,7 @@ from sqlalchemy.engine import Connection, Engine
 
 from hybridmu.errors import PurgeError, StateError
 from hybridmu.store.files.storage import Storage
+from hybridmu.store.ownership import MARKER
 from hybridmu.store.purge.scrub import clean
 from hybridmu.store.sql import tables as t
 from hybridmu.store.sql.controls import Controls
@@ -86,9 +87,11 @@ class Decommission:
             PurgeError: Something is still there.
         """
         going = [info.name for info in self.storage.list() if not self._stays(info.name)]
-        for folder in sorted({name.partition("/")[0] for name in going if "/" in name}):
+        links = self.storage.links()  # somebody else's, like what they lead to: they stay, and are told of
+        linked = {name.partition("/")[0] for name in links}
+        for folder in sorted({name.partition("/")[0] for name in going if "/" in name} - linked):
             self.storage.delete_folder(folder)
-        self.storage.delete(*[name for name in going if "/" not in name])
+        self.storage.delete(*[name for name in going if "/" not in name or name.partition("/")[0] in linked])
         now = time.time()
         with self._engine.begin() as connection:
             fence(connection, token)
@@ -109,7 +112,7 @@ class Decommission:
             raw = json.dumps({**(decommissioned(connection) or {}), "emptied_at": now})
             connection.execute(t.meta.update().where(t.meta.c.key == _KEY).values(value=raw))
         kept = sum(info.name.startswith(_KEPT_FOLDER) for info in self.storage.list())
-        return {"files_deleted": len(going), "certificates_kept": kept, "at": now}
+        return {"files_deleted": len(going), "certificates_kept": kept, "links_left": links, "at": now}
 
     def finished(self) -> bool:
         """Return whether the system was decommissioned and nothing is left of it."""
@@ -119,7 +122,7 @@ class Decommission:
     def _stays(self, name: str) -> bool:
         database = self._engine.url.database or ""
         ours = {f"{database}{suffix}" for suffix in ("", "-wal", "-shm", "-journal")}
-        return name.startswith(_KEPT_FOLDER) or self.storage.path(name) in ours
+        return name == MARKER or name.startswith(_KEPT_FOLDER) or self.storage.path(name) in ours
 
 
 def _refuse_undelivered(connection: Connection) -> None:

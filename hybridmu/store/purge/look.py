@@ -1,40 +1,34 @@
 """Looking through storage for what a purge should have left nowhere.
 
-Tables are looked at when they are rewritten, weights are swept by reference, certificates hold keyed hashes alone and
-are covered by their chain. Everything else under `storage_url`, known or not, is searched: names, bytes, and the
-values of Parquet, Arrow, CSV, JSON and compressed files.
+Tables are looked at when they are rewritten, and their footers say that no value stands apart from its row; weights are
+swept by reference; certificates hold keyed hashes alone and are covered by their chain. Everything else under
+`storage_url`, known or not, is searched: names, bytes, and what the bytes don't show (`contents`).
 """
 
 from __future__ import annotations
 
-import csv
-import io
-import json
+import logging
 import re
 from collections.abc import Collection, Iterator
-from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from hybridmu.core.needles import DIGEST_BYTES, Needles, spelled
+from hybridmu.core.needles import DIGEST_BYTES, Needles, spelled, widened
 from hybridmu.core.partition import digest
-from hybridmu.errors import DataError, HybridMUError, PurgeError
+from hybridmu.errors import DataError, PurgeError
 from hybridmu.store.files.object_versions import Leftover, delete_noncurrent, list_noncurrent
 from hybridmu.store.lake.lake import Lake
+from hybridmu.store.purge.contents import Filter, Values, contents
+from hybridmu.store.purge.rewrite import stands_apart
 from hybridmu.types import KeyKind
 
+_log = logging.getLogger(__name__)
 _LINEAGE_BYTES = 60  # a shard's number and a hash
 _WEIGHTS = re.compile(r"blobs/shard-(\d{5})/[0-9a-f]{48}\.safetensors")
 _LINEAGE = re.compile(r"lineage/shard-(\d{5})/[0-9a-f]{48}")
 _CERTIFICATE = re.compile(r"certificates/\d{8,}\.json")
 _OF_A_SHARD = re.compile(r"(?:^|/)shard-(\d{5})(?:/|\.parquet$)")
-_COMPRESSED = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".lz4": "lz4"}
-_SEPARATED = {".csv": ",", ".tsv": "\t"}
-_LINES = {".jsonl", ".ndjson"}
-_JSON = {".json", *_LINES}
-_ARROW = {".feather", ".arrow"}
+_PIECE = 1 << 20  # small pieces are searched together
 
 
 class Look:
@@ -51,8 +45,8 @@ class Look:
         self, lake: Lake, needles: Collection[bytes], database: str = "", waiting: Collection[str] = ()
     ) -> None:
         self._lake, self._storage, self._waiting = lake, lake.storage, frozenset(waiting)
-        self._needles = Needles(spelled(needles))
-        self._meaning = {spelling: needle for needle in needles for spelling in spelled([needle])}
+        self._meaning = {spelling: needle for needle in needles for spelling in spelled([needle]) | widened(needle)}
+        self._needles = Needles(self._meaning)
         self._digests = frozenset(needle for needle in needles if len(needle) == DIGEST_BYTES)
         self._skipped = _within(self._storage.local, database)
 
@@ -61,12 +55,24 @@ class Look:
 
         Returns:
             (file → needles that it holds, how many needles, files and bytes were searched).
+
+        Raises:
+            PurgeError: A table may keep values apart from its rows.
         """
         self._storage.drop_stale_staging()
         found: dict[str, frozenset[bytes]] = {}
         files = size = 0
         tables = self._lake.names()
-        for info in self._storage.list():
+        every = self._storage.list()
+        ours = [info for info in every if info.name in tables or info.name in self._waiting]
+        if apart := [info.name for info in ours if stands_apart(self._storage, info)]:
+            raise PurgeError(
+                f"{len(apart)} table(s) may keep values of rows that are gone",
+                expected="values in rows alone, as this release writes them",
+                got=", ".join(apart[:3]),
+                remedy="rewrite them with `hybridmu upgrade -c CONFIG`",
+            )
+        for info in every:
             if self._is_ours(info.name, info.size, tables):
                 continue
             try:
@@ -76,7 +82,13 @@ class Look:
             files, size = files + 1, size + info.size
             if held:
                 found[info.name] = frozenset(held)
-        return found, {"needles": len(set(self._meaning.values())), "files": files, "bytes": size}
+        links = self._storage.links()
+        for name in links:
+            _log.warning("%s in storage is a link: what it leads to is not looked at", name)
+            if held := self._in_bytes(name.encode(errors="surrogateescape")):
+                found[name] = frozenset(held)
+        looked = {"needles": len(set(self._meaning.values())), "files": files, "bytes": size}
+        return found, looked | ({"links_not_followed": len(links)} if links else {})
 
     def _is_ours(self, name: str, size: int, tables: frozenset[str]) -> bool:
         """Return whether other checks than this search cover a file."""
@@ -91,53 +103,29 @@ class Look:
         with self._storage.reading(name) as file:
             for found in self._needles.in_stream(file.read):
                 held |= {self._meaning[spelling] for spelling in found}
-        with suppress(pa.ArrowException, OSError, ValueError, csv.Error, HybridMUError):
-            # What is not what its name says ends early; its bytes were searched.
-            for found in self._in_values(name):
-                held |= found
-        return held
+        with self._storage.reading(name) as source:
+            return held | self._in_contents(name, source)
 
     def _in_bytes(self, data: bytes) -> set[bytes]:
         return {self._meaning[spelling] for spelling in self._needles.in_(data)}
 
-    def _in_values(self, name: str) -> Iterator[set[bytes]]:
-        """Yield what is found in a file whose bytes are not its values."""
-        *stem, last = [f".{part}" for part in name.rpartition("/")[2].split(".")]
-        if last == ".parquet":
-            with self._storage.reading(name) as source:
-                file = pq.ParquetFile(source)
-                for number in range(file.num_row_groups):
-                    yield self._in_table(file.read_row_group(number))
-        elif last in {*_COMPRESSED, *_SEPARATED, *_JSON, *_ARROW}:
-            data = self._storage.read(name)
-            if codec := _COMPRESSED.get(last):
-                data = pa.CompressedInputStream(pa.BufferReader(data), codec).read()
-                yield self._in_bytes(data)
-                last = stem[-1] if stem else ""
-            if last in _SEPARATED:
-                for row in csv.DictReader(io.StringIO(data.decode()), delimiter=_SEPARATED[last]):
-                    yield self._in_document(row)
-            elif last in _JSON:
-                for text in data.decode().splitlines() if last in _LINES else [data.decode()]:
-                    yield self._in_document(json.loads(text) if text.strip() else None)
-            elif last in _ARROW:
-                yield self._in_table(pa.ipc.open_file(pa.BufferReader(data)).read_all())
-
-    def _in_table(self, table: pa.Table) -> set[bytes]:
+    def _in_contents(self, name: str, source: Any) -> set[bytes]:
+        """Return what is found in what the file's bytes don't show."""
         held: set[bytes] = set()
-        for name in table.schema.names:
-            values = table.column(name).to_pylist()
-            data = b"\n".join(value if isinstance(value, bytes) else str(value).encode() for value in values)
-            held |= self._in_bytes(data)
-            held |= self._keyed(name, values)
-        return held
-
-    def _in_document(self, value: object) -> set[bytes]:
-        if isinstance(value, list):
-            return set().union(*map(self._in_document, value))
-        if isinstance(value, dict):
-            return set().union(*(self._keyed(name, [x]) | self._in_document(x) for name, x in value.items()))
-        return set()
+        waiting, size = [], 0
+        for piece in contents(name, source):
+            if isinstance(piece, Filter):
+                held |= {needle for needle in self._meaning.values() if piece.holds(needle)}
+                continue
+            if isinstance(piece, Values):
+                held |= self._keyed(piece.name, piece.values)
+                piece = b"\n".join(_as_text(piece.values))
+            waiting.append(piece)
+            size += len(piece)
+            if size > _PIECE:
+                held |= self._in_bytes(b"\n".join(waiting))
+                waiting, size = [], 0
+        return held | self._in_bytes(b"\n".join(waiting))
 
     def _keyed(self, name: object, values: Collection[object]) -> set[bytes]:
         """Return the digests of ids and groups in a column of their name: numbers are too short to be searched for."""
@@ -151,12 +139,23 @@ class Look:
             if column is None or name != column:
                 continue
             for value in values:
+                if isinstance(value, bytes):
+                    value = value.decode(errors="replace")
                 number = "int" in (type_ or "") and str(value).lstrip("-").isdigit()
                 try:
                     held.add(digest(self._lake.key, kind, int(str(value)) if number else str(value)))
                 except DataError:
                     continue
         return held & self._digests
+
+
+def _as_text(values: Collection[object]) -> Iterator[bytes]:
+    """Yield values in which an id may stand; numbers of fewer digits are too short to be searched for."""
+    for value in values:
+        if isinstance(value, bytes):
+            yield value
+        elif isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool)):
+            yield str(value).encode(errors="surrogatepass")
 
 
 def _within(root: Path | None, database: str) -> frozenset[str]:

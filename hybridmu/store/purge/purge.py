@@ -7,23 +7,22 @@ an interrupted purge did is found done.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from hybridmu.core.rows import carries
 from hybridmu.errors import PurgeError
 from hybridmu.faults import reach
 from hybridmu.store.files.blobs import Blobs
-from hybridmu.store.files.parquet import open_parquet, publish_parquet, read_parquet, writing
+from hybridmu.store.files.parquet import read_parquet
 from hybridmu.store.lake.lake import Lake
 from hybridmu.store.lake.layout import SPLITS, digest_column, part_of
+from hybridmu.store.purge.rewrite import rewrite
 
 _REMEDY = "another process wrote to storage, or the disk lies: stop that process, and let the purge run again"
-Gone = Callable[[pa.Table], npt.NDArray[np.bool_]]
 
 
 def purge_rows(lake: Lake, shard: int, keys: Collection[tuple[str, bytes]]) -> tuple[str, ...]:
@@ -53,7 +52,7 @@ def purge_rows(lake: Lake, shard: int, keys: Collection[tuple[str, bytes]]) -> t
             if not mask.any():
                 continue
             expected = Counter(row.tobytes() for row in columns.content[~mask])  # live duplicates stay
-            _rewrite(lake, name, gone)
+            rewrite(lake.storage, name, gone)
             reach("purge.rows")
             left = lake.keys_of(name)
             same = Counter(row.tobytes() for row in left.content) == expected
@@ -88,7 +87,7 @@ def purge_indexes(
 
     done, left = [], 0
     for name in (name for part in sorted(by_id | by_content) for name in lake.index_files(part)):
-        if _rewrite(lake, name, gone):
+        if rewrite(lake.storage, name, gone):
             reach("purge.index")
             done.append(name)
         table = read_parquet(lake.storage, name)
@@ -126,27 +125,6 @@ def sweep(blobs: Blobs, shard: int, refs: Collection[str], keys: Collection[str]
     if left := [*(left_refs - set(refs)), *(left_keys - set(keys)), *blobs.unfinished(shard)]:
         raise PurgeError(f"{len(left)} old file(s) of shard {shard} are still there", remedy="check rights and locks")
     return len(old_refs) + len(old_keys) + len(unfinished)
-
-
-def _rewrite(lake: Lake, name: str, gone: Gone) -> int:
-    """Return how many rows left a table; it is published without them, row group by row group, if there were any."""
-    dropped = 0
-    with lake.storage.staging() as folder:
-        target = folder / "purged.parquet"
-        with (
-            open_parquet(lake.storage, name) as file,
-            # Same schema with its metadata, same types: timestamps keep their unit and zone.
-            pq.ParquetWriter(target, file.schema_arrow, **writing(file.schema_arrow)) as writer,
-        ):
-            for number in range(file.num_row_groups):
-                table = file.read_row_group(number, use_threads=False)
-                kept = table.filter(pa.array(~gone(table)))
-                dropped += len(table) - len(kept)
-                if len(kept):
-                    writer.write_table(kept, row_group_size=len(kept))
-        if dropped:  # once the file is closed: a reader sees that it was replaced
-            publish_parquet(lake.storage, target, name)
-    return dropped
 
 
 def _places(rows: Iterable[tuple[int, bytes]]) -> npt.NDArray[np.bytes_]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,9 @@ from sqlalchemy.engine import URL, Connection, Engine, make_url
 
 from hybridmu.errors import ConfigError, DatabaseError, StateError
 from hybridmu.faults import reach
+from hybridmu.store.files.durable import make_folder
+from hybridmu.store.files.modes import PRIVATE, Modes
+from hybridmu.store.files.modes import create as create_file
 from hybridmu.store.sql import migrations
 from hybridmu.store.sql.database_errors import refuse_damaged, translate
 from hybridmu.store.sql.tables import metadata
@@ -41,13 +44,14 @@ _BEGIN_WRITE = (
 )
 
 
-def connect(url: str, *, create: bool = False) -> Engine:
+def connect(url: str, *, create: bool = False, modes: Modes = PRIVATE) -> Engine:
     """Open the database.
 
     Args:
         url: SQLAlchemy URL: `sqlite:///PATH`, `postgresql://…` (read as `postgresql+psycopg://…`).
         create: Make the database file and its tables, or bring older tables up to date. Otherwise nothing is ever
             written by opening.
+        modes: Who may read a database file, whatever the umask; a file that is there gets them with `create`.
 
     Returns:
         The engine for write transactions; see `reader` for the others.
@@ -58,7 +62,7 @@ def connect(url: str, *, create: bool = False) -> Engine:
         StateError: Nothing was trained here and `create` is false, or the tables are of another release.
     """
     parsed = _parse(url)
-    engine = _sqlite(parsed, create) if parsed.drivername == "sqlite" else _postgresql(parsed)
+    engine = _sqlite(parsed, create, modes) if parsed.drivername == "sqlite" else _postgresql(parsed)
     event.listen(engine, "handle_error", translate)
     try:
         _prepare(engine, create)
@@ -116,16 +120,17 @@ def _parse(url: str) -> URL:
     return parsed
 
 
-def _sqlite(url: URL, create: bool) -> Engine:
+def _sqlite(url: URL, create: bool, modes: Modes) -> Engine:
     path = Path(url.database or "")
     if not url.database or url.database == ":memory:":
         raise ConfigError("database_url names no file", expected="sqlite:////PATH/ledger.sqlite3", got=str(url))
     if create:
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(path.parent, modes)
+            _make_file(path, modes)
         except OSError as error:
             raise DatabaseError(
-                "the folder of the database can't be made", got=str(error), remedy="correct database_url or the rights"
+                "the file of the database can't be made", got=str(error), remedy="correct database_url or the rights"
             ) from None
     elif not path.is_file():
         raise _untrained()
@@ -133,6 +138,17 @@ def _sqlite(url: URL, create: bool) -> Engine:
     event.listen(engine, "connect", _sqlite_pragmas)
     event.listen(engine, "begin", _sqlite_begin)
     return engine
+
+
+def _make_file(path: Path, modes: Modes) -> None:
+    """Make an empty file that SQLite fills: it gives its other files the bits of this one."""
+    if not path.exists():
+        create_file(path, modes.file)
+    # Never opened here: closing it again would let go of the locks that this process holds on it.
+    for name in (path, *(path.with_name(f"{path.name}{suffix}") for suffix in ("-wal", "-shm", "-journal"))):
+        with suppress(FileNotFoundError, PermissionError):  # somebody else's, who let us in
+            if name.stat().st_mode & 0o777 != modes.file:
+                name.chmod(modes.file)
 
 
 def _sqlite_pragmas(connection: Any, _: Any) -> None:
