@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -172,7 +172,30 @@ class Forgetting(Opened):
             caller: Only those of this caller.
         """
         self._check_bound()
-        return [{**asdict(r), "state": str(r.state)} for r in self.ledger.requests(states, caller)]
+        return [_plain(request) for request in self.ledger.requests(states, caller)]
+
+    def page(
+        self,
+        *,
+        states: Collection[RequestState] = (),
+        caller: str | None = None,
+        limit: int = 50,
+        before: int | None = None,
+    ) -> dict[str, Any]:
+        """Return a part of the list of requests, newest first, as JSON-able data; its cost does not grow with them.
+
+        Args:
+            states: Only those in one of these states.
+            caller: Only those of this caller.
+            limit: How many at most, 1 to 1,000.
+            before: `next_before` of the part before; the newest when left out.
+
+        Returns:
+            `requests`, and `next_before`: None when there is no more.
+        """
+        self._check_bound()
+        found = self.pages.page(caller=caller, states=states, limit=limit, before=before)
+        return {"requests": [_plain(request) for request in found.requests], "next_before": found.next_before}
 
     def report(self, request_id: str) -> dict[str, Any]:
         """Return one request as JSON-able data, with its times and plan against actual per round and shard.
@@ -310,6 +333,12 @@ class Forgetting(Opened):
             f"{twins} live row(s) have the same features and label as a row to be revoked; they stay, "
             "and the model may still know that content"
         ]
+
+
+def _plain(request: ForgetRequest) -> dict[str, Any]:
+    """Return a request as JSON-able data; `asdict` would copy every field deeply, which a long list feels."""
+    fields = {name: getattr(request, name) for name in ForgetRequest.__dataclass_fields__}
+    return {**fields, "state": str(request.state)}
 
 
 def _assumed_pools(settings: Settings) -> Pools:

@@ -34,6 +34,7 @@ from hybridmu.store.sql.ingestions import Ingestions
 from hybridmu.store.sql.lease import Lease
 from hybridmu.store.sql.ledger import Ledger
 from hybridmu.store.sql.measurements import Measurements
+from hybridmu.store.sql.pages import RequestPages
 from hybridmu.store.sql.registry import Registry
 from hybridmu.store.sql.replicas import Replicas
 
@@ -91,6 +92,11 @@ class Opened:
     def ledger(self) -> Ledger:
         """Return the ledger."""
         return Ledger(self._engine)
+
+    @cached_property
+    def pages(self) -> RequestPages:
+        """Return the requests as lists show them."""
+        return RequestPages(self._engine)
 
     @cached_property
     def registry(self) -> Registry:

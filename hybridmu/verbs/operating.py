@@ -18,9 +18,6 @@ from hybridmu.runtime.retiring import decommission
 from hybridmu.runtime.upgrade import upgrade_plan
 from hybridmu.store.journal import Journal
 from hybridmu.store.sql.vitals import Vitals, read_vitals
-from hybridmu.types import (
-    RequestState,
-)
 from hybridmu.verbs.opened import Opened
 
 
@@ -83,7 +80,6 @@ class Operating(Opened):
         """Return where the system stands: version, shards and what they owe, canaries, requests, holds, replicas."""
         self._check_bound()
         version, past = self.registry.version(), self.site.lake.manifest.ancestry
-        requests = self.ledger.requests()
         return {
             "version": version.version,
             "voters": sum(sub.blob is not None for sub in version.shards),
@@ -103,8 +99,10 @@ class Operating(Opened):
             "calibration": self._calibration(),
             "pause": asdict(paused) if (paused := self.controls.paused()) else None,
             "holds": self.holds(),
-            "requests": {str(s): sum(r.state is s for r in requests) for s in RequestState},
-            "last_requests": [{**asdict(r), "state": str(r.state)} for r in requests[-10:]],
+            "requests": {str(state): count for state, count in self.pages.totals().items()},
+            "last_requests": [
+                {**asdict(request), "state": str(request.state)} for request in self.pages.page(limit=10).requests[::-1]
+            ],
             "replicas": self.replicas.live(),
             "coordinator": self.lease.holder(),
             "models": [link.name for link in self.linked.links.live()],
