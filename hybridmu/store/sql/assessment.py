@@ -28,12 +28,18 @@ class Assessment:
     covering: tuple[Tombstone, ...]
 
 
-def assess_keys(connection: Connection, keys: Sequence[ResolvedKey]) -> Assessment:
-    """Return what keys would revoke now, in the caller's transaction."""
+def assess_keys(connection: Connection, keys: Sequence[ResolvedKey], *, before: int | None = None) -> Assessment:
+    """Return what keys would revoke now, in the caller's transaction.
+
+    Args:
+        connection: In a transaction.
+        keys: What is asked.
+        before: Look at the tombstones of requests with a smaller number alone; None: at all.
+    """
     carriers = {digest for key in keys for row in key.rows for digest in (row.id, row.group) if digest is not None}
     carriers |= {key.key for key in keys}
     stones: dict[tuple[bytes, int], list[Tombstone]] = {}
-    for stone in by_key(connection, sorted(carriers)):
+    for stone in by_key(connection, sorted(carriers), before):
         stones.setdefault((stone.key, stone.shard), []).append(stone)
     fresh, known = [], []
     counted: set[tuple[int, bytes]] = set()
@@ -62,12 +68,16 @@ def assess_keys(connection: Connection, keys: Sequence[ResolvedKey]) -> Assessme
     )
 
 
-def by_key(connection: Connection, keys: Sequence[bytes]) -> list[Tombstone]:
-    """Return the tombstones with one of these digests."""
+def by_key(connection: Connection, keys: Sequence[bytes], before: int | None = None) -> list[Tombstone]:
+    """Return the tombstones with one of these digests, of all requests or of those with a smaller number."""
+    query = t.tombstones.select()
+    if before is not None:
+        query = query.join(t.requests, t.requests.c.request_id == t.tombstones.c.request_id)
+        query = query.where(t.requests.c.seq < before)
     return [
         to_tombstone(row)
         for part in parts(keys)
-        for row in connection.execute(t.tombstones.select().where(t.tombstones.c.key.in_(part)))
+        for row in connection.execute(query.where(t.tombstones.c.key.in_(part)))
     ]
 
 
