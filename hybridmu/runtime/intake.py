@@ -98,7 +98,7 @@ class Intake:
         Raises:
             RequestError: An id is unknown, or its row can't be corrected; nothing was changed.
             DataError: The rows can't be used.
-            ConflictError: The key came with other rows or another deadline, or its request is purged.
+            ConflictError: The key came with other rows or another deadline.
             AdmissionError: There are too many rows, or the caller's limits are reached.
         """
         lake = self.site.lake

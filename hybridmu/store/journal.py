@@ -22,6 +22,7 @@ from hybridmu.store.files.storage import Storage
 from hybridmu.store.sql import tables as t
 from hybridmu.store.sql.database import parts, reader
 from hybridmu.store.sql.filing import begin_earlier
+from hybridmu.store.sql.idempotency import corrections
 from hybridmu.types import RequestState
 
 _FOLDER = "journal"
@@ -52,7 +53,7 @@ class Journal:
             return
         entry: dict[str, Any] = {}
         with self._read.begin() as connection:
-            stand = [name for part in parts(fresh) for name in connection.scalars(_standing(part))]
+            stand = [name for part in parts(fresh) for name in _standing(connection, part)]
             if not stand:
                 return
             for table in _TABLES:
@@ -143,7 +144,8 @@ class Journal:
             seqs: Tombstones whose rows are gone: their keys go.
             request_ids: Requests whose rows are gone: what came with their idempotency keys goes.
         """
-        gone, over = set(seqs), set(request_ids)
+        with self._read.begin() as connection:
+            gone, over = set(seqs), set(request_ids) - corrections(connection, request_ids)
         for name, entry in self._entries():
             stones = [row for row in entry["tombstones"] if row["seq"] in gone and row["key"] is not None]
             keys = [row for row in entry["idempotency"] if row["request_id"] in over and row["payload"] is not None]
@@ -192,9 +194,10 @@ class Journal:
         return found
 
 
-def _standing(names: list[str]) -> sa.Select[tuple[str]]:
+def _standing(connection: Connection, names: list[str]) -> list[str]:
+    """Return the requests among these that are not cancelled."""
     there = t.requests.c.request_id.in_(names) & (t.requests.c.state != RequestState.CANCELLED)
-    return sa.select(t.requests.c.request_id).where(there)
+    return list(connection.scalars(sa.select(t.requests.c.request_id).where(there)))
 
 
 def _restore_version(connection: Connection, state: dict[str, Any]) -> None:

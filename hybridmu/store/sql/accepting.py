@@ -128,7 +128,7 @@ def _file(connection: Connection, call: Call, found: Assessment, earlier: Reques
     remember_forgotten(connection, name, call.keys, call.purged, call.absent, returns=returns)
     macs = {key.mac for key in call.keys if key.mac} | set(call.purged)
     note_named(connection, name, macs)
-    rely_on(connection, name, earlier, call.deadline)
+    rely_on(connection, name, found, earlier, call.deadline)
     claim(connection, name, call.keys, macs, earlier)
     if call.ingestion is not None:
         insert(connection, replace(call.ingestion, after_request=name))

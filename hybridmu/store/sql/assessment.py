@@ -21,11 +21,13 @@ class Assessment:
         fresh: (key, training rows that it alone would revoke), for keys with a live row.
         known: Keys whose rows are all revoked already.
         covering: Tombstones that revoked rows of these keys, under whichever id or group they carry.
+        others: The requests of those among them whose rows no fresh key names: these rows are gone when they are done.
     """
 
     fresh: tuple[tuple[ResolvedKey, int], ...]
     known: tuple[ResolvedKey, ...]
     covering: tuple[Tombstone, ...]
+    others: frozenset[str]
 
 
 def assess_keys(connection: Connection, keys: Sequence[ResolvedKey], *, before: int | None = None) -> Assessment:
@@ -44,12 +46,15 @@ def assess_keys(connection: Connection, keys: Sequence[ResolvedKey], *, before: 
     fresh, known = [], []
     counted: set[tuple[int, bytes]] = set()
     covering: dict[int, Tombstone] = {}
+    others: set[str] = set()
     for key in keys:
         live = False
         killed = 0
+        mine: set[str] = set()
         for row in key.rows:
             gone = [stone for digest in (row.id, row.group) if digest for stone in stones.get((digest, key.shard), ())]
             covering.update((stone.seq, stone) for stone in gone)
+            mine.update(stone.request_id for stone in gone)
             if gone:
                 continue
             live = True
@@ -60,11 +65,13 @@ def assess_keys(connection: Connection, keys: Sequence[ResolvedKey], *, before: 
             fresh.append((key, killed))
         else:
             known.append(key)
+            others |= mine
     everywhere = {(key.kind, key.key) for key, _ in fresh}  # live in one shard, revoked in another: it is fresh
     return Assessment(
         tuple(fresh),
         tuple(key for key in known if (key.kind, key.key) not in everywhere),
         tuple(covering[seq] for seq in sorted(covering)),
+        frozenset(others),
     )
 
 

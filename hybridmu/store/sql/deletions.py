@@ -367,10 +367,10 @@ def _touched(connection: Connection, request_ids: Sequence[str]) -> dict[str, se
 
 
 def _waiting_for_others(connection: Connection, request_ids: Sequence[str]) -> set[str]:
-    """Return the requests among these some of whose rows are those of a request that is not purged yet."""
+    """Return the requests among these that wait for the rows of one that is not purged yet."""
     over = (RequestState.PURGED, RequestState.CANCELLED)
     query = sa.select(t.reliances.c.request_id).join(t.requests, t.requests.c.request_id == t.reliances.c.earlier)
-    query = query.where(t.requests.c.state.not_in(over))
+    query = query.where(t.reliances.c.waits & t.requests.c.state.not_in(over))
     return {
         name
         for part in parts(request_ids)

@@ -135,8 +135,18 @@ def remember(connection: Connection, repeat: RepeatKey | None, name: str, *, ove
 
 def forget_payloads(connection: Connection, request_ids: Iterable[str]) -> None:
     """Keep nothing of what these requests asked, in the caller's write transaction."""
-    for part in parts(sorted(request_ids)):
+    for part in parts(sorted(set(request_ids) - corrections(connection, request_ids))):
         connection.execute(t.idempotency.update().where(t.idempotency.c.request_id.in_(part)).values(payload=None))
+
+
+def corrections(connection: Connection, request_ids: Iterable[str]) -> set[str]:
+    """Return which of these requests are corrections: what came with their keys are rows that are not forgotten."""
+    after = t.ingestions.c.after_request
+    return {
+        name
+        for part in parts(sorted(request_ids))
+        for name in connection.scalars(sa.select(after).where(after.in_(part)))
+    }
 
 
 def remembered_by(connection: Connection) -> list[str]:

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
 from hybridmu.store.sql import tables as t
+from hybridmu.store.sql.assessment import Assessment
 from hybridmu.store.sql.database import parts
 from hybridmu.store.sql.filing import taken_up
 from hybridmu.store.sql.links import tell_again
@@ -86,28 +87,32 @@ def waits_for(connection: Connection, covering: Sequence[Tombstone], earlier: Re
     Args:
         connection: In a transaction.
         covering: Tombstones of its rows.
-        earlier: From `holders`: one without any of these tombstones removes rows at this moment, if it is not purged.
+        earlier: From `holders`.
     """
     upto = {stone.shard: stone.seq for stone in covering}
-    rows_gone = set(earlier) - {stone.request_id for stone in covering}
-    for shard, seq in _needs(connection, [n for n in rows_gone if earlier[n].state not in _ENDED]).items():
+    going = [name for name in _rowless(covering, earlier) if earlier[name].state not in _ENDED]
+    for shard, seq in _needs(connection, going).items():
         upto[shard] = max(upto.get(shard, 0), seq)
     return upto
 
 
-def rely_on(connection: Connection, request_id: str, earlier: Requests, deadline: float | None) -> None:
-    """Note whose removals a request relies on, and let them be purged by its deadline.
+def rely_on(
+    connection: Connection, request_id: str, found: Assessment, earlier: Requests, deadline: float | None
+) -> None:
+    """Note whose removals a request relies on, and let those that it waits for be purged by its deadline.
 
     Args:
         connection: In a write transaction.
         request_id: The request.
+        found: What its keys would have revoked.
         earlier: Those that revoked rows of it before.
         deadline: When it must be purged.
     """
-    rows = [{"request_id": request_id, "earlier": name} for name in earlier if name != request_id]
-    if rows:
+    waits = found.others | _rowless(found.covering, earlier)
+    if earlier:
+        rows = [{"request_id": request_id, "earlier": name, "waits": name in waits} for name in earlier]
         connection.execute(t.reliances.insert(), rows)
-    for part in parts(sorted(earlier)) if deadline is not None else ():
+    for part in parts(sorted(waits)) if deadline is not None else ():
         mine = t.requests.c.request_id.in_(part)
         later = t.requests.c.hastened_at.is_(None) | (t.requests.c.hastened_at > deadline)
         connection.execute(t.requests.update().where(mine & later).values(hastened_at=deadline))
@@ -164,6 +169,11 @@ def to_request(row: Row[Any]) -> ForgetRequest:
     """Return a row of the table of requests as a value."""
     fields = {name: getattr(row, name) for name in ForgetRequest.__dataclass_fields__ if name != "state"}
     return ForgetRequest(state=RequestState(row.state), **fields)
+
+
+def _rowless(covering: Sequence[Tombstone], earlier: Requests) -> set[str]:
+    """Return the requests without any of these tombstones: their rows are gone, or on the way out at this moment."""
+    return set(earlier) - {stone.request_id for stone in covering}
 
 
 def _same_caller(row: Row[Any], caller: str, origin: Origin | None) -> bool:

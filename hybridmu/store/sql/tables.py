@@ -53,11 +53,12 @@ requests = sa.Table(
     sa.Index(None, "caller", "state", "seq"),
     sa.Index(None, "caller", "received_at"),
 )
-reliances = sa.Table(  # requests that revoked rows of a later one before it: it ends when they have
+reliances = sa.Table(  # requests that revoked rows of a later one before it
     "reliances",
     metadata,
     sa.Column("request_id", sa.String(40), primary_key=True),
     sa.Column("earlier", sa.String(40), primary_key=True, index=True),
+    sa.Column("waits", sa.Boolean, nullable=False),  # it ends when that one has: no tombstone of its own names the rows
 )
 named = sa.Table(  # HMACs of ids and groups that a request names, and whose guard entry is an earlier one's
     "named",

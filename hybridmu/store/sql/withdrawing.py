@@ -91,7 +91,7 @@ def _inherit(connection: Connection, heir: Row[Any], gone: str) -> None:
     for table in (t.needs, t.reliances):
         connection.execute(table.delete().where(table.c.request_id == name))
     bury(connection, name, found.fresh, waits_for(connection, found.covering, earlier))
-    rely_on(connection, name, earlier, heir.deadline_at)
+    rely_on(connection, name, found, earlier, heir.deadline_at)
     fresh = {(key.kind, key.key) for key, _ in found.fresh}
     moved = len(fresh) - heir.keys
     values = {"keys": len(fresh), "already_forgotten": heir.already_forgotten - moved}

@@ -32,6 +32,7 @@ def upgrade() -> None:
         "reliances",
         sa.Column("request_id", sa.String(length=40), nullable=False),
         sa.Column("earlier", sa.String(length=40), nullable=False),
+        sa.Column("waits", sa.Boolean(), nullable=False),
         sa.PrimaryKeyConstraint("request_id", "earlier", name=op.f("pk_reliances")),
     )
     op.create_index(op.f("ix_reliances_earlier"), "reliances", ["earlier"], unique=False)
@@ -66,7 +67,7 @@ def _begin_what_is_relied_on() -> None:
     )
     # A request that revoked nothing waits for others' tombstones; which of a shard it asked for, nobody knows any more.
     op.execute(
-        "INSERT INTO reliances (request_id, earlier) SELECT DISTINCT n.request_id, s.request_id "
+        "INSERT INTO reliances (request_id, earlier, waits) SELECT DISTINCT n.request_id, s.request_id, TRUE "
         "FROM requests r JOIN needs n ON n.request_id = r.request_id "
         "JOIN tombstones s ON s.shard = n.shard AND s.seq <= n.upto AND s.key IS NOT NULL "
         "WHERE r.keys = 0 AND r.state NOT IN ('PURGED', 'CANCELLED') AND s.request_id <> r.request_id"
