@@ -235,7 +235,7 @@ class Purger:
         batch = self._at_work()
         batch.then = self._finish
         batch.emptied = self._emptied()
-        self._journal.scrub(batch.emptied, batch.requests)
+        self._journal.scrub(batch.emptied, self._deletions.naming(batch.requests))
         needles = {needle for survey in self._surveys() for needle in survey.needles}
         # PostgreSQL's URL names no file.
         database = self._engine.url.database if self._engine.dialect.name == "sqlite" else None
@@ -248,7 +248,7 @@ class Purger:
         reach("purge.looked")
         needles = {needle for survey in self._surveys() for needle in survey.needles}
         self._measurements.drop_curves(token, needles)
-        self._deletions.scrub(token, batch.emptied, batch.requests)
+        self._deletions.scrub(token, batch.emptied, self._deletions.naming(batch.requests))
         database = clean(self._engine, needles, self._renew)
         rows = sum(len(survey.rows) for survey in self._surveys())
         purge = {

@@ -295,6 +295,18 @@ class Deletions:
                         found |= set(connection.scalars(there.where(named)))
         return found
 
+    def naming(self, request_ids: Collection[str]) -> list[str]:
+        """Return these requests and the later ones that name rows of them: what came with all their keys names these.
+
+        Their repeats are known by the guard's entries from then on.
+        """
+        found = set(request_ids)
+        with self._read.begin() as connection:
+            for part in parts(sorted(request_ids)):
+                later = sa.select(t.reliances.c.request_id).where(t.reliances.c.earlier.in_(part))
+                found |= set(connection.scalars(later))
+        return sorted(found)
+
     def scrub(self, token: int, seqs: Collection[int], request_ids: Collection[str]) -> None:
         """Empty what still names rows that are gone, fenced.
 
