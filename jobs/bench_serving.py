@@ -71,7 +71,7 @@ class NoOp:
 
     @serve.batch(max_batch_size=64, batch_wait_timeout_s=0.002)  # type: ignore[untyped-decorator]
     async def _batch(self, requests: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
-        return [{"version": 1, "withheld": [], "predictions": [self._prediction] * len(rows)} for rows in requests]
+        return [{"version": 1, "withheld": 0, "predictions": [self._prediction] * len(rows)} for rows in requests]
 
 
 @dataclass(frozen=True)
@@ -82,14 +82,14 @@ class Asked:
         began: When it was asked, as `time.time`.
         seconds: How long it took.
         version: What answered; 0: it failed.
-        withheld: Shards that did not vote.
+        withheld: How many sub-models did not vote.
         says: Why it failed.
     """
 
     began: float
     seconds: float
     version: int
-    withheld: tuple[int, ...] = ()
+    withheld: int = 0
     says: str = ""
 
 
@@ -103,10 +103,10 @@ def ask(url: str, body: bytes, clients: int, until: Any, found: Any) -> None:
                 async with session.post(url, data=body, headers={"content-type": "application/json"}) as answer:
                     given = await answer.json()
                     right = answer.status == 200 and given["predictions"]
-                    version, withheld = (given["version"], tuple(given["withheld"])) if right else (0, ())
+                    version, withheld = (given["version"], given["withheld"]) if right else (0, 0)
                     says = "" if right else f"{answer.status} {given}"
             except (OSError, aiohttp.ClientError, ValueError, KeyError) as error:
-                version, withheld, says = 0, (), repr(error)
+                version, withheld, says = 0, 0, repr(error)
             made.append(Asked(began, time.perf_counter() - clock, version, withheld, says))
 
     async def every() -> list[Asked]:
@@ -241,16 +241,15 @@ def _swap(system: System, ids: Sequence[object]) -> list[tuple[float, int]]:
     return served
 
 
-def _quarantine(system: System, ids: Sequence[object]) -> list[tuple[float, float, int]]:
-    """Return acceptance, written moment and shard of requests that nobody fulfils meanwhile."""
+def _quarantine(system: System, ids: Sequence[object]) -> list[tuple[float, float]]:
+    """Return acceptance and written moment of requests that nobody fulfils meanwhile."""
     found = []
     for number in ids:
         request_id = str(system.forget(ids=[number])["request_id"])
         while (at := system.ledger.request(request_id).quarantined_at) is None:
             time.sleep(0.01)
-        (shard,) = system.ledger.shards_of([request_id])[request_id]
         time.sleep(0.2)  # some answers of that state
-        found.append((system.ledger.request(request_id).received_at, at, shard))
+        found.append((system.ledger.request(request_id).received_at, at))
         system.wait(request_id)
     return found
 
@@ -265,7 +264,7 @@ def _trained(system: System, count: int) -> list[Any]:
 
 
 def _judged(
-    answers: Sequence[Asked], served: Sequence[tuple[float, int]], quarantines: Sequence[tuple[float, float, int]]
+    answers: Sequence[Asked], served: Sequence[tuple[float, int]], quarantines: Sequence[tuple[float, float]]
 ) -> dict[str, Any]:
     """Return what those who asked saw."""
     old = sum(
@@ -274,10 +273,10 @@ def _judged(
         if each.version
     )
     counted = 0
-    for _, at, shard in quarantines:
+    for _, at in quarantines:
         during = [each for each in answers if at < each.began < at + 0.2]
-        counted += sum(shard not in each.withheld for each in during)
-    waits = [at - received for received, at, _ in quarantines]
+        counted += sum(not each.withheld for each in during)
+    waits = [at - received for received, at in quarantines]
     return {
         "swaps": len(served),
         "answers": len(answers),

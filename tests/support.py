@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ from hybridmu.core.calibration import ALPHAS
 from hybridmu.store.files.storage import Storage
 from hybridmu.store.lake.ingest import ingest
 from hybridmu.store.lake.lake import Lake
+from hybridmu.store.sql.idempotency import RepeatKey, Seal
 from hybridmu.types import (
     CalibrationCell,
     CalibrationCurve,
@@ -99,6 +101,12 @@ def write(folder: Path, made: pa.Table, name: str = "train.parquet", **options: 
     """Write a table to a Parquet file in a folder, which is made if need be."""
     folder.mkdir(parents=True, exist_ok=True)
     pq.write_table(made, folder / name, **options)
+
+
+def repeat(key: str, payload: object = None, caller: str = "", guard: str = "k") -> RepeatKey:
+    """Return an idempotency key as the ledger compares it, by a guard key that is no file."""
+    name, asked = (hmac.digest(guard.encode(), repr(x).encode(), "sha256") for x in ((caller, key), (key, payload)))
+    return RepeatKey((Seal(guard, name, asked),))
 
 
 def replaced(made: pa.Table, name: str, values: Any) -> pa.Table:

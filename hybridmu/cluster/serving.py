@@ -121,7 +121,7 @@ class Ensemble:
         return {
             "version": ensemble.version,
             "voters": ensemble.voters,
-            "withheld": sorted(ensemble.withheld),
+            "withheld": len(ensemble.withheld),
             "aggregation": ensemble.how,
             "forward": ensemble.way,
             "forward_seconds": ensemble.seconds,

@@ -31,10 +31,18 @@ def list_(
         typer.Option("--state", case_sensitive=False, help="Only these; may be repeated."),
     ] = None,
     caller: Annotated[str | None, typer.Option("--caller", help="Only those of this caller.")] = None,
+    limit: Annotated[int | None, typer.Option("--limit", help="Only so many of the newest, 1 to 1,000.")] = None,
+    before: Annotated[
+        int | None, typer.Option("--before", help="With --limit: where the list before it ended.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List requests in the order in which they were accepted."""
+    """List requests in the order in which they were accepted; with --limit the newest of them, newest first."""
     with _system(config_file, as_json) as system:
+        if limit is not None or before is not None:
+            page = system.page(states=state or (), caller=caller, limit=50 if limit is None else limit, before=before)
+            emit(page, as_json, lambda: _paged(page))
+            return
         found = system.requests(state or (), caller)
     emit(found, as_json, lambda: _listed(found))
 
@@ -45,7 +53,9 @@ def show(request_id: RequestArgument, config_file: ConfigOption, as_json: JsonOp
     with _system(config_file, as_json) as system:
         result = system.report(request_id)
         held = [hold for hold in system.holds() if hold["request_id"] in {None, request_id}]
+        relies_on = system.ledger.relies_on(request_id)
     deadline = result["deadline_at"]
+    result |= {"relies_on": relies_on}
     result |= {"slack_seconds": None if deadline is None else deadline - time.time(), "holds": held}
     emit(result, as_json, lambda: _shown(result))
 
@@ -195,6 +205,12 @@ def _listed(found: list[dict[str, Any]]) -> None:
     print_table(table)
 
 
+def _paged(page: dict[str, Any]) -> None:
+    _listed(page["requests"])
+    if page["next_before"] is not None:
+        _say(f"older ones: --before {page['next_before']}")
+
+
 def _shown(report: dict[str, Any]) -> None:
     asked = f", asked by {report['caller']}" if report["caller"] else ""
     _say(f"{report['request_id']} {report['state']}{asked}: {report['keys']} key(s), strategy {report['strategy']}")
@@ -219,6 +235,8 @@ def _shown(report: dict[str, Any]) -> None:
         _say(f"  {name:8}  {'not yet' if took is None else _after(took) + note}")
     if report["owes_exact_repair"]:
         _say(_repair(report))
+    for earlier, number in report["relies_on"].items():
+        _say(f"  rows of it are those of {earlier}{f', certificate {number}' if number else ''}")
     for placed in report["holds"]:
         _say(_hold(placed))
     elsewhere(report)

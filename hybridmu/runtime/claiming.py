@@ -11,6 +11,7 @@ from hybridmu.planning.batching import Batching, Waiting, claim, due
 from hybridmu.planning.planner import Pools
 from hybridmu.runtime.removal import RemovalPlanner
 from hybridmu.runtime.rounds import Round, new_id
+from hybridmu.store.journal import Journal
 from hybridmu.store.sql.ledger import Ledger
 from hybridmu.store.sql.registry import Registry
 from hybridmu.types import ForgetRequest, RequestState, StrategyChoice, SubModel
@@ -26,12 +27,15 @@ class Claimer:
         ledger: Where they are.
         registry: Which version serves.
         planner: Plans the removal of a group of them.
+        journal: Remembers in storage what was begun.
     """
 
-    def __init__(self, settings: Settings, ledger: Ledger, registry: Registry, planner: RemovalPlanner) -> None:
+    def __init__(
+        self, settings: Settings, ledger: Ledger, registry: Registry, planner: RemovalPlanner, journal: Journal
+    ) -> None:
         policy = settings.policy
         self._collect = Batching(policy.batch_seconds, policy.batch_keys, policy.deadline_margin)
-        self._ledger, self._registry, self._planner = ledger, registry, planner
+        self._ledger, self._registry, self._planner, self._journal = ledger, registry, planner, journal
         self._seen: dict[str, float] = {}  # waiting request → when it was seen first, by a clock that is never set back
 
     def waiting(self, flying: Collection[str]) -> list[ForgetRequest]:
@@ -80,6 +84,7 @@ class Claimer:
         shards = {shard for needs in upto.values() for shard, seq in needs.items() if seq > done[shard]}
         if not shards:
             self._registry.satisfy(token, ids)
+            self._journal.keep(ids)
             return None
         waited = self._waited(group)
         slack = min((w.slack for w in waited if w.slack is not None), default=None)
@@ -97,6 +102,7 @@ class Claimer:
         started = Round(new_id("round"), places, {p.shard: p for p in plan.shards})
         if not self._ledger.mark_planned(token, ids, started.round_id, version.version):
             return None
+        self._journal.keep(ids)  # those that revoked nothing themselves: no job takes a tombstone of theirs
         return started, version.shards
 
     def _waited(self, group: Sequence[ForgetRequest]) -> list[Waiting]:

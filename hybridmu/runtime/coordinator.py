@@ -62,6 +62,7 @@ from hybridmu.types import (
 _log = logging.getLogger(__name__)
 LEASE_SECONDS = 15.0
 _REPAIR_RETRY_SECONDS = 60.0
+_BEGUN = (RequestState.PLANNED, RequestState.APPLIED, RequestState.SERVED, RequestState.FAILED)
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ class Coordinator:
         self._engine, self._sound = engine, False
         self.executor, self.holder = executor, holder
         self._planner = RemovalPlanner(self.site, self.ledger, self.measurements, self.registry)
-        self._claimer = Claimer(settings, self.ledger, self.registry, self._planner)
+        self._claimer = Claimer(settings, self.ledger, self.registry, self._planner, self._journal)
         self._dispatcher = Dispatcher(self.site, self.ledger, self._journal, executor)
         self.token: int | None = None
         self._rounds: dict[str, Round] = {}
@@ -404,6 +405,8 @@ class Coordinator:
             self.site.storage.drop_stale_staging()
             self.site.storage.drop_unfinished()
             self._keyring.drop_unfinished()
+            self._journal.drop_unkeyed()
+            self._journal.keep([r.request_id for r in self.ledger.requests(_BEGUN)])
             self._tidied = True
 
     def _at_work(self) -> set[int]:

@@ -17,6 +17,7 @@ from hybridmu.store.lake.layout import SPLITS, incoming_file
 from hybridmu.store.lake.lookup import Lookup
 from hybridmu.store.sql.admission import Limits
 from hybridmu.store.sql.guard import Guard
+from hybridmu.store.sql.idempotency import seal
 from hybridmu.store.sql.ingestions import Ingestions
 from hybridmu.store.sql.ledger import Ledger
 from hybridmu.store.sql.registry import Registry
@@ -48,7 +49,7 @@ class Intake:
             url: Parquet file or folder, path or URI.
             slices: How many slices they are cut into.
             epochs: Epochs of each; None: as many as the last slice so far.
-            key: The same key with the same bytes and options returns the same ingestion.
+            key: The same key of the same caller, with the same bytes and options, returns the same ingestion.
             caller: Who asks.
 
         Returns:
@@ -64,14 +65,14 @@ class Intake:
         lake = self.site.lake
         with lake.storage.staging() as staging:
             copy = copy_rows(lake, url, self.guard, staging)
-            payload = ["ingest", copy.fingerprint, slices, epochs]
-            if earlier := self.ingestions.find_repeat(key, payload):
+            repeat = seal(self.keyring, caller, key, ["ingest", copy.fingerprint, slices, epochs])
+            if earlier := self.ingestions.find_repeat(repeat):
                 return self.ingestions.get(earlier)
             refuse_known(lake, copy, self.ingestions.waiting())
             new = self._new(copy, slices, epochs, caller)
             if copy.rows:
                 publish_parquet(lake.storage, copy.path, new.source)
-        return self.ingestions.get(self.ingestions.accept(new, key, payload))
+        return self.ingestions.get(self.ingestions.accept(new, repeat))
 
     def correct(
         self,
@@ -97,14 +98,14 @@ class Intake:
         Raises:
             RequestError: An id is unknown, or its row can't be corrected; nothing was changed.
             DataError: The rows can't be used.
-            ConflictError: The key came with other rows.
+            ConflictError: The key came with other rows or another deadline.
             AdmissionError: There are too many rows, or the caller's limits are reached.
         """
         lake = self.site.lake
         with lake.storage.staging() as staging:
             copy = copy_rows(lake, url, self.guard, staging)
-            payload = ["correct", copy.fingerprint]
-            if (earlier := self.ledger.find_repeat(key, payload, "auto")) is not None:
+            repeat = seal(self.keyring, caller, key, ["correct", copy.fingerprint, deadline_seconds])
+            if (earlier := self.ledger.find_repeat(repeat)) is not None:
                 return earlier
             most = self.site.settings.admission.keys_per_request
             if copy.rows > most:
@@ -118,8 +119,7 @@ class Intake:
             keys,
             caller=caller,
             limits=limits,
-            idempotency_key=key,
-            payload=payload,
+            repeat=repeat,
             deadline_seconds=deadline_seconds,
             training_rows=lake.manifest.training_rows,
             ingestion=new,

@@ -25,6 +25,7 @@ from hybridmu.store.lake.lookup import Lookup, Pair
 from hybridmu.store.purge.decommission import Decommission
 from hybridmu.store.sql.database import connect
 from hybridmu.store.sql.guard import Guard
+from hybridmu.store.sql.idempotency import RepeatKey, seal
 from hybridmu.store.sql.ingestions import Ingestions
 from hybridmu.store.sql.ledger import Ledger
 from hybridmu.store.sql.links import Link, Links, Parcel
@@ -100,19 +101,19 @@ class Peer:
                 expected=f"key(s) {', '.join(sorted(unknown))}",
                 remedy="linked models use the same guard keys; give it this one as well (docs/models.md)",
             )
-        payload = sorted([key.kind, key.key.hex()] for key in parcel.keys)
         looked_at = self.ingestions.stamp()
         self.lake.refresh()
         found, absent = Lookup(self.lake).find_named(parcel.keys)
         if waiting_pairs(self.lake, [(key.kind, key.key) for key in absent], self.ingestions.waiting()):
             raise StateError(f"rows of it are on their way into model {self.name}", remedy="it is told again later")
-        key = f"link:{origin.system}:{origin.request_id}"
-        return self._accept(found, absent, origin, parcel, key, payload, looked_at).request_id
+        # Of a random name there is no other payload; and it is told again when its rows are purged here long since.
+        repeat = seal(self.keyring, f"link:{origin.system}", origin.request_id, None)
+        return self._accept(found, absent, origin, parcel, repeat, looked_at).request_id
 
     def learn(self, keys: list[NamedKey], origin: Origin) -> None:
         """Let the guard learn what another model forgot before the two were linked."""
         if keys:
-            self._accept([], keys, origin, None, None, None, None)
+            self._accept([], keys, origin, None, None, None)
 
     def forget_covered(self, named: set[Pair], origin: Origin) -> str | None:
         """Forget live rows that the guard knows, or that these keys name.
@@ -144,7 +145,7 @@ class Peer:
         found = [key for key in found if (key.kind, key.key) in live]
         if not found:
             return None
-        return self._accept(found, [], origin, None, None, None, looked_at).request_id
+        return self._accept(found, [], origin, None, None, looked_at).request_id
 
     def known(self, keys: list[Pair]) -> int:
         """Return how many of these keys have a row here."""
@@ -175,8 +176,7 @@ class Peer:
         absent: list[NamedKey],
         origin: Origin,
         parcel: Parcel | None,
-        key: str | None,
-        payload: object,
+        repeat: RepeatKey | None,
         looked_at: int | None,
     ) -> ForgetRequest:
         strategy = parcel.strategy if parcel else "auto"
@@ -188,8 +188,7 @@ class Peer:
             origin=origin,
             strategy=strategy,
             caller=f"model {origin.name}",
-            idempotency_key=key,
-            payload=payload,
+            repeat=repeat,
             training_rows=self.lake.manifest.training_rows if found else None,
             looked_at=looked_at,
         )

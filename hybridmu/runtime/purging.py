@@ -144,6 +144,9 @@ class Purger:
             self._deletions.note(token, blocked)
         self._retry_at = {name: at for name, at in self._retry_at.items() if at > now}
         due = [item for item in found if item.blocked is None and item.request_id not in self._retry_at]
+        if joined := [item.request_id for item in due if not item.shards]:
+            self._guarded(token, lambda token: self._end_joined(token, joined))
+        due = [item for item in due if item.shards]
         self._wait_for(due, now)
         # A shard that was reserved for a purge counts as busy to all others.
         free = [item for item in due if item.shards.isdisjoint(busy)][:_MOST_REQUESTS]
@@ -164,13 +167,19 @@ class Purger:
 
     # ------------------------------------------------------------------ stages
 
+    def _end_joined(self, token: int, requests: Collection[str]) -> None:
+        """End requests that revoked nothing themselves: nothing of them is left anywhere but in the ledger."""
+        self._journal.scrub((), requests)
+        self._deletions.end_joined(token, list(requests))
+        self.wake()  # others may have waited for them
+
     def _prove(self, token: int, due: Collection[Purgeable], holds: Collection[Hold]) -> None:
         requests = {item.request_id: item.shards for item in due}
         shards = frozenset().union(*requests.values())
         batch = self._batch = _Batch(requests, shards, self._index)
         reach("purge.begin")
         stones, unproven = self._deletions.exact_stones(shards), self._deletions.unproven(shards)
-        held = self._deletions.stones_of([hold.request_id for hold in holds if hold.request_id])
+        held = self._deletions.stones_of([name for name in self._deletions.held(holds) if name])
         surveyed = self._deletions.surveyed(list(requests))
         since = {shard: min(need.upto for need in needs) for shard, needs in unproven.items() if needs}
         history = self._registry.history(since)
@@ -196,9 +205,9 @@ class Purger:
     def _index(self, token: int) -> None:
         batch = self._at_work()
         self._drop(token, self._deletions.refused(list(batch.requests)))
-        for hold in self._controls.holds():  # the last moment for one: from here on rows go
-            covered = [hold.request_id] if hold.request_id else [*batch.requests]
-            self._drop(token, dict.fromkeys(covered, f"legal hold {hold.number}"))
+        # The last moment for a hold: from here on rows go.
+        for name, number in self._deletions.held(self._controls.holds()).items():
+            self._drop(token, dict.fromkeys([name] if name else [*batch.requests], f"legal hold {number}"))
         # From here on these, and not the tombstones, say what goes: they outlive them in a crash.
         batch.surveys = self._deletions.surveys(list(batch.requests))
         rows = {(shard, id_) for (_, shard), survey in batch.surveys.items() for id_ in survey.ids}
@@ -226,7 +235,7 @@ class Purger:
         batch = self._at_work()
         batch.then = self._finish
         batch.emptied = self._emptied()
-        self._journal.scrub(batch.emptied)
+        self._journal.scrub(batch.emptied, self._deletions.naming(batch.requests))
         needles = {needle for survey in self._surveys() for needle in survey.needles}
         # PostgreSQL's URL names no file.
         database = self._engine.url.database if self._engine.dialect.name == "sqlite" else None
@@ -239,7 +248,7 @@ class Purger:
         reach("purge.looked")
         needles = {needle for survey in self._surveys() for needle in survey.needles}
         self._measurements.drop_curves(token, needles)
-        self._deletions.scrub(token, batch.emptied)
+        self._deletions.scrub(token, batch.emptied, self._deletions.naming(batch.requests))
         database = clean(self._engine, needles, self._renew)
         rows = sum(len(survey.rows) for survey in self._surveys())
         purge = {

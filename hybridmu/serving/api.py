@@ -30,12 +30,13 @@ class PredictResponse(BaseModel):
 
     Attributes:
         version: Which one.
-        withheld: Shards of it that did not vote, since deletions wait for them.
+        withheld: How many of its sub-models did not vote, since deletions wait for them. Not which: whoever can guess
+            where a person's rows lie would learn whose they may be.
         predictions: One per row.
     """
 
     version: int
-    withheld: list[int]
+    withheld: int
     predictions: list[Prediction]
 
 
@@ -45,7 +46,7 @@ class VersionResponse(BaseModel):
     Attributes:
         version: Model version.
         voters: Sub-models that vote.
-        withheld: Shards that do not, since deletions wait for them.
+        withheld: How many do not, since deletions wait for them.
         aggregation: How they are combined.
         forward: The way all sub-models are run, chosen by measuring.
         forward_seconds: Best seconds of each way on a sample batch.
@@ -53,7 +54,7 @@ class VersionResponse(BaseModel):
 
     version: int
     voters: int
-    withheld: list[int]
+    withheld: int
     aggregation: str
     forward: str
     forward_seconds: dict[str, float]

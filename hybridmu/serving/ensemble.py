@@ -199,7 +199,7 @@ class Ensemble:
             return error
 
     def _named(self, predictions: list[dict[str, Any]]) -> dict[str, Any]:
-        return {"version": self.version, "withheld": sorted(self.withheld), "predictions": predictions}
+        return {"version": self.version, "withheld": len(self.withheld), "predictions": predictions}
 
     def label(self, probabilities: npt.NDArray[np.float32]) -> list[dict[str, Any]]:
         """Return one prediction per row of class probabilities."""

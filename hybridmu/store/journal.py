@@ -21,10 +21,13 @@ from hybridmu.store.certificates import Certificates
 from hybridmu.store.files.storage import Storage
 from hybridmu.store.sql import tables as t
 from hybridmu.store.sql.database import parts, reader
+from hybridmu.store.sql.filing import begin_earlier
+from hybridmu.store.sql.idempotency import corrections
 from hybridmu.types import RequestState
 
 _FOLDER = "journal"
 _STATE = f"{_FOLDER}/state.json"
+_TABLES = (t.requests, t.tombstones, t.needs, t.guard, t.idempotency, t.reliances, t.named)
 _TIMES = ("planned_at", "applied_at", "served_at", "exact_at", "purged_at")
 
 
@@ -42,7 +45,7 @@ class Journal:
         self._kept: set[str] | None = None
 
     def keep(self, request_ids: Collection[str]) -> None:
-        """Write down requests that are about to be acted on, once each; durable when this returns."""
+        """Write down requests that are acted on and not cancelled, once each; durable when this returns."""
         if self._kept is None:
             self._kept = {row["request_id"] for _, entry in self._entries() for row in entry["requests"]}
         fresh = sorted(set(request_ids) - self._kept)
@@ -50,14 +53,17 @@ class Journal:
             return
         entry: dict[str, Any] = {}
         with self._read.begin() as connection:
-            for table in (t.requests, t.tombstones, t.needs, t.guard, t.idempotency):
+            stand = [name for part in parts(fresh) for name in _standing(connection, part)]
+            if not stand:
+                return
+            for table in _TABLES:
                 entry[table.name] = [
                     _plain(row._mapping)
-                    for part in parts(fresh)
+                    for part in parts(stand)
                     for row in connection.execute(table.select().where(table.c.request_id.in_(part)))
                 ]
         self.storage.write(f"{_FOLDER}/{uuid.uuid4().hex}.json", json.dumps(entry).encode())
-        self._kept |= set(fresh)
+        self._kept |= set(stand)
 
     def settle(self) -> None:
         """Write down which version is served, and what it is made of."""
@@ -105,18 +111,19 @@ class Journal:
             How many requests and tombstones came back, and the version that is served.
         """
         state = self._state()
+        self.drop_unkeyed()
         with self._write.begin() as connection:
             missing = self._missing(connection)
             tombstones = 0
             for _, entry in self._entries():
-                for name in ("requests", "tombstones", "needs", "guard", "idempotency"):
-                    table = t.metadata.tables[name]
-                    rows = [_typed(row) for row in entry[name] if row["request_id"] in missing]
-                    if name == "requests":
+                for table in _TABLES:
+                    rows = [_typed(row) for row in entry.get(table.name, ()) if row["request_id"] in missing]
+                    if table is t.requests:
                         rows = [_reopened(row) for row in rows]
                     if rows:
                         connection.execute(table.insert(), rows)
-                    tombstones += len(rows) if name == "tombstones" else 0
+                    tombstones += len(rows) if table is t.tombstones else 0
+            begin_earlier(connection)
             if tombstones and connection.dialect.name == "postgresql":  # numbers were given, not drawn
                 for numbered in ("tombstones", "requests"):
                     connection.exec_driver_sql(
@@ -130,15 +137,34 @@ class Journal:
                 current = state["version"]
         return {"requests": len(missing), "tombstones": tombstones, "version": int(current)}
 
-    def scrub(self, seqs: Collection[int]) -> None:
-        """Rewrite entries without the keys of tombstones whose rows are gone; HMACs and counts stay."""
-        gone = set(seqs)
+    def scrub(self, seqs: Collection[int], request_ids: Collection[str]) -> None:
+        """Rewrite entries without what still names rows that are gone; HMACs of ids and counts stay.
+
+        Args:
+            seqs: Tombstones whose rows are gone: their keys go.
+            request_ids: Requests whose rows are gone: what came with their idempotency keys goes.
+        """
+        with self._read.begin() as connection:
+            gone, over = set(seqs), set(request_ids) - corrections(connection, request_ids)
         for name, entry in self._entries():
-            mine = [row for row in entry["tombstones"] if row["seq"] in gone and row["key"] is not None]
-            if mine:
-                for row in mine:
-                    row["key"] = None
+            stones = [row for row in entry["tombstones"] if row["seq"] in gone and row["key"] is not None]
+            keys = [row for row in entry["idempotency"] if row["request_id"] in over and row["payload"] is not None]
+            for row in stones:
+                row["key"] = None
+            for row in keys:
+                row["payload"] = None
+            if stones or keys:
                 self.storage.write(name, json.dumps(entry).encode())
+
+    def drop_unkeyed(self) -> None:
+        """Rewrite entries of older releases without their idempotency keys: unkeyed hashes name what was asked.
+
+        They can't be made anew without the keys themselves; after a restore each of them is a new one.
+        """
+        for name, entry in self._entries():
+            keyed = [row for row in entry["idempotency"] if "key_id" in row]
+            if len(keyed) < len(entry["idempotency"]):
+                self.storage.write(name, json.dumps({**entry, "idempotency": keyed}).encode())
 
     def _missing(self, connection: Connection) -> set[str]:
         """Return the requests in storage that the ledger does not know."""
@@ -166,6 +192,12 @@ class Journal:
                 f"{name} in {self.storage.url} is damaged", got=str(error), remedy="restore this file from a backup"
             ) from None
         return found
+
+
+def _standing(connection: Connection, names: list[str]) -> list[str]:
+    """Return the requests among these that are not cancelled."""
+    there = t.requests.c.request_id.in_(names) & (t.requests.c.state != RequestState.CANCELLED)
+    return list(connection.scalars(sa.select(t.requests.c.request_id).where(there)))
 
 
 def _restore_version(connection: Connection, state: dict[str, Any]) -> None:
@@ -199,7 +231,7 @@ def _reopened(row: dict[str, Any]) -> dict[str, Any]:
     kept = {"seq", "request_id", "strategy", "caller", "keys", "already_forgotten", "ignored_unknown"}
     kept |= {"received_at", "deadline_at", "origin"}
     fields = {name: value for name, value in row.items() if name in kept}
-    return {**fields, "state": RequestState.PLANNED, "joined": True}
+    return {**fields, "state": RequestState.PLANNED}
 
 
 def _plain(row: Any) -> dict[str, Any]:

@@ -142,6 +142,23 @@ class Keyring:
         """
         return {name: [_hmac(key, kind, value) for value in values] for name, key in self._guards().items()}
 
+    def seals(self, what: str, data: bytes) -> dict[str, bytes]:
+        """Return the HMACs of some bytes by every guard key that is there; the key is made on first use.
+
+        Args:
+            what: What the bytes are: HMACs of different things are kept apart.
+            data: The bytes.
+
+        Returns:
+            Key id → 32 bytes, newest key last.
+
+        Raises:
+            ConfigError: A key can't be read, or others than its owner can read it.
+        """
+        self.stamp()
+        text = b"hybridmu %s\0%s" % (what.encode(), data)
+        return {name: hmac.digest(key, text, "sha256") for name, key in self._guards().items()}
+
     def rotate(self, which: KeyName) -> str:
         """Start a new key. The old signing key's private part is destroyed; old guard keys stay for checking.
 

@@ -25,6 +25,7 @@ from hybridmu.runtime.removal import RemovalPlanner
 from hybridmu.store.lake.incoming import waiting_keys
 from hybridmu.store.lake.lookup import Lookup, Mac, UnknownKey
 from hybridmu.store.sql.admission import Limits
+from hybridmu.store.sql.idempotency import seal
 from hybridmu.types import (
     ForgetRequest,
     ForwardState,
@@ -100,7 +101,8 @@ class Forgetting(Opened):
             ids: Row ids.
             groups: Groups: every row of these people, in all tables.
             strategy: `auto` lets the planner choose per shard.
-            key: Idempotency key.
+            key: Idempotency key: the same one of the same caller, with all the same options, returns the same request.
+                Once that is purged it returns it for exactly the same ids and groups; of the rest nothing is kept.
             caller: Who asks; limits under `admission` count per caller.
             deadline_seconds: How long from now until the request must be exact and purged; the policy's by default.
             ignore_unknown: Leave unknown keys out instead of refusing the request.
@@ -113,11 +115,11 @@ class Forgetting(Opened):
 
         Raises:
             RequestError: The request is empty, unknown, or would leave nothing to train on; nothing was changed.
+            ConflictError: The idempotency key was used with another payload; nothing was changed.
             AdmissionError: The caller's limits are reached; nothing was changed.
             StrategyUnavailableError: The strategy does not fit the optimizer; nothing was changed.
         """
         ids, groups = list(ids), list(groups)
-        payload = [sorted(str(x) for x in ids), sorted(str(x) for x in groups)]
         if deadline_seconds is not None and not 0 < deadline_seconds < float("inf"):
             raise RequestError(
                 "the deadline is not in the future", expected="seconds above 0", got=str(deadline_seconds)
@@ -127,7 +129,9 @@ class Forgetting(Opened):
         self._refuse_many(ids, groups)
         admission = self.settings.admission
         self._look()
-        request = self.ledger.find_repeat(key, payload, strategy)
+        asked = [sorted(map(str, ids)), sorted(map(str, groups)), strategy, deadline_seconds, ignore_unknown]
+        repeat = seal(self.keyring, caller, key, asked, None if key is None else self._macs(ids, groups))
+        request = self.ledger.find_repeat(repeat)
         if request is None:
             mac = self.keyring.stamp()
             found, purged, unknown = self._resolve(ids, groups, ignore_unknown, mac)
@@ -138,8 +142,7 @@ class Forgetting(Opened):
                 strategy=strategy,
                 caller=caller,
                 limits=Limits(admission.open_requests, admission.requests_per_minute),
-                idempotency_key=key,
-                payload=payload,
+                repeat=repeat,
                 deadline_seconds=deadline_seconds or self.settings.policy.deadline_seconds,
                 ignored_unknown=len(unknown),
                 training_rows=self.site.lake.manifest.training_rows,
@@ -157,7 +160,7 @@ class Forgetting(Opened):
             caller: Who takes it back, for the log.
 
         Raises:
-            StateError: It is past RECEIVED, or another request or caller relies on it.
+            StateError: It is past RECEIVED, or a linked model passed it on.
         """
         self._check_bound()
         self.ledger.cancel(request_id, caller)
@@ -306,6 +309,16 @@ class Forgetting(Opened):
             elsewhere = self.linked.elsewhere((x.kind, digest(key, x.kind, x.value)) for x in missing)
             raise UnknownKeysError([x.text for x in missing], any_known=bool(found or purged), elsewhere=elsewhere)
         return found, purged, missing
+
+    def _macs(self, ids: Sequence[object], groups: Sequence[object]) -> list[frozenset[bytes]]:
+        """Return the guard's HMACs of each id and group, by all guard keys."""
+        lookup, found = Lookup(self.site.lake), []
+        asked: tuple[tuple[KeyKind, Sequence[object]], ...] = (("id", ids), ("group", groups))
+        for kind, raw in asked:
+            values = list(dict.fromkeys(lookup.typed(kind, value) for value in raw))
+            made = self.keyring.macs(kind, values)
+            found += [frozenset(macs) for macs in zip(*made.values(), strict=True)]
+        return found
 
     def _named(self, unknown: Sequence[UnknownKey], mac: Mac) -> list[NamedKey]:
         """Return how linked models know ids and groups that have no row here; none where no model is linked."""

@@ -19,7 +19,7 @@ from hybridmu.store.sql.database import connect
 from hybridmu.store.sql.lease import Lease, fence
 from hybridmu.store.sql.ledger import Ledger
 from hybridmu.types import RequestState
-from tests.support import HANG_SECONDS, key, rows_of, settings_dict
+from tests.support import HANG_SECONDS, key, repeat, rows_of, settings_dict
 
 THREADS = 8
 
@@ -63,7 +63,7 @@ def test_one_idempotency_key_is_one_request_however_many_race(engine, database_u
     def accept(thread: int) -> str:
         own = connect(database_url)
         start.wait()
-        found = Ledger(own).accept([key(thread)], idempotency_key="k", payload=["the same"])
+        found = Ledger(own).accept([key(thread)], repeat=repeat("k", ["the same"]))
         own.dispose()
         return found.request_id
 
@@ -79,7 +79,7 @@ def test_of_two_payloads_that_race_for_a_key_one_is_a_conflict(engine, database_
         own = connect(database_url)
         start.wait()
         try:
-            Ledger(own).accept([key(thread)], idempotency_key="k", payload=[thread])
+            Ledger(own).accept([key(thread)], repeat=repeat("k", [thread]))
         except ConflictError:
             return False
         finally:

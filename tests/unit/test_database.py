@@ -22,7 +22,7 @@ from hybridmu.store.sql import tables as t
 from hybridmu.store.sql.database import connect, reader
 from hybridmu.store.sql.ledger import Ledger
 from tests import postgres
-from tests.support import HANG_SECONDS, key, rows_of, settings_dict
+from tests.support import HANG_SECONDS, key, repeat, rows_of, settings_dict
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -274,14 +274,14 @@ def kill_once(server: postgres.Server, engine: sa.Engine, moment: str, before: s
 )
 def test_a_connection_that_breaks_off_leaves_nothing(on_server, moment, statement):
     server, ledger, engine = on_server
-    first = ledger.accept([key(1)], idempotency_key="first")
+    first = ledger.accept([key(1)], repeat=repeat("first"))
     kill_once(server, engine, moment, statement)
     with pytest.raises(DatabaseError, match="broke off") as broken:
-        ledger.accept([key(2), key(3)], idempotency_key="second")
+        ledger.accept([key(2), key(3)], repeat=repeat("second"))
     assert "repeat the call" in broken.value.remedy
     assert ledger.requests() == [first]
     assert len(rows_of(engine, t.tombstones)) == len(rows_of(engine, t.idempotency)) == 1
-    second = ledger.accept([key(2), key(3)], idempotency_key="second")
+    second = ledger.accept([key(2), key(3)], repeat=repeat("second"))
     assert ledger.requests() == [first, second]
 
 

@@ -203,7 +203,7 @@ def test_emptied_tombstones_keep_their_counts(life, deletions):
     before = life.ledger.counts(), life.registry.version()
     gone = deletions.without_rows([one], {})
     assert gone == {1, 2}
-    deletions.scrub(life.token, gone)
+    deletions.scrub(life.token, gone, [one])
     assert (life.ledger.counts(), life.registry.version()) == before
     assert {shard: [s.key for s in stones] for shard, stones in life.ledger.tombstones().items()} == {0: [key(3).key]}
     assert deletions.exact_stones({0, 1})[1] == []
@@ -243,13 +243,14 @@ def test_a_purge_that_passed_is_remembered_until_its_certificates_are_written(li
     assert due(deletions) == {}
 
 
-def test_forgetting_what_is_purged_points_to_the_request_that_did_it(life, deletions):
+def test_forgetting_what_is_purged_can_be_followed_to_the_request_that_did_it(life, deletions):
     one = life.accept(guarded(1))
     life.remove(one)
-    deletions.scrub(life.token, deletions.without_rows([one], {}))
+    deletions.scrub(life.token, deletions.without_rows([one], {}), [one])
     deletions.finish(life.token, one, 1, 5.0)
     again = life.ledger.accept([], purged=[guarded(1).mac], caller="another")
-    assert (again.request_id, again.state) == (one, RequestState.PURGED)
+    assert (again.request_id == one, again.state, again.certificate) == (False, RequestState.PURGED, None)
+    assert life.ledger.relies_on(again.request_id) == {one: 1}
     both = life.ledger.accept([key(2)], purged=[guarded(1).mac])
     assert (both.request_id != one, both.already_forgotten) == (True, 1)
 
@@ -258,10 +259,11 @@ def test_forgetting_what_is_purged_points_to_the_request_that_did_it(life, delet
     "write",
     [
         lambda d, token: d.save_proof(token, 0, [Proof("r", "{}")], []),
-        lambda d, token: d.scrub(token, {1}),
+        lambda d, token: d.scrub(token, {1}, []),
         lambda d, token: d.pass_(token, Passed((("r", 1),), {}, 1.0)),
         lambda d, token: d.finish(token, "r", 1, 1.0),
         lambda d, token: d.end(token),
+        lambda d, token: d.end_joined(token, ["r"]),
         lambda d, token: d.note(token, {"r": "why"}),
     ],
 )

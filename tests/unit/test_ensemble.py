@@ -103,6 +103,7 @@ def test_what_is_withheld_does_not_vote_and_nothing_is_copied():
     assert part.probabilities(x) == pytest.approx(two.detach().numpy(), abs=1e-6)
     assert (part.withheld, part.voters, whole.withheld) == ({0}, 2, frozenset())
     assert part.models is whole.models
+    assert part.answer(x)["withheld"] == 1, "an answer says how many, not which: shards may be guessed from ids"
     with pytest.raises(StateError, match="no shard is left"):
         whole.withholding(frozenset({0, 1, 2})).probabilities(x)
 

@@ -12,7 +12,7 @@ from hybridmu.store.sql import tables as t
 from hybridmu.store.sql.ledger import Ledger
 from hybridmu.store.sql.measurements import Measurements
 from hybridmu.types import Calibration, CanaryControls, RequestState, RowKey
-from tests.support import curve, key, rows_of
+from tests.support import curve, key, repeat, rows_of
 
 
 def test_accept_commits_the_request_with_its_tombstones(ledger, engine, tmp_path):
@@ -39,27 +39,27 @@ def test_accept_commits_the_request_with_its_tombstones(ledger, engine, tmp_path
 def test_accept_is_one_transaction(ledger, engine, monkeypatch):
     monkeypatch.setattr(t.needs, "insert", lambda: sa.text("insert into nowhere values (1)"))  # the last of its writes
     with pytest.raises(sa.exc.DBAPIError):
-        ledger.accept([key(1), key(2)], idempotency_key="k")
+        ledger.accept([key(1), key(2)], repeat=repeat("k"))
     for table in (t.requests, t.tombstones, t.guard, t.idempotency):
         assert rows_of(engine, table) == []
 
 
 def test_a_repeated_idempotency_key_is_the_same_request(ledger, engine):
-    first = ledger.accept([key(1)], idempotency_key="k", payload=["a"])
-    assert ledger.accept([key(2)], idempotency_key="k", payload=["a"]) == first
-    assert ledger.find_repeat("k", ["a"], "auto") == first
-    assert ledger.find_repeat("other", ["a"], "auto") is None
-    assert ledger.find_repeat(None, ["a"], "auto") is None
+    first = ledger.accept([key(1)], repeat=repeat("k", ["a"]))
+    assert ledger.accept([key(2)], repeat=repeat("k", ["a"])) == first
+    assert ledger.find_repeat(repeat("k", ["a"])) == first
+    assert ledger.find_repeat(repeat("other", ["a"])) is None
+    assert ledger.find_repeat(None) is None
     assert len(rows_of(engine, t.tombstones)) == 1
 
 
-@pytest.mark.parametrize(("payload", "strategy"), [(["b"], "auto"), (["a"], "retrain")])
-def test_another_payload_under_the_same_key_is_a_conflict(ledger, engine, payload, strategy):
-    ledger.accept([key(1)], idempotency_key="k", payload=["a"])
-    with pytest.raises(ConflictError, match="'k' was used with another payload"):
-        ledger.accept([key(2)], idempotency_key="k", payload=payload, strategy=strategy)
+def test_another_payload_under_the_same_key_is_a_conflict(ledger, engine):
+    ledger.accept([key(1)], repeat=repeat("ticket-1", ["a"]))
+    with pytest.raises(ConflictError, match="was used with another payload") as error:
+        ledger.accept([key(2)], repeat=repeat("ticket-1", ["b"]))
+    assert "ticket-1" not in str(error.value), "a key may hold an id, and errors end in logs"
     with pytest.raises(ConflictError):
-        ledger.find_repeat("k", payload, strategy)
+        ledger.find_repeat(repeat("ticket-1", ["b"]))
     assert len(rows_of(engine, t.requests)) == len(rows_of(engine, t.tombstones)) == 1
 
 
@@ -69,10 +69,13 @@ def test_what_was_revoked_is_not_revoked_again(ledger):
     assert second.keys == 1
     assert [x.key for x in ledger.tombstones()[0]] == [key(n).key for n in (1, 2, 3)]
     assert ledger.accept([key(1)]) == first
-    assert ledger.accept([key(1), key(3)]) == second  # the newest
+    both = ledger.accept([key(1), key(3)])  # no earlier call asked for these two
+    assert (both.keys, both.already_forgotten) == (0, 2)
+    assert ledger.relies_on(both.request_id) == {first.request_id: None, second.request_id: None}
     row = key(1).rows
     group = dataclasses.replace(key(9), kind="group", rows=row)  # its only row was revoked by its id
-    assert ledger.accept([group]) == first
+    assert ledger.relies_on(ledger.accept([group]).request_id) == {first.request_id: None}
+    assert len(ledger.tombstones()[0]) == 3
     elsewhere = dataclasses.replace(key(9, shard=4), kind="group", rows=row)
     assert ledger.accept([elsewhere]).keys == 1
     with pytest.raises(RequestError, match="empty"):
@@ -97,11 +100,11 @@ def test_a_row_is_counted_by_the_first_tombstone_that_revokes_it(ledger):
 
 
 def test_an_idempotency_key_of_a_request_without_news_is_remembered(ledger):
-    first = ledger.accept([key(1)], payload=["a"])
-    assert ledger.accept([key(1)], idempotency_key="k", payload=["a"]) == first
-    assert ledger.find_repeat("k", ["a"], "auto") == first
+    first = ledger.accept([key(1)])
+    assert ledger.accept([key(1)], repeat=repeat("k", ["a"])) == first
+    assert ledger.find_repeat(repeat("k", ["a"])) == first
     with pytest.raises(ConflictError):
-        ledger.accept([key(2)], idempotency_key="k", payload=["b"])
+        ledger.accept([key(2)], repeat=repeat("k", ["b"]))
 
 
 def test_many_keys_are_committed_in_order(ledger):

@@ -15,7 +15,7 @@ from hybridmu.store.sql.ledger import Ledger
 from hybridmu.store.sql.measurements import Measurements
 from hybridmu.store.sql.registry import Registry
 from hybridmu.types import RequestState, RowKey, ShardOutcome, ShardPlan
-from tests.support import key, rows_of
+from tests.support import key, repeat, rows_of
 
 
 def guarded(number: int, **place):
@@ -105,28 +105,6 @@ def test_only_a_received_request_can_be_cancelled(ledger, engine, state):
         ledger.cancel("r-unknown")
 
 
-def test_another_callers_reliance_forbids_it_the_same_callers_repeat_does_not(ledger):
-    first = ledger.accept([key(1)], caller="a")
-    assert ledger.accept([key(1)], caller="a") == first
-    second = ledger.accept([key(2)], caller="a")
-    assert ledger.accept([key(2)], caller="b").request_id == second.request_id
-    with pytest.raises(StateError, match="another caller"):
-        ledger.cancel(second.request_id)
-    assert ledger.cancel(first.request_id).state is RequestState.CANCELLED
-
-
-@pytest.mark.parametrize("caller", ["a", "b"])
-def test_a_request_that_counts_on_the_rows_of_another_forbids_it(ledger, caller):
-    """It was acknowledged for all of its rows, by whomever it was asked."""
-    first = ledger.accept([member(1, 9)], caller="a")
-    whole = ledger.accept([group_of(9, 1, 2)], caller=caller)
-    assert [stone.rows for stone in ledger.tombstones()[0]] == [1, 1]
-    with pytest.raises(StateError, match="can't be cancelled"):
-        ledger.cancel(first.request_id)
-    ledger.cancel(whole.request_id)
-    assert revoked_rows(ledger) == 1
-
-
 def test_a_request_that_is_cancelled_between_two_looks_of_the_coordinator(ledger, engine, lease):
     token = lease.acquire("a", 60)
     gone, stays = ledger.accept([key(1)]).request_id, ledger.accept([key(2)]).request_id
@@ -155,12 +133,12 @@ def test_the_first_moment_that_a_request_was_taken_up_is_kept(ledger, lease):
 
 
 def test_the_key_of_a_cancelled_request_is_not_answered_with_it(ledger):
-    request = ledger.accept([key(1)], idempotency_key="k", payload=["a"])
+    request = ledger.accept([key(1)], repeat=repeat("k", ["a"]))
     ledger.cancel(request.request_id)
-    for ask in (ledger.find_repeat, lambda k, payload, _: ledger.accept([key(1)], idempotency_key=k, payload=payload)):
-        with pytest.raises(ConflictError, match=f"'k' belongs to request {request.request_id}, which was cancelled"):
-            ask("k", ["a"], "auto")
-    assert ledger.accept([key(1)], idempotency_key="other", payload=["a"]).state is RequestState.RECEIVED
+    for ask in (ledger.find_repeat, lambda repeat: ledger.accept([key(1)], repeat=repeat)):
+        with pytest.raises(ConflictError, match=f"key belongs to request {request.request_id}, which was cancelled"):
+            ask(repeat("k", ["a"]))
+    assert ledger.accept([key(1)], repeat=repeat("other", ["a"])).state is RequestState.RECEIVED
 
 
 # ---------------------------------------------------------------------- what is asked twice
@@ -171,7 +149,12 @@ def test_a_failed_request_is_taken_up_by_whoever_asks_for_its_rows(ledger, lease
     request = ledger.accept([key(1), key(2, shard=1)], strategy="dpus", caller="a").request_id
     ledger.mark_planned(token, [request], "round", 1)
     ledger.mark_failed(token, [request], "because")
-    again = ledger.accept([key(1)], strategy="auto", caller="b")
+    other = ledger.accept([key(1)], strategy="auto", caller="b")
+    assert (other.caller, other.state, other.keys) == ("b", RequestState.RECEIVED, 0)
+    retried = ledger.request(request)
+    assert (retried.state, retried.strategy, retried.reason) == (RequestState.PLANNED, "dpus", None), "as it was asked"
+    ledger.mark_failed(token, [request], "because")
+    again = ledger.accept([key(1)], strategy="auto", caller="a")
     assert (again.request_id, again.state, again.strategy, again.reason) == (request, "PLANNED", "auto", None)
     ledger.mark_failed(token, [request], "because")
     more = ledger.accept([key(1), key(3)])
@@ -181,26 +164,24 @@ def test_a_failed_request_is_taken_up_by_whoever_asks_for_its_rows(ledger, lease
 
 
 def test_asking_for_a_retrain_by_name_is_not_answered_with_less(ledger):
-    first = ledger.accept([key(1)])
-    exact = ledger.accept([key(1)], strategy="retrain")
+    first = ledger.accept([guarded(1)])
+    exact = ledger.accept([guarded(1)], strategy="retrain")
     assert (exact.request_id != first.request_id, exact.keys, exact.already_forgotten) == (True, 0, 1)
     assert ledger.shards_of([exact.request_id]) == {exact.request_id: {0: 1}}
-    assert ledger.accept([key(1)], strategy="retrain") == exact, "one is enough"
-    assert ledger.accept([key(1)]).request_id == first.request_id
-    with pytest.raises(StateError, match="can't be cancelled"):
-        ledger.cancel(first.request_id)
-    more = ledger.accept([key(2, shard=1)])
-    both = ledger.accept([key(1), key(2, shard=1)], strategy="retrain")
+    assert ledger.accept([guarded(1)], strategy="retrain") == exact, "one is enough"
+    assert ledger.accept([guarded(1)]).request_id == first.request_id
+    more = ledger.accept([guarded(2, shard=1)])
+    both = ledger.accept([guarded(1), guarded(2, shard=1)], strategy="retrain")
     assert both.request_id not in {exact.request_id, more.request_id}, "neither waits for both shards"
 
 
 def test_rows_of_two_requests_are_waited_for_together(ledger):
-    ledger.accept([key(1)])
-    ledger.accept([key(2, shard=1)])
-    both = ledger.accept([key(1), key(2, shard=1)])
+    ledger.accept([guarded(1)])
+    ledger.accept([guarded(2, shard=1)])
+    both = ledger.accept([guarded(1), guarded(2, shard=1)])
     assert (both.keys, both.already_forgotten) == (0, 2)
     assert ledger.shards_of([both.request_id]) == {both.request_id: {0: 1, 1: 2}}
-    assert ledger.accept([key(1), key(2, shard=1)]) == both
+    assert ledger.accept([guarded(1), guarded(2, shard=1)]) == both
 
 
 # ---------------------------------------------------------------------- limits and deadlines
@@ -248,11 +229,11 @@ def test_requests_per_minute_are_those_of_any_sixty_seconds(ledger, clock):
 @pytest.mark.parametrize(
     ("first", "then", "expected"), [(60, 10, 10), (10, 60, 10), (None, 10, 10), (10, None, 10), (None, None, None)]
 )
-def test_of_joined_deadlines_the_earlier_one_holds(ledger, first, then, expected):
-    request = ledger.accept([key(1)], deadline_seconds=first)
-    joined = ledger.accept([key(1)], deadline_seconds=then, caller="b")
-    assert joined.request_id == request.request_id
-    assert joined.deadline_at == (None if expected is None else pytest.approx(request.received_at + expected, abs=2))
+def test_of_the_deadlines_of_one_callers_repeats_the_earlier_one_holds(ledger, first, then, expected):
+    request = ledger.accept([key(1)], deadline_seconds=first, caller="a")
+    again = ledger.accept([key(1)], deadline_seconds=then, caller="a")
+    assert again.request_id == request.request_id
+    assert again.deadline_at == (None if expected is None else pytest.approx(request.received_at + expected, abs=2))
 
 
 def test_a_request_of_its_own_has_its_own_deadline(ledger):
@@ -263,20 +244,17 @@ def test_a_request_of_its_own_has_its_own_deadline(ledger):
 
 
 def test_the_deadline_of_a_purged_request_is_history(ledger, engine):
-    request = ledger.accept([guarded(1)], deadline_seconds=60)
+    request = ledger.accept([guarded(1)], deadline_seconds=60, caller="a")
     with engine.begin() as connection:
         connection.execute(t.requests.update().values(state="PURGED", purged_at=time.time()))
         connection.execute(t.tombstones.update().values(key=None))
-    found = ledger.accept([], purged=[guarded(1).mac], deadline_seconds=1, caller="b")
+    found = ledger.accept([], purged=[guarded(1).mac], deadline_seconds=1, caller="a")
     assert (found.request_id, found.deadline_at) == (request.request_id, request.deadline_at)
 
 
-@pytest.mark.parametrize(
-    ("longer", "says"), [({"caller": "x" * 81}, "caller"), ({"idempotency_key": "x" * 201}, "key")]
-)
-def test_names_that_a_database_would_cut_are_refused(ledger, engine, longer, says):
-    with pytest.raises(RequestError, match=f"{says}.* is too long"):
-        ledger.accept([key(1)], **longer)
+def test_names_that_a_database_would_cut_are_refused(ledger, engine):
+    with pytest.raises(RequestError, match="caller's name is too long"):
+        ledger.accept([key(1)], caller="x" * 81)
     assert rows_of(engine, t.requests) == []
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from hybridmu.errors import StateError
 from hybridmu.store.sql import tables as t
+from hybridmu.store.sql.idempotency import RepeatKey, Seal
 from hybridmu.store.sql.links import Links
 from hybridmu.types import ForwardState, NamedKey, Origin, RequestState
 from tests.support import key, rows_of
@@ -122,11 +123,14 @@ def test_a_successor_gets_the_rows_of_requests_that_may_be_cancelled(ledger, lin
 
 def test_a_request_without_rows_here_ends_at_once_and_is_known(engine, ledger):
     absent = NamedKey("id", b"x" * 16, b"y" * 32, "k")
-    first = ledger.accept([], absent=[absent], origin=Origin("a", "a", "r-1"), idempotency_key="link:a:r-1")
+    told = RepeatKey((Seal("k", b"n" * 32, None),))  # of a random name there is no other payload
+    first = ledger.accept([], absent=[absent], origin=Origin("a", "a", "r-1"), repeat=told)
     assert (first.state, first.keys, first.certificate) == (RequestState.PURGED, 0, None)
-    again = ledger.accept([], absent=[absent], origin=Origin("a", "a", "r-1"), idempotency_key="link:a:r-1")
+    again = ledger.accept([], absent=[absent], origin=Origin("a", "a", "r-1"), repeat=told)
+    assert first == again == ledger.accept([], absent=[absent], origin=Origin("a", "a", "r-2"))
     other = ledger.accept([], absent=[absent], origin=Origin("b", "b", "r-9"))
-    assert first.request_id == again.request_id == other.request_id
+    assert (other.state, other.request_id == first.request_id) == (RequestState.PURGED, False)
+    assert (other.reason, other.already_forgotten) == ("its rows were forgotten and purged before", 1)
     assert [(row.mac, row.absent) for row in rows_of(engine, t.guard)] == [(b"y" * 32, True)]
     found = replace(key(5), mac=absent.mac, mac_key="k")
     late = ledger.accept([found])

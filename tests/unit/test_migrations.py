@@ -35,7 +35,7 @@ def schema(engine: sa.Engine) -> dict[str, str]:
     """Return the statement that made each table and index."""
     query = "SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL AND name NOT LIKE '%alembic%'"
     with engine.connect() as connection:
-        return {name: re.sub(r"\s+", "", sql) for name, sql in connection.exec_driver_sql(query).all()}
+        return {name: re.sub(r'[\s"]+', "", sql) for name, sql in connection.exec_driver_sql(query).all()}
 
 
 def test_the_head_is_found_by_file_name():

@@ -85,6 +85,19 @@ def test_requests_are_listed_by_state_and_caller(cli):
     assert cli.json("requests", "list", "--caller", "portal", "--state", "SERVED") == []
     text = cli.says("requests", "list")
     assert all(part in text for part in (mine["request_id"], other["request_id"], "portal", "after 90.0 s"))
+    page = cli.json("requests", "list", "--limit", "1")
+    assert (page["requests"], page["next_before"]) == (found[1:], 2)
+    assert cli.json("requests", "list", "--before", "2") == {"requests": found[:1], "next_before": None}
+    assert "older ones: --before 2" in cli.says("requests", "list", "--limit", "1")
+
+
+def test_an_operator_follows_a_request_to_the_ones_whose_rows_it_names(cli):
+    first = cli.json("forget", "--id", "1", "--caller", "a")["request_id"]
+    joined = cli.json("forget", "--id", "1", "--caller", "b")
+    assert (joined["caller"], joined["request_id"] == first) == ("b", False)
+    assert first not in str(joined)
+    assert cli.json("requests", "show", joined["request_id"])["relies_on"] == {first: None}
+    assert f"rows of it are those of {first}" in cli.says("requests", "show", joined["request_id"])
 
 
 def test_both_times_of_an_approximate_request_are_shown(cli):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from sqlalchemy import event
 
 from hybridmu.errors import RequestError
 from hybridmu.store.sql import tables as t
@@ -66,3 +67,24 @@ def test_overdue_are_open_requests_past_their_deadline(pages, engine):
 def test_a_page_has_a_length(pages, limit):
     with pytest.raises(RequestError, match="no such length"):
         pages.page(limit=limit)
+
+
+@pytest.mark.parametrize("caller", [None, "a"])
+@pytest.mark.parametrize("states", [(), (RequestState.PURGED,)])
+def test_a_page_is_read_from_an_index_and_sorted_nowhere(pages, engine, caller, states):
+    """So that its cost does not grow with the ledger."""
+    if engine.dialect.name != "sqlite":
+        return  # it plans by statistics, and a small table is read at once
+    plans = []
+
+    def explain(connection, cursor, statement, parameters, *_):
+        if statement.startswith("SELECT"):
+            plans.extend(
+                str(row[3]) for row in cursor.connection.execute(f"EXPLAIN QUERY PLAN {statement}", parameters)
+            )
+
+    event.listen(engine, "before_cursor_execute", explain)
+    pages.page(caller=caller, states=states, limit=2, before=7)
+    event.remove(engine, "before_cursor_execute", explain)
+    assert len(plans) == 1
+    assert plans[0].startswith("SEARCH requests USING ")

@@ -17,6 +17,8 @@ from hybridmu.store.sql import tables as t
 from hybridmu.store.sql.assessment import to_tombstone
 from hybridmu.store.sql.controls import Hold
 from hybridmu.store.sql.database import parts, reader, transaction
+from hybridmu.store.sql.idempotency import forget_payloads
+from hybridmu.store.sql.joining import relied_on
 from hybridmu.store.sql.lease import fence
 from hybridmu.store.sql.links import undelivered
 from hybridmu.store.sql.masking import mask, unmask
@@ -25,6 +27,8 @@ from hybridmu.types import Proof, RequestNeed, RequestState, Tombstone
 
 _PASSED = "purge"
 _HOLD = "legal hold"
+_OTHERS = "not purged: an earlier request for some of its rows is not purged yet"
+_JOINED = "its rows were purged for an earlier request"
 _LAST_SECOND = 253_402_300_799.0  # of the year 9999
 
 
@@ -34,7 +38,7 @@ class Purgeable:
 
     Attributes:
         request_id: Its name.
-        shards: Shards that it touched.
+        shards: Shards in which it revoked rows; none: all of its rows are those of earlier requests.
         blocked: Why it must wait; None when it is due.
         noted: What the ledger says of it at present.
     """
@@ -89,24 +93,29 @@ class Deletions:
         """
         # Where nothing is to be kept, a clock that was set back must not keep it either.
         now = time.time() if retention_seconds else _LAST_SECOND
-        held = {hold.request_id: hold.number for hold in holds}
+        held = self.held(holds)
         everything = f"{_HOLD} {held[None]} on everything" if None in held else None
         r = t.requests.c
+        # Who relies on it may have to be through earlier.
+        hastened = r.hastened_at < sa.func.coalesce(r.deadline_at, _LAST_SECOND)
+        deadline = sa.case((hastened, r.hastened_at), else_=r.deadline_at)
         kept = sa.case(
-            (r.deadline_at < r.exact_at + retention_seconds + margin_seconds, r.deadline_at - margin_seconds),
+            (deadline < r.exact_at + retention_seconds + margin_seconds, deadline - margin_seconds),
             else_=r.exact_at + retention_seconds,
         )
         there = (r.state == RequestState.SERVED) & (r.version_exact <= confirmed)
         if everything:
             wanted = r.reason.is_distinct_from(everything)
         else:
-            wanted = sa.or_(kept <= now, r.reason.is_(None), r.reason.startswith(_HOLD))  # that hold may be lifted
+            # That hold may be lifted; and who waits for others only, waits for nothing else.
+            wanted = sa.or_(kept <= now, r.reason.is_(None), r.reason.startswith(_HOLD), r["keys"] == 0)
         query = sa.select(r.request_id, r.already_forgotten, r.reason, kept.label("kept")).where(there & wanted)
         with self._read.begin() as connection:
             rows = connection.execute(query.order_by(r.seq)).all()
             names = [*{row.request_id: None for row in rows}, *(name for name in held if name)] if rows else []
-            touched = _needs(connection, names)
+            touched = _touched(connection, names)
             elsewhere = undelivered(connection, [row.request_id for row in rows])
+            waiting = _waiting_for_others(connection, [row.request_id for row in rows])
         frozen = {name: set(touched.get(name, ())) for name in held if name}
         found = []
         for row in rows:
@@ -119,10 +128,32 @@ class Deletions:
                 blocked = f"{_HOLD} {others[0]} on a request that may name the same rows" if others else None
             if blocked is None:
                 blocked = elsewhere.get(row.request_id)
-            if blocked is None and now < row.kept:
+            if blocked is None and row.request_id in waiting:
+                blocked = _OTHERS
+            if blocked is None and mine and now < row.kept:
                 blocked = f"old versions are kept until {moment(min(row.kept, _LAST_SECOND))}"
             found.append(Purgeable(row.request_id, mine, blocked, row.reason))
         return found
+
+    def held(self, holds: Iterable[Hold]) -> dict[str | None, int]:
+        """Return request → the number of a legal hold that covers it; None stands for every request.
+
+        A hold on a request covers the earlier ones whose rows are its rows as well.
+        """
+        named = {hold.request_id: hold.number for hold in holds}
+        with self._read.begin() as connection:
+            earlier = relied_on(connection, [name for name in named if name])
+        return {other: named[name] for name, others in earlier.items() for other in others} | named
+
+    def end_joined(self, token: int, request_ids: Sequence[str]) -> None:
+        """Mark requests PURGED, fenced, whose rows are those of earlier requests, all of them purged by now."""
+        values = {"state": RequestState.PURGED, "purged_at": time.time(), "reason": _JOINED}
+        with transaction(self._write, "finish") as connection:
+            fence(connection, token)
+            for part in parts(request_ids):
+                mine = t.requests.c.request_id.in_(part) & (t.requests.c.state == RequestState.SERVED)
+                connection.execute(t.requests.update().where(mine).values(**values))
+            forget_payloads(connection, request_ids)
 
     def stones_of(self, request_ids: Sequence[str]) -> dict[int, list[Tombstone]]:
         """Return shard → the tombstones of requests that are not emptied, in commit order."""
@@ -163,6 +194,8 @@ class Deletions:
             (t.evidence.c.request_id == t.needs.c.request_id) & (t.evidence.c.shard == t.needs.c.shard)
         )
         last = newest()
+        # What another request revoked is shown by its certificate.
+        own = (t.tombstones.c.request_id == t.needs.c.request_id) & (t.tombstones.c.shard == t.needs.c.shard)
         done = (RequestState.PURGED, RequestState.CANCELLED)
         query = (
             t.needs
@@ -170,6 +203,7 @@ class Deletions:
             .join(t.requests, t.requests.c.request_id == t.needs.c.request_id)
             .join(last, last.c.shard == t.needs.c.shard)
             .where(t.requests.c.state.not_in(done) & (t.needs.c.upto <= last.c.exact_upto) & ~have.exists())
+            .where(sa.exists().where(own))
             .order_by(t.requests.c.seq)
         )
         found: dict[int, list[RequestNeed]] = {shard: [] for shard in shards}
@@ -261,12 +295,31 @@ class Deletions:
                         found |= set(connection.scalars(there.where(named)))
         return found
 
-    def scrub(self, token: int, seqs: Collection[int]) -> None:
-        """Empty the keys of tombstones whose rows are gone, fenced; their numbers and counts stay."""
+    def naming(self, request_ids: Collection[str]) -> list[str]:
+        """Return these requests and the later ones that name rows of them: what came with all their keys names these.
+
+        Their repeats are known by the guard's entries from then on.
+        """
+        found = set(request_ids)
+        with self._read.begin() as connection:
+            for part in parts(sorted(request_ids)):
+                later = sa.select(t.reliances.c.request_id).where(t.reliances.c.earlier.in_(part))
+                found |= set(connection.scalars(later))
+        return sorted(found)
+
+    def scrub(self, token: int, seqs: Collection[int], request_ids: Collection[str]) -> None:
+        """Empty what still names rows that are gone, fenced.
+
+        Args:
+            token: The coordinator's fencing token.
+            seqs: Tombstones: their keys go, their numbers and counts stay.
+            request_ids: Requests: what came with their idempotency keys goes.
+        """
         with transaction(self._write, "scrub") as connection:
             fence(connection, token)
             for part in parts(sorted(seqs)):
                 connection.execute(t.tombstones.update().where(t.tombstones.c.seq.in_(part)).values(key=None))
+            forget_payloads(connection, request_ids)
 
     def pass_(self, token: int, passed: Passed) -> None:
         """Write down that a purge is complete, and forget what was looked for, fenced."""
@@ -315,12 +368,26 @@ class Deletions:
                 connection.execute(t.requests.update().where(mine).values(reason=reason))
 
 
-def _needs(connection: Connection, request_ids: Sequence[str]) -> dict[str, set[int]]:
+def _touched(connection: Connection, request_ids: Sequence[str]) -> dict[str, set[int]]:
+    """Return request → shards in which it revoked rows."""
     found: dict[str, set[int]] = {request_id: set() for request_id in request_ids}
+    own = sa.select(t.tombstones.c.request_id, t.tombstones.c.shard).distinct()
     for part in parts(request_ids):
-        for need in connection.execute(t.needs.select().where(t.needs.c.request_id.in_(part))):
-            found[need.request_id].add(need.shard)
+        for stone in connection.execute(own.where(t.tombstones.c.request_id.in_(part))):
+            found[stone.request_id].add(stone.shard)
     return found
+
+
+def _waiting_for_others(connection: Connection, request_ids: Sequence[str]) -> set[str]:
+    """Return the requests among these that wait for the rows of one that is not purged yet."""
+    over = (RequestState.PURGED, RequestState.CANCELLED)
+    query = sa.select(t.reliances.c.request_id).join(t.requests, t.requests.c.request_id == t.reliances.c.earlier)
+    query = query.where(t.reliances.c.waits & t.requests.c.state.not_in(over))
+    return {
+        name
+        for part in parts(request_ids)
+        for name in connection.scalars(query.where(t.reliances.c.request_id.in_(part)))
+    }
 
 
 def _masked(survey: Survey) -> bytes:

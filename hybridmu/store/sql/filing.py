@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -13,42 +13,53 @@ from hybridmu.errors import RequestError
 from hybridmu.store.sql import tables as t
 from hybridmu.store.sql.assessment import Assessment
 from hybridmu.store.sql.database import parts
-from hybridmu.types import RequestState, ResolvedKey, Tombstone
+from hybridmu.types import RequestState, ResolvedKey
 
 
 def bury(
     connection: Connection,
     request_id: str,
     fresh: Sequence[tuple[ResolvedKey, int]],
-    unremoved: Sequence[Tombstone],
+    waits: Mapping[int, int],
 ) -> None:
-    """Write tombstones and what the request waits for."""
-    if fresh:
-        connection.execute(
-            t.tombstones.insert(),
-            [
-                {"request_id": request_id, "kind": k.kind, "key": k.key, "shard": k.shard, "slice": k.slice, "rows": n}
-                for k, n in fresh
-            ],
-        )
-    own = sa.select(t.tombstones.c.shard, sa.func.max(t.tombstones.c.seq)).where(
-        t.tombstones.c.request_id == request_id
+    """Write tombstones and what the request waits for.
+
+    Args:
+        connection: In a write transaction.
+        request_id: The request.
+        fresh: Its keys, with the training rows that each alone revokes; one that it buried before is counted anew.
+        waits: Shard → up to which of others' tombstones it waits as well.
+    """
+    stones = t.tombstones.c
+    mine = sa.select(stones.kind, stones.key, stones.shard, stones.slice, stones.seq).where(
+        stones.request_id == request_id
     )
-    upto = {row[0]: row[1] for row in connection.execute(own.group_by(t.tombstones.c.shard))}
-    for stone in unremoved:
-        upto[stone.shard] = max(upto.get(stone.shard, 0), stone.seq)
+    there = {tuple(row[:4]): row.seq for row in connection.execute(mine)}
+    new = []
+    for k, rows in fresh:
+        if seq := there.get((k.kind, k.key, k.shard, k.slice)):
+            connection.execute(t.tombstones.update().where(stones.seq == seq).values(rows=rows))
+        else:
+            place = {"kind": k.kind, "key": k.key, "shard": k.shard, "slice": k.slice}
+            new.append({"request_id": request_id, "rows": rows, **place})
+    if new:
+        connection.execute(t.tombstones.insert(), new)
+    own = sa.select(stones.shard, sa.func.max(stones.seq)).where(stones.request_id == request_id)
+    upto = dict(waits)
+    for shard, seq in connection.execute(own.group_by(stones.shard)):
+        upto[shard] = max(upto.get(shard, 0), seq)
     connection.execute(
         t.needs.insert(),
         [{"request_id": request_id, "shard": shard, "upto": seq} for shard, seq in sorted(upto.items())],
     )
 
 
-def end_at_once(connection: Connection, request_id: str, reason: str, now: float, values: dict[str, Any]) -> None:
-    """Write a request that touches no row here: PURGED, without a certificate."""
+def end_at_once(connection: Connection, now: float, reason: str, values: dict[str, Any]) -> None:
+    """Write a request that touches no row here: PURGED, without a certificate of its own."""
     version = connection.scalar(sa.select(t.serving.c.version))
     times = dict.fromkeys(("applied_at", "served_at", "exact_at", "purged_at"), now)
     versions = dict.fromkeys(("version_before", "version_after", "version_exact"), version)
-    mine = {"request_id": request_id, "state": RequestState.PURGED, "keys": 0, "reason": reason}
+    mine = {"state": RequestState.PURGED, "keys": 0, "reason": reason}
     connection.execute(t.requests.insert().values(**mine, **times, **versions, **values))
 
 
@@ -66,6 +77,28 @@ def being_forgotten(found: Assessment) -> RequestError:
 def taken_up() -> dict[str, Any]:
     """Return the columns of a request that can't be cancelled any more; of several moments the first is kept."""
     return {"state": RequestState.PLANNED, "planned_at": sa.func.coalesce(t.requests.c.planned_at, time.time())}
+
+
+def begin_earlier(connection: Connection) -> None:
+    """Take up what begun requests rely on, and drop the claims that no cancellation can call for any more.
+
+    Belongs into every transaction that takes requests up.
+    """
+    later, earlier = t.requests.alias("later"), t.requests.alias("earlier")
+    relied = sa.exists().where(
+        (t.reliances.c.earlier == t.requests.c.request_id)
+        & (later.c.request_id == t.reliances.c.request_id)
+        & later.c.state.not_in((RequestState.RECEIVED, RequestState.CANCELLED))
+    )
+    received = t.requests.update().where((t.requests.c.state == RequestState.RECEIVED) & relied)
+    while connection.execute(received.values(**taken_up())).rowcount:
+        pass  # those may rely on others
+    waiting = sa.exists().where(
+        (t.reliances.c.request_id == t.claims.c.request_id)
+        & (earlier.c.request_id == t.reliances.c.earlier)
+        & (earlier.c.state == RequestState.RECEIVED)
+    )
+    connection.execute(t.claims.delete().where(~waiting))
 
 
 def set_values(connection: Connection, request_ids: Sequence[str], **values: Any) -> None:

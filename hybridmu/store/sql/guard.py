@@ -26,6 +26,7 @@ from hybridmu.store.lake.layout import SPLITS, digest_column
 from hybridmu.store.lake.lookup import UnknownKey
 from hybridmu.store.sql import tables as t
 from hybridmu.store.sql.database import parts, reader
+from hybridmu.store.sql.idempotency import remembered_by
 from hybridmu.types import KeyKind, NamedKey, RequestState
 
 _OPEN = {RequestState.RECEIVED, RequestState.PLANNED, RequestState.APPLIED, RequestState.SERVED, RequestState.FAILED}
@@ -201,7 +202,7 @@ class Guard:
         return len(rows)
 
     def accept_loss(self, key_id: str, reason: str, caller: str) -> int:
-        """Give up all entries of a lost guard key; logged.
+        """Give up all entries of a lost guard key, and the idempotency keys of its time; logged.
 
         Args:
             key_id: Of the key.
@@ -212,9 +213,12 @@ class Guard:
             How many entries were given up.
 
         Raises:
-            RequestError: The key is available, or made no entry.
+            RequestError: The key is available, or made nothing that is remembered.
         """
         lost = self.lost()
+        with self._read.begin() as connection:
+            for other in set(remembered_by(connection)) - set(self._keyring.guard_keys()):
+                lost.setdefault(other, 0)
         if key_id not in lost:
             raise RequestError(
                 f"guard key {key_id} is not a lost one",
@@ -223,6 +227,7 @@ class Guard:
             )
         with self._write.begin() as connection:
             entries = connection.execute(t.guard.delete().where(t.guard.c.key_id == key_id)).rowcount
+            connection.execute(t.idempotency.delete().where(t.idempotency.c.key_id == key_id))
             values = {"key_id": key_id, "entries": entries, "caller": caller, "reason": reason, "at": time.time()}
             connection.execute(t.guard_losses.insert().values(**values))
         return entries

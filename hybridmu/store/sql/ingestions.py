@@ -13,7 +13,7 @@ from hybridmu.errors import StateError
 from hybridmu.store.lake.layout import Generation, incoming_file
 from hybridmu.store.sql import tables as t
 from hybridmu.store.sql.database import reader, transaction
-from hybridmu.store.sql.idempotency import remember, repeated
+from hybridmu.store.sql.idempotency import RepeatKey, remember, repeated
 from hybridmu.store.sql.lease import fence
 from hybridmu.types import Ingestion, IngestState, RequestState
 
@@ -28,34 +28,35 @@ class Ingestions:
     def __init__(self, engine: Engine) -> None:
         self._write, self._read = engine, reader(engine)
 
-    def find_repeat(self, key: str | None, payload: object) -> str | None:
+    def find_repeat(self, repeat: RepeatKey | None) -> str | None:
         """Return what an idempotency key already names.
 
         Raises:
             ConflictError: It came with another payload.
+            StateError: A guard key is lost, and with it whether the key was used.
         """
         with self._read.begin() as connection:
-            return repeated(connection, key, payload)
+            return repeated(connection, repeat)
 
-    def accept(self, new: Ingestion, key: str | None, payload: object) -> str:
+    def accept(self, new: Ingestion, repeat: RepeatKey | None) -> str:
         """Commit an ingestion; durable when this returns.
 
         Args:
             new: What to do; its copy of the rows is in storage.
-            key: The same key returns the same ingestion.
-            payload: What was asked, to tell a repeat from a conflict.
+            repeat: The idempotency key: the same one returns the same ingestion.
 
         Returns:
             Its name, or that of the earlier one.
 
         Raises:
             ConflictError: The key came with another payload.
+            StateError: A guard key is lost, and with it whether the key was used.
         """
         with transaction(self._write, "ingest") as connection:
-            if earlier := repeated(connection, key, payload):
+            if earlier := repeated(connection, repeat):
                 return earlier
             insert(connection, new)
-            remember(connection, key, payload, new.ingest_id)
+            remember(connection, repeat, new.ingest_id)
         return new.ingest_id
 
     def get(self, ingest_id: str) -> Ingestion:

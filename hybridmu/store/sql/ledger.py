@@ -6,9 +6,7 @@
 from __future__ import annotations
 
 import time
-import uuid
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -21,27 +19,19 @@ from hybridmu.errors import (
     would_empty,
 )
 from hybridmu.store.sql import tables as t
-from hybridmu.store.sql.admission import Limits, admit
+from hybridmu.store.sql.accepting import Call, commit
+from hybridmu.store.sql.admission import Limits
 from hybridmu.store.sql.assessment import Assessment, assess_keys, by_key, to_tombstone
 from hybridmu.store.sql.database import parts, reader, transaction
-from hybridmu.store.sql.filing import being_forgotten, bury, end_at_once, set_values, taken_up
-from hybridmu.store.sql.forgotten import known_macs, remember_forgotten
-from hybridmu.store.sql.idempotency import remember, repeated
+from hybridmu.store.sql.filing import begin_earlier, being_forgotten, set_values, taken_up
+from hybridmu.store.sql.forgotten import known_macs
+from hybridmu.store.sql.idempotency import RepeatKey, remember, repeated
 from hybridmu.store.sql.identity import claim
-from hybridmu.store.sql.ingestions import insert, stamp, withdraw
-from hybridmu.store.sql.joining import (
-    WAITING,
-    hasten,
-    join,
-    least_advanced,
-    owners,
-    take_up,
-    to_request,
-    waiting_for,
-)
+from hybridmu.store.sql.ingestions import stamp
+from hybridmu.store.sql.joining import WAITING, hasten, to_request
 from hybridmu.store.sql.lease import fence
-from hybridmu.store.sql.links import file_forwards, live_systems, withdraw_forwards
-from hybridmu.store.sql.watermarks import revoked_rows, watermarks
+from hybridmu.store.sql.watermarks import revoked_rows
+from hybridmu.store.sql.withdrawing import take_back
 from hybridmu.types import (
     ForgetRequest,
     Ingestion,
@@ -97,8 +87,7 @@ class Ledger:
         strategy: StrategyChoice = "auto",
         caller: str = "",
         limits: Limits | None = None,
-        idempotency_key: str | None = None,
-        payload: object = None,
+        repeat: RepeatKey | None = None,
         deadline_seconds: float | None = None,
         ignored_unknown: int = 0,
         training_rows: int | None = None,
@@ -115,8 +104,7 @@ class Ledger:
             strategy: What the caller asks for.
             caller: Who asks.
             limits: What this caller may ask.
-            idempotency_key: The same key returns the same request.
-            payload: What the caller asked, to tell a repeat from a conflict; defaults to the keys.
+            repeat: The idempotency key: the same one returns the same request.
             deadline_seconds: Counted from now.
             ignored_unknown: Keys of the call that do not exist and were ignored.
             training_rows: Rows of the training table, revoked ones included; None: not to be checked.
@@ -126,89 +114,47 @@ class Ledger:
             looked_at: `Ingestions.stamp` before rows were looked for; None: not to be checked.
 
         Returns:
-            The new request; or the earlier one, for a repeated idempotency key or when nothing new is asked. One that
-            touches no row here is PURGED at once.
+            The new request; or the caller's earlier one, for a repeated idempotency key or when it asks for all of this
+            already. One whose rows are all purged before, or that touches none here, is PURGED at once.
 
         Raises:
             ConflictError: The idempotency key came with another payload before, or its request was cancelled.
-            RequestError: There is nothing to revoke and no earlier request to point to, a row to be corrected is
-                revoked already, or a name is too long.
+            RequestError: There is nothing to revoke, a row to be corrected is revoked already, or a name is too long.
             AdmissionError: The caller's limits are reached.
             WouldEmptyError: No training row would be left.
-            StateError: Rows came in since they were looked for.
-        """  # noqa: DOC501 - a function makes one
-        asked = payload if payload is not None else sorted((k.kind, k.key.hex()) for k in keys)
-        for name, text, longest in (("caller's name", caller, 80), ("idempotency key", idempotency_key or "", 200)):
-            if len(text) > longest:  # SQLite would take it, PostgreSQL would not
-                raise RequestError(
-                    f"the {name} is too long", expected=f"at most {longest} characters", got=str(len(text))
-                )
+            StateError: Rows came in since they were looked for, or a guard key is lost.
+        """  # noqa: DOC501 - functions make and raise some
+        if len(caller) > 80:  # SQLite would take it, PostgreSQL would not
+            raise RequestError("the caller's name is too long", expected="at most 80 characters", got=str(len(caller)))
         now = time.time()
         deadline = origin.deadline_at if origin else now + deadline_seconds if deadline_seconds is not None else None
         with transaction(self._write, "accept") as connection:
-            if repeat := self._repeat(connection, idempotency_key, [asked, strategy]):
-                return repeat
+            if earlier := self._repeat(connection, repeat):
+                return earlier
             if looked_at is not None and stamp(connection) != looked_at:
                 raise StateError("rows came in while they were looked for", remedy="try again; nothing was changed")
-            systems = [] if origin or ingestion else live_systems(connection)
             known = known_macs(connection, [key.mac for key in absent])
-            purged, absent = [*purged, *sorted(known)], [key for key in absent if key.mac not in known]
+            call = Call(
+                keys=keys,
+                purged=tuple(dict.fromkeys([*purged, *sorted(known)])),
+                absent=[key for key in absent if key.mac not in known],
+                strategy=strategy,
+                caller=caller,
+                limits=limits,
+                deadline=deadline,
+                ignored_unknown=ignored_unknown,
+                ingestion=ingestion,
+                origin=origin,
+                at=now,
+            )
             found = assess_keys(connection, keys)
             if ingestion is not None and found.known:
                 raise being_forgotten(found)
-            # Rows that were revoked before may still be in the served model: their removal is waited for, and taken
-            # up again when the request that asked for it failed.
-            holders = owners(connection, found.covering, purged)
-            take_up(connection, holders, strategy)
-            # Asking for a retrain by name also repairs exactly what an update removed before.
-            exactly = strategy == "retrain"
-            done = watermarks(connection, exactly=exactly) if found.covering else {}
-            unremoved = [stone for stone in found.covering if stone.seq > done.get(stone.shard, 0)]
-            earlier = waiting_for(connection, unremoved, exactly) if unremoved else least_advanced(connection, holders)
-            if earlier is not None and not found.fresh:
-                join(connection, earlier.request_id, caller, deadline)
-            passes_on = bool(systems and (found.fresh or absent))
-            request_id = f"r-{uuid.uuid4().hex[:16]}"
-            if earlier is not None and not found.fresh and not passes_on:
-                request_id = earlier.request_id
-            elif found.fresh or unremoved:
-                if training_rows is not None and found.fresh:
-                    self._refuse_empty(connection, found, training_rows)
-                admit(connection, caller, limits, now)
-                set_values(connection, sorted({stone.request_id for stone in unremoved}), joined=True)
-                connection.execute(
-                    t.requests.insert().values(
-                        request_id=request_id,
-                        state=RequestState.RECEIVED,
-                        strategy=strategy,
-                        caller=caller,
-                        keys=len({(key.kind, key.key) for key, _ in found.fresh}),
-                        already_forgotten=len({(key.kind, key.key) for key in found.known}) + len(set(purged)),
-                        ignored_unknown=ignored_unknown,
-                        received_at=now,
-                        deadline_at=deadline,
-                        origin=origin.text if origin else None,
-                    )
-                )
-                bury(connection, request_id, found.fresh, unremoved)
-            elif origin or passes_on:
-                admit(connection, caller, limits, now)
-                reason = f"its rows here are those of request {earlier.request_id}" if earlier else "it has no row here"
-                there = {"strategy": strategy, "caller": caller, "received_at": now, "deadline_at": deadline}
-                there |= {"already_forgotten": len(set(purged)), "origin": origin.text if origin else None}
-                end_at_once(connection, request_id, reason, now, there)
-            else:
-                raise RequestError("the request is empty", expected="at least one id or group")
-            if passes_on:
-                fresh = {
-                    (key.kind, key.key): NamedKey(key.kind, key.key, key.mac, key.mac_key) for key, _ in found.fresh
-                }
-                file_forwards(connection, request_id, systems, [*fresh.values(), *absent])
-            remember_forgotten(connection, request_id, keys, purged, absent, returns=ingestion is not None)
-            if ingestion is not None:
-                insert(connection, replace(ingestion, after_request=request_id))
-            remember(connection, idempotency_key, [asked, strategy], request_id)
-            return self._request(connection, t.requests.c.request_id == request_id)
+            if training_rows is not None and found.fresh:
+                self._refuse_empty(connection, found, training_rows)
+            request = self._request(connection, t.requests.c.request_id == commit(connection, call, found))
+            remember(connection, repeat, request.request_id, over=request.state is RequestState.PURGED)
+            return request
 
     def _refuse_empty(self, connection: Connection, found: Assessment, training_rows: int) -> None:
         """Refuse to revoke the last training row.
@@ -233,16 +179,15 @@ class Ledger:
         with self._read.begin() as connection:
             return assess_keys(connection, keys)
 
-    def find_repeat(
-        self, idempotency_key: str | None, payload: object, strategy: StrategyChoice
-    ) -> ForgetRequest | None:
+    def find_repeat(self, repeat: RepeatKey | None) -> ForgetRequest | None:
         """Return the request that an idempotency key already names.
 
         Raises:
             ConflictError: It came with another payload, or its request was cancelled.
+            StateError: A guard key is lost, and with it whether the key was used.
         """
         with self._read.begin() as connection:
-            return self._repeat(connection, idempotency_key, [payload, strategy])
+            return self._repeat(connection, repeat)
 
     def hasten(self, request_id: str, deadline_at: float | None) -> None:
         """Let an earlier deadline hold for a request that is not purged yet."""
@@ -253,6 +198,8 @@ class Ledger:
     def cancel(self, request_id: str, caller: str = "") -> ForgetRequest:
         """Take back a request that nobody began to fulfil; its tombstones and guard entries are lifted with it.
 
+        What other requests ask for as well is theirs from then on, and stays forgotten.
+
         Args:
             request_id: The request.
             caller: Who takes it back, for the log.
@@ -261,7 +208,7 @@ class Ledger:
             The request, CANCELLED.
 
         Raises:
-            StateError: It is past RECEIVED, or another request, caller or model relies on it.
+            StateError: It is past RECEIVED, or a linked model passed it on.
         """
         with transaction(self._write, "cancel") as connection:
             mine = t.requests.c.request_id == request_id
@@ -280,22 +227,10 @@ class Ledger:
                     f"request {request_id} can't be cancelled: a linked model passed it on, and it is begun there",
                     remedy="let it be fulfilled",
                 )
-            if connection.scalar(sa.select(t.requests.c.joined).where(mine)):
-                raise StateError(
-                    f"request {request_id} can't be cancelled: another caller or request asked for the same rows",
-                    remedy="let it be fulfilled",
-                )
-            for table in (t.tombstones, t.guard, t.needs):
-                connection.execute(table.delete().where(table.c.request_id == request_id))
-            withdraw(connection, request_id)
-            withdraw_forwards(connection, request_id)
-            connection.execute(
-                t.requests
-                .update()
-                .where(t.requests.c.request_id == request_id)
-                .values(state=RequestState.CANCELLED, reason=f"cancelled by {caller}" if caller else "cancelled")
-            )
-            return self._request(connection, t.requests.c.request_id == request_id)
+            take_back(connection, request_id)
+            reason = f"cancelled by {caller}" if caller else "cancelled"
+            connection.execute(t.requests.update().where(mine).values(state=RequestState.CANCELLED, reason=reason))
+            return self._request(connection, mine)
 
     # ------------------------------------------------------------------ reading
 
@@ -318,6 +253,17 @@ class Ledger:
             query = query.where(t.requests.c.caller == caller)
         with self._read.begin() as connection:
             return [to_request(row) for row in connection.execute(query)]
+
+    def relies_on(self, request_id: str) -> dict[str, int | None]:
+        """Return the requests that revoked rows of a request before it → the number of their certificate, if any.
+
+        It is for who may see all callers' requests: what they name is another caller's.
+        """
+        earlier = sa.select(t.requests.c.request_id, t.requests.c.certificate)
+        earlier = earlier.join(t.reliances, t.reliances.c.earlier == t.requests.c.request_id)
+        earlier = earlier.where(t.reliances.c.request_id == request_id).order_by(t.requests.c.seq)
+        with self._read.begin() as connection:
+            return {row.request_id: row.certificate for row in connection.execute(earlier)}
 
     def newest(self) -> int:
         """Return the number of the newest request, 0 without one: cheap enough to be asked all the time."""
@@ -377,6 +323,7 @@ class Ledger:
                     return False
             set_values(connection, request_ids, version_before=version, **taken_up())
             connection.execute(t.rounds.insert(), [{"request_id": r, "round_id": round_id} for r in request_ids])
+            begin_earlier(connection)
             return True
 
     def take(self, token: int, shards: Sequence[int] | None) -> dict[int, list[Tombstone]]:
@@ -394,6 +341,7 @@ class Ledger:
             connection.execute(
                 t.requests.update().where(received & t.requests.c.request_id.in_(taken)).values(**taken_up())
             )
+            begin_earlier(connection)
             for row in connection.execute(t.tombstones.select().where(where).order_by(t.tombstones.c.seq)):
                 found.setdefault(row.shard, []).append(to_tombstone(row))
         return found
@@ -426,14 +374,14 @@ class Ledger:
             raise StateError("there is no such request", remedy="list them with `hybridmu requests list`")
         return to_request(row)
 
-    def _repeat(self, connection: Connection, key: str | None, payload: object) -> ForgetRequest | None:
-        name = repeated(connection, key, payload)
+    def _repeat(self, connection: Connection, repeat: RepeatKey | None) -> ForgetRequest | None:
+        name = repeated(connection, repeat)
         if name is None:
             return None
         request = self._request(connection, t.requests.c.request_id == name)
         if request.state is RequestState.CANCELLED:
             raise ConflictError(
-                f"the idempotency key {key!r} belongs to request {request.request_id}, which was cancelled",
+                f"this idempotency key belongs to request {request.request_id}, which was cancelled",
                 remedy="use a new key to ask again",
             )
         return request

@@ -17,7 +17,7 @@ from sqlalchemy.engine import Connection, Engine, Row
 
 from hybridmu.store.sql import tables as t
 from hybridmu.store.sql.database import parts, reader, transaction
-from hybridmu.store.sql.filing import taken_up
+from hybridmu.store.sql.filing import begin_earlier, taken_up
 from hybridmu.store.sql.masking import mask, unmask
 from hybridmu.types import ForwardState, KeyKind, NamedKey, RequestState, StrategyChoice
 
@@ -218,6 +218,7 @@ class Links:
         received = (t.requests.c.state == RequestState.RECEIVED) & t.requests.c.origin.is_(None)
         with self._write.begin() as connection:
             connection.execute(t.requests.update().where(received & wanted).values(**taken_up()))
+            begin_earlier(connection)
 
     def remembered(self) -> dict[bytes, tuple[NamedKey, float]]:
         """Return HMAC → (key, since when) of every entry of the guard that stays.

@@ -168,6 +168,8 @@ class Registry:
             current = int(connection.scalar(sa.select(t.serving.c.version)) or 0)
             owing = {s.shard: s.exact_upto for s in _content(connection, current) if s.exact_upto < s.removed_upto}
             found: dict[int, float | None] = dict.fromkeys(owing)
+            if not owing:  # it is asked for at every step, and the log of requests only grows
+                return found
             query = (
                 sa
                 .select(t.needs.c.shard, t.needs.c.upto, t.requests.c.deadline_at)

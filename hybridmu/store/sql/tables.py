@@ -26,9 +26,9 @@ requests = sa.Table(
     metadata,
     sa.Column("seq", _Big, primary_key=True, autoincrement=True),
     sa.Column("request_id", sa.String(40), nullable=False, unique=True),
-    sa.Column("state", sa.String(16), nullable=False, index=True),
+    sa.Column("state", sa.String(16), nullable=False),
     sa.Column("strategy", sa.String(16), nullable=False),
-    sa.Column("caller", sa.String(80), nullable=False, default="", index=True),
+    sa.Column("caller", sa.String(80), nullable=False, default=""),
     sa.Column("keys", sa.Integer, nullable=False),
     sa.Column("already_forgotten", sa.Integer, nullable=False, default=0),
     sa.Column("ignored_unknown", sa.Integer, nullable=False, default=0),
@@ -44,16 +44,41 @@ requests = sa.Table(
     sa.Column("version_after", sa.Integer),
     sa.Column("version_exact", sa.Integer),
     sa.Column("certificate", sa.Integer),
-    sa.Column("joined", sa.Boolean, nullable=False, default=False),  # another caller was pointed to it
     sa.Column("origin", sa.String(80)),  # the linked model and its request that this one is of
     sa.Column("reason", sa.Text),
+    sa.Column("hastened_at", sa.Float),  # the earliest deadline of later requests that rely on it
+    # A page of a list, whoever's and in whichever state, is read from one of these; so is what limits a caller.
+    sa.Index(None, "state", "seq"),
+    sa.Index(None, "caller", "seq"),
+    sa.Index(None, "caller", "state", "seq"),
+    sa.Index(None, "caller", "received_at"),
+)
+reliances = sa.Table(  # requests that revoked rows of a later one before it
+    "reliances",
+    metadata,
+    sa.Column("request_id", sa.String(40), primary_key=True),
+    sa.Column("earlier", sa.String(40), primary_key=True, index=True),
+    sa.Column("waits", sa.Boolean, nullable=False),  # it ends when that one has: no tombstone of its own names the rows
+)
+named = sa.Table(  # HMACs of ids and groups that a request names, and whose guard entry is an earlier one's
+    "named",
+    metadata,
+    sa.Column("request_id", sa.String(40), primary_key=True),
+    sa.Column("mac", sa.LargeBinary(32), primary_key=True, index=True),
+)
+claims = sa.Table(  # what such a request asks for, as long as one that it relies on may be cancelled
+    "claims",
+    metadata,
+    sa.Column("request_id", sa.String(40), primary_key=True),
+    sa.Column("document", sa.LargeBinary, nullable=False),  # masked: no search for purged rows must find them here
 )
 idempotency = sa.Table(  # the primary key, not a look-up, prevents doubles
     "idempotency",
     metadata,
-    sa.Column("key", sa.String(200), primary_key=True),
-    sa.Column("payload", sa.String(64), nullable=False),  # digest of what was asked, to tell a repeat from a conflict
-    sa.Column("request_id", sa.String(40), nullable=False),
+    sa.Column("key", sa.LargeBinary(32), primary_key=True),  # HMAC of the caller and the key
+    sa.Column("key_id", sa.String(16), nullable=False, index=True),  # the guard key that made both HMACs
+    sa.Column("payload", sa.LargeBinary(32)),  # HMAC of what was asked; emptied when the request's rows are purged
+    sa.Column("request_id", sa.String(40), nullable=False, index=True),
 )
 tombstones = sa.Table(
     "tombstones",
