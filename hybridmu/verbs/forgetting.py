@@ -33,9 +33,22 @@ from hybridmu.types import (
     Plan,
     RequestState,
     ResolvedKey,
-    StrategyChoice,
 )
-from hybridmu.verbs.opened import Opened, Watcher
+from hybridmu.verbs.arguments import (
+    AnyCaller,
+    Caller,
+    Deadline,
+    Flag,
+    IdempotencyKey,
+    Keys,
+    Name,
+    States,
+    Strategy,
+    Watch,
+    Watcher,
+    checked,
+)
+from hybridmu.verbs.opened import Opened
 
 _FINAL = {RequestState.SERVED, RequestState.PURGED, RequestState.FAILED, RequestState.CANCELLED}
 
@@ -43,13 +56,14 @@ _FINAL = {RequestState.SERVED, RequestState.PURGED, RequestState.FAILED, Request
 class Forgetting(Opened):
     """Deletion requests of one system."""
 
+    @checked
     def plan(
         self,
         *,
-        ids: Iterable[object] = (),
-        groups: Iterable[object] = (),
-        strategy: StrategyChoice = "auto",
-        ignore_unknown: bool = False,
+        ids: Keys = (),
+        groups: Keys = (),
+        strategy: Strategy = "auto",
+        ignore_unknown: Flag = False,
     ) -> Plan:
         """Show what a forget request would do, without doing anything.
 
@@ -76,18 +90,19 @@ class Forgetting(Opened):
             fresh=fresh,
         )
 
+    @checked
     def forget(
         self,
         *,
-        ids: Iterable[object] = (),
-        groups: Iterable[object] = (),
-        strategy: StrategyChoice = "auto",
-        key: str | None = None,
-        caller: str = "",
-        deadline_seconds: float | None = None,
-        ignore_unknown: bool = False,
-        wait: bool = False,
-        watch: Watcher | None = None,
+        ids: Keys = (),
+        groups: Keys = (),
+        strategy: Strategy = "auto",
+        key: IdempotencyKey = None,
+        caller: Caller = "",
+        deadline_seconds: Deadline = None,
+        ignore_unknown: Flag = False,
+        wait: Flag = False,
+        watch: Watch = None,
     ) -> dict[str, Any]:
         """Commit a forget request; durable when this returns.
 
@@ -113,10 +128,6 @@ class Forgetting(Opened):
         """
         ids, groups = list(ids), list(groups)
         payload = [sorted(str(x) for x in ids), sorted(str(x) for x in groups)]
-        if deadline_seconds is not None and not 0 < deadline_seconds < float("inf"):
-            raise RequestError(
-                "the deadline is not in the future", expected="seconds above 0", got=str(deadline_seconds)
-            )
         if reason := unavailable(self.settings.optimizer.name, strategy):
             raise StrategyUnavailableError(f"{strategy} can't run here", got=reason, remedy="ask for auto or retrain")
         admission = self.settings.admission
@@ -150,7 +161,8 @@ class Forgetting(Opened):
             self._wait_for_delivery(request.request_id, watch)
         return self.report(request.request_id)
 
-    def cancel(self, request_id: str, caller: str = "") -> dict[str, Any]:
+    @checked
+    def cancel(self, request_id: Name, caller: Caller = "") -> dict[str, Any]:
         """Return the report of a request that was taken back: possible only until it is planned.
 
         Args:
@@ -164,7 +176,8 @@ class Forgetting(Opened):
         self.ledger.cancel(request_id, caller)
         return self.report(request_id)
 
-    def requests(self, states: Iterable[RequestState] = (), caller: str | None = None) -> list[dict[str, Any]]:
+    @checked
+    def requests(self, states: States = (), caller: AnyCaller = None) -> list[dict[str, Any]]:
         """Return requests in the order in which they were accepted, as JSON-able data.
 
         Args:
@@ -174,7 +187,8 @@ class Forgetting(Opened):
         self._check_bound()
         return [{**asdict(r), "state": str(r.state)} for r in self.ledger.requests(states, caller)]
 
-    def report(self, request_id: str) -> dict[str, Any]:
+    @checked
+    def report(self, request_id: Name) -> dict[str, Any]:
         """Return one request as JSON-able data, with its times and plan against actual per round and shard.
 
         `seconds_to_applied` is when the approximate or the exact removal was published, `seconds_to_exact` when every
@@ -210,7 +224,8 @@ class Forgetting(Opened):
             "shards": shards,
         }
 
-    def wait(self, request_id: str, watch: Watcher | None = None) -> ForgetRequest:
+    @checked
+    def wait(self, request_id: Name, watch: Watch = None) -> ForgetRequest:
         """Follow the running coordinator, or become it, until a request is served.
 
         Args:

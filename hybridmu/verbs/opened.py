@@ -7,14 +7,12 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Callable
 from functools import cached_property
-from typing import Literal, Protocol, Self
+from typing import Protocol, Self
 
 from sqlalchemy.engine import Engine
 
 from hybridmu import datasets
-from hybridmu.config import Settings
 from hybridmu.errors import (
     HybridMUError,
     LeaseLostError,
@@ -27,6 +25,7 @@ from hybridmu.runtime.intake import Intake
 from hybridmu.runtime.models import Models
 from hybridmu.runtime.site import Site
 from hybridmu.store.keys import Keyring
+from hybridmu.store.ownership import check_owner
 from hybridmu.store.sql.controls import Controls
 from hybridmu.store.sql.database import connect as connect_database
 from hybridmu.store.sql.guard import Guard
@@ -36,8 +35,7 @@ from hybridmu.store.sql.ledger import Ledger
 from hybridmu.store.sql.measurements import Measurements
 from hybridmu.store.sql.registry import Registry
 from hybridmu.store.sql.replicas import Replicas
-
-Watcher = Callable[[Snapshot], None]
+from hybridmu.verbs.arguments import Configuration, Executor, Watcher, checked
 
 
 class Driver(Protocol):
@@ -68,7 +66,8 @@ class Opened:
         executor: `ray`, or `local` to run everything in this process.
     """
 
-    def __init__(self, settings: Settings, executor: Literal["ray", "local"] = "ray") -> None:
+    @checked
+    def __init__(self, settings: Configuration, executor: Executor = "ray") -> None:
         self.settings = settings.model_copy(update={"data": datasets.resolve(settings.data)})
         self.executor = executor
         self.site = Site(self.settings)
@@ -150,6 +149,7 @@ class Opened:
         """Check once that storage is of this configuration: it can't change under a system that found it so."""
         if not self._bound:
             self.ledger.bind(self.settings.identity(), create=False)
+            check_owner(self.site.storage, self.ledger)
             self._bound = True
 
     def _look(self) -> None:
