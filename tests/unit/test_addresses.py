@@ -18,7 +18,8 @@ from hybridmu.store.files.storage import Storage, open_fs
 from hybridmu.store.sql.database import database_url
 from tests.unit.test_exactness import SGD, config_for, write_table
 
-NAMES = ["exp#1", "a?b", "run%20x", "with space", "Größe", "C:\\data\\x", "a:b", "2026:01", "x;y", "s3", "a&b=c", "%2e%2e", "a+b", "[x]"]  # fmt: skip
+NAMES = ["exp#1", "a?b", "run%20x", "with space", "Größe", "C:\\data\\x", "a:b", "2026:01", "x;y", "s3"]
+NAMES += ["a&b=c", "%2e%2e", "a+b", "[x]"]
 
 
 def settings(**changes: Any) -> Settings:
@@ -97,7 +98,7 @@ def test_the_path_of_a_database_is_taken_as_it_is(tmp_path, monkeypatch, url, pa
 
 def test_a_relative_database_is_refused_inside_a_ray_job(monkeypatch):
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
-    with pytest.raises(ConfigError, match="database_url 'sqlite:///l.db' is relative"):
+    with pytest.raises(ConfigError, match=r"database_url 'sqlite:///l\.db' is relative"):
         settings(storage_url="/s", database_url="sqlite:///l.db")
     settings(storage_url="/s", database_url="sqlite:////l.db")
 
