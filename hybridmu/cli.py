@@ -6,9 +6,7 @@ code is 0 only on success.
 
 from __future__ import annotations
 
-import json
 import signal
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -34,11 +32,12 @@ from hybridmu.commands.console import (
     progress,
     warn,
 )
+from hybridmu.commands.inputs import read_lines, read_rows
 from hybridmu.errors import ConfigError
 from hybridmu.logs import start_logging
 from hybridmu.runtime.coordinator import Snapshot
 from hybridmu.system import System, connect
-from hybridmu.types import StrategyChoice
+from hybridmu.types import KeyKind, StrategyChoice
 
 app = typer.Typer(
     cls=Verbs, no_args_is_help=True, add_completion=False, help="Train on shards, forget on demand, prove it."
@@ -98,8 +97,8 @@ def plan(
     """Show what a forget request would do and cost, without doing it."""
     with _system(config_file, as_json, local=True) as system:
         found = system.plan(
-            ids=[*(id_ or []), *_lines(ids)],
-            groups=[*(group or []), *_lines(groups)],
+            ids=_keys(system, "id", id_, ids),
+            groups=_keys(system, "group", group, groups),
             strategy=_strategy(strategy),
             ignore_unknown=ignore_unknown,
         )
@@ -127,8 +126,8 @@ def forget(
     """Commit a forget request; with --wait follow the running coordinator, or become it."""
     with _system(config_file, as_json, local) as system, progress("forgetting") as watch:
         result = system.forget(
-            ids=[*(id_ or []), *_lines(ids)],
-            groups=[*(group or []), *_lines(groups)],
+            ids=_keys(system, "id", id_, ids),
+            groups=_keys(system, "group", group, groups),
             strategy=_strategy(strategy),
             key=key,
             caller=operator() if caller is None else caller,
@@ -196,13 +195,12 @@ def verify(
 @app.command()
 def predict(
     config_file: ConfigOption,
-    rows: Annotated[str, typer.Argument(help="JSON file with a list of rows, or - for standard input.")],
+    rows: Annotated[str, typer.Argument(help="JSON or Parquet file with rows, or - for JSON on standard input.")],
     as_json: JsonOption = False,
 ) -> None:
     """Classify rows offline with the served version."""
     with _system(config_file, as_json, local=True) as system:
-        text = sys.stdin.read() if rows == "-" else Path(rows).read_text()
-        result = system.predict(json.loads(text))
+        result = system.predict(read_rows(rows))
     emit(result, as_json, lambda: out.print("\n".join(str(p["label"]) for p in result["predictions"])))
 
 
@@ -253,11 +251,15 @@ def _system(config_file: Path, as_json: bool, local: bool) -> Iterator[System]:
         yield system
 
 
-def _lines(source: str | None) -> list[str]:
-    if source is None:
-        return []
-    text = sys.stdin.read() if source == "-" else Path(source).read_text()
-    return [line.strip() for line in text.splitlines() if line.strip()]
+def _keys(system: System, kind: KeyKind, given: list[str] | None, source: str | None) -> list[str]:
+    """Return the keys on the command line and those in a file, each line as it is.
+
+    In a column of numbers spaces around one mean nothing; in a column of text they may tell two people apart.
+    """
+    lines = [] if source is None else read_lines(source)
+    if lines and system.has_numbers(kind):
+        lines = [line.strip(" \t") for line in lines if line.strip(" \t")]
+    return [*(given or []), *lines]
 
 
 def _strategy(name: str) -> StrategyChoice:

@@ -6,11 +6,31 @@ import unicodedata
 
 # Control, half a surrogate pair, line and paragraph separator.
 _HIDDEN = {"Cc", "Cs", "Zl", "Zp"}
+_SPACES = "".join(map(chr, (*range(9, 14), *range(28, 33), 0x85, 0xA0, *range(0x2000, 0x2010), 0x2028, 0x2029, 0x202F,
+                            0x205F, 0x2060, 0x3000)))  # fmt: skip
 
 
 def is_plain(text: str) -> bool:
     """Return whether a text is one line without control characters or lone surrogates."""
     return text.isprintable() or not any(unicodedata.category(letter) in _HIDDEN for letter in text)
+
+
+def spellings(text: str) -> list[str]:
+    """Return what a text may have been meant to be: without spaces, quotes or a byte order mark around it, or composed.
+
+    Args:
+        text: An id or group, as it was written.
+
+    Returns:
+        Other texts that look the same; most have none.
+
+    Example:
+        >>> spellings("alice "), spellings('"bob"'), spellings("carol")
+        (['alice'], ['bob'], [])
+    """
+    bare = text.strip("\ufeff" + _SPACES).strip("\"'")
+    forms = [text.strip("\ufeff" + _SPACES), bare, *(unicodedata.normalize(form, bare) for form in ("NFC", "NFD"))]
+    return [form for form in dict.fromkeys(forms) if form and form != text]
 
 
 def visible(text: str, keep: str = "") -> str:

@@ -23,7 +23,7 @@ from hybridmu.config import Settings
 from hybridmu.errors import ConfigError, HybridMUError, RequestError
 from hybridmu.planning.simulator import Arrival
 from hybridmu.runtime.coordinator import Snapshot
-from hybridmu.types import RequestState, StrategyChoice
+from hybridmu.types import KeyKind, RequestState, StrategyChoice
 from hybridmu.types.text import is_plain
 
 _P = ParamSpec("_P")
@@ -175,6 +175,12 @@ def _flag(name: str, value: Any) -> bool:
     return bool(value)
 
 
+def _kind_of_key(name: str, value: Any) -> Any:
+    if not isinstance(value, str) or value not in get_args(KeyKind):
+        raise RequestError(f"{name} is no kind of key", expected="id, or group", got=_shown(value))
+    return value
+
+
 def _callback(name: str, value: Any) -> Any:
     if not callable(value):
         raise RequestError(f"{name} can't be called", expected="a function", got=_kind(value))
@@ -291,6 +297,7 @@ Caller = Annotated[str, Check(_texts("caller", 0))]
 AnyCaller = Annotated[str | None, _optional(_texts("caller", 0))]
 IdempotencyKey = Annotated[str | None, _optional(_texts("key", 1))]
 Reason = Annotated[str, Check(_texts("reason", 1))]
+Kind = Annotated[KeyKind, Check(_kind_of_key)]
 Name = Annotated[str, Check(_texts("key", 1))]
 AnyName = Annotated[str | None, _optional(_texts("key", 1))]
 Deadline = Annotated[float | None, _optional(_between(_INSTANT, _DECADES, whole=False))]

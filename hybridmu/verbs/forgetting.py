@@ -34,6 +34,7 @@ from hybridmu.types import (
     RequestState,
     ResolvedKey,
 )
+from hybridmu.types.text import spellings
 from hybridmu.verbs.arguments import (
     AnyCaller,
     Caller,
@@ -41,6 +42,7 @@ from hybridmu.verbs.arguments import (
     Flag,
     IdempotencyKey,
     Keys,
+    Kind,
     Name,
     States,
     Strategy,
@@ -160,6 +162,17 @@ class Forgetting(Opened):
             self.wait(request.request_id, watch)
             self._wait_for_delivery(request.request_id, watch)
         return self.report(request.request_id)
+
+    @checked
+    def has_numbers(self, kind: Kind) -> bool:
+        """Return whether ids or groups are integers in the tables.
+
+        Args:
+            kind: `id` or `group`.
+        """
+        self._look()
+        manifest = self.site.lake.manifest
+        return "int" in ((manifest.id_type if kind == "id" else manifest.group_type) or "")
 
     @checked
     def cancel(self, request_id: Name, caller: Caller = "") -> dict[str, Any]:
@@ -294,11 +307,27 @@ class Forgetting(Opened):
                 got=", ".join(key.text for key in coming[:10]),
                 remedy="repeat the request when `hybridmu ingests list` shows their ingestion as APPLIED",
             )
+        self._refuse_near(missing)
         if (missing and not ignore_unknown) or not (found or purged):
             key = self.site.lake.key
             elsewhere = self.linked.elsewhere((x.kind, digest(key, x.kind, x.value)) for x in missing)
             raise UnknownKeysError([x.text for x in missing], any_known=bool(found or purged), elsewhere=elsewhere)
         return found, purged, missing
+
+    def _refuse_near(self, missing: Sequence[UnknownKey]) -> None:
+        """Refuse unknown keys that are known in another spelling: one of both is a slip, and a person would be missed.
+
+        Raises:
+            RequestError: There are some.
+        """
+        near = [(key.kind, spelling) for key in missing for spelling in spellings(key.text)]
+        if near and Lookup(self.site.lake).find(near)[0]:
+            raise RequestError(
+                "some of these ids and groups are unknown as they are written, but known in another spelling",
+                expected="each as it is in the table",
+                got="spaces or quotes around a key, a byte order mark, or letters composed in another way",
+                remedy="correct the list; nothing was changed",
+            )
 
     def _named(self, unknown: Sequence[UnknownKey], mac: Mac) -> list[NamedKey]:
         """Return how linked models know ids and groups that have no row here; none where no model is linked."""
