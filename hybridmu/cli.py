@@ -19,6 +19,7 @@ from rich.table import Table
 from hybridmu import config, datasets
 from hybridmu.commands import api, audit, certificate, incoming, keys, models, operate, size, storage
 from hybridmu.commands.console import (
+    COMMITTED,
     ConfigOption,
     JsonOption,
     Verbs,
@@ -30,6 +31,7 @@ from hybridmu.commands.console import (
     out,
     print_table,
     progress,
+    tell,
     warn,
 )
 from hybridmu.commands.inputs import read_lines, read_rows
@@ -38,9 +40,14 @@ from hybridmu.logs import start_logging
 from hybridmu.runtime.coordinator import Snapshot
 from hybridmu.system import System, connect
 from hybridmu.types import KeyKind, StrategyChoice
+from hybridmu.types.text import visible
 
 app = typer.Typer(
-    cls=Verbs, no_args_is_help=True, add_completion=False, help="Train on shards, forget on demand, prove it."
+    cls=Verbs,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,  # they would show the values of variables, ids among them
+    help="Train on shards, forget on demand, prove it.",
 )
 data_app = typer.Typer(no_args_is_help=True, help="Built-in real datasets.")
 app.add_typer(data_app, name="data")
@@ -77,9 +84,11 @@ IgnoreOption = Annotated[bool, typer.Option("--ignore-unknown", help="Leave unkn
 @app.command()
 def train(config_file: ConfigOption, as_json: JsonOption = False, local: LocalOption = False) -> None:
     """Read the tables and train every shard; version 1."""
-    with _system(config_file, as_json, local) as system, progress("training") as watch:
+    kept = "what is trained so far is kept, and the same command goes on from there"
+    with _system(config_file, as_json, local, kept) as system, progress("training") as watch:
         result = system.train(watch)
-    emit(result, as_json, lambda: _facts("trained", result))
+    done = "already trained: nothing was to be done" if result["already_trained"] else "trained"
+    emit(result, as_json, lambda: _facts(done, result))
     warn(result["warnings"])
 
 
@@ -102,7 +111,7 @@ def plan(
             strategy=_strategy(strategy),
             ignore_unknown=ignore_unknown,
         )
-    emit(asdict(found), as_json, lambda: out.print(found.explain(), markup=False, highlight=False))
+    emit(asdict(found), as_json, lambda: tell(found.explain()))
 
 
 @app.command()
@@ -124,7 +133,7 @@ def forget(
     local: LocalOption = False,
 ) -> None:
     """Commit a forget request; with --wait follow the running coordinator, or become it."""
-    with _system(config_file, as_json, local) as system, progress("forgetting") as watch:
+    with _system(config_file, as_json, local, COMMITTED) as system, progress("forgetting") as watch:
         result = system.forget(
             ids=_keys(system, "id", id_, ids),
             groups=_keys(system, "group", group, groups),
@@ -201,7 +210,7 @@ def predict(
     """Classify rows offline with the served version."""
     with _system(config_file, as_json, local=True) as system:
         result = system.predict(read_rows(rows))
-    emit(result, as_json, lambda: out.print("\n".join(str(p["label"]) for p in result["predictions"])))
+    emit(result, as_json, lambda: _labels(result))
 
 
 @app.command()
@@ -214,7 +223,7 @@ def demo(
     """Train, forget, prove and serve on real digits, and write a report."""  # noqa: DOC501
     from hybridmu.demo import run_demo  # starts a cluster; the other verbs do without its imports
 
-    with errors(as_json):
+    with errors(as_json, "the same command begins anew"):
         result = run_demo(output, err)
     emit(result, as_json, lambda: None)
     if not result["ok"]:
@@ -225,16 +234,16 @@ def demo(
 def data_list(as_json: JsonOption = False) -> None:
     """List the built-in datasets."""
     found = {name: datasets.describe(name).about for name in datasets.names()}
-    emit(found, as_json, lambda: out.print("\n".join(f"{name:8} {about}" for name, about in found.items())))
+    emit(found, as_json, lambda: tell("\n".join(f"{name:8} {about}" for name, about in found.items())))
 
 
 @data_app.command("get")
 def data_get(name: str, as_json: JsonOption = False) -> None:
     """Fetch a dataset if need be, check its sha256, convert it to Parquet once."""
-    with errors(as_json), bar(f"preparing {name}"):
+    with errors(as_json, "the same command begins anew"), bar(f"preparing {name}"):
         datasets.describe(name)
         folder = datasets.get(name)
-    emit({"name": name, "folder": str(folder)}, as_json, lambda: out.print(str(folder)))
+    emit({"name": name, "folder": str(folder)}, as_json, lambda: tell(str(folder)))
 
 
 def main() -> None:
@@ -246,8 +255,10 @@ def main() -> None:
 
 
 @contextmanager
-def _system(config_file: Path, as_json: bool, local: bool) -> Iterator[System]:
-    with errors(as_json), connect(config.load(config_file), "local" if local else "ray") as system:
+def _system(
+    config_file: Path, as_json: bool, local: bool, interrupted: str = "nothing was changed"
+) -> Iterator[System]:
+    with errors(as_json, interrupted), connect(config.load(config_file), "local" if local else "ray") as system:
         yield system
 
 
@@ -269,10 +280,31 @@ def _strategy(name: str) -> StrategyChoice:
 
 
 def _facts(title: str, facts: dict[str, Any]) -> None:
-    out.print(f"[bold]{title}[/bold]")
+    out.print(title, style="bold")
     for name, value in facts.items():
-        if name != "warnings":  # theirs is standard error
-            out.print(f"  {name}: {value}", highlight=False)
+        if name not in {"warnings", "already_trained"}:  # the first go to standard error, the second is the title
+            tell(f"  {name.replace('_', ' ')}: {_worded(value)}")
+
+
+def _worded(value: Any) -> str:
+    """Return a value of a result in words."""
+    match value:
+        case bool():
+            return "yes" if value else "no"
+        case None:
+            return "none"
+        case float():
+            return f"{value:.3g}"
+        case dict():
+            return ", ".join(f"{_worded(each)} {name}" for name, each in value.items()) or "none"
+        case list() | tuple():
+            return ", ".join(map(_worded, value)) or "none"
+        case _:
+            return visible(str(value))
+
+
+def _labels(result: dict[str, Any]) -> None:
+    tell("\n".join(visible(str(prediction["label"])) for prediction in result["predictions"]))
 
 
 def _short(value: float | None) -> str:
@@ -293,12 +325,12 @@ def _verified(result: dict[str, Any]) -> None:
         table.add_row(str(s["shard"]), "exact" if s["exact"] else "approximate", str(s["bitwise_equal"]), *shown)
     print_table(table)
     if foreign := [s["shard"] for s in result["shards"] if s["exact"] and not s["replayable"]]:
-        out.print(f"shards {foreign} were made by other code, libraries, CPU or thread count: not replayable here")
+        tell(f"shards {_worded(foreign)} were made by other code, libraries, CPU or thread count: not replayable here")
     if result["guarded_rows_in_lake"]:
-        out.print(f"{result['guarded_rows_in_lake']} live row(s) have an id or group that is forgotten")
+        tell(f"{result['guarded_rows_in_lake']} live row(s) have an id or group that is forgotten")
     if result["guard_entries_lost"]:
-        out.print(f"{result['guard_entries_lost']} forgotten ids and groups can't be checked: their guard key is lost")
-    out.print(
+        tell(f"{result['guard_entries_lost']} forgotten ids and groups can't be checked: their guard key is lost")
+    tell(
         f"version {result['version']}: {result['exact_shards']} exact shard(s), "
         f"{_claims(result)}; {result['approximate_shards']} approximate; "
         f"accuracy {_short(result['accuracy'])}, oracle {_short(result['oracle_accuracy'])}"

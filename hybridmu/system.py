@@ -80,11 +80,13 @@ class System(NewRows, Operating, Auditing, Sizing):
         connect_database(self.settings.database, create=True).dispose()  # the other verbs make none
         # Reading the source happens here, before a cluster is started: bad input costs nothing.
         if not self.site.lake.exists and Links(self._engine).predecessor():
+            self.ledger.bind(self.settings.identity(), create=False)  # a decommissioned one says so
             raise StateError("this is a successor in the making", remedy="go on with `hybridmu reshard`")
         claim_both(self.site.storage, self.ledger, self.settings.identity(), has_rows=self.site.lake.exists)
         self.keyring.guard_keys()  # where they are kept must be known before anything is forgotten
         ingest(self.site.lake, self.guard)
-        if self.registry.served() is None or self._lacks_calibration():
+        already = self.registry.served() is not None and not self._lacks_calibration()
+        if not already:
             driver = self._acquire()
             snapshot = driver.begin_training()
             while self.registry.served() is None or snapshot.jobs_total or snapshot.calibrating:
@@ -94,6 +96,7 @@ class System(NewRows, Operating, Auditing, Sizing):
         version = self.registry.version()
         manifest = self.site.lake.manifest
         return {
+            "already_trained": already,
             "version": version.version,
             "shards": len(version.shards),
             "voters": sum(sub.blob is not None for sub in version.shards),
