@@ -30,7 +30,6 @@ from hybridmu.runtime.verify import verify
 from hybridmu.serving.ensemble import Ensemble
 from hybridmu.store.lake.filling import warnings_of
 from hybridmu.store.lake.ingest import ingest
-from hybridmu.store.ownership import claim_both
 from hybridmu.store.sql.database import connect as connect_database
 from hybridmu.store.sql.links import Links
 from hybridmu.verbs.arguments import (
@@ -82,7 +81,14 @@ class System(NewRows, Operating, Auditing, Sizing):
         if not self.site.lake.exists and Links(self._engine).predecessor():
             self.ledger.bind(self.settings.identity(), create=False)  # a decommissioned one says so
             raise StateError("this is a successor in the making", remedy="go on with `hybridmu reshard`")
-        claim_both(self.site.storage, self.ledger, self.settings.identity(), has_rows=self.site.lake.exists)
+        if self.site.lake.exists and self.ledger.claimed() is None:
+            raise StateError(
+                f"{self.site.storage.url} has rows, but this ledger knows nothing: what was forgotten would come back",
+                expected="the ledger that this storage was trained with",
+                got="an empty ledger",
+                remedy="correct database_url, or restore the ledger from a backup",
+            )
+        self.ledger.bind(self.settings.identity(), create=True, replace=not self.site.lake.exists)
         self.keyring.guard_keys()  # where they are kept must be known before anything is forgotten
         ingest(self.site.lake, self.guard)
         already = self.registry.served() is not None and not self._lacks_calibration()

@@ -30,7 +30,7 @@ class Section(BaseModel):
         if isinstance(value, str) and not value.strip() and value != field.default:
             raise ValueError("it is empty; leave the key out instead")
         for part in _lists(value):
-            if not part:
+            if not part and value != field.default:
                 raise ValueError("the list is empty; leave the key out instead")
             if len({(type(each), each) for each in part if isinstance(each, (str, int, float))}) < len(part):
                 raise ValueError("the list names something twice, or holds something else than text and numbers")

@@ -13,7 +13,6 @@ from hybridmu.runtime.peer import Peer, opened
 from hybridmu.store.files.storage import Storage
 from hybridmu.store.lake.inherit import Predecessor, inherit
 from hybridmu.store.lake.lake import Lake
-from hybridmu.store.ownership import claim_both
 from hybridmu.store.sql.database import connect
 from hybridmu.store.sql.ledger import Ledger
 from hybridmu.store.sql.links import Links
@@ -80,7 +79,7 @@ def _empty_or_ours(old: Peer, settings: Settings, ledger: Ledger, links: Links) 
     """
     lake = Lake(settings, Storage(settings.storage_url))
     if not lake.exists:
-        claim_both(lake.storage, ledger, settings.identity(), has_rows=False)
+        ledger.bind(settings.identity(), create=True, replace=True)
         links.succeeds(old.system)
         return False
     ledger.bind(settings.identity(), create=False)

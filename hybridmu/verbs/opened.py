@@ -25,7 +25,6 @@ from hybridmu.runtime.intake import Intake
 from hybridmu.runtime.models import Models
 from hybridmu.runtime.site import Site
 from hybridmu.store.keys import Keyring
-from hybridmu.store.ownership import check_owner
 from hybridmu.store.sql.controls import Controls
 from hybridmu.store.sql.database import connect as connect_database
 from hybridmu.store.sql.guard import Guard
@@ -149,7 +148,6 @@ class Opened:
         """Check once that storage is of this configuration: it can't change under a system that found it so."""
         if not self._bound:
             self.ledger.bind(self.settings.identity(), create=False)
-            check_owner(self.site.storage, self.ledger)
             self._bound = True
 
     def _look(self) -> None:

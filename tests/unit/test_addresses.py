@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -138,32 +137,6 @@ def test_a_storage_whose_ledger_is_elsewhere_is_not_trained_again(config, tmp_pa
         system.train()
     with hybridmu.connect(other, executor="local") as system, pytest.raises(StateError):
         system.forget(ids=[1])
-
-
-def test_two_trained_storages_can_not_be_crossed(config, tmp_path):
-    other = {**config, "storage_url": str(tmp_path / "b"), "database_url": f"sqlite:///{tmp_path / 'b.db'}"}
-    with hybridmu.connect(other, executor="local") as system:
-        system.train()
-    crossed = {**config, "database_url": other["database_url"]}
-    for verb in (
-        lambda s: s.train(),
-        lambda s: s.requests(),
-        lambda s: s.forget(ids=[1]),
-        lambda s: s.run(until_idle=True),
-    ):
-        with hybridmu.connect(crossed, executor="local") as system, pytest.raises(StateError, match="another storage"):
-            verb(system)
-
-
-def test_a_storage_may_be_moved_and_one_of_an_older_release_says_nothing(config, tmp_path):
-    moved = {**config, "storage_url": str(tmp_path / "moved")}
-    shutil.copytree(config["storage_url"], moved["storage_url"])
-    assert requests(moved) == 0
-    (tmp_path / "moved" / "system").unlink()
-    assert requests(moved) == 0
-    with hybridmu.connect(moved, executor="local") as system:
-        system.train()
-    assert (tmp_path / "moved" / "system").exists()
 
 
 def test_a_table_that_is_missing_is_named_as_it_was_written(tmp_path):
