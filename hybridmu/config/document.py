@@ -39,6 +39,8 @@ def read_document(path: str | Path) -> Any:
     Raises:
         ConfigError: It can't be read, is not YAML, or says something twice or in a form that is read as another value.
     """
+    if not isinstance(path, (str, Path)):
+        raise ConfigError("the configuration is no file", expected="the path of a YAML file", got=type(path).__name__)
     try:
         loader = _Loader(Path(path).read_bytes())
         node = loader.get_single_node()
@@ -49,7 +51,8 @@ def read_document(path: str | Path) -> Any:
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not YAML", got=" ".join(str(error).split())) from None
     except OSError as error:
-        raise ConfigError(f"can't read the configuration file {path}", got=str(error)) from None
+        got, remedy = error.strerror or str(error), "name a YAML file, such as examples/digits.yaml"
+        raise ConfigError(f"can't read the configuration file {path}", got=got, remedy=remedy) from None
     except ValueError as error:  # a path with NUL; a date of a 13th month, a number of 5,000 digits
         raise ConfigError(f"can't read the configuration file {str(path)!a}", got=str(error)[:200]) from None
     except RecursionError:

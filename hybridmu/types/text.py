@@ -6,6 +6,7 @@ import unicodedata
 
 # Control, half a surrogate pair, line and paragraph separator.
 _HIDDEN = {"Cc", "Cs", "Zl", "Zp"}
+_TURNING = frozenset(map(chr, (*range(0x202A, 0x202F), *range(0x2066, 0x206A))))  # the direction of what follows
 _SPACES = "".join(map(chr, (*range(9, 14), *range(28, 33), 0x85, 0xA0, *range(0x2000, 0x2010), 0x2028, 0x2029, 0x202F,
                             0x205F, 0x2060, 0x3000)))  # fmt: skip
 
@@ -34,7 +35,7 @@ def spellings(text: str) -> list[str]:
 
 
 def visible(text: str, keep: str = "") -> str:
-    r"""Return a text with everything escaped that would move a terminal's cursor, colour it, or can't be encoded.
+    r"""Return a text with everything escaped that would steer a terminal or turn the line, or can't be encoded.
 
     Args:
         text: From anybody.
@@ -47,6 +48,8 @@ def visible(text: str, keep: str = "") -> str:
     if text.isprintable():
         return text
     return "".join(
-        ascii(letter)[1:-1] if unicodedata.category(letter) in _HIDDEN and letter not in keep else letter
+        ascii(letter)[1:-1]
+        if letter not in keep and (letter in _TURNING or unicodedata.category(letter) in _HIDDEN)
+        else letter
         for letter in text
     )

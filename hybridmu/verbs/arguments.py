@@ -113,7 +113,14 @@ def _listed(name: str, value: Any) -> Iterable[object]:
             remedy = "cast the column to integers or strings; pandas turns integers with gaps into floats"
             raise RequestError(f"{name} is no list of integers or strings", expected=expected, got=got, remedy=remedy)
         return list(value.tolist())
-    return list(value)
+    return _items(name, value)
+
+
+def _items(name: str, value: Iterable[Any]) -> list[Any]:
+    try:
+        return list(value)
+    except Exception as error:  # whatever the caller's own iterator raises
+        raise RequestError(f"{name} can't be iterated over", expected="a list", got=type(error).__name__) from error
 
 
 def _key(name: str, place: int, value: object) -> int | str:
@@ -229,17 +236,17 @@ def _arrivals(name: str, value: Any) -> tuple[Arrival, ...]:
     return found
 
 
-def _several(name: str, value: Any, what: str) -> Iterable[Any]:
+def _several(name: str, value: Any, what: str) -> list[Any]:
     if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
         raise RequestError(f"{name} is no list", expected=f"a list of {what}", got=_kind(value))
-    return value
+    return _items(name, value)
 
 
 def _rows(name: str, value: Any) -> list[dict[str, Any]]:
     if isinstance(value, (str, bytes, Mapping)) or hasattr(value, "columns") or not isinstance(value, Iterable):
         remedy = "of a pandas table: table.to_dict('records')" if hasattr(value, "columns") else ""
         raise RequestError(f"{name} is no list of rows", expected="a list of dicts", got=_kind(value), remedy=remedy)
-    found = list(value)
+    found = _items(name, value)
     for place, row in enumerate(found):
         if not isinstance(row, Mapping) or not all(isinstance(column, str) for column in row):
             expected = "a dict from column to value"

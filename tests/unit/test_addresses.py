@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import hybridmu
@@ -21,7 +21,7 @@ NAMES = ["exp#1", "a?b", "run%20x", "with space", "Größe", "C:\\data\\x", "a:b
 NAMES += ["a&b=c", "%2e%2e", "a+b", "[x]"]
 
 
-def settings(**changes: Any) -> Settings:
+def parsed(**changes: Any) -> Settings:
     return Settings.parse({"data": {"train": "t.parquet"}, "storage_url": "storage"} | changes)
 
 
@@ -29,7 +29,7 @@ def settings(**changes: Any) -> Settings:
 def test_a_path_is_taken_as_it_is(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     for text in (name, f"./{name}", str(tmp_path / name), f"{name}/"):
-        found = settings(storage_url=text)
+        found = parsed(storage_url=text)
         assert found.storage_url == str(tmp_path / name)
         assert found.database == f"sqlite:///{tmp_path / name}/ledger.sqlite3"
         assert database_url(found.database).database == f"{tmp_path / name}/ledger.sqlite3"
@@ -40,12 +40,13 @@ def test_a_path_is_taken_as_it_is(tmp_path, monkeypatch, name):
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
+@settings(deadline=None)
 @given(st.text(st.characters(exclude_categories=["Cc", "Cs", "Zl", "Zp"]), min_size=1, max_size=20))
 def test_no_two_names_are_one_place(name):
     path = f"/base/x{name}"
     assert not is_url(path)
     assert local_path(path) == Path(path)
-    url = settings(storage_url=path).database
+    url = parsed(storage_url=path).database
     assert database_url(url).database == str(Path(path) / "ledger.sqlite3")
     assert database_address(url) == url
 
@@ -61,7 +62,7 @@ def test_no_two_names_are_one_place(name):
 )
 def test_a_file_url_is_decoded(url, path):
     assert local_path(url) == Path(path)
-    assert settings(storage_url=url).database == f"sqlite:///{path}/ledger.sqlite3"
+    assert parsed(storage_url=url).database == f"sqlite:///{path}/ledger.sqlite3"
     assert open_fs(url)[1] == path
 
 
@@ -72,12 +73,12 @@ WRONG = ["file:///a#b", "file:///a?b", "file://host/a", "file:a", "file:/a", "fi
 @pytest.mark.parametrize("wrong", WRONG)
 def test_what_is_neither_path_nor_url_is_refused(wrong):
     with pytest.raises(ConfigError, match="storage_url"):
-        settings(storage_url=wrong)
+        parsed(storage_url=wrong)
     with pytest.raises(ConfigError):
         open_fs(wrong)
     if wrong:
         with pytest.raises(ConfigError, match=r"data\.train"):
-            settings(data={"train": wrong})
+            parsed(data={"train": wrong})
 
 
 @pytest.mark.parametrize(
@@ -90,7 +91,7 @@ def test_what_is_neither_path_nor_url_is_refused(wrong):
 )
 def test_the_path_of_a_database_is_taken_as_it_is(tmp_path, monkeypatch, url, path):
     monkeypatch.chdir(tmp_path)
-    found = settings(database_url=url).database
+    found = parsed(database_url=url).database
     monkeypatch.chdir("/")
     assert database_url(found).database == path.format(cwd=tmp_path)
 
@@ -98,8 +99,8 @@ def test_the_path_of_a_database_is_taken_as_it_is(tmp_path, monkeypatch, url, pa
 def test_a_relative_database_is_refused_inside_a_ray_job(monkeypatch):
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
     with pytest.raises(ConfigError, match=r"database_url 'sqlite:///l\.db' is relative"):
-        settings(storage_url="/s", database_url="sqlite:///l.db")
-    settings(storage_url="/s", database_url="sqlite:////l.db")
+        parsed(storage_url="/s", database_url="sqlite:///l.db")
+    parsed(storage_url="/s", database_url="sqlite:////l.db")
 
 
 # ---------------------------------------------------------------------- one ledger, one storage

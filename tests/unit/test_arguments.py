@@ -118,7 +118,7 @@ VALUES = st.recursive(
 )  # fmt: skip
 
 
-@settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.too_slow])
 @given(value=VALUES)
 def test_whatever_is_passed_only_our_errors_come_out(value):
     for name in VERBS:
@@ -177,6 +177,7 @@ def test_any_collection_of_keys_is_taken(given_, kept):
         ({17: "x"}, "ids is no list"),
         (OrderedDict(a=1), "ids is no list"),
         (np.int64(17), "ids is no list"),
+        ((1 // zero for zero in [0]), "can't be iterated over"),
         (np.array(17), "dimension"),
         (np.array([[1, 2]]), "dimension"),
         (np.array([1.0, 2.0]), "float64"),
@@ -238,6 +239,7 @@ def test_an_unknown_strategy_or_executor_is_refused_at_once(trained):
 @pytest.mark.parametrize("wrong", [7, None, b"c.yaml", ["c.yaml"], "no\0file.yaml", object()])
 def test_what_is_no_configuration_is_refused(wrong):
     assert isinstance(refused(hybridmu.connect, wrong, executor="local"), ConfigError)
+    assert isinstance(refused(hybridmu.load, wrong), ConfigError)
 
 
 def test_misspelt_arguments_name_the_nearest(trained):

@@ -215,7 +215,7 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.too_slow])
 @given(raw=st.dictionaries(SECTIONS, VALUES | st.dictionaries(KEYS, VALUES, max_size=4), max_size=5) | VALUES)
 def test_whatever_the_configuration_is_only_our_errors_come_out(raw):
     if isinstance(raw, dict) and len(raw) % 2:
@@ -229,7 +229,7 @@ def test_whatever_the_configuration_is_only_our_errors_come_out(raw):
             _ = found.database, found.keys_folder
 
 
-@settings(max_examples=200)
+@settings(deadline=None, max_examples=200)
 @given(data=st.binary(max_size=60) | st.text(max_size=60).map(lambda text: text.encode("utf-8", "replace")))
 def test_whatever_the_file_is_only_our_errors_come_out(tmp_path_factory, data):
     file = tmp_path_factory.getbasetemp() / "fuzz.yaml"

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.progress import Progress
 from rich.table import Table
@@ -41,6 +41,7 @@ NASTY = [
 ]
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_nothing_that_moves_a_cursor_is_printed(text):
     file = io.StringIO()
