@@ -6,9 +6,7 @@ code is 0 only on success.
 
 from __future__ import annotations
 
-import json
 import signal
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -21,6 +19,7 @@ from rich.table import Table
 from hybridmu import config, datasets
 from hybridmu.commands import api, audit, certificate, incoming, keys, models, operate, size, storage
 from hybridmu.commands.console import (
+    COMMITTED,
     ConfigOption,
     JsonOption,
     Verbs,
@@ -32,16 +31,23 @@ from hybridmu.commands.console import (
     out,
     print_table,
     progress,
+    tell,
     warn,
 )
+from hybridmu.commands.inputs import read_lines, read_rows
 from hybridmu.errors import ConfigError
 from hybridmu.logs import start_logging
 from hybridmu.runtime.coordinator import Snapshot
 from hybridmu.system import System, connect
-from hybridmu.types import StrategyChoice
+from hybridmu.types import KeyKind, StrategyChoice
+from hybridmu.types.text import visible
 
 app = typer.Typer(
-    cls=Verbs, no_args_is_help=True, add_completion=False, help="Train on shards, forget on demand, prove it."
+    cls=Verbs,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,  # they would show the values of variables, ids among them
+    help="Train on shards, forget on demand, prove it.",
 )
 data_app = typer.Typer(no_args_is_help=True, help="Built-in real datasets.")
 app.add_typer(data_app, name="data")
@@ -78,9 +84,11 @@ IgnoreOption = Annotated[bool, typer.Option("--ignore-unknown", help="Leave unkn
 @app.command()
 def train(config_file: ConfigOption, as_json: JsonOption = False, local: LocalOption = False) -> None:
     """Read the tables and train every shard; version 1."""
-    with _system(config_file, as_json, local) as system, progress("training") as watch:
+    kept = "what is trained so far is kept, and the same command goes on from there"
+    with _system(config_file, as_json, local, kept) as system, progress("training") as watch:
         result = system.train(watch)
-    emit(result, as_json, lambda: _facts("trained", result))
+    done = "already trained: nothing was to be done" if result["already_trained"] else "trained"
+    emit(result, as_json, lambda: _facts(done, result))
     warn(result["warnings"])
 
 
@@ -98,12 +106,12 @@ def plan(
     """Show what a forget request would do and cost, without doing it."""
     with _system(config_file, as_json, local=True) as system:
         found = system.plan(
-            ids=[*(id_ or []), *_lines(ids)],
-            groups=[*(group or []), *_lines(groups)],
+            ids=_keys(system, "id", id_, ids),
+            groups=_keys(system, "group", group, groups),
             strategy=_strategy(strategy),
             ignore_unknown=ignore_unknown,
         )
-    emit(asdict(found), as_json, lambda: out.print(found.explain(), markup=False, highlight=False))
+    emit(asdict(found), as_json, lambda: tell(found.explain()))
 
 
 @app.command()
@@ -125,10 +133,10 @@ def forget(
     local: LocalOption = False,
 ) -> None:
     """Commit a forget request; with --wait follow the running coordinator, or become it."""
-    with _system(config_file, as_json, local) as system, progress("forgetting") as watch:
+    with _system(config_file, as_json, local, COMMITTED) as system, progress("forgetting") as watch:
         result = system.forget(
-            ids=[*(id_ or []), *_lines(ids)],
-            groups=[*(group or []), *_lines(groups)],
+            ids=_keys(system, "id", id_, ids),
+            groups=_keys(system, "group", group, groups),
             strategy=_strategy(strategy),
             key=key,
             caller=operator() if caller is None else caller,
@@ -196,14 +204,13 @@ def verify(
 @app.command()
 def predict(
     config_file: ConfigOption,
-    rows: Annotated[str, typer.Argument(help="JSON file with a list of rows, or - for standard input.")],
+    rows: Annotated[str, typer.Argument(help="JSON or Parquet file with rows, or - for JSON on standard input.")],
     as_json: JsonOption = False,
 ) -> None:
     """Classify rows offline with the served version."""
     with _system(config_file, as_json, local=True) as system:
-        text = sys.stdin.read() if rows == "-" else Path(rows).read_text()
-        result = system.predict(json.loads(text))
-    emit(result, as_json, lambda: out.print("\n".join(str(p["label"]) for p in result["predictions"])))
+        result = system.predict(read_rows(rows))
+    emit(result, as_json, lambda: _labels(result))
 
 
 @app.command()
@@ -216,7 +223,7 @@ def demo(
     """Train, forget, prove and serve on real digits, and write a report."""  # noqa: DOC501
     from hybridmu.demo import run_demo  # starts a cluster; the other verbs do without its imports
 
-    with errors(as_json):
+    with errors(as_json, "the same command begins anew"):
         result = run_demo(output, err)
     emit(result, as_json, lambda: None)
     if not result["ok"]:
@@ -227,16 +234,16 @@ def demo(
 def data_list(as_json: JsonOption = False) -> None:
     """List the built-in datasets."""
     found = {name: datasets.describe(name).about for name in datasets.names()}
-    emit(found, as_json, lambda: out.print("\n".join(f"{name:8} {about}" for name, about in found.items())))
+    emit(found, as_json, lambda: tell("\n".join(f"{name:8} {about}" for name, about in found.items())))
 
 
 @data_app.command("get")
 def data_get(name: str, as_json: JsonOption = False) -> None:
     """Fetch a dataset if need be, check its sha256, convert it to Parquet once."""
-    with errors(as_json), bar(f"preparing {name}"):
+    with errors(as_json, "the same command begins anew"), bar(f"preparing {name}"):
         datasets.describe(name)
         folder = datasets.get(name)
-    emit({"name": name, "folder": str(folder)}, as_json, lambda: out.print(str(folder)))
+    emit({"name": name, "folder": str(folder)}, as_json, lambda: tell(str(folder)))
 
 
 def main() -> None:
@@ -248,16 +255,22 @@ def main() -> None:
 
 
 @contextmanager
-def _system(config_file: Path, as_json: bool, local: bool) -> Iterator[System]:
-    with errors(as_json), connect(config.load(config_file), "local" if local else "ray") as system:
+def _system(
+    config_file: Path, as_json: bool, local: bool, interrupted: str = "nothing was changed"
+) -> Iterator[System]:
+    with errors(as_json, interrupted), connect(config.load(config_file), "local" if local else "ray") as system:
         yield system
 
 
-def _lines(source: str | None) -> list[str]:
-    if source is None:
-        return []
-    text = sys.stdin.read() if source == "-" else Path(source).read_text()
-    return [line.strip() for line in text.splitlines() if line.strip()]
+def _keys(system: System, kind: KeyKind, given: list[str] | None, source: str | None) -> list[str]:
+    """Return the keys on the command line and those in a file, each line as it is.
+
+    In a column of numbers spaces around one mean nothing; in a column of text they may tell two people apart.
+    """
+    lines = [] if source is None else read_lines(source)
+    if lines and system.has_numbers(kind):
+        lines = [line.strip(" \t") for line in lines if line.strip(" \t")]
+    return [*(given or []), *lines]
 
 
 def _strategy(name: str) -> StrategyChoice:
@@ -267,10 +280,31 @@ def _strategy(name: str) -> StrategyChoice:
 
 
 def _facts(title: str, facts: dict[str, Any]) -> None:
-    out.print(f"[bold]{title}[/bold]")
+    out.print(title, style="bold")
     for name, value in facts.items():
-        if name != "warnings":  # theirs is standard error
-            out.print(f"  {name}: {value}", highlight=False)
+        if name not in {"warnings", "already_trained"}:  # the first go to standard error, the second is the title
+            tell(f"  {name.replace('_', ' ')}: {_worded(value)}")
+
+
+def _worded(value: Any) -> str:
+    """Return a value of a result in words."""
+    match value:
+        case bool():
+            return "yes" if value else "no"
+        case None:
+            return "none"
+        case float():
+            return f"{value:.3g}"
+        case dict():
+            return ", ".join(f"{_worded(each)} {name}" for name, each in value.items()) or "none"
+        case list() | tuple():
+            return ", ".join(map(_worded, value)) or "none"
+        case _:
+            return visible(str(value))
+
+
+def _labels(result: dict[str, Any]) -> None:
+    tell("\n".join(visible(str(prediction["label"])) for prediction in result["predictions"]))
 
 
 def _short(value: float | None) -> str:
@@ -291,12 +325,12 @@ def _verified(result: dict[str, Any]) -> None:
         table.add_row(str(s["shard"]), "exact" if s["exact"] else "approximate", str(s["bitwise_equal"]), *shown)
     print_table(table)
     if foreign := [s["shard"] for s in result["shards"] if s["exact"] and not s["replayable"]]:
-        out.print(f"shards {foreign} were made by other code, libraries, CPU or thread count: not replayable here")
+        tell(f"shards {_worded(foreign)} were made by other code, libraries, CPU or thread count: not replayable here")
     if result["guarded_rows_in_lake"]:
-        out.print(f"{result['guarded_rows_in_lake']} live row(s) have an id or group that is forgotten")
+        tell(f"{result['guarded_rows_in_lake']} live row(s) have an id or group that is forgotten")
     if result["guard_entries_lost"]:
-        out.print(f"{result['guard_entries_lost']} forgotten ids and groups can't be checked: their guard key is lost")
-    out.print(
+        tell(f"{result['guard_entries_lost']} forgotten ids and groups can't be checked: their guard key is lost")
+    tell(
         f"version {result['version']}: {result['exact_shards']} exact shard(s), "
         f"{_claims(result)}; {result['approximate_shards']} approximate; "
         f"accuracy {_short(result['accuracy'])}, oracle {_short(result['oracle_accuracy'])}"

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any
 
 from hybridmu import config, datasets
 from hybridmu.config import Settings
@@ -33,8 +33,21 @@ from hybridmu.store.lake.ingest import ingest
 from hybridmu.store.ownership import bind, take
 from hybridmu.store.sql.database import connect as connect_database
 from hybridmu.store.sql.links import Links
+from hybridmu.verbs.arguments import (
+    Callback,
+    Caller,
+    Configuration,
+    Executor,
+    Flag,
+    Name,
+    Reason,
+    RowList,
+    Shards,
+    Watch,
+    Watcher,
+    checked,
+)
 from hybridmu.verbs.auditing import Auditing
-from hybridmu.verbs.opened import Watcher
 from hybridmu.verbs.operating import Operating
 from hybridmu.verbs.rows import NewRows
 from hybridmu.verbs.sizing import Sizing
@@ -50,7 +63,8 @@ class System(NewRows, Operating, Auditing, Sizing):
         executor: `ray`, or `local` to run everything in this process.
     """
 
-    def train(self, watch: Watcher | None = None) -> dict[str, Any]:
+    @checked
+    def train(self, watch: Watch = None) -> dict[str, Any]:
         """Train every shard and publish version 1; does nothing when that was done already.
 
         Args:
@@ -68,11 +82,20 @@ class System(NewRows, Operating, Auditing, Sizing):
         connect_database(self.settings.database, create=True, modes=self.site.storage.modes).dispose()
         # Reading the source happens here, before a cluster is started: bad input costs nothing.
         if not self.site.lake.exists and Links(self._engine).predecessor():
+            self.ledger.bind(self.settings.identity(), create=False)  # a decommissioned one says so
             raise StateError("this is a successor in the making", remedy="go on with `hybridmu reshard`")
+        if self.site.lake.exists and self.ledger.claimed() is None:
+            raise StateError(
+                f"{self.site.storage.url} has rows, but this ledger knows nothing: what was forgotten would come back",
+                expected="the ledger that this storage was trained with",
+                got="an empty ledger",
+                remedy="correct database_url, or restore the ledger from a backup",
+            )
         bind(self.site.storage, self.ledger, self.settings, create=True, replace=not self.site.lake.exists)
         self.keyring.guard_keys()  # where they are kept must be known before anything is forgotten
         ingest(self.site.lake, self.guard)
-        if self.registry.served() is None or self._lacks_calibration():
+        already = self.registry.served() is not None and not self._lacks_calibration()
+        if not already:
             driver = self._acquire()
             snapshot = driver.begin_training()
             while self.registry.served() is None or snapshot.jobs_total or snapshot.calibrating:
@@ -82,6 +105,7 @@ class System(NewRows, Operating, Auditing, Sizing):
         version = self.registry.version()
         manifest = self.site.lake.manifest
         return {
+            "already_trained": already,
             "version": version.version,
             "shards": len(version.shards),
             "voters": sum(sub.blob is not None for sub in version.shards),
@@ -94,7 +118,8 @@ class System(NewRows, Operating, Auditing, Sizing):
             "seconds": time.perf_counter() - started,
         }
 
-    def run(self, *, until_idle: bool = False, watch: Watcher | None = None) -> Snapshot:
+    @checked
+    def run(self, *, until_idle: Flag = False, watch: Watch = None) -> Snapshot:
         """Be the coordinator until interrupted, or until no request is open.
 
         Args:
@@ -117,8 +142,9 @@ class System(NewRows, Operating, Auditing, Sizing):
                 return snapshot
             was_idle = idle
 
+    @checked
     def verify(
-        self, shards: Sequence[int] | None = None, watch: Callable[[int, int], None] | None = None
+        self, shards: Shards = None, watch: Annotated[Callable[[int, int], None] | None, Callback] = None
     ) -> dict[str, Any]:
         """Return a proof of the live sub-models against a from-scratch training in fresh processes.
 
@@ -133,14 +159,16 @@ class System(NewRows, Operating, Auditing, Sizing):
         with reporting(self.site, self._engine):
             return verify(self.settings, shards, processes, watch)
 
-    def predict(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    @checked
+    def predict(self, rows: RowList) -> dict[str, Any]:
         """Return predictions of rows, offline, by the served version; the same answer as the HTTP endpoint."""
         self._check_bound()
         with reporting(self.site, self._engine):
             ensemble = Ensemble.load(self.site, self.registry.version())
         return ensemble.answer(ensemble.encode(rows))
 
-    def link(self, settings: Settings) -> list[dict[str, Any]]:
+    @checked
+    def link(self, settings: Configuration) -> list[dict[str, Any]]:
         """Link another model over the same people: from now on a deletion that one of them accepts reaches both.
 
         All models that either is linked with are linked with each other. What any of them has forgotten before is
@@ -166,7 +194,8 @@ class System(NewRows, Operating, Auditing, Sizing):
         self._check_bound()
         return self.linked.all()
 
-    def retire(self, *names: str, reason: str, caller: str = "", lost: bool = False) -> list[dict[str, Any]]:
+    @checked
+    def retire(self, *names: Name, reason: Reason, caller: Caller = "", lost: Flag = False) -> list[dict[str, Any]]:
         """Decommission linked models, after their own requests are delivered; certificates and guards stay.
 
         Args:
@@ -184,11 +213,12 @@ class System(NewRows, Operating, Auditing, Sizing):
             RequestError: There is no reason.
         """
         self._check_bound()
-        if not reason.strip() or not names:
-            raise RequestError("no model is retired", expected="at least one name, and a reason")
+        if not names:
+            raise RequestError("no model is retired", expected="at least one name")
         return self.linked.retire(names, reason, caller, lost=lost)
 
-    def reshard(self, settings: Settings, watch: Watcher | None = None) -> dict[str, Any]:
+    @checked
+    def reshard(self, settings: Configuration, watch: Watch = None) -> dict[str, Any]:
         """Make a successor of this model: its live rows in other shards and slices, or for another task or optimizer.
 
         It is linked first, so requests that come meanwhile reach it, then trained on all live rows as one generation.
@@ -225,7 +255,7 @@ class System(NewRows, Operating, Auditing, Sizing):
         return not self.ledger.tombstones() and bool(canaries.lacking())
 
 
-def connect(settings: Settings | dict[str, Any] | str | Path, executor: Literal["ray", "local"] = "ray") -> System:
+def connect(settings: Settings | dict[str, Any] | str | Path, executor: Executor = "ray") -> System:
     """Open a system; the entry point for notebooks.
 
     Args:
@@ -237,6 +267,6 @@ def connect(settings: Settings | dict[str, Any] | str | Path, executor: Literal[
     """
     if isinstance(settings, dict):
         settings = Settings.parse(settings)
-    elif not isinstance(settings, Settings):
+    elif isinstance(settings, (str, Path)):
         settings = config.load(settings)
     return System(settings, executor)

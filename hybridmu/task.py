@@ -45,6 +45,34 @@ class CrossEntropyTask:
         return functional.cross_entropy(logits, labels)
 
 
+_WIDEST = 1 << 16  # of a layer; beyond it a machine's memory ends before the training begins
+
+
+def _whole_numbers(
+    name: str, value: Sequence[int], most: int, *, count: int | None = None, multiple: int = 1
+) -> tuple[int, ...]:
+    """Return an option of a built-in task as whole numbers.
+
+    Args:
+        name: Of the option.
+        value: What the configuration has.
+        most: The largest.
+        count: How many; any number by default.
+        multiple: Of what each must be one.
+
+    Raises:
+        ConfigError: It is something else.
+    """
+    if (
+        not isinstance(value, (list, tuple))
+        or count not in {None, len(value)}
+        or not all(type(each) is int and multiple <= each <= most and each % multiple == 0 for each in value)
+    ):
+        of = f"whole numbers from {multiple} to {most}" + (f" that are multiples of {multiple}" if multiple > 1 else "")
+        raise ConfigError(f"task.{name} is wrong", expected=f"{count or 'a list of'} {of}", got=repr(value)[:100])
+    return tuple(value)
+
+
 class Linear(CrossEntropyTask):
     """Multinomial logistic regression."""
 
@@ -61,7 +89,7 @@ class Mlp(CrossEntropyTask):
     """
 
     def __init__(self, hidden: Sequence[int] = (128,)) -> None:
-        self.hidden = tuple(hidden)
+        self.hidden = _whole_numbers("hidden", hidden, _WIDEST)
 
     def model(self, features: int, classes: int) -> nn.Module:
         """Return Linear–ReLU pairs and a linear head."""
@@ -101,7 +129,9 @@ class Cnn(CrossEntropyTask):
     """
 
     def __init__(self, shape: Sequence[int] = (1, 28, 28), width: int = 16, stages: int = 3) -> None:
-        self.shape, self.width, self.stages = tuple(shape), width, stages
+        self.shape = _whole_numbers("shape", shape, _WIDEST, count=3)
+        (self.width,) = _whole_numbers("width", [width], _WIDEST, multiple=8)
+        (self.stages,) = _whole_numbers("stages", [stages], 8)
 
     def model(self, features: int, classes: int) -> nn.Module:
         """Return the network.

@@ -33,6 +33,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 VERBS = ("train", "run", "forget", "verify", "audit")
 _FILES = ("--ids", "--groups")
 _RAW = ("--id", "--group")
+_DECADES = 1e9  # seconds
 _ENDED = {JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.STOPPED}
 
 
@@ -127,7 +128,9 @@ def stop(client: JobSubmissionClient, job: str) -> int:
 
 def main() -> None:
     """Run a command; the exit code is the job's."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("what", choices=(*VERBS, "logs", "stop"))
     parser.add_argument("id", nargs="?", help="logs, stop: submission id")
     parser.add_argument("-c", "--config", help="YAML configuration, in this folder or where every node sees it")
@@ -139,6 +142,8 @@ def main() -> None:
     if given.what in VERBS:
         if given.config is None:
             parser.error("-c CONFIG is missing")
+        if given.deadline is not None and not 0 < given.deadline <= _DECADES:
+            parser.error(f"--deadline is out of range: seconds above 0, at most {_DECADES:g}")
         if any(argument.partition("=")[0] in _RAW for argument in arguments):
             parser.error("the dashboard shows a job's command line; put ids into a file: --ids FILE or --groups FILE")
         # A positional that was taken for an id belongs to the verb.

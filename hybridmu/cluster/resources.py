@@ -6,12 +6,12 @@ import math
 import os
 from collections.abc import Iterable, Mapping
 from typing import Any
-from urllib.parse import urlparse
 
 import ray
 
 from hybridmu.cluster.actors import NAMESPACE
 from hybridmu.config import Settings, in_ray_job
+from hybridmu.config.addresses import local_path
 from hybridmu.errors import ResourceError
 from hybridmu.planning.planner import Pools
 
@@ -164,7 +164,7 @@ def local_storage_warning(settings: Settings, found: Mapping[str, Mapping[str, f
 
     It is no error: the path may be a shared mount. Where it is not, workers on other nodes find no rows and fail.
     """
-    if len(found) < 2 or urlparse(settings.storage_url).scheme not in {"", "file"}:
+    if len(found) < 2 or local_path(settings.storage_url) is None:
         return None
     return (
         f"the cluster has {len(found)} nodes and storage_url is the path {settings.storage_url}: "

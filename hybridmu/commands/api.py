@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 from hybridmu import config
-from hybridmu.commands.console import ConfigOption, JsonOption, emit, err, errors, out, print_table
+from hybridmu.commands.console import ConfigOption, JsonOption, emit, err, errors, print_table, tell
 from hybridmu.core.access import SCOPES, Token
 from hybridmu.logs import start_logging
 from hybridmu.store.sql.tokens import Tokens
@@ -73,7 +73,7 @@ def revoke(token_id: TokenArgument, config_file: ConfigOption, as_json: JsonOpti
     """End a token; processes that answer notice within `api.token_seconds`."""
     with errors(as_json):
         _tokens(config_file).revoke(token_id)
-    emit({"revoked": token_id}, as_json, lambda: out.print(f"{token_id} is revoked"))
+    emit({"revoked": token_id}, as_json, lambda: tell(f"{token_id} is revoked"))
 
 
 @tokens_app.command("list")
@@ -103,7 +103,7 @@ def _plain(token: Token) -> dict[str, Any]:
 
 
 def _made(text: str, token: Token) -> None:
-    out.print(text, markup=False, highlight=False, soft_wrap=True)
+    tell(text)
     err.print(f"keep it now, it can't be shown again: for {token.caller}, {', '.join(sorted(token.scopes))}")
 
 

@@ -9,12 +9,13 @@ import typer
 from rich.table import Table
 
 from hybridmu import config
-from hybridmu.commands.console import ConfigOption, JsonOption, bar, emit, err, errors, out, print_table
+from hybridmu.commands.console import ConfigOption, JsonOption, bar, emit, err, errors, print_table, tell
 from hybridmu.errors import ConfigError
 from hybridmu.system import connect
 from hybridmu.types import StrategyChoice
 
 _CHOICES = get_args(StrategyChoice)
+_GOES_ON = "finished shadow models are kept, and the same command goes on from there"
 
 
 def audit(
@@ -37,14 +38,17 @@ def audit(
     """  # noqa: DOC501
     from hybridmu.report.audit import headline, lines, page, served, strategy  # plots: the other verbs do without
 
-    with errors(as_json), connect(config.load(config_file), "local" if local else "ray") as system:
+    with errors(as_json, _GOES_ON), connect(config.load(config_file), "local" if local else "ray") as system:
         wanted = cast("StrategyChoice | None", strategy_)
         if strategy_ is not None and strategy_ not in _CHOICES:
             raise ConfigError(f"unknown strategy {strategy_!r}", expected=f"one of {', '.join(_CHOICES)}")
+        if output.is_dir():
+            raise ConfigError(f"--output {output} is a folder", expected="the HTML file to write")
+        output.parent.mkdir(parents=True, exist_ok=True)  # known to be possible before an hour's work
         with bar("audit: starting") as advance:
 
             def announce(seconds: float, workers: int) -> None:
-                err.print(f"about {_duration(seconds)} on {workers} worker(s)", highlight=False)
+                err.print(f"about {_duration(seconds)} on {workers} worker(s)")
 
             def watch(done: int, total: int, left: float) -> None:
                 advance(done, total, f"audit: shadow models, about {_duration(left)} left")
@@ -57,7 +61,6 @@ def audit(
                 announce=announce,
                 watch=watch,
             )
-        output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(page(result))
 
     def say() -> None:
@@ -66,7 +69,7 @@ def audit(
             table.add_row(line.name, line.unlearned, line.oracle, line.nothing)
         print_table(table)
         for sentence in [headline(result), *served(result), f"What each figure says: {output}"]:
-            out.print(sentence, markup=False, highlight=False, soft_wrap=True)
+            tell(sentence)
 
     emit({**result, "page": str(output)}, as_json, say)
     if not result["telling"]:

@@ -5,28 +5,34 @@ from __future__ import annotations
 import getpass
 import json
 import os
+import signal
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 from rich.table import Table
 from typer.core import TyperGroup
 
 from hybridmu.errors import HybridMUError, UnknownKeysError
 from hybridmu.report.plain import finite
+from hybridmu.report.terminal import Description, Terminal
 from hybridmu.runtime.coordinator import Snapshot
 from hybridmu.system import Watcher
 
 ConfigOption = Annotated[Path, typer.Option("-c", "--config", help="YAML configuration.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
-err = Console(stderr=True)
-out = Console()
+err = Terminal(stderr=True)
+out = Terminal()
 _WIDEST = 10_000
+COMMITTED = (
+    "what was committed stays so, and `hybridmu run` goes on with it; `hybridmu requests list` and "
+    "`hybridmu ingests list` show it"
+)
+_INTERRUPTED = 128 + signal.SIGINT
 _UsageError: Any = typer.BadParameter.__base__  # the only public name of this family
 
 
@@ -67,28 +73,35 @@ def _usage(as_json: bool) -> Iterator[None]:
 
 
 @contextmanager
-def errors(as_json: bool) -> Iterator[None]:
-    """Turn an error that the caller can do something about into a message and exit code 2.
+def errors(as_json: bool, interrupted: str = "nothing was changed") -> Iterator[None]:
+    """Turn an error that the caller can do something about into a message and exit code 2; an interrupt into code 130.
 
     Args:
         as_json: Print it on standard output as one JSON document as well.
+        interrupted: What an interrupt leaves, and how to go on.
 
     Raises:
         Exit: In place of the error.
     """
     try:
         yield
-    except (HybridMUError, json.JSONDecodeError, OSError) as error:
+    except KeyboardInterrupt:
+        if as_json:
+            print(json.dumps({"error": "Interrupted", "what": interrupted, "expected": "", "got": "", "remedy": ""}))
+        err.print(f"interrupted: {interrupted}", soft_wrap=True)
+        raise typer.Exit(_INTERRUPTED) from None
+    except (HybridMUError, OSError) as error:
+        what = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) and error.filename else str(error)
         if as_json:
             known = isinstance(error, HybridMUError)
-            document: dict[str, Any] = {"error": type(error).__name__, "what": str(error)}
+            document: dict[str, Any] = {"error": type(error).__name__, "what": what}
             if known:
                 document |= {name: getattr(error, name) for name in ("what", "expected", "got", "remedy")}
             if isinstance(error, UnknownKeysError):
                 document["unknown"] = list(error.unknown)
             print(json.dumps(document))
-        err.print(f"[red]error[/red] {type(error).__name__}: ", end="")
-        err.print(str(error), markup=False, highlight=False, soft_wrap=True)
+        err.print("error", style="red", end=" ")
+        err.print(f"{type(error).__name__}: {what}", soft_wrap=True)
         raise typer.Exit(2) from None
 
 
@@ -102,7 +115,7 @@ def bar(text: str) -> Iterator[Callable[..., None]]:
     Yields:
         A function (done, in all, text), the last two optional.
     """
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (Description(), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=err, transient=True) as progress:
         task = progress.add_task(text, total=None)
 
@@ -154,13 +167,18 @@ def emit(result: Any, as_json: bool, show: Callable[[], object]) -> None:
         show()
 
 
+def tell(text: str) -> None:
+    """Print lines for people, however long they are."""
+    out.print(text, soft_wrap=True)
+
+
 def warn(warnings: Iterable[str]) -> None:
     """Print warnings to standard error, whatever form the result has."""
     for warning in warnings:
-        err.print(f"warning: {warning}", markup=False, highlight=False)
+        err.print(f"warning: {warning}")
 
 
 def print_table(table: Table) -> None:
     """Print a table; where no terminal shows it, as wide as it is: a file or a pipe gets every cell whole."""
     table.columns[0].no_wrap = True  # ids are copied
-    (out if out.is_terminal else Console(width=_WIDEST)).print(table)
+    (out if out.is_terminal else Terminal(width=_WIDEST)).print(table)

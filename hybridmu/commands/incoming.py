@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 
 from hybridmu import config
-from hybridmu.commands.console import ConfigOption, JsonOption, emit, errors, operator, out, print_table
+from hybridmu.commands.console import COMMITTED, ConfigOption, JsonOption, emit, errors, operator, print_table, tell
 from hybridmu.system import System, connect
 from hybridmu.types import IngestState
 
@@ -77,7 +77,7 @@ def readmit(
     who = operator() if caller is None else caller
     with _system(config_file, as_json) as system:
         result = system.readmit(ids=id_ or (), groups=group or (), reason=reason, caller=who)
-    emit(result, as_json, lambda: _say(f"{result['readmitted']} entries of the guard were removed"))
+    emit(result, as_json, lambda: tell(f"{result['readmitted']} entries of the guard were removed"))
 
 
 @ingests_app.command("list")
@@ -100,37 +100,37 @@ def accept_loss(
     who = operator() if caller is None else caller
     with _system(config_file, as_json) as system:
         result = system.accept_guard_loss(key_id, reason=reason, caller=who)
-    emit(result, as_json, lambda: _say(f"{result['given_up']} entries of guard key {key_id} were given up"))
+    emit(result, as_json, lambda: tell(f"{result['given_up']} entries of guard key {key_id} were given up"))
 
 
 @contextmanager
 def _system(config_file: Path, as_json: bool, local: bool = True) -> Iterator[System]:
-    with errors(as_json), connect(config.load(config_file), "local" if local else "ray") as system:
+    with errors(as_json, COMMITTED), connect(config.load(config_file), "local" if local else "ray") as system:
         yield system
 
 
 def _came_in(new: dict[str, Any]) -> None:
-    _say(
+    tell(
         f"{new['ingest_id']} {new['state']}: {new['rows']} row(s) in {new['slices']} slice(s) of {new['epochs']} "
         f"epoch(s), {new['skipped']} skipped because they are forgotten"
     )
     if new["state"] == IngestState.RECEIVED:
-        _say("committed; `hybridmu run` brings the rows in, or repeat the command with --wait and its --key")
+        tell("committed; `hybridmu run` brings the rows in, or repeat the command with --wait and its --key")
     elif new["version"] is not None:
-        _say(f"known since version {new['version']}")
+        tell(f"known since version {new['version']}")
 
 
 def _corrected(report: dict[str, Any]) -> None:
     new = report["ingestion"]
-    _say(f"{report['request_id']} {report['state']}: {report['keys']} row(s) are forgotten")
-    _say(f"{new['ingest_id']} {new['state']}: {new['rows']} corrected row(s)")
+    tell(f"{report['request_id']} {report['state']}: {report['keys']} row(s) are forgotten")
+    tell(f"{new['ingest_id']} {new['state']}: {new['rows']} corrected row(s)")
     if new["state"] == IngestState.RECEIVED:
-        _say("the corrected rows come in once the old ones are PURGED; `hybridmu run` does both")
+        tell("the corrected rows come in once the old ones are PURGED; `hybridmu run` does both")
 
 
 def _listed(found: list[dict[str, Any]]) -> None:
     if not found:
-        _say("no ingestions")
+        tell("no ingestions")
         return
     columns = ("ingestion", "state", "caller", "rows", "skipped", "generation", "version", "after request", "reason")
     table = Table(*columns)
@@ -139,7 +139,3 @@ def _listed(found: list[dict[str, Any]]) -> None:
         shown = ["" if cell is None else str(cell) for cell in cells]
         table.add_row(new["ingest_id"], new["state"], new["caller"], *shown)
     print_table(table)
-
-
-def _say(text: str) -> None:
-    out.print(text, markup=False, highlight=False, soft_wrap=True)

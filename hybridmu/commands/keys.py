@@ -8,7 +8,7 @@ from typing import Any
 import typer
 
 from hybridmu import config
-from hybridmu.commands.console import ConfigOption, JsonOption, emit, errors, out
+from hybridmu.commands.console import ConfigOption, JsonOption, emit, errors, tell
 from hybridmu.config import Settings
 from hybridmu.store.keys import Keyring
 
@@ -41,7 +41,7 @@ def rotate(which: Which, config_file: ConfigOption, as_json: JsonOption = False)
     """Start a new key; the old signing key is destroyed, old guard keys stay for checking."""
     with errors(as_json):
         name = Keyring(config.load(config_file)).rotate(which.value)
-    emit({"key": which.value, "key_id": name}, as_json, lambda: out.print(f"{which.value} key {name} is in use now"))
+    emit({"key": which.value, "key_id": name}, as_json, lambda: tell(f"{which.value} key {name} is in use now"))
 
 
 def _where(settings: Settings, which: Which) -> str:
@@ -50,11 +50,8 @@ def _where(settings: Settings, which: Which) -> str:
 
 
 def _shown(result: dict[str, Any]) -> None:
-    def say(text: str) -> None:
-        out.print(text, markup=False, highlight=False, soft_wrap=True)
-
     for name, ids in (("signing", result["signing"]["public_keys"]), ("guard", result["guard"]["key_ids"])):
-        say(f"{name} key, in {result[name]['where']}" + ("" if ids else ": none yet, it is made on first use"))
+        tell(f"{name} key, in {result[name]['where']}" + ("" if ids else ": none yet, it is made on first use"))
         for key in ids:
             newest = "in use" if key == [*ids][-1] else "old"
-            say(f"  {key}  {newest}" + (f"  public key {ids[key]}" if name == "signing" else ""))
+            tell(f"  {key}  {newest}" + (f"  public key {ids[key]}" if name == "signing" else ""))

@@ -9,7 +9,17 @@ import typer
 from rich.table import Table
 
 from hybridmu import config
-from hybridmu.commands.console import ConfigOption, JsonOption, emit, errors, operator, out, print_table, progress, warn
+from hybridmu.commands.console import (
+    ConfigOption,
+    JsonOption,
+    emit,
+    errors,
+    operator,
+    print_table,
+    progress,
+    tell,
+    warn,
+)
 from hybridmu.errors import ConfigError
 from hybridmu.system import connect
 
@@ -56,7 +66,7 @@ def retire(
     def say() -> None:
         for done in result:
             kept = f"{done['files_deleted']} file(s) deleted, {done['certificates_kept']} certificate(s) kept"
-            _say(f"{done['name']} is retired: {'its link has ended' if lost else kept}")
+            tell(f"{done['name']} is retired: {'its link has ended' if lost else kept}")
 
     emit(result, as_json, say)
 
@@ -69,7 +79,7 @@ def reshard(
 ) -> None:
     """Make a successor with other shards, slices, task or optimizer, from the live rows; repeat it after a crash."""
     with (
-        errors(as_json),
+        errors(as_json, "what is done so far is kept, and the same command goes on from there"),
         connect(config.load(config_file), "local" if local else "ray") as system,
         progress("resharding") as watch,
     ):
@@ -77,10 +87,10 @@ def reshard(
 
     def say() -> None:
         past = result["predecessor"]
-        _say(f"version {result['version']} of the successor: {result['shards']} shard(s), {past['rows']} training rows")
+        tell(f"version {result['version']} of the successor: {result['shards']} shard(s), {past['rows']} training rows")
         _listed(result["models"])
-        _say(f"next: deploy {other} (`hybridmu run`, and what serves), then")
-        _say(f"  hybridmu models retire {past['name']} -c {other} --reason 'resharded' --yes")
+        tell(f"next: deploy {other} (`hybridmu run`, and what serves), then")
+        tell(f"  hybridmu models retire {past['name']} -c {other} --reason 'resharded' --yes")
 
     emit(result, as_json, say)
     warn(result["warnings"])
@@ -95,7 +105,3 @@ def _listed(found: list[dict[str, Any]]) -> None:
         state = "active, not settled: link it again" if unsettled else row["state"]
         table.add_row(name, state, *("" if cell is None else str(cell) for cell in cells))
     print_table(table)
-
-
-def _say(text: str) -> None:
-    out.print(text, markup=False, highlight=False, soft_wrap=True)

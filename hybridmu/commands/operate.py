@@ -13,7 +13,7 @@ import typer
 from rich.table import Table
 
 from hybridmu import config
-from hybridmu.commands.console import ConfigOption, JsonOption, emit, errors, operator, out, print_table
+from hybridmu.commands.console import ConfigOption, JsonOption, emit, errors, operator, print_table, tell
 from hybridmu.system import System, connect
 from hybridmu.types import ForwardState, RequestState
 
@@ -65,21 +65,21 @@ def cancel(request_id: RequestArgument, config_file: ConfigOption, as_json: Json
     """Take back a request that nobody began to fulfil; its rows are live again."""
     with _system(config_file, as_json) as system:
         result = system.cancel(request_id, operator())
-    emit(result, as_json, lambda: _say(f"{request_id} CANCELLED: its rows are live again"))
+    emit(result, as_json, lambda: tell(f"{request_id} CANCELLED: its rows are live again"))
 
 
 def pause(reason: ReasonOption, config_file: ConfigOption, as_json: JsonOption = False) -> None:
     """Accept requests, but claim none until `resume`; what runs is finished, repairs meet their deadlines."""
     with _system(config_file, as_json) as system:
         result = system.pause(reason, operator())
-    emit(result, as_json, lambda: _say("paused: requests are accepted, and wait for `hybridmu resume`"))
+    emit(result, as_json, lambda: tell("paused: requests are accepted, and wait for `hybridmu resume`"))
 
 
 def resume(config_file: ConfigOption, as_json: JsonOption = False) -> None:
     """Claim requests again."""
     with _system(config_file, as_json) as system:
         system.resume()
-    emit({"paused": False}, as_json, lambda: _say("resumed"))
+    emit({"paused": False}, as_json, lambda: tell("resumed"))
 
 
 def hold(
@@ -91,14 +91,14 @@ def hold(
     """Place a legal hold: rows are forgotten by the model all the same, but not purged from storage."""
     with _system(config_file, as_json) as system:
         result = system.hold(reason, request, operator())
-    emit(result, as_json, lambda: _say(f"hold {result['number']} on {request or 'every request'}"))
+    emit(result, as_json, lambda: tell(f"hold {result['number']} on {request or 'every request'}"))
 
 
 def holds(config_file: ConfigOption, as_json: JsonOption = False) -> None:
     """List the legal holds that are not lifted."""
     with _system(config_file, as_json) as system:
         found = system.holds()
-    emit(found, as_json, lambda: _say("\n".join(map(_hold, found)) or "no holds"))
+    emit(found, as_json, lambda: tell("\n".join(map(_hold, found)) or "no holds"))
 
 
 def lift(
@@ -107,75 +107,76 @@ def lift(
     """End a legal hold."""
     with _system(config_file, as_json) as system:
         system.lift(number)
-    emit({"lifted": number}, as_json, lambda: _say(f"hold {number} is lifted"))
+    emit({"lifted": number}, as_json, lambda: tell(f"hold {number} is lifted"))
 
 
 def outcome(report: dict[str, Any]) -> None:
     """Print what became of a request: one line, its shards, and what comes next."""
     took = report["seconds_to_applied"]
-    _say(
-        f"{report['request_id']} {report['state']}: {report['keys']} key(s), "
-        f"version {report['version_before']} -> {report['version_after']}"
+    tell(
+        f"{report['request_id']} {report['state']}: {report['keys']} key(s)"
+        + (f", version {report['version_before']} -> {report['version_after']}" if report["version_after"] else "")
         + (f", applied {_after(took)}" if took is not None else "")
     )
     _shards(report)
     if report["state"] == RequestState.RECEIVED:
-        _say("committed; `hybridmu run` fulfils it, or repeat the command with --wait")
+        tell("committed; `hybridmu run` fulfils it, or repeat the command with --wait")
     if report["owes_exact_repair"]:
-        _say(f"approximate: {_repair(report)}")
+        tell(f"approximate: {_repair(report)}")
     if report["already_forgotten"] or report["ignored_unknown"]:
-        _say(f"{report['already_forgotten']} forgotten before, {report['ignored_unknown']} unknown and ignored")
+        tell(f"{report['already_forgotten']} forgotten before, {report['ignored_unknown']} unknown and ignored")
     elsewhere(report)
 
 
 def elsewhere(report: dict[str, Any]) -> None:
     """Print how far a request is in linked models, and whose coordinator has to run."""
     if report["origin"]:
-        _say(f"  passed on by a linked model: {report['origin']}")
+        tell(f"  passed on by a linked model: {report['origin']}")
     for there in report["models"]:
         why = f": {there['reason']}" if there["reason"] else ""
         number = f", certificate {there['certificate']}" if there.get("certificate") else ""
-        _say(f"  model {there['name']}: {there['state']} {there['request_id'] or ''}{number}{why}".rstrip())
+        tell(f"  model {there['name']}: {there['state']} {there['request_id'] or ''}{number}{why}".rstrip())
     if any(there["state"] == ForwardState.WAITING for there in report["models"]):
-        _say("  what is WAITING was not passed on yet: `hybridmu run` with this configuration goes on trying")
+        tell("  what is WAITING was not passed on yet: `hybridmu run` with this configuration goes on trying")
     begun = (RequestState.RECEIVED, RequestState.PLANNED, RequestState.APPLIED)
     if names := [there["name"] for there in report["models"] if there["state"] in begun]:
-        _say(f"  to be fulfilled by the coordinator(s) of {', '.join(names)}: `hybridmu run` with that configuration")
+        tell(f"  to be fulfilled by the coordinator(s) of {', '.join(names)}: `hybridmu run` with that configuration")
 
 
 def standing(result: dict[str, Any]) -> None:
     """Print where the system stands, from `System.status`."""
-    _say(f"version {result['version']}, {result['voters']} voter(s)")
+    tell(f"version {result['version']}, {result['voters']} voter(s)")
     if result["pause"]:
-        _say(f"PAUSED by {result['pause']['caller']}: {result['pause']['reason']}")
+        tell(f"PAUSED by {result['pause']['caller']}: {result['pause']['reason']}")
     debts = [f"{debt['shard']}{_before(debt['deadline_at'])}" for debt in result["debts"]]
-    _say(f"shards that owe an exact repair: {', '.join(debts) or 'none'}")
+    tell(f"shards that owe an exact repair: {'; '.join(debts) or 'none'}")
     _calibration(result["calibration"])
-    _say("requests: " + ", ".join(f"{state} {count}" for state, count in result["requests"].items()))
+    tell("requests: " + ", ".join(f"{state} {count}" for state, count in result["requests"].items()))
     for placed in result["holds"]:
-        _say(_hold(placed))
+        tell(_hold(placed))
     if result["models"]:
-        _say(f"linked with: {', '.join(result['models'])}; {result['undelivered']} request(s) not passed on yet")
+        tell(f"linked with: {', '.join(result['models'])}; {result['undelivered']} request(s) not passed on yet")
     if past := result["predecessor"]:
-        _say(f"its first rows are those of model {past['name']}, version {past['version']}")
-    _say(f"replicas: {result['replicas'] or 'none'}; coordinator: {result['coordinator'] or 'none'}")
+        tell(f"its first rows are those of model {past['name']}, version {past['version']}")
+    replicas = ", ".join(f"{name} with version {version}" for name, version in result["replicas"].items())
+    tell(f"replicas: {replicas or 'none'}; coordinator: {result['coordinator'] or 'none'}")
 
 
 def _calibration(found: dict[str, Any]) -> None:
     for bucket in found["buckets"]:
         low, high = bucket["alpha_range"]
-        _say(
+        tell(
             f"{bucket['strategy']} from slice {bucket['first_slice']} at {bucket['share']:.1%} of rows: "
             f"alpha {bucket['alpha']:.3g} [{low:.3g}, {high:.3g}], error {bucket['error']:.3f} + spread "
             f"{bucket['spread']:.3f}, by {bucket['canaries']} canaries on {bucket['shards']} shard(s)"
         )
     if noise := found["noise"]:
-        _say(
+        tell(
             f"two exact trainings in another order of the rows differ by {noise['common']:.3f} on many rows, and "
             f"besides by {noise['single']:.3f} on a single one (root mean squares of {noise['pairs']} pairs)"
         )
     if cells := [f"slice {cell['first_slice']} at {cell['share']:.1%}" for cell in found["waiting"]]:
-        _say(
+        tell(
             f"waiting for canaries: {', '.join(cells)}; {found['seconds_spent_again']:.0f} of "
             f"{found['seconds_allowed_again']:.0f} s are spent on deleting canaries again"
         )
@@ -187,13 +188,9 @@ def _system(config_file: Path, as_json: bool) -> Iterator[System]:
         yield system
 
 
-def _say(text: str) -> None:
-    out.print(text, markup=False, highlight=False, soft_wrap=True)
-
-
 def _listed(found: list[dict[str, Any]]) -> None:
     if not found:
-        _say("no requests")
+        tell("no requests")
         return
     table = Table("request", "state", "caller", "keys", "accepted", "applied", "served", "exact", "purged", "deadline")
     for row in found:
@@ -208,18 +205,18 @@ def _listed(found: list[dict[str, Any]]) -> None:
 def _paged(page: dict[str, Any]) -> None:
     _listed(page["requests"])
     if page["next_before"] is not None:
-        _say(f"older ones: --before {page['next_before']}")
+        tell(f"older ones: --before {page['next_before']}")
 
 
 def _shown(report: dict[str, Any]) -> None:
     asked = f", asked by {report['caller']}" if report["caller"] else ""
-    _say(f"{report['request_id']} {report['state']}{asked}: {report['keys']} key(s), strategy {report['strategy']}")
+    tell(f"{report['request_id']} {report['state']}{asked}: {report['keys']} key(s), strategy {report['strategy']}")
     if report["reason"]:
-        _say(f"  because   {report['reason']}")
-    _say(f"  accepted  {_utc(report['received_at'])}")
+        tell(f"  because   {report['reason']}")
+    tell(f"  accepted  {_utc(report['received_at'])}")
     slack = report["slack_seconds"]
     left = "" if slack is None else f", {slack:.1f} s left" if slack > 0 else f", passed {-slack:.1f} s ago"
-    _say(f"  deadline  {_after(report['seconds_to_deadline']) + left if left else 'none'}")
+    tell(f"  deadline  {_after(report['seconds_to_deadline']) + left if left else 'none'}")
     version, exact = report["version_after"], report["version_exact"]
     how = "exactly" if version == exact else "approximately"
     notes = {
@@ -232,13 +229,13 @@ def _shown(report: dict[str, Any]) -> None:
         took = report[f"seconds_to_{name}"]
         if took is None and report["state"] == RequestState.CANCELLED:
             continue
-        _say(f"  {name:8}  {'not yet' if took is None else _after(took) + note}")
+        tell(f"  {name:8}  {'not yet' if took is None else _after(took) + note}")
     if report["owes_exact_repair"]:
-        _say(_repair(report))
+        tell(_repair(report))
     for earlier, number in report["relies_on"].items():
-        _say(f"  rows of it are those of {earlier}{f', certificate {number}' if number else ''}")
+        tell(f"  rows of it are those of {earlier}{f', certificate {number}' if number else ''}")
     for placed in report["holds"]:
-        _say(_hold(placed))
+        tell(_hold(placed))
     elsewhere(report)
     _shards(report)
 
@@ -261,17 +258,18 @@ def _repair(report: dict[str, Any]) -> str:
     if report["repair"] == "idle":
         when = f"as soon as no request waits{_before(deadline)}"
     elif deadline:
-        when = f"when it must,{_before(deadline)}"
+        when = f"when it must{_before(deadline)}"
     else:
         when = "when the shard's error budget is spent: there is no deadline, and policy.repair is `deadline`"
-    return f"shards {report['owes_exact_repair']} owe an exact retrain; `hybridmu run` makes it by itself {when}"
+    shards = ", ".join(map(str, report["owes_exact_repair"]))
+    return f"shards {shards} owe an exact retrain; `hybridmu run` makes it by itself {when}"
 
 
 def _before(deadline: float | None) -> str:
     if deadline is None:
         return ""
     left = deadline - time.time()
-    return f" before the deadline in {left:.1f} s" if left > 0 else f" though the deadline passed {-left:.1f} s ago"
+    return f", before the deadline in {left:.1f} s" if left > 0 else f", though the deadline passed {-left:.1f} s ago"
 
 
 def _hold(placed: dict[str, Any]) -> str:

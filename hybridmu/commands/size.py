@@ -8,7 +8,7 @@ import typer
 from rich.table import Table
 
 from hybridmu import config
-from hybridmu.commands.console import ConfigOption, JsonOption, emit, errors, out, print_table
+from hybridmu.commands.console import ConfigOption, JsonOption, emit, errors, print_table, tell
 from hybridmu.errors import ConfigError
 from hybridmu.system import connect
 from hybridmu.types import StrategyChoice
@@ -70,6 +70,4 @@ def _show(found: dict[str, Any], deadline: str) -> None:
         load = f"{found['requests']} requests of {found['days']:.3g} days"
         says = f"{found['workers']} worker(s) of {each} each are enough for all {load}."
     rests = ", ".join(f"{name} {count}" for name, count in found["observations"].items())
-    out.print(
-        f"{says}\nIt rests on measured jobs ({rests}) on this machine's devices.", highlight=False, soft_wrap=True
-    )
+    tell(f"{says}\nIt rests on measured jobs ({rests}) on this machine's devices.")

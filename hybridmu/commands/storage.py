@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from hybridmu import config
-from hybridmu.commands.console import ConfigOption, JsonOption, emit, errors, operator, out
+from hybridmu.commands.console import ConfigOption, JsonOption, emit, errors, operator, tell
 from hybridmu.errors import ConfigError
 from hybridmu.system import connect
 
@@ -29,7 +29,7 @@ def checkpoints(
         lines.append(f"That is {result['seconds_after']:.3g} s on one worker, {result['seconds_before']:.3g} s before.")
         if result["evicted"]:
             lines.append("They are deleted." if apply else "Nothing was changed; --apply deletes them.")
-        out.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
+        tell("\n".join(lines))
 
     emit(result, as_json, say)
 
@@ -55,10 +55,10 @@ def upgrade(
         with connect(config.load(config_file), "local") as system:
             if not plan:
                 count = system.rewrite_tables()
-                emit({"tables": count}, as_json, lambda: out.print(_rewritten(count), highlight=False))
+                emit({"tables": count}, as_json, lambda: tell(_rewritten(count)))
                 return
             found = system.upgrade(versions)
-    emit(asdict(found), as_json, lambda: out.print(found.explain(), markup=False, highlight=False, soft_wrap=True))
+    emit(asdict(found), as_json, lambda: tell(found.explain()))
 
 
 def _rewritten(count: int) -> str:
@@ -80,10 +80,10 @@ def replay(config_file: ConfigOption, as_json: JsonOption = False) -> None:
     found = f"{result['requests']} request(s), {result['tombstones']} tombstone(s), version {result['version']}"
 
     def say() -> None:
-        out.print(f"{found}. `hybridmu run` goes on from here.", highlight=False)
+        tell(f"{found}. `hybridmu run` goes on from here.")
         if result["unsettled"]:
             names = ", ".join(result["unsettled"])
-            out.print(f"Not asked what they know: {names}. Link them again: `hybridmu models link`.", highlight=False)
+            tell(f"Not asked what they know: {names}. Link them again: `hybridmu models link`.")
 
     emit(result, as_json, say)
 
@@ -105,9 +105,8 @@ def decommission(
     emit(
         result,
         as_json,
-        lambda: out.print(
+        lambda: tell(
             f"{result['files_deleted']} file(s) deleted, {result['certificates_kept']} certificate(s) kept",
-            highlight=False,
         ),
     )
 

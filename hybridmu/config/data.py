@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from hybridmu.config.section import Scalar, Section
+from hybridmu.config.addresses import local_path
+from hybridmu.config.section import Scalar, Section, check_options
 
 
 class DataSettings(Section):
@@ -43,17 +44,29 @@ class DataSettings(Section):
     classes: tuple[int | str, ...] | None = None
     fills: dict[str, Scalar] = Field(default_factory=dict)
     categories: dict[str, tuple[str, ...]] = Field(default_factory=dict)
-    hash_buckets: dict[str, int] = Field(default_factory=dict)
+    hash_buckets: dict[str, Annotated[int, Field(ge=1, le=2**20)]] = Field(default_factory=dict)
     scale: dict[str, float] = Field(default_factory=dict)
     standardize: bool = False
     partition_key: str = "seed"
 
+    @field_validator("train", "test", "validation")
+    @classmethod
+    def _place(cls, url: str | None) -> str | None:
+        if url:
+            local_path(url)  # checked here, and read where it is used
+        return url
 
-class TaskSettings(BaseModel):
+
+class TaskSettings(Section):
     """Built-in task name or `package.module:Class`, and the keyword arguments of its constructor."""
 
-    model_config = ConfigDict(frozen=True, extra="allow")
+    model_config = ConfigDict(extra="allow")
     name: str = "mlp"
+
+    @model_validator(mode="after")
+    def _plain(self) -> TaskSettings:
+        check_options(self.options)
+        return self
 
     @property
     def options(self) -> dict[str, Any]:

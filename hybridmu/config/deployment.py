@@ -34,14 +34,14 @@ class ClusterSettings(Section):
     """
 
     address: str | None = None
-    cpus_per_shard: float = Field(1, gt=0)
-    gpus_per_shard: float = Field(0, ge=0)
-    max_parallel: int | None = Field(None, ge=1)
-    updaters: int = Field(1, ge=1)
-    live_actors: int = Field(16, ge=1)
+    cpus_per_shard: float = Field(1, gt=0, le=1024)
+    gpus_per_shard: float = Field(0, ge=0, le=1024)
+    max_parallel: int | None = Field(None, ge=1, le=100_000)
+    updaters: int = Field(1, ge=1, le=10_000)
+    live_actors: int = Field(16, ge=1, le=100_000)
     labels: dict[str, str] = Field(default_factory=dict)
-    job_timeout_seconds: float = Field(86_400, gt=0)
-    resource_timeout_seconds: float = Field(300, gt=0)
+    job_timeout_seconds: float = Field(86_400, gt=0, le=1e9)
+    resource_timeout_seconds: float = Field(300, gt=0, le=1e9)
     wide: Literal["ddp", "fsdp2"] = "ddp"
 
 
@@ -64,15 +64,15 @@ class ServingSettings(Section):
     """
 
     aggregation: Literal["mean", "vote"] = "mean"
-    max_batch_size: int = Field(64, ge=1)
-    batch_wait_ms: float = Field(2.0, ge=0)
-    lease_seconds: float = Field(10.0, gt=0)
-    poll_seconds: float = Field(0.5, gt=0)
+    max_batch_size: int = Field(64, ge=1, le=1_000_000)
+    batch_wait_ms: float = Field(2.0, ge=0, le=60_000)
+    lease_seconds: float = Field(10.0, gt=0, le=1e6)
+    poll_seconds: float = Field(0.5, ge=0.001, le=1e6)
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=1, le=65535)
     labels: dict[str, str] = Field(default_factory=dict)
-    per_node: int | None = Field(None, ge=1)
-    groups: int = Field(1, ge=1)
+    per_node: int | None = Field(None, ge=1, le=10_000)
+    groups: int = Field(1, ge=1, le=10_000)
     authenticate: bool = False
 
 

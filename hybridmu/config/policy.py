@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -54,32 +54,32 @@ class PolicySettings(Section):
 
     strategy: StrategyChoice = "auto"
     workload_threshold: float = Field(0.0, ge=0, le=1)
-    time_ratio: float = Field(1.0, gt=0)
-    light_seconds: float = Field(1.0, ge=0)
-    deadline_seconds: float | None = Field(None, gt=0)
-    deadline_margin: float = Field(2.0, ge=1)
-    batch_seconds: float = Field(0.0, ge=0)
-    batch_keys: int = Field(10_000, ge=1)
-    retention_seconds: float = Field(0.0, ge=0)
+    time_ratio: float = Field(1.0, gt=0, le=1e6)
+    light_seconds: float = Field(1.0, ge=0, le=1e9)
+    deadline_seconds: float | None = Field(None, gt=0, le=1e9)
+    deadline_margin: float = Field(2.0, ge=1, le=1000)
+    batch_seconds: float = Field(0.0, ge=0, le=1e9)
+    batch_keys: int = Field(10_000, ge=1, le=10**9)
+    retention_seconds: float = Field(0.0, ge=0, le=1e9)
     quarantine: bool = False
-    min_voters: int | None = Field(None, ge=1)
+    min_voters: int | None = Field(None, ge=1, le=100_000)
     verify_share: float = Field(0.1, ge=0, le=1)
     repair: Literal["idle", "deadline"] = "idle"
-    quality_budget: float = Field(0.1, ge=0)
-    quality_noises: float = Field(0.0, ge=0)
-    fast_enough: float = Field(8.0, ge=1)
+    quality_budget: float = Field(0.1, ge=0, le=1e9)
+    quality_noises: float = Field(0.0, ge=0, le=1e6)
+    fast_enough: float = Field(8.0, ge=1, le=1e12)
     approximate: tuple[Literal["dpus", "dpus-optimised", "dpus-newton"], ...] = Field(
         ("dpus-newton", "dpus-optimised", "dpus"), min_length=1
     )
     calibrate: bool = True
-    calibration_shards: int = Field(2, ge=1)
-    calibration_shares: tuple[float, ...] = (0.01, 0.1)
-    recalibration_share: float = Field(0.25, ge=0)
-    class_excess: float = Field(0.02, ge=0)
-    alpha: float | None = Field(None, gt=0)
-    finetune_epochs: float = Field(2.0, gt=0)
-    finetune_lr: float = Field(0.3, gt=0)
-    max_attempts: int = Field(3, ge=1)
+    calibration_shards: int = Field(2, ge=1, le=100_000)
+    calibration_shares: tuple[Annotated[float, Field(gt=0, le=1)], ...] = (0.01, 0.1)
+    recalibration_share: float = Field(0.25, ge=0, le=1e6)
+    class_excess: float = Field(0.02, ge=0, le=1)
+    alpha: float | None = Field(None, gt=0, le=1000)
+    finetune_epochs: float = Field(2.0, gt=0, le=100_000)
+    finetune_lr: float = Field(0.3, gt=0, le=1000)
+    max_attempts: int = Field(3, ge=1, le=100)
 
 
 class AdmissionSettings(Section):
@@ -91,6 +91,6 @@ class AdmissionSettings(Section):
         requests_per_minute: Requests of one caller in any 60 seconds; null: no limit.
     """
 
-    keys_per_request: int = Field(100_000, ge=1)
-    open_requests: int | None = Field(10_000, ge=1)
-    requests_per_minute: int | None = Field(None, ge=1)
+    keys_per_request: int = Field(100_000, ge=1, le=10_000_000)
+    open_requests: int | None = Field(10_000, ge=1, le=10**9)
+    requests_per_minute: int | None = Field(None, ge=1, le=10**9)

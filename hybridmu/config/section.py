@@ -1,13 +1,97 @@
-"""What all sections of the configuration have in common."""
+"""What all sections of the configuration have in common: frozen, no unknown key, no value outside of any sense."""
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+import math
+from collections.abc import Iterator
+from typing import Any, get_args
+
+from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 
 Scalar = bool | int | float | str
+# No setting means anything beyond it; most fields have narrower bounds of their own.
+_MOST = 10**15
+# Values of columns may fill 64 bits.
+_MOST_VALUE = 2**64
 
 
 class Section(BaseModel):
     """A group of keys, frozen; an unknown key is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _sound(cls, value: Any, info: ValidationInfo) -> Any:
+        field = cls.model_fields[info.field_name or ""]
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            return value  # a section checks its own keys
+        kinds = set(_kinds(field.annotation))
+        if isinstance(value, str) and not value.strip() and value != field.default:
+            raise ValueError("it is empty; leave the key out instead")
+        for part in _lists(value):
+            if not part and value != field.default:
+                raise ValueError("the list is empty; leave the key out instead")
+            if len({(type(each), each) for each in part if isinstance(each, (str, int, float))}) < len(part):
+                raise ValueError("the list names something twice, or holds something else than text and numbers")
+        for part in _scalars(value):
+            if isinstance(part, bool) and bool not in kinds and kinds & {int, float}:
+                raise ValueError(f"expected a number, got {part} (YAML reads yes, no, on and off as true and false)")
+            _check_scalar(part, _MOST_VALUE if str in kinds else _MOST)
+        return value
+
+
+def check_options(options: dict[str, Any]) -> None:
+    """Check that free options are plain data, which can be stored and compared.
+
+    Args:
+        options: Key → value.
+
+    Raises:
+        ValueError: A value is none.
+    """
+    for name, value in options.items():
+        for part in _scalars(value):
+            if part is not None and not isinstance(part, Scalar):
+                raise ValueError(f"{name}: expected numbers, text, lists and mappings, got {type(part).__name__}")
+            try:
+                _check_scalar(part, _MOST_VALUE)
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from None
+
+
+def _check_scalar(value: Any, most: int) -> None:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"expected a finite number, got {value}")
+    if isinstance(value, (int, float)) and abs(value) > most:
+        raise ValueError(f"the number is beyond {most:.3g}")
+    if isinstance(value, str) and ("\0" in value or any("\ud800" <= letter <= "\udfff" for letter in value)):
+        raise ValueError("the text holds a NUL or half a character")
+
+
+def _kinds(annotation: Any) -> Iterator[Any]:
+    """Yield every type that an annotation is made of, and the types of literals."""
+    arguments = get_args(annotation)
+    for each in arguments:
+        yield from _kinds(each)
+    yield annotation if isinstance(annotation, type) or arguments else type(annotation)
+
+
+def _lists(value: Any) -> Iterator[list[Any] | tuple[Any, ...]]:
+    if isinstance(value, (list, tuple)):
+        yield value
+    elif isinstance(value, dict):
+        yield from (each for each in value.values() if isinstance(each, (list, tuple)))
+
+
+def _scalars(value: Any) -> Iterator[Any]:
+    """Yield what a value holds that is no list and no mapping, keys included."""
+    if isinstance(value, dict):
+        for key, each in value.items():
+            yield key
+            yield from _scalars(each)
+    elif isinstance(value, (list, tuple)):
+        for each in value:
+            yield from _scalars(each)
+    else:
+        yield value

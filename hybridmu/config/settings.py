@@ -7,13 +7,13 @@ import hashlib
 import os
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import unquote, urlparse
 
-import yaml
 from pydantic import BaseModel, ValidationError, field_validator, model_validator
 
+from hybridmu.config.addresses import SQLITE, database_address, is_url, local_path
 from hybridmu.config.data import DataSettings, TaskSettings
 from hybridmu.config.deployment import ApiSettings, ClusterSettings, KeySettings, LogSettings, ServingSettings
+from hybridmu.config.document import read_document
 from hybridmu.config.environment import in_ray_job
 from hybridmu.config.policy import AdmissionSettings, PolicySettings
 from hybridmu.config.section import Section
@@ -50,15 +50,21 @@ class Settings(Section):
     @field_validator("storage_url")
     @classmethod
     def _absolute(cls, url: str) -> str:
-        if urlparse(url).scheme:
+        path = local_path(url)
+        if path is None or is_url(url):
             return url
-        path = Path(url).expanduser()
-        if not path.is_absolute() and in_ray_job():
-            raise ValueError(
-                f"storage_url {url!r} is relative, but inside a Ray job the working directory is an ephemeral copy; "
-                f"write an absolute one, such as {(Path.home() / path).as_uri()}"
-            )
-        return str(path.absolute())
+        _refuse_ephemeral("storage_url", url, (Path.home() / url).as_uri())
+        return str(path)
+
+    @field_validator("database_url")
+    @classmethod
+    def _absolute_file(cls, url: str | None) -> str | None:
+        if url is None:
+            return None
+        found = database_address(url)
+        if found != url:
+            _refuse_ephemeral("database_url", url, f"{SQLITE}{Path.home() / url.removeprefix(SQLITE)}")
+        return found
 
     @model_validator(mode="after")
     def _consistent(self) -> Settings:
@@ -86,15 +92,15 @@ class Settings(Section):
         """
         if self.database_url:
             return self.database_url
-        parsed = urlparse(self.storage_url)
-        if parsed.scheme not in {"", "file"}:
+        folder = local_path(self.storage_url)
+        if folder is None:
             raise ConfigError(
                 "a remote storage_url can't hold the default SQLite ledger",
                 expected="database_url: an SQLAlchemy URL",
                 got="database_url: null",
                 remedy="set database_url, e.g. sqlite:////var/lib/hybridmu/ledger.sqlite3",
             )
-        return f"sqlite:///{Path(parsed.path) / 'ledger.sqlite3'}"
+        return f"{SQLITE}{folder / 'ledger.sqlite3'}"
 
     @property
     def keys_folder(self) -> Path:
@@ -105,15 +111,14 @@ class Settings(Section):
         """
         if self.keys.folder:
             return Path(self.keys.folder)
-        parsed = urlparse(self.storage_url)
-        if parsed.scheme not in {"", "file"}:
+        storage = local_path(self.storage_url)
+        if storage is None:
             raise ConfigError(
                 "a remote storage_url has no folder beside it for the keys",
                 expected="keys.folder: a local folder, or keys.signing and keys.guard",
                 got="keys.folder: null",
                 remedy="set keys.folder, e.g. /var/lib/hybridmu-keys, and keep a backup of it apart from storage",
             )
-        storage = Path(unquote(parsed.path) if parsed.scheme else self.storage_url)
         return storage.with_name(f"{storage.name}-keys")
 
     @property
@@ -201,13 +206,20 @@ def load(path: str | Path) -> Settings:
     Raises:
         ConfigError: The file is missing, not YAML, or not valid.
     """
+    raw = read_document(path)
     try:
-        raw = yaml.safe_load(Path(path).read_bytes())
-    except OSError as error:
-        raise ConfigError(f"can't read the configuration file {path}", got=str(error)) from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not YAML", got=" ".join(str(error).split())) from None
-    return Settings.parse(raw)
+        return Settings.parse(raw)
+    except ConfigError as error:
+        what = f"{path}: {error.what}"
+        raise ConfigError(what, expected=error.expected, got=error.got, remedy=error.remedy) from None
+
+
+def _refuse_ephemeral(key: str, url: str, absolute: str) -> None:
+    if in_ray_job() and not (url.startswith(("/", "~")) or url.startswith((f"{SQLITE}/", f"{SQLITE}~"))):
+        raise ValueError(
+            f"{key} {url!r} is relative, but inside a Ray job the working directory is an ephemeral copy; "
+            f"write an absolute one, such as {absolute}"
+        )
 
 
 def _describe(root: type[BaseModel], item: Any) -> str:

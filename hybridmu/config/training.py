@@ -17,14 +17,14 @@ class SisaSettings(Section):
         slices: R.
         epochs: e′, plain-training epochs; slice i gets about 2e′/(R+1) of them, at least one.
         batch_size: B.
-        seed: Everything random is derived from it.
+        seed: Everything random is derived from it; any whole number of 64 bits.
     """
 
-    shards: int = Field(8, ge=1)
+    shards: int = Field(8, ge=1, le=100_000)
     slices: int = Field(5, ge=1, le=1000)
-    epochs: int = Field(10, ge=1)
-    batch_size: int = Field(64, ge=1)
-    seed: int = 0
+    epochs: int = Field(10, ge=1, le=100_000)
+    batch_size: int = Field(64, ge=1, le=10_000_000)
+    seed: int = Field(0, ge=-(2**63), lt=2**63)
 
 
 class OptimizerSettings(Section):
@@ -41,11 +41,11 @@ class OptimizerSettings(Section):
     """
 
     name: Literal["sgd", "adamw"] = "sgd"
-    lr: float = Field(0.1, gt=0)
+    lr: float = Field(0.1, gt=0, le=1000)
     momentum: float = Field(0.0, ge=0, lt=1)
-    weight_decay: float = Field(0.0, ge=0)
+    weight_decay: float = Field(0.0, ge=0, le=1000)
     schedule: Literal["linear", "constant"] = "linear"
-    extrapolation: float = Field(0.0, ge=0)
+    extrapolation: float = Field(0.0, ge=0, le=1000)
 
 
 class ComputeSettings(Section):
@@ -63,7 +63,7 @@ class ComputeSettings(Section):
 
     precision: Literal["float32", "bfloat16"] = "float32"
     compile: bool = False
-    parts: int = Field(1, ge=1)
+    parts: int = Field(1, ge=1, le=4096)
 
 
 class CheckpointSettings(Section):
@@ -74,4 +74,4 @@ class CheckpointSettings(Section):
             live sub-models among them always stay. Null: all are kept.
     """
 
-    budget_bytes: int | None = Field(None, ge=0)
+    budget_bytes: int | None = Field(None, ge=0, le=10**15)

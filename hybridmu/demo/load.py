@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import threading
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -102,4 +103,6 @@ def serving(system: System, phases: Phases) -> Iterator[Clients]:
             clients.stop()
     finally:
         phases.begin("stopping Ray Serve")
-        serve.shutdown()
+        # Ray prints on standard output, where the result goes, that the task which ended the controller did not end.
+        with redirect_stdout(io.StringIO()):
+            serve.shutdown()

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TimeElapsedColumn
 from rich.table import Table
 
+from hybridmu.report.terminal import Description
 from hybridmu.runtime.coordinator import Snapshot
 
 _PHASES = 20
@@ -72,7 +73,7 @@ def phases(console: Console) -> Iterator[Phases]:
     Yields:
         What the demo tells its parts to.
     """
-    columns = (SpinnerColumn(), BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    columns = (SpinnerColumn(), BarColumn(), Description(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         found = Phases(progress)
         yield found
@@ -91,7 +92,7 @@ def show(console: Console, report: dict[str, Any], output: Path) -> None:
         console.width = max(console.width, _WIDTH)  # a log has no margin
 
     def say(text: str) -> None:
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
+        console.print(text, soft_wrap=True)
 
     console.print(_deletions(report))
     served, repaired, purged = report["serving"], report["repairs"], report["purge"]

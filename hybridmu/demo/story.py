@@ -15,6 +15,7 @@ from hybridmu.config import Settings
 from hybridmu.demo.ending import certificates, purge, repair, replayed
 from hybridmu.demo.load import serving
 from hybridmu.demo.screen import Phases, phases, show
+from hybridmu.errors import ConfigError
 from hybridmu.planning import cost
 from hybridmu.report import plots
 from hybridmu.report.html import render
@@ -52,12 +53,19 @@ def run_demo(output: Path, console: Console) -> dict[str, Any]:
 
     Returns:
         The report; `ok` says whether every proof and certificate held, every request was purged, and none failed.
+
+    Raises:
+        ConfigError: The folder holds something else under the name of the system.
     """
-    output = output.absolute()
+    output = output.expanduser().absolute()
     settings = demo_settings(output)
-    if (output / "system" / MARKER).is_file():  # else it is somebody else's folder, and training refuses it
-        for old in ("system", "system-keys"):
-            shutil.rmtree(output / old, ignore_errors=True)
+    if (output / "system").exists() and not (output / "system" / MARKER).is_file():
+        raise ConfigError(
+            f"{output / 'system'} is not of an earlier demo, and would be removed",
+            remedy="name another folder: --output",
+        )
+    for old in ("system", "system-keys"):
+        shutil.rmtree(output / old, ignore_errors=True)
     output.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
     with phases(console) as bar:

@@ -57,10 +57,15 @@ def train_from_scratch(
             )
             for number in range(count)
         ]
-        while any(process.poll() is None for process in running):
-            if watch:
-                watch(len(list(Path(folder).glob("*.seconds"))), len(shards))
-            time.sleep(_POLL_SECONDS)
+        try:
+            while any(process.poll() is None for process in running):
+                if watch:
+                    watch(len(list(Path(folder).glob("*.seconds"))), len(shards))
+                time.sleep(_POLL_SECONDS)
+        finally:  # an interrupt must not leave them behind
+            for process in running:
+                process.kill()
+                process.wait()
         for number, process in enumerate(running):
             if process.returncode:
                 words = (Path(folder) / f"{number}.stderr").read_text().strip()[-500:]

@@ -7,13 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 from urllib.parse import urlparse
 
-import sqlalchemy as sa
-
 from hybridmu.config import Settings
+from hybridmu.config.addresses import local_path
 from hybridmu.core.strategies.dpus import unavailable
 from hybridmu.errors import ConfigError, HybridMUError, StateError
 from hybridmu.store.files.modes import modes_of
@@ -23,14 +21,14 @@ from hybridmu.store.lake.incoming import waiting_pairs
 from hybridmu.store.lake.lake import Lake
 from hybridmu.store.lake.lookup import Lookup, Pair
 from hybridmu.store.purge.decommission import Decommission
-from hybridmu.store.sql.database import connect
+from hybridmu.store.sql.database import connect, database_url
 from hybridmu.store.sql.guard import Guard
 from hybridmu.store.sql.idempotency import RepeatKey, seal
 from hybridmu.store.sql.ingestions import Ingestions
 from hybridmu.store.sql.ledger import Ledger
 from hybridmu.store.sql.links import Link, Links, Parcel
 from hybridmu.store.sql.registry import Registry
-from hybridmu.types import ForgetRequest, NamedKey, Origin, ResolvedKey
+from hybridmu.types import ForgetRequest, NamedKey, Origin, ResolvedKey, StrategyChoice
 
 _MOMENTS = ("applied", "served", "exact", "purged")
 
@@ -180,7 +178,8 @@ class Peer:
         looked_at: int | None,
     ) -> ForgetRequest:
         strategy = parcel.strategy if parcel else "auto"
-        if strategy not in {"auto", "retrain"} and unavailable(self.settings.optimizer.name, strategy):
+        known = strategy in get_args(StrategyChoice)  # the other model may be of another release
+        if not known or unavailable(self.settings.optimizer.name, strategy):
             strategy = "auto"  # what was asked of another optimizer can't run here
         return self.ledger.accept(
             found,
@@ -237,7 +236,9 @@ def at(link: Link) -> Iterator[Peer]:
 
 def name_of(settings: Settings) -> str:
     """Return a model's name for people: the last part of its storage's path."""
-    return urlparse(settings.storage_url).path.rstrip("/").rpartition("/")[2][:64] or "model"
+    folder = local_path(settings.storage_url)
+    path = urlparse(settings.storage_url).path if folder is None else str(folder)
+    return path.rstrip("/").rpartition("/")[2][:64] or "model"
 
 
 def plain(settings: Settings) -> dict[str, Any]:
@@ -246,20 +247,16 @@ def plain(settings: Settings) -> dict[str, Any]:
     Raises:
         ConfigError: It holds a password.
     """
-    url = sa.make_url(settings.database)
-    parsed = urlparse(settings.storage_url)
-    if url.password or parsed.password:
+    url = database_url(settings.database)
+    remote = local_path(settings.storage_url) is None
+    if url.password or (remote and urlparse(settings.storage_url).password):
         raise ConfigError(
             "a configuration with a password inside can't be kept by other models",
             expected="addresses without a password",
             got=f"{'database_url' if url.password else 'storage_url'} with one",
             remedy="give it in PGPASSWORD or ~/.pgpass (S3: AWS's own variables or files), and leave it out there",
         )
-    found = settings.model_dump(mode="json")
-    if settings.database_url and url.drivername == "sqlite" and url.database:
-        # It must mean the same file in whatever folder a process was started.
-        found["database_url"] = str(url.set(database=str(Path(url.database).absolute())))
-    return found
+    return settings.model_dump(mode="json")
 
 
 def unreachable(error: Exception) -> str:

@@ -10,13 +10,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy.engine import make_url
-
 from hybridmu.config import Settings
 from hybridmu.errors import CorruptBlobError, StateError, StorageMismatchError
 from hybridmu.store.files.modes import apply_modes
 from hybridmu.store.files.storage import Storage
 from hybridmu.store.lake.layout import MANIFEST
+from hybridmu.store.sql.database import database_url
 from hybridmu.store.sql.ledger import Ledger
 
 MARKER = "hybridmu.json"
@@ -90,7 +89,7 @@ def _made_before(storage: Storage, settings: Settings) -> bool:
     """Return whether an earlier release used a storage: it left no marker, but tables, or its ledger."""
     if storage.exists(MANIFEST):
         return True
-    database = make_url(settings.database)
+    database = database_url(settings.database)
     if storage.local is None or database.get_backend_name() != "sqlite":
         return False
     # Not opened: closing it again would let go of the locks that this process holds on it.

@@ -4,28 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Annotated, Any
 
 from hybridmu.runtime.audit_targets import Wanted
 from hybridmu.runtime.auditing import Audit, Watch
 from hybridmu.runtime.executor import Executor, LocalExecutor
 from hybridmu.runtime.removal import RemovalPlanner
-from hybridmu.types import StrategyChoice
+from hybridmu.verbs.arguments import AnyStrategy, Callback, Count, Share, checked
 from hybridmu.verbs.opened import Opened
 
 
 class Auditing(Opened):
     """The auditor's verb."""
 
+    @checked
     def audit(
         self,
         *,
-        strategy: StrategyChoice | None = None,
-        share: float = 0.01,
-        models: int = 30,
-        shards: int = 2,
-        announce: Callable[[float, int], None] | None = None,
-        watch: Watch | None = None,
+        strategy: AnyStrategy = None,
+        share: Share = 0.01,
+        models: Count = 30,
+        shards: Count = 2,
+        announce: Annotated[Callable[[float, int], None] | None, Callback] = None,
+        watch: Annotated[Watch | None, Callback] = None,
     ) -> dict[str, Any]:
         """Audit how a strategy forgets, on canaries; and what is served of rows that were revoked and not purged.
 

@@ -34,9 +34,24 @@ from hybridmu.types import (
     Plan,
     RequestState,
     ResolvedKey,
-    StrategyChoice,
 )
-from hybridmu.verbs.opened import Opened, Watcher
+from hybridmu.types.text import spellings
+from hybridmu.verbs.arguments import (
+    AnyCaller,
+    Caller,
+    Deadline,
+    Flag,
+    IdempotencyKey,
+    Keys,
+    Kind,
+    Name,
+    States,
+    Strategy,
+    Watch,
+    Watcher,
+    checked,
+)
+from hybridmu.verbs.opened import Opened
 
 _FINAL = {RequestState.SERVED, RequestState.PURGED, RequestState.FAILED, RequestState.CANCELLED}
 
@@ -44,13 +59,14 @@ _FINAL = {RequestState.SERVED, RequestState.PURGED, RequestState.FAILED, Request
 class Forgetting(Opened):
     """Deletion requests of one system."""
 
+    @checked
     def plan(
         self,
         *,
-        ids: Iterable[object] = (),
-        groups: Iterable[object] = (),
-        strategy: StrategyChoice = "auto",
-        ignore_unknown: bool = False,
+        ids: Keys = (),
+        groups: Keys = (),
+        strategy: Strategy = "auto",
+        ignore_unknown: Flag = False,
     ) -> Plan:
         """Show what a forget request would do, without doing anything.
 
@@ -82,18 +98,19 @@ class Forgetting(Opened):
             fresh=fresh,
         )
 
+    @checked
     def forget(
         self,
         *,
-        ids: Iterable[object] = (),
-        groups: Iterable[object] = (),
-        strategy: StrategyChoice = "auto",
-        key: str | None = None,
-        caller: str = "",
-        deadline_seconds: float | None = None,
-        ignore_unknown: bool = False,
-        wait: bool = False,
-        watch: Watcher | None = None,
+        ids: Keys = (),
+        groups: Keys = (),
+        strategy: Strategy = "auto",
+        key: IdempotencyKey = None,
+        caller: Caller = "",
+        deadline_seconds: Deadline = None,
+        ignore_unknown: Flag = False,
+        wait: Flag = False,
+        watch: Watch = None,
     ) -> dict[str, Any]:
         """Commit a forget request; durable when this returns.
 
@@ -120,10 +137,6 @@ class Forgetting(Opened):
             StrategyUnavailableError: The strategy does not fit the optimizer; nothing was changed.
         """
         ids, groups = list(ids), list(groups)
-        if deadline_seconds is not None and not 0 < deadline_seconds < float("inf"):
-            raise RequestError(
-                "the deadline is not in the future", expected="seconds above 0", got=str(deadline_seconds)
-            )
         if reason := unavailable(self.settings.optimizer.name, strategy):
             raise StrategyUnavailableError(f"{strategy} can't run here", got=reason, remedy="ask for auto or retrain")
         self._refuse_many(ids, groups)
@@ -152,7 +165,19 @@ class Forgetting(Opened):
             self._wait_for_delivery(request.request_id, watch)
         return self.report(request.request_id)
 
-    def cancel(self, request_id: str, caller: str = "") -> dict[str, Any]:
+    @checked
+    def has_numbers(self, kind: Kind) -> bool:
+        """Return whether ids or groups are integers in the tables.
+
+        Args:
+            kind: `id` or `group`.
+        """
+        self._look()
+        manifest = self.site.lake.manifest
+        return "int" in ((manifest.id_type if kind == "id" else manifest.group_type) or "")
+
+    @checked
+    def cancel(self, request_id: Name, caller: Caller = "") -> dict[str, Any]:
         """Return the report of a request that was taken back: possible only until it is planned.
 
         Args:
@@ -166,7 +191,8 @@ class Forgetting(Opened):
         self.ledger.cancel(request_id, caller)
         return self.report(request_id)
 
-    def requests(self, states: Iterable[RequestState] = (), caller: str | None = None) -> list[dict[str, Any]]:
+    @checked
+    def requests(self, states: States = (), caller: AnyCaller = None) -> list[dict[str, Any]]:
         """Return requests in the order in which they were accepted, as JSON-able data.
 
         Args:
@@ -199,7 +225,8 @@ class Forgetting(Opened):
         found = self.pages.page(caller=caller, states=states, limit=limit, before=before)
         return {"requests": [_plain(request) for request in found.requests], "next_before": found.next_before}
 
-    def report(self, request_id: str) -> dict[str, Any]:
+    @checked
+    def report(self, request_id: Name) -> dict[str, Any]:
         """Return one request as JSON-able data, with its times and plan against actual per round and shard.
 
         `seconds_to_applied` is when the approximate or the exact removal was published, `seconds_to_exact` when every
@@ -235,7 +262,8 @@ class Forgetting(Opened):
             "shards": shards,
         }
 
-    def wait(self, request_id: str, watch: Watcher | None = None) -> ForgetRequest:
+    @checked
+    def wait(self, request_id: Name, watch: Watch = None) -> ForgetRequest:
         """Follow the running coordinator, or become it, until a request is served.
 
         Args:
@@ -304,6 +332,7 @@ class Forgetting(Opened):
                 got=", ".join(key.text for key in coming[:10]),
                 remedy="repeat the request when `hybridmu ingests list` shows their ingestion as APPLIED",
             )
+        self._refuse_near(missing)
         if (missing and not ignore_unknown) or not (found or purged):
             key = self.site.lake.key
             elsewhere = self.linked.elsewhere((x.kind, digest(key, x.kind, x.value)) for x in missing)
@@ -319,6 +348,21 @@ class Forgetting(Opened):
             made = self.keyring.macs(kind, values)
             found += [frozenset(macs) for macs in zip(*made.values(), strict=True)]
         return found
+
+    def _refuse_near(self, missing: Sequence[UnknownKey]) -> None:
+        """Refuse unknown keys that are known in another spelling: one of both is a slip, and a person would be missed.
+
+        Raises:
+            RequestError: There are some.
+        """
+        near = [(key.kind, spelling) for key in missing for spelling in spellings(key.text)]
+        if near and Lookup(self.site.lake).find(near)[0]:
+            raise RequestError(
+                "some of these ids and groups are unknown as they are written, but known in another spelling",
+                expected="each as it is in the table",
+                got="spaces or quotes around a key, a byte order mark, or letters composed in another way",
+                remedy="correct the list; nothing was changed",
+            )
 
     def _named(self, unknown: Sequence[UnknownKey], mac: Mac) -> list[NamedKey]:
         """Return how linked models know ids and groups that have no row here; none where no model is linked."""

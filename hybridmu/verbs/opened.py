@@ -7,14 +7,12 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Callable
 from functools import cached_property
-from typing import Literal, Protocol, Self
+from typing import Protocol, Self
 
 from sqlalchemy.engine import Engine
 
 from hybridmu import datasets
-from hybridmu.config import Settings
 from hybridmu.errors import (
     HybridMUError,
     LeaseLostError,
@@ -38,8 +36,7 @@ from hybridmu.store.sql.measurements import Measurements
 from hybridmu.store.sql.pages import RequestPages
 from hybridmu.store.sql.registry import Registry
 from hybridmu.store.sql.replicas import Replicas
-
-Watcher = Callable[[Snapshot], None]
+from hybridmu.verbs.arguments import Configuration, Executor, Watcher, checked
 
 
 class Driver(Protocol):
@@ -70,7 +67,8 @@ class Opened:
         executor: `ray`, or `local` to run everything in this process.
     """
 
-    def __init__(self, settings: Settings, executor: Literal["ray", "local"] = "ray") -> None:
+    @checked
+    def __init__(self, settings: Configuration, executor: Executor = "ray") -> None:
         self.settings = settings.model_copy(update={"data": datasets.resolve(settings.data)})
         self.executor = executor
         self.site = Site(self.settings)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
@@ -21,13 +21,15 @@ from hybridmu.runtime.upgrade import upgrade_plan
 from hybridmu.store.journal import Journal
 from hybridmu.store.purge.rewrite import rewrite_tables
 from hybridmu.store.sql.vitals import Vitals, read_vitals
+from hybridmu.verbs.arguments import AnyName, Caller, Flag, Number, Reason, Versions, checked
 from hybridmu.verbs.opened import Opened
 
 
 class Operating(Opened):
     """The operator's verbs."""
 
-    def pause(self, reason: str, caller: str = "") -> dict[str, Any]:
+    @checked
+    def pause(self, reason: Reason, caller: Caller = "") -> dict[str, Any]:
         """Return the pause: requests are accepted from now on, but not claimed; what runs is finished.
 
         An exact repair whose deadline comes near is made all the same.
@@ -44,7 +46,8 @@ class Operating(Opened):
         self._check_bound()
         self.controls.resume()
 
-    def hold(self, reason: str, request_id: str | None = None, caller: str = "") -> dict[str, Any]:
+    @checked
+    def hold(self, reason: Reason, request_id: AnyName = None, caller: Caller = "") -> dict[str, Any]:
         """Return a new legal hold: what it covers is forgotten by the model, but not purged until the hold is lifted.
 
         Args:
@@ -58,7 +61,8 @@ class Operating(Opened):
         self._check_bound()
         return asdict(self.controls.hold(request_id, reason, caller))
 
-    def lift(self, number: int) -> None:
+    @checked
+    def lift(self, number: Number) -> None:
         """End a legal hold.
 
         Args:
@@ -125,7 +129,8 @@ class Operating(Opened):
             "seconds_allowed_again": self.settings.policy.recalibration_share * work,
         }
 
-    def checkpoints(self, *, apply: bool = False) -> dict[str, Any]:
+    @checked
+    def checkpoints(self, *, apply: Flag = False) -> dict[str, Any]:
         """Return which checkpoints go to keep the budget, and what the next deletion costs before and after.
 
         Args:
@@ -156,7 +161,8 @@ class Operating(Opened):
             "explanation": plan.explain(),
         }
 
-    def upgrade(self, versions: Mapping[str, str] | None = None) -> UpgradePlan:
+    @checked
+    def upgrade(self, versions: Versions = None) -> UpgradePlan:
         """Show what other libraries, or those of this very process, cost in lost checkpoints; changes nothing.
 
         Args:
@@ -229,7 +235,8 @@ class Operating(Opened):
         found = Journal(self.site.storage, self._engine).replay()
         return {**found, "unsettled": self.linked.settle()}
 
-    def decommission(self, reason: str, caller: str = "") -> dict[str, Any]:
+    @checked
+    def decommission(self, reason: Reason, caller: Caller = "") -> dict[str, Any]:
         """Forget everything: stop serving, empty storage and the ledger, and look; certificates and the guard stay.
 
         Args:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from hybridmu.errors import (
@@ -17,23 +15,37 @@ from hybridmu.types import (
     IngestState,
     KeyKind,
 )
+from hybridmu.verbs.arguments import (
+    AnyCount,
+    Caller,
+    Deadline,
+    Flag,
+    IdempotencyKey,
+    Keys,
+    Name,
+    Reason,
+    Slices,
+    Source,
+    Watch,
+    checked,
+)
 from hybridmu.verbs.forgetting import Forgetting
-from hybridmu.verbs.opened import Watcher
 
 
 class NewRows(Forgetting):
     """Rows that come in later; a correction is a deletion request as well."""
 
+    @checked
     def ingest(
         self,
-        source: str | Path,
+        source: Source,
         *,
-        slices: int = 1,
-        epochs: int | None = None,
-        key: str | None = None,
-        caller: str = "",
-        wait: bool = False,
-        watch: Watcher | None = None,
+        slices: Slices = 1,
+        epochs: AnyCount = None,
+        key: IdempotencyKey = None,
+        caller: Caller = "",
+        wait: Flag = False,
+        watch: Watch = None,
     ) -> dict[str, Any]:
         """Commit new rows for a trained system; durable when this returns.
 
@@ -63,15 +75,16 @@ class NewRows(Forgetting):
             self.wait_for_rows(new.ingest_id, watch)
         return self.ingestion(new.ingest_id)
 
+    @checked
     def correct(
         self,
-        source: str | Path,
+        source: Source,
         *,
-        key: str | None = None,
-        caller: str = "",
-        deadline_seconds: float | None = None,
-        wait: bool = False,
-        watch: Watcher | None = None,
+        key: IdempotencyKey = None,
+        caller: Caller = "",
+        deadline_seconds: Deadline = None,
+        wait: Flag = False,
+        watch: Watch = None,
     ) -> dict[str, Any]:
         """Commit corrected rows of existing ids: the old ones are forgotten and purged, then the new ones come in.
 
@@ -106,7 +119,8 @@ class NewRows(Forgetting):
             self.wait_for_rows(new.ingest_id, watch)
         return {**self.report(request.request_id), "ingestion": self.ingestion(new.ingest_id)}
 
-    def ingestion(self, ingest_id: str) -> dict[str, Any]:
+    @checked
+    def ingestion(self, ingest_id: Name) -> dict[str, Any]:
         """Return one ingestion as JSON-able data.
 
         Args:
@@ -123,7 +137,8 @@ class NewRows(Forgetting):
         self._check_bound()
         return [self.ingestion(new.ingest_id) for new in self.ingestions.all()]
 
-    def wait_for_rows(self, ingest_id: str, watch: Watcher | None = None) -> None:
+    @checked
+    def wait_for_rows(self, ingest_id: Name, watch: Watch = None) -> None:
         """Follow the running coordinator, or become it, until every answer knows the rows of an ingestion.
 
         Args:
@@ -139,9 +154,8 @@ class NewRows(Forgetting):
             remedy = "none of its rows came in; correct them and ingest them again"
             raise HybridMUError(f"ingestion {ingest_id} failed", got=new.reason or "", remedy=remedy)
 
-    def readmit(
-        self, *, ids: Iterable[object] = (), groups: Iterable[object] = (), reason: str, caller: str = ""
-    ) -> dict[str, Any]:
+    @checked
+    def readmit(self, *, ids: Keys = (), groups: Keys = (), reason: Reason, caller: Caller = "") -> dict[str, Any]:
         """Let forgotten ids and groups come in again with later data; logged. It brings no row back by itself.
 
         Args:
@@ -160,12 +174,13 @@ class NewRows(Forgetting):
         self._look()
         lookup = Lookup(self.site.lake)
         kinds: list[tuple[KeyKind, object]] = [*(("id", x) for x in ids), *(("group", x) for x in groups)]
-        if not kinds or not reason.strip():
-            raise RequestError("nothing is readmitted", expected="at least one id or group, and a reason")
+        if not kinds:
+            raise RequestError("nothing is readmitted", expected="at least one id or group")
         keys = [UnknownKey(kind, str(raw), lookup.typed(kind, raw)) for kind, raw in dict.fromkeys(kinds)]
         return {"readmitted": self.guard.readmit(keys, reason, caller)}
 
-    def accept_guard_loss(self, key_id: str, *, reason: str, caller: str = "") -> dict[str, Any]:
+    @checked
+    def accept_guard_loss(self, key_id: Name, *, reason: Reason, caller: Caller = "") -> dict[str, Any]:
         """Give up what a lost guard key remembered, so that data can come in again; logged.
 
         Args:
@@ -180,6 +195,4 @@ class NewRows(Forgetting):
             RequestError: The key is not a lost one, or there is no reason.
         """
         self._check_bound()
-        if not reason.strip():
-            raise RequestError("no entry is given up", expected="a reason")
         return {"key_id": key_id, "given_up": self.guard.accept_loss(key_id, reason, caller)}

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from hybridmu.errors import RequestError
 from hybridmu.planning import cost
 from hybridmu.planning.cost import schedule
 from hybridmu.planning.planner import Pools
@@ -16,7 +14,7 @@ from hybridmu.planning.simulator import Arrival, Known, Outcome, Overheads, Shap
 from hybridmu.planning.sizing import enough, sizes
 from hybridmu.runtime.removal import RemovalPlanner, policy_of
 from hybridmu.store.lake.lookup import Lookup
-from hybridmu.types import StrategyChoice
+from hybridmu.verbs.arguments import Arrivals, Count, Counts, Figure, Keys, Moment, Number, Strategy, checked
 from hybridmu.verbs.opened import Opened
 
 _HISTORY = 200
@@ -27,16 +25,17 @@ _MOST = 20_000
 class Sizing(Opened):
     """Asks the simulator."""
 
+    @checked
     def size(
         self,
-        requests_per_day: float,
-        deadline_seconds: float,
+        requests_per_day: Figure,
+        deadline_seconds: Figure,
         *,
-        rows: int = 1,
-        days: float = 7.0,
-        strategy: StrategyChoice = "auto",
-        workers: Sequence[int] | None = None,
-        seed: int = 0,
+        rows: Count = 1,
+        days: Figure = 7.0,
+        strategy: Strategy = "auto",
+        workers: Counts = None,
+        seed: Number = 0,
     ) -> dict[str, Any]:
         """Return how a load of deletions would fare on more and more workers.
 
@@ -58,11 +57,6 @@ class Sizing(Opened):
         Raises:
             RequestError: A figure is not above 0.
         """
-        figures = {"requests_per_day": requests_per_day, "deadline_seconds": deadline_seconds, "rows": rows}
-        figures |= {"days": days, **{f"workers {count}": count for count in workers or ()}}
-        for name, value in figures.items():
-            if not value > 0:
-                raise RequestError(f"{name} is no load", expected="a number above 0", got=str(value))
         known, days = self._known(), min(days, _MOST / requests_per_day)
         load = poisson(known.shape, requests_per_day, days, rows, seed)
         found = sizes(known, load, days, deadline_seconds, self.settings.cluster.updaters, strategy, workers)
@@ -78,9 +72,8 @@ class Sizing(Opened):
             "device": "GPU" if self.settings.cluster.gpus_per_shard else "CPU",
         }
 
-    def simulate(
-        self, arrivals: Sequence[Arrival], workers: int, strategy: StrategyChoice = "auto", seed: int = 0
-    ) -> Outcome:
+    @checked
+    def simulate(self, arrivals: Arrivals, workers: Count, strategy: Strategy = "auto", seed: Number = 0) -> Outcome:
         """Return how requests would fare on some number of workers; nothing is changed.
 
         Args:
@@ -91,7 +84,8 @@ class Sizing(Opened):
         """
         return simulate(self._known(), arrivals, Pools(workers, self.settings.cluster.updaters), strategy, seed)
 
-    def arrival(self, at: float, ids: Iterable[object]) -> Arrival:
+    @checked
+    def arrival(self, at: Moment, ids: Keys) -> Arrival:
         """Return a request of rows for `simulate`; ids that have no row are left out.
 
         Args:

@@ -104,7 +104,9 @@ def test_training_warns_of_empty_slices_beside_its_result(templates, tmp_path):
 
 
 def test_train_again_changes_nothing(cli):
-    assert cli.json("train")["version"] == 1
+    found = cli.json("train")
+    assert (found["version"], found["already_trained"]) == (1, True)
+    assert "already trained" in cli.run("train").stdout
 
 
 def test_plan_changes_nothing_and_forget_does_what_it_said(cli):
@@ -141,7 +143,7 @@ def test_predict(cli, tmp_path):
         assert sum(chances.values()) == pytest.approx(1, abs=1e-5)
         assert str(prediction["label"]) == max(chances, key=chances.__getitem__)
     assert "'x1' is missing" in cli.refused("predict", "-", input='[{"x0": 1}]')["what"]
-    assert cli.refused("predict", "-", input="[")["error"] == "JSONDecodeError"
+    assert cli.refused("predict", "-", input="[")["error"] == "RequestError"
     assert cli.refused("predict", "/no/such/rows.json")["error"] == "FileNotFoundError"
     assert "no rows" in cli.refused("predict", "-", input="[]")["what"]
 

@@ -9,6 +9,7 @@ from hybridmu.errors import StateError
 from hybridmu.serving.replica import Replica
 from hybridmu.store.ownership import MARKER
 from hybridmu.store.sql import tables as t
+from hybridmu.store.sql.links import Links
 from hybridmu.types import RequestState
 from tests.support import make_table, rows_of, settings_dict
 
@@ -88,3 +89,13 @@ def test_what_a_crash_left_half_done_is_finished(system, monkeypatch):
     monkeypatch.undo()
     assert system.decommission("over")["certificates_kept"] == 0
     assert [info.name for info in system.site.storage.list() if "ledger.sqlite3" not in info.name] == [MARKER]
+
+
+def test_a_successor_that_was_decommissioned_is_not_told_to_go_on(system):
+    Links(system._engine).succeeds("another model")
+    system.close()
+    system.decommission("over")
+    with hybridmu.connect(system.settings, executor="local") as again, pytest.raises(StateError) as error:
+        again.train()
+    assert "was decommissioned" in str(error.value)
+    assert "reshard" not in str(error.value)

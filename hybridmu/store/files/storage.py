@@ -16,11 +16,11 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urlparse
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 
+from hybridmu.config.addresses import local_path
 from hybridmu.errors import ConfigError, StorageError
 from hybridmu.faults import reach
 from hybridmu.store.files import durable, staging
@@ -66,8 +66,8 @@ class Storage:
     """A folder on any `pyarrow.fs` file system.
 
     Args:
-        url: Local path or URI. `s3://bucket/prefix?region=…&scheme=…&endpoint_override=…` takes its credentials from
-            where AWS's own tools do (environment, profile, instance role).
+        url: Local path, taken as it is, or URI. `s3://bucket/prefix?region=…&scheme=…&endpoint_override=…` takes its
+            credentials from where AWS's own tools do (environment, profile, instance role).
         modes: Who may read what is written to a local folder.
 
     Raises:
@@ -381,19 +381,22 @@ def open_fs(url: str) -> tuple[pafs.FileSystem, str]:
     Raises:
         ConfigError: The scheme is unknown or the URI is malformed.
     """
-    scheme = urlparse(url).scheme
-    if not scheme:
-        return pafs.LocalFileSystem(), str(Path(url).expanduser().absolute())
-    if scheme == "s3":
+    try:
+        path = local_path(url)
+    except ValueError as error:
+        raise ConfigError("a path or URL names no place", got=str(error)) from None
+    if path is not None:
+        return pafs.LocalFileSystem(), str(path)
+    if url.lower().startswith("s3://"):
         address = address_of(url)
         return address.open(), address.path
     try:
-        fs, path = pafs.FileSystem.from_uri(url)
+        fs, root = pafs.FileSystem.from_uri(url)
     except (ValueError, OSError) as error:
         raise ConfigError(
             f"can't open {url}", expected="a path or a URI that pyarrow.fs knows", got=str(error)
         ) from None
-    return fs, path.rstrip("/")
+    return fs, root.rstrip("/")
 
 
 def _tag(file: Any) -> str:

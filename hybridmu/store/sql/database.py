@@ -20,6 +20,7 @@ import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.engine import URL, Connection, Engine, make_url
 
+from hybridmu.config.addresses import sqlite_path
 from hybridmu.errors import ConfigError, DatabaseError, StateError
 from hybridmu.faults import reach
 from hybridmu.store.files.durable import make_folder
@@ -61,7 +62,7 @@ def connect(url: str, *, create: bool = False, modes: Modes = PRIVATE) -> Engine
         DatabaseError: The database can't be reached.
         StateError: Nothing was trained here and `create` is false, or the tables are of another release.
     """
-    parsed = _parse(url)
+    parsed = database_url(url)
     engine = _sqlite(parsed, create, modes) if parsed.drivername == "sqlite" else _postgresql(parsed)
     event.listen(engine, "handle_error", translate)
     try:
@@ -100,7 +101,17 @@ def parts(values: Sequence[Any], size: int = 900) -> Iterator[list[Any]]:
         yield list(values[start : start + size])
 
 
-def _parse(url: str) -> URL:
+def database_url(url: str) -> URL:
+    """Return a database's URL in its parts; the path of an SQLite file is taken as it is, `?` and all.
+
+    Args:
+        url: As `connect` takes it.
+
+    Raises:
+        ConfigError: It is malformed, or names another kind of database.
+    """
+    if (path := sqlite_path(url)) is not None:
+        return URL.create("sqlite", database=path)
     try:
         parsed = make_url(url)
     except sa.exc.ArgumentError:

@@ -64,8 +64,8 @@ def translate(context: ExceptionContext) -> None:
     Raises:
         DatabaseError: The database, and not the statement, is the reason.
     """
-    if context.is_pre_ping:
-        return  # the pool opens another connection
+    if context.is_pre_ping or not isinstance(context.original_exception, Exception):
+        return  # the pool opens another connection; an interrupt is no failure of the database
     found = _meaning(context)
     if found is not None:
         what, remedy = found

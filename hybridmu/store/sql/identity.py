@@ -19,7 +19,8 @@ def claim(connection: Connection, identity: dict[str, Any], *, create: bool, rep
 
     Raises:
         StorageMismatchError: It belongs to another one.
-        StateError: Nothing was trained here and `create` is false, or the system was decommissioned.
+        StateError: Nothing was trained here and `create` is false, the system was decommissioned, or the ledger was
+            trained with another storage.
     """
     if over := connection.scalar(sa.select(t.meta.c.value).where(t.meta.c.key == "decommissioned")):
         raise StateError(
@@ -29,6 +30,7 @@ def claim(connection: Connection, identity: dict[str, Any], *, create: bool, rep
         )
     stored = connection.scalar(sa.select(t.meta.c.value).where(t.meta.c.key == "identity"))
     if stored is not None and replace:
+        _refuse_trained(connection)
         connection.execute(t.meta.delete().where(t.meta.c.key == "identity"))
         stored = None
     if stored is None:
@@ -50,6 +52,21 @@ def claim(connection: Connection, identity: dict[str, Any], *, create: bool, rep
             expected="the settings it was trained with",
             got="; ".join(differing),
             remedy="use that configuration, or another storage_url",
+        )
+
+
+def _refuse_trained(connection: Connection) -> None:
+    """Refuse that a storage without rows takes over a ledger that another one was trained with.
+
+    Raises:
+        StateError: The ledger has versions.
+    """
+    if connection.scalar(sa.select(t.versions.c.version).limit(1)) is not None:
+        raise StateError(
+            "the ledger belongs to another storage, or its storage has lost its rows",
+            expected="for every storage_url a database of its own",
+            got="a ledger with versions, and a storage without rows",
+            remedy="correct storage_url or database_url, or restore the storage from a backup",
         )
 
 

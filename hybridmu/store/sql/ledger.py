@@ -72,6 +72,11 @@ class Ledger:
         with (self._write if create else self._read).begin() as connection:
             claim(connection, identity, create=create, replace=replace)
 
+    def claimed(self) -> str | None:
+        """Return the random name of the system that this ledger belongs to; None when nobody claimed it."""
+        with self._read.begin() as connection:
+            return connection.scalar(sa.select(t.meta.c.value).where(t.meta.c.key == "system"))
+
     def system(self) -> str:
         """Return the random name of this system, the same in all its certificates."""
         with self._read.begin() as connection:

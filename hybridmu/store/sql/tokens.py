@@ -14,8 +14,10 @@ from hybridmu.core.access import Token
 from hybridmu.errors import RequestError, StateError
 from hybridmu.store.sql import tables as t
 from hybridmu.store.sql.database import reader
+from hybridmu.types.text import is_plain
 
 _MAX_CALLER = 80
+_DECADES = 1e9  # seconds
 
 
 class Tokens:
@@ -42,10 +44,12 @@ class Tokens:
         Raises:
             RequestError: A scope is unknown, or the caller has no name.
         """
-        if not caller.strip() or len(caller) > _MAX_CALLER:
-            raise RequestError("a token needs a caller", expected=f"a name of 1 to {_MAX_CALLER} characters")
-        if seconds is not None and not 0 < seconds < float("inf"):
-            raise RequestError("a token must live for a while", expected="seconds above 0", got=str(seconds))
+        if not caller.strip() or len(caller) > _MAX_CALLER or not is_plain(caller):
+            expected = f"a name of 1 to {_MAX_CALLER} characters, none of them a control character"
+            raise RequestError("a token needs a caller", expected=expected)
+        if seconds is not None and not 0 < seconds <= _DECADES:
+            expected = f"seconds above 0, at most {_DECADES:g}"
+            raise RequestError("a token must live for a while", expected=expected, got=str(seconds))
         try:
             allowed = access.scopes(list(scopes))
         except ValueError as error:
@@ -72,13 +76,17 @@ class Tokens:
 
         Raises:
             StateError: There is no such token, or it does not count any more.
+            RequestError: Both can't count for so long.
         """
+        if not 0 <= grace_seconds <= _DECADES:
+            expected = f"0 to {_DECADES:g} seconds"
+            raise RequestError("the time of change is out of range", expected=expected, got=str(grace_seconds))
         old = self._one(token_id)
         if not old.valid(time.time()):
             raise StateError(f"token {token_id} does not count any more", remedy="make a new one")
         life = None if old.expires_at is None else old.expires_at - old.created_at
         made = self.create(old.caller, old.scopes, life)
-        ends = min(time.time() + max(0.0, grace_seconds), old.expires_at or float("inf"))
+        ends = min(time.time() + grace_seconds, old.expires_at or float("inf"))
         self._change(token_id, expires_at=ends)
         return made
 

@@ -1,0 +1,80 @@
+"""Addresses: what is a path of this machine, taken as it is, and what is a URL.
+
+`exp#1`, `run%20x` and `C:\\data` are names of folders. A text is a URL only where it begins with SCHEME://; a path that
+were parsed as one would lose what follows `#` or `?`, and two systems would share a folder.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from hybridmu.types.text import is_plain
+
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+# One or no slash after them is a slip of the pen, and no folder is called so.
+_SLIPS = re.compile(r"(file|s3|gs|gcs|hdfs|viewfs|abfss?|https?|postgres(?:ql)?|sqlite):", re.IGNORECASE)
+SQLITE = "sqlite:///"
+
+
+def is_url(text: str) -> bool:
+    """Return whether a text is a URL and no path."""
+    return _URL.match(text) is not None
+
+
+def local_path(text: str) -> Path | None:
+    """Return the absolute path that a text names on this machine; None for a URL of something else.
+
+    Args:
+        text: A path, taken as it is but for `~` at its beginning, or a `file://` URL, whose percent signs are decoded.
+
+    Raises:
+        ValueError: It names no place.
+    """
+    if not text.strip() or not is_plain(text):
+        raise ValueError("an address is one line of text, not empty, without control characters")
+    if not is_url(text):
+        if slip := _SLIPS.match(text):
+            raise ValueError(f"{text!r} is neither a URL nor a path: write {slip[1].lower()}://…, or ./{text}")
+        return _whole(text)
+    if not text.lower().startswith("file://"):
+        if "#" in text:
+            raise ValueError(f"what follows # in the URL {shown(text)!r} would be lost; write %23")
+        return None
+    parts = urlsplit(text)
+    if parts.netloc not in {"", "localhost"} or "#" in text or "?" in text or not parts.path.startswith("/"):
+        raise ValueError(f"{text!r} is no file URL: write file:///PATH with %23 for # and %3F for ?, or the plain path")
+    return Path(unquote(parts.path))
+
+
+def database_address(url: str) -> str:
+    """Return a database's URL as it means the same in every folder: the path of an SQLite file is made absolute.
+
+    Args:
+        url: SQLAlchemy URL. What follows `sqlite:///` is a plain path, taken as it is.
+
+    Raises:
+        ValueError: The path names no place.
+    """
+    path = sqlite_path(url)
+    if not path or path == ":memory:":
+        return url  # refused where it is opened, with what else is no database
+    return f"{SQLITE}{_whole(path)}"
+
+
+def sqlite_path(url: str) -> str | None:
+    """Return the path in an SQLite URL, taken as it is; None for another database."""
+    return url.removeprefix(SQLITE) if url.startswith(SQLITE) else None
+
+
+def shown(url: str) -> str:
+    """Return a URL for a message: without what may be a password."""
+    return re.sub(r"//[^/@]*@", "//…@", url)
+
+
+def _whole(text: str) -> Path:
+    try:
+        return Path(text).expanduser().absolute()
+    except RuntimeError as error:  # no such user
+        raise ValueError(f"{text!r}: {error}") from None
