@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -202,13 +202,9 @@ class Forgetting(Opened):
         self._check_bound()
         return [_plain(request) for request in self.ledger.requests(states, caller)]
 
+    @checked
     def page(
-        self,
-        *,
-        states: Collection[RequestState] = (),
-        caller: str | None = None,
-        limit: int = 50,
-        before: int | None = None,
+        self, *, states: States = (), caller: AnyCaller = None, limit: Count = 50, before: AnyCount = None
     ) -> dict[str, Any]:
         """Return a part of the list of requests, newest first, as JSON-able data; its cost does not grow with them.
 
@@ -222,7 +218,7 @@ class Forgetting(Opened):
             `requests`, and `next_before`: None when there is no more.
         """
         self._check_bound()
-        found = self.pages.page(caller=caller, states=states, limit=limit, before=before)
+        found = self.pages.page(caller=caller, states=tuple(states), limit=limit, before=before)
         return {"requests": [_plain(request) for request in found.requests], "next_before": found.next_before}
 
     @checked
