@@ -131,7 +131,15 @@ class System(NewRows, Operating, Auditing, Sizing):
             return verify(self.settings, shards, processes, watch)
 
     def predict(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """Return predictions of rows, offline, by the served version; the same answer as the HTTP endpoint."""
+        """Return predictions of rows, offline, by the served version; the same answer as the HTTP endpoint.
+
+        Args:
+            rows: Each as column → value with every feature column.
+
+        Raises:
+            DataError: A row can't be answered.
+            StateError: Nothing was trained here, or no shard is left to vote.
+        """
         self._check_bound()
         with reporting(self.site, self._engine):
             ensemble = Ensemble.load(self.site, self.registry.version())

@@ -311,6 +311,16 @@ def _encode_list(column: Column, values: pa.Array, out: F32) -> None:
     np.multiply(out, np.float32(column.scale), out=out)
 
 
+def bucket(text: str, buckets: int) -> int:
+    """Return the bucket of a hashed text, the same on every machine."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") % buckets
+
+
+def category_numbers(column: Column) -> dict[str, int]:
+    """Return declared value → its place."""
+    return {text: number for number, text in enumerate(column.categories)}
+
+
 def _encode_string(column: Column, values: pa.Array, out: F32) -> None:
     values = values.cast(pa.string())
     if values.null_count:
@@ -318,12 +328,9 @@ def _encode_string(column: Column, values: pa.Array, out: F32) -> None:
     distinct = values.dictionary_encode()
     if column.kind == "hash":
         width = out.shape[1]
-        numbers = [
-            int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") % width
-            for text in distinct.dictionary.to_pylist()
-        ]
+        numbers = [bucket(text, width) for text in distinct.dictionary.to_pylist()]
     else:
-        known = {text: number for number, text in enumerate(column.categories)}
+        known = category_numbers(column)
         numbers = [known.get(text, -1) for text in distinct.dictionary.to_pylist()]
         if missing := numbers.count(-1):
             raise DataError(
