@@ -6,7 +6,6 @@ and lives inside the sub-model (`core/model.py`), so it is part of checkpoint 1.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -17,6 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from hybridmu.core.column_writers import Slot, bucket, write
 from hybridmu.errors import DataError
 
 Scalar = bool | int | float | str
@@ -76,14 +76,7 @@ class Encoder:
         Raises:
             DataError: Missing column, wrong type, NaN or infinity, null without a fill, undeclared category.
         """
-        out = np.empty((table.num_rows, self.features), dtype=np.float32) if out is None else out
-        at = 0
-        for column in self.columns:
-            if column.name not in table.column_names:
-                raise DataError(f"column {column.name!r} is missing", expected=", ".join(c.name for c in self.columns))
-            _encode_column(column, _plain(table.column(column.name)), out[:, at : at + column.width])
-            at += column.width
-        return out
+        return Encoding(self).encode(table, out)
 
     def encode_labels(self, table: pa.Table) -> npt.NDArray[np.int64]:
         """Return class numbers, int64 [n].
@@ -120,6 +113,55 @@ class Encoder:
         """Return the encoder that `to_json` wrote."""
         columns = tuple(Column(**{**c, "categories": tuple(c["categories"])}) for c in raw["columns"])
         return cls(columns, raw["label"], tuple(raw["classes"]))
+
+
+class Encoding:
+    """One pass over tables with the same columns; texts that were hashed once are known until it ends.
+
+    Args:
+        encoder: What to encode.
+    """
+
+    def __init__(self, encoder: Encoder) -> None:
+        self._encoder = encoder
+        self._slots: list[tuple[Column, Slot]] = []  # of columns that can be written many at a time
+        self._others: list[tuple[Column, int]] = []
+        at = 0
+        for column in encoder.columns:
+            if column.kind == "list":
+                self._others.append((column, at))
+            else:
+                width = column.width - (column.fill is not None)
+                places = category_numbers(column) if column.kind == "category" else {}
+                self._slots.append((column, Slot(column.kind, at, width, column.scale, column.fill, places)))
+            at += column.width
+
+    def encode(self, table: pa.Table, out: F32 | None = None) -> F32:
+        """Encode the feature columns of a table, as `Encoder.encode` says.
+
+        Args:
+            table: Any rows with the feature columns.
+            out: Where to write them, float32 [n, features]; made when it is not given.
+
+        Returns:
+            float32 [n, features].
+
+        Raises:
+            DataError: As `Encoder.encode`.
+        """
+        out = np.empty((table.num_rows, self._encoder.features), dtype=np.float32) if out is None else out
+        place = {name: index for index, name in enumerate(table.column_names)}
+        if missing := [column.name for column in self._encoder.columns if column.name not in place]:
+            expected = ", ".join(column.name for column in self._encoder.columns)
+            raise DataError(f"column {missing[0]!r} is missing", expected=expected)
+        left = self._others
+        if self._slots:
+            columns = table.select([place[column.name] for column, _ in self._slots])
+            odd = write(columns, [slot for _, slot in self._slots], out)
+            left = [*left, *((self._slots[number][0], self._slots[number][1].at) for number in odd)]
+        for column, at in left:
+            _encode_column(column, _plain(table.column(place[column.name])), out[:, at : at + column.width])
+        return out
 
 
 def make_columns(
@@ -272,7 +314,7 @@ def _encode_column(column: Column, values: pa.Array, out: F32) -> None:
             if nulls:
                 filled = filled.fill_null(pa.scalar(column.fill, type=filled.type))
             out[:, 0] = filled.cast(pa.float64()).to_numpy(zero_copy_only=False) * column.scale
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError, UnicodeDecodeError) as error:
         raise DataError(
             f"column {column.name!r} has the wrong type", expected=column.kind, got=f"{values.type} ({error})"
         ) from None
@@ -309,11 +351,6 @@ def _encode_list(column: Column, values: pa.Array, out: F32) -> None:
         out[:] = numbers
     # In float32 whatever the source type, so that served rows get the bits that training saw.
     np.multiply(out, np.float32(column.scale), out=out)
-
-
-def bucket(text: str, buckets: int) -> int:
-    """Return the bucket of a hashed text, the same on every machine."""
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") % buckets
 
 
 def category_numbers(column: Column) -> dict[str, int]:

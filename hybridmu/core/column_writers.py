@@ -1,0 +1,202 @@
+"""Columns of record batches written into one matrix: what is usual at the speed of memory, what is not left to others.
+
+A column costs a few microseconds per batch, whatever their number. Rows come in batches small enough that the part of
+the matrix that they fill stays in the processor's cache while column after column is written across it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+F32 = npt.NDArray[np.float32]
+Bools = npt.NDArray[np.bool_]
+
+_ROWS = 2_048
+# Texts whose place is remembered per column: few distinct ones are hashed once, many are not kept.
+_REMEMBERED = 4_096
+_DTYPES: dict[int, npt.DTypeLike] = {
+    type_.id: np.dtype(type_.to_pandas_dtype())
+    for type_ in (
+        *(pa.int8(), pa.int16(), pa.int32(), pa.int64()),
+        *(pa.uint8(), pa.uint16(), pa.uint32(), pa.uint64()),
+        *(pa.float16(), pa.float32(), pa.float64()),
+    )
+}
+# float32 of the number differs from float32 of its float64.
+_ROUNDED_TWICE = {pa.int64().id, pa.uint64().id}
+_BOOL, _DICTIONARY = pa.bool_().id, pa.dictionary(pa.int32(), pa.string()).id
+_TEXTS = {pa.string().id, pa.large_string().id}
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Where one column goes, and how.
+
+    Attributes:
+        kind: `number`, `bool`, `category` or `hash`.
+        at: First column of the matrix that it fills.
+        width: How many it fills, without the indicator of nulls, which comes next.
+        scale: Factor of a number.
+        fill: Stand-in for null; None refuses nulls.
+        places: Text → its place among `width`; all of a `category`, those known so far of a `hash`.
+    """
+
+    kind: str
+    at: int
+    width: int
+    scale: float
+    fill: Any
+    places: dict[str, int] = field(default_factory=dict)
+
+
+def write(columns: pa.Table, slots: Sequence[Slot], out: F32) -> list[int]:
+    """Write columns into a matrix.
+
+    Args:
+        columns: One per slot, in their order.
+        slots: Where they go.
+        out: float32 [n, features].
+
+    Returns:
+        Positions of the slots that are not written, or not to be relied on: other types, nulls without a fill, values
+        outside the categories, numbers that are not finite.
+    """
+    left: set[int] = set()
+    numbers = [position for position, slot in enumerate(slots) if slot.kind == "number"]
+    spans = _spans([(slots[position].at, slots[position].at + 1) for position in numbers])
+    start = 0
+    with np.errstate(over="ignore", invalid="ignore"):  # found below
+        for batch in columns.to_batches(max_chunksize=_ROWS):
+            part = out[start : start + len(batch)]
+            start += len(batch)
+            for position, (slot, values) in enumerate(zip(slots, batch.columns, strict=True)):
+                if not _WRITERS[slot.kind](slot, values, part):
+                    left.add(position)
+            if not all(np.isfinite(part[:, low:high]).all() for low, high in spans):
+                left.update(p for p in numbers if not np.isfinite(part[:, slots[p].at]).all())
+    return sorted(left)
+
+
+def bucket(text: str, buckets: int) -> int:
+    """Return the bucket of a hashed text, the same on every machine."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") % buckets
+
+
+def _number(slot: Slot, values: pa.Array, part: F32) -> bool:
+    kind = values.type.id
+    dtype = _DTYPES.get(kind)
+    if dtype is None:
+        return False
+    missing = None
+    if values.null_count:
+        missing = _missing(values)
+        found = _raw(values, dtype)
+        if slot.fill is None or missing is None or found is None:
+            return False
+    else:
+        found = values.to_numpy()
+    if slot.scale != 1 or kind in _ROUNDED_TWICE:
+        found = np.multiply(found, slot.scale, dtype=np.float64)
+    part[:, slot.at] = found
+    return _filled(slot, missing, part)
+
+
+def _bool(slot: Slot, values: pa.Array, part: F32) -> bool:
+    if values.type.id != _BOOL:
+        return False
+    missing = _missing(values) if values.null_count else None
+    data = values.buffers()[1]
+    if data is None or (values.null_count and (slot.fill is None or missing is None)):
+        return False
+    found = _bits(data, values.offset, len(values))
+    part[:, slot.at] = found if slot.scale == 1 else np.multiply(found, slot.scale, dtype=np.float64)
+    return _filled(slot, missing, part)
+
+
+def _filled(slot: Slot, missing: Bools | None, part: F32) -> bool:
+    """Return True, after writing the fill where values are missing, and the indicator."""
+    if slot.fill is not None:
+        part[:, slot.at + 1] = 0 if missing is None else missing
+        if missing is not None:
+            part[missing, slot.at] = float(slot.fill) * slot.scale
+    return True
+
+
+def _text(slot: Slot, values: pa.Array, part: F32) -> bool:
+    if values.type.id in _TEXTS:
+        values = values.dictionary_encode()
+    elif values.type.id != _DICTIONARY or values.type.value_type.id not in _TEXTS:
+        return False
+    indices, words = values.indices, values.dictionary
+    missing = _missing(indices) if indices.null_count else None
+    index = _raw(indices, _DTYPES[indices.type.id])
+    if words.null_count or index is None or (indices.null_count and (slot.fill is None or missing is None)):
+        return False
+    try:
+        places = _places(slot, words.to_pylist() if missing is None else [*words.to_pylist(), str(slot.fill)])
+    except UnicodeDecodeError:
+        return False
+    if missing is not None:
+        index = np.where(missing, len(places) - 1, index)
+    found = places[index]
+    if (found < 0).any():
+        return False
+    part[:, slot.at : slot.at + slot.width] = 0
+    part[np.arange(len(found)), slot.at + found] = 1
+    if slot.fill is not None:
+        part[:, slot.at + slot.width] = 0 if missing is None else missing
+    return True
+
+
+def _places(slot: Slot, words: list[str]) -> npt.NDArray[np.intp]:
+    """Return the place of each text; −1 where a category has none."""
+    known = slot.places
+    if slot.kind == "hash":
+        if len(known) > _REMEMBERED:
+            known.clear()
+        known.update({word: bucket(word, slot.width) for word in words if word not in known})
+    return np.array([known.get(word, -1) for word in words], dtype=np.intp)
+
+
+_WRITERS = {"number": _number, "bool": _bool, "category": _text, "hash": _text}
+
+
+def _missing(values: pa.Array) -> Bools | None:
+    """Return where values are null; None where Arrow keeps no bits for it."""
+    valid = values.buffers()[0]
+    return None if valid is None else ~_bits(valid, values.offset, len(values))
+
+
+def _bits(buffer: pa.Buffer, offset: int, count: int) -> Bools:
+    first, inside = divmod(offset, 8)
+    packed = np.frombuffer(buffer, np.uint8, (inside + count + 7) // 8, first)
+    return np.unpackbits(packed, bitorder="little")[inside : inside + count].view(np.bool_)
+
+
+def _raw(values: pa.Array, dtype: npt.DTypeLike) -> npt.NDArray[Any] | None:
+    """Return the numbers of an array as they lie in memory; where it is null they mean nothing."""
+    data = values.buffers()[1]
+    size = np.dtype(dtype).itemsize
+    return None if data is None else np.frombuffer(data, dtype, len(values), values.offset * size)
+
+
+def _spans(ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return sorted ranges with those joined that touch.
+
+    >>> _spans([(0, 1), (1, 2), (4, 5)])
+    [(0, 2), (4, 5)]
+    """
+    found: list[tuple[int, int]] = []
+    for low, high in ranges:
+        if found and found[-1][1] == low:
+            found[-1] = (found[-1][0], high)
+        else:
+            found.append((low, high))
+    return found
