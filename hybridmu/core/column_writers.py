@@ -32,6 +32,7 @@ _DTYPES: dict[int, npt.DTypeLike] = {
 # float32 of the number differs from float32 of its float64.
 _ROUNDED_TWICE = {pa.int64().id, pa.uint64().id}
 _BOOL, _DICTIONARY = pa.bool_().id, pa.dictionary(pa.int32(), pa.string()).id
+_LIST = pa.list_(pa.int8(), 1).id
 _TEXTS = {pa.string().id, pa.large_string().id}
 
 
@@ -40,10 +41,10 @@ class Slot:
     """Where one column goes, and how.
 
     Attributes:
-        kind: `number`, `bool`, `category` or `hash`.
+        kind: `number`, `bool`, `list`, `category` or `hash`.
         at: First column of the matrix that it fills.
         width: How many it fills, without the indicator of nulls, which comes next.
-        scale: Factor of a number.
+        scale: Factor of numbers.
         fill: Stand-in for null; None refuses nulls.
         places: Text → its place among `width`; all of a `category`, those known so far of a `hash`.
     """
@@ -69,18 +70,24 @@ def write(columns: pa.Table, slots: Sequence[Slot], out: F32) -> list[int]:
         outside the categories, numbers that are not finite.
     """
     left: set[int] = set()
-    numbers = [position for position, slot in enumerate(slots) if slot.kind == "number"]
-    spans = _spans([(slots[position].at, slots[position].at + 1) for position in numbers])
+    numbers = {p: (slot.at, slot.at + slot.width) for p, slot in enumerate(slots) if slot.kind in {"number", "list"}}
+    spans = _spans(list(numbers.values()))
+    texts = _Texts([(position, slot) for position, slot in enumerate(slots) if slot.kind in {"category", "hash"}])
+    columns = columns.unify_dictionaries() if texts else columns
     start = 0
     with np.errstate(over="ignore", invalid="ignore"):  # found below
         for batch in columns.to_batches(max_chunksize=_ROWS):
             part = out[start : start + len(batch)]
             start += len(batch)
-            for position, (slot, values) in enumerate(zip(slots, batch.columns, strict=True)):
-                if not _WRITERS[slot.kind](slot, values, part):
+            arrays = batch.columns
+            for position, (slot, values) in enumerate(zip(slots, arrays, strict=True)):
+                writer = _WRITERS.get(slot.kind)
+                if writer and not writer(slot, values, part):
                     left.add(position)
+            if texts:
+                left.update(texts.write(arrays, part))
             if not all(np.isfinite(part[:, low:high]).all() for low, high in spans):
-                left.update(p for p in numbers if not np.isfinite(part[:, slots[p].at]).all())
+                left.update(p for p, (low, high) in numbers.items() if not np.isfinite(part[:, low:high]).all())
     return sorted(left)
 
 
@@ -120,6 +127,32 @@ def _bool(slot: Slot, values: pa.Array, part: F32) -> bool:
     return _filled(slot, missing, part)
 
 
+def _list(slot: Slot, values: pa.Array, part: F32) -> bool:
+    dtype = _DTYPES.get(values.type.value_type.id) if values.type.id == _LIST else None
+    if dtype is None or values.type.list_size != slot.width:
+        return False
+    cells, missing = values.values, _missing(values) if values.null_count else None
+    data = cells.buffers()[1]
+    if data is None or (values.null_count and (slot.fill is None or missing is None)):
+        return False
+    start = cells.offset + values.offset * slot.width
+    if cells.null_count:  # a list that is null has nulls inside; no other may
+        inside = ~_bits(cells.buffers()[0], start, len(values) * slot.width).reshape(-1, slot.width).any(axis=1)
+        if missing is None or (inside & ~missing).any():
+            return False
+    start *= np.dtype(dtype).itemsize
+    found = np.frombuffer(data, dtype, len(values) * slot.width, start).reshape(-1, slot.width)
+    out = part[:, slot.at : slot.at + slot.width]
+    out[:] = found
+    if missing is not None:
+        out[missing] = slot.fill
+    if slot.scale != 1:  # in float32 whatever the type, so that served rows get the bits that training saw
+        np.multiply(out, np.float32(slot.scale), out=out)
+    if slot.fill is not None:
+        part[:, slot.at + slot.width] = 0 if missing is None else missing
+    return True
+
+
 def _filled(slot: Slot, missing: Bools | None, part: F32) -> bool:
     """Return True, after writing the fill where values are missing, and the indicator."""
     if slot.fill is not None:
@@ -129,43 +162,96 @@ def _filled(slot: Slot, missing: Bools | None, part: F32) -> bool:
     return True
 
 
-def _text(slot: Slot, values: pa.Array, part: F32) -> bool:
-    if values.type.id in _TEXTS:
-        values = values.dictionary_encode()
-    elif values.type.id != _DICTIONARY or values.type.value_type.id not in _TEXTS:
-        return False
-    indices, words = values.indices, values.dictionary
-    missing = _missing(indices) if indices.null_count else None
-    index = _raw(indices, _DTYPES[indices.type.id])
-    if words.null_count or index is None or (indices.null_count and (slot.fill is None or missing is None)):
-        return False
-    try:
-        places = _places(slot, words.to_pylist() if missing is None else [*words.to_pylist(), str(slot.fill)])
-    except UnicodeDecodeError:
-        return False
-    if missing is not None:
-        index = np.where(missing, len(places) - 1, index)
-    found = places[index]
-    if (found < 0).any():
-        return False
-    part[:, slot.at : slot.at + slot.width] = 0
-    part[np.arange(len(found)), slot.at + found] = 1
-    if slot.fill is not None:
-        part[:, slot.at + slot.width] = 0 if missing is None else missing
-    return True
+class _Texts:
+    """All columns of text: the places of their ones are found column by column, and written at once.
+
+    Args:
+        slots: Position among the columns, and slot.
+    """
+
+    def __init__(self, slots: Sequence[tuple[int, Slot]]) -> None:
+        self._slots = slots
+        self._at = np.array([slot.at for _, slot in slots])
+        self._spans = _spans([(slot.at, slot.at + slot.width) for _, slot in slots])
+        self._known: dict[int, tuple[pa.Array, npt.NDArray[np.int32]]] = {}  # the dictionary before, and its places
+
+    def __bool__(self) -> bool:
+        """Return whether there is any."""
+        return bool(self._slots)
+
+    def write(self, arrays: Sequence[pa.Array], part: F32) -> list[int]:
+        """Write the columns of one batch.
+
+        Args:
+            arrays: Of all slots.
+            part: float32 [n, features].
+
+        Returns:
+            Positions of those that are not written.
+        """
+        places = np.zeros((len(self._slots), len(part)), dtype=np.int32)
+        odd = {
+            p for (p, slot), row in zip(self._slots, places, strict=True) if not self._find(p, slot, arrays, part, row)
+        }
+        for low, high in self._spans:
+            part[:, low:high] = 0
+        part[np.arange(len(part))[:, None], self._at + places.T] = 1
+        return sorted(odd)
+
+    def _find(
+        self, position: int, slot: Slot, arrays: Sequence[pa.Array], part: F32, row: npt.NDArray[np.int32]
+    ) -> bool:
+        """Find the place of every text of one column, and write its indicator.
+
+        Args:
+            position: Of the column.
+            slot: Where it goes.
+            arrays: Of all slots.
+            part: float32 [n, features].
+            row: int32 [n], for the places.
+
+        Returns:
+            Whether it could be done.
+        """
+        values = arrays[position]
+        if values.type.id in _TEXTS:
+            values = values.dictionary_encode()
+        elif values.type.id != _DICTIONARY or values.type.value_type.id not in _TEXTS:
+            return False
+        indices, words = values.indices, values.dictionary
+        missing = _missing(indices) if indices.null_count else None
+        index = _raw(indices, _DTYPES[indices.type.id])
+        if words.null_count or index is None or (indices.null_count and (slot.fill is None or missing is None)):
+            return False
+        known = self._known.get(position)
+        if known is None or not known[0].equals(words):
+            try:
+                known = self._known[position] = (words, _places(slot, words.to_pylist()))
+            except UnicodeDecodeError:
+                return False
+        found = known[1]
+        if missing is not None:
+            index, found = np.where(missing, len(found), index), np.append(found, _places(slot, [str(slot.fill)]))
+        row[:] = found[index]
+        if (row < 0).any():
+            row[:] = 0
+            return False
+        if slot.fill is not None:
+            part[:, slot.at + slot.width] = 0 if missing is None else missing
+        return True
 
 
-def _places(slot: Slot, words: list[str]) -> npt.NDArray[np.intp]:
+def _places(slot: Slot, words: list[str]) -> npt.NDArray[np.int32]:
     """Return the place of each text; −1 where a category has none."""
     known = slot.places
     if slot.kind == "hash":
         if len(known) > _REMEMBERED:
             known.clear()
         known.update({word: bucket(word, slot.width) for word in words if word not in known})
-    return np.array([known.get(word, -1) for word in words], dtype=np.intp)
+    return np.array([known.get(word, -1) for word in words], dtype=np.int32)
 
 
-_WRITERS = {"number": _number, "bool": _bool, "category": _text, "hash": _text}
+_WRITERS = {"number": _number, "bool": _bool, "list": _list}
 
 
 def _missing(values: pa.Array) -> Bools | None:

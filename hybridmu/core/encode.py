@@ -124,16 +124,12 @@ class Encoding:
 
     def __init__(self, encoder: Encoder) -> None:
         self._encoder = encoder
-        self._slots: list[tuple[Column, Slot]] = []  # of columns that can be written many at a time
-        self._others: list[tuple[Column, int]] = []
+        self._slots: list[Slot] = []
         at = 0
         for column in encoder.columns:
-            if column.kind == "list":
-                self._others.append((column, at))
-            else:
-                width = column.width - (column.fill is not None)
-                places = category_numbers(column) if column.kind == "category" else {}
-                self._slots.append((column, Slot(column.kind, at, width, column.scale, column.fill, places)))
+            width = column.width - (column.fill is not None)
+            places = category_numbers(column) if column.kind == "category" else {}
+            self._slots.append(Slot(column.kind, at, width, column.scale, column.fill, places))
             at += column.width
 
     def encode(self, table: pa.Table, out: F32 | None = None) -> F32:
@@ -149,17 +145,13 @@ class Encoding:
         Raises:
             DataError: As `Encoder.encode`.
         """
+        columns = self._encoder.columns
         out = np.empty((table.num_rows, self._encoder.features), dtype=np.float32) if out is None else out
         place = {name: index for index, name in enumerate(table.column_names)}
-        if missing := [column.name for column in self._encoder.columns if column.name not in place]:
-            expected = ", ".join(column.name for column in self._encoder.columns)
-            raise DataError(f"column {missing[0]!r} is missing", expected=expected)
-        left = self._others
-        if self._slots:
-            columns = table.select([place[column.name] for column, _ in self._slots])
-            odd = write(columns, [slot for _, slot in self._slots], out)
-            left = [*left, *((self._slots[number][0], self._slots[number][1].at) for number in odd)]
-        for column, at in left:
+        if missing := [column.name for column in columns if column.name not in place]:
+            raise DataError(f"column {missing[0]!r} is missing", expected=", ".join(column.name for column in columns))
+        for number in write(table.select([place[column.name] for column in columns]), self._slots, out):
+            column, at = columns[number], self._slots[number].at
             _encode_column(column, _plain(table.column(place[column.name])), out[:, at : at + column.width])
         return out
 
