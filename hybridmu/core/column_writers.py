@@ -7,7 +7,7 @@ the matrix that they fill stays in the processor's cache while column after colu
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,8 +19,8 @@ F32 = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]
 
 _ROWS = 2_048
-# Texts whose place is remembered per column: few distinct ones are hashed once, many are not kept.
-_REMEMBERED = 4_096
+# Texts whose hash is remembered: few distinct ones are hashed once, many are not kept.
+_REMEMBERED = 65_536
 _DTYPES: dict[int, npt.DTypeLike] = {
     type_.id: np.dtype(type_.to_pandas_dtype())
     for type_ in (
@@ -46,7 +46,7 @@ class Slot:
         width: How many it fills, without the indicator of nulls, which comes next.
         scale: Factor of numbers.
         fill: Stand-in for null; None refuses nulls.
-        places: Text → its place among `width`; all of a `category`, those known so far of a `hash`.
+        places: Value of a category → its place among `width`.
     """
 
     kind: str
@@ -54,16 +54,17 @@ class Slot:
     width: int
     scale: float
     fill: Any
-    places: dict[str, int] = field(default_factory=dict)
+    places: Mapping[str, int] = field(default_factory=dict)
 
 
-def write(columns: pa.Table, slots: Sequence[Slot], out: F32) -> list[int]:
+def write(columns: pa.Table, slots: Sequence[Slot], out: F32, hashes: dict[str, int]) -> list[int]:
     """Write columns into a matrix.
 
     Args:
         columns: One per slot, in their order.
         slots: Where they go.
         out: float32 [n, features].
+        hashes: Text → its hash, of those that are known; more come in.
 
     Returns:
         Positions of the slots that are not written, or not to be relied on: other types, nulls without a fill, values
@@ -72,7 +73,7 @@ def write(columns: pa.Table, slots: Sequence[Slot], out: F32) -> list[int]:
     left: set[int] = set()
     numbers = {p: (slot.at, slot.at + slot.width) for p, slot in enumerate(slots) if slot.kind in {"number", "list"}}
     spans = _spans(list(numbers.values()))
-    texts = _Texts([(position, slot) for position, slot in enumerate(slots) if slot.kind in {"category", "hash"}])
+    texts = _Texts([(p, slot) for p, slot in enumerate(slots) if slot.kind in {"category", "hash"}], hashes)
     columns = columns.unify_dictionaries() if texts else columns
     start = 0
     with np.errstate(over="ignore", invalid="ignore"):  # found below
@@ -94,6 +95,12 @@ def write(columns: pa.Table, slots: Sequence[Slot], out: F32) -> list[int]:
 def bucket(text: str, buckets: int) -> int:
     """Return the bucket of a hashed text, the same on every machine."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") % buckets
+
+
+def _hashes(texts: Sequence[str]) -> list[int]:
+    made = b"".join([hashlib.blake2b(text.encode(), digest_size=8).digest() for text in texts])
+    found: list[int] = np.frombuffer(made, dtype="<u8").tolist()
+    return found
 
 
 def _number(slot: Slot, values: pa.Array, part: F32) -> bool:
@@ -167,10 +174,11 @@ class _Texts:
 
     Args:
         slots: Position among the columns, and slot.
+        hashes: Text → its hash, of those that are known.
     """
 
-    def __init__(self, slots: Sequence[tuple[int, Slot]]) -> None:
-        self._slots = slots
+    def __init__(self, slots: Sequence[tuple[int, Slot]], hashes: dict[str, int]) -> None:
+        self._slots, self._hashes = slots, hashes
         self._at = np.array([slot.at for _, slot in slots])
         self._spans = _spans([(slot.at, slot.at + slot.width) for _, slot in slots])
         self._known: dict[int, tuple[pa.Array, npt.NDArray[np.int32]]] = {}  # the dictionary before, and its places
@@ -226,12 +234,12 @@ class _Texts:
         known = self._known.get(position)
         if known is None or not known[0].equals(words):
             try:
-                known = self._known[position] = (words, _places(slot, words.to_pylist()))
+                known = self._known[position] = (words, self._places(slot, words.to_pylist()))
             except UnicodeDecodeError:
                 return False
         found = known[1]
         if missing is not None:
-            index, found = np.where(missing, len(found), index), np.append(found, _places(slot, [str(slot.fill)]))
+            index, found = np.where(missing, len(found), index), np.append(found, self._places(slot, [str(slot.fill)]))
         row[:] = found[index]
         if (row < 0).any():
             row[:] = 0
@@ -240,15 +248,16 @@ class _Texts:
             part[:, slot.at + slot.width] = 0 if missing is None else missing
         return True
 
-
-def _places(slot: Slot, words: list[str]) -> npt.NDArray[np.int32]:
-    """Return the place of each text; −1 where a category has none."""
-    known = slot.places
-    if slot.kind == "hash":
+    def _places(self, slot: Slot, words: list[str]) -> npt.NDArray[np.int32]:
+        """Return the place of each text; −1 where a category has none."""
+        if slot.kind == "category":
+            return np.array([slot.places.get(word, -1) for word in words], dtype=np.int32)
+        known = self._hashes
         if len(known) > _REMEMBERED:
             known.clear()
-        known.update({word: bucket(word, slot.width) for word in words if word not in known})
-    return np.array([known.get(word, -1) for word in words], dtype=np.int32)
+        fresh = [word for word in words if word not in known]
+        known.update(zip(fresh, _hashes(fresh), strict=True))
+        return (np.array([known[word] for word in words], dtype=np.uint64) % np.uint64(slot.width)).astype(np.int32)
 
 
 _WRITERS = {"number": _number, "bool": _bool, "list": _list}

@@ -125,6 +125,7 @@ class Encoding:
     def __init__(self, encoder: Encoder) -> None:
         self._encoder = encoder
         self._slots: list[Slot] = []
+        self._hashes: dict[str, int] = {}
         at = 0
         for column in encoder.columns:
             width = column.width - (column.fill is not None)
@@ -150,7 +151,8 @@ class Encoding:
         place = {name: index for index, name in enumerate(table.column_names)}
         if missing := [column.name for column in columns if column.name not in place]:
             raise DataError(f"column {missing[0]!r} is missing", expected=", ".join(column.name for column in columns))
-        for number in write(table.select([place[column.name] for column in columns]), self._slots, out):
+        chosen = table.select([place[column.name] for column in columns])
+        for number in write(chosen, self._slots, out, self._hashes):
             column, at = columns[number], self._slots[number].at
             _encode_column(column, _plain(table.column(place[column.name])), out[:, at : at + column.width])
         return out
@@ -184,9 +186,9 @@ def make_columns(
     declared = {*fills, *categories, *hash_buckets, *scale}
     if unknown := sorted(declared - set(features)):
         raise DataError(f"data declares columns that are not features: {unknown}", expected=f"some of {list(features)}")
-    columns = []
+    known, columns = frozenset(schema.names), []
     for name in features:
-        if name not in schema.names:
+        if name not in known:
             raise DataError(f"feature column {name!r} is missing", got=", ".join(schema.names))
         kind, width = _kind(name, schema.field(name).type, categories.get(name), hash_buckets.get(name, 64))
         fill = fills.get(name)

@@ -125,7 +125,7 @@ def test_many_distinct_texts_are_hashed_and_not_kept(monkeypatch):
     for part in range(5):
         table = pa.table({"s": [f"{part}-{number}" for number in range(20)]})
         assert one.encode(table).tobytes() == plain(encoder, table).tobytes()
-        assert all(len(slot.places) <= 30 for slot in one._slots)
+        assert len(one._hashes) <= 30
 
 
 def test_values_of_a_dictionary_that_no_row_has_are_nobodys():
@@ -179,7 +179,7 @@ def test_the_time_grows_with_the_columns_alone(kind, width):
             took.append(time.process_time() - started)
         return min(took)
 
-    assert seconds(2_000) < 60 * seconds(100)
+    assert seconds(4_000) < 100 * seconds(200)
 
 
 def test_usual_columns_are_not_left_to_the_slow_way(monkeypatch):
@@ -196,4 +196,4 @@ def test_usual_columns_are_not_left_to_the_slow_way(monkeypatch):
     for values, fill in (([[1, 2]], None), ([[1, 2], None], 7)):
         made = Column("c", "list", 2 + (fill is not None), fill=fill)
         Encoder((made,), "y", (0, 1)).encode(pa.table({"c": pa.array(values, pa.list_(pa.uint8(), 2))}))
-    assert write(pa.table({}), [], np.empty((0, 0), dtype=np.float32)) == []
+    assert write(pa.table({}), [], np.empty((0, 0), dtype=np.float32), {}) == []

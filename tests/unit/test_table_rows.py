@@ -253,9 +253,9 @@ def test_the_time_of_a_row_grows_with_its_columns_alone(kind, value):
         encoder, row = RowEncoder(Encoder(columns, "y", (0, 1))), {column.name: value for column in columns}
         took = []
         for _ in range(5):
-            started = time.perf_counter()
+            started = time.process_time()
             encoder.encode([row])
-            took.append(time.perf_counter() - started)
+            took.append(time.process_time() - started)
         return min(took)
 
-    assert seconds(4000) < 60 * seconds(200)
+    assert seconds(4_000) < 100 * seconds(200)

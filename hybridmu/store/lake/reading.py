@@ -72,7 +72,10 @@ class ShardTables:
         x = [np.empty((len(positions), self._encoder.features), dtype=np.float32) for positions in wanted]
         y = [np.empty(len(positions), dtype=np.int64) for positions in wanted]
         encoding = Encoding(self._encoder)
-        for places, table in self._features(np.unique(np.concatenate([np.arange(0), *wanted]))):
+        some = np.zeros(len(self.outline), dtype=np.bool_)
+        for positions in wanted:
+            some[positions] = True
+        for places, table in self._features(np.flatnonzero(some)):
             for positions, features, labels in zip(wanted, x, y, strict=True):
                 low, high = np.searchsorted(positions, (places[0], places[-1] + 1))
                 if low < high:
@@ -80,9 +83,12 @@ class ShardTables:
                     encoding.encode(kept, features[low:high])
                     labels[low:high] = self._encoder.encode_labels(kept)
         return tuple(
-            replace(self.outline.take(positions), x=torch.from_numpy(x[number]), y=torch.from_numpy(y[number]))
+            replace(self._outline_of(positions), x=torch.from_numpy(x[number]), y=torch.from_numpy(y[number]))
             for number, positions in enumerate(wanted)
         )
+
+    def _outline_of(self, positions: Positions) -> Rows:
+        return self.outline if len(positions) == len(self.outline) else self.outline.take(positions)
 
     def _keys(self, name: str) -> tuple[pq.FileMetaData, pa.Table]:
         with open_parquet(self._storage, name) as file:

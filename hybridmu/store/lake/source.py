@@ -159,13 +159,14 @@ def content_digests(x: F32, y: npt.NDArray[np.int64]) -> bytes:
         x: float32 [n, features].
         y: int64 [n].
     """
-    width = x.shape[1] * 4 + 8
-    packed = np.empty((len(x), width), dtype=np.uint8)
-    packed[:, : width - 8] = np.ascontiguousarray(x).view(np.uint8).reshape(len(x), width - 8)
-    packed[:, width - 8 :] = y.astype("<i8").view(np.uint8).reshape(-1, 8)
-    rows = packed.reshape(-1).data
-    starts = range(0, len(rows), width)
-    return b"".join([hashlib.blake2b(rows[at : at + width], digest_size=16).digest() for at in starts])
+    width, count = x.shape[1] * 4, len(x)
+    rows, labels = (np.ascontiguousarray(part).reshape(-1).view(np.uint8).data for part in (x, y.astype("<i8")))
+    made = []
+    for row in range(count):
+        found = hashlib.blake2b(rows[row * width : row * width + width], digest_size=16)
+        found.update(labels[row * 8 : row * 8 + 8])
+        made.append(found.digest())
+    return b"".join(made)
 
 
 def columns_of(data: DataSettings, source: pads.Dataset, encoder: Encoder | None = None) -> tuple[Column, ...]:
