@@ -16,7 +16,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,10 @@ def main() -> None:
     parser.add_argument("which", choices=["loop", "peers", "encode"])
     parser.add_argument("--epochs", type=int, default=10, help="plain epochs; 30 makes 10 per slice")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument(
+        "--kinds", nargs="+", default=list(encoding.KINDS), choices=list(encoding.KINDS), help="of encode"
+    )
+    parser.add_argument("--widths", nargs="+", type=int, default=list(encoding.WIDTHS), help="columns, of encode")
     parser.add_argument("--torchunlearn", type=Path, help="a checkout of Harry24k/machine-unlearning-pytorch")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--out", type=Path, help="a CSV file that figures are appended to")
@@ -58,7 +62,7 @@ def main() -> None:
     run: dict[str, Callable[[], dict[str, Any]]] = {
         "loop": lambda: bench_loop(arguments.seeds, arguments.epochs),
         "peers": lambda: bench_peers(arguments.seeds, arguments.epochs, arguments.torchunlearn),
-        "encode": lambda: bench_encode(arguments.seeds),
+        "encode": lambda: bench_encode(arguments.kinds, arguments.widths, arguments.seeds),
     }
     result = {
         "benchmark": arguments.which,
@@ -71,9 +75,9 @@ def main() -> None:
     print(json.dumps(result) if arguments.json else json.dumps(result, indent=1))
 
 
-def bench_encode(rounds: int) -> dict[str, Any]:
+def bench_encode(kinds: Sequence[str], widths: Sequence[int], rounds: int) -> dict[str, Any]:
     """Return what reading, checking and serving columns takes, kind by kind and width by width."""
-    names = [(kind, width) for kind in encoding.KINDS for width in encoding.WIDTHS]
+    names = [(kind, width) for kind in kinds for width in widths]
     return {"cases": {f"{kind} x {width}": encoding.measure(kind, width, rounds) for kind, width in names}}
 
 

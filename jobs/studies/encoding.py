@@ -27,8 +27,9 @@ from jobs.studies import benchmarks
 from jobs.studies.tables import table
 
 WIDTHS = (1, 100, 784, 5_000)
-_CELLS, _MOST_ROWS, _LIST, _BUCKETS = 4_000_000, 100_000, 8, 8
+_CELLS, _LEAST_ROWS, _MOST_ROWS, _LIST, _BUCKETS = 1_000_000, 1_024, 100_000, 8, 8
 _WORDS = [f"word {number}" for number in range(50)]
+_CATEGORIES = _WORDS[:8]
 # Reading is to take at most so many times the bare decode.
 GOAL = 2.0
 Made = Callable[[np.random.Generator, int], pa.Array]
@@ -44,8 +45,8 @@ def _lists(random: np.random.Generator, rows: int) -> pa.Array:
     return pa.FixedSizeListArray.from_arrays(pa.array(random.random(rows * _LIST, dtype=np.float32)), _LIST)
 
 
-def _words(random: np.random.Generator, rows: int) -> pa.Array:
-    return pa.array(_WORDS).take(pa.array(random.integers(0, len(_WORDS), rows)))
+def _texts(words: list[str]) -> Made:
+    return lambda random, rows: pa.array(words).take(pa.array(random.integers(0, len(words), rows)))
 
 
 def _holes(made: Made) -> Made:
@@ -61,10 +62,10 @@ KINDS: Mapping[str, tuple[Made, str, Any]] = {  # what is in a column, how it is
     "bool": (_BOOLS, "bool", None),
     "bool, a tenth null": (_holes(_BOOLS), "bool", True),
     f"list of {_LIST} floats": (_lists, "list", None),
-    "category": (_words, "category", None),
-    "category, a tenth null": (_holes(_words), "category", _WORDS[0]),
-    "hash": (_words, "hash", None),
-    "hash, a tenth null": (_holes(_words), "hash", _WORDS[0]),
+    "category": (_texts(_CATEGORIES), "category", None),
+    "category, a tenth null": (_holes(_texts(_CATEGORIES)), "category", _WORDS[0]),
+    "hash": (_texts(_WORDS), "hash", None),
+    "hash, a tenth null": (_holes(_texts(_WORDS)), "hash", _WORDS[0]),
 }
 
 
@@ -82,7 +83,7 @@ def measure(kind: str, width: int, rounds: int, cells: int = _CELLS) -> dict[str
     """
     made, declared, fill = KINDS[kind]
     cells //= _LIST if declared == "list" else 1
-    rows = max(64, min(_MOST_ROWS, cells // width))
+    rows = max(min(_LEAST_ROWS, cells), min(_MOST_ROWS, cells // width))
     random, names = np.random.default_rng(0), [f"f{number}" for number in range(width)]
     source = pa.table({"id": np.arange(rows), "label": np.arange(rows) % 2, **{n: made(random, rows) for n in names}})
     with tempfile.TemporaryDirectory() as folder:
@@ -90,7 +91,7 @@ def measure(kind: str, width: int, rounds: int, cells: int = _CELLS) -> dict[str
         pq.write_table(source, path)
         fills = dict.fromkeys(names, fill) if fill is not None else {}
         data = {"train": str(path), "classes": [0, 1], "fills": fills}
-        data |= {"categories": dict.fromkeys(names, _WORDS)} if declared == "category" else {}
+        data |= {"categories": dict.fromkeys(names, _CATEGORIES)} if declared == "category" else {}
         data |= {"hash_buckets": dict.fromkeys(names, _BUCKETS)} if declared == "hash" else {}
         settings = Settings.parse({"data": data, "sisa": {"shards": 1, "slices": 1}, "storage_url": f"{folder}/lake"})
         lake = Lake(settings, Storage(settings.storage_url))
