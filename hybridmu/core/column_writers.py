@@ -237,10 +237,12 @@ class _Texts:
                 known = self._known[position] = (words, self._places(slot, words.to_pylist()))
             except UnicodeDecodeError:
                 return False
-        found = known[1]
-        if missing is not None:
-            index, found = np.where(missing, len(found), index), np.append(found, self._places(slot, [str(slot.fill)]))
-        row[:] = found[index]
+        if missing is None:
+            row[:] = known[1][index]
+        else:  # where a value is null its index means nothing
+            if len(known[1]):
+                row[:] = known[1].take(index, mode="clip")
+            row[missing] = self._places(slot, [str(slot.fill)])
         if (row < 0).any():
             row[:] = 0
             return False
