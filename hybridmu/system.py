@@ -161,7 +161,15 @@ class System(NewRows, Operating, Auditing, Sizing):
 
     @checked
     def predict(self, rows: RowList) -> dict[str, Any]:
-        """Return predictions of rows, offline, by the served version; the same answer as the HTTP endpoint."""
+        """Return predictions of rows, offline, by the served version; the same answer as the HTTP endpoint.
+
+        Args:
+            rows: Each as column → value with every feature column.
+
+        Raises:
+            DataError: A row can't be answered.
+            StateError: Nothing was trained here, or no shard is left to vote.
+        """
         self._check_bound()
         with reporting(self.site, self._engine):
             ensemble = Ensemble.load(self.site, self.registry.version())

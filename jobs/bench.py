@@ -1,8 +1,10 @@
-"""Training and forgetting, as ratios from one run: `python jobs/bench.py loop|peers [--json] [--out CSV]`.
+"""Training, forgetting, reading, as ratios from one run: `python jobs/bench.py loop|peers|encode [--json] [--out CSV]`.
 
 * loop: a shard retrain over a bare PyTorch loop on the same batches (goal: at most 1.0), and ways to compute a step.
 * peers: forgetting on 20,000 x 600 binary rows, two shard actors of one thread (goal: half of the seconds that
   torchunlearn takes, with `--torchunlearn CHECKOUT` in the same run).
+* encode: reading a shard and checking new rows over Parquet's bare decode (goal of reading: at most 2), and encoding
+  one row of a caller, for columns of every kind and 1 to 5,000 of them.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,7 +38,7 @@ from hybridmu.core.strategies import Context, get
 from hybridmu.core.training import batch_bounds, slice_epochs
 from hybridmu.store.lake.lookup import Lookup
 from hybridmu.system import System
-from jobs.studies import benchmarks, torchunlearn
+from jobs.studies import benchmarks, encoding, torchunlearn
 
 _SHARDS, _SLICES, _HIDDEN, _BATCH, _LR = 8, 5, 128, 16, 0.1
 
@@ -44,9 +46,13 @@ _SHARDS, _SLICES, _HIDDEN, _BATCH, _LR = 8, 5, 128, 16, 0.1
 def main() -> None:
     """Run one benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("which", choices=["loop", "peers"])
+    parser.add_argument("which", choices=["loop", "peers", "encode"])
     parser.add_argument("--epochs", type=int, default=10, help="plain epochs; 30 makes 10 per slice")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument(
+        "--kinds", nargs="+", default=list(encoding.KINDS), choices=list(encoding.KINDS), help="of encode"
+    )
+    parser.add_argument("--widths", nargs="+", type=int, default=list(encoding.WIDTHS), help="columns, of encode")
     parser.add_argument("--torchunlearn", type=Path, help="a checkout of Harry24k/machine-unlearning-pytorch")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--out", type=Path, help="a CSV file that figures are appended to")
@@ -56,6 +62,7 @@ def main() -> None:
     run: dict[str, Callable[[], dict[str, Any]]] = {
         "loop": lambda: bench_loop(arguments.seeds, arguments.epochs),
         "peers": lambda: bench_peers(arguments.seeds, arguments.epochs, arguments.torchunlearn),
+        "encode": lambda: bench_encode(arguments.kinds, arguments.widths, arguments.seeds),
     }
     result = {
         "benchmark": arguments.which,
@@ -66,6 +73,12 @@ def main() -> None:
     }
     benchmarks.write(arguments.out, arguments.which, result["cases"])
     print(json.dumps(result) if arguments.json else json.dumps(result, indent=1))
+
+
+def bench_encode(kinds: Sequence[str], widths: Sequence[int], rounds: int) -> dict[str, Any]:
+    """Return what reading, checking and serving columns takes, kind by kind and width by width."""
+    names = [(kind, width) for kind in kinds for width in widths]
+    return {"cases": {f"{kind} x {width}": encoding.measure(kind, width, rounds) for kind, width in names}}
 
 
 # ---------------------------------------------------------------------- loop

@@ -12,18 +12,18 @@ from typing import Annotated, Any
 
 import grpc
 import torch
-from fastapi import Depends, FastAPI, HTTPException
+from fastapi import Depends, FastAPI, HTTPException, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
-from pydantic import ValidationError
 from ray import serve
 from ray.serve.handle import DeploymentHandle
+from starlette.requests import ClientDisconnect
 
 from hybridmu.cluster.metrics import ReplicaMetrics
 from hybridmu.cluster.votes import Votes, ask
 from hybridmu.config import Settings
 from hybridmu.errors import DataError, HybridMUError, StateError
-from hybridmu.serving import rpc
-from hybridmu.serving.api import PredictRequest, PredictResponse, VersionResponse, problem
+from hybridmu.serving import body, rpc
+from hybridmu.serving.api import PredictRequest, PredictResponse, Refusal, VersionResponse, problem
 from hybridmu.serving.door import Door
 from hybridmu.serving.ensemble import Ensemble as LocalEnsemble
 from hybridmu.serving.replica import Replica
@@ -31,10 +31,32 @@ from hybridmu.serving.voters import BehindError, spread
 from hybridmu.store.sql.database import connect
 from hybridmu.store.sql.tokens import Tokens
 
-api = FastAPI(title="HybridMU", description="Predictions of an ensemble that forgets.", version="1")
+api = FastAPI(
+    title="HybridMU",
+    description="Predictions of an ensemble that forgets.",
+    version="1",
+    docs_url=None,  # its page would load scripts from elsewhere
+    redoc_url=None,
+)
 _Bearer = Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))]
 _log = logging.getLogger("ray.serve")
 
+
+_REFUSALS: dict[int | str, dict[str, Any]] = {
+    code: {"model": Refusal, "description": text}
+    for code, text in {
+        401: "no token that counts",
+        403: "the token has not the scope",
+        408: "the body does not end",
+        413: "the body is too long",
+        422: "the rows can't be answered",
+        503: "this replica may be behind, or sub-models are out of reach",
+    }.items()
+}
+# FastAPI would read a body that it knows of before it looks at the token.
+_BODY = {
+    "requestBody": {"content": {"application/json": {"schema": PredictRequest.model_json_schema()}}, "required": True}
+}
 
 # How often an answer is begun anew because a version was replaced meanwhile.
 _ASKS = 5
@@ -65,7 +87,7 @@ class Ensemble:
         # Asking voters waits for them, which Serve's own thread must not.
         with ThreadPoolExecutor(1) as thread:
             self._replica = thread.submit(Replica, parsed, name, ReplicaMetrics().swapped, load).result()
-        guarded = parsed.serving.authenticate
+        self._limits, guarded = parsed.serving, parsed.serving.authenticate
         self._door = Door(Tokens(connect(parsed.database)).all, parsed.api.token_seconds) if guarded else None
         self._stop = threading.Event()
         threading.Thread(target=self._replica.follow, args=(self._stop,), daemon=True, name="follow").start()
@@ -73,31 +95,42 @@ class Ensemble:
         self._batch.set_batch_wait_timeout_s(parsed.serving.batch_wait_ms / 1000)
         _log.info("answering with version %d, forward %s", self._replica.ensemble.version, self._replica.ensemble.way)
 
-    @api.post("/v1/predict", response_model=PredictResponse)
-    async def predict(self, request: PredictRequest, bearer: _Bearer = None) -> dict[str, Any]:
+    @api.post("/v1/predict", response_model=PredictResponse, responses=_REFUSALS, openapi_extra=_BODY)
+    async def predict(self, request: Request, bearer: _Bearer = None) -> dict[str, Any]:
         """Classify rows; all of an answer comes from one version, which it names."""  # noqa: DOC201, DOC501 - the API's page shows it
-        await self._admit(bearer)
+        await self._admit(bearer)  # before a byte of the body is read
         try:
-            return await self._answer(request.rows)
+            length = request.headers.get("content-length")
+            sent = await body.read(request.stream(), length, self._limits.body_bytes)
+            return await self._answer(await body.rows_of(sent, self._limits.request_rows))
+        except body.TooLongError as error:
+            raise HTTPException(413, problem(error), {"Connection": "close"}) from None
         except DataError as error:
             raise HTTPException(422, problem(error)) from None
-        except StateError as error:
+        except HybridMUError as error:
             raise HTTPException(503, problem(error)) from None
+        except TimeoutError:
+            raise HTTPException(408, "the body does not end", {"Connection": "close"}) from None
+        except ClientDisconnect:
+            raise HTTPException(400, "the body broke off") from None
 
-    async def Predict(self, request: Any, grpc_context: Any) -> Any:
-        """Return the same answer over gRPC (`serving/rpc.py`); refusals are codes of gRPC."""
+    async def Predict(self, request: bytes, grpc_context: Any) -> Any:
+        """Return the same answer over gRPC (`serving/rpc.py`); refusals are codes of gRPC."""  # noqa: DOC501 - each is caught below
         refuse = partial(_refuse, grpc_context)
         try:
             if self._door is None:
                 return refuse("UNAUTHENTICATED", "gRPC listens on every interface: set serving.authenticate: true")
             if refusal := await self._refusal(rpc.bearer(grpc_context.invocation_metadata()) or ""):
                 return refuse("UNAUTHENTICATED" if refusal[0] == 401 else "PERMISSION_DENIED", refusal[1])
-            return rpc.struct(await self._answer(PredictRequest.model_validate(rpc.plain(request)).rows))
-        except ValidationError as error:  # without what was sent
-            return refuse("INVALID_ARGUMENT", "; ".join(f"{one['loc']}: {one['msg']}" for one in error.errors()[:5]))
+            if len(request) > self._limits.body_bytes:
+                raise body.TooLongError(self._limits.body_bytes)
+            sent = await asyncio.to_thread(rpc.parsed, request)
+            return rpc.struct(await self._answer(body.checked(sent, self._limits.request_rows)))
+        except body.TooLongError as error:
+            return refuse("RESOURCE_EXHAUSTED", str(problem(error)))
         except DataError as error:
             return refuse("INVALID_ARGUMENT", str(problem(error)))
-        except StateError as error:
+        except HybridMUError as error:
             return refuse("UNAVAILABLE", str(problem(error)))
 
     async def _answer(self, rows: list[dict[str, Any]]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from hybridmu.config import Settings
-from hybridmu.errors import HybridMUError, StateError
+from hybridmu.errors import DataError, HybridMUError, StateError
 from hybridmu.serving.voters import Voters
 
 _log = logging.getLogger("ray.serve")
@@ -67,10 +67,13 @@ def ask(groups: Sequence[DeploymentHandle], version: int, x: Any) -> list[Any]:
         x: float32 [n, features].
 
     Raises:
+        DataError: A sub-model can't answer these rows.
         StateError: A group can't be reached.
     """
     asked = [group.logits.remote(version, x) for group in groups]
     try:
         return [each.result(timeout_s=_VOTES_SECONDS) for each in asked]
+    except DataError as error:  # as Ray brings it: with a traceback of the other process in its text
+        raise DataError(error.what, expected=error.expected, got=error.got, remedy=error.remedy) from None
     except (RayError, RayServeException, TimeoutError) as error:
         raise StateError("sub-models can't be reached", got=type(error).__name__, remedy="try again") from error

@@ -61,6 +61,8 @@ class ServingSettings(Section):
             as well as Ray can.
         groups: Over how many processes the sub-models of one replica are spread, where they are too many for one.
         authenticate: Answer those alone who have a token with the scope `predict` (docs/api.md).
+        body_bytes: Longest body of a call that is read.
+        request_rows: Rows that one call may have.
     """
 
     aggregation: Literal["mean", "vote"] = "mean"
@@ -74,6 +76,8 @@ class ServingSettings(Section):
     per_node: int | None = Field(None, ge=1, le=10_000)
     groups: int = Field(1, ge=1, le=10_000)
     authenticate: bool = False
+    body_bytes: int = Field(16 * 2**20, ge=1024)
+    request_rows: int = Field(10_000, ge=1)
 
 
 class LogSettings(Section):

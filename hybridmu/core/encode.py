@@ -6,7 +6,6 @@ and lives inside the sub-model (`core/model.py`), so it is part of checkpoint 1.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -17,6 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from hybridmu.core.column_writers import Slot, bucket, write
 from hybridmu.errors import DataError
 
 Scalar = bool | int | float | str
@@ -76,14 +76,7 @@ class Encoder:
         Raises:
             DataError: Missing column, wrong type, NaN or infinity, null without a fill, undeclared category.
         """
-        out = np.empty((table.num_rows, self.features), dtype=np.float32) if out is None else out
-        at = 0
-        for column in self.columns:
-            if column.name not in table.column_names:
-                raise DataError(f"column {column.name!r} is missing", expected=", ".join(c.name for c in self.columns))
-            _encode_column(column, _plain(table.column(column.name)), out[:, at : at + column.width])
-            at += column.width
-        return out
+        return Encoding(self).encode(table, out)
 
     def encode_labels(self, table: pa.Table) -> npt.NDArray[np.int64]:
         """Return class numbers, int64 [n].
@@ -122,6 +115,49 @@ class Encoder:
         return cls(columns, raw["label"], tuple(raw["classes"]))
 
 
+class Encoding:
+    """One pass over tables with the same columns; texts that were hashed once are known until it ends.
+
+    Args:
+        encoder: What to encode.
+    """
+
+    def __init__(self, encoder: Encoder) -> None:
+        self._encoder = encoder
+        self._slots: list[Slot] = []
+        self._hashes: dict[str, int] = {}
+        at = 0
+        for column in encoder.columns:
+            width = column.width - (column.fill is not None)
+            places = category_numbers(column) if column.kind == "category" else {}
+            self._slots.append(Slot(column.kind, at, width, column.scale, column.fill, places))
+            at += column.width
+
+    def encode(self, table: pa.Table, out: F32 | None = None) -> F32:
+        """Encode the feature columns of a table, as `Encoder.encode` says.
+
+        Args:
+            table: Any rows with the feature columns.
+            out: Where to write them, float32 [n, features]; made when it is not given.
+
+        Returns:
+            float32 [n, features].
+
+        Raises:
+            DataError: As `Encoder.encode`.
+        """
+        columns = self._encoder.columns
+        out = np.empty((table.num_rows, self._encoder.features), dtype=np.float32) if out is None else out
+        place = {name: index for index, name in enumerate(table.column_names)}
+        if missing := [column.name for column in columns if column.name not in place]:
+            raise DataError(f"column {missing[0]!r} is missing", expected=", ".join(column.name for column in columns))
+        chosen = table.select([place[column.name] for column in columns])
+        for number in write(chosen, self._slots, out, self._hashes):
+            column, at = columns[number], self._slots[number].at
+            _encode_column(column, _plain(table.column(place[column.name])), out[:, at : at + column.width])
+        return out
+
+
 def make_columns(
     schema: pa.Schema,
     features: Sequence[str],
@@ -150,9 +186,9 @@ def make_columns(
     declared = {*fills, *categories, *hash_buckets, *scale}
     if unknown := sorted(declared - set(features)):
         raise DataError(f"data declares columns that are not features: {unknown}", expected=f"some of {list(features)}")
-    columns = []
+    known, columns = frozenset(schema.names), []
     for name in features:
-        if name not in schema.names:
+        if name not in known:
             raise DataError(f"feature column {name!r} is missing", got=", ".join(schema.names))
         kind, width = _kind(name, schema.field(name).type, categories.get(name), hash_buckets.get(name, 64))
         fill = fills.get(name)
@@ -272,7 +308,7 @@ def _encode_column(column: Column, values: pa.Array, out: F32) -> None:
             if nulls:
                 filled = filled.fill_null(pa.scalar(column.fill, type=filled.type))
             out[:, 0] = filled.cast(pa.float64()).to_numpy(zero_copy_only=False) * column.scale
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError, UnicodeDecodeError) as error:
         raise DataError(
             f"column {column.name!r} has the wrong type", expected=column.kind, got=f"{values.type} ({error})"
         ) from None
@@ -311,6 +347,11 @@ def _encode_list(column: Column, values: pa.Array, out: F32) -> None:
     np.multiply(out, np.float32(column.scale), out=out)
 
 
+def category_numbers(column: Column) -> dict[str, int]:
+    """Return declared value → its place."""
+    return {text: number for number, text in enumerate(column.categories)}
+
+
 def _encode_string(column: Column, values: pa.Array, out: F32) -> None:
     values = values.cast(pa.string())
     if values.null_count:
@@ -318,12 +359,9 @@ def _encode_string(column: Column, values: pa.Array, out: F32) -> None:
     distinct = values.dictionary_encode()
     if column.kind == "hash":
         width = out.shape[1]
-        numbers = [
-            int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") % width
-            for text in distinct.dictionary.to_pylist()
-        ]
+        numbers = [bucket(text, width) for text in distinct.dictionary.to_pylist()]
     else:
-        known = {text: number for number, text in enumerate(column.categories)}
+        known = category_numbers(column)
         numbers = [known.get(text, -1) for text in distinct.dictionary.to_pylist()]
         if missing := numbers.count(-1):
             raise DataError(

@@ -8,14 +8,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from hybridmu.errors import HybridMUError
 
-MAX_ROWS = 10_000
-
 
 class PredictRequest(BaseModel):
     """Rows to classify, each as column → value with every feature column."""
 
     model_config = ConfigDict(extra="forbid")
-    rows: list[dict[str, Any]] = Field(min_length=1, max_length=MAX_ROWS)
+    rows: list[dict[str, Any]] = Field(min_length=1)
 
 
 class Prediction(BaseModel):
@@ -40,6 +38,16 @@ class PredictResponse(BaseModel):
     predictions: list[Prediction]
 
 
+class Refusal(BaseModel):
+    """Why a call is refused.
+
+    Attributes:
+        detail: A sentence; or what went wrong, what would have been right, what was found, and what to do.
+    """
+
+    detail: str | dict[str, str]
+
+
 class VersionResponse(BaseModel):
     """What answers now.
 
@@ -61,5 +69,6 @@ class VersionResponse(BaseModel):
 
 
 def problem(error: HybridMUError) -> dict[str, str]:
-    """Return an error as the body of an HTTP answer."""
-    return {"what": error.what, "expected": error.expected, "got": error.got, "remedy": error.remedy}
+    """Return an error as the body of an HTTP answer; what is no Unicode in it is written as an escape."""
+    said = {"what": error.what, "expected": error.expected, "got": error.got, "remedy": error.remedy}
+    return {name: text.encode("utf-8", "backslashreplace").decode() for name, text in said.items()}

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 import torch
 
 from hybridmu.core.aggregate import aggregate
 from hybridmu.core.encode import Encoder
 from hybridmu.core.model import SubModel
-from hybridmu.errors import DataError, StateError
+from hybridmu.errors import DataError, HybridMUError, StateError
 from hybridmu.runtime.site import Site
 from hybridmu.serving.forward import Forward, fastest
+from hybridmu.serving.table_rows import RowEncoder
 from hybridmu.types import ModelVersion
 
 _SAMPLE_ROWS = 16
 _QUICK_SECONDS = 0.005
-_QUICK_ROWS = 256  # encoding them takes milliseconds too
+_QUICK_CELLS = 16_384  # reading and naming so many values takes milliseconds too
+_T = TypeVar("_T")
+_R = TypeVar("_R")
 
 
 class Ensemble:
@@ -48,6 +50,7 @@ class Ensemble:
     ) -> None:
         self.version, self.encoder, self.how = version, encoder, how
         self.models = models
+        self._rows = RowEncoder(encoder)
         self.removed = {shard: upto for shard, upto in (removed or {}).items() if shard in models}
         self.withheld: frozenset[int] = frozenset()
         voters = [model for _, model in models.values() if model is not None]
@@ -104,7 +107,8 @@ class Ensemble:
         """Return whether so many rows are answered here within milliseconds, going by what a sample took."""
         if self.way == "spread":
             return False
-        return self.seconds.get(self.way, 0.0) * max(1.0, rows / _SAMPLE_ROWS) < _QUICK_SECONDS and rows <= _QUICK_ROWS
+        forward = self.seconds.get(self.way, 0.0) * max(1.0, rows / _SAMPLE_ROWS)
+        return forward < _QUICK_SECONDS and rows * (self._rows.cells + len(self.encoder.classes)) <= _QUICK_CELLS
 
     def encode(self, rows: Sequence[dict[str, Any]]) -> npt.NDArray[np.float32]:
         """Encode rows given as column → value.
@@ -116,31 +120,14 @@ class Ensemble:
             float32 [n, features].
 
         Raises:
-            DataError: No rows, a missing column, or a value of the wrong type.
+            DataError: No rows, a missing column, or a value that the column can't hold.
         """
-        if not rows:
-            raise DataError("there are no rows to predict", expected="at least one row")
-        if not all(isinstance(row, dict) for row in rows):
-            raise DataError("a row is not a mapping", expected='[{"column": value, …}, …]')
-        columns = {}
-        for column in self.encoder.columns:
-            values = []
-            for row in rows:
-                if column.name not in row:
-                    raise DataError(
-                        f"column {column.name!r} is missing", expected=", ".join(c.name for c in self.encoder.columns)
-                    )
-                values.append(row[column.name])
-            width = column.width - (column.fill is not None)
-            try:
-                columns[column.name] = pa.array(
-                    values, type=pa.list_(pa.float64(), width) if column.kind == "list" else None
-                )
-            except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-                raise DataError(
-                    f"column {column.name!r} has a wrong value", expected=column.kind, got=str(error)
-                ) from None
-        return self.encoder.encode(pa.table(columns))
+        try:
+            return self._rows.encode(rows)
+        except DataError:
+            raise
+        except Exception as error:  # whatever a caller's rows raise is said to that caller
+            raise DataError("these rows can't be encoded", expected="JSON values", got=type(error).__name__) from error
 
     @torch.no_grad()
     def probabilities(self, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -162,8 +149,21 @@ class Ensemble:
         return self._forward(torch.from_numpy(x))
 
     def answer(self, x: npt.NDArray[np.float32]) -> dict[str, Any]:
-        """Return the JSON-able answer for encoded rows: label and probability per class, and the version."""
-        return self._named(self.label(self.probabilities(x)))
+        """Return the JSON-able answer for encoded rows: label and probability per class, and the version.
+
+        Raises:
+            DataError: The model can't answer these rows.
+            HybridMUError: No shard is left to vote, or sub-models are out of reach.
+        """
+        try:
+            found = self.probabilities(x)
+        except HybridMUError:
+            raise
+        except Exception as error:
+            raise DataError("the model can't answer these rows", got=type(error).__name__) from error
+        if not np.isfinite(found).all():
+            raise DataError("the model has no finite answer to these rows", remedy="check their numbers")
+        return self._named(self.label(found))
 
     def answers(self, requests: Sequence[Sequence[dict[str, Any]]]) -> list[dict[str, Any] | DataError]:
         """Return the answers to several requests, made as one batch; one that is wrong spoils no other.
@@ -175,11 +175,20 @@ class Ensemble:
             Answer or refusal per request, in their order.
 
         Raises:
-            StateError: No shard is left to vote.
+            StateError: No shard is left to vote, or sub-models are out of reach.
         """
         encoded = self._encode_each(requests)
         right = [x for x in encoded if not isinstance(x, DataError)]
-        made = iter(self.label(self.probabilities(np.concatenate(right)))) if right else iter(())
+        try:
+            found = self.probabilities(np.concatenate(right)) if right else np.empty((0, 0), dtype=np.float32)
+            whole = bool(np.isfinite(found).all())
+        except StateError:
+            raise
+        except Exception:  # of the user's model, for some of the rows perhaps
+            whole = False
+        if not whole:
+            return [x if isinstance(x, DataError) else _said(self.answer, x) for x in encoded]
+        made = iter(self.label(found))
         return [x if isinstance(x, DataError) else self._named(list(islice(made, len(x)))) for x in encoded]
 
     def _encode_each(
@@ -188,15 +197,12 @@ class Ensemble:
         """Return the rows of each, encoded all at once, which costs little more than one; singly if one is wrong."""
         try:
             joined = self.encode([row for rows in requests for row in rows])
-        except DataError:
-            return [self._encoded(rows) for rows in requests]
-        return np.split(joined, np.cumsum([len(rows) for rows in requests])[:-1])
-
-    def _encoded(self, rows: Sequence[dict[str, Any]]) -> npt.NDArray[np.float32] | DataError:
-        try:
-            return self.encode(rows)
-        except DataError as error:
-            return error
+            parts = np.split(joined, np.cumsum([len(rows) for rows in requests])[:-1])
+            if all(map(len, parts)):
+                return parts
+        except Exception:
+            pass  # told to whom it concerns
+        return [_said(self.encode, rows) for rows in requests]
 
     def _named(self, predictions: list[dict[str, Any]]) -> dict[str, Any]:
         return {"version": self.version, "withheld": len(self.withheld), "predictions": predictions}
@@ -211,6 +217,13 @@ class Ensemble:
             }
             for row in probabilities
         ]
+
+
+def _said(answer: Callable[[_T], _R], question: _T) -> _R | DataError:
+    try:
+        return answer(question)
+    except DataError as error:
+        return error
 
 
 def sample(encoder: Encoder) -> torch.Tensor:

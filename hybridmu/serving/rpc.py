@@ -11,8 +11,11 @@ from __future__ import annotations
 from typing import Any
 
 import grpc
-from google.protobuf.json_format import MessageToDict, ParseDict
+from google.protobuf.json_format import MessageToDict, ParseDict, SerializeToJsonError
+from google.protobuf.message import DecodeError
 from google.protobuf.struct_pb2 import Struct
+
+from hybridmu.errors import DataError
 
 SERVICE = "hybridmu.v1.Ensemble"
 
@@ -24,9 +27,8 @@ def add_EnsembleServicer_to_server(servicer: Any, server: Any) -> None:
         servicer: Has the method `Predict`.
         server: Of gRPC.
     """
-    predict = grpc.unary_unary_rpc_method_handler(
-        servicer.Predict, request_deserializer=Struct.FromString, response_serializer=Struct.SerializeToString
-    )
+    # The message stays bytes in Serve's proxy: it is read where the token has been looked at.
+    predict = grpc.unary_unary_rpc_method_handler(servicer.Predict, response_serializer=Struct.SerializeToString)
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {"Predict": predict}),))
 
 
@@ -55,6 +57,21 @@ def struct(body: dict[str, Any]) -> Struct:
     return ParseDict(body, Struct())
 
 
+def parsed(body: bytes) -> dict[str, Any]:
+    """Return a serialized message as JSON-able data.
+
+    Args:
+        body: What came.
+
+    Raises:
+        DataError: It is no `google.protobuf.Struct`, or is nested too deeply.
+    """
+    try:
+        return plain(Struct.FromString(body))
+    except (DecodeError, SerializeToJsonError, ValueError, RecursionError, MemoryError) as error:
+        raise DataError("the message is no google.protobuf.Struct", got=type(error).__name__) from None
+
+
 def plain(message: Struct) -> dict[str, Any]:
     """Return a message as JSON-able data; whole numbers are integers again."""
     found: dict[str, Any] = _whole(MessageToDict(message))
@@ -66,7 +83,8 @@ def _whole(value: Any) -> Any:
         return {name: _whole(each) for name, each in value.items()}
     if isinstance(value, list):
         return [_whole(each) for each in value]
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+    # A double beyond this was no integer that had to become one.
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) <= 2**53 else value
 
 
 def bearer(metadata: Any) -> str | None:

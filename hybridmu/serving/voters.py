@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 
 from hybridmu.config import Settings
-from hybridmu.errors import CorruptBlobError, StateError, StorageError
+from hybridmu.errors import CorruptBlobError, DataError, StateError, StorageError
 from hybridmu.runtime.healing import reporting
 from hybridmu.runtime.site import Site
 from hybridmu.serving.ensemble import Ensemble, removed_of, sample
@@ -132,6 +132,7 @@ class Voters(Follower):
             x: float32 [n, features].
 
         Raises:
+            DataError: A sub-model can't answer these rows.
             StateError: The lease is over.
         """
         if not self.healthy:
@@ -142,8 +143,11 @@ class Voters(Follower):
             return None  # it was replaced, and its weights may be purged
         shards = tuple(held.models)
         none = np.zeros((0, len(x), len(held.encoder.classes)), dtype=np.float32)
-        # What came through Ray can't be written to, which torch warns of.
-        return shards, held.logits(np.array(x)).numpy() if shards else none
+        try:
+            # What came through Ray can't be written to, which torch warns of.
+            return shards, held.logits(np.array(x)).numpy() if shards else none
+        except Exception as error:  # of the user's model
+            raise DataError("a sub-model can't answer these rows", got=type(error).__name__) from error
 
     def _load(self, version: int) -> Ensemble:
         with self._loading:

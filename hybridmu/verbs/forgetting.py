@@ -38,7 +38,9 @@ from hybridmu.types import (
 from hybridmu.types.text import spellings
 from hybridmu.verbs.arguments import (
     AnyCaller,
+    AnyCount,
     Caller,
+    Count,
     Deadline,
     Flag,
     IdempotencyKey,

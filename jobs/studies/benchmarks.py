@@ -57,10 +57,16 @@ def write(path: Path | None, benchmark: str, cases: Cases) -> None:
         csvfile.append(path, found, Figure)
 
 
-def read(folder: Path, benchmark: str) -> dict[str, dict[str, float]]:
-    """Return case → name → value, each case as its last run left it."""
+def read(folder: Path, benchmark: str, file: str = _FILE) -> dict[str, dict[str, float]]:
+    """Return case → name → value, each case as its last run left it.
+
+    Args:
+        folder: Of the CSV files.
+        benchmark: Which benchmark.
+        file: Its file there.
+    """
     runs: dict[str, dict[str, dict[str, float]]] = {}
-    for figure in csvfile.read(folder / _FILE, Figure):
+    for figure in csvfile.read(folder / file, Figure):
         if figure.benchmark == benchmark:
             runs.setdefault(figure.case, {}).setdefault(figure.run, {})[figure.name] = figure.value
     return {case: found[max(found)] for case, found in runs.items()}
@@ -81,7 +87,7 @@ def loop(folder: Path, _: str) -> str:
     lines = [
         (
             way,
-            _judged(f"{f['ratio']:.2f}", f["ratio"] <= _LOOP),
+            judged(f"{f['ratio']:.2f}", f["ratio"] <= _LOOP),
             f"{f['first_seconds']:.2f} s",
             f"{100 * f['accuracy']:.1f} %",
             "yes" if f["same_bits"] else "no",
@@ -105,7 +111,7 @@ def peers(folder: Path, _: str) -> str:
         ours, theirs = found["seconds_to_applied"], found["peer_seconds"]
         lines.append((
             case,
-            _judged(f"{ours:.2f} s", ours <= theirs / 2),
+            judged(f"{ours:.2f} s", ours <= theirs / 2),
             f"{found['worker_seconds']:.2f} s",
             "yes" if found["bitwise_equal"] else "no",
             f"{theirs:.2f} s",
@@ -132,7 +138,7 @@ def updates(folder: Path, _: str) -> str:
     for system in dict.fromkeys(case.rpartition(" ")[0] for case in found):
         each = [found[f"{system} {name}"] for name in ("retrain", *shown)]
         cells = [
-            _judged(f"{f['faster']:.1f} / {f['faster_cpu']:.1f}", min(f["faster"], f["faster_cpu"]) >= FASTER)
+            judged(f"{f['faster']:.1f} / {f['faster_cpu']:.1f}", min(f["faster"], f["faster_cpu"]) >= FASTER)
             if name in shown[:2]
             else f"{f['faster']:.1f} / {f['faster_cpu']:.1f}"
             for name, f in zip(shown, each[1:], strict=True)
@@ -149,18 +155,18 @@ def requests(folder: Path, _: str) -> str:
         lines += [
             (
                 f"accept a request, durable, {f['rate']:g} a second, {f['known_ids']:,.0f} known ids",
-                f"p50 {p50:.1f} ms, p99 {_judged(f'{p99:.1f} ms', p99 <= _ACCEPT_MS)} (an fsync: {fsync:.1f} ms)",
+                f"p50 {p50:.1f} ms, p99 {judged(f'{p99:.1f} ms', p99 <= _ACCEPT_MS)} (an fsync: {fsync:.1f} ms)",
                 f"p99 {_ACCEPT_MS:g} ms",
             ),
             (
                 "accept 10,000 ids in one request",
-                _judged(f"{many:.2f} s", many <= _MANY_SECONDS),
+                judged(f"{many:.2f} s", many <= _MANY_SECONDS),
                 f"{_MANY_SECONDS:g} s",
             ),
         ]
     for f in read(folder, "plan").values():
         what = f"plan {f['shards']:,.0f} shards with {f['pending_ids']:,.0f} pending ids"
-        lines.append((what, _judged(f"{f['total_s']:.2f} s", f["total_s"] <= _PLAN_SECONDS), f"{_PLAN_SECONDS:g} s"))
+        lines.append((what, judged(f"{f['total_s']:.2f} s", f["total_s"] <= _PLAN_SECONDS), f"{_PLAN_SECONDS:g} s"))
     for f in read(folder, "purge").values():
         seconds, writes, reads = (f[name] for name in ("purge_s", "writes_per_file", "reads_per_table"))
         lines.append((
@@ -208,18 +214,18 @@ def serving(folder: Path, _: str) -> str:
 
 
 def _share(name: str, goal: float, above: bool) -> Callable[[Mapping[str, float]], str]:
-    return lambda f: _judged(f"{f[name]:.2f}", f[name] >= goal if above else f[name] <= goal)
+    return lambda f: judged(f"{f[name]:.2f}", f[name] >= goal if above else f[name] <= goal)
 
 
 def _none(name: str) -> Callable[[Mapping[str, float]], str]:
-    return lambda f: _judged(f"{f[name]:.0f}", f[name] == 0)
+    return lambda f: judged(f"{f[name]:.0f}", f[name] == 0)
 
 
 def _quarantined(f: Mapping[str, float]) -> str:
     if "quarantine_p95_seconds" not in f:
         return ""
     p95 = f["quarantine_p95_seconds"]
-    return f"p50 {f['quarantine_p50_seconds']:.2f} s, p95 {_judged(f'{p95:.2f} s', p95 <= _QUARANTINE_SECONDS)}"
+    return f"p50 {f['quarantine_p50_seconds']:.2f} s, p95 {judged(f'{p95:.2f} s', p95 <= _QUARANTINE_SECONDS)}"
 
 
 _SERVING: Sequence[tuple[str, str, Callable[[Mapping[str, float]], str]]] = (
@@ -243,7 +249,8 @@ _SERVING: Sequence[tuple[str, str, Callable[[Mapping[str, float]], str]]] = (
 )
 
 
-def _judged(text: str, met: bool) -> str:
+def judged(text: str, met: bool) -> str:
+    """Return a cell of a table that says whether its goal is met."""
     return f"**{text}**" if met else f"{text} (missed)"
 
 

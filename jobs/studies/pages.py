@@ -9,11 +9,16 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from jobs.studies import benchmarks, scaletables, tables
+from jobs.studies import benchmarks, encoding, scaletables, tables
 
 # Relative to the project's root.
 PAGES = ("README.md", "docs/results.md", "docs/scale.md", "docs/serving.md")
-TABLES: dict[str, Callable[[Path, str], str]] = {**tables.TABLES, **scaletables.TABLES, **benchmarks.TABLES}
+TABLES: dict[str, Callable[[Path, str], str]] = {
+    **tables.TABLES,
+    **scaletables.TABLES,
+    **benchmarks.TABLES,
+    "encode": encoding.encode,
+}
 
 _BLOCK = re.compile(r"(<!-- table (\w+)(?: (\S+))? -->\n).*?(<!-- end -->)", re.DOTALL)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+import math
 import threading
 import time
 from collections.abc import Iterator
@@ -80,7 +83,7 @@ def test_what_answers_can_be_asked(system: hybridmu.System, url: str) -> None:
 def test_where_tokens_are_asked_for_only_their_scope_opens(system: hybridmu.System, url: str) -> None:
     folder = Path(system.settings.storage_url).parent
     raw = yaml.safe_load((folder / "config.yaml").read_text())
-    raw["serving"] |= {"authenticate": True, "lease_seconds": 10.0}
+    raw["serving"] |= {"authenticate": True, "body_bytes": 20_000, "request_rows": 9, "lease_seconds": 10.0}
     raw["api"] = {"token_seconds": 0.0}
     (folder / "guarded.yaml").write_text(yaml.safe_dump(raw))
     serve.run(build({"config": str(folder / "guarded.yaml")}), name="guarded", route_prefix="/guarded")
@@ -99,6 +102,17 @@ def test_where_tokens_are_asked_for_only_their_scope_opens(system: hybridmu.Syst
         assert [code(None, "version"), code(right, "version")] == [401, 200]
         assert httpx.get(f"{url}/guarded/healthz").status_code == 200
 
+        long = [json.dumps({"rows": [{**ROWS[0], "x": "y" * 30_000}]}).encode()]
+
+        def posted(token: str, body: Any, **headers: str) -> int:
+            told = {"Authorization": f"Bearer {token}"} | headers
+            return httpx.post(f"{url}/guarded/v1/predict", headers=told, content=body).status_code
+
+        assert [posted(token, long[0]) for token in ("hmu_x", wrong, right)] == [401, 403, 413]
+        assert [posted(token, iter(long)) for token in ("hmu_x", right)] == [401, 413], "in chunks, without a length"
+        assert posted("hmu_x", b"no JSON") == 401
+        assert posted(right, json.dumps({"rows": ROWS * 2})) == 422, "ten rows"
+
         with grpc.insecure_channel(f"127.0.0.1:{GRPC}") as channel:
 
             def refusal(token: str, body: Any, application: str = "guarded") -> str:
@@ -114,8 +128,10 @@ def test_where_tokens_are_asked_for_only_their_scope_opens(system: hybridmu.Syst
             assert refusal("hmu_x", asked) == "UNAUTHENTICATED"
             assert refusal(wrong, asked) == "PERMISSION_DENIED"
             assert refusal(right, asked, APPLICATION) == "UNAUTHENTICATED", "no tokens are asked for there"
-            for body in ({"rows": []}, {}, {"rows": [{"x0": "much"}]}, {**asked, "version": 1}):
+            for body in ({"rows": []}, {}, {"rows": [{"x0": "much"}]}, {**asked, "version": 1}, {"rows": ROWS * 2}):
                 assert refusal(right, body) == "INVALID_ARGUMENT"
+            assert refusal(right, {"rows": [{**ROWS[0], "x": "y" * 30_000}]}) == "RESOURCE_EXHAUSTED"
+            assert refusal("hmu_x", {"rows": [{**ROWS[0], "x": "y" * 30_000}]}) == "UNAUTHENTICATED"
         tokens.revoke(mine.token_id)
         assert code(right) == 401
     finally:
@@ -130,11 +146,15 @@ def test_where_tokens_are_asked_for_only_their_scope_opens(system: hybridmu.Syst
         ({**ROWS[0], "x3": None}, "x3"),
         ({**ROWS[0], "x3": [1.0]}, "x3"),
         ({**ROWS[0], "x3": {"a": 1}}, "x3"),
+        ({**ROWS[0], "x3": "1.5"}, "x3"),
+        ({**ROWS[0], "x3": 2**64}, "x3"),
+        ({**ROWS[0], "x3": math.nan}, "x3"),
+        ({**ROWS[0], "x3": "\ud800"}, "x3"),
     ],
-    ids=["word", "missing", "null", "list", "mapping"],
+    ids=["word", "missing", "null", "list", "mapping", "number as text", "2**64", "NaN", "surrogate"],
 )
 def test_a_bad_row_is_refused_with_a_remedy(url: str, row: dict[str, Any], word: str) -> None:
-    refused = httpx.post(f"{url}/v1/predict", json={"rows": [ROWS[0], row]})
+    refused = httpx.post(f"{url}/v1/predict", content=json.dumps({"rows": [ROWS[0], row]}))
     assert refused.status_code == 422, refused.text
     detail = refused.json()["detail"]
     assert word in detail["what"]
@@ -145,6 +165,31 @@ def test_a_bad_row_is_refused_with_a_remedy(url: str, row: dict[str, Any], word:
 @pytest.mark.parametrize("body", [{"rows": []}, {}, {"rows": ROWS, "version": 1}], ids=["empty", "none", "unknown"])
 def test_a_bad_body_is_refused(url: str, body: dict[str, Any]) -> None:
     assert httpx.post(f"{url}/v1/predict", json=body).status_code == 422
+
+
+@pytest.mark.parametrize("page", ["docs", "redoc", "docs/oauth2-redirect"])
+def test_there_is_no_page_with_scripts_from_elsewhere(url: str, page: str) -> None:
+    assert httpx.get(f"{url}/{page}").status_code == 404
+
+
+def test_what_one_caller_sends_concerns_no_other(url: str) -> None:
+    """All are in flight at once, so that they share batches."""
+    right = json.dumps({"rows": ROWS})
+    wrong = [{**ROWS[0], "x3": cell} for cell in (2**63, 2**64, "\ud800", [[]] * 9, math.inf, None)]
+    sent = [right, *(json.dumps({"rows": [row]}) for row in wrong), "[" * 100_000, right] * 3
+
+    async def ask() -> list[httpx.Response]:
+        async with httpx.AsyncClient(timeout=60) as http:
+            return await asyncio.gather(*(http.post(f"{url}/v1/predict", content=each) for each in sent))
+
+    answers = asyncio.run(ask())
+    codes = [answer.status_code for answer in answers]
+    assert codes == [200, 200, *([422] * 6), 200] * 3, "2**63 is a number that an unsigned column holds"
+    alone = httpx.post(f"{url}/v1/predict", content=right).json()["predictions"]
+    for answer, code, each in zip(answers, codes, sent, strict=True):
+        if code == 200 and each is right:
+            for ours, theirs in zip(answer.json()["predictions"], alone, strict=True):
+                assert ours["probabilities"] == pytest.approx(theirs["probabilities"], abs=1e-6)
 
 
 class Client(threading.Thread):

@@ -6,16 +6,19 @@ from functools import partial
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from ray.exceptions import RayTaskError
 
 import hybridmu
+from hybridmu.cluster.votes import ask
 from hybridmu.config import Settings
-from hybridmu.errors import ConfigError, StateError
+from hybridmu.errors import ConfigError, DataError, StateError
 from hybridmu.serving.replica import Replica
 from hybridmu.serving.voters import BehindError, Voters, members, spread
 from hybridmu.types import RequestState
@@ -159,6 +162,34 @@ def test_voters_that_lost_the_ledger_are_not_waited_for_and_do_not_answer(
             if one is not alone:
                 one.refresh()
     assert state(system, request) is RequestState.SERVED
+
+
+def test_rows_that_a_sub_model_fails_at_are_refused_to_their_caller_alone(
+    system: hybridmu.System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(system)
+    for voters in world.groups[1]:
+        plain = voters.held[1].logits
+
+        def picky(x: Any, plain: Any = plain) -> Any:
+            return plain(x) if (x[:, 0] < 5).all() else {}["a user's model may raise anything"]
+
+        monkeypatch.setattr(voters.held[1], "logits", picky)
+    bad = [{**ROWS[0], "x0": 9.0}]
+    before, refused, after = world.replica.ensemble.answers([ROWS[:2], bad, ROWS[2:]])
+    assert isinstance(refused, DataError)
+    assert "can't answer these rows" in str(refused)
+    assert [before, after] == [world.replica.ensemble.answers([rows])[0] for rows in (ROWS[:2], ROWS[2:])]
+
+
+def test_a_refusal_comes_through_ray_as_it_was_said() -> None:
+    said = DataError("a sub-model can't answer these rows", got="KeyError")
+    brought = RayTaskError("logits", "Traceback of the other process", said).as_instanceof_cause()
+    group = MagicMock()  # a handle is Serve's own, and has no sub-models that fail
+    group.logits.remote.return_value.result.side_effect = brought
+    with pytest.raises(DataError) as refused:
+        ask([group], 1, None)
+    assert (type(refused.value), str(refused.value)) == (DataError, str(said))
 
 
 def test_voters_follow_by_themselves_and_leave(system: hybridmu.System) -> None:

@@ -123,12 +123,13 @@ def publish_parquet(storage: Storage, source: Path, name: str) -> None:
 
 
 @contextmanager
-def open_parquet(storage: Storage, name: str) -> Iterator[pq.ParquetFile]:
+def open_parquet(storage: Storage, name: str, *, coded: bool = False) -> Iterator[pq.ParquetFile]:
     """Open a Parquet file whose pages are checked while they are read.
 
     Args:
         storage: Where it is.
         name: Its name there.
+        coded: Read text as dictionaries and indices, which takes less than making every value anew.
 
     Yields:
         The file.
@@ -142,7 +143,10 @@ def open_parquet(storage: Storage, name: str) -> Iterator[pq.ParquetFile]:
         try:
             footer = pq.read_metadata(pa.BufferReader(_footer(source)))
             # Reading ahead saves a round trip per column, but holds a copy: only where there are round trips.
-            yield pq.ParquetFile(source, metadata=footer, pre_buffer=remote, page_checksum_verification=True)
+            texts = [field.name for field in footer.schema.to_arrow_schema() if _is_text(field.type)] if coded else []
+            yield pq.ParquetFile(
+                source, metadata=footer, read_dictionary=texts, pre_buffer=remote, page_checksum_verification=True
+            )
         except OSError as error:
             if error.errno or (remote and explain(str(error))):
                 raise

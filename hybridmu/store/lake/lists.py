@@ -10,6 +10,8 @@ import pyarrow as pa
 
 from hybridmu.store.files.plain import LIST_OF
 
+_BYTES = pa.binary(1).id
+
 
 def packed(table: pa.Table) -> pa.Table:
     """Return a table whose fixed-size lists of numbers are bytes; no value is copied.
@@ -17,22 +19,27 @@ def packed(table: pa.Table) -> pa.Table:
     Args:
         table: No list has a null inside.
     """
-    for index, field in enumerate(table.schema):
+    fields, columns, changed = list(table.schema), table.columns, False
+    for index, field in enumerate(fields):
         if _packable(field.type):
-            chunks = [_pack(chunk) for chunk in table.column(index).chunks]
+            chunks = [_pack(chunk) for chunk in columns[index].chunks]
             made = pa.field(field.name, _bytes_of(field.type), metadata={LIST_OF: str(field.type.value_type)})
-            table = table.set_column(index, made, pa.chunked_array(chunks, made.type))
-    return table
+            fields[index], columns[index], changed = made, pa.chunked_array(chunks, made.type), True
+    return pa.table(columns, schema=pa.schema(fields, table.schema.metadata)) if changed else table
 
 
 def unpacked(table: pa.Table) -> pa.Table:
     """Return the table that `packed` was given; no value is copied."""
-    for index, field in enumerate(table.schema):
-        made = unpacked_field(field)
-        if made is not field:
-            chunks = [_unpack(chunk, made.type) for chunk in table.column(index).chunks]
-            table = table.set_column(index, made, pa.chunked_array(chunks, made.type))
-    return table
+    packed_ones = [index for index, type_ in enumerate(table.schema.types) if type_.id == _BYTES]
+    if not packed_ones:  # a table of thousands of numbers has nothing to look at
+        return table
+    fields, columns = list(table.schema), table.columns
+    for index in packed_ones:
+        made = unpacked_field(fields[index])
+        if made is not fields[index]:
+            chunks = [_unpack(chunk, made.type) for chunk in columns[index].chunks]
+            fields[index], columns[index] = made, pa.chunked_array(chunks, made.type)
+    return pa.table(columns, schema=pa.schema(fields, table.schema.metadata))
 
 
 def unpacked_field(field: pa.Field) -> pa.Field:

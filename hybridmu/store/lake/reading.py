@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from hybridmu.core.encode import Encoder
+from hybridmu.core.encode import Encoder, Encoding
 from hybridmu.core.rows import Positions, Rows
 from hybridmu.errors import StorageError
 from hybridmu.store.files.parquet import open_parquet
@@ -23,9 +23,9 @@ from hybridmu.store.files.storage import Storage
 from hybridmu.store.lake.layout import META, digest_column
 from hybridmu.store.lake.lists import unpacked
 
-# Row groups are decoded together up to so many bytes: a call costs as much as some hundred rows, and a reader holds a
-# few times what it decodes.
-_BATCH_BYTES = 2 << 20
+# Row groups are decoded together up to so many bytes: a call costs as much per column as a row group does, and a reader
+# holds a few times what it decodes.
+_BATCH_BYTES = 24 << 20
 
 
 class ShardTables:
@@ -71,17 +71,24 @@ class ShardTables:
         """
         x = [np.empty((len(positions), self._encoder.features), dtype=np.float32) for positions in wanted]
         y = [np.empty(len(positions), dtype=np.int64) for positions in wanted]
-        for places, table in self._features(np.unique(np.concatenate([np.arange(0), *wanted]))):
+        encoding = Encoding(self._encoder)
+        some = np.zeros(len(self.outline), dtype=np.bool_)
+        for positions in wanted:
+            some[positions] = True
+        for places, table in self._features(np.flatnonzero(some)):
             for positions, features, labels in zip(wanted, x, y, strict=True):
                 low, high = np.searchsorted(positions, (places[0], places[-1] + 1))
                 if low < high:
                     kept = _kept(table, np.searchsorted(places, positions[low:high]))
-                    self._encoder.encode(kept, features[low:high])
+                    encoding.encode(kept, features[low:high])
                     labels[low:high] = self._encoder.encode_labels(kept)
         return tuple(
-            replace(self.outline.take(positions), x=torch.from_numpy(x[number]), y=torch.from_numpy(y[number]))
+            replace(self._outline_of(positions), x=torch.from_numpy(x[number]), y=torch.from_numpy(y[number]))
             for number, positions in enumerate(wanted)
         )
+
+    def _outline_of(self, positions: Positions) -> Rows:
+        return self.outline if len(positions) == len(self.outline) else self.outline.take(positions)
 
     def _keys(self, name: str) -> tuple[pq.FileMetaData, pa.Table]:
         with open_parquet(self._storage, name) as file:
@@ -97,7 +104,7 @@ class ShardTables:
             needed = np.flatnonzero(np.diff(np.searchsorted(positions, bounds))).tolist()
             if not needed:
                 continue
-            with open_parquet(self._storage, name) as file:
+            with open_parquet(self._storage, name, coded=True) as file:
                 if not file.metadata.equals(metadata):
                     raise StorageError(
                         f"{name} in {self._storage.url} was replaced while it was read",

@@ -14,7 +14,7 @@ import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
 from hybridmu.config import DataSettings
-from hybridmu.core.encode import Column, Encoder, make_columns
+from hybridmu.core.encode import F32, Column, Encoder, Encoding, make_columns
 from hybridmu.core.partition import Digests, digests
 from hybridmu.errors import DataError
 from hybridmu.store.files.storage import Storage, open_fs
@@ -51,7 +51,7 @@ class Reader:
 
     def __init__(self, lake: Lake, encoder: Encoder, guard: Guard | None, returning: str | None = None) -> None:
         self.data, self.key, self.encoder = lake.settings.data, lake.key, encoder
-        self._guard, self._returning = guard, returning
+        self._encoding, self._guard, self._returning = Encoding(encoder), guard, returning
         self.skipped = 0
 
     @property
@@ -146,14 +146,27 @@ class Reader:
             has = np.array([value is not None for value in values])
             groups[has] = digests(self.key, "group", [value for value in values if value is not None])
             places = np.where(has[:, None], groups, ids)
-        x, y = self.encoder.encode(table), self.encoder.encode_labels(table)
-        content = b"".join(
-            hashlib.blake2b(row.tobytes() + int(label).to_bytes(8, "little"), digest_size=16).digest()
-            for row, label in zip(x, y, strict=True)
-        )
+        content = content_digests(self._encoding.encode(table), self.encoder.encode_labels(table))
         table = table.append_column("_id", digest_array(ids.tobytes()))
         table = table.append_column("_group", digest_array(groups.tobytes()))
         return Batch(table.append_column("_content", digest_array(content)), places)
+
+
+def content_digests(x: F32, y: npt.NDArray[np.int64]) -> bytes:
+    """Return the 16-byte digests of the features and label of each row, one after the other.
+
+    Args:
+        x: float32 [n, features].
+        y: int64 [n].
+    """
+    width, count = x.shape[1] * 4, len(x)
+    rows, labels = (np.ascontiguousarray(part).reshape(-1).view(np.uint8).data for part in (x, y.astype("<i8")))
+    made = []
+    for row in range(count):
+        found = hashlib.blake2b(rows[row * width : row * width + width], digest_size=16)
+        found.update(labels[row * 8 : row * 8 + 8])
+        made.append(found.digest())
+    return b"".join(made)
 
 
 def columns_of(data: DataSettings, source: pads.Dataset, encoder: Encoder | None = None) -> tuple[Column, ...]:
