@@ -18,33 +18,57 @@ from hybridmu.types import KeyKind
 
 Digests = npt.NDArray[np.uint8]
 U64 = npt.NDArray[np.uint64]
+LONGEST_KEY = 65_536
+_INTEGERS = range(-(2**63), 2**64)
 
 
 def canonical(value: object) -> bytes:
-    """Return the canonical bytes of an id or group.
+    """Return the canonical bytes of an id or group: the one rule for tables, calls, the command line and HTTP.
 
     Args:
-        value: An integer or a string.
+        value: An integer of 64 bits, signed or not, or a text of at most 65,536 characters; an empty one, and one with
+            NUL in it, is a text like any other.
 
     Returns:
         A tagged byte string; different types never collide.
 
     Raises:
-        DataError: Any other type, or null.
+        DataError: Anything else, or null. The value is not in the message: it may be somebody's.
 
     Example:
         >>> canonical(7), canonical("7")
         (b'i7', b's7')
     """
     if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
-        return b"i%d" % int(value)
+        if int(value) in _INTEGERS:
+            return b"i%d" % int(value)
+        raise DataError(
+            "an id or group is outside of 64 bits",
+            expected="an integer from -2^63 to 2^64 - 1",
+            remedy="keep longer numbers as text, in the table and in requests",
+        )
     if isinstance(value, str):
-        return b"s" + value.encode()
+        if len(value) > LONGEST_KEY:
+            raise DataError(
+                "an id or group is too long",
+                expected=f"at most {LONGEST_KEY:,} characters",
+                got=f"{len(value):,} characters",
+                remedy="shorten it, or use a hash of it, in the table and in requests",
+            )
+        try:
+            return b"s" + value.encode()
+        except UnicodeEncodeError:
+            raise DataError(
+                "an id or group is not Unicode text",
+                expected="text that UTF-8 can hold",
+                got="half of a surrogate pair",
+                remedy="decode it in the encoding that it was written in",
+            ) from None
     raise DataError(
         "an id or group has the wrong type",
         expected="integer or string, never null in the id column",
         got=type(value).__name__,
-        remedy="cast the column before ingestion",
+        remedy="cast the column to one of these before ingestion, and name the key as it is there",
     )
 
 

@@ -4,23 +4,43 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictInt, StrictStr, model_validator
 
-from hybridmu.errors import HybridMUError
+from hybridmu.core.partition import LONGEST_KEY, canonical
+from hybridmu.errors import DataError, HybridMUError
 from hybridmu.serving import api
 from hybridmu.types import RequestState, StrategyChoice
 
-_64_BITS = 2**63
 # PostgreSQL has no text with NUL in it.
 _Text = Annotated[StrictStr, Field(min_length=1, max_length=1024, pattern=r"^[^\x00]*$")]
-Key = Annotated[StrictInt, Field(ge=-_64_BITS, lt=_64_BITS)] | _Text
+
+
+def _nameable(value: int | str) -> int | str:
+    """Return an id or group that a table may hold.
+
+    Raises:
+        ValueError: No table may.
+    """
+    try:
+        canonical(value)
+    except DataError as error:
+        raise ValueError(f"{error.what}: expected {error.expected}") from None
+    return value
+
+
+# The limits are `canonical`'s, repeated for the schema that callers see.
+Key = Annotated[
+    Annotated[StrictInt, Field(json_schema_extra={"minimum": -(2**63), "maximum": 2**64 - 1})]
+    | Annotated[StrictStr, Field(json_schema_extra={"maxLength": LONGEST_KEY})],
+    AfterValidator(_nameable),
+]
 
 
 class Keys(BaseModel):
     """Ids and groups to forget.
 
     Attributes:
-        ids: Row ids.
+        ids: Row ids. A number may be sent as text: not every JSON writer keeps all digits beyond 2^53.
         groups: Groups: every row of these people.
         strategy: `auto` lets the planner choose per shard.
         ignore_unknown: Leave unknown ones out instead of refusing.

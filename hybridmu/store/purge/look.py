@@ -23,6 +23,7 @@ from hybridmu.core.partition import digest
 from hybridmu.errors import DataError, HybridMUError, PurgeError
 from hybridmu.store.files.object_versions import Leftover, delete_noncurrent, list_noncurrent
 from hybridmu.store.lake.lake import Lake
+from hybridmu.store.lake.layout import stored_name
 from hybridmu.types import KeyKind
 
 _LINEAGE_BYTES = 60  # a shard's number and a hash
@@ -148,7 +149,7 @@ class Look:
         ]
         held: set[bytes] = set()
         for kind, column, type_ in kinds:
-            if column is None or name != column:
+            if column is None or name not in {column, stored_name(column)}:
                 continue
             for value in values:
                 number = "int" in (type_ or "") and str(value).lstrip("-").isdigit()
