@@ -78,7 +78,8 @@ def kind_of(type_: pa.DataType) -> Kind | None:
         return "text"
     if pa.types.is_null(type_):
         return "null"
-    return "list" if _is_list(type_) and kind_of(type_.value_type) in {"integer", "float"} else None
+    numbers = _is_list(type_) and (pa.types.is_integer(type_.value_type) or pa.types.is_floating(type_.value_type))
+    return "list" if numbers else None
 
 
 def kept(type_: pa.DataType) -> pa.DataType:
@@ -93,8 +94,8 @@ def kept(type_: pa.DataType) -> pa.DataType:
     if pa.types.is_string_view(type_):
         return pa.string()
     if pa.types.is_fixed_size_list(type_):
-        return pa.list_(kept(type_.value_type), type_.list_size)
-    return pa.list_(kept(type_.value_type)) if _is_list(type_) else type_
+        return pa.list_(type_.value_type, type_.list_size)
+    return pa.list_(type_.value_type) if _is_list(type_) else type_
 
 
 def common(first: pa.DataType, later: pa.DataType) -> pa.DataType | None:
