@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictInt, StrictStr, model_validator
 
-from hybridmu.core.partition import LONGEST_KEY, canonical
+from hybridmu.core.partition import LONGEST_KEY, check_key
 from hybridmu.errors import DataError, HybridMUError
 from hybridmu.serving import api
 from hybridmu.types import RequestState, StrategyChoice
@@ -22,13 +22,13 @@ def _nameable(value: int | str) -> int | str:
         ValueError: No table may.
     """
     try:
-        canonical(value)
+        check_key(value)
     except DataError as error:
         raise ValueError(f"{error.what}: expected {error.expected}") from None
     return value
 
 
-# The limits are `canonical`'s, repeated for the schema that callers see.
+# The limits are `check_key`'s, repeated for the schema that callers see.
 Key = Annotated[
     Annotated[StrictInt, Field(json_schema_extra={"minimum": -(2**63), "maximum": 2**64 - 1})]
     | Annotated[StrictStr, Field(json_schema_extra={"maxLength": LONGEST_KEY})],

@@ -434,6 +434,18 @@ def test_metadata_and_dictionaries_of_a_source_are_not_kept(tmp_path):
             )
 
 
+@pytest.mark.parametrize("column", ["id", "person"])
+def test_keys_that_no_request_could_name_do_not_come_in(tmp_path, column):
+    made = table(40, groups=5)
+    keys = pa.array(["x" * 65_536, "", "\0", *(f"p{n}" for n in range(37))])
+    write(tmp_path, replaced(made, column, keys))
+    assert len(lake_rows(open_lake(tmp_path, data={"group": "person"}))) == 40
+    keys = pa.array(["x" * 65_537, *(f"p{n}" for n in range(39))])
+    write(tmp_path, replaced(made, column, keys))
+    with pytest.raises(DataError, match="an id or group is too long"):
+        open_lake(tmp_path, data={"group": "person"}, storage_url=str(tmp_path / "other"))
+
+
 TEXT = st.text(st.characters(codec="utf-8"), max_size=12)
 KEYS = st.one_of(
     st.lists(st.integers(-(2**63), 2**63 - 1), min_size=2, max_size=6, unique=True).map(lambda v: pa.array(v, INT64)),

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hybridmu.core.partition import canonical, digest
+from hybridmu.core.partition import check_key, digest
 from hybridmu.errors import DataError
 from hybridmu.store.lake.columns import id_index
 from hybridmu.store.lake.lake import Lake
@@ -128,7 +128,7 @@ class Lookup:
         Raises:
             DataError: A group is asked of a table without groups, or the key is none that a table may hold.
         """
-        canonical(value)
+        check_key(value)
         type_ = self._lake.manifest.id_type if kind == "id" else self._lake.manifest.group_type
         if type_ is None:
             raise DataError(

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from hybridmu.config import DataSettings
 from hybridmu.core.column_types import Role, check_role
 from hybridmu.core.encode import Column, Encoder, make_columns
-from hybridmu.core.partition import Digests, digests
+from hybridmu.core.partition import Digests, check_key, digests
 from hybridmu.errors import DataError
 from hybridmu.store.lake.lake import Lake
 from hybridmu.store.lake.layout import as_stored, digest_array
@@ -125,7 +126,10 @@ class Reader:
         Raises:
             DataError: A row can't be encoded, a label is outside the classes, or a key has the wrong type.
         """
-        yield from self.take(source.batches(self.columns))
+        for table in source.batches(self.columns):
+            for name in filter(None, (self.data.id, self.data.group)):
+                _check_longest(table.column(name))
+            yield from self.take([table])
 
     def take(self, tables: Iterable[pa.Table]) -> Iterator[Batch]:
         """Yield the rows that may come in, and count the others in `skipped`.
@@ -193,6 +197,18 @@ def columns_of(data: DataSettings, source: SourceTable, names: Sequence[str]) ->
         hash_buckets=data.hash_buckets,
         scale=data.scale,
     )
+
+
+def _check_longest(keys: pa.ChunkedArray) -> None:
+    """Check that keys can be named by requests: integers always can, and so can texts no longer than allowed.
+
+    Raises:
+        DataError: One is too long.
+    """
+    if pa.types.is_string(keys.type) or pa.types.is_large_string(keys.type):
+        lengths = pc.utf8_length(keys)
+        if (longest := pc.index(lengths, pc.max(lengths)).as_py()) >= 0:
+            check_key(keys[longest].as_py())
 
 
 def _key_type(name: str, role: Role, source: SourceTable, column: str, known: str) -> pa.DataType:
