@@ -15,6 +15,9 @@ from hypothesis import strategies as st
 
 from hybridmu.errors import DataError, StateError
 from hybridmu.gateway.bodies import Keys
+from hybridmu.store.files.parquet import publish_parquet, read_parquet
+from hybridmu.store.lake.incoming import rewrite
+from hybridmu.store.lake.inherit import Predecessor, inherit
 from hybridmu.store.lake.layout import META
 from hybridmu.store.lake.lookup import Lookup
 from hybridmu.store.lake.table import open_table
@@ -363,7 +366,8 @@ def test_metadata_that_only_looks_like_that_of_pandas(tmp_path, data):
     ids=["ours", "almost ours"],
 )
 def test_our_own_names_can_be_the_users(tmp_path, names):
-    made = table(60, groups=6).rename_columns({**{name: name for name in table(1, groups=1).column_names}, **names})
+    made = table(60, groups=6)
+    made = made.rename_columns([names.get(name, name) for name in made.column_names])
     write(tmp_path, made.slice(0, 40))
     write(tmp_path, made.slice(40), "new.parquet")
     data = {"id": names["id"], "group": names["person"], "label": names["label"]}
@@ -473,3 +477,54 @@ def test_whatever_comes_in_can_be_named(tmp_path_factory, ids, groups, names):
                 found, unknown = Lookup(lake).find([(kind, named)])
                 assert len(found) == 1
                 assert not unknown
+
+
+def test_a_waiting_copy_of_an_older_release_loses_its_dictionaries(tmp_path):
+    """Such a copy holds the names of all rows beside them: what is taken out of it, and what comes of it, is plain."""
+    made = table(60, groups=6)
+    write(tmp_path, made.slice(0, 30))
+    write(tmp_path, made.slice(30), "new.parquet")
+    with local_system(tmp_path, data={"group": "person"}) as system:
+        system.train()
+        new = system.ingest(tmp_path / "new.parquet")
+        storage, lake = system.site.storage, system.site.lake
+        copy = read_parquet(storage, new["source"])
+        old = replaced(copy, "person", copy["person"].combine_chunks().dictionary_encode())
+        with storage.staging() as folder:
+            pq.write_table(old, folder / "old.parquet", write_page_checksum=True)
+            publish_parquet(storage, folder / "old.parquet", new["source"])
+        system.forget(groups=["p1"])
+        people = made.slice(30)["person"].to_pylist()
+        assert rewrite(lake, system.ingestions.get(new["ingest_id"]), system.guard) == people.count("p1") > 0
+        left = pq.read_table(storage.path(new["source"]))
+        assert left.schema.field("person").type == pa.string()
+        assert left["person"].to_pylist() == [person for person in people if person != "p1"]
+        assert b"p1" not in storage.read(new["source"])
+        system.wait_for_rows(new["ingest_id"])
+        lake.refresh()
+        grown = [name for shard in range(4) for name in lake.files("train", shard) if "g0001" in name]
+        assert sum(pq.read_metadata(storage.path(name)).num_rows for name in grown) == len(left)
+        assert all(pq.read_schema(storage.path(name)).field("person").type == pa.string() for name in grown)
+
+
+def test_a_successor_takes_over_names_and_types(tmp_path):
+    names = {"id": "_id", "person": "_group"}
+    made = table(60, groups=6)
+    made = made.rename_columns([names.get(name, name) for name in made.column_names])
+    small = replaced(made.slice(0, 30), "_id", made["_id"].slice(0, 30).cast(pa.int16()))
+    write(tmp_path, replaced(small, "_group", pa.nulls(30)))
+    write(tmp_path, replaced(made.slice(30), "x0", pa.array(range(30))), "new.parquet")
+    data = {"id": "_id", "group": "_group"}
+    with local_system(tmp_path, data=data) as system:
+        system.train()
+        system.ingest(tmp_path / "new.parquet", wait=True)
+        old = system.site.lake
+        old.refresh()
+        new = open_lake(tmp_path, read=False, data=data, sisa={"shards": 3}, storage_url=str(tmp_path / "successor"))
+        manifest = inherit(new, Predecessor("s", "n", 2, old, {}, 0), system.guard)
+        assert (manifest.id_type, manifest.group_type) == ("int16", "string")
+        before, after = ({row["=_id"]: (row["=_group"], row["x0"], row["_content"]) for row in lake_rows(lake)}
+                         for lake in (old, new))  # fmt: skip
+        assert before == after
+        assert len(after) == 60
+        assert not Lookup(new).find([("group", made["_group"][30].as_py()), ("id", 3)])[1]

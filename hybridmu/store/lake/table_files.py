@@ -39,7 +39,7 @@ class SourceFile:
     Attributes:
         fs: Its file system.
         path: Its path there.
-        name: Its path below the table's, for messages.
+        name: What messages call it.
         partition: Column → value, from the names of its folders.
     """
 
@@ -68,7 +68,7 @@ def files_of(url: str) -> tuple[SourceFile, ...]:
             raise _nothing(url)
         _refuse_logs(url, _above(fs, path))
         if found.type == pafs.FileType.File:
-            return (SourceFile(fs, path, url),)
+            return (SourceFile(fs, path, path),)
         inside = sorted(fs.get_file_info(pafs.FileSelector(path, recursive=True)), key=lambda info: str(info.path))
     except (OSError, ValueError) as error:  # the second: a path that no file system has
         raise DataError(
@@ -80,7 +80,7 @@ def files_of(url: str) -> tuple[SourceFile, ...]:
     below = [(PurePosixPath(info.path).relative_to(path), info) for info in inside]
     _refuse_logs(url, (name for name, _ in below))
     files = [
-        SourceFile(fs, info.path, f"{url.rstrip('/')}/{name}", _partition(name))
+        SourceFile(fs, info.path, info.path, _partition(name))
         for name, info in below
         if info.type == pafs.FileType.File and not _BESIDE.fullmatch(name.name)
     ]
