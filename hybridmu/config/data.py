@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import ConfigDict, Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, FiniteFloat, field_validator, model_validator
 
 from hybridmu.config.addresses import local_path
 from hybridmu.config.section import Scalar, Section, check_options
@@ -15,7 +15,7 @@ class DataSettings(Section):
 
     Attributes:
         name: A built-in dataset; fills every field left out.
-        train: Parquet file or folder, path or URI.
+        train: Parquet file, or folder of such files in any depth; path or URI.
         test: The same, held out for evaluation.
         validation: The same; or leave it out and set `validation_fraction`.
         validation_fraction: Share of the groups held out of training by a keyed hash.
@@ -28,6 +28,7 @@ class DataSettings(Section):
         categories: String column → declared values, one-hot.
         hash_buckets: String column → number of hashed buckets (64 when neither is declared).
         scale: Numeric column → factor (data-independent).
+        lists: List column → how many numbers each list has; as many as the first one when left out.
         standardize: Fit mean and deviation on the live rows of each shard's slice 1.
         partition_key: `seed` (derived from the seed: reproducible, not secret), `env:NAME` or `file:PATH`.
     """
@@ -45,9 +46,19 @@ class DataSettings(Section):
     fills: dict[str, Scalar] = Field(default_factory=dict)
     categories: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     hash_buckets: dict[str, Annotated[int, Field(ge=1, le=2**20)]] = Field(default_factory=dict)
-    scale: dict[str, float] = Field(default_factory=dict)
+    scale: dict[str, FiniteFloat] = Field(default_factory=dict)
+    lists: dict[str, Annotated[int, Field(ge=1, le=2**20)]] = Field(default_factory=dict)
     standardize: bool = False
     partition_key: str = "seed"
+
+    @field_validator("train", "validation", "test", mode="before")
+    @classmethod
+    def _one_path(cls, value: object) -> object:
+        if value is None or isinstance(value, str):
+            return value
+        raise ValueError(
+            f"name one Parquet file or one folder, not a {type(value).__name__}; several files go into one folder"
+        )
 
     @field_validator("train", "test", "validation")
     @classmethod

@@ -157,9 +157,11 @@ class Settings(Section):
     def identity(self) -> dict[str, Any]:
         """Return what makes two storages incompatible: data columns, task, schedule, optimizer, step, key."""
         # A built-in dataset is known by its name; where its files lie differs between machines.
-        paths = {"train", "validation", "test"} if self.data.name else set()
+        left_out = {"train", "validation", "test"} if self.data.name else set()
+        if not self.data.lists:  # a key that older storages don't know
+            left_out |= {"lists"}
         return {
-            "data": self.data.model_dump(mode="json", exclude=paths),
+            "data": self.data.model_dump(mode="json", exclude=left_out),
             "task": self.task.model_dump(mode="json"),
             "sisa": self.sisa.model_dump(mode="json"),
             "optimizer": self.optimizer.model_dump(mode="json"),

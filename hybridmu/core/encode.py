@@ -6,7 +6,6 @@ and lives inside the sub-model (`core/model.py`), so it is part of checkpoint 1.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -16,11 +15,23 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from hybridmu.core.column_types import check_role, kept, kind_of
 from hybridmu.core.column_writers import Slot, bucket, write
 from hybridmu.errors import DataError
 
 Scalar = bool | int | float | str
 F32 = npt.NDArray[np.float32]
+_LARGEST = float(np.finfo(np.float32).max)
+_LARGEST_CLASS = pa.scalar(2**63 - 1, pa.uint64())
+# Kinds of values that a column is encoded from; anything else would be a cast that changes what a value means.
+_TAKES: Mapping[str, frozenset[str]] = {
+    "number": frozenset({"integer", "float"}),
+    "bool": frozenset({"bool"}),
+    "list": frozenset({"list"}),
+    "category": frozenset({"text"}),
+    "hash": frozenset({"text"}),
+}
+_SAYS = {"number": "numbers", "bool": "true or false", "list": "lists of numbers", "category": "text", "hash": "text"}
 
 
 @dataclass(frozen=True)
@@ -88,7 +99,7 @@ class Encoder:
             raise DataError(f"label column {self.label!r} is missing", got=", ".join(table.column_names))
         values = _plain(table.column(self.label))
         try:
-            numbers = pc.index_in(_label_values(values), value_set=_class_array(self.classes))
+            numbers = pc.index_in(_label_values(self.label, values), value_set=_class_array(self.classes))
         except (pa.ArrowInvalid, pa.ArrowTypeError):
             raise DataError(
                 f"label column {self.label!r} and the classes have different types",
@@ -100,6 +111,7 @@ class Encoder:
             raise DataError(
                 f"{numbers.null_count} label(s) in column {self.label!r} are outside the classes",
                 expected=f"one of {list(self.classes)[:20]}",
+                got=_some(values.filter(numbers.is_null())),
                 remedy="correct the labels, or declare data.classes before the first training",
             )
         return np.asarray(numbers.to_numpy(zero_copy_only=False), dtype=np.int64)
@@ -192,7 +204,7 @@ def make_columns(
             raise DataError(f"feature column {name!r} is missing", got=", ".join(schema.names))
         kind, width = _kind(name, schema.field(name).type, categories.get(name), hash_buckets.get(name, 64))
         fill = fills.get(name)
-        _check_fill(name, kind, fill, categories.get(name, ()))
+        _check_fill(name, kind, fill, categories.get(name, ()), scale.get(name, 1.0))
         columns.append(
             Column(name, kind, width + (fill is not None), tuple(categories.get(name, ())), fill, scale.get(name, 1.0))
         )
@@ -204,28 +216,42 @@ def infer_classes(labels: Sequence[int | str]) -> tuple[int | str, ...]:
     return tuple(sorted(set(labels), key=lambda value: (str(type(value)), value)))
 
 
-def label_set(column: pa.ChunkedArray) -> set[int | str]:
+def label_set(column: pa.ChunkedArray, name: str = "label") -> set[int | str]:
     """Return the distinct labels of a column as integers or strings.
 
+    Args:
+        column: The labels.
+        name: Of the column, for messages.
+
     Raises:
-        DataError: The column is of another type or has nulls.
+        DataError: The column is of another type, has nulls, or integers of more than 63 bits.
     """
-    values = pc.unique(_label_values(_plain(column)))
+    values = pc.unique(_label_values(name, _plain(column)))
     if values.null_count:
-        raise DataError("the label column has nulls", expected="a class in every row")
+        raise DataError(
+            f"the label column {name!r} has nulls", expected="a class in every row", remedy="leave these rows out"
+        )
     return set(values.to_pylist())
 
 
-def _label_values(values: pa.Array) -> pa.Array:
-    if pa.types.is_boolean(values.type) or pa.types.is_integer(values.type):
-        return values.cast(pa.int64())
-    if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
+def _label_values(name: str, values: pa.Array) -> pa.Array:
+    kind = check_role(name, "label", values.type)
+    if kind == "text":
         return values.cast(pa.string())
-    raise DataError(
-        "the label column has the wrong type",
-        expected="integer, boolean or string classes (classification only)",
-        got=str(values.type),
-    )
+    if values.type == pa.uint64() and pc.any(pc.greater(values, _LARGEST_CLASS)).as_py():
+        raise DataError(
+            f"a label in column {name!r} needs more than 63 bits",
+            expected=f"integers up to {_LARGEST_CLASS.as_py()}, or strings",
+            got=_some(values.filter(pc.greater(values, _LARGEST_CLASS))),
+            remedy="cast the column to string",
+        )
+    return values.cast(pa.int64())
+
+
+def _some(values: pa.Array) -> str:
+    """Return a few distinct labels for a message: classes are no one's own."""
+    found = values.unique().to_pylist()
+    return ", ".join(repr(value)[:60] for value in found[:5]) + (f" and {len(found) - 5} more" if found[5:] else "")
 
 
 def _class_array(classes: Sequence[int | str]) -> pa.Array:
@@ -243,35 +269,24 @@ def _plain(column: pa.ChunkedArray) -> pa.Array:
 
 
 def _kind(name: str, type_: pa.DataType, categories: Sequence[str] | None, buckets: int) -> tuple[str, int]:
-    if isinstance(type_, pa.BaseExtensionType):
-        raise DataError(
-            f"column {name!r} has an Arrow extension type",
-            expected="numbers, booleans, fixed-size lists of numbers, or strings",
-            got=str(type_),
-            remedy="cast it to its storage type before ingestion",
-        )
-    if pa.types.is_dictionary(type_):
-        type_ = type_.value_type
-    if pa.types.is_boolean(type_):
-        return "bool", 1
-    if pa.types.is_integer(type_) or pa.types.is_floating(type_):
-        return "number", 1
-    if pa.types.is_fixed_size_list(type_) and (
-        pa.types.is_integer(type_.value_type) or pa.types.is_floating(type_.value_type)
-    ):
-        return "list", int(type_.list_size)
-    if pa.types.is_string(type_) or pa.types.is_large_string(type_):
+    kind = check_role(name, "feature", type_)
+    if kind == "text":
         return ("category", len(categories)) if categories else ("hash", buckets)
-    raise DataError(
-        f"column {name!r} can't be a feature",
-        expected="numbers, booleans, fixed-size lists of numbers, or strings",
-        got=str(type_),
-        remedy="cast it, or leave it out of data.features",
-    )
+    if kind != "list":
+        return "bool" if kind == "bool" else "number", 1
+    length = kept(type_).list_size if pa.types.is_fixed_size_list(kept(type_)) else 0
+    if length < 1:
+        raise DataError(
+            f"column {name!r} can't be a feature: no list in it says how long they are",
+            expected="lists of one length, at least 1",
+            got=str(type_),
+            remedy=f"declare data.lists: {{{name}: LENGTH}}, or leave the column out of data.features",
+        )
+    return "list", int(length)
 
 
-def _check_fill(name: str, kind: str, fill: Scalar | None, categories: Sequence[str]) -> None:
-    number = isinstance(fill, (int, float)) and not isinstance(fill, bool) and math.isfinite(fill)
+def _check_fill(name: str, kind: str, fill: Scalar | None, categories: Sequence[str], scale: float) -> None:
+    number = isinstance(fill, (int, float)) and not isinstance(fill, bool) and abs(fill * scale) <= _LARGEST
     fits = {
         "number": number,
         "list": number,
@@ -283,7 +298,7 @@ def _check_fill(name: str, kind: str, fill: Scalar | None, categories: Sequence[
         expected = {"bool": "true or false", "category": f"one of {list(categories)[:20]}", "hash": "a string"}
         raise DataError(
             f"data.fills does not fit column {name!r}",
-            expected=expected.get(kind, "a finite number"),
+            expected=expected.get(kind, "a finite number that float32 holds"),
             got=repr(fill),
         )
 
@@ -298,6 +313,14 @@ def _encode_column(column: Column, values: pa.Array, out: F32) -> None:
     if column.fill is not None:
         out[:, -1] = np.asarray(values.is_null().to_numpy(zero_copy_only=False), dtype=np.float32)
         out = out[:, :-1]
+    kind = kind_of(values.type)
+    if kind not in _TAKES[column.kind] and (kind != "null" or len(values) != nulls):
+        raise DataError(
+            f"column {column.name!r} has the wrong type",
+            expected=_SAYS[column.kind],
+            got=str(values.type),
+            remedy="give values of the type that the column was trained with",
+        )
     try:
         if column.kind == "list":
             _encode_list(column, values, out)
@@ -307,17 +330,30 @@ def _encode_column(column: Column, values: pa.Array, out: F32) -> None:
             filled = values.cast(pa.float64(), safe=False) if column.kind == "number" else values.cast(pa.bool_())
             if nulls:
                 filled = filled.fill_null(pa.scalar(column.fill, type=filled.type))
-            out[:, 0] = filled.cast(pa.float64()).to_numpy(zero_copy_only=False) * column.scale
+            with np.errstate(over="ignore"):  # found below
+                out[:, 0] = filled.cast(pa.float64()).to_numpy(zero_copy_only=False) * column.scale
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError, UnicodeDecodeError) as error:
         raise DataError(
             f"column {column.name!r} has the wrong type", expected=column.kind, got=f"{values.type} ({error})"
         ) from None
     if column.kind in {"number", "list"} and (bad := _not_finite(out)):
-        raise DataError(
-            f"column {column.name!r} has {bad} row(s) with NaN or infinity",
-            expected="finite numbers",
-            remedy="clean the table, or store null and declare data.fills",
+        raise _unfit(column, values, bad)
+
+
+def _unfit(column: Column, values: pa.Array, bad: int) -> DataError:
+    """Return the error for rows whose numbers are not finite, or only as float32 are not."""
+    numbers = (values.flatten() if column.kind == "list" else values).cast(pa.float64(), safe=False)
+    if bool(np.isfinite(numbers.drop_null().to_numpy(zero_copy_only=False)).all()):
+        return DataError(
+            f"column {column.name!r} has {bad} row(s) with numbers too large for float32",
+            expected=f"magnitudes up to 3.4e38 after data.scale, which is {column.scale:g} here",
+            remedy=f"declare data.scale: {{{column.name}: FACTOR}} with a small factor, or clean the table",
         )
+    return DataError(
+        f"column {column.name!r} has {bad} row(s) with NaN or infinity, or with numbers too large for float32",
+        expected="finite numbers of magnitudes up to 3.4e38",
+        remedy="clean the table, or store null and declare data.fills; data.scale makes large numbers smaller",
+    )
 
 
 def _not_finite(values: F32) -> int:
@@ -333,18 +369,24 @@ def _encode_list(column: Column, values: pa.Array, out: F32) -> None:
     if not pa.types.is_fixed_size_list(values.type):
         values = values.cast(pa.list_(pa.float32(), width))
     flat = values.flatten()  # without the lists that are null
-    if flat.null_count or len(flat) != (len(values) - values.null_count) * width:
+    if len(flat) != (len(values) - values.null_count) * width:
+        raise DataError(f"column {column.name!r} has lists of another length", expected=f"{width} numbers per row")
+    if flat.null_count:
+        within = np.asarray(flat.is_null().to_numpy(zero_copy_only=False)).reshape(-1, width)
         raise DataError(
-            f"column {column.name!r} has nulls inside its lists or another length", expected=f"{width} numbers per row"
+            f"column {column.name!r} has {int(within.any(axis=1).sum())} row(s) with nulls inside its lists",
+            expected=f"{width} numbers per row",
+            remedy="fill them in the table, or make the whole list null and declare data.fills",
         )
     numbers = flat.to_numpy(zero_copy_only=False).reshape(-1, width)
-    if values.null_count:
-        missing = np.asarray(values.is_null().to_numpy(zero_copy_only=False))
-        out[missing], out[~missing] = column.fill, numbers
-    else:
-        out[:] = numbers
-    # In float32 whatever the source type, so that served rows get the bits that training saw.
-    np.multiply(out, np.float32(column.scale), out=out)
+    with np.errstate(over="ignore"):  # found by the caller
+        if values.null_count:
+            missing = np.asarray(values.is_null().to_numpy(zero_copy_only=False))
+            out[missing], out[~missing] = column.fill, numbers
+        else:
+            out[:] = numbers
+        # In float32 whatever the source type, so that served rows get the bits that training saw.
+        np.multiply(out, np.float32(column.scale), out=out)
 
 
 def category_numbers(column: Column) -> dict[str, int]:

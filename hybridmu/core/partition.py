@@ -18,6 +18,8 @@ from hybridmu.types import KeyKind
 
 Digests = npt.NDArray[np.uint8]
 U64 = npt.NDArray[np.uint64]
+LONGEST_KEY = 65_536
+_INTEGERS = range(-(2**63), 2**64)
 
 
 def canonical(value: object) -> bytes:
@@ -35,16 +37,58 @@ def canonical(value: object) -> bytes:
     Example:
         >>> canonical(7), canonical("7")
         (b'i7', b's7')
-    """
+    """  # noqa: DOC501 - a function makes it
     if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
         return b"i%d" % int(value)
     if isinstance(value, str):
         return b"s" + value.encode()
-    raise DataError(
+    raise _no_key(value)
+
+
+def check_key(value: object) -> None:
+    """Check that a value may be an id or group: the one rule for tables, calls, the command line and HTTP.
+
+    An integer of 64 bits, signed or not, or a text of at most 65,536 characters; an empty one, and one with NUL in it,
+    is a text like any other.
+
+    Args:
+        value: The value; it is in no message, since it may be somebody's.
+
+    Raises:
+        DataError: It may not.
+    """  # noqa: DOC501 - a function makes one of them
+    if isinstance(value, str):
+        if len(value) > LONGEST_KEY:
+            raise DataError(
+                "an id or group is too long",
+                expected=f"at most {LONGEST_KEY:,} characters",
+                got=f"{len(value):,} characters",
+                remedy="shorten it, or use a hash of it, in the table and in requests",
+            )
+        if any("\ud800" <= character <= "\udfff" for character in value):
+            raise DataError(
+                "an id or group is not Unicode text",
+                expected="text that UTF-8 can hold",
+                got="half of a surrogate pair",
+                remedy="decode it in the encoding that it was written in",
+            )
+    elif isinstance(value, (int, np.integer)) and not isinstance(value, bool):
+        if int(value) not in _INTEGERS:
+            raise DataError(
+                "an id or group is outside of 64 bits",
+                expected="an integer from -2^63 to 2^64 - 1",
+                remedy="keep longer numbers as text, in the table and in requests",
+            )
+    else:
+        raise _no_key(value)
+
+
+def _no_key(value: object) -> DataError:
+    return DataError(
         "an id or group has the wrong type",
         expected="integer or string, never null in the id column",
         got=type(value).__name__,
-        remedy="cast the column before ingestion",
+        remedy="cast the column to one of these before ingestion, and name a key as it is there",
     )
 
 

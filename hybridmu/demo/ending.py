@@ -16,6 +16,7 @@ from hybridmu.core.certificate import check, check_chain
 from hybridmu.demo.screen import Phases
 from hybridmu.runtime.replay import Verdict, replay
 from hybridmu.store.certificates import Certificates
+from hybridmu.store.lake.layout import stored_name
 from hybridmu.system import System
 from hybridmu.types import RequestState
 
@@ -153,7 +154,8 @@ def rows_left(system: System, ids: Collection[object], groups: Collection[object
         groups: Groups.
     """
     storage, data = system.site.storage, system.settings.data
-    wanted = [(data.id, pa.array(list(ids))), *([(data.group, pa.array(list(groups)))] if data.group else [])]
+    wanted = [(stored_name(data.id), pa.array(list(ids)))]
+    wanted += [(stored_name(data.group), pa.array(list(groups)))] if data.group else []
     count = 0
     for file in storage.list():
         if not file.name.endswith(".parquet"):

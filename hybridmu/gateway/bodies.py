@@ -8,6 +8,7 @@ from typing import Annotated, Any, TypeVar
 
 from fastapi.exceptions import RequestValidationError
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     FailFast,
@@ -18,21 +19,41 @@ from pydantic import (
     model_validator,
 )
 
-from hybridmu.errors import HybridMUError, too_many_keys
+from hybridmu.core.partition import LONGEST_KEY, check_key
+from hybridmu.errors import DataError, HybridMUError, too_many_keys
 from hybridmu.serving import api
 from hybridmu.types import RequestState, StrategyChoice
 
-_64_BITS = 2**63
 # PostgreSQL has no text with NUL in it.
 _Text = Annotated[StrictStr, Field(min_length=1, max_length=1024, pattern=r"^[^\x00]*$")]
-Key = Annotated[StrictInt, Field(ge=-_64_BITS, lt=_64_BITS)] | _Text
+
+
+def _nameable(value: int | str) -> int | str:
+    """Return an id or group that a table may hold.
+
+    Raises:
+        ValueError: No table may.
+    """
+    try:
+        check_key(value)
+    except DataError as error:
+        raise ValueError(f"{error.what}: expected {error.expected}") from None
+    return value
+
+
+# The limits are `check_key`'s, repeated for the schema that callers see.
+Key = Annotated[
+    Annotated[StrictInt, Field(json_schema_extra={"minimum": -(2**63), "maximum": 2**64 - 1})]
+    | Annotated[StrictStr, Field(json_schema_extra={"maxLength": LONGEST_KEY})],
+    AfterValidator(_nameable),
+]
 
 
 class Keys(BaseModel):
     """Ids and groups to forget.
 
     Attributes:
-        ids: Row ids.
+        ids: Row ids. A number may be sent as text: not every JSON writer keeps all digits beyond 2^53.
         groups: Groups: every row of these people.
         strategy: `auto` lets the planner choose per shard.
         ignore_unknown: Leave unknown ones out instead of refusing.

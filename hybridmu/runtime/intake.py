@@ -13,7 +13,7 @@ from hybridmu.runtime.site import Site
 from hybridmu.store.files.parquet import publish_parquet
 from hybridmu.store.keys import Keyring
 from hybridmu.store.lake.incoming import Copy, copy_rows, refuse_known
-from hybridmu.store.lake.layout import SPLITS, incoming_file
+from hybridmu.store.lake.layout import SPLITS, incoming_file, stored_name
 from hybridmu.store.lake.lookup import Lookup
 from hybridmu.store.sql.admission import Limits
 from hybridmu.store.sql.guard import Guard
@@ -150,7 +150,7 @@ class Intake:
             RequestError: An id has none, or one outside of the training table.
         """
         lake = self.site.lake
-        ids = pq.read_table(copy.path, columns=[lake.settings.data.id]).column(0).to_pylist()
+        ids = pq.read_table(copy.path, columns=[stored_name(lake.settings.data.id)]).column(0).to_pylist()
         keys, unknown = Lookup(lake, self.keyring.stamp()).find([("id", value) for value in ids])
         fixed = [split for split in SPLITS[1:] if split == "test" or lake.settings.data.validation]
         outside = sum(

@@ -22,7 +22,8 @@ from hybridmu.serving.table_rows import RowEncoder
 from hybridmu.store.files.storage import Storage
 from hybridmu.store.lake.ingest import ingest
 from hybridmu.store.lake.lake import Lake
-from hybridmu.store.lake.source import Reader, open_source
+from hybridmu.store.lake.source import Reader
+from hybridmu.store.lake.table import open_table
 from jobs.studies import benchmarks
 from jobs.studies.tables import table
 
@@ -104,7 +105,7 @@ def measure(kind: str, width: int, rounds: int, cells: int = _CELLS) -> dict[str
             bare=lambda: _bare(shard, encoder, rows),
             read=lambda: lake.rows("train", 0, set()),
             bare_source=lambda: _bare(str(path), encoder, rows),
-            checked=lambda: list(Reader(lake, encoder, None).read(open_source(str(path)))),
+            checked=lambda: list(Reader(lake, encoder, None).read(open_table(str(path)))),
             row=lambda: served.encode(row),
         )
     return {

@@ -203,7 +203,7 @@ def test_labels(labels, classes, expected):
     [
         ([0, 5, 6], (0, 1), "2 label(s) in column 'y' are outside the classes"),
         ([0, None], (0, 1), "1 label(s) in column 'y' are outside"),
-        ([0.5], (0, 1), "wrong type"),
+        ([0.5], (0, 1), "column 'y' can't be a label"),
         (["1"], (0, 1), "label"),
         ([1], ("a", "b"), "label"),
     ],

@@ -143,11 +143,11 @@ BAD = {
     "uuid": (with_feature(lambda n: pa.array([bytes(16)] * n, pa.uuid())), {}, {}, "'x1' has an Arrow extension type"),
     "uuid ids": (
         lambda t: replaced(t, "id", pa.array([i.to_bytes(16, "big") for i in range(len(t))], pa.uuid())),
-        {}, {}, "an id or group has the wrong type"),
-    "float ids": (lambda t: replaced(t, "id", t["id"].cast(pa.float64())), {}, {}, "got: float"),
+        {}, {}, "'id' has an Arrow extension type, and can't be an id"),
+    "float ids": (lambda t: replaced(t, "id", t["id"].cast(pa.float64())), {}, {}, "got: double"),
     "null id": (lambda t: replaced(t, "id", pa.array([None, *range(1, len(t))])), {}, {}, "got: NoneType"),
     "null label": (lambda t: replaced(t, "label", pa.array([None] + [1] * (len(t) - 1))), {}, {}, "nulls"),
-    "float label": (lambda t: replaced(t, "label", t["x0"]), {}, {}, "label column has the wrong type"),
+    "float label": (lambda t: replaced(t, "label", t["x0"]), {}, {}, "'label' can't be a label"),
     "one class": (lambda t: replaced(t, "label", pa.array([4] * len(t))), {}, {}, "fewer than two classes"),
     "undeclared class": (lambda t: t, {"classes": [0, 1]}, {}, "outside the classes"),
     "one declared class": (lambda t: t, {"classes": [0]}, {}, "fewer than two classes"),
@@ -191,7 +191,7 @@ def test_bad_input_leaves_no_lake_and_a_corrected_retry_works(tmp_path, case):
 def test_a_source_that_is_no_parquet(tmp_path, what):
     if what == "not Parquet":
         (tmp_path / "train.parquet").write_text("id,label\n1,2\n")
-    with pytest.raises(DataError, match="can't read"):
+    with pytest.raises(DataError, match="can't read" if what == "not Parquet" else "does not exist"):
         open_lake(tmp_path)
 
 

@@ -11,7 +11,7 @@ from hypothesis import settings as limits
 from hypothesis import strategies as st
 
 from hybridmu.core.partition import digest
-from hybridmu.errors import HybridMUError
+from hybridmu.errors import DataError, HybridMUError
 from hybridmu.store.lake.lookup import Lookup
 from hybridmu.store.sql.database import connect
 from hybridmu.store.sql.ledger import Ledger
@@ -114,14 +114,23 @@ def test_live_rows_and_counts_against_brute_force(people, gone):
 
 
 @pytest.mark.parametrize(("asked", "found"), [("7", 7), (7, 7), (np.int64(7), 7), (" 7", None), ("07", None),
-                                              ("1_0", None), ("+7", None), ("7.0", None), (7.0, None), ("x", None),
-                                              ("-0", None), ("٧", None), (True, None)])  # fmt: skip
+                                              ("1_0", None), ("+7", None), ("7.0", None), ("x", None),
+                                              ("-0", None), ("٧", None), ("", None), (2**63, None)])  # fmt: skip
 def test_an_integer_id_has_one_text_form(tmp_path, asked, found):
     write(tmp_path, table(12))
     lake = open_lake(tmp_path)
     fresh, unknown = Lookup(lake).find([("id", asked)])
     assert [k.key for k in fresh] == ([digest(lake.key, "id", found)] if found is not None else [])
     assert [key.text for key in unknown] == ([] if found is not None else [str(asked)])
+
+
+@pytest.mark.parametrize(
+    "asked", [7.0, True, None, b"7", np.float64(7), (7,), 2**64, -(2**63) - 1, "\ud800", "x" * 65_537]
+)
+def test_what_no_table_holds_is_no_key(tmp_path, asked):
+    write(tmp_path, table(12))
+    with pytest.raises(DataError, match="an id or group"):
+        Lookup(open_lake(tmp_path)).find([("id", asked)])
 
 
 @pytest.mark.parametrize("dictionary", [False, True])

@@ -21,15 +21,16 @@ import torch
 from moto.server import ThreadedMotoServer
 
 import hybridmu
-from hybridmu.errors import ConfigError, StorageError
+from hybridmu.errors import ConfigError, DataError, StorageError
 from hybridmu.store.audits import Audits
 from hybridmu.store.certificates import Certificates
 from hybridmu.store.files.blobs import Blobs
 from hybridmu.store.files.object_versions import delete_noncurrent, list_noncurrent
 from hybridmu.store.files.parquet import publish_parquet, writing
-from hybridmu.store.files.storage import Storage, _ReplacedError
+from hybridmu.store.files.storage import Storage, _ReplacedError, open_fs
 from hybridmu.store.lake.columns import key_columns
 from hybridmu.store.lake.lookup import Lookup
+from hybridmu.store.lake.table import open_table
 from hybridmu.store.purge.look import drop_old_versions
 from tests import support
 
@@ -436,3 +437,25 @@ def test_other_shards_at_work_are_left_alone(versioned, forgetful):
         ("incoming/half", "upload"),
         ("blobs/shard-00000/x", "version"),
     }
+
+
+def test_a_table_in_a_bucket_is_read_by_the_same_rules(bucket):
+    made = support.table(60, groups=6)
+    fs, root = open_fs(bucket.url())
+    url = bucket.url("deep/er/t")
+    for number in range(3):
+        fs.create_dir(f"{root}/t/day={number}")
+        pq.write_table(made.slice(number * 20, 20), f"{root}/t/day={number}/_part.parquet", filesystem=fs)
+    rows = [row for batch in open_table(url).batches(["id", "day"]) for row in batch.to_pylist()]
+    assert {row["id"]: row["day"] for row in rows} == {number: number // 20 for number in range(60)}
+    for mark, kind in (("_delta_log/0.json", "Delta"), ("metadata/v1.metadata.json", "Iceberg"), (".hoodie/x", "Hudi")):
+        for place in ("t", "t/day=1", ""):
+            where = f"{root}/{place}/{mark}".replace("//", "/")
+            fs.create_dir(where.rpartition("/")[0])
+            with fs.open_output_stream(where) as file:
+                file.write(b"{}")
+            with pytest.raises(DataError, match=kind):
+                open_table(url)
+            fs.delete_dir(where.rpartition("/")[0])
+    with pytest.raises(DataError, match="does not exist"):
+        open_table(bucket.url("nowhere"))

@@ -8,7 +8,7 @@ import numpy.typing as npt
 from hybridmu.core.rows import carries
 from hybridmu.store.files.parquet import read_parquet
 from hybridmu.store.lake.lake import Lake
-from hybridmu.store.lake.layout import digest_column
+from hybridmu.store.lake.layout import as_given, digest_column, stored_name
 
 Counts = npt.NDArray[np.int64]
 
@@ -31,9 +31,10 @@ def class_counts(
     encoder = lake.manifest.encoder
     rows, gone = np.zeros((2, len(encoder.classes)), dtype=np.int64)
     for name in lake.files("train", shard, generations):
-        table = read_parquet(lake.storage, name, ("_id", "_group", encoder.label))
+        label = stored_name(encoder.label)
+        table = read_parquet(lake.storage, name, ("_id", "_group", label))
         ids, groups = digest_column(table, "_id"), digest_column(table, "_group")
-        labels, there = encoder.encode_labels(table), ~carries(ids, groups, out)
+        labels, there = encoder.encode_labels(as_given(table.select([label]))), ~carries(ids, groups, out)
         rows += np.bincount(labels[there], minlength=len(rows))
         gone += np.bincount(labels[there & carries(ids, groups, revoked)], minlength=len(rows))
     return rows, gone

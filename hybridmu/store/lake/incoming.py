@@ -13,14 +13,14 @@ import pyarrow.parquet as pq
 
 from hybridmu.core.partition import digest
 from hybridmu.core.rows import carries
-from hybridmu.errors import DataError
 from hybridmu.store.files.parquet import TableWriter, open_parquet, publish_parquet, read_parquet
 from hybridmu.store.lake.generation import already_there, duplicates, known_ids
 from hybridmu.store.lake.lake import Lake
-from hybridmu.store.lake.layout import INCOMING, digest_column, incoming_file, parts_of
-from hybridmu.store.lake.lookup import Pair, UnknownKey
-from hybridmu.store.lake.source import Reader, fingerprint, open_source
+from hybridmu.store.lake.layout import INCOMING, as_given, digest_column, incoming_file, parts_of
+from hybridmu.store.lake.lookup import Pair, UnknownKey, values_of
+from hybridmu.store.lake.source import Reader
 from hybridmu.store.lake.streams import Streams
+from hybridmu.store.lake.table import open_table
 from hybridmu.store.sql.guard import Guard
 from hybridmu.types import Ingestion
 
@@ -66,10 +66,9 @@ def copy_rows(lake: Lake, url: str, guard: Guard, staging: Path) -> Copy:
     """
     guard.check()
     lake.refresh()
-    manifest, source = lake.manifest, open_source(url)
+    manifest = lake.manifest
     reader = Reader(lake, manifest.encoder, guard)
-    reader.check("new", source, manifest.id_type, manifest.group_type)
-    reader.check_features(source)
+    source = reader.fitted("new", open_table(url), manifest.id_type, manifest.group_type)
     path, by_id, rows = staging / "copy.parquet", Streams(staging / "by-id"), 0
     writer: TableWriter | None = None
     try:
@@ -83,9 +82,7 @@ def copy_rows(lake: Lake, url: str, guard: Guard, staging: Path) -> Copy:
         by_id.close()
         if writer is not None:
             writer.close()
-    if not rows and not reader.skipped:
-        raise DataError("the new table has no rows", expected="at least one", got=url)
-    return Copy(path, rows, reader.skipped, fingerprint(source), _known(lake, by_id))
+    return Copy(path, rows, reader.skipped, source.fingerprint(), _known(lake, by_id))
 
 
 def refuse_known(lake: Lake, copy: Copy, waiting: Sequence[Ingestion]) -> None:
@@ -105,9 +102,11 @@ def refuse_known(lake: Lake, copy: Copy, waiting: Sequence[Ingestion]) -> None:
 
 def waiting_keys(lake: Lake, keys: Sequence[UnknownKey], waiting: Sequence[Ingestion]) -> list[UnknownKey]:
     """Return those keys that rows carry which are not in the lake yet."""
-    wanted = {(key.kind, digest(lake.key, key.kind, key.value)): key for key in keys}
+    if not waiting:
+        return []
+    wanted = {(key.kind, digest(lake.key, key.kind, value)): key for key in keys for value in values_of(lake, key)}
     coming = waiting_pairs(lake, wanted, waiting)
-    return [key for pair, key in wanted.items() if pair in coming]
+    return list(dict.fromkeys(key for pair, key in wanted.items() if pair in coming))
 
 
 def waiting_pairs(lake: Lake, pairs: Iterable[Pair], waiting: Sequence[Ingestion]) -> set[Pair]:
@@ -138,9 +137,9 @@ def rewrite(lake: Lake, new: Ingestion, guard: Guard) -> int:
         with TableWriter(target, file.schema_arrow) as writer:
             for number in range(file.num_row_groups):
                 table = file.read_row_group(number, use_threads=False)
-                kept = table.filter(pa.array(~reader.blocked(table)))
-                gone += len(table) - len(kept)
-                writer.write(kept)
+                left = table.filter(pa.array(~reader.blocked(as_given(table.drop_columns(["_id", "_group"])))))
+                gone += len(table) - len(left)
+                writer.write(left)
         if gone:
             publish_parquet(lake.storage, target, new.source)
     return gone

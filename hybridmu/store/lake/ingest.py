@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
-import pyarrow.dataset as pads
+import pyarrow as pa
 
+from hybridmu.config import DataSettings
 from hybridmu.core.encode import Encoder, infer_classes, label_set
 from hybridmu.core.training import slice_epochs
 from hybridmu.errors import DataError
 from hybridmu.faults import reach
+from hybridmu.store.lake.declarations import check_declarations, features_of
 from hybridmu.store.lake.generation import Beat, Draft
 from hybridmu.store.lake.lake import Lake
 from hybridmu.store.lake.layout import LAYOUT, MANIFEST, Generation, Manifest, Split
-from hybridmu.store.lake.source import Batch, Reader, batches, columns_of, key_type, open_source, open_stored
+from hybridmu.store.lake.source import Batch, Reader, columns_of, no_rows
+from hybridmu.store.lake.table import SourceTable, open_copy, open_table
 from hybridmu.store.sql.guard import Guard
 from hybridmu.types import Ingestion
 
@@ -31,6 +34,7 @@ def ingest(lake: Lake, guard: Guard | None = None) -> Manifest:
         The manifest; an existing lake is returned unchanged.
 
     Raises:
+        ConfigError: The configuration contradicts itself.
         DataError: Duplicate ids, wrong columns or types, nulls without fill, NaN, labels outside the classes.
         StateError: A guard key is lost.
     """
@@ -39,16 +43,20 @@ def ingest(lake: Lake, guard: Guard | None = None) -> Manifest:
     if guard is not None:
         guard.check()
     data = lake.settings.data
-    train = open_source(data.train)
-    tables: list[tuple[Split, pads.Dataset]] = [("train", train)]
-    tables += [("validation", open_source(data.validation))] if data.validation else []
-    tables += [("test", open_source(data.test))] if data.test else []
+    train = open_table(data.train)
+    tables: list[tuple[Split, SourceTable]] = [("train", train)]
+    tables += [("validation", open_table(data.validation))] if data.validation else []
+    tables += [("test", open_table(data.test))] if data.test else []
     encoder, inferred = _encoder(lake, train)
-    id_type, group_type = key_type(train, data.id), key_type(train, data.group) if data.group else None
     reader = Reader(lake, encoder, guard)
+    id_type, group_type = "null", "null" if data.group else None
+    fitted: list[tuple[Split, SourceTable]] = []
     for split, table in tables:
-        reader.check(split, table, id_type, group_type)
-    rows = write_first(lake, [(split, reader.read(table)) for split, table in tables])
+        fits = reader.fitted(split, table, id_type, group_type)
+        fitted.append((split, fits))
+        id_type = str(fits.type_of(data.id)) if id_type == "null" else id_type
+        group_type = str(fits.type_of(data.group)) if data.group and group_type == "null" else group_type
+    rows = write_first(lake, [(split, reader.read(table)) for split, table in fitted])
     generation = first_generation(lake, rows, reader.skipped, id_type, group_type)
     return found(lake, Manifest(encoder, inferred, secrets.token_bytes(32), (generation,)))
 
@@ -113,8 +121,9 @@ def grow(lake: Lake, new: Ingestion, guard: Guard, beat: Beat, ready: Beat) -> G
     """
     manifest = lake.manifest
     number = len(manifest.generations)
-    source = open_stored(lake.storage, new.source)
     reader = Reader(lake, manifest.encoder, guard, new.after_request)
+    # Once more: another ingestion may have brought the first group meanwhile.
+    source = reader.fitted("new", open_copy(lake.storage, new.source), manifest.id_type, manifest.group_type)
     with lake.storage.staging() as folder:
         draft = Draft(lake, folder, number, manifest.first_slice(number), new.slices, beat)
         draft.add("train", reader.read(source))
@@ -124,7 +133,7 @@ def grow(lake: Lake, new: Ingestion, guard: Guard, beat: Beat, ready: Beat) -> G
         ready()
         draft.publish()
     data = lake.settings.data
-    types = key_type(source, data.id), key_type(source, data.group) if data.group else None
+    types = str(source.type_of(data.id)), str(source.type_of(data.group)) if data.group else None
     skipped = new.skipped + reader.skipped
     return Generation(new.slices, (new.epochs,) * new.slices, rows, skipped, *types, new.ingest_id, new.after_request)
 
@@ -137,24 +146,50 @@ def admit(lake: Lake, generation: Generation) -> None:
     lake.refresh()
 
 
-def _encoder(lake: Lake, train: pads.Dataset) -> tuple[Encoder, bool]:
+def _encoder(lake: Lake, train: SourceTable) -> tuple[Encoder, bool]:
     """Return the encoder, and whether its classes were inferred.
 
     Raises:
-        DataError: A column is missing, or there are fewer than two classes.
-    """
+        ConfigError: The configuration contradicts itself.
+        DataError: It does not fit the table, or there are fewer than two classes.
+    """  # noqa: DOC501 - a function makes one of them
     data = lake.settings.data
-    for role, name in (("id", data.id), ("group", data.group), ("label", data.label)):
-        if name is not None and name not in train.schema.names:
-            have = ", ".join(train.schema.names)
-            raise DataError(f"data.{role} names a column that is not in the table", expected=have, got=name)
-    columns = columns_of(data, train)
+    if not train.rows:
+        raise no_rows("train", train.url)
+    check_declarations(data, train)
+    names = features_of(data, train)
+    table = train.with_types({name: pa.list_(kind, length) for name, kind, length in _lengths(data, train, names)})
+    columns = columns_of(data, table, names)
     classes = data.classes
     if classes is None:
         seen: set[int | str] = set()
-        for table in batches(train, [data.label]):
-            seen |= label_set(table.column(0))
+        for batch in train.batches([data.label]):
+            seen |= label_set(batch.column(0), data.label)
         classes = infer_classes(sorted(seen, key=str))
     if len(classes) < 2:
-        raise DataError("there are fewer than two classes", expected="a classification task", got=f"{list(classes)}")
+        raise DataError(
+            "there are fewer than two classes",
+            expected="a classification task",
+            got=f"{list(classes)}",
+            remedy="train on a table with rows of two classes, or declare data.classes",
+        )
     return Encoder(columns, data.label, classes), data.classes is None
+
+
+def _lengths(data: DataSettings, train: SourceTable, names: Sequence[str]) -> Iterator[tuple[str, pa.DataType, int]]:
+    """Yield (feature, type of its numbers, length) of each whose lists have no length of their own.
+
+    Raises:
+        DataError: The declared length is not that of the type.
+    """
+    for name in names:
+        type_ = train.type_of(name)
+        declared = data.lists.get(name)
+        if pa.types.is_fixed_size_list(type_) and declared not in {None, type_.list_size}:
+            expected = f"{type_.list_size}, the length of its type"
+            raise DataError(f"data.lists does not fit column {name!r}", expected=expected, got=str(declared))
+        if pa.types.is_list(type_):
+            first = train.first_value(name) if declared is None else None
+            length = len(first) if first is not None else declared or 0
+            if length:
+                yield name, type_.value_type, length

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from hybridmu.core.column_types import common, exact, kept, other_type
 from hybridmu.core.lineage import chain
 from hybridmu.core.rows import carries
-from hybridmu.errors import DataError
 from hybridmu.store.files.parquet import open_parquet
 from hybridmu.store.lake.generation import Beat
 from hybridmu.store.lake.ingest import first_generation, found, write_first
 from hybridmu.store.lake.lake import Lake
-from hybridmu.store.lake.layout import Ancestry, Manifest, Split, digest_column
+from hybridmu.store.lake.layout import Ancestry, Manifest, Split, digest_column, stored_name
 from hybridmu.store.lake.lists import unpacked_field
 from hybridmu.store.lake.source import Reader
 from hybridmu.store.sql.guard import Guard
@@ -91,31 +91,29 @@ def _live(old: Predecessor, splits: tuple[Split, ...], columns: list[str]) -> It
     lake = old.lake
     there = [split for split in splits if split in lake.manifest.rows]
     places = [(shard, lake.files(split, shard)) for split in there for shard in range(lake.shards)]
-    schema = _schema(lake, [name for _, names in places for name in names], columns)
+    types = _types(lake, [name for _, names in places for name in names], columns)
     for shard, names in places:
         for table in lake.tables(names):
             ids, groups = digest_column(table, "_id"), digest_column(table, "_group")
             live = table.filter(pa.array(~carries(ids, groups, old.gone.get(shard, set()))))
-            if len(live):
-                yield live.select(columns).cast(schema)
+            for batch in live.combine_chunks().to_batches():
+                made = [exact(c, batch.column(stored_name(c)), types[c], "the tables") for c in columns]
+                yield pa.Table.from_arrays(made, columns)
 
 
-def _schema(lake: Lake, names: list[str], columns: list[str]) -> pa.Schema:
+def _types(lake: Lake, names: list[str], columns: list[str]) -> dict[str, pa.DataType]:
     """Return types that hold the rows of all files: integers and floats are one kind, and widths may differ.
 
     Raises:
         DataError: There are none.
-    """
-    schemas = []
+    """  # noqa: DOC501 - a function makes it
+    types: dict[str, pa.DataType] = dict.fromkeys(columns, pa.null())
     for name in names:
         with open_parquet(lake.storage, name) as file:
-            schemas.append(pa.schema([_plain(unpacked_field(file.schema_arrow.field(column))) for column in columns]))
-    try:
-        return pa.unify_schemas(schemas, promote_options="permissive")
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        raise DataError("the types of generations can't be brought together", got=str(error)) from None
-
-
-def _plain(field: pa.Field) -> pa.Field:
-    type_ = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
-    return pa.field(field.name, type_)
+            for column in columns:
+                found = kept(unpacked_field(file.schema_arrow.field(stored_name(column))).type)
+                both = common(types[column], found)
+                if both is None:
+                    raise other_type(column, name, types[column], found)
+                types[column] = both
+    return types

@@ -1,8 +1,9 @@
 """Names, columns and manifest of the Parquet lake.
 
 Data comes in generations, each with files of its own; an id or group has the same shard in all of them. A row keeps
-its own columns and gets four: `_slice`, `_id`, `_group`, `_content` (16-byte digests). Row groups never cross a slice.
-Index files are partitioned by the hash that they look up.
+its own columns and gets four: `_slice`, `_id`, `_group`, `_content` (16-byte digests); a column of the user that has
+such a name is kept under another one. Row groups never cross a slice. Index files are partitioned by the hash that they
+look up.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ META = ("_slice", "_id", "_group", "_content")
 MANIFEST = "lake/manifest.json"
 LAYOUT = "lake/layout"  # says that every table was written by a release that keeps values in rows alone
 INCOMING = "incoming"
+_APART = "="
 DIGEST = pa.binary(16)
 
 
@@ -134,8 +136,9 @@ class Manifest:
 
     @property
     def group_type(self) -> str | None:
-        """Return the Arrow type of the group column, as text; None without one."""
-        return self.generations[0].group_type
+        """Return the Arrow type of the group column, as text; `null` before the first group, None without a column."""
+        known = (found.group_type for found in self.generations if found.group_type != "null")
+        return next(known, self.generations[0].group_type)
 
     @property
     def initial_slices(self) -> int:
@@ -230,6 +233,31 @@ def content_file(generation: int, part: int) -> str:
 def incoming_file(ingest_id: str) -> str:
     """Return the name of the copy of new data that waits to become a generation."""
     return f"{INCOMING}/{ingest_id}.parquet"
+
+
+def stored_name(name: str) -> str:
+    """Return the name under which the lake keeps a column: its own, unless that is one of ours.
+
+    Example:
+        >>> stored_name("age"), stored_name("_id"), stored_name("=_id")
+        ('age', '=_id', '==_id')
+    """
+    return _APART + name if name.lstrip(_APART) in META else name
+
+
+def given_name(stored: str) -> str:
+    """Return the name that the user gave a column, from the one under which the lake keeps it."""
+    return stored.removeprefix(_APART) if stored.lstrip(_APART) in META else stored
+
+
+def as_stored(table: pa.Table) -> pa.Table:
+    """Return a table of the user's columns under the names of the lake."""
+    return table.rename_columns([stored_name(name) for name in table.schema.names])
+
+
+def as_given(table: pa.Table) -> pa.Table:
+    """Return a table of the lake, without our own columns, under the user's names."""
+    return table.rename_columns([given_name(name) for name in table.schema.names])
 
 
 def parts_of(keys: Digests, parts: int) -> npt.NDArray[np.int32]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hybridmu.core.partition import digest
+from hybridmu.core.partition import check_key, digest
 from hybridmu.errors import DataError
 from hybridmu.store.lake.columns import id_index
 from hybridmu.store.lake.lake import Lake
@@ -126,21 +126,15 @@ class Lookup:
             value: As the caller wrote it.
 
         Raises:
-            DataError: A group is asked of a table without groups.
+            DataError: A group is asked of a table without groups, or the key is none that a table may hold.
         """
+        check_key(value)
         type_ = self._lake.manifest.id_type if kind == "id" else self._lake.manifest.group_type
         if type_ is None:
             raise DataError(
                 "this table has no groups", expected="ids", got="a group", remedy="set data.group before training"
             )
-        if "int" not in type_:
-            return str(value)
-        text = str(value)
-        try:
-            number = int(text)
-        except ValueError:
-            return text  # can't be a key of this column, so it will be reported as unknown
-        return number if str(number) == text else text  # nor can "1_0" or "007": never revoke a row by a typing error
+        return integer_of(str(value)) if "int" in type_ else str(value)
 
     def _shards_of(self, asked: Iterable[tuple[KeyKind, bytes]]) -> Iterator[tuple[tuple[KeyKind, bytes], int]]:
         """Yield (key, shard that may hold it): computed, or looked up for ids of a grouped table."""
@@ -163,3 +157,22 @@ class Lookup:
             for key in keys:
                 for shard in sorted(shards_of[key]):
                     yield ("id", key), shard
+
+
+def integer_of(text: str) -> int | str:
+    """Return the integer that a text is, or the text: it can't be a key of a column of integers.
+
+    "1_0" and "007" are no integers: a row is never revoked by a typing error.
+    """
+    try:
+        number = int(text)
+    except ValueError:
+        return text
+    return number if str(number) == text else text
+
+
+def values_of(lake: Lake, key: UnknownKey) -> list[object]:
+    """Return what a key can be in rows that wait: before the first group came, its column has no type yet."""
+    if key.kind == "group" and lake.manifest.group_type == "null":
+        return list(dict.fromkeys((key.value, integer_of(key.text))))
+    return [key.value]

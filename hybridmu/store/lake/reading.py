@@ -20,7 +20,7 @@ from hybridmu.core.rows import Positions, Rows
 from hybridmu.errors import StorageError
 from hybridmu.store.files.parquet import open_parquet
 from hybridmu.store.files.storage import Storage
-from hybridmu.store.lake.layout import META, digest_column
+from hybridmu.store.lake.layout import META, as_given, digest_column, stored_name
 from hybridmu.store.lake.lists import unpacked
 
 # Row groups are decoded together up to so many bytes: a call costs as much per column as a row group does, and a reader
@@ -96,7 +96,7 @@ class ShardTables:
 
     def _features(self, positions: Positions) -> Iterator[tuple[Positions, pa.Table]]:
         """Yield the positions, features and labels of the row groups that hold any of some rows, a few at a time."""  # noqa: DOC501
-        columns = [self._encoder.label, *(column.name for column in self._encoder.columns)]
+        columns = [stored_name(self._encoder.label), *(stored_name(column.name) for column in self._encoder.columns)]
         start = 0
         for name, metadata in self._files:
             bounds = start + np.cumsum([0, *(metadata.row_group(g).num_rows for g in range(metadata.num_row_groups))])
@@ -113,7 +113,7 @@ class ShardTables:
                     )
                 for groups in _batches(metadata, needed):
                     places = np.concatenate([np.arange(bounds[group], bounds[group + 1]) for group in groups])
-                    yield places, unpacked(file.read_row_groups(groups, columns, use_threads=False))
+                    yield places, as_given(unpacked(file.read_row_groups(groups, columns, use_threads=False)))
 
 
 def _kept(table: pa.Table, rows: Positions) -> pa.Table:

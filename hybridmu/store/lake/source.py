@@ -1,29 +1,28 @@
-"""Reading source tables as the lake keeps them: columns checked, forgotten rows left out, digests added."""
+"""Rows of source tables as the lake keeps them: columns checked, forgotten rows left out, digests added."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.dataset as pads
-import pyarrow.parquet as pq
+import pyarrow.compute as pc
 
 from hybridmu.config import DataSettings
+from hybridmu.core.column_types import Role, check_role
 from hybridmu.core.encode import F32, Column, Encoder, Encoding, make_columns
-from hybridmu.core.partition import Digests, digests
+from hybridmu.core.partition import Digests, check_key, digests
 from hybridmu.errors import DataError
-from hybridmu.store.files.storage import Storage, open_fs
 from hybridmu.store.lake.lake import Lake
-from hybridmu.store.lake.layout import digest_array
+from hybridmu.store.lake.layout import as_stored, digest_array
+from hybridmu.store.lake.table import SourceTable
 from hybridmu.store.sql.guard import Guard
 
-_BATCH_ROWS = 16_384
-_CHUNK_BYTES = 1 << 20
+# What a column without any value is kept as, since only its nulls are encoded.
+_STAND_INS = {"number": pa.float64(), "bool": pa.bool_(), "category": pa.string(), "hash": pa.string()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +30,7 @@ class Batch:
     """Some rows of a source.
 
     Attributes:
-        table: The columns that the lake keeps, `_id`, `_group` and `_content`.
+        table: The columns that the lake keeps, under its names, `_id`, `_group` and `_content`.
         places: uint8 [n, 16], the digest that decides where each row lives: its group's, or its own.
     """
 
@@ -60,48 +59,66 @@ class Reader:
         names = [self.data.id, self.data.group, self.encoder.label, *(column.name for column in self.encoder.columns)]
         return list(dict.fromkeys(name for name in names if name))
 
-    def check(self, name: str, source: pads.Dataset, id_type: str, group_type: str | None) -> None:
-        """Check that a table has the columns, and that its keys mean the same as in the first table.
+    def fitted(self, name: str, source: SourceTable, id_type: str, group_type: str | None) -> SourceTable:
+        """Return a table whose columns have the types in which the lake keeps them, after checking that they fit.
 
         Args:
-            name: Of the table, for the message.
+            name: Of the table, for messages.
             source: The table.
-            id_type: Arrow type of the first table's id column.
-            group_type: The same for the group column.
+            id_type: Arrow type of the id column as it is known so far.
+            group_type: The same for the group column; None without one.
+
+        Returns:
+            The table; its values are checked when they are read.
 
         Raises:
-            DataError: It has not.
-        """
-        if missing := sorted(set(self.columns) - set(source.schema.names)):
-            raise DataError(f"the {name} table lacks columns {missing}", expected="the columns of the training table")
-        for column, expected in ((self.data.id, id_type), (self.data.group, group_type)):
-            if column is None or expected is None:
-                continue
-            # 7 is not "7": a request could name the row in one table only.
-            got = key_type(source, column)
-            if {"int" in expected, "int" in got} == {True, False} and "null" not in {expected, got}:
-                raise DataError(f"column {column!r} has another type in the {name} table", expected=expected, got=got)
+            DataError: It has no rows, lacks columns, or its columns don't mean the same as in the first table.
+        """  # noqa: DOC501 - a function makes one of them
+        if missing := sorted(set(self.columns) - set(source.names)):
+            raise DataError(
+                f"the {name} table lacks columns {missing}",
+                expected="the columns of the training table",
+                got=", ".join(source.names) or "no columns",
+                remedy="add them, under the same names",
+            )
+        if not source.rows and not source.stored:  # all rows of a copy may be forgotten by now
+            raise no_rows(name, source.url)
+        types = {self.data.id: _key_type(name, "id", source, self.data.id, id_type)}
+        if self.data.group:
+            types[self.data.group] = _key_type(name, "group", source, self.data.group, group_type or "null")
+        check_role(self.encoder.label, "label", source.type_of(self.encoder.label))
+        for column in self.encoder.columns:
+            found = source.type_of(column.name)
+            width = column.width - (column.fill is not None)
+            if pa.types.is_null(found):
+                types[column.name] = _STAND_INS.get(column.kind) or pa.list_(pa.float32(), width)
+            elif pa.types.is_list(found) and column.kind == "list":
+                types[column.name] = pa.list_(found.value_type, width)
+        fitted = source.with_types(types)
+        self._check_features(name, fitted)
+        return fitted
 
-    def check_features(self, source: pads.Dataset) -> None:
+    def _check_features(self, name: str, source: SourceTable) -> None:
         """Check that features are encoded as those of the first table.
 
         Raises:
             DataError: A column has another type.
         """
-        for known, found in zip(self.encoder.columns, columns_of(self.data, source, self.encoder), strict=True):
+        names = [column.name for column in self.encoder.columns]
+        for known, found in zip(self.encoder.columns, columns_of(self.data, source, names), strict=True):
             if known != found:
                 raise DataError(
-                    f"column {known.name!r} has another type than in the first table",
+                    f"column {known.name!r} has another type in the {name} table than in the first one",
                     expected=f"{known.kind} of width {known.width}",
-                    got=str(source.schema.field(known.name).type),
+                    got=str(source.type_of(known.name)),
                     remedy="cast the column; the encoding of a trained system is fixed",
                 )
 
-    def read(self, source: pads.Dataset) -> Iterator[Batch]:
+    def read(self, source: SourceTable) -> Iterator[Batch]:
         """Yield the rows of a source that may come in, and count the others in `skipped`.
 
         Args:
-            source: The table.
+            source: A fitted table.
 
         Yields:
             Batches in source order; never an empty one.
@@ -109,7 +126,10 @@ class Reader:
         Raises:
             DataError: A row can't be encoded, a label is outside the classes, or a key has the wrong type.
         """
-        yield from self.take(batches(source, self.columns))
+        for table in source.batches(self.columns):
+            for name in filter(None, (self.data.id, self.data.group)):
+                _check_longest(table.column(name))
+            yield from self.take([table])
 
     def take(self, tables: Iterable[pa.Table]) -> Iterator[Batch]:
         """Yield the rows that may come in, and count the others in `skipped`.
@@ -147,7 +167,7 @@ class Reader:
             groups[has] = digests(self.key, "group", [value for value in values if value is not None])
             places = np.where(has[:, None], groups, ids)
         content = content_digests(self._encoding.encode(table), self.encoder.encode_labels(table))
-        table = table.append_column("_id", digest_array(ids.tobytes()))
+        table = as_stored(table).append_column("_id", digest_array(ids.tobytes()))
         table = table.append_column("_group", digest_array(groups.tobytes()))
         return Batch(table.append_column("_content", digest_array(content)), places)
 
@@ -169,19 +189,22 @@ def content_digests(x: F32, y: npt.NDArray[np.int64]) -> bytes:
     return b"".join(made)
 
 
-def columns_of(data: DataSettings, source: pads.Dataset, encoder: Encoder | None = None) -> tuple[Column, ...]:
-    """Return how the feature columns of a table are encoded.
+def no_rows(name: str, url: str) -> DataError:
+    """Return the error for a table without rows."""
+    return DataError(f"the {name} table has no rows", expected="at least one", got=url, remedy="name another table")
+
+
+def columns_of(data: DataSettings, source: SourceTable, names: Sequence[str]) -> tuple[Column, ...]:
+    """Return how feature columns of a table are encoded.
 
     Args:
         data: Declares fills, categories, buckets and scales.
         source: The table.
-        encoder: Names the features; without one they are as declared, or all columns but id, group and label.
+        names: The columns, in order.
     """
-    taken = {data.id, data.group, data.label}
-    declared = data.features or tuple(name for name in source.schema.names if name not in taken)
     return make_columns(
-        source.schema,
-        declared if encoder is None else [column.name for column in encoder.columns],
+        pa.schema([(name, source.type_of(name)) for name in names]),
+        names,
         fills=data.fills,
         categories=data.categories,
         hash_buckets=data.hash_buckets,
@@ -189,78 +212,44 @@ def columns_of(data: DataSettings, source: pads.Dataset, encoder: Encoder | None
     )
 
 
-def open_source(url: str) -> pads.Dataset:
-    """Return a Parquet file or folder as a dataset.
+def _check_longest(keys: pa.ChunkedArray) -> None:
+    """Check that keys can be named by requests: integers always can, and so can texts no longer than allowed.
 
     Raises:
-        DataError: It is none.
-    """  # noqa: DOC501 - a function makes it
-    fs, path = open_fs(url)
-    try:
-        return pads.dataset(path, filesystem=fs, format="parquet")
-    except (OSError, pa.ArrowInvalid) as error:
-        raise _unreadable(url, error) from None
+        DataError: One is too long.
+    """
+    if pa.types.is_string(keys.type) or pa.types.is_large_string(keys.type):
+        lengths = pc.utf8_length(keys)
+        if (longest := pc.index(lengths, pc.max(lengths)).as_py()) >= 0:
+            check_key(keys[longest].as_py())
 
 
-def open_stored(storage: Storage, name: str) -> pads.Dataset:
-    """Return a Parquet file in storage as a dataset.
-
-    Raises:
-        DataError: It is missing or damaged.
-        OSError: Storage can't be read now.
-    """  # noqa: DOC501 - functions make them
-    try:
-        return pads.dataset(storage.path(name), filesystem=storage.fs, format="parquet")
-    except (FileNotFoundError, pa.ArrowInvalid) as error:
-        raise _unreadable(name, error) from None
-
-
-def key_type(source: pads.Dataset, name: str) -> str:
-    """Return the Arrow type of a column as text; of a dictionary column, that of its values."""
-    type_ = source.schema.field(name).type
-    return str(type_.value_type if pa.types.is_dictionary(type_) else type_)
-
-
-def batches(source: pads.Dataset, columns: list[str]) -> Iterator[pa.Table]:
-    """Yield the rows of some columns, in source order.
+def _key_type(name: str, role: Role, source: SourceTable, column: str, known: str) -> pa.DataType:
+    """Return the type to which the keys of a table are cast.
 
     Args:
+        name: Of the table, for messages.
+        role: Id or group.
         source: The table.
-        columns: Which columns.
-
-    Yields:
-        Tables with rows, all with the types of the first file.
+        column: The key column.
+        known: Arrow type of the keys so far, as text; `null` where there are none.
 
     Raises:
-        DataError: A file lacks a column, or has another type that can't be cast.
+        DataError: They are no keys, or mean something else than those: 7 is not "7".
     """
-    # Not source.to_batches(), which reads far ahead of us, nor all row groups at once: either holds the whole table.
-    schema = pa.schema([source.schema.field(name) for name in columns])
-    for fragment in source.get_fragments():
-        with fragment.filesystem.open_input_file(fragment.path) as stream:
-            file = pq.ParquetFile(stream, page_checksum_verification=True)
-            if missing := sorted(set(columns) - set(file.schema_arrow.names)):
-                raise DataError(f"{fragment.path} lacks columns {missing}", expected="the columns of the first file")
-            groups = range(file.num_row_groups)
-            for batch in chain.from_iterable(file.iter_batches(_BATCH_ROWS, [g], columns) for g in groups):
-                try:
-                    table = pa.Table.from_batches([batch]).select(columns).cast(schema)
-                except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
-                    expected = "the column types of the first file"
-                    raise DataError(f"can't use {fragment.path}", expected=expected, got=str(error)) from None
-                if table.num_rows:
-                    yield table
-
-
-def fingerprint(source: pads.Dataset) -> str:
-    """Return a hash of the bytes of all files of a table, by which a repeat is known."""
-    found = hashlib.blake2b(digest_size=16)
-    for fragment in sorted(source.get_fragments(), key=lambda fragment: str(fragment.path)):
-        with fragment.filesystem.open_input_stream(fragment.path) as stream:
-            while chunk := stream.read(_CHUNK_BYTES):
-                found.update(chunk)
-    return found.hexdigest()
-
-
-def _unreadable(name: str, error: Exception) -> DataError:
-    return DataError(f"can't read {name}", expected="a Parquet file or folder", got=str(error).split("\n")[0])
+    found = source.type_of(column)
+    if role == "group" and pa.types.is_floating(found) and source.first_value(column) is None:
+        return pa.null()  # pandas writes a column without any value as numbers
+    if check_role(column, role, found) == "null" or known == "null":
+        return found
+    if ("int" in known) != pa.types.is_integer(found):
+        raise DataError(
+            f"column {column!r} has another type in the {name} table",
+            expected=known,
+            got=str(found),
+            remedy="cast the column: a request could name its rows in one table only",
+        )
+    # No type of integers holds those below 0 and those from 2^63 on: the first table decides.
+    if known == "uint64":
+        return pa.uint64()
+    return pa.int64() if found == pa.uint64() and "int" in known else found

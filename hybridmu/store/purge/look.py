@@ -18,6 +18,7 @@ from hybridmu.core.partition import digest
 from hybridmu.errors import DataError, PurgeError
 from hybridmu.store.files.object_versions import Leftover, delete_noncurrent, list_noncurrent
 from hybridmu.store.lake.lake import Lake
+from hybridmu.store.lake.layout import stored_name
 from hybridmu.store.purge.contents import Filter, Values, contents
 from hybridmu.store.purge.rewrite import stands_apart
 from hybridmu.types import KeyKind
@@ -136,7 +137,7 @@ class Look:
         ]
         held: set[bytes] = set()
         for kind, column, type_ in kinds:
-            if column is None or name != column:
+            if column is None or name not in {column, stored_name(column)}:
                 continue
             for value in values:
                 if isinstance(value, bytes):

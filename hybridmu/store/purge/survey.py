@@ -12,7 +12,7 @@ from hybridmu.core.rows import carries
 from hybridmu.store.files.parquet import read_parquet
 from hybridmu.store.lake.columns import KeyColumns
 from hybridmu.store.lake.lake import Lake
-from hybridmu.store.lake.layout import SPLITS
+from hybridmu.store.lake.layout import SPLITS, stored_name
 from hybridmu.types import KeyKind
 
 # Shorter raw ids occur by chance in any file.
@@ -121,14 +121,14 @@ def _keys_at(columns: KeyColumns, place: int) -> list[Key]:
 def _raw(lake: Lake, name: str, places: np.ndarray[tuple[int], np.dtype[np.intp]]) -> dict[KeyKind, list[bytes]]:
     """Return the telling ids and groups of some rows as bytes, empty where they are too short to tell."""
     data = lake.settings.data
-    wanted = [column for column in (data.id, data.group) if column]
+    kinds: list[tuple[KeyKind, str]] = [("id", stored_name(data.id))]
+    kinds += [("group", stored_name(data.group))] if data.group else []
+    wanted = [column for _, column in kinds]
     table = read_parquet(lake.storage, name, wanted).take(places)
     none = [b""] * len(places)
     found: dict[KeyKind, list[bytes]] = {"id": none, "group": none}
-    kinds: tuple[tuple[KeyKind, str | None], ...] = (("id", data.id), ("group", data.group))
     for kind, column in kinds:
-        if column is not None:
-            found[kind] = [_telling(value) for value in table[column].to_pylist()]
+        found[kind] = [_telling(value) for value in table[column].to_pylist()]
     return found
 
 

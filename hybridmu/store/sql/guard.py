@@ -22,7 +22,7 @@ from hybridmu.errors import RequestError, StateError
 from hybridmu.store.files.parquet import read_parquet
 from hybridmu.store.keys import Keyring
 from hybridmu.store.lake.lake import Lake
-from hybridmu.store.lake.layout import SPLITS, digest_column
+from hybridmu.store.lake.layout import SPLITS, digest_column, stored_name
 from hybridmu.store.lake.lookup import UnknownKey
 from hybridmu.store.sql import tables as t
 from hybridmu.store.sql.database import parts, reader
@@ -254,6 +254,6 @@ class Guard:
 
 
 def _key_columns(data: DataSettings) -> list[tuple[KeyKind, str]]:
-    """Return (kind, name of its column)."""
-    names: list[tuple[KeyKind, str]] = [("id", data.id)]
-    return names + ([("group", data.group)] if data.group else [])
+    """Return (kind, name of its column in the lake)."""
+    names: list[tuple[KeyKind, str]] = [("id", stored_name(data.id))]
+    return names + ([("group", stored_name(data.group))] if data.group else [])

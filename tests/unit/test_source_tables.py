@@ -1,0 +1,530 @@
+"""What a path names as a source table: every file and column of it, or an error that says what is not read."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hybridmu.errors import DataError, StateError
+from hybridmu.gateway.bodies import Keys
+from hybridmu.store.files.parquet import publish_parquet, read_parquet
+from hybridmu.store.lake.incoming import rewrite
+from hybridmu.store.lake.inherit import Predecessor, inherit
+from hybridmu.store.lake.layout import META
+from hybridmu.store.lake.lookup import Lookup
+from hybridmu.store.lake.table import open_table
+from tests.support import lake_rows, local_system, open_lake, replaced, settings_dict, table, write
+
+
+def rows_of(url, columns=("id",)) -> list[dict]:
+    return [row for batch in open_table(str(url)).batches(list(columns)) for row in batch.to_pylist()]
+
+
+def refused(folder, **data) -> str:
+    """Return why a first read is refused, after making sure that nothing was written."""
+    with pytest.raises(DataError) as error:
+        open_lake(folder, data=data)
+    assert [path for path in (folder / "storage").rglob("*") if path.is_file()] == []
+    return str(error.value)
+
+
+# ---------------------------------------------------------------------- tables with a log of their own
+
+LOGS = {
+    "delta": ["_delta_log/00000000000000000000.json"],
+    "iceberg": ["metadata/v1.metadata.json"],
+    "iceberg of pyiceberg": ["metadata/00000-9c12d441.metadata.json"],
+    "iceberg compressed": ["metadata/00001-9c12d441.gz.metadata.json"],
+    "iceberg of hadoop": ["metadata/version-hint.text"],
+    "hudi": [".hoodie/hoodie.properties"],
+    "unfinished write": ["_temporary/0/part-0.parquet"],
+}
+
+
+@pytest.mark.parametrize("where", ["folder", "above", "below", "file", "link"])
+@pytest.mark.parametrize("kind", LOGS)
+def test_a_table_with_a_log_of_its_own_is_refused(tmp_path, kind, where):
+    root = tmp_path / "t"
+    write(root / "data" / "day=1", table(20), "part-0.parquet")
+    for name in LOGS[kind]:
+        path = (tmp_path if where == "above" else root / "data" if where == "below" else root) / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("{}")
+    (tmp_path / "link").symlink_to(root / "data" / "day=1")
+    place = {"file": root / "data" / "day=1" / "part-0.parquet", "link": tmp_path / "link"}.get(where, root)
+    message = refused(tmp_path, train=str(place))
+    assert f"{place} is part of a" in message
+    assert "export" in message
+
+
+def test_every_verb_refuses_it(tmp_path):
+    write(tmp_path, table(60))
+    write(tmp_path / "delta", table(20, start=100), "part-0.parquet")
+    (tmp_path / "delta" / "_delta_log").mkdir()
+    for split in ("train", "validation", "test"):
+        data = {"train": str(tmp_path / "train.parquet"), split: str(tmp_path / "delta")}
+        assert "Delta" in refused(tmp_path, **data)
+    with local_system(tmp_path) as system:
+        system.train()
+        for verb in (system.ingest, system.correct):
+            with pytest.raises(DataError, match="a Delta table"):
+                verb(tmp_path / "delta")
+
+
+def test_a_hudi_partition_is_known_by_its_mark(tmp_path):
+    write(tmp_path / "t", table(20))
+    (tmp_path / "t" / ".hoodie_partition_metadata").write_text("")
+    assert "a Hudi table" in refused(tmp_path, train=str(tmp_path / "t"))
+
+
+# ---------------------------------------------------------------------- which files
+
+
+@pytest.mark.parametrize(
+    "name", ["_x.parquet", ".x.parquet", "x.parq", "part-0", "a/b/c.parquet", "_a/.b/c", "x=1.parquet"]
+)
+def test_every_parquet_file_is_read_whatever_its_name(tmp_path, name):
+    made = table(30)
+    write(tmp_path / "t", made.slice(0, 10), "first.parquet")
+    write((tmp_path / "t" / name).parent, made.slice(10), (tmp_path / "t" / name).name)
+    assert sorted(row["id"] for row in rows_of(tmp_path / "t")) == list(range(30))
+
+
+def test_what_tools_leave_beside_a_table_is_passed_over(tmp_path):
+    write(tmp_path / "t", table(10))
+    for name in ("_SUCCESS", "_metadata", "_common_metadata", ".part-0.parquet.crc", "_committed_17", ".DS_Store"):
+        (tmp_path / "t" / name).write_text("")
+    assert len(rows_of(tmp_path / "t")) == 10
+
+
+@pytest.mark.parametrize("content", [b"", b"id,label\n1,2\n", b"PAR1 no PAR1"])
+@pytest.mark.parametrize("name", ["notes.txt", "z.parquet", "b/more.parquet"])
+def test_a_file_that_is_no_parquet_is_named(tmp_path, name, content):
+    write(tmp_path / "t", table(10), "a.parquet")
+    path = tmp_path / "t" / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(content)
+    message = refused(tmp_path, train=str(tmp_path / "t"))
+    assert f"can't read {path}" in message
+    assert "move" in message
+
+
+def test_a_file_with_damaged_pages_is_named(tmp_path):
+    write(tmp_path / "t", table(500), "a.parquet")
+    write(tmp_path / "t", table(500, start=500), "b.parquet", write_page_checksum=True)
+    data = bytearray((tmp_path / "t" / "b.parquet").read_bytes())
+    data[400] ^= 255
+    (tmp_path / "t" / "b.parquet").write_bytes(data)
+    assert f"can't read {tmp_path / 't' / 'b.parquet'}" in refused(tmp_path, train=str(tmp_path / "t"))
+
+
+def test_each_mistake_has_a_message_of_its_own(tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert "holds no Parquet file" in refused(tmp_path, train=str(tmp_path / "empty"))
+    assert "does not exist\n" in refused(tmp_path, train=str(tmp_path / "nowhere.parquet"))
+    assert "patterns are not expanded" in refused(tmp_path, train=str(tmp_path / "*.parquet"))
+    assert "can't list" in refused(tmp_path, train=f"{tmp_path}/a\0b")
+    write(tmp_path, table(10).slice(0, 0))
+    assert "the train table has no rows" in refused(tmp_path)
+    write(tmp_path, pa.table({}))
+    assert "train table has no rows" in refused(tmp_path)
+    write(tmp_path, table(10).select(["id", "label"]))
+    assert "no feature column" in refused(tmp_path)
+    write(tmp_path, table(50))
+    write(tmp_path, table(10).slice(0, 0), "test.parquet")
+    assert "the test table has no rows" in refused(tmp_path, test=str(tmp_path / "test.parquet"))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_folder_that_may_not_be_read(tmp_path):
+    (tmp_path / "t").mkdir(mode=0o000)
+    assert "can't list" in refused(tmp_path, train=str(tmp_path / "t"))
+
+
+# ---------------------------------------------------------------------- partition folders
+
+
+def hive(folder, made: pa.Table, column: str, values) -> None:
+    for number, value in enumerate(values):
+        part = made.slice(number * 20, 20)
+        write(folder / f"{column}={value}", part, f"part-{number}.parquet")
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (["1", "-2", "30"], [1, -2, 30]),
+        (["01", "2", "3"], ["01", "2", "3"]),
+        (["1", "two", "3"], ["1", "two", "3"]),
+        (["1", "__HIVE_DEFAULT_PARTITION__", "3"], [1, None, 3]),
+        (["a%2Fb", "c=d", "e f"], ["a/b", "c=d", "e f"]),
+        (["2024-01-01", "2024-01-02", "x"], ["2024-01-01", "2024-01-02", "x"]),
+        ([str(2**63), "1", "2"], [str(2**63), "1", "2"]),
+    ],
+)
+def test_folders_named_column_equals_value_are_a_column(tmp_path, values, expected):
+    hive(tmp_path / "t", table(60), "p", values)
+    found = {row["id"]: row["p"] for row in rows_of(tmp_path / "t", ["id", "p"])}
+    assert found == {number: expected[number // 20] for number in range(60)}
+
+
+@pytest.mark.parametrize("role", ["feature", "group", "label"])
+def test_a_partition_column_in_every_role(tmp_path, role):
+    made = table(60) if role != "label" else table(60).drop_columns(["label"])
+    hive(tmp_path / "t", made, "p", ["0", "1", "2"])
+    data = {"group": {"group": "p"}, "label": {"label": "p"}}.get(role, {})
+    lake = open_lake(tmp_path, data={"train": str(tmp_path / "t"), **data})
+    assert {row["id"]: row["p"] for row in lake_rows(lake)} == {number: number // 20 for number in range(60)}
+    assert ("p" in [column.name for column in lake.manifest.encoder.columns]) == (role == "feature")
+
+
+def test_a_partition_column_that_contradicts_itself(tmp_path):
+    hive(tmp_path / "a", table(60), "x1", ["0", "1", "2"])
+    assert "has the column 'x1', and lies in a folder of that name" in refused(tmp_path, train=str(tmp_path / "a"))
+    hive(tmp_path / "b", table(60), "p", ["0", "1"])
+    write(tmp_path / "b", table(20, start=40))
+    assert "lies in other partition folders" in refused(tmp_path, train=str(tmp_path / "b"))
+    write(tmp_path / "c" / "p=1" / "p=2", table(20))
+    assert "two folders" in refused(tmp_path, train=str(tmp_path / "c"))
+
+
+# ---------------------------------------------------------------------- types of several files
+
+
+def two_files(folder, first: pa.Table, later: pa.Table) -> str:
+    write(folder / "t", first, "a.parquet")
+    write(folder / "t", later, "b.parquet")
+    return str(folder / "t")
+
+
+def halves(values, later) -> tuple[pa.Table, pa.Table]:
+    made = table(40)
+    return (
+        made.slice(0, 20).append_column("m", pa.array(values * 20)),
+        made.slice(20).append_column("m", pa.array(later * 20)),
+    )
+
+
+INT8, INT64, UINT64 = pa.int8(), pa.int64(), pa.uint64()
+F32, F64 = pa.float32(), pa.float64()
+
+
+@pytest.mark.parametrize(
+    ("first", "later"),
+    [
+        (([1], INT8), ([2**40], INT64)),
+        (([2**40], INT64), ([1], INT8)),
+        (([0.5], F32), ([0.1], F64)),
+        (([1], INT64), ([0.5], F64)),
+        (([0.5], F32), ([2**53], INT64)),
+        (([-1], INT8), ([5], UINT64)),
+        ((["a"], pa.large_string()), (["b"], pa.string())),
+        (([[1, 2]], pa.list_(INT8, 2)), ([[0.5, 1]], pa.large_list(F64))),
+        (([None], pa.null()), ([3], INT64)),
+        (([3], INT64), ([None], pa.null())),
+    ],
+)
+def test_types_that_differ_between_files_keep_every_value(tmp_path, first, later):
+    parts = [part.set_column(part.schema.get_field_index("m"), "m", pa.array(values * 20, type_))
+             for part, (values, type_) in zip(halves([1], [1]), (first, later), strict=True)]  # fmt: skip
+    url = two_files(tmp_path, *parts)
+    found = open_table(url)
+    if pa.types.is_list(found.types["m"]):
+        found = found.with_types({"m": pa.list_(found.types["m"].value_type, 2)})
+    values = [row["m"] for batch in found.batches(["m"]) for row in batch.to_pylist()]
+    assert values == first[0] * 20 + later[0] * 20
+
+
+@pytest.mark.parametrize(
+    ("first", "later"),
+    [
+        (([True], pa.bool_()), ([1], INT64)),
+        (([1], INT64), ([True], pa.bool_())),
+        (([True], pa.bool_()), ([0.5], F64)),
+        ((["1"], pa.string()), ([1], INT64)),
+        (([0.5], F64), ([2**53 + 1], INT64)),
+        (([2**53 + 1], INT64), ([0.5], F64)),
+        (([-1], INT64), ([2**63], UINT64)),
+        (([2**63], UINT64), ([-1], INT64)),
+        (([[1, 2]], pa.list_(INT8, 2)), ([[1, 2, 3]], pa.list_(INT8, 3))),
+        (([[1, 2]], pa.list_(INT8)), ([[1, 2, 3]], pa.list_(INT8))),
+        (([[1, 2]], pa.list_(INT8, 2)), ([[1, 2, 3]], pa.list_(INT8))),
+    ],
+)
+def test_a_cast_that_would_change_a_value_names_file_column_and_types(tmp_path, first, later):
+    parts = [part.set_column(part.schema.get_field_index("m"), "m", pa.array(values * 20, type_))
+             for part, (values, type_) in zip(halves([1], [1]), (first, later), strict=True)]  # fmt: skip
+    message = refused(tmp_path, train=two_files(tmp_path, *parts))
+    assert "column 'm'" in message
+    assert ".parquet" in message
+    assert str(9007199254740993) not in message  # a value may be somebody's
+
+
+def test_a_column_that_a_file_lacks_is_never_dropped(tmp_path):
+    first, later = halves([1.0], [2.0])
+    for parts in ((first, later.drop_columns(["m"])), (first.drop_columns(["m"]), later)):
+        message = refused(tmp_path, train=two_files(tmp_path, *parts))
+        assert "lacks columns ['m']" in message
+        assert ".parquet" in message
+    assert len(lake_rows(open_lake(tmp_path, data={"train": str(tmp_path / "t"), "features": ["x0"]}))) == 40
+
+
+@pytest.mark.parametrize("column", ["id", "person"])
+def test_keys_are_of_one_type_in_all_files(tmp_path, column):
+    made = table(40, groups=5)
+    other = pa.array([str(value) for value in range(20, 40)]) if column == "id" else pa.array(range(20))
+    url = two_files(tmp_path, made.slice(0, 20), replaced(made.slice(20), column, other))
+    assert f"column '{column}' has another type in {url}" in refused(tmp_path, train=url, group="person")
+
+
+@pytest.mark.parametrize(
+    ("nothing", "people"),
+    [(pa.nulls(20), [3, 4]), (pa.array([None] * 20, pa.float64()), ["a", "b"])],
+    ids=["null", "pandas"],
+)
+def test_groups_can_be_named_from_the_first_one_on(tmp_path, nothing, people):
+    made = table(60, groups=5)
+    write(tmp_path, replaced(made.slice(0, 20), "person", nothing))
+    write(tmp_path, replaced(made.slice(20, 20), "person", nothing), "still.parquet")
+    write(tmp_path, replaced(made.slice(40), "person", pa.array(people * 10)), "new.parquet")
+    with local_system(tmp_path, data={"group": "person"}) as system:
+        system.train()
+        system.ingest(tmp_path / "still.parquet", wait=True)
+        assert system.site.lake.manifest.group_type == "null"
+        system.ingest(tmp_path / "new.parquet", wait=True)
+        assert system.forget(groups=[people[0]], wait=True)["keys"] == 1
+        assert system.forget(groups=[str(people[1])], wait=True)["state"] in {"SERVED", "PURGED"}
+        other = pa.array(["x"] * 20 if people[0] == 3 else [1] * 20)
+        write(tmp_path, replaced(table(20, groups=5, start=90), "person", other), "other.parquet")
+        with pytest.raises(DataError, match="'person' has another type in the new table"):
+            system.ingest(tmp_path / "other.parquet")
+
+
+def test_a_group_that_waits_is_not_unknown_before_its_type_is_known(tmp_path):
+    made = table(60, groups=5)
+    write(tmp_path, replaced(made.slice(0, 40), "person", pa.nulls(40)))
+    write(tmp_path, replaced(made.slice(40), "person", pa.array([3] * 20)), "new.parquet")
+    with local_system(tmp_path, data={"group": "person"}) as system:
+        system.train()
+        system.ingest(tmp_path / "new.parquet")
+        for person in (3, "3"):
+            with pytest.raises(StateError, match="on their way in"):
+                system.forget(groups=[person], ignore_unknown=True, ids=[0])
+
+
+# ---------------------------------------------------------------------- columns
+
+
+@pytest.mark.parametrize("frame", ["shuffled", "named index", "two levels"])
+def test_an_index_of_pandas_is_no_feature(tmp_path, frame):
+    made = table(40).to_pandas().sample(frac=1.0, random_state=1)
+    made = made.set_index(pd.Index(np.arange(40), name="order")) if frame == "named index" else made
+    made = made.set_index([made["id"].to_numpy(), np.arange(40)]) if frame == "two levels" else made
+    made.to_parquet(tmp_path / "train.parquet")
+    lake = open_lake(tmp_path)
+    assert [column.name for column in lake.manifest.encoder.columns] == ["x0", "x1", "x2", "x3"]
+
+
+def test_an_index_of_pandas_may_be_the_id_or_a_named_feature(tmp_path):
+    table(40).to_pandas().sample(frac=1.0, random_state=1).set_index("id").to_parquet(tmp_path / "train.parquet")
+    assert sorted(row["id"] for row in lake_rows(open_lake(tmp_path))) == list(range(40))
+    made = table(40).to_pandas()
+    made.set_index(pd.Index(np.arange(40)[::-1] % 7, name="order")).to_parquet(tmp_path / "train.parquet")
+    other = settings_dict(tmp_path)["storage_url"] + "-2"
+    lake = open_lake(tmp_path, storage_url=other, data={"features": ["x0", "order"]})
+    assert [column.name for column in lake.manifest.encoder.columns] == ["x0", "order"]
+
+
+@pytest.mark.parametrize("data", [b"{", b"[]", b'{"index_columns": 3}', b'{"index_columns": [{"kind": "range"}]}'])
+def test_metadata_that_only_looks_like_that_of_pandas(tmp_path, data):
+    write(tmp_path, table(40).replace_schema_metadata({b"pandas": data}))
+    assert len(lake_rows(open_lake(tmp_path))) == 40
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        {"id": "_id", "person": "_group", "label": "_content", "x0": "_slice"},
+        {
+            "id": "_slice",
+            "person": "=_id",
+            "label": "_id",
+            "x0": "==_id",
+            "x1": "source",
+            "x2": "_Id",
+            "x3": "_group",
+        },
+    ],
+    ids=["ours", "almost ours"],
+)
+def test_our_own_names_can_be_the_users(tmp_path, names):
+    made = table(60, groups=6)
+    made = made.rename_columns([names.get(name, name) for name in made.column_names])
+    write(tmp_path, made.slice(0, 40))
+    write(tmp_path, made.slice(40), "new.parquet")
+    data = {"id": names["id"], "group": names["person"], "label": names["label"]}
+    with local_system(tmp_path, data=data) as system:
+        system.train()
+        system.ingest(tmp_path / "new.parquet", wait=True)
+        people = made[names["person"]].to_pylist()
+        assert system.forget(groups=[people[0]], wait=True)["state"] in {"SERVED", "PURGED"}
+        corrected = next(number for number, person in enumerate(people) if person != people[0])
+        system.correct(one_row(tmp_path, made.slice(corrected, 1)), wait=True)
+        found = lake_rows(system.site.lake)
+        for name in made.column_names:
+            kept = [row["=" + name if name.lstrip("=") in META else name] for row in found]
+            left = [value for person, value in zip(people, made[name].to_pylist(), strict=True) if person != people[0]]
+            assert sorted(kept) == sorted(left)
+        row = {name: value for name, value in made.slice(0, 1).to_pylist()[0].items() if name not in data.values()}
+        assert len(system.predict([row])["predictions"]) == 1
+
+
+def one_row(folder, row: pa.Table):
+    pq.write_table(row, folder / "row.parquet")
+    return folder / "row.parquet"
+
+
+def test_names_that_tables_may_have(tmp_path):
+    odd = ["X0", "x0.y", "ü\u202e", "a\0b", "y" * 3000, " x0", "id ", "a b", "[b]"]
+    made = table(40)
+    for number, name in enumerate(odd):
+        made = made.append_column(name, pa.array(np.arange(40) + number * 1.0))
+    write(tmp_path, made)
+    lake = open_lake(tmp_path)
+    assert [column.name for column in lake.manifest.encoder.columns] == ["x0", "x1", "x2", "x3", *odd]
+    assert {row["id"]: [row[name] for name in odd] for row in lake_rows(lake)} == {
+        i: [i + float(number) for number in range(len(odd))] for i in range(40)
+    }
+    rows = lake.rows("train", 0, set())
+    assert rows.x.shape[1] == 4 + len(odd)
+
+
+def test_names_that_tables_may_not_have(tmp_path):
+    made = table(40)
+    write(tmp_path, made.append_column("", made["x0"]))
+    assert "a feature column has no name" in refused(tmp_path)
+    write(tmp_path, made.append_column("x0", made["x1"]))
+    assert "two columns named 'x0'" in refused(tmp_path)
+    assert len(lake_rows(open_lake(tmp_path, data={"features": ["x1"]}))) == 40
+
+
+def test_metadata_and_dictionaries_of_a_source_are_not_kept(tmp_path):
+    names = pa.array([f"somebody-{number}" for number in range(40)])
+    made = table(40, groups=5).append_column("name", names.dictionary_encode())
+    field = pa.field("x0", pa.float32(), metadata={"most": "somebody-39"})
+    schema = made.schema.set(made.schema.get_field_index("x0"), field)
+    made = made.cast(schema).replace_schema_metadata({"people": "somebody-7"})
+    write(tmp_path, made.slice(0, 30))
+    write(tmp_path, made.slice(30), "new.parquet")
+    with local_system(tmp_path, data={"group": "person"}) as system:
+        system.train()
+        new = system.ingest(tmp_path / "new.parquet")
+        files = [system.site.storage.path(name) for name in (*system.site.lake.names(), new["source"])
+                 if system.site.storage.exists(name)]  # fmt: skip
+        assert len(files) > 5
+        for file in files:
+            schema = pq.read_schema(file)
+            assert not any(pa.types.is_dictionary(found.type) for found in schema)
+            assert b"somebody" not in b"".join(
+                value for found in (schema, *schema) for value in (found.metadata or {}).values()
+            )
+
+
+@pytest.mark.parametrize("column", ["id", "person"])
+def test_keys_that_no_request_could_name_do_not_come_in(tmp_path, column):
+    made = table(40, groups=5)
+    keys = pa.array(["x" * 65_536, "", "\0", *(f"p{n}" for n in range(37))])
+    write(tmp_path, replaced(made, column, keys))
+    assert len(lake_rows(open_lake(tmp_path, data={"group": "person"}))) == 40
+    keys = pa.array(["x" * 65_537, *(f"p{n}" for n in range(39))])
+    write(tmp_path, replaced(made, column, keys))
+    with pytest.raises(DataError, match="an id or group is too long"):
+        open_lake(tmp_path, data={"group": "person"}, storage_url=str(tmp_path / "other"))
+
+
+TEXT = st.text(st.characters(codec="utf-8"), max_size=12)
+KEYS = st.one_of(
+    st.lists(st.integers(-(2**63), 2**63 - 1), min_size=2, max_size=6, unique=True).map(lambda v: pa.array(v, INT64)),
+    st.lists(st.integers(0, 2**64 - 1), min_size=2, max_size=6, unique=True).map(lambda v: pa.array(v, UINT64)),
+    st.lists(TEXT, min_size=2, max_size=6, unique=True).map(lambda v: pa.array(v, pa.string())),
+)
+
+
+@settings(max_examples=12)
+@given(ids=KEYS, groups=KEYS, names=st.lists(TEXT, min_size=3, max_size=3, unique=True))
+def test_whatever_comes_in_can_be_named(tmp_path_factory, ids, groups, names):
+    """Every key of a table that is accepted is found again, as itself and as text, and passes the HTTP interface."""
+    folder = tmp_path_factory.mktemp("lake")
+    id_, group, label = (name or "c" for name in names)
+    rows = min(len(ids), len(groups))
+    if len({id_, group, label, "x"}) < 4 or rows < 2:
+        return
+    made = {id_: ids[:rows], group: groups[:rows], label: [n % 2 for n in range(rows)], "x": np.arange(rows) * 1.0}
+    write(folder, pa.table(made))
+    lake = open_lake(folder, data={"id": id_, "group": group, "label": label})
+    for kind, column in (("id", ids[:rows]), ("group", groups[:rows])):
+        for value in column.to_pylist():
+            sent = json.loads(json.dumps({f"{kind}s": [value, str(value)]}))
+            for named in getattr(Keys.model_validate(sent), f"{kind}s"):
+                found, unknown = Lookup(lake).find([(kind, named)])
+                assert len(found) == 1
+                assert not unknown
+
+
+def test_a_waiting_copy_of_an_older_release_loses_its_dictionaries(tmp_path):
+    """Such a copy holds the names of all rows beside them: what is taken out of it, and what comes of it, is plain."""
+    made = table(60, groups=6)
+    write(tmp_path, made.slice(0, 30))
+    write(tmp_path, made.slice(30), "new.parquet")
+    with local_system(tmp_path, data={"group": "person"}) as system:
+        system.train()
+        new = system.ingest(tmp_path / "new.parquet")
+        storage, lake = system.site.storage, system.site.lake
+        copy = read_parquet(storage, new["source"])
+        old = replaced(copy, "person", copy["person"].combine_chunks().dictionary_encode())
+        with storage.staging() as folder:
+            pq.write_table(old, folder / "old.parquet", write_page_checksum=True)
+            publish_parquet(storage, folder / "old.parquet", new["source"])
+        system.forget(groups=["p1"])
+        people = made.slice(30)["person"].to_pylist()
+        assert rewrite(lake, system.ingestions.get(new["ingest_id"]), system.guard) == people.count("p1") > 0
+        left = pq.read_table(storage.path(new["source"]))
+        assert left.schema.field("person").type == pa.string()
+        assert left["person"].to_pylist() == [person for person in people if person != "p1"]
+        assert b"p1" not in storage.read(new["source"])
+        system.wait_for_rows(new["ingest_id"])
+        lake.refresh()
+        grown = [name for shard in range(4) for name in lake.files("train", shard) if "g0001" in name]
+        assert sum(pq.read_metadata(storage.path(name)).num_rows for name in grown) == len(left)
+        assert all(pq.read_schema(storage.path(name)).field("person").type == pa.string() for name in grown)
+
+
+def test_a_successor_takes_over_names_and_types(tmp_path):
+    names = {"id": "_id", "person": "_group"}
+    made = table(60, groups=6)
+    made = made.rename_columns([names.get(name, name) for name in made.column_names])
+    small = replaced(made.slice(0, 30), "_id", made["_id"].slice(0, 30).cast(pa.int16()))
+    write(tmp_path, replaced(small, "_group", pa.nulls(30)))
+    write(tmp_path, replaced(made.slice(30), "x0", pa.array(range(30))), "new.parquet")
+    data = {"id": "_id", "group": "_group"}
+    with local_system(tmp_path, data=data) as system:
+        system.train()
+        system.ingest(tmp_path / "new.parquet", wait=True)
+        old = system.site.lake
+        old.refresh()
+        new = open_lake(tmp_path, read=False, data=data, sisa={"shards": 3}, storage_url=str(tmp_path / "successor"))
+        manifest = inherit(new, Predecessor("s", "n", 2, old, {}, 0), system.guard)
+        assert (manifest.id_type, manifest.group_type) == ("int16", "string")
+        before, after = ({row["=_id"]: (row["=_group"], row["x0"], row["_content"]) for row in lake_rows(lake)}
+                         for lake in (old, new))  # fmt: skip
+        assert before == after
+        assert len(after) == 60
+        assert not Lookup(new).find([("group", made["_group"][30].as_py()), ("id", 3)])[1]
