@@ -17,6 +17,7 @@ R = TypeVar("R")
 
 _PACKAGE = Path(__file__).resolve().parent
 _PLACE = "raised at "
+_LONGEST = 1_000
 
 
 def installed(path: Path) -> bool:
@@ -29,10 +30,14 @@ def told(error: BaseException) -> str:
     """Return what an exception says: `KeyError: 'gain' (nets.py:6)`; one of ours speaks for itself."""
     if isinstance(error, HybridMUError):
         return str(error)
-    name, text, where = type(error).__name__, str(error).strip(), _place(error)
-    if not text:  # an assertion, most often: its line says what did not hold
-        text = where.partition(": ")[2]
-    return f"{name}: {text} ({where.partition(': ')[0]})" if text else f"{name} ({where})" if where else name
+    name, text, (where, _, line) = type(error).__name__, _text(error), _place(error).partition(": ")
+    text = text or line  # an assertion, most often: its line says what did not hold
+    return name + (f": {text}" if text else "") + (f" ({where})" if where else "")
+
+
+def place(error: BaseException) -> str:
+    """Return `file:line` of the user's code that raised an exception, or of what raised it; empty when unknown."""
+    return _place(error).partition(": ")[0]
 
 
 def placed(function: Callable[P, R]) -> Callable[P, R]:
@@ -49,6 +54,16 @@ def placed(function: Callable[P, R]) -> Callable[P, R]:
             raise
 
     return run
+
+
+def _text(error: BaseException) -> str:
+    """Return an exception's own words, as a database and a log can hold them."""
+    try:
+        text = str(error).strip()
+    except Exception as broken:  # a class of the user's
+        return f"its text can't be read: {type(broken).__name__}"
+    text = text if len(text) <= _LONGEST else f"{text[:_LONGEST]} …"
+    return text.replace("\0", "�").encode("utf-8", "replace").decode()
 
 
 def _place(error: BaseException) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -68,6 +70,11 @@ def fit_standardize(model: SubModel, rows: Rows) -> None:
     first = model[0] if len(model) else None
     if isinstance(first, Standardize):
         first.fit(rows.x[: rows.upto(1)])
+
+
+def finite(state: Mapping[str, Tensor]) -> bool:
+    """Return whether every parameter and buffer holds numbers only."""
+    return all(bool(torch.isfinite(tensor).all()) for tensor in state.values())
 
 
 def state_of(model: nn.Module) -> State:

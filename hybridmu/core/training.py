@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from hybridmu.core.gradients import gradients_of
-from hybridmu.core.model import SubModel, fit_standardize
+from hybridmu.core.model import SubModel, finite, fit_standardize
 from hybridmu.core.partition import derive, epoch_order
 from hybridmu.core.parts import BatchGradients, Loss, in_parts, refuse_batch_statistics
 from hybridmu.core.rows import Rows
@@ -171,7 +171,7 @@ def train_slice(
             task,
             across,
         )
-    if not all(bool(torch.isfinite(tensor).all()) for tensor in model.state_dict().values()):
+    if not finite(model.state_dict()):
         raise DivergedError(
             f"shard {shard} has non-finite weights after slice {slice_}",
             expected="finite weights",

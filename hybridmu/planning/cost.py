@@ -12,8 +12,9 @@ there are few others.
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from itertools import chain, combinations
 
 import numpy as np
@@ -103,13 +104,15 @@ def fit(observations: Iterable[CostObservation]) -> CostModel:
         observations: Measured outcomes, in any order.
 
     Returns:
-        A model; strategies without observations are left out.
+        A model; strategies without observations, or whose times allow no fit, are left out.
     """
     grouped: dict[str, list[CostObservation]] = {}
     for observation in observations:
-        if observation.seconds > 0 and (observation.visits or observation.checkpoints):
+        measured = math.isfinite(observation.seconds) and observation.seconds > 0
+        if measured and (observation.visits > 0 or observation.checkpoints > 0):
             grouped.setdefault(observation.strategy, []).append(observation)
-    return CostModel({name: _fit_one(_usual(group)) for name, group in grouped.items()})
+    fits = {name: _fit_one(_usual(group)) for name, group in grouped.items()}
+    return CostModel({name: found for name, found in fits.items() if all(map(math.isfinite, astuple(found)))})
 
 
 def _usual(group: Sequence[CostObservation]) -> Sequence[CostObservation]:
