@@ -26,6 +26,7 @@ from hybridmu.runtime.coordinator import Snapshot
 from hybridmu.runtime.healing import reporting
 from hybridmu.runtime.peer import opened
 from hybridmu.runtime.resharding import prepare
+from hybridmu.runtime.task_checks import TaskChecks
 from hybridmu.runtime.verify import verify
 from hybridmu.serving.ensemble import Ensemble
 from hybridmu.store.lake.filling import warnings_of
@@ -60,6 +61,7 @@ class System(NewRows, Operating, Auditing, Sizing):
 
         Raises:
             StateError: Another coordinator is at work on this storage, or it is a successor without rows yet.
+            ConfigError: The task can't be used: it is tried on a few rows before anything is stored.
         """
         started = time.perf_counter()
         connect_database(self.settings.database, create=True).dispose()  # the other verbs make none
@@ -68,7 +70,10 @@ class System(NewRows, Operating, Auditing, Sizing):
             raise StateError("this is a successor in the making", remedy="go on with `hybridmu reshard`")
         self.ledger.bind(self.settings.identity(), create=True, replace=not self.site.lake.exists)
         self.keyring.guard_keys()  # where they are kept must be known before anything is forgotten
-        ingest(self.site.lake, self.guard)
+        checks = TaskChecks(self.site)
+        ingest(self.site.lake, self.guard, checks.of_table)
+        if self.registry.served() is None:  # rows may be there already: a successor's, or of a training that broke off
+            checks.of_lake(self.ledger.tombstones(), begins=True)
         if self.registry.served() is None or self._lacks_calibration():
             driver = self._acquire()
             snapshot = driver.begin_training()

@@ -139,6 +139,11 @@ class Cnn(CrossEntropyTask):
 _BUILTIN: dict[str, type] = {"mlp": Mlp, "cnn": Cnn, "linear": Linear}
 
 
+def is_own(name: str) -> bool:
+    """Return whether a task is one of this package."""
+    return name in _BUILTIN
+
+
 def make_task(name: str, options: Mapping[str, Any]) -> Task:
     """Build a task by built-in name or import path `package.module:Class`.
 
@@ -237,6 +242,8 @@ _SHAPELESS = frozenset({
     "merkle.py",
     "needles.py",
     "shadow.py",
+    "task_check.py",
+    "update_check.py",
     "strategies/__init__.py",
     "strategies/adam.py",
     "strategies/dpus.py",

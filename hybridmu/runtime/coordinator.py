@@ -38,6 +38,7 @@ from hybridmu.runtime.purging import Purger
 from hybridmu.runtime.removal import RemovalPlanner
 from hybridmu.runtime.rounds import Round, new_id
 from hybridmu.runtime.site import Site
+from hybridmu.runtime.task_checks import TaskChecks
 from hybridmu.store.journal import Journal
 from hybridmu.store.keys import Keyring
 from hybridmu.store.lake.ingest import ingest
@@ -99,7 +100,7 @@ class Coordinator:
         self.ledger, self.registry, self.replicas = Ledger(engine), Registry(engine), Replicas(engine)
         self.lease, self.measurements, self.controls = Lease(engine), Measurements(engine), Controls(engine)
         self._journal = Journal(self.site.storage, engine)
-        self._engine, self._sound = engine, False
+        self._engine, self._sound, self._tried = engine, False, False
         self.executor, self.holder = executor, holder
         self._planner = RemovalPlanner(self.site, self.ledger, self.measurements, self.registry)
         self._claimer = Claimer(settings, self.ledger, self.registry, self._planner)
@@ -132,9 +133,19 @@ class Coordinator:
                 self._sound = True
             self.ledger.bind(self.settings.identity(), create=False)
             self._journal.check()
+            self._check_task()
         self.token = self.lease.acquire(self.holder, LEASE_SECONDS)
         self._renewed = time.monotonic()
         return self.token is not None
+
+    def _check_task(self) -> None:
+        """Try the task once where its code, or what runs it, is not what made the served weights."""
+        if self._tried or self.registry.served() is None:
+            return
+        voters = [sub for sub in self.registry.version().shards if sub.blob]
+        if not all(self.site.made_alike(sub.shard, sub.head) for sub in voters):
+            TaskChecks(self.site).of_lake(self.ledger.tombstones(), begins=False)
+        self._tried = True
 
     def close(self) -> None:
         """Release the lease and the executor."""

@@ -187,7 +187,8 @@ class ShardWorker:
             finetune_rate=settings.policy.finetune_lr * settings.optimizer.lr,
         )
         unseen, avoid = self._unseen(job), set(job.avoid)
-        updates = [name for name in _CALIBRATED if not unavailable(recipe.optimizer, name)]
+        unfit = self.site.unfit_updates()
+        updates = [name for name in _CALIBRATED if name not in unfit and not unavailable(recipe.optimizer, name)]
         controlled = settings.policy.quality_noises > 0
         curves: list[CalibrationCurve] = []
         for cell in job.cells:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
+import pyarrow as pa
 import pyarrow.dataset as pads
 
 from hybridmu.core.encode import Encoder, infer_classes, label_set
@@ -19,13 +20,17 @@ from hybridmu.store.lake.source import Batch, Reader, batches, columns_of, key_t
 from hybridmu.store.sql.guard import Guard
 from hybridmu.types import Ingestion
 
+# Is given the encoder and some of the rows, before anything is written; raises where these can't be trained on.
+Check = Callable[[Encoder, pa.Table], None]
 
-def ingest(lake: Lake, guard: Guard | None = None) -> Manifest:
+
+def ingest(lake: Lake, guard: Guard | None = None, check: Check | None = None) -> Manifest:
     """Read the source tables once and write the lake.
 
     Args:
         lake: Names the source, the storage and the partition.
         guard: Knows what must not come in; a new storage may have a ledger with a past.
+        check: Sees some of the training rows first.
 
     Returns:
         The manifest; an existing lake is returned unchanged.
@@ -48,6 +53,8 @@ def ingest(lake: Lake, guard: Guard | None = None) -> Manifest:
     reader = Reader(lake, encoder, guard)
     for split, table in tables:
         reader.check(split, table, id_type, group_type)
+    if check is not None and (some := next(Reader(lake, encoder, guard).read(train), None)):
+        check(encoder, some.table)
     rows = write_first(lake, [(split, reader.read(table)) for split, table in tables])
     generation = first_generation(lake, rows, reader.skipped, id_type, group_type)
     return found(lake, Manifest(encoder, inferred, secrets.token_bytes(32), (generation,)))
