@@ -70,7 +70,7 @@ class System(NewRows, Operating, Auditing, Sizing):
             raise StateError("this is a successor in the making", remedy="go on with `hybridmu reshard`")
         self.ledger.bind(self.settings.identity(), create=True, replace=not self.site.lake.exists)
         self.keyring.guard_keys()  # where they are kept must be known before anything is forgotten
-        checks = TaskChecks(self.site)
+        checks = TaskChecks(self.site, self._workers_path())
         ingest(self.site.lake, self.guard, checks.of_table)
         if self.registry.served() is None:  # rows may be there already: a successor's, or of a training that broke off
             checks.of_lake(self.ledger.tombstones(), begins=True)
@@ -221,6 +221,13 @@ class System(NewRows, Operating, Auditing, Sizing):
         past = {"name": ancestry.name, "system": ancestry.system, "version": ancestry.version}
         past |= {"tombstones": ancestry.tombstones, "rows": ancestry.rows, "root": ancestry.root}
         return {**summary, "predecessor": past, "delivered": delivered, "models": self.models()}
+
+    def _workers_path(self) -> list[str] | None:
+        if self.executor == "local":
+            return None
+        from hybridmu.cluster.resources import workers_path
+
+        return workers_path(self.settings)
 
     def _lacks_calibration(self) -> bool:
         canaries = Canaries(self.site, self.ledger, self.measurements, self.registry)

@@ -11,7 +11,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -39,10 +39,11 @@ class TaskChecks:
 
     Args:
         site: The system's task, settings and lake.
+        first: Folders, before its own, where a worker looks for modules; None: wherever this process does.
     """
 
-    def __init__(self, site: Site) -> None:
-        self._site, self._done = site, False
+    def __init__(self, site: Site, first: Sequence[str] | None = None) -> None:
+        self._site, self._first, self._done = site, first, False
 
     def of_table(self, encoder: Encoder, table: pa.Table) -> None:
         """Try the task on the first rows of the source, of which nothing is stored yet.
@@ -79,7 +80,7 @@ class TaskChecks:
         with _alone(settings):
             ours = check(_trial(settings, x, y, classes), begins=begins)
         if not is_own(settings.task.name):
-            _compare(settings, x, y, classes, ours)
+            _compare(settings, x, y, classes, ours, self._first)
         self._done = True
 
 
@@ -103,7 +104,7 @@ def _alone(settings: Settings) -> Iterator[None]:
         torch.utils.deterministic.fill_uninitialized_memory = filled  # type: ignore[attr-defined]
 
 
-def _compare(settings: Settings, x: Tensor, y: Tensor, classes: int, ours: str) -> None:
+def _compare(settings: Settings, x: Tensor, y: Tensor, classes: int, ours: str, first: Sequence[str] | None) -> None:
     """Try the task in a fresh process too.
 
     Raises:
@@ -114,7 +115,8 @@ def _compare(settings: Settings, x: Tensor, y: Tensor, classes: int, ours: str) 
         answer = Path(folder) / "answer.json"
         document = {
             "settings": settings.model_dump(mode="json"),
-            "path": sys.path,
+            "path": sys.path if first is None else None,
+            "first": list(first or ()),
             "classes": classes,
             "answer": str(answer),
         }
@@ -128,7 +130,11 @@ def _compare(settings: Settings, x: Tensor, y: Tensor, classes: int, ours: str) 
             raise ConfigError(f"task {name} ends a process that uses it", got=words or f"exit code {done.returncode}")
         found = json.loads(answer.read_text())
     if "error" in found:
-        raise ConfigError(f"task {name} can't be used by another process", got=found["error"])
+        raise ConfigError(
+            f"task {name} can't be used by another process",
+            got=found["error"],
+            remedy="what it imports must be found by every process: set PYTHONPATH, or start in its folder",
+        )
     if found["fingerprint"] != ours:
         raise ConfigError(
             f"task {name} makes or trains another model in another process, of the same seed",
@@ -142,7 +148,7 @@ def _compare(settings: Settings, x: Tensor, y: Tensor, classes: int, ours: str) 
 def main() -> None:
     """Try the task that standard input names, and write the fingerprint, or why there is none, into a file."""
     document: dict[str, Any] = json.loads(sys.stdin.buffer.readline())
-    sys.path[:] = document["path"]
+    sys.path[:] = document["path"] or [*document["first"], *sys.path]
     settings = Settings.model_validate(document["settings"])
     rows = safetensors.torch.load(sys.stdin.buffer.read())
     try:
