@@ -6,13 +6,15 @@ import os
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
-from typing import Any
+from functools import cached_property
+from typing import Any, get_args
 
 from hybridmu.config import Settings
 from hybridmu.core.partition import digest
 from hybridmu.core.strategies.dpus import unavailable
 from hybridmu.errors import (
     AdmissionError,
+    ConfigError,
     HybridMUError,
     RequestError,
     StateError,
@@ -26,6 +28,7 @@ from hybridmu.store.lake.incoming import waiting_keys
 from hybridmu.store.lake.lookup import Lookup, Mac, UnknownKey
 from hybridmu.store.sql.admission import Limits
 from hybridmu.types import (
+    UPDATES,
     ForgetRequest,
     ForwardState,
     KeyKind,
@@ -34,6 +37,7 @@ from hybridmu.types import (
     RequestState,
     ResolvedKey,
     StrategyChoice,
+    StrategyName,
 )
 from hybridmu.verbs.opened import Opened, Watcher
 
@@ -109,7 +113,7 @@ class Forgetting(Opened):
         Raises:
             RequestError: The request is empty, unknown, or would leave nothing to train on; nothing was changed.
             AdmissionError: The caller's limits are reached; nothing was changed.
-            StrategyUnavailableError: The strategy does not fit the optimizer; nothing was changed.
+            StrategyUnavailableError: The strategy does not fit the optimizer or the model; nothing was changed.
         """
         ids, groups = list(ids), list(groups)
         payload = [sorted(str(x) for x in ids), sorted(str(x) for x in groups)]
@@ -128,6 +132,8 @@ class Forgetting(Opened):
                 remedy="split it, or raise admission.keys_per_request",
             )
         self._look()
+        if strategy in UPDATES and (reason := self._unfit.get(strategy)):
+            raise StrategyUnavailableError(f"{strategy} can't run here", got=reason, remedy="ask for auto or retrain")
         request = self.ledger.find_repeat(key, payload, strategy)
         if request is None:
             mac = self.keyring.stamp()
@@ -150,6 +156,10 @@ class Forgetting(Opened):
             self._wait_for_delivery(request.request_id, watch)
         return self.report(request.request_id)
 
+    @cached_property
+    def _unfit(self) -> dict[StrategyName, str]:
+        return RemovalPlanner(self.site, self.ledger, self.measurements, self.registry).unfit
+
     def cancel(self, request_id: str, caller: str = "") -> dict[str, Any]:
         """Return the report of a request that was taken back: possible only until it is planned.
 
@@ -162,6 +172,25 @@ class Forgetting(Opened):
         """
         self._check_bound()
         self.ledger.cancel(request_id, caller)
+        return self.report(request_id)
+
+    def retry(self, request_id: str, strategy: StrategyChoice = "auto") -> dict[str, Any]:
+        """Return the report of a failed request that is taken up again; a coordinator fulfils it.
+
+        Args:
+            request_id: The request.
+            strategy: How it is to be fulfilled now.
+
+        Raises:
+            StateError: It did not fail.
+            ConfigError: There is no such strategy.
+        """
+        if strategy not in get_args(StrategyChoice):
+            raise ConfigError(
+                f"unknown strategy {strategy!r}", expected=f"one of {', '.join(get_args(StrategyChoice))}"
+            )
+        self._check_bound()
+        self.ledger.retry(request_id, strategy)
         return self.report(request_id)
 
     def requests(self, states: Iterable[RequestState] = (), caller: str | None = None) -> list[dict[str, Any]]:

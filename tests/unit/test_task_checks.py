@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import hybridmu
-from hybridmu.errors import ConfigError
+from hybridmu.errors import ConfigError, StrategyUnavailableError
 from hybridmu.types import RequestState
 from tests.support import make_table, settings_dict, table
 
@@ -224,3 +224,16 @@ def test_a_diverged_training_fails_its_request_in_the_users_words(tmp_path, nets
             assert system.forget(ids=[3], wait=True)["request_id"] == request
             system.run(until_idle=True)
             assert system.ledger.request(request).state == RequestState.PURGED
+
+
+def test_an_update_that_the_model_does_not_allow_is_refused_before_it_is_committed(tmp_path, nets):
+    with connect(tmp_path, nets(of("return nn.Linear(f, c).requires_grad_(False)"))) as system:
+        system.train()
+        with pytest.raises(StrategyUnavailableError, match="no parameter that is trained"):
+            system.forget(ids=[3], strategy="dpus")
+        assert system.ledger.requests() == []
+        (shard,) = system.plan(ids=[3]).shards
+        assert (shard.strategy, shard.reasons) == (
+            "retrain",
+            ("no update is available: the model has no parameter that is trained",),
+        )

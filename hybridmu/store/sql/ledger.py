@@ -297,6 +297,26 @@ class Ledger:
             )
             return self._request(connection, t.requests.c.request_id == request_id)
 
+    def retry(self, request_id: str, strategy: StrategyChoice) -> ForgetRequest:
+        """Take a failed request up again; its tombstones were kept.
+
+        Args:
+            request_id: The request.
+            strategy: How it is to be fulfilled now.
+
+        Returns:
+            The request, PLANNED.
+
+        Raises:
+            StateError: It did not fail.
+        """
+        with self._write.begin() as connection:
+            mine = t.requests.c.request_id == request_id
+            if (state := self._request(connection, mine).state) is not RequestState.FAILED:
+                raise StateError(f"request {request_id} did not fail", expected="state FAILED", got=str(state))
+            take_up(connection, [request_id], strategy)
+            return self._request(connection, mine)
+
     # ------------------------------------------------------------------ reading
 
     def request(self, request_id: str) -> ForgetRequest:
