@@ -126,15 +126,15 @@ def check(trial: Trial, *, begins: bool = True) -> str:
         first = trial.fresh()
         _check_tensors(trial, first)
         untrained = state_of(first)
-        _check_same(trial, untrained, trial.fresh(), "model")
+        _check_same(trial, untrained, trial.fresh(), "makes two models that differ, with the same seed")
         _check_answers(trial, trial.fresh())
         _check_loss(trial, trial.fresh())
         _check_batches(trial, trial.fresh())
         one, two = _train(trial, first, 1), _train(trial, first, 2)
-        _check_same(trial, untrained, trial.fresh(), "model, after another one was trained")
+        _check_same(trial, untrained, trial.fresh(), "makes another model, with the same seed, once one was trained")
         again = trial.fresh()
         _train(trial, again, 1)
-        _check_same(trial, one, again, "training")
+        _check_same(trial, one, again, "trains two models that differ, with the same seed")
         _check_state(trial, first, one, two)
         if begins:
             _check_single(trial)
@@ -183,7 +183,7 @@ def _check_answers(trial: Trial, model: SubModel) -> None:
     """Check what a model answers to one row and to two."""
     model.eval()
     fit_standardize(model, trial.rows)
-    for rows in (1, 2):
+    for rows in (2, 1):
         with trial.calling(f"model, asked about {rows} row(s)"), torch.no_grad():
             found = model(trial.rows.x[:rows])
         expected = str([rows, trial.classes])
@@ -260,7 +260,7 @@ def _check_same(trial: Trial, expected: State, model: SubModel, what: str) -> No
     found = state_of(model)
     if differing := _differing(expected, found):
         trial.refuse(
-            f"makes another {what}, of the same seed",
+            what,
             expected="the same bits",
             got=f"other bits in {_list(differing)}",
             remedy="return a new module each time, and draw random numbers from torch's generator alone, not from "

@@ -137,7 +137,7 @@ def _compare(settings: Settings, x: Tensor, y: Tensor, classes: int, ours: str, 
         )
     if found["fingerprint"] != ours:
         raise ConfigError(
-            f"task {name} makes or trains another model in another process, of the same seed",
+            f"task {name} makes or trains another model in another process, with the same seed",
             expected="the same bits",
             got="others",
             remedy="draw random numbers from torch's generator alone; no clock, no process number, no hash() of text; "

@@ -37,7 +37,6 @@ from hybridmu.types import (
     RequestState,
     ResolvedKey,
     StrategyChoice,
-    StrategyName,
 )
 from hybridmu.verbs.opened import Opened, Watcher
 
@@ -157,8 +156,9 @@ class Forgetting(Opened):
         return self.report(request.request_id)
 
     @cached_property
-    def _unfit(self) -> dict[StrategyName, str]:
-        return RemovalPlanner(self.site, self.ledger, self.measurements, self.registry).unfit
+    def _unfit(self) -> dict[str, str]:
+        found = RemovalPlanner(self.site, self.ledger, self.measurements, self.registry).unfit
+        return {str(name): reason for name, reason in found.items()}
 
     def cancel(self, request_id: str, caller: str = "") -> dict[str, Any]:
         """Return the report of a request that was taken back: possible only until it is planned.
