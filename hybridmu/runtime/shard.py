@@ -216,7 +216,7 @@ class ShardWorker:
         proofs: tuple[Proof, ...] = ()
         if job.requests:
             prover = Prover(self.site, job, self._sampled)
-            proofs = tuple(_proof(prover, need) for need in job.requests)
+            proofs = tuple(_proof(prover, need, need.request_id in job.going) for need in job.requests)
         keys: dict[str, list[tuple[KeyKind, bytes]]] = {request_id: [] for request_id in job.going}
         for stone in job.stones:
             if stone.request_id in keys:
@@ -313,15 +313,15 @@ class ShardWorker:
         )
 
 
-def _proof(prover: Prover, need: RequestNeed) -> Proof:
-    """Return the evidence of one request; what goes wrong with it keeps that request back, and no other.
+def _proof(prover: Prover, need: RequestNeed, going: bool) -> Proof:
+    """Return the evidence of one request, or why there is none.
 
-    Raises:
-        StorageError: Storage fails now, for everybody.
+    Once others' rows are purged its evidence may never be had again. So what goes wrong with it stops a batch that it
+    belongs to, and is tried again; but others, whose turn comes alone, do not wait for it for ever.
     """
     try:
         return prover.proof(need)
-    except StorageError:
-        raise
     except Exception as error:
+        if going or isinstance(error, StorageError):
+            raise
         return Proof(need.request_id, "", told(error))
