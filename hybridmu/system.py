@@ -26,6 +26,7 @@ from hybridmu.runtime.coordinator import Snapshot
 from hybridmu.runtime.healing import reporting
 from hybridmu.runtime.peer import opened
 from hybridmu.runtime.resharding import prepare
+from hybridmu.runtime.task_checks import TaskChecks
 from hybridmu.runtime.verify import verify
 from hybridmu.serving.ensemble import Ensemble
 from hybridmu.store.lake.filling import warnings_of
@@ -75,6 +76,7 @@ class System(NewRows, Operating, Auditing, Sizing):
 
         Raises:
             StateError: Another coordinator is at work on this storage, or it is a successor without rows yet.
+            ConfigError: The task can't be used: it is tried on a few rows before anything is stored.
         """
         started = time.perf_counter()
         take(self.site.storage, self.settings)
@@ -93,7 +95,10 @@ class System(NewRows, Operating, Auditing, Sizing):
             )
         bind(self.site.storage, self.ledger, self.settings, create=True, replace=not self.site.lake.exists)
         self.keyring.guard_keys()  # where they are kept must be known before anything is forgotten
-        ingest(self.site.lake, self.guard)
+        checks = TaskChecks(self.site, self._workers_path())
+        ingest(self.site.lake, self.guard, checks.of_table)
+        if self.registry.served() is None:  # rows may be there already: a successor's, or of a training that broke off
+            checks.of_lake(self.ledger.tombstones(), begins=True)
         already = self.registry.served() is not None and not self._lacks_calibration()
         if not already:
             driver = self._acquire()
@@ -257,6 +262,13 @@ class System(NewRows, Operating, Auditing, Sizing):
         past = {"name": ancestry.name, "system": ancestry.system, "version": ancestry.version}
         past |= {"tombstones": ancestry.tombstones, "rows": ancestry.rows, "root": ancestry.root}
         return {**summary, "predecessor": past, "delivered": delivered, "models": self.models()}
+
+    def _workers_path(self) -> list[str] | None:
+        if self.executor == "local":
+            return None
+        from hybridmu.cluster.resources import workers_path
+
+        return workers_path(self.settings)
 
     def _lacks_calibration(self) -> bool:
         canaries = Canaries(self.site, self.ledger, self.measurements, self.registry)

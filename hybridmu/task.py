@@ -8,10 +8,8 @@ import importlib
 import importlib.metadata
 import importlib.util
 import re
-import site
 import sys
-import sysconfig
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from hybridmu.errors import ConfigError
+from hybridmu.user_code import installed, told
 
 
 class Task(Protocol):
@@ -170,6 +169,11 @@ class Cnn(CrossEntropyTask):
 _BUILTIN: dict[str, type] = {"mlp": Mlp, "cnn": Cnn, "linear": Linear}
 
 
+def is_own(name: str) -> bool:
+    """Return whether a task is one of this package."""
+    return name in _BUILTIN
+
+
 def make_task(name: str, options: Mapping[str, Any]) -> Task:
     """Build a task by built-in name or import path `package.module:Class`.
 
@@ -181,26 +185,75 @@ def make_task(name: str, options: Mapping[str, Any]) -> Task:
         The task.
 
     Raises:
-        ConfigError: Unknown name, no such module or class, or wrong options.
+        ConfigError: Unknown name, no such module or class, a class without a source file, or wrong options.
     """
-    factory = _BUILTIN.get(name)
-    if factory is None:
-        module, _, attribute = name.partition(":")
-        if (here := str(Path.cwd())) not in sys.path:
-            sys.path.append(here)  # a module in the current folder, as with `python -m`
-        try:
-            factory = getattr(importlib.import_module(module), attribute) if attribute else None
-        except (ImportError, AttributeError, ValueError, TypeError) as error:  # the last two: no such module path
-            raise ConfigError(f"task {name!r} can't be imported", got=str(error), remedy="check PYTHONPATH") from None
-    if factory is None:
+    factory = _BUILTIN.get(name) or _imported(name)
+    try:
+        task: Task = factory(**options)
+    except ConfigError:
+        raise
+    except TypeError as error:
+        raise ConfigError(f"task {name!r} does not take these options", got=told(error)) from None
+    except Exception as error:  # the user's own code
+        raise ConfigError(f"task {name!r} can't be made with these options", got=told(error)) from error
+    _refuse_unsourced(name, {base.__module__ for base in type(task).__mro__})
+    for method in ("model", "loss"):
+        if not callable(getattr(task, method, None)):
+            raise ConfigError(
+                f"task {name!r} has no method {method!r}",
+                expected="a class with the methods `model` and `loss`",
+                got=type(task).__name__,
+                remedy="derive it from hybridmu.task.CrossEntropyTask, which has the loss",
+            )
+    return task
+
+
+def _imported(name: str) -> type:
+    """Return the class that an import path names.
+
+    Raises:
+        ConfigError: There is none, or none in a file that can be hashed.
+    """
+    module, _, attribute = name.partition(":")
+    if not attribute:
         raise ConfigError(
             f"unknown task {name!r}", expected=f"one of {sorted(_BUILTIN)} or an import path package.module:Class"
         )
+    if module == "__main__":
+        _refuse_unsourced(name, {module})
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)  # a module in the current folder, as with `python -m`
     try:
-        task: Task = factory(**options)
-    except TypeError as error:
-        raise ConfigError(f"task {name!r} does not take these options", got=str(error)) from None
-    return task
+        found = getattr(importlib.import_module(module), attribute)
+    except (Exception, SystemExit) as error:  # whatever the user's module does while it is imported
+        raise ConfigError(f"task {name!r} can't be imported", got=told(error), remedy="check PYTHONPATH") from None
+    if not isinstance(found, type):
+        raise ConfigError(
+            f"task {name!r} is no class",
+            expected="a class at the top of a module file, whose source says what it does",
+            got=type(found).__name__,
+            remedy="write a class with the methods `model` and `loss`; what varies is an option of its constructor",
+        )
+    _refuse_unsourced(name, {module, found.__module__})
+    return found
+
+
+def _refuse_unsourced(name: str, modules: Collection[str]) -> None:
+    """Check that the code of a task lies in files: else an edited class would go on from the old one's checkpoints.
+
+    Raises:
+        ConfigError: A module is a notebook, standard input, part of an archive, or made by hand.
+    """
+    for module in sorted(modules):
+        file = getattr(sys.modules.get(module), "__file__", None)
+        if module == "__main__" or not (module in sys.stdlib_module_names or (file and Path(file).is_file())):
+            raise ConfigError(
+                f"task {name!r} has no source file",
+                expected="a class in a module file: its source is part of every checkpoint's key, and other processes "
+                "import it",
+                got=f"a class of module {module!r}" + (f", of {file}" if file else ""),
+                remedy="write the class to a file, for instance network.py, and name it as task.name: network:Class",
+            )
 
 
 # Modules of core/ that shape no exact weights: what is predicted, measured, searched and certified, and how checkpoints
@@ -219,6 +272,8 @@ _SHAPELESS = frozenset({
     "merkle.py",
     "needles.py",
     "shadow.py",
+    "task_check.py",
+    "update_check.py",
     "strategies/__init__.py",
     "strategies/adam.py",
     "strategies/dpus.py",
@@ -281,42 +336,45 @@ def _packages(module: str) -> list[str]:
 
 def _collect(module: str, found: dict[str, bytes], versions: Mapping[str, str]) -> None:
     """Add a module's source and, through its import statements, all it reaches; of installed packages, the version."""
-    if module.split(".")[0] in {"hybridmu", *sys.stdlib_module_names} - {"__main__"} or module in found:
+    if module.split(".")[0] == "hybridmu" or module in found:
         return
     if parent := module.rpartition(".")[0]:
         _collect(parent, found, versions)  # importing a module runs the packages around it
-    loaded = sys.modules.get(module)
-    file = getattr(loaded, "__file__", None)
+    file = getattr(sys.modules.get(module), "__file__", None)
     if file is None:
         spec = importlib.util.find_spec(module) if module != "__main__" else None
         file = spec.origin if spec else None
-    if file and _installed(Path(file)):
+    if file and installed(Path(file)):  # by its file, not its name: a package of ours may be called `test`
         for package in _packages(module.split(".")[0]):
             name = normal_name(package)
             found[f"{name}=={versions.get(name) or installed_version(package)}"] = b""
         return
     if not file or not file.endswith(".py"):
         return
-    found[module] = Path(file).read_bytes()
+    found[module] = source = Path(file).read_bytes()
     package = module if Path(file).name == "__init__.py" else module.rpartition(".")[0]
-    for node in ast.walk(ast.parse(Path(file).read_text())):
-        names: list[str] = []
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            base = (
-                importlib.util.resolve_name("." * node.level + (node.module or ""), package or None)
-                if (node.level)
-                else node.module or ""
-            )
-            names = [base, *(f"{base}.{alias.name}" for alias in node.names)]
-        for name in names:
+    try:
+        tree = ast.parse(source)  # bytes: a file says its own encoding (PEP 263)
+    except (SyntaxError, ValueError):  # something that is never imported, for another Python
+        return
+    for node in ast.walk(tree):
+        for name in _named(node, package):
             try:
                 _collect(name, found, versions)
-            except (ImportError, ValueError):
+            except Exception:  # finding it may run the user's packages; what fails there is not reached
                 continue
 
 
-def _installed(path: Path) -> bool:
-    roots = [*site.getsitepackages(), site.getusersitepackages(), sysconfig.get_path("stdlib")]
-    return any(path.resolve().is_relative_to(Path(root).resolve()) for root in roots)
+def _named(node: ast.AST, package: str) -> list[str]:
+    """Return the modules, and what may be modules, that an import statement names."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if not isinstance(node, ast.ImportFrom):
+        return []
+    base = node.module or ""
+    if node.level:
+        try:
+            base = importlib.util.resolve_name("." * node.level + base, package or None)
+        except ImportError:  # it points outside of every package: such a line never ran
+            return []
+    return [base, *(f"{base}.{alias.name}" for alias in node.names)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -47,6 +48,20 @@ def ensure_ray(settings: Settings) -> bool:
             remedy="start one with `ray start --head`, or set cluster.address: null",
         ) from None
     return True
+
+
+def workers_path(settings: Settings) -> list[str] | None:
+    """Return the folders, before its own, where a worker looks for modules; None where this process can't know.
+
+    Ray hands on the script's folder and the current one, and nothing else that a process added to its `sys.path`.
+
+    Args:
+        settings: `cluster.address`.
+    """
+    if ray.is_initialized() or settings.cluster.address or in_ray_job():
+        return None
+    script = os.path.dirname(os.path.realpath(sys.argv[0]))
+    return [*([script] if script in sys.path else []), os.getcwd()]
 
 
 def nodes(labels: Mapping[str, str] | None = None) -> dict[str, dict[str, float]]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 from rich.table import Table
@@ -15,7 +15,7 @@ from rich.table import Table
 from hybridmu import config
 from hybridmu.commands.console import ConfigOption, JsonOption, emit, errors, operator, print_table, tell
 from hybridmu.system import System, connect
-from hybridmu.types import ForwardState, RequestState
+from hybridmu.types import ForwardState, RequestState, StrategyChoice
 
 app = typer.Typer(no_args_is_help=True, help="Deletion requests: list, look, take back.")
 
@@ -66,6 +66,19 @@ def cancel(request_id: RequestArgument, config_file: ConfigOption, as_json: Json
     with _system(config_file, as_json) as system:
         result = system.cancel(request_id, operator())
     emit(result, as_json, lambda: tell(f"{request_id} CANCELLED: its rows are live again"))
+
+
+@app.command()
+def retry(
+    request_id: RequestArgument,
+    config_file: ConfigOption,
+    strategy: Annotated[str, typer.Option("--strategy", help="How it is fulfilled now.")] = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Take up again a request that FAILED, once the reason is mended; its rows were kept out all the time."""
+    with _system(config_file, as_json) as system:
+        result = system.retry(request_id, cast("StrategyChoice", strategy))
+    emit(result, as_json, lambda: tell(f"{request_id} {result['state']}: a coordinator (`hybridmu run`) fulfils it"))
 
 
 def pause(reason: ReasonOption, config_file: ConfigOption, as_json: JsonOption = False) -> None:

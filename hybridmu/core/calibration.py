@@ -11,12 +11,14 @@ from __future__ import annotations
 import bisect
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import astuple
 from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 
 from hybridmu.types import (
+    UPDATES,
     Calibration,
     CalibrationBucket,
     CalibrationCell,
@@ -36,6 +38,15 @@ _STEPLESS: frozenset[StrategyName] = frozenset({"dpus-newton"})
 NINE_OF_TEN = 1.645
 # A deletion of exactly a calibrated share may come out a row larger or smaller.
 _ROUNDING = 1.2
+
+
+def usable(curve: CalibrationCurve) -> bool:
+    """Return whether everything in a curve was measured; a gap that is no number counts as unknown."""
+    along = (curve.gaps, curve.deviations, curve.accuracy_changes)
+    controls = () if curve.controls is None else astuple(curve.controls)
+    numbers = (curve.cell.share, curve.seconds, *controls, *(value for values in along for value in values))
+    whole = all(len(values) == len(ALPHAS) for values in along) and curve.canaries > 0 and curve.cell.share > 0
+    return whole and curve.seconds >= 0 and all(map(math.isfinite, numbers)) and curve.strategy in UPDATES
 
 
 def fit(curves: Iterable[CalibrationCurve]) -> Calibration:
@@ -157,7 +168,8 @@ def estimate(
     Returns:
         α, interpolated between first slices and between logarithms of shares, and the largest error of the buckets
         used. Outside of the calibrated range the nearest bucket is used, and a larger share takes its error in
-        proportion. Fewer rows than there were canaries in a shard spread more, more rows less. None without any bucket.
+        proportion. Fewer rows than there were canaries in a shard spread more, more rows less. None without any bucket,
+        or where the error is beyond every number.
     """
     known = {(b.first_slice, b.share): b for b in calibration.buckets if b.strategy == strategy}
     if not known:
@@ -171,6 +183,8 @@ def estimate(
         used += [(known[slices[n], shares[k]], weight * part) for k, part in _between(logs, math.log(share))]
     beyond = max(1.0, share / max(bucket.share for bucket, _ in used))
     error, spread = max((_of_rows(bucket, rows) for bucket, _ in used), key=sum)
+    if not math.isfinite((error + spread) * beyond):
+        return None
     low, high = (sum(weight * bucket.alpha_range[end] for bucket, weight in used) for end in (0, 1))
     return CalibrationEstimate(
         alpha=sum(weight * bucket.alpha for bucket, weight in used),

@@ -21,6 +21,7 @@ from hybridmu.core.rows import Rows, carries
 from hybridmu.core.strategies import dpus, newton, retrain
 from hybridmu.core.strategies.base import Context
 from hybridmu.core.training import Recipe
+from hybridmu.errors import StrategyUnavailableError
 from hybridmu.types import CalibrationCell, CalibrationCurve, CanaryControls, StrategyName
 
 # Where fine-tuning makes a step dear, a few are tried: in between the gap is nearly a straight line, but for small
@@ -81,7 +82,7 @@ def measure(
         One curve per update; none where the shard has no row for it, or no other.
     """
     mask = pick(context.live, cell, context.recipe.seed, context.shard, avoid)
-    if not mask.any() or mask.all():
+    if not mask.any() or mask.all() or not strategies:
         return ()
     trial = replace(context, live=context.live.where(~mask), revoked=context.live.where(mask))
     oracle = _oracle(trial, cell.first_slice)
@@ -93,12 +94,15 @@ def measure(
     curves = []
     for strategy in strategies:
         steps, gaps, deviations, changes = [], [], [], []
-        for step, model in _updated(trial, strategy, change):
-            steps.append(step)
-            each = audit.losses(model, trial.revoked, trial.task) - target
-            gaps.append(float(each.mean()))
-            deviations.append(_deviation(each))
-            changes.append(_accuracy(model, unseen) - accuracy)
+        try:
+            for step, model in _updated(trial, strategy, change):
+                steps.append(step)
+                each = audit.losses(model, trial.revoked, trial.task) - target
+                gaps.append(float(each.mean()))
+                deviations.append(_deviation(each))
+                changes.append(_accuracy(model, unseen) - accuracy)
+        except StrategyUnavailableError:  # on this device; others may be available
+            continue
         along = [tuple(np.interp(ALPHAS, steps, found).tolist()) for found in (gaps, deviations, changes)]
         curves.append(
             CalibrationCurve(

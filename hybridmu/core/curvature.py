@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import grad
 
-from hybridmu.core.gradients import plain_layers
+from hybridmu.core.gradients import are_those_of, plain_layers
 from hybridmu.core.model import Standardize
 
 Product = Callable[[Sequence[Tensor]], list[Tensor]]
@@ -29,8 +29,8 @@ def gauss_newton(model: nn.Module, x: Tensor) -> Product:
         A function over lists of tensors, one per trained parameter in the order of `model.parameters()`.
     """
     model.eval()
-    layers = plain_layers(model)
-    return _by_hand(layers, x) if layers else _by_autograd(model, x)
+    layers, parameters = plain_layers(model), [one for one in model.parameters() if one.requires_grad]
+    return _by_hand(layers, x) if layers and are_those_of(layers, parameters) else _by_autograd(model, x)
 
 
 def solve(product: Product, right: Sequence[Tensor], shift: float, steps: int) -> list[Tensor]:

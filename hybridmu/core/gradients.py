@@ -32,10 +32,8 @@ def gradients_of(model: nn.Module, task: Task, parameters: Sequence[Tensor]) -> 
     """
     layers = plain_layers(model)
     own_loss = getattr(task.loss, "__func__", None) is not CrossEntropyTask.loss
-    if layers and not own_loss:
-        order = [p for layer in layers if isinstance(layer, nn.Linear) for p in (layer.weight, layer.bias)]
-        if len(order) == len(parameters) and all(a is b for a, b in zip(order, parameters, strict=True)):
-            return by_hand(layers)
+    if layers and not own_loss and are_those_of(layers, parameters):
+        return by_hand(layers)
 
     def through_autograd(x: Tensor, y: Tensor) -> Sequence[Tensor | None]:
         return torch.autograd.grad(task.loss(model(x), y), parameters, allow_unused=True)
@@ -56,6 +54,12 @@ def plain_layers(model: nn.Module) -> list[nn.Module] | None:
     if len(kinds) % 2 == 0 or kinds != [nn.Linear, nn.ReLU] * (len(kinds) // 2) + [nn.Linear]:
         return None
     return layers if all(layer.bias is not None for layer in trained[::2]) else None
+
+
+def are_those_of(layers: Sequence[nn.Module], parameters: Sequence[Tensor]) -> bool:
+    """Return whether parameters are those of plain layers, each once and in order: none is frozen, none shared."""
+    order = [p for layer in layers if isinstance(layer, nn.Linear) for p in (layer.weight, layer.bias)]
+    return len(order) == len(parameters) and all(a is b for a, b in zip(order, parameters, strict=True))
 
 
 def by_hand(layers: Sequence[nn.Module]) -> Gradients:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from hybridmu.core.partition import derive
 from hybridmu.core.rows import Rows
+from hybridmu.errors import ConfigError
 from hybridmu.task import Task
 
 State = dict[str, Tensor]
@@ -55,12 +59,42 @@ def initial_model(task: Task, *, features: int, classes: int, standardize: bool,
         shard: Shard number.
 
     Returns:
-        The module, on the CPU, in training mode. The global generator is left as it was.
+        The module, on the CPU, in training mode, every tensor in memory of its own. The global generator is left as it
+        was.
+
+    Raises:
+        ConfigError: The task made no module.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(f"init/{seed}/{shard}") >> 1)
         network = task.model(features, classes)
+    if not isinstance(network, nn.Module):
+        raise ConfigError(
+            "the task's method `model` returned no module",
+            expected="a torch.nn.Module",
+            got=f"the class {network.__name__}" if isinstance(network, type) else type(network).__name__,
+            remedy="end it with `return` and a module that is made there",
+        )
+    _spread(network)
     return SubModel(*([Standardize(features)] if standardize else []), network)
+
+
+def _spread(network: nn.Module) -> None:
+    """Give tensors whose elements share memory (as after `expand`) memory of their own: none could be loaded."""
+    for tensor in (*network.parameters(), *network.buffers()):
+        if not is_lazy(tensor) and tensor.layout == torch.strided and _overlaps(tensor):
+            tensor.data = tensor.detach().contiguous().clone()
+
+
+def _overlaps(tensor: Tensor) -> bool:
+    """Return whether two elements of a tensor may be one in memory."""
+    reach = 0
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size > 1:
+            if stride <= reach:
+                return True
+            reach += stride * (size - 1)
+    return False
 
 
 def fit_standardize(model: SubModel, rows: Rows) -> None:
@@ -68,6 +102,11 @@ def fit_standardize(model: SubModel, rows: Rows) -> None:
     first = model[0] if len(model) else None
     if isinstance(first, Standardize):
         first.fit(rows.x[: rows.upto(1)])
+
+
+def finite(state: Mapping[str, Tensor]) -> bool:
+    """Return whether every parameter and buffer holds numbers only."""
+    return all(bool(torch.isfinite(tensor).all()) for tensor in state.values())
 
 
 def state_of(model: nn.Module) -> State:

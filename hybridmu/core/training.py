@@ -14,9 +14,10 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from hybridmu.core.gradients import gradients_of
-from hybridmu.core.model import SubModel, fit_standardize
+from hybridmu.core.model import SubModel, finite, fit_standardize
 from hybridmu.core.partition import derive, epoch_order
 from hybridmu.core.parts import BatchGradients, Loss, in_parts, refuse_batch_statistics
 from hybridmu.core.rows import Rows
@@ -171,7 +172,7 @@ def train_slice(
             task,
             across,
         )
-    if not all(bool(torch.isfinite(tensor).all()) for tensor in model.state_dict().values()):
+    if not finite(model.state_dict()):
         raise DivergedError(
             f"shard {shard} has non-finite weights after slice {slice_}",
             expected="finite weights",
@@ -203,6 +204,9 @@ def fit(
     if not trained(model):
         return
     model.train()
+    if list(bounds) == [(0, 1)] and len(orders):
+        only = torch.as_tensor(orders[0])[:1].to(rows.x.device)
+        freeze_batch_statistics(model, rows.x[only])
     with (across or _here)(model, task, recipe) as (parameters, gradients):
         step = make_step(parameters, recipe)
         total, done = len(orders) * len(bounds), 0
@@ -215,6 +219,52 @@ def fit(
                     rate = recipe.lr * (1 - done / total) if recipe.schedule == "linear" else recipe.lr
                     step(gradients(x[low - start : high - start], y[low - start : high - start], rate), rate)
                     done += 1
+
+
+def freeze_batch_statistics(model: nn.Module, row: Tensor) -> None:
+    """Let layers that normalise over batches use what they learned before: a single row has no spread.
+
+    That is a function of the rows that are there, and so the same in a retrain and in a training from scratch. Before
+    anything was learned, mean 0 and variance 1 are used. Nothing is learned of the row for later either.
+
+    Args:
+        model: In training mode; those layers leave it.
+        row: float32 [1, features].
+    """
+    layers = dict(model.named_modules())
+    for name in batch_statistics(model, row):
+        layers[name].eval()
+
+
+def batch_statistics(model: nn.Module, row: Tensor) -> list[str]:
+    """Return the layers in training mode that normalise over batches, and see one value per channel of a single row.
+
+    Args:
+        model: Its weights and buffers stay as they are.
+        row: float32 [1, features].
+    """
+    layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, _BatchNorm) and layer.training}
+    if not layers:
+        return []
+    found: list[str] = []
+
+    def look(name: str, given: Tensor) -> None:
+        if given.numel() == given.shape[1]:  # over a picture, a single row has a mean and a spread
+            found.append(name)
+
+    hooks = [
+        layer.register_forward_pre_hook(lambda _, given, n=name: look(n, given[0])) for name, layer in layers.items()
+    ]
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        with torch.no_grad():
+            model.eval()(row)
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module, mode in modes:
+            module.training = mode
+    return found
 
 
 def trained(model: nn.Module) -> list[nn.Parameter]:

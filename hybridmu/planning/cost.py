@@ -12,8 +12,9 @@ there are few others.
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from itertools import chain, combinations
 
 import numpy as np
@@ -103,19 +104,31 @@ def fit(observations: Iterable[CostObservation]) -> CostModel:
         observations: Measured outcomes, in any order.
 
     Returns:
-        A model; strategies without observations are left out.
+        A model; strategies without observations, or whose times allow no fit, are left out.
     """
     grouped: dict[str, list[CostObservation]] = {}
     for observation in observations:
-        if observation.seconds > 0 and (observation.visits or observation.checkpoints):
+        measured = math.isfinite(observation.seconds) and observation.seconds > 0
+        if measured and (observation.visits > 0 or observation.checkpoints > 0):
             grouped.setdefault(observation.strategy, []).append(observation)
-    return CostModel({name: _fit_one(_usual(group)) for name, group in grouped.items()})
+    fits = {name: _fitted(_usual(group)) for name, group in grouped.items()}
+    return CostModel({name: found for name, found in fits.items() if found is not None})
 
 
 def _usual(group: Sequence[CostObservation]) -> Sequence[CostObservation]:
     """Return jobs of processes that had their rows, where there are enough; the first one of a process is slower."""
     ready = [observation for observation in group if not observation.rows]
     return ready if len(ready) >= _ENOUGH else group
+
+
+def _fitted(group: Sequence[CostObservation]) -> Coefficients | None:
+    """Return the fit of one strategy; None where its times are so far apart that there is none."""
+    try:
+        with np.errstate(all="ignore"):
+            found = _fit_one(group)
+    except np.linalg.LinAlgError:
+        return None
+    return found if all(map(math.isfinite, astuple(found))) else None
 
 
 def _fit_one(group: Sequence[CostObservation]) -> Coefficients:

@@ -9,8 +9,8 @@ deadline). What no rule retrains gets the approximate update.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from hybridmu.core.calibration import NINE_OF_TEN, estimate
 from hybridmu.core.strategies import adam, newton
@@ -41,7 +41,10 @@ _PAIRS = 4
 
 @dataclass(frozen=True)
 class Policy:
-    """What the operator allows; see `config.PolicySettings` for the meaning of each figure."""
+    """What the operator allows; see `config.PolicySettings` for the meaning of each figure.
+
+    `unfit` says which updates the model does not allow, and why.
+    """
 
     workload_threshold: float = 0.0
     time_ratio: float = 1.0
@@ -55,6 +58,11 @@ class Policy:
     optimizer: str = "sgd"
     batch_size: int = 64
     class_excess: float = 0.02
+    unfit: Mapping[StrategyName, str] = field(default_factory=dict)
+
+    def bars(self, name: StrategyName) -> str | None:
+        """Return why an update can't be used with this model or optimizer, or None."""
+        return self.unfit.get(name) or unavailable(self.optimizer, name)
 
 
 @dataclass(frozen=True)
@@ -162,7 +170,7 @@ def _blocked(stats: ShardStats, policy: Policy, name: StrategyName) -> str | Non
         return "no live row is left: the shard leaves the vote"
     if sum(stats.newly_revoked) == 0:
         return "the current weights hold none of the rows"
-    if name != "rewind" and (reason := unavailable(policy.optimizer, name)):
+    if name != "rewind" and (reason := policy.bars(name)):
         return reason
     if not stats.trajectory:
         return "a checkpoint of the run that saw the rows is missing"
@@ -180,7 +188,7 @@ def _auto(
 ) -> ShardPlan:
     updates = _calibrated(stats, retrain, cost, policy, calibration)
     uncalibrated = None if updates else _uncalibrated(" or ".join(policy.approximate), calibration)
-    usable = (name for name in policy.approximate if not unavailable(policy.optimizer, name))
+    usable = (name for name in policy.approximate if not policy.bars(name))
     if reason := _blocked(stats, policy, next(usable, policy.approximate[0])) or uncalibrated:
         return _decided(retrain, "availability", f"no update is available: {reason}")
     within = {update.strategy: _within(update, stats, policy, calibration) for update in updates}
@@ -252,7 +260,7 @@ def _calibrated(
     """Return the updates that the policy allows and canaries say something of, the plain one first."""
     plans = []
     for name in policy.approximate:
-        found = None if unavailable(policy.optimizer, name) else _weigh(stats, name, calibration)
+        found = None if policy.bars(name) else _weigh(stats, name, calibration)
         if found:
             plan = _update(stats, retrain, name, cost, policy)
             plans.append(replace(plan, alpha=found.alpha, predicted_error=found.bound, calibration=found))

@@ -10,9 +10,11 @@ import time
 import uuid
 from collections.abc import Callable, Collection
 
+from hybridmu.core.calibration import usable
 from hybridmu.faults import reach
 from hybridmu.planning.canaries import affordable
 from hybridmu.runtime.canaries import Canaries
+from hybridmu.runtime.isolation import apart
 from hybridmu.types import CalibrationCell, CalibrationOutcome, JobResult, ShardJob
 
 # How often the ledger is asked while nothing changed, and when a job that failed is tried again.
@@ -96,12 +98,13 @@ class Calibrator:
         job = self._jobs.pop(result.job_id)
         again = result.job_id in self._again
         self._again.discard(result.job_id)
-        measured = set()
+        measured: set[CalibrationCell] = set()
         if isinstance(result, CalibrationOutcome):
-            measured = {curve.cell for curve in result.curves}
+            measured = {curve.cell for curve in result.curves if usable(curve)}
             spent = result.seconds if again else 0.0
             if measured or spent:
-                self._measurements.add_curves(token, result.curves, spent)
+                with apart("keeping a calibration", lambda _: measured.clear()):
+                    self._measurements.add_curves(token, result.curves, spent)
         # Without its curve `auto` retrains, and says why. A shard that is too small for a cell stays so.
         for cell in set(job.cells) - measured:
             self._not_before[job.shard, cell] = time.monotonic() + _RETRY_SECONDS

@@ -6,15 +6,16 @@ import time
 from collections.abc import Collection, Iterator, Sequence
 
 from hybridmu.config import Settings
-from hybridmu.errors import StrategyUnavailableError
 from hybridmu.planning.batching import Batching, Waiting, claim, due
 from hybridmu.planning.planner import Pools
+from hybridmu.runtime.isolation import apart
 from hybridmu.runtime.removal import RemovalPlanner
 from hybridmu.runtime.rounds import Round, new_id
 from hybridmu.store.journal import Journal
 from hybridmu.store.sql.ledger import Ledger
 from hybridmu.store.sql.registry import Registry
 from hybridmu.types import ForgetRequest, RequestState, StrategyChoice, SubModel
+from hybridmu.user_code import told
 
 _STRICTEST: tuple[StrategyChoice, ...] = ("retrain", "rewind", "auto", "dpus-optimised", "dpus-newton", "dpus")
 
@@ -36,6 +37,7 @@ class Claimer:
         policy = settings.policy
         self._collect = Batching(policy.batch_seconds, policy.batch_keys, policy.deadline_margin)
         self._ledger, self._registry, self._planner, self._journal = ledger, registry, planner, journal
+        self._alone: set[str] = set()  # requests that failed together: whose fault it was shows one by one
         self._seen: dict[str, float] = {}  # waiting request → when it was seen first, by a clock that is never set back
 
     def waiting(self, flying: Collection[str]) -> list[ForgetRequest]:
@@ -63,14 +65,46 @@ class Claimer:
             busy: Shards on which nothing else may start.
             pools: How many jobs run at once.
         """
+        waiting = [request for request in waiting if self._known(token, request)]
+        self._alone &= {request.request_id for request in waiting}
         if not waiting:
             return
         places = {name: set(shards) for name, shards in self._ledger.shards_of([r.request_id for r in waiting]).items()}
         named = {request.request_id: request for request in waiting}
-        for group in claim({name: places[name] for name in named}, busy):
-            started = self._start(token, [named[name] for name in group], {n: places[n] for n in group}, pools)
+        for together in claim({name: places[name] for name in named}, busy):
+            group = [name for name in together if name in self._alone][:1] or together
+            started = self._begin(token, [named[name] for name in group], {n: places[n] for n in group}, pools)
             if started is not None:
                 yield started
+
+    def fail(self, token: int, request_ids: Collection[str], reason: str) -> None:
+        """Fail a request; several that failed together are tried again, each alone.
+
+        Args:
+            token: Of the lease.
+            request_ids: Which.
+            reason: What the ledger says of it.
+        """
+        if len(request_ids) > 1:
+            self._alone.update(request_ids)
+        else:
+            self._ledger.mark_failed(token, list(request_ids), reason)
+
+    def _known(self, token: int, request: ForgetRequest) -> bool:
+        """Return whether a request asks for a strategy that there is; one of another release's fails."""
+        if request.strategy in _STRICTEST:
+            return True
+        reason = f"unknown strategy {request.strategy!r}; known: {', '.join(_STRICTEST)}; ask for the same again by one"
+        self._ledger.mark_failed(token, [request.request_id], reason)
+        return False
+
+    def _begin(
+        self, token: int, group: Sequence[ForgetRequest], places: dict[str, set[int]], pools: Pools
+    ) -> tuple[Round, Sequence[SubModel]] | None:
+        """Return a round to begin, if one is due; requests that can't be planned fail, and nobody else."""
+        with apart("planning a removal", lambda error: self.fail(token, list(places), told(error))):
+            return self._start(token, group, places, pools)
+        return None
 
     def _start(
         self, token: int, group: Sequence[ForgetRequest], places: dict[str, set[int]], pools: Pools
@@ -92,11 +126,7 @@ class Claimer:
         begun = begun or due(waited, 0.0, self._collect) is not None
         if not begun and slack is None:
             return None  # no estimate would make it due
-        try:
-            plan = self._planner.plan(shards, strategy, pools, slack)
-        except StrategyUnavailableError as error:
-            self._ledger.mark_failed(token, ids, str(error))
-            return None
+        plan = self._planner.plan(shards, strategy, pools, slack)
         if not begun and due(waited, plan.makespan_seconds, self._collect) is None:
             return None
         started = Round(new_id("round"), places, {p.shard: p for p in plan.shards})

@@ -4,6 +4,9 @@ Sole writer of plans, outcomes and the serving pointer, fenced by a lease. Reque
 together in one *round*; rounds on different shards run side by side. Everything in memory can be lost: a restart
 claims open requests again, and finished slices are found by their lineage. What an update changed is retrained exactly
 in a round of its own, without requests.
+
+What a request, a round or an errand raises ends that one alone (`isolation.py`); a lost lease, database or storage
+ends the step.
 """
 
 from __future__ import annotations
@@ -12,8 +15,9 @@ import logging
 import math
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from hybridmu.config import Settings
 from hybridmu.errors import LeaseLostError, ShardFailedError, StateError
@@ -29,11 +33,13 @@ from hybridmu.runtime.executor import Executor
 from hybridmu.runtime.forwarding import Forwarder
 from hybridmu.runtime.growth import Growth
 from hybridmu.runtime.healing import Healer
+from hybridmu.runtime.isolation import Errands, apart
 from hybridmu.runtime.purging import Purger
 from hybridmu.runtime.removal import RemovalPlanner
 from hybridmu.runtime.rounds import Round, new_id
 from hybridmu.runtime.site import Site
 from hybridmu.runtime.table_layout import TableLayout
+from hybridmu.runtime.task_checks import TaskChecks
 from hybridmu.store.journal import Journal
 from hybridmu.store.keys import Keyring
 from hybridmu.store.lake.ingest import ingest
@@ -50,6 +56,7 @@ from hybridmu.store.sql.replicas import Replicas
 from hybridmu.store.sql.soundness import check_soundness
 from hybridmu.types import (
     JobResult,
+    Plan,
     RequestState,
     ShardFailure,
     ShardJob,
@@ -58,6 +65,7 @@ from hybridmu.types import (
     ShardStats,
     SubModel,
 )
+from hybridmu.user_code import told
 
 _log = logging.getLogger(__name__)
 LEASE_SECONDS = 15.0
@@ -96,7 +104,7 @@ class Coordinator:
         self.ledger, self.registry, self.replicas = Ledger(engine), Registry(engine), Replicas(engine)
         self.lease, self.measurements, self.controls = Lease(engine), Measurements(engine), Controls(engine)
         self._journal = Journal(self.site.storage, engine)
-        self._engine, self._sound = engine, False
+        self._engine, self._sound, self._tried = engine, False, False
         self.executor, self.holder = executor, holder
         self._planner = RemovalPlanner(self.site, self.ledger, self.measurements, self.registry)
         self._claimer = Claimer(settings, self.ledger, self.registry, self._planner, self._journal)
@@ -112,6 +120,7 @@ class Coordinator:
         queue, clean = self._dispatcher.queue, self._growth.forget_waiting
         canaries = Canaries(self.site, self.ledger, self.measurements, self.registry)
         self._calibrator = Calibrator(canaries, queue)
+        self._errands = Errands()
         self._purger = Purger(self.site, engine, queue, self._renew, clean)
         self._healer = Healer(self.site, engine)
         self._layout = TableLayout(self.site)
@@ -130,9 +139,19 @@ class Coordinator:
             self._bind(create=False)
             self._journal.check()
             claim(self.site.storage, self.ledger, self.settings)  # an earlier release did not
+            self._check_task()
         self.token = self.lease.acquire(self.holder, LEASE_SECONDS)
         self._renewed = time.monotonic()
         return self.token is not None
+
+    def _check_task(self) -> None:
+        """Try the task once where its code, or what runs it, is not what made the served weights."""
+        if self._tried or self.registry.served() is None:
+            return
+        voters = [sub for sub in self.registry.version().shards if sub.blob]
+        if not all(self.site.made_alike(sub.shard, sub.head) for sub in voters):
+            TaskChecks(self.site).of_lake(self.ledger.tombstones(), begins=False)
+        self._tried = True
 
     def close(self) -> None:
         """Release the lease and the executor."""
@@ -155,7 +174,7 @@ class Coordinator:
             for plan in sorted(work.values(), key=lambda p: (-p.sample_visits, p.shard)):
                 self._queue(self._training, ShardJob(_job_id(), plan.shard, "retrain"))
         elif self.registry.served() is not None and not self._calibrator.at_work:
-            self._calibrator.begin()  # what a crash after the first version may have left undone
+            self._begin_calibration()  # what a crash after the first version may have left undone
         return self.snapshot()
 
     def _training_plan(self, shard: int) -> ShardPlan:
@@ -174,7 +193,11 @@ class Coordinator:
         self.registry.publish_training(self._token(), outcomes)
         self._journal.settle()
         self._training = None
-        self._calibrator.begin()
+        self._begin_calibration()
+
+    def _begin_calibration(self) -> None:
+        with self._errands.apart("calibration"):
+            self._calibrator.begin()
 
     # ------------------------------------------------------------------ the loop
 
@@ -204,12 +227,12 @@ class Coordinator:
                 self._purger.wake()
             if not paused:
                 self._heal(idle)
-                self._purger.begin(self._token(), self._at_work())
+                self._purge()
                 self._calibrate(idle)
-        self._dispatcher.give(self._token())
+        self._give()
         for result in self.executor.poll(wait_seconds, lambda: self.ledger.newest() != newest):
             self._receive(result)
-        self._dispatcher.give(self._token())  # to the places that came free, before anything else is looked at
+        self._give()  # to the places that came free, before anything else is looked at
         confirmed = self.replicas.confirmed()
         self._growth.ingestions.mark_served(self._token(), confirmed)
         if served := self.ledger.mark_served(self._token(), confirmed):
@@ -243,13 +266,25 @@ class Coordinator:
         if self._calibrator.owns(result.job_id):
             self._calibrator.receive(self._token(), result)
             if not self._calibrator.at_work:
-                self._keeper.run(self._busy())  # canaries need every checkpoint
+                self._evict()  # canaries need every checkpoint
             return
         rounds = [*self._rounds.values(), *([self._training] if self._training else [])]
         owner = next((r for r in rounds if result.job_id in r.jobs), None)
         if owner is None:
             return  # an attempt that was given up
         job = owner.jobs.pop(result.job_id)
+        if owner is self._training:  # somebody waits for it, and nothing else is there yet
+            self._take(owner, job, result)
+            return
+        with apart("a round", lambda error: self._fail_round(owner, error)):
+            self._take(owner, job, result)
+
+    def _take(self, owner: Round, job: ShardJob, result: JobResult) -> None:
+        """Take the result of a round's job.
+
+        Raises:
+            ShardFailedError: A shard could not be trained in the first training.
+        """
         if not isinstance(result, ShardFailure):
             if isinstance(result, ShardOutcome):
                 owner.outcomes[job.shard] = result
@@ -279,8 +314,19 @@ class Coordinator:
         if owner.ingest_id is not None:
             self._growth.postpone(self._token(), owner.ingest_id, f"shard {shard}: {error}")
         del owner.plans[shard]
-        self._not_before[shard] = time.monotonic() + _REPAIR_RETRY_SECONDS
+        self._put_off([shard])
         self._finish_if_done(owner)
+
+    def _fail_round(self, owner: Round, error: Exception) -> None:
+        """End a round that can't go on, and what it was for; its shards are free for others when no job is left."""
+        if owner.places:
+            self._claimer.fail(self._token(), owner.places, told(error))
+        if owner.ingest_id is not None:
+            self._growth.postpone(self._token(), owner.ingest_id, told(error))
+        if not owner.places:
+            self._put_off(owner.plans)
+        self._dispatcher.withdraw(owner.jobs)
+        self._rounds.pop(owner.round_id, None)
 
     def _finish_if_done(self, owner: Round) -> None:
         if not owner.plans:
@@ -303,7 +349,11 @@ class Coordinator:
             self._calibrator.wake()
             del self._rounds[done.round_id]
             self._growth.settle(self._token())
-        self._keeper.run(self._busy() | self._dispatcher.shards)
+        self._evict()
+
+    def _evict(self) -> None:
+        with self._errands.apart("eviction"):
+            self._keeper.run(self._busy())
 
     def _claim(self, paused: bool) -> bool:
         """Start what waits and is due.
@@ -326,9 +376,17 @@ class Coordinator:
         owing = {shard: deadline for shard, deadline in self.registry.debts().items() if shard not in busy}
         if not owing:
             return
+        failed: list[Exception] = []
+        with apart("planning repairs", failed.append):
+            self._repair_by(self._planner.plan(owing, "retrain", self.executor.pools(), None), owing, idle)
+        if failed:  # one of them can't be planned: which one shows alone
+            for alone in [{shard: deadline} for shard, deadline in owing.items() if shard not in self._busy()]:
+                with apart("a repair", partial(self._put_off, alone)):
+                    self._repair_by(self._planner.plan(alone, "retrain", self.executor.pools(), None), alone, idle)
+
+    def _repair_by(self, plan: Plan, owing: Mapping[int, float | None], idle: bool) -> None:
         now, policy, version = time.time(), self.settings.policy, self.registry.version()
         spent = {sub.shard: sub.error_spent for sub in version.shards}
-        plan = self._planner.plan(owing, "retrain", self.executor.pools(), None)
         for shard_plan in plan.shards:
             shard, deadline = shard_plan.shard, owing[shard_plan.shard]
             # The last of them ends after the makespan, so none may start later than that.
@@ -359,17 +417,34 @@ class Coordinator:
         """Retrain shards whose weights storage lost; the same rows give the same bits."""
         waiting = {shard for shard, until in self._not_before.items() if time.monotonic() < until}
         free = idle and not self._rounds and not self._dispatcher.busy
-        for shard in sorted(self._healer.due(self._busy() | waiting, free)):
-            plan = replace(self._training_plan(shard), rule="heal", reasons=("storage lost or changed its weights",))
-            reach("heal.launch")
-            started = Round(new_id("heal"), {}, {shard: plan}, mends=True)
-            self._launch(started, self.registry.version().shards)
+        due: set[int] = set()
+        if self._errands.due("healing"):
+            with self._errands.apart("healing"):
+                due = self._healer.due(self._busy() | waiting, free)
+        for shard in sorted(due):
+            with apart("healing", partial(self._put_off, [shard])):
+                plan = self._training_plan(shard)
+                plan = replace(plan, rule="heal", reasons=("storage lost or changed its weights",))
+                reach("heal.launch")
+                started = Round(new_id("heal"), {}, {shard: plan}, mends=True)
+                self._launch(started, self.registry.version().shards)
+
+    def _put_off(self, shards: Iterable[int], _: Exception | None = None) -> None:
+        """Let a while pass before what no request asks for is tried again on some shards."""
+        self._not_before |= dict.fromkeys(shards, time.monotonic() + _REPAIR_RETRY_SECONDS)
+
+    def _purge(self) -> None:
+        """Purge what is due."""
+        if self._errands.due("purging"):
+            with self._errands.apart("purging"):
+                self._purger.begin(self._token(), self._at_work())
 
     def _calibrate(self, idle: bool) -> None:
         """Delete canaries again where they were revoked, when nothing at all is more urgent."""
         at_work = self._rounds or self._dispatcher.busy or self._purger.busy
         if idle and not at_work:
-            self._calibrator.again(self._token(), self._busy(), self._spare)
+            with self._errands.apart("calibration"):
+                self._calibrator.again(self._token(), self._busy(), self._spare)
 
     def _differs(self, pairs: Sequence[tuple[ShardPlan, ShardOutcome]]) -> bool:
         """Return whether outcomes are anything but what is served already."""
@@ -377,8 +452,12 @@ class Coordinator:
         return any(served[made.shard] != (made.blob, made.exact, made.upto) for _, made in pairs)
 
     def _launch(self, started: Round, shards: Sequence[SubModel]) -> None:
-        """Queue the jobs of a round."""
+        """Queue the jobs of a round; one whose jobs can't be made ends at once."""
         self._rounds[started.round_id] = started
+        with apart("the start of a round", lambda error: self._fail_round(started, error)):
+            self._make_jobs(started, shards)
+
+    def _make_jobs(self, started: Round, shards: Sequence[SubModel]) -> None:
         current = {sub.shard: sub for sub in shards}
         gone = self._dispatcher.take(self._token(), list(started.plans))
         for shard, plan in started.plans.items():
@@ -410,8 +489,9 @@ class Coordinator:
             self._tidied = True
 
     def _at_work(self) -> set[int]:
-        """Return the shards that a round or a calibration is at work on."""
-        return {shard for r in self._rounds.values() for shard in r.plans} | self._calibrator.shards
+        """Return the shards that a round, a calibration, or a job that lost its round is at work on."""
+        planned = {shard for r in self._rounds.values() for shard in r.plans}
+        return planned | self._calibrator.shards | self._dispatcher.shards
 
     def _flying(self) -> bool:
         """Return whether any round, training, calibration or purge is at work."""
@@ -425,6 +505,10 @@ class Coordinator:
         owner.jobs[job.job_id] = job
         owner.attempts[job.shard] = owner.attempts.get(job.shard, 0) + 1
         self._dispatcher.queue(job)
+
+    def _give(self) -> None:
+        for failed in self._dispatcher.give(self._token()):
+            self._receive(failed)
 
     # ------------------------------------------------------------------ helpers
 

@@ -6,11 +6,12 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from hybridmu.faults import reach
-from hybridmu.runtime.executor import Executor
+from hybridmu.runtime.executor import Executor, failure
+from hybridmu.runtime.isolation import apart
 from hybridmu.runtime.site import Site
 from hybridmu.store.journal import Journal
 from hybridmu.store.sql.ledger import Ledger
-from hybridmu.types import KeyKind, ShardJob, Tombstone
+from hybridmu.types import KeyKind, ShardFailure, ShardJob, Tombstone
 
 _READS_NO_ROWS = {"prove", "purge", "purge-index", "look"}
 
@@ -44,11 +45,15 @@ class Dispatcher:
         """Let a job wait for its turn."""
         self._waiting.append(job)
 
+    def withdraw(self, job_ids: Collection[str]) -> None:
+        """Drop jobs that were not given to the executor yet."""
+        self._waiting = [job for job in self._waiting if job.job_id not in job_ids]
+
     def came_back(self, job_id: str) -> None:
         """Take note that the executor is done with a job."""
         self._given.pop(job_id, None)
 
-    def give(self, token: int) -> None:
+    def give(self, token: int) -> list[ShardFailure]:
         """Give the executor what its pools have room for, in order; what waits for its node holds up nobody else.
 
         A job learns the tombstones only now: rows that were revoked while it waited must not be read any more. A
@@ -57,6 +62,9 @@ class Dispatcher:
         Args:
             token: Of the lease.
 
+        Returns:
+            The jobs that could not be given, whatever the reason: the others were.
+
         Raises:
             LeaseLostError: Another coordinator took over.
         """
@@ -64,23 +72,30 @@ class Dispatcher:
         room = {False: pools.workers, True: pools.updaters}
         for given in self._given.values():
             room[given.central] -= 1
-        later = []
+        later, failed = list[ShardJob](), list[ShardFailure]()
         for job in self._waiting:
-            if room[job.central] <= 0 or not self._executor.has_core(job):
-                later.append(job)
-                continue
-            room[job.central] -= 1
-            job = replace(job, generations=len(self._site.lake.manifest.generations))
-            self._given[job.job_id] = job
-            reach("job.submit")
-            if job.strategy in _READS_NO_ROWS:
-                self._executor.submit(job)
-                continue
-            gone = self.take(token, None if job.strategy == "calibrate" else [job.shard])
-            stones = [stone for found in gone.values() for stone in found]
-            upto = max([job.upto, *(stone.seq for stone in stones)]) if job.strategy == "retrain" else job.upto
-            self._executor.submit(replace(job, tombstones=revoked_keys(stones), upto=upto))
+            errors: list[Exception] = []
+            with apart("giving a job", errors.append):
+                if room[job.central] <= 0 or not self._executor.has_core(job):
+                    later.append(job)
+                    continue
+                room[job.central] -= 1
+                self._submit(token, job)
+            failed += [failure(job, error, retryable=True) for error in errors]
         self._waiting = later
+        return failed
+
+    def _submit(self, token: int, job: ShardJob) -> None:
+        job = replace(job, generations=len(self._site.lake.manifest.generations))
+        self._given[job.job_id] = job
+        reach("job.submit")
+        if job.strategy in _READS_NO_ROWS:
+            self._executor.submit(job)
+            return
+        gone = self.take(token, None if job.strategy == "calibrate" else [job.shard])
+        stones = [stone for found in gone.values() for stone in found]
+        upto = max([job.upto, *(stone.seq for stone in stones)]) if job.strategy == "retrain" else job.upto
+        self._executor.submit(replace(job, tombstones=revoked_keys(stones), upto=upto))
 
     def take(self, token: int, shards: Sequence[int] | None) -> dict[int, list[Tombstone]]:
         """Return the tombstones that a job must know, once storage remembers who brought them.

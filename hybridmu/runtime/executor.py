@@ -13,6 +13,7 @@ from hybridmu.planning.planner import Pools
 from hybridmu.runtime.shard import ShardWorker
 from hybridmu.runtime.updater import Updater
 from hybridmu.types import JobResult, ShardFailure, ShardJob, ShardOutcome
+from hybridmu.user_code import told
 
 _IDLE_SECONDS = 0.02
 
@@ -81,7 +82,7 @@ class LocalExecutor:
             return [self._run(job)]
         except HybridMUError as error:
             return [failure(job, error)]
-        except Exception as error:  # the user's own code
+        except (Exception, SystemExit) as error:  # the user's own code
             return [failure(job, error, retryable=True)]
         except BaseException:
             self._queue.appendleft(job)  # interrupted: the caller may go on later
@@ -109,7 +110,7 @@ class LocalExecutor:
         return self._workers[shard]
 
 
-def failure(job: ShardJob, error: Exception, *, retryable: bool = False) -> ShardFailure:
+def failure(job: ShardJob, error: BaseException, *, retryable: bool = False) -> ShardFailure:
     """Return a description of why a job failed."""
     again = retryable or isinstance(error, StorageError)  # a network that fails now may not fail the next time
-    return ShardFailure(job.job_id, job.shard, str(error), again, isinstance(error, StrategyUnavailableError))
+    return ShardFailure(job.job_id, job.shard, told(error), again, isinstance(error, StrategyUnavailableError))

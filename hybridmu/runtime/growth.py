@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
-from hybridmu.errors import DataError, HybridMUError, LeaseLostError
+from hybridmu.errors import DataError, LeaseLostError
 from hybridmu.planning.planner import Pools
 from hybridmu.runtime.removal import RemovalPlanner
 from hybridmu.runtime.site import Site
@@ -18,6 +18,7 @@ from hybridmu.store.sql.guard import Guard
 from hybridmu.store.sql.ingestions import Ingestions
 from hybridmu.store.sql.registry import Registry
 from hybridmu.types import Ingestion, IngestState, ShardPlan, SubModel
+from hybridmu.user_code import told
 
 # What could not be done is tried again after so long.
 _RETRY_SECONDS = 60.0
@@ -100,12 +101,12 @@ class Growth:
         try:
             if new.generation is None and not self._make(token, new, beat):
                 return Grown()
+            plans = self._plans(self.ingestions.get(new.ingest_id), pools)
         except LeaseLostError:
             raise
-        except (HybridMUError, OSError) as error:  # a key or the disk: forgetting must go on meanwhile
-            self.postpone(token, new.ingest_id, str(error))
+        except Exception as error:  # a key, the disk, a row of the table: forgetting must go on meanwhile
+            self.postpone(token, new.ingest_id, told(error))
             return Grown()
-        plans = self._plans(self.ingestions.get(new.ingest_id), pools)
         if not plans:
             self.settle(token)
         return Grown(new.ingest_id, plans)

@@ -22,6 +22,7 @@ from hybridmu.core.model import State, state_of
 from hybridmu.core.training import train_slice
 from hybridmu.errors import HybridMUError
 from hybridmu.runtime.site import Site
+from hybridmu.user_code import told
 
 Watch = Callable[[int, int], None]
 _POLL_SECONDS = 0.05
@@ -68,8 +69,9 @@ def train_from_scratch(
                 process.wait()
         for number, process in enumerate(running):
             if process.returncode:
-                words = (Path(folder) / f"{number}.stderr").read_text().strip()[-500:]
-                raise HybridMUError("the oracle process failed", got=words)
+                said = Path(folder) / f"{number}.error"
+                words = said if said.exists() else Path(folder) / f"{number}.stderr"  # killed, it left no sentence
+                raise HybridMUError("the oracle process failed", got=words.read_text().strip()[-1000:])
         states: dict[int, State | None] = {}
         seconds = 0.0
         for shard in shards:
@@ -85,6 +87,8 @@ def _start(
     document = {
         "settings": settings.model_dump(mode="json"),
         "output": str(folder),
+        "path": sys.path,  # a task may be found by what this process added
+        "error": f"{number}.error",
         "shards": {
             str(shard): {"generations": generations, "gone": sorted([kind, key.hex()] for kind, key in keys)}
             for shard, (generations, keys) in work.items()
@@ -100,8 +104,17 @@ def _start(
 
 
 def main() -> None:
-    """Train the shards that standard input names; write the weights and the seconds of each."""
+    """Train the shards that standard input names; write the weights and the seconds of each, or what went wrong."""
     document: dict[str, Any] = json.load(sys.stdin)
+    sys.path[:] = document["path"]
+    try:
+        _train(document)
+    except Exception as error:
+        (Path(document["output"]) / document["error"]).write_text(told(error))
+        raise
+
+
+def _train(document: dict[str, Any]) -> None:
     site = Site(Settings.model_validate(document["settings"]))
     site.configure_torch()
     output = Path(document["output"])

@@ -45,6 +45,7 @@ from hybridmu.types import (
     ShardFailure,
     ShardJob,
 )
+from hybridmu.user_code import told
 
 _log = logging.getLogger(__name__)
 # When a request that could not be purged is tried again.
@@ -103,6 +104,7 @@ class Purger:
         self._retry_at: dict[str, float] = {}
         self._due_since: dict[str, float] = {}
         self._reserved: frozenset[int] = frozenset()
+        self._alone: set[str] = set()  # requests that failed together: whose fault it was shows one by one
 
     @property
     def busy(self) -> bool:
@@ -150,6 +152,8 @@ class Purger:
         self._wait_for(due, now)
         # A shard that was reserved for a purge counts as busy to all others.
         free = [item for item in due if item.shards.isdisjoint(busy)][:_MOST_REQUESTS]
+        self._alone &= {item.request_id for item in found}
+        free = [item for item in free if item.request_id in self._alone][:1] or free
         if free:
             self._guarded(token, lambda token: self._prove(token, free, holds))
 
@@ -269,7 +273,7 @@ class Purger:
                 self._hand(replace(job, job_id=uuid.uuid4().hex))  # an actor died, or the network: nothing of a request
                 return
             touched = [name for name, shards in batch.requests.items() if result.shard < 0 or result.shard in shards]
-            self._drop(token, dict.fromkeys(touched, f"{_place(result.shard)}{result.error}"))
+            self._fail(token, touched, f"{_place(result.shard)}{result.error}")
         elif isinstance(result, ProofOutcome):
             surveys = [(request_id, Survey.from_json(text)) for request_id, text in result.surveys]
             self._deletions.save_proof(token, result.shard, result.proofs, surveys)
@@ -303,11 +307,17 @@ class Purger:
             if batch is None:
                 self._look_at = time.monotonic() + _RETRY_SECONDS
             else:
-                self._drop(token, dict.fromkeys(batch.requests, str(error)))
+                self._fail(token, list(batch.requests), told(error))
                 if not batch.jobs:
                     self._end()
             return False
         return True
+
+    def _fail(self, token: int, names: Collection[str], why: str) -> None:
+        """Take requests out of the batch that failed together; from now on each of them is purged alone."""
+        if len(names) > 1:
+            self._alone.update(names)
+        self._drop(token, dict.fromkeys(names, why))
 
     def _drop(self, token: int, reasons: Mapping[str, str]) -> None:
         """Take requests out of the batch, say why they are not PURGED, and try them again later."""

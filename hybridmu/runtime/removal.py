@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 
 from hybridmu.config import Settings
 from hybridmu.core.training import trained_epochs
@@ -17,7 +18,7 @@ from hybridmu.store.lake.classes import class_counts
 from hybridmu.store.sql.ledger import Ledger
 from hybridmu.store.sql.measurements import Measurements
 from hybridmu.store.sql.registry import Registry
-from hybridmu.types import Calibration, Plan, ResolvedKey, ShardStats, StrategyChoice, SubModel
+from hybridmu.types import Calibration, Plan, ResolvedKey, ShardStats, StrategyChoice, StrategyName, SubModel
 
 
 class RemovalPlanner:
@@ -67,8 +68,12 @@ class RemovalPlanner:
         calibration = Calibration() if strategy in {"retrain", "rewind"} else self.calibration()
         chosen = settings.policy.strategy if strategy == "auto" else strategy
 
+        policy = policy_of(settings)
+        if chosen not in {"retrain", "rewind"}:
+            policy = replace(policy, unfit=self.unfit)
+
         def planned() -> Plan:
-            return make_plan(stats, model, policy_of(settings), pools, calibration, chosen, slack, warnings)
+            return make_plan(stats, model, policy, pools, calibration, chosen, slack, warnings)
 
         plan = planned()
         # Labels are only read of shards that would be updated, which costs far more than that.
@@ -90,6 +95,14 @@ class RemovalPlanner:
             counts = class_counts(self.site.lake, sub.shard, sub.generations, out, revoked)
             found[sub.shard] = class_excess(*counts, len(subs))
         return found
+
+    @cached_property
+    def unfit(self) -> dict[StrategyName, str]:
+        """Return which updates the task's model does not allow, and why; tried once, on no row."""
+        try:
+            return self.site.unfit_updates()
+        except Exception:  # a model that can't be made here: whoever trains it will tell, and no request is turned away
+            return {}
 
     def calibration(self) -> Calibration:
         """Return what canaries say that are not revoked, and which cells nothing is known of."""

@@ -16,7 +16,7 @@ from hybridmu.core.rows import Rows, carries, concatenate
 from hybridmu.core.strategies import Context, get
 from hybridmu.core.strategies.dpus import unavailable
 from hybridmu.core.training import Across, Recipe
-from hybridmu.errors import StrategyUnavailableError
+from hybridmu.errors import DivergedError, StorageError, StrategyUnavailableError
 from hybridmu.runtime.prover import Prover
 from hybridmu.runtime.site import Site
 from hybridmu.store.audits import Audits
@@ -29,11 +29,13 @@ from hybridmu.types import (
     Proof,
     ProofOutcome,
     PurgeOutcome,
+    RequestNeed,
     ShardJob,
     ShardOutcome,
     SliceRecord,
     StrategyName,
 )
+from hybridmu.user_code import placed, told
 
 # Validation rows that are enough to compare accuracies during calibration.
 _UNSEEN_ROWS = 2000
@@ -68,6 +70,7 @@ class ShardWorker:
         """Return the shard number; answers once the process is up."""
         return self.shard
 
+    @placed
     def retrain(self, job: ShardJob) -> ShardOutcome:
         """Retrain exactly without the job's tombstoned rows, from the last clean checkpoint on.
 
@@ -146,6 +149,7 @@ class ShardWorker:
         self.blob = blob
         return blob
 
+    @placed
     def calibrate(self, job: ShardJob) -> CalibrationOutcome:
         """Delete canaries among this shard's live rows, by all updates; weights and checkpoints stay as they are.
 
@@ -183,17 +187,22 @@ class ShardWorker:
             finetune_rate=settings.policy.finetune_lr * settings.optimizer.lr,
         )
         unseen, avoid = self._unseen(job), set(job.avoid)
-        updates = [name for name in _CALIBRATED if not unavailable(recipe.optimizer, name)]
+        unfit = self.site.unfit_updates()
+        updates = [name for name in _CALIBRATED if name not in unfit and not unavailable(recipe.optimizer, name)]
         controlled = settings.policy.quality_noises > 0
         curves: list[CalibrationCurve] = []
         for cell in job.cells:
             begun = time.perf_counter()
-            found = measure(context, cell, updates, unseen, avoid, controlled)
+            try:
+                found = measure(context, cell, updates, unseen, avoid, controlled)
+            except DivergedError:  # on these rows; what is not measured is not known, and is retrained
+                continue
             seconds = time.perf_counter() - begun
             curves += [replace(curve, seconds=seconds) for curve in found]
             avoid.update(key for curve in found[:1] for key in curve.keys)
         return CalibrationOutcome(job.job_id, self.shard, tuple(curves), time.perf_counter() - started)
 
+    @placed
     def prove(self, job: ShardJob) -> ProofOutcome:
         """Make the evidence that certificates need of this shard, and survey what its purge will remove.
 
@@ -207,7 +216,7 @@ class ShardWorker:
         proofs: tuple[Proof, ...] = ()
         if job.requests:
             prover = Prover(self.site, job, self._sampled)
-            proofs = tuple(map(prover.proof, job.requests))
+            proofs = tuple(_proof(prover, need, need.request_id in job.going) for need in job.requests)
         keys: dict[str, list[tuple[KeyKind, bytes]]] = {request_id: [] for request_id in job.going}
         for stone in job.stones:
             if stone.request_id in keys:
@@ -302,3 +311,17 @@ class ShardWorker:
             generations=job.generations,
             rows_read=self._rows_read - already,
         )
+
+
+def _proof(prover: Prover, need: RequestNeed, going: bool) -> Proof:
+    """Return the evidence of one request, or why there is none.
+
+    Once others' rows are purged its evidence may never be had again. So what goes wrong with it stops a batch that it
+    belongs to, and is tried again; but others, whose turn comes alone, do not wait for it for ever.
+    """
+    try:
+        return prover.proof(need)
+    except Exception as error:
+        if going or isinstance(error, StorageError):
+            raise
+        return Proof(need.request_id, "", told(error))

@@ -10,11 +10,13 @@ from hybridmu.config import Settings
 from hybridmu.core.lineage import environment, head
 from hybridmu.core.model import SubModel, initial_model
 from hybridmu.core.training import Recipe
+from hybridmu.core.update_check import unfit_updates
 from hybridmu.store.files.blobs import Blobs
 from hybridmu.store.files.modes import modes_of
 from hybridmu.store.files.storage import Storage
 from hybridmu.store.lake.lake import Lake
 from hybridmu.task import code_digest, make_task
+from hybridmu.types import StrategyName
 
 # Named as such in the environment part of a lineage key.
 _LIBRARIES = {"torch", "numpy"}
@@ -42,11 +44,7 @@ class Site:
 
     def configure_torch(self) -> None:
         """Fix what changes bits: thread count and deterministic kernels, for this process."""
-        torch.set_num_threads(self.settings.threads)
-        # The same switch as use_deterministic_algorithms(True), which would import the compiler: a second per process.
-        torch.set_deterministic_debug_mode("error")
-        # The flag above would also fill every new tensor with NaN, which costs time and guards nothing here.
-        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+        configure_torch(self.settings)
 
     def lineage_static(self, versions: Mapping[str, str] | None = None) -> dict[str, object]:
         """Return the part of every lineage key that is the same for all shards and slices.
@@ -92,27 +90,20 @@ class Site:
             shard: Shard number.
             generations: Of the first so many generations of rows; of all that were seen by default.
         """
-        sisa, optimizer = self.settings.sisa, self.settings.optimizer
-        return Recipe(
-            epochs=self.lake.manifest.epochs_of(shard, generations),
-            batch_size=sisa.batch_size,
-            seed=sisa.seed,
-            optimizer=optimizer.name,
-            lr=optimizer.lr,
-            momentum=optimizer.momentum,
-            weight_decay=optimizer.weight_decay,
-            schedule=optimizer.schedule,
-            initial_slices=self.lake.manifest.initial_slices,
-            precision=self.settings.compute.precision,
-            compiled=self.settings.compute.compile,
-            parts=self.settings.compute.parts,
-            extrapolation=optimizer.extrapolation,
-        )
+        manifest = self.lake.manifest
+        return recipe_of(self.settings, manifest.epochs_of(shard, generations), manifest.initial_slices)
 
     def fresh_model(self, shard: int) -> SubModel:
         """Return the untrained sub-model of a shard on the training device."""
+        return self._untrained(shard).to(self.device)
+
+    def unfit_updates(self) -> dict[StrategyName, str]:
+        """Return which updates the task's model does not allow, and why."""
+        return unfit_updates(self._untrained(0), self.task, self.lake.manifest.features)
+
+    def _untrained(self, shard: int) -> SubModel:
         manifest = self.lake.manifest
-        model = initial_model(
+        return initial_model(
             self.task,
             features=manifest.features,
             classes=len(manifest.encoder.classes),
@@ -120,10 +111,44 @@ class Site:
             seed=self.settings.sisa.seed,
             shard=shard,
         )
-        return model.to(self.device)
 
     def load_model(self, shard: int, blob: str, device: str = "cpu") -> SubModel:
         """Return a sub-model with stored weights, in evaluation mode."""
         model = self.fresh_model(shard).to(device)
         model.load_state_dict(self.blobs.get(blob))
         return model.eval()
+
+
+def configure_torch(settings: Settings) -> None:
+    """Fix what changes bits in this process: thread count and deterministic kernels."""
+    torch.set_num_threads(settings.threads)
+    # The same switch as use_deterministic_algorithms(True), which would import the compiler: a second per process.
+    torch.set_deterministic_debug_mode("error")
+    # The flag above would also fill every new tensor with NaN, which costs time and guards nothing here.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
+def recipe_of(settings: Settings, epochs: tuple[int, ...], initial_slices: int | None = None) -> Recipe:
+    """Return the hyper-parameters that settings give.
+
+    Args:
+        settings: The configuration.
+        epochs: Of every slice.
+        initial_slices: Slices of the first training; None: all.
+    """
+    sisa, optimizer = settings.sisa, settings.optimizer
+    return Recipe(
+        epochs=epochs,
+        batch_size=sisa.batch_size,
+        seed=sisa.seed,
+        optimizer=optimizer.name,
+        lr=optimizer.lr,
+        momentum=optimizer.momentum,
+        weight_decay=optimizer.weight_decay,
+        schedule=optimizer.schedule,
+        initial_slices=initial_slices,
+        precision=settings.compute.precision,
+        compiled=settings.compute.compile,
+        parts=settings.compute.parts,
+        extrapolation=optimizer.extrapolation,
+    )

@@ -10,7 +10,7 @@ from typing import cast
 import numpy as np
 
 from hybridmu.config import Settings
-from hybridmu.core.model import State
+from hybridmu.core.model import State, finite
 from hybridmu.core.rows import carries
 from hybridmu.core.strategies import Context, get
 from hybridmu.errors import CorruptBlobError, StrategyUnavailableError
@@ -19,6 +19,7 @@ from hybridmu.runtime.site import Site
 from hybridmu.store.purge.look import Look, drop_old_versions
 from hybridmu.store.purge.purge import purge_indexes
 from hybridmu.types import AuditOutcome, LookOutcome, PurgeOutcome, ShardJob, ShardOutcome, StrategyName
+from hybridmu.user_code import placed
 
 # An update asks for some checkpoints twice, soon after each other; one that is not needed any more should go.
 _STATES = 3
@@ -39,6 +40,7 @@ class Updater:
         """Return True once the process is up."""
         return True
 
+    @placed
     def update(self, job: ShardJob) -> ShardOutcome:
         """Run the job's approximate strategy.
 
@@ -51,7 +53,8 @@ class Updater:
             New weights, marked as not exact.
 
         Raises:
-            StrategyUnavailableError: A checkpoint is missing or corrupt, or the strategy does not fit the optimizer.
+            StrategyUnavailableError: A checkpoint is missing or corrupt, the strategy does not fit the optimizer, or it
+                gave weights that are not finite.
         """
         started = time.perf_counter()
         site, shard = self.site, job.shard
@@ -93,6 +96,10 @@ class Updater:
         )
         going, part = tables.rows(revoked, live[strategy.reads(context)])
         result = strategy.run(replace(context, revoked=going.to(site.device), part=part.to(site.device)))
+        if not finite(result.state):  # a loss that is no number for one of the rows is enough
+            raise StrategyUnavailableError(
+                f"{job.strategy} gave weights that are not finite", expected="numbers", remedy="use strategy retrain"
+            )
         return ShardOutcome(
             job_id=job.job_id,
             shard=shard,
@@ -108,6 +115,7 @@ class Updater:
             rows_read=len(live),
         )
 
+    @placed
     def audit(self, job: ShardJob) -> AuditOutcome:
         """Make shadow models of a shard, and measure them; nothing is written.
 

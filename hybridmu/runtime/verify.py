@@ -125,7 +125,7 @@ def _gaps(
     model, reference = _model(site, sub.shard, ours), _model(site, sub.shard, oracle)
     unseen = audit.losses(model, test, site.task)
     unseen_reference = audit.losses(reference, test, site.task)
-    return {
+    figures = {
         "forget_loss_gap": audit.forget_loss_gap(model, reference, revoked, site.task),
         "accuracy": _accuracy(model, test),
         "oracle_accuracy": _accuracy(reference, test),
@@ -133,6 +133,8 @@ def _gaps(
         "oracle_attack_auc": audit.attack_auc(audit.losses(reference, revoked, site.task), unseen_reference),
         "revoked_rows": len(revoked),
     }
+    # A loss may be no number for a row, and there may be no row: what is not known is null, in JSON too.
+    return {name: value if value is None or math.isfinite(value) else None for name, value in figures.items()}
 
 
 def _replayable(site: Site, sub: SubModelRecord) -> bool:

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
+from functools import cached_property
 from typing import Any
 
 from hybridmu.config import Settings
@@ -27,6 +28,7 @@ from hybridmu.store.lake.lookup import Lookup, Mac, UnknownKey
 from hybridmu.store.sql.admission import Limits
 from hybridmu.store.sql.idempotency import seal
 from hybridmu.types import (
+    UPDATES,
     ForgetRequest,
     ForwardState,
     KeyKind,
@@ -136,7 +138,7 @@ class Forgetting(Opened):
             RequestError: The request is empty, unknown, or would leave nothing to train on; nothing was changed.
             ConflictError: The idempotency key was used with another payload; nothing was changed.
             AdmissionError: The caller's limits are reached; nothing was changed.
-            StrategyUnavailableError: The strategy does not fit the optimizer; nothing was changed.
+            StrategyUnavailableError: The strategy does not fit the optimizer or the model; nothing was changed.
         """
         ids, groups = list(ids), list(groups)
         if reason := unavailable(self.settings.optimizer.name, strategy):
@@ -144,6 +146,8 @@ class Forgetting(Opened):
         self._refuse_many(ids, groups)
         admission = self.settings.admission
         self._look()
+        if strategy in UPDATES and (reason := self._unfit.get(strategy)):
+            raise StrategyUnavailableError(f"{strategy} can't run here", got=reason, remedy="ask for auto or retrain")
         asked = [sorted(map(str, ids)), sorted(map(str, groups)), strategy, deadline_seconds, ignore_unknown]
         repeat = seal(self.keyring, caller, key, asked, None if key is None else self._macs(ids, groups))
         request = self.ledger.find_repeat(repeat)
@@ -166,6 +170,11 @@ class Forgetting(Opened):
             self.wait(request.request_id, watch)
             self._wait_for_delivery(request.request_id, watch)
         return self.report(request.request_id)
+
+    @cached_property
+    def _unfit(self) -> dict[str, str]:
+        found = RemovalPlanner(self.site, self.ledger, self.measurements, self.registry).unfit
+        return {str(name): reason for name, reason in found.items()}
 
     @checked
     def has_numbers(self, kind: Kind) -> bool:
@@ -191,6 +200,21 @@ class Forgetting(Opened):
         """
         self._check_bound()
         self.ledger.cancel(request_id, caller)
+        return self.report(request_id)
+
+    @checked
+    def retry(self, request_id: Name, strategy: Strategy = "auto") -> dict[str, Any]:
+        """Return the report of a failed request that is taken up again; a coordinator fulfils it.
+
+        Args:
+            request_id: The request.
+            strategy: How it is to be fulfilled now.
+
+        Raises:
+            StateError: It did not fail.
+        """
+        self._check_bound()
+        self.ledger.retry(request_id, strategy)
         return self.report(request_id)
 
     @checked

@@ -256,7 +256,7 @@ def _all_keys(it: Scene) -> tuple[bytes, ...]:
 # ---------------------------------------------------------------------- crashes and fences
 
 
-class _Stop(Exception):
+class _Stop(BaseException):
     pass
 
 

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 import hybridmu
 from hybridmu.cli import app
+from hybridmu.store.sql import tables as t
 from jobs import forget as forget_job
 from tests.support import make_table, settings_dict
 
@@ -166,6 +167,19 @@ def test_a_request_is_taken_back(cli):
     assert (later["state"], later["version_after"]) == ("SERVED", 2)
     assert cli.refused("requests", "cancel", later["request_id"])["got"] == "SERVED"
     assert cli.refused("requests", "cancel", "r-unknown")["error"] == "StateError"
+
+
+def test_a_failed_request_is_taken_up_again_by_its_name(cli):
+    name = cli.json("forget", "--id", "1")["request_id"]
+    assert cli.refused("requests", "retry", name)["got"] == "RECEIVED"
+    with hybridmu.connect(cli.config, executor="local") as system, system._engine.begin() as connection:
+        connection.execute(t.requests.update().values(state="FAILED", reason="no luck", strategy="fast"))
+    assert "one of auto, retrain" in cli.refused("requests", "retry", name, "--strategy", "fast")["expected"]
+    assert "PLANNED: a coordinator" in cli.says("requests", "retry", name, "--strategy", "retrain")
+    cli.says("run", "--until-idle")
+    done = cli.json("requests", "show", name)
+    assert done["state"] == "SERVED"
+    assert [shard["strategy"] for shard in done["shards"]] == ["retrain"]
 
 
 def test_a_pause_is_shown_until_it_ends(cli):

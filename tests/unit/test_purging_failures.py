@@ -34,6 +34,7 @@ from hybridmu.store.keys import Keyring
 from hybridmu.store.purge.look import Look
 from hybridmu.store.sql.deletions import Deletions
 from hybridmu.types import RequestState
+from hybridmu.user_code import told
 from tests.unit.purged import World, make_table, world
 
 IDS = range(3, 60 * 7 + 3, 7)
@@ -144,7 +145,7 @@ def test_errors_of_every_kind_are_survived(small, clocked, monkeypatch):
         monkeypatch.setattr(purging, "clean", failing(1, error)(real))
         clocked()
         w.run()
-        assert w.request(one).reason == f"not purged: {' '.join(str(error).split())}"
+        assert w.request(one).reason == f"not purged: {' '.join(told(error).split())}"
     clocked()
     w.run()
     w.assert_certified(one)

@@ -104,7 +104,19 @@ def contribution(
                         gradient, weight = gradient * moments.scale(number, at_end, begins), 1.0
                     total[name] = total[name].add_(gradient, alpha=weight) if name in total else weight * gradient
                 visits += stop - start
-    return total, first, visits + (moments.visits if moments else 0)
+    return under_all_names(model, total), first, visits + (moments.visits if moments else 0)
+
+
+def under_all_names(model: SubModel, change: State) -> State:
+    """Return a change of parameters under every name that a shared one has in a state.
+
+    Args:
+        model: Whose parameters they are.
+        change: Parameter name → change, each under its first name.
+    """
+    first: dict[int, str] = {}
+    named = [(name, first.setdefault(id(p), name)) for name, p in model.named_parameters(remove_duplicate=False)]
+    return {name: change[known] for name, known in named if known in change}
 
 
 def learning_time(context: Context) -> list[float]:
@@ -223,7 +235,7 @@ def restore(model: SubModel, context: Context, point: int) -> None:
             expected="every checkpoint of the run that saw the revoked rows",
             remedy="use strategy retrain",
         )
-    buffers = {name for name, _ in model.named_buffers()}
+    buffers = {name for name, _ in model.named_buffers()} & state.keys()  # others are not kept, and never change
     model.load_state_dict(state if point else {name: state[name] for name in buffers}, strict=point > 0)
 
 

@@ -20,8 +20,17 @@ from hybridmu.core.curvature import gauss_newton, solve
 from hybridmu.core.partition import derive, epoch_order
 from hybridmu.core.rows import Positions, Rows
 from hybridmu.core.strategies.base import Context, Result
-from hybridmu.core.strategies.dpus import contribution, current_of, learning_time, restore, subtract, unavailable
+from hybridmu.core.strategies.dpus import (
+    contribution,
+    current_of,
+    learning_time,
+    restore,
+    subtract,
+    unavailable,
+    under_all_names,
+)
 from hybridmu.errors import StrategyUnavailableError
+from hybridmu.user_code import told
 
 # Conjugate-gradient steps, and live rows that G is taken over: a sixteenth of the shard within these bounds, so that
 # a large shard is solved in less than half an epoch.
@@ -40,7 +49,8 @@ def run(context: Context) -> Result:
         The changed state. Approximate: measure it against the exact oracle.
 
     Raises:
-        StrategyUnavailableError: AdamW trained, whose steps the formula does not hold for.
+        StrategyUnavailableError: AdamW trained, whose steps the formula does not hold for, or a layer has no second
+            derivative.
     """
     if reason := unavailable(context.recipe.optimizer, "dpus-newton"):
         raise StrategyUnavailableError("the damped update is unavailable", got=reason, remedy="use dpus or retrain")
@@ -54,9 +64,15 @@ def run(context: Context) -> Result:
     restore(model, context, (min(first, slices) + slices) // 2)
     named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     right = [change.get(name, torch.zeros_like(parameter)) for name, parameter in named]
-    product = gauss_newton(model, sample.x[_order(context, sample)])
-    damped = solve(product, right, _mean_time(context) / 2, _STEPS)
-    state = subtract(current, {name: part for (name, _), part in zip(named, damped, strict=True)}, 1.0)
+    try:
+        product = gauss_newton(model, sample.x[_order(context, sample)])
+        damped = solve(product, right, _mean_time(context) / 2, _STEPS)
+    except (RuntimeError, NotImplementedError) as error:  # a kernel without a second derivative
+        raise StrategyUnavailableError(
+            "the damped update is unavailable", got=told(error), remedy="use dpus or retrain"
+        ) from error
+    solved = {name: part for (name, _), part in zip(named, damped, strict=True)}
+    state = subtract(current, under_all_names(model, solved), 1.0)
     return Result(state, first, visits + (_STEPS + 1) * len(sample))
 
 

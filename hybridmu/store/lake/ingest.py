@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import pyarrow as pa
@@ -16,19 +16,23 @@ from hybridmu.faults import reach
 from hybridmu.store.lake.declarations import check_declarations, features_of
 from hybridmu.store.lake.generation import Beat, Draft
 from hybridmu.store.lake.lake import Lake
-from hybridmu.store.lake.layout import LAYOUT, MANIFEST, Generation, Manifest, Split
+from hybridmu.store.lake.layout import LAYOUT, MANIFEST, Generation, Manifest, Split, as_given
 from hybridmu.store.lake.source import Batch, Reader, columns_of, no_rows
 from hybridmu.store.lake.table import SourceTable, open_copy, open_table
 from hybridmu.store.sql.guard import Guard
 from hybridmu.types import Ingestion
 
+# Is given the encoder and some of the rows, before anything is written; raises where these can't be trained on.
+Check = Callable[[Encoder, pa.Table], None]
 
-def ingest(lake: Lake, guard: Guard | None = None) -> Manifest:
+
+def ingest(lake: Lake, guard: Guard | None = None, check: Check | None = None) -> Manifest:
     """Read the source tables once and write the lake.
 
     Args:
         lake: Names the source, the storage and the partition.
         guard: Knows what must not come in; a new storage may have a ledger with a past.
+        check: Sees some of the training rows first.
 
     Returns:
         The manifest; an existing lake is returned unchanged.
@@ -56,6 +60,8 @@ def ingest(lake: Lake, guard: Guard | None = None) -> Manifest:
         fitted.append((split, fits))
         id_type = str(fits.type_of(data.id)) if id_type == "null" else id_type
         group_type = str(fits.type_of(data.group)) if data.group and group_type == "null" else group_type
+    if check is not None and (some := next(Reader(lake, encoder, guard).read(fitted[0][1]), None)):
+        check(encoder, as_given(some.table.drop_columns(["_id", "_group", "_content"])))
     rows = write_first(lake, [(split, reader.read(table)) for split, table in fitted])
     generation = first_generation(lake, rows, reader.skipped, id_type, group_type)
     return found(lake, Manifest(encoder, inferred, secrets.token_bytes(32), (generation,)))

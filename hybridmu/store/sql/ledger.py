@@ -28,7 +28,7 @@ from hybridmu.store.sql.forgotten import known_macs
 from hybridmu.store.sql.idempotency import RepeatKey, remember, repeated
 from hybridmu.store.sql.identity import claim
 from hybridmu.store.sql.ingestions import stamp
-from hybridmu.store.sql.joining import WAITING, hasten, to_request
+from hybridmu.store.sql.joining import WAITING, hasten, relied_on, take_up, to_request
 from hybridmu.store.sql.lease import fence
 from hybridmu.store.sql.watermarks import revoked_rows
 from hybridmu.store.sql.withdrawing import take_back
@@ -235,6 +235,27 @@ class Ledger:
             take_back(connection, request_id)
             reason = f"cancelled by {caller}" if caller else "cancelled"
             connection.execute(t.requests.update().where(mine).values(state=RequestState.CANCELLED, reason=reason))
+            return self._request(connection, mine)
+
+    def retry(self, request_id: str, strategy: StrategyChoice) -> ForgetRequest:
+        """Take a failed request up again; its tombstones were kept.
+
+        Args:
+            request_id: The request.
+            strategy: How it is to be fulfilled now.
+
+        Returns:
+            The request, PLANNED.
+
+        Raises:
+            StateError: It did not fail.
+        """
+        with self._write.begin() as connection:
+            mine = t.requests.c.request_id == request_id
+            if (state := self._request(connection, mine).state) is not RequestState.FAILED:
+                raise StateError(f"request {request_id} did not fail", expected="state FAILED", got=str(state))
+            earlier = relied_on(connection, [request_id]).get(request_id, [])
+            take_up(connection, [request_id, *earlier], request_id, strategy)
             return self._request(connection, mine)
 
     # ------------------------------------------------------------------ reading

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import sys
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -10,7 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine, Row
 
-from hybridmu.core.calibration import fit
+from hybridmu.core.calibration import fit, usable
 from hybridmu.store.sql import tables as t
 from hybridmu.store.sql.database import parts, reader, transaction
 from hybridmu.store.sql.lease import fence
@@ -66,7 +68,8 @@ class Measurements:
         query = t.costs.select().order_by(t.costs.c.id.desc()).limit(_COST_WINDOW)
         with self._read.begin() as connection:
             found = connection.execute(query)
-            return [CostObservation(r.strategy, r.visits, r.checkpoints, r.seconds, r.rows) for r in found]
+            every = [CostObservation(r.strategy, r.visits, r.checkpoints, r.seconds, r.rows) for r in found]
+        return [one for one in every if _counts(one.seconds)]
 
     def calibration(self) -> Calibration:
         """Return what all curves together give, those of revoked canaries included; empty before calibration."""
@@ -76,10 +79,12 @@ class Measurements:
         """Return what updates did to canaries, oldest first."""
         with self._read.begin() as connection:
             rows = connection.execute(t.curves.select().order_by(t.curves.c.id)).all()
-        return [curve for row in rows for curve in _of(row)]
+        return [curve for row in rows for curve in _of(row) if usable(curve)]
 
     def add_curves(self, token: int, curves: Sequence[CalibrationCurve], spent: float = 0.0) -> None:
         """Add what a job measured, fenced; older curves of the same shard and cell are replaced.
+
+        A curve with anything in it that is no number is left out: it is as if it had not been measured.
 
         Args:
             token: The coordinator's fencing token.
@@ -87,7 +92,7 @@ class Measurements:
             spent: Seconds that count against the budget for measuring again.
         """
         apart: dict[tuple[int, CalibrationCell], list[CalibrationCurve]] = {}
-        for curve in curves:
+        for curve in filter(usable, curves):
             apart.setdefault((curve.shard, curve.cell), []).append(curve)
         c = t.curves.c
         with transaction(self._write, "calibration") as connection:
@@ -96,7 +101,7 @@ class Measurements:
                 same = (c.shard == shard) & (c.first_slice == cell.first_slice) & (c.share == cell.share)
                 connection.execute(t.curves.delete().where(same))
                 connection.execute(t.curves.insert().values(**_row(group)))
-            if spent:
+            if _counts(spent):
                 total = json.dumps(_spent(connection) + spent)
                 connection.execute(t.meta.delete().where(t.meta.c.key == _SPENT))
                 connection.execute(t.meta.insert().values(key=_SPENT, value=total))
@@ -121,7 +126,9 @@ class Measurements:
     def effort(self) -> tuple[float, float]:
         """Return seconds of (training and removals, measuring canaries again), on all workers together."""
         with self._read.begin() as connection:
-            work = connection.scalar(sa.select(sa.func.sum(t.costs.c.seconds)))
+            # Old releases kept what was no number; PostgreSQL has it above all others, SQLite as null.
+            counts = (t.costs.c.seconds > 0) & (t.costs.c.seconds <= sys.float_info.max)
+            work = connection.scalar(sa.select(sa.func.sum(t.costs.c.seconds)).where(counts))
             return float(work or 0.0), _spent(connection)
 
 
@@ -139,21 +146,23 @@ def record_outcomes(connection: Connection, round_id: str, pairs: Sequence[tuple
                 revoked=plan.revoked,
                 sample_visits=outcome.visits,
                 planned_visits=plan.sample_visits,
-                estimated_seconds=plan.estimated_seconds,
-                measured_seconds=outcome.seconds,
+                estimated_seconds=_number(plan.estimated_seconds),
+                measured_seconds=_number(outcome.seconds),
             )
         )
     record_costs(connection, [outcome for _, outcome in pairs])
 
 
 def record_costs(connection: Connection, outcomes: Iterable[ShardOutcome]) -> None:
-    """Write what the cost model learns from outcomes, in the caller's transaction.
+    """Write what the cost model learns from outcomes, in the caller's transaction; without a time it learns nothing.
 
     Args:
         connection: The transaction.
         outcomes: Of any strategies.
     """
     for outcome in outcomes:
+        if not _counts(outcome.seconds):
+            continue
         connection.execute(
             t.costs.insert().values(
                 strategy=outcome.strategy,
@@ -166,7 +175,17 @@ def record_costs(connection: Connection, outcomes: Iterable[ShardOutcome]) -> No
 
 
 def _spent(connection: Connection) -> float:
-    return float(connection.scalar(sa.select(t.meta.c.value).where(t.meta.c.key == _SPENT)) or 0.0)
+    return _number(float(connection.scalar(sa.select(t.meta.c.value).where(t.meta.c.key == _SPENT)) or 0.0))
+
+
+def _counts(seconds: float | None) -> bool:
+    """Return whether a time was measured: a number above 0."""
+    return seconds is not None and math.isfinite(seconds) and seconds > 0
+
+
+def _number(value: float) -> float:
+    """Return a number that the ledger can hold: 0 for what is none, or below."""
+    return value if _counts(value) else 0.0
 
 
 def _row(group: Sequence[CalibrationCurve]) -> dict[str, Any]:
@@ -186,7 +205,14 @@ def _row(group: Sequence[CalibrationCurve]) -> dict[str, Any]:
 
 
 def _of(row: Row[Any]) -> list[CalibrationCurve]:
-    """Return the curves in a table row, one per update."""
+    """Return the curves in a table row, one per update; none where it can't be read."""
+    try:
+        return _curves(row)
+    except (ValueError, TypeError, AttributeError):  # it was damaged, or another release wrote it
+        return []
+
+
+def _curves(row: Row[Any]) -> list[CalibrationCurve]:
     cell, keys = CalibrationCell(row.first_slice, row.share), _digests(row.digests)
     return [
         CalibrationCurve(

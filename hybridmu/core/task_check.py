@@ -1,0 +1,357 @@
+"""Check of a task before anything is trained: its model, its loss, and whether training repeats bit for bit.
+
+Exactness rests on what a task does: models made alike under one seed, a state that holds all that training changes, a
+loss that is a mean. A task that breaks one of these would train, and end in wrong claims or in a traceback much later.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+
+import numpy as np
+import safetensors.torch
+import torch
+from torch import Tensor
+from torch.nn.parameter import is_lazy
+
+from hybridmu.core.model import State, SubModel, fit_standardize, initial_model, state_of
+from hybridmu.core.rows import Rows
+from hybridmu.core.training import Recipe, batch_statistics, train_slice, trained
+from hybridmu.errors import ConfigError, DivergedError
+from hybridmu.task import Task
+from hybridmu.user_code import told
+
+# Rows that are looked at; half of them are of slice 1, so that there is a second one to go on with.
+SAMPLE_ROWS = 16
+_LEAST_ROWS = 4
+# Losses of the same row given once and twice may differ by rounding.
+_ROUNDING = 1e-3
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """What a task is tried on.
+
+    Attributes:
+        name: The task's, for messages.
+        task: The task.
+        classes: Number of classes.
+        standardize: Whether a scaler stands in front.
+        recipe: Hyper-parameters of the system.
+        rows: From `sample`.
+    """
+
+    name: str
+    task: Task
+    classes: int
+    standardize: bool
+    recipe: Recipe
+    rows: Rows
+
+    def fresh(self) -> SubModel:
+        """Return an untrained sub-model."""
+        with self.calling("model"):
+            return initial_model(
+                self.task,
+                features=self.rows.x.shape[1],
+                classes=self.classes,
+                standardize=self.standardize,
+                seed=self.recipe.seed,
+                shard=0,
+            )
+
+    @contextmanager
+    def calling(self, what: str) -> Iterator[None]:
+        """Run the user's code; what it raises becomes a sentence.
+
+        Args:
+            what: What of it runs.
+
+        Yields:
+            Nothing.
+
+        Raises:
+            ConfigError: It raised something.
+        """
+        try:
+            yield
+        except ConfigError:
+            raise
+        except Exception as error:
+            raise ConfigError(f"task {self.name} fails in its {what}", got=told(error)) from error
+
+    def refuse(self, what: str, *, expected: str = "", got: str = "", remedy: str = "") -> None:
+        """Refuse the task.
+
+        Raises:
+            ConfigError: Always.
+        """
+        raise ConfigError(f"task {self.name} {what}", expected=expected, got=got, remedy=remedy)
+
+
+def sample(x: Tensor, y: Tensor) -> Rows:
+    """Return rows to try a task on, in two slices.
+
+    Args:
+        x: float32 [n, features], n ≥ 1.
+        y: int64 [n].
+    """
+    chosen = torch.from_numpy(
+        np.resize(np.arange(min(len(y), SAMPLE_ROWS)), max(_LEAST_ROWS, min(len(y), SAMPLE_ROWS)))
+    )
+    ids = np.zeros((len(chosen), 16), np.uint8)
+    ids[:, 7] = np.arange(len(chosen))
+    slices = np.repeat(np.array([1, 2], np.int32), [len(chosen) // 2, len(chosen) - len(chosen) // 2])
+    return Rows(x[chosen], y[chosen], slices, ids, np.zeros_like(ids), ids)
+
+
+def check(trial: Trial, *, begins: bool = True) -> str:
+    """Try a task: make models, ask them, and train a few steps again and again.
+
+    Args:
+        trial: The task and some rows. The global generators are left as they were.
+        begins: Nothing was trained with it before: it must also be able to train on a single row, which is all that
+            deletions may leave.
+
+    Returns:
+        A fingerprint of what training gave; another process must come to the same.
+
+    Raises:
+        ConfigError: The task can't be used; the message says what it does and what it should do.
+    """
+    with torch.random.fork_rng(devices=[]):
+        first = trial.fresh()
+        _check_tensors(trial, first)
+        untrained = state_of(first)
+        _check_same(trial, untrained, trial.fresh(), "makes two models that differ, with the same seed")
+        _check_answers(trial, trial.fresh())
+        _check_loss(trial, trial.fresh())
+        _check_batches(trial, trial.fresh())
+        one, two = _train(trial, first, 1), _train(trial, first, 2)
+        _check_same(trial, untrained, trial.fresh(), "makes another model, with the same seed, once one was trained")
+        again = trial.fresh()
+        _train(trial, again, 1)
+        _check_same(trial, one, again, "trains two models that differ, with the same seed")
+        _check_state(trial, first, one, two)
+        if begins:
+            _check_single(trial)
+    return fingerprint(two)
+
+
+def fingerprint(state: Mapping[str, Tensor]) -> str:
+    """Return a hash of a state's names and bits."""
+    found = hashlib.blake2b(digest_size=16)
+    for name in sorted(state):
+        found.update(f"{name}\0".encode() + _bits(state[name]))
+    return found.hexdigest()
+
+
+def _check_tensors(trial: Trial, model: SubModel) -> None:
+    """Check that every tensor of a model can be kept."""
+    named = [*model.named_parameters(), *model.named_buffers()]
+    for name, tensor in named:
+        if is_lazy(tensor):
+            trial.refuse(f"has a tensor without a shape: {_user(name)}", remedy="give lazy layers their sizes")
+        if tensor.device.type != "cpu":
+            trial.refuse(
+                f"puts its model on a device: {_user(name)}",
+                expected="cpu; HybridMU moves it",
+                got=str(tensor.device),
+            )
+    for name, value in model.state_dict().items():
+        if not isinstance(value, Tensor):
+            trial.refuse(
+                f"has a state that is no tensor: {_user(name)}", got=type(value).__name__, remedy="register a buffer"
+            )
+        try:
+            kept = _kept({name: value})[name]
+            same = _bits(kept) == _bits(value) and kept.dtype == value.dtype and kept.shape == value.shape
+        except Exception as error:  # of torch and safetensors, for kinds of tensors that they can't copy or write
+            trial.refuse(
+                f"has a tensor that can't be saved: {_user(name)}",
+                expected="a dense tensor",
+                got=f"{value.dtype}, {value.layout}: {told(error)}",
+            )
+        if not same:
+            trial.refuse(f"has a tensor that saving changes: {_user(name)}", got=f"{value.dtype}, {value.layout}")
+
+
+def _check_answers(trial: Trial, model: SubModel) -> None:
+    """Check what a model answers to one row and to two."""
+    model.eval()
+    fit_standardize(model, trial.rows)
+    for rows in (2, 1):
+        with trial.calling(f"model, asked about {rows} row(s)"), torch.no_grad():
+            found = model(trial.rows.x[:rows])
+        expected = str([rows, trial.classes])
+        what = f"returns no logits for {rows} row(s)"
+        if not isinstance(found, Tensor):
+            trial.refuse(what, expected=f"a tensor {expected}", got=type(found).__name__)
+        elif list(found.shape) != [rows, trial.classes]:
+            trial.refuse(
+                f"returns {list(found.shape)} for {rows} row(s)",
+                expected=expected,
+                got=str(list(found.shape)),
+                remedy="one logit per class and row; keep the batch dimension of a single row",
+            )
+        elif not found.dtype.is_floating_point:
+            trial.refuse(what, expected="floating point", got=str(found.dtype))
+        elif found.isnan().any():
+            trial.refuse(what, expected="numbers, of an untrained model", got="NaN")
+
+
+def _check_loss(trial: Trial, model: SubModel) -> None:
+    """Check that a loss is one number that depends on the model, and a mean over rows."""
+    x, y = trial.rows.x, trial.rows.y
+    fit_standardize(model, trial.rows)
+    with trial.calling("model or loss, in training mode"):
+        loss = trial.task.loss(model.train()(x), y)
+    _check_number(trial, loss, len(y))
+    if trained(model) and not loss.requires_grad:
+        trial.refuse(
+            "has a loss that can't be differentiated",
+            expected="a loss that depends on the model's parameters",
+            remedy="no .detach(), .item() or numpy between model and loss; some parameter must be trained",
+        )
+    with trial.calling("loss"), torch.no_grad():
+        logits = model.eval()(x)
+        for row in range(len(y)):
+            single, label = logits[row : row + 1], y[row : row + 1]
+            once, twice = (trial.task.loss(single.repeat(n, 1), label.repeat(n)) for n in (1, 2))
+            _check_number(trial, once, 1)
+            # A loss that is not finite for a row (a class without weight) is that row's affair.
+            if abs(float(twice) - float(once)) > _ROUNDING * max(1.0, abs(float(once))):
+                trial.refuse(
+                    "has a loss that is no mean over rows",
+                    expected=f"{float(once):.6g} for a row given twice, as for the row given once",
+                    got=f"{float(twice):.6g}",
+                    remedy="reduction='mean'",
+                )
+
+
+def _check_number(trial: Trial, loss: object, rows: int) -> None:
+    shape = f"{loss.dtype} {list(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+    if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.dtype.is_floating_point:
+        trial.refuse(
+            f"has a loss that is not one number for {rows} row(s)",
+            expected="a floating-point tensor []: the mean over the batch",
+            got=shape,
+        )
+
+
+def _train(trial: Trial, model: SubModel, slice_: int, rows: Rows | None = None) -> State:
+    """Return what training a slice gives; diverging on a handful of rows says nothing of all."""
+    recipe = replace(
+        trial.recipe,
+        epochs=(1, 1),
+        batch_size=min(trial.recipe.batch_size, _LEAST_ROWS),
+        initial_slices=None,
+        compiled=False,
+    )
+    with trial.calling("training"), suppress(DivergedError):
+        train_slice(model, rows or trial.rows, slice_, recipe, trial.task, 0)
+    return state_of(model)
+
+
+def _check_same(trial: Trial, expected: State, model: SubModel, what: str) -> None:
+    found = state_of(model)
+    if differing := _differing(expected, found):
+        trial.refuse(
+            what,
+            expected="the same bits",
+            got=f"other bits in {_list(differing)}",
+            remedy="return a new module each time, and draw random numbers from torch's generator alone, not from "
+            "numpy, random, os or time",
+        )
+
+
+def _check_state(trial: Trial, model: SubModel, one: State, two: State) -> None:
+    """Check that a model loaded from a checkpoint goes on, and answers, as the one that was saved."""
+    hidden = sorted({name for name, _ in model.named_buffers()} - set(model.state_dict()))
+    remedy = "register what training changes as a buffer" + (
+        f"; these are not persistent: {_list(hidden)}" if hidden else ""
+    )
+    loaded = _loaded(trial, one)
+    if differing := _differing(two, _train(trial, loaded, 2)):
+        trial.refuse(
+            "goes on from a checkpoint otherwise than without a break: its state_dict does not hold all",
+            expected="the same bits",
+            got=f"other bits in {_list(differing)}",
+            remedy=remedy,
+        )
+    answers = []
+    for each in (model, _loaded(trial, two)):
+        torch.manual_seed(0)
+        with trial.calling("model"), torch.no_grad():
+            answers.append(each.eval()(trial.rows.x))
+    if _bits(answers[0]) != _bits(answers[1]):
+        trial.refuse(
+            "answers otherwise once its model is loaded: its state_dict does not hold all",
+            expected="the same bits",
+            remedy=remedy,
+        )
+
+
+def _check_batches(trial: Trial, model: SubModel) -> None:
+    """Check that layers which normalise over batches are given some."""
+    if trial.recipe.batch_size == 1 and (layers := batch_statistics(model, trial.rows.x[:1])):
+        trial.refuse(
+            f"normalises over batches, and sisa.batch_size is 1: layer {_user(layers[0])}",
+            remedy="a larger batch, or GroupNorm or LayerNorm",
+        )
+
+
+def _check_single(trial: Trial) -> None:
+    """Check that a model can be trained on a single row."""
+    try:
+        _train(trial, trial.fresh(), 1, trial.rows.take(np.arange(1)))
+    except ConfigError as error:
+        trial.refuse(
+            "can't be trained on a single row, which is all that deletions may leave",
+            got=error.got,
+            remedy="no statistics of a batch other than torch's batch normalisation; GroupNorm or LayerNorm need none",
+        )
+
+
+def _loaded(trial: Trial, state: State) -> SubModel:
+    model = trial.fresh()
+    try:
+        model.load_state_dict(_kept(state))
+    except Exception as error:  # torch names the tensors
+        trial.refuse(
+            "can't be loaded from a checkpoint",
+            expected="buffers of one shape",
+            got=told(error),
+            remedy="see the names",
+        )
+    return model
+
+
+def _kept(state: Mapping[str, Tensor]) -> State:
+    """Return a state as a checkpoint gives it back."""
+    copied = {name: tensor.detach().clone().contiguous() for name, tensor in state.items()}
+    return dict(safetensors.torch.load(safetensors.torch.save(copied)))
+
+
+def _differing(expected: State, found: State) -> list[str]:
+    names = {*expected, *found}
+    return sorted(n for n in names if n not in expected or n not in found or _bits(expected[n]) != _bits(found[n]))
+
+
+def _bits(tensor: Tensor) -> bytes:
+    """Return dtype, shape and bytes of a dense tensor."""
+    flat = tensor.detach().contiguous().reshape(-1)
+    return f"{tensor.dtype}{list(tensor.shape)}".encode() + flat.view(torch.uint8).numpy().tobytes()
+
+
+def _user(name: str) -> str:
+    """Return a tensor's or layer's name in the user's module, which stands behind a number in ours."""
+    return name.partition(".")[2] or name
+
+
+def _list(names: list[str]) -> str:
+    shown = ", ".join(map(_user, names[:3]))
+    return shown + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -1,0 +1,339 @@
+"""What a task must do to be trained: what can't is refused with a sentence, before anything is stored."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from hybridmu.core.task_check import Trial, check, sample
+from hybridmu.core.training import Recipe
+from hybridmu.errors import ConfigError
+from hybridmu.task import Cnn, CrossEntropyTask, Linear, Mlp
+
+FEATURES, CLASSES = 6, 3
+
+
+def trial(task, *, rows=12, standardize=True, **recipe) -> Trial:
+    random = np.random.default_rng(0)
+    x = torch.from_numpy(random.normal(size=(rows, FEATURES)).astype(np.float32))
+    y = torch.from_numpy(random.integers(0, CLASSES, rows))
+    given = Recipe(**{"epochs": (1, 1), "batch_size": 8, "seed": 1, "lr": 0.1, **recipe})
+    return Trial("nets:Net", task, CLASSES, standardize, given, sample(x, y))
+
+
+class Made(CrossEntropyTask):
+    """A task whose model a function makes."""
+
+    def __init__(self, make, loss=None):
+        self.make = make
+        if loss is not None:
+            self.loss = loss
+
+    def model(self, features, classes):
+        return self.make(features, classes)
+
+
+class Body(nn.Module):
+    """A linear layer, with something done to what comes in and out."""
+
+    def __init__(self, features, classes, before=lambda x: x, after=lambda x: x):
+        super().__init__()
+        self.h, self.before, self.after = nn.Linear(features, classes), before, after
+
+    def forward(self, x):
+        return self.after(self.h(self.before(x)))
+
+
+def after(change):
+    return lambda f, c: Body(f, c, after=change)
+
+
+# ---------------------------------------------------------------------- what works
+
+
+class Expanded(Body):
+    def __init__(self, f, c):
+        super().__init__(f, c)
+        self.register_buffer("scale", torch.ones(1).expand(f))
+        self.gain = nn.Parameter(torch.ones(1, 1).expand(1, f))
+        self.register_buffer("windows", torch.arange(6.0).unfold(0, 3, 1))
+
+    def forward(self, x):
+        return self.h(x * self.scale * self.gain)
+
+
+class Tied(nn.Module):
+    def __init__(self, f, c):
+        super().__init__()
+        self.a, self.b, self.h = nn.Linear(f, f), nn.Linear(f, f), nn.Linear(f, c)
+        self.b.weight = self.a.weight
+
+    def forward(self, x):
+        return self.h(self.b(self.a(x).relu()))
+
+
+class Attention(nn.Module):
+    def __init__(self, f, c):
+        super().__init__()
+        self.embed = nn.Linear(1, 8)
+        self.block = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.1, batch_first=True)
+        self.h = nn.Linear(8, c)
+
+    def forward(self, x):
+        return self.h(self.block(self.embed(x[:, :, None])).mean(dim=1))
+
+
+class Embedded(nn.Module):
+    def __init__(self, f, c):
+        super().__init__()
+        self.table, self.h = nn.Embedding(4, 5), nn.Linear(5, c)
+
+    def forward(self, x):
+        return self.h(self.table((x > 0).long()).mean(dim=1))
+
+
+def frozen(f, c):
+    made = nn.Sequential(nn.Linear(f, 5), nn.ReLU(), nn.Linear(5, c))
+    made[0].requires_grad_(False)
+    return made
+
+
+def untrained(f, c):
+    return nn.Linear(f, c).requires_grad_(False)
+
+
+class Masked(Body):
+    def __init__(self, f, c):
+        super().__init__(f, c)
+        self.register_buffer("mask", torch.ones(f), persistent=False)
+        self.unused = nn.Parameter(torch.ones(3))
+
+    def forward(self, x):
+        return self.h(x * self.mask)
+
+
+WORKS = {
+    "linear": Linear(),
+    "mlp": Mlp([8]),
+    "cnn": Cnn([1, 2, 3], 8, 2),
+    "expanded": Made(Expanded),
+    "tied": Made(Tied),
+    "attention": Made(Attention),
+    "embedded": Made(Embedded),
+    "frozen": Made(frozen),
+    "nothing trained": Made(untrained),
+    "masked": Made(Masked),
+    "dropout": Made(lambda f, c: nn.Sequential(nn.Dropout(0.5), nn.Linear(f, c))),
+    "batch norm": Made(lambda f, c: nn.Sequential(nn.BatchNorm1d(f), nn.Linear(f, c))),
+    "layer norm": Made(lambda f, c: nn.Sequential(nn.LayerNorm(f), nn.Linear(f, c))),
+    "scripted": Made(lambda f, c: torch.jit.script(nn.Sequential(nn.Linear(f, 4), nn.ReLU(), nn.Linear(4, c)))),
+    "spectral": Made(lambda f, c: torch.nn.utils.parametrizations.spectral_norm(nn.Linear(f, c))),
+    "weightless class": Made(
+        nn.Linear, lambda logits, y: functional.cross_entropy(logits, y, weight=torch.tensor([0.0, 1.0, 1.0]))
+    ),
+    "ignored class": Made(nn.Linear, lambda logits, y: functional.cross_entropy(logits, y, ignore_index=0)),
+    "penalised": Made(nn.Linear, lambda logits, y: functional.cross_entropy(logits, y) + 0.1 * logits.square().mean()),
+    "transposed": Made(after(lambda x: x.t().contiguous().t())),
+}
+
+
+@pytest.mark.parametrize("name", WORKS)
+def test_a_task_that_keeps_the_contract_passes_and_leaves_the_generators_alone(name):
+    given = trial(WORKS[name], standardize=name != "embedded")
+    torch.manual_seed(5)
+    before = torch.random.get_rng_state()
+    assert check(given) == check(given)
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [{"optimizer": "adamw", "lr": 0.01}, {"parts": 2}, {"precision": "bfloat16"}, {"momentum": 0.9, "lr": 1e30}],
+)
+@pytest.mark.parametrize("rows", [1, 2, 40])
+def test_it_passes_under_every_recipe_and_with_a_single_row(recipe, rows):
+    assert check(trial(Mlp([4]), rows=rows, **recipe))
+
+
+def test_a_small_model_is_checked_in_no_time():
+    check(trial(Mlp([16])))
+    started = time.process_time()
+    check(trial(Mlp([16])))
+    assert time.process_time() - started < 0.5
+
+
+# ---------------------------------------------------------------------- what does not
+
+SHARED = nn.Linear(FEATURES, CLASSES)
+
+
+def by_numpy(f, c):
+    made = nn.Linear(f, c)
+    made.weight.data = torch.tensor(np.random.randn(c, f), dtype=torch.float32)
+    return made
+
+
+class Counting(Body):
+    """What its forward does depends on how often it was called."""
+
+    def __init__(self, f, c):
+        super().__init__(f, c)
+        self.calls = 0
+
+    def forward(self, x):
+        self.calls += self.training
+        return self.h(x) * (1 + 0.1 * self.calls)
+
+
+class Transient(Body):
+    """Its running mean is in no checkpoint."""
+
+    def __init__(self, f, c):
+        super().__init__(f, c)
+        self.register_buffer("mean", torch.zeros(f), persistent=False)
+
+    def forward(self, x):
+        if self.training:
+            self.mean = 0.9 * self.mean + 0.1 * x.mean(dim=0)
+        return self.h(x - self.mean)
+
+
+class Growing(Body):
+    """Its buffer has another shape after training."""
+
+    def __init__(self, f, c):
+        super().__init__(f, c)
+        self.register_buffer("seen", torch.zeros(1))
+
+    def forward(self, x):
+        if self.training:
+            self.seen = torch.cat([self.seen, torch.zeros(1)])
+        return self.h(x)
+
+
+class NumpyDropout(Body):
+    def forward(self, x):
+        keep = torch.from_numpy((np.random.rand(*x.shape) > 0.5).astype(np.float32)) if self.training else 1.0
+        return self.h(x * keep)
+
+
+class Extra(Body):
+    def get_extra_state(self):
+        return {"a": 1}
+
+    def set_extra_state(self, state):
+        pass
+
+
+def with_buffer(value):
+    def make(f, c):
+        made = Body(f, c)
+        made.register_buffer("odd", value())
+        return made
+
+    return make
+
+
+def asserts(x):
+    assert x.shape[1] == 99
+
+
+REFUSED = {
+    "no return": (Made(lambda f, c: None), r"returned no module\n  expected: a torch.nn.Module\n  got: NoneType"),
+    "a class": (Made(lambda f, c: nn.Linear), r"returned no module[\s\S]*got: the class Linear"),
+    "one logit": (
+        Made(lambda f, c: nn.Linear(f, 1)),
+        r"returns \[2, 1\] for 2 row\(s\)\n  expected: \[2, 3\]\n  got: \[2, 1\]",
+    ),
+    "ten logits": (Made(lambda f, c: nn.Linear(f, 10)), r"expected: \[2, 3\]\n  got: \[2, 10\]"),
+    "squeezed": (Made(after(torch.squeeze)), r"returns \[3\] for 1 row\(s\)[\s\S]*keep the batch dimension"),
+    "tuple": (Made(after(lambda x: (x, x))), r"expected: a tensor \[2, 3\]\n  got: tuple"),
+    "None": (Made(after(lambda x: None)), "got: NoneType"),
+    "integers": (Made(after(torch.Tensor.long)), r"expected: floating point\n  got: torch.int64"),
+    "NaN": (Made(after(lambda x: x * float("nan"))), "expected: numbers, of an untrained model\n  got: NaN"),
+    "numpy": (
+        Made(by_numpy),
+        r"makes two models that differ, with the same seed[\s\S]*other bits in weight[\s\S]*torch's generator",
+    ),
+    "shared": (Made(lambda f, c: SHARED), r"makes another model, with the same seed, once one was trained"),
+    "numpy dropout": (Made(NumpyDropout), r"trains two models that differ, with the same seed"),
+    "counting": (Made(Counting), r"goes on from a checkpoint otherwise|answers otherwise"),
+    "transient": (Made(Transient), r"state_dict does not hold all[\s\S]*these are not persistent: mean"),
+    "growing": (Made(Growing), r"can't be loaded from a checkpoint[\s\S]*seen"),
+    "lazy": (Made(lambda f, c: nn.LazyLinear(c)), r"a tensor without a shape: weight"),
+    "extra state": (Made(Extra), r"a state that is no tensor: _extra_state"),
+    "sparse": (Made(with_buffer(lambda: torch.eye(3).to_sparse())), r"can't be saved: odd[\s\S]*sparse"),
+    "quantised": (
+        Made(with_buffer(lambda: torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8))),
+        r"can't be saved: odd[\s\S]*qint8",
+    ),
+    "elsewhere": (
+        Made(lambda f, c: nn.Linear(f, c, device="meta")),
+        r"on a device: weight\n  expected: cpu[\s\S]*got: meta",
+    ),
+    "KeyError": (
+        Made(after(lambda x: {}["gain"])),
+        r"asked about 2 row\(s\)\n  got: KeyError: 'gain' \(test_task_check\.py:\d+\)",
+    ),
+    "AssertionError": (Made(after(asserts)), r"AssertionError: assert .* == 99 \(test_task_check\.py:\d+\)"),
+    "in torch": (Made(lambda f, c: nn.Linear(f + 1, c)), r"RuntimeError: mat1 and mat2 shapes cannot be multiplied"),
+    "in model": (
+        Made(lambda f, c: 1 // 0),
+        r"fails in its model\n  got: ZeroDivisionError: .* \(test_task_check\.py:\d+\)",
+    ),
+    "loss per row": (
+        Made(nn.Linear, lambda logits, y: functional.cross_entropy(logits, y, reduction="none")),
+        r"not one number for 12 row\(s\)[\s\S]*got: torch.float32 \[12\]",
+    ),
+    "sum": (
+        Made(nn.Linear, lambda logits, y: functional.cross_entropy(logits, y, reduction="sum")),
+        r"no mean over rows[\s\S]*reduction='mean'",
+    ),
+    "float": (Made(nn.Linear, lambda logits, y: 1.0), r"not one number[\s\S]*got: float"),
+    "detached": (
+        Made(nn.Linear, lambda logits, y: functional.cross_entropy(logits.detach(), y)),
+        "can't be differentiated",
+    ),
+    "loss fails": (Made(nn.Linear, lambda logits, y: {}["z"]), "fails in its model or loss, in training"),
+    "own batch statistics": (
+        Made(lambda f, c: Body(f, c, before=lambda x: x - x[1])),
+        r"fails in its model, asked about 1 row",
+    ),
+    "needs two rows": (
+        Made(lambda f, c: NeedsTwo(f, c)),
+        r"can't be trained on a single row[\s\S]*ValueError: two, please",
+    ),
+}
+
+
+class NeedsTwo(Body):
+    def forward(self, x):
+        if self.training and len(x) < 2:
+            raise ValueError("two, please")
+        return self.h(x)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_task_that_breaks_the_contract_is_refused_with_what_it_does(name):
+    task, says = REFUSED[name]
+    with pytest.raises(ConfigError, match=says):
+        check(trial(task))
+
+
+def test_a_batch_of_one_row_cannot_teach_batch_statistics():
+    with pytest.raises(ConfigError, match=r"sisa\.batch_size is 1: layer 0"):
+        check(trial(WORKS["batch norm"], batch_size=1))
+
+
+def test_parts_of_a_batch_have_no_statistics_of_it():
+    with pytest.raises(ConfigError, match="parts of a batch do not have"):
+        check(trial(WORKS["batch norm"], parts=2))
+
+
+def test_what_trained_before_may_need_two_rows():
+    assert check(trial(Made(NeedsTwo)), begins=False)
