@@ -21,10 +21,12 @@ from hybridmu.errors import (
     RequestError,
     StateError,
 )
+from hybridmu.runtime.adoption import adopt
 from hybridmu.runtime.canaries import Canaries
 from hybridmu.runtime.coordinator import Snapshot
 from hybridmu.runtime.healing import reporting
 from hybridmu.runtime.peer import opened
+from hybridmu.runtime.recording import Recorder
 from hybridmu.runtime.resharding import prepare
 from hybridmu.runtime.verify import verify
 from hybridmu.serving.ensemble import Ensemble
@@ -68,7 +70,10 @@ class System(NewRows, Operating, Auditing, Sizing):
             raise StateError("this is a successor in the making", remedy="go on with `hybridmu reshard`")
         self.ledger.bind(self.settings.identity(), create=True, replace=not self.site.lake.exists)
         self.keyring.guard_keys()  # where they are kept must be known before anything is forgotten
-        ingest(self.site.lake, self.guard)
+        adopt(self.site, self._engine)
+        recorder = Recorder(self.site.lake, self._engine)
+        recorder.refuse_lost()
+        ingest(self.site.lake, self.guard, recorder.begin)
         if self.registry.served() is None or self._lacks_calibration():
             driver = self._acquire()
             snapshot = driver.begin_training()

@@ -23,7 +23,7 @@ from hybridmu.core.merkle import make_leaves, root
 from hybridmu.core.model import SubModel
 from hybridmu.core.rows import Rows, carries
 from hybridmu.errors import CertificateRefusedError, CorruptBlobError
-from hybridmu.runtime.oracle import train_from_scratch
+from hybridmu.runtime.oracle import seals_of, train_from_scratch
 from hybridmu.runtime.site import Site
 from hybridmu.types import PastSubModel, Proof, RequestNeed, ShardJob, Tombstone
 
@@ -173,7 +173,10 @@ class Prover:
         if head != site.head(self.shard):
             return False, "not replayable here: other code, libraries or machine than made it"
         gone = {(str(stone.kind), stone.key) for stone in self.job.stones if stone.seq <= sub.exact_upto}
-        states, seconds = train_from_scratch(site.settings, {self.shard: gone}, {self.shard: sub.generations}, 1)
+        shards = {self.shard: sub.generations}
+        states, seconds = train_from_scratch(
+            site.settings, {self.shard: gone}, shards, 1, seals=seals_of(site, [self.shard])
+        )
         how = f"trained anew in a fresh process in {seconds:.1f} s"
         try:
             ours = None if sub.blob is None else site.blobs.get(sub.blob)

@@ -89,6 +89,10 @@ class Certificates:
         document = self.get(number)
         return document if document["request"]["id"] == request_id else None
 
+    def has(self, number: int) -> bool:
+        """Return whether the file of a number is there."""
+        return number > 0 and self.storage.exists(_name(number))
+
     def numbers(self) -> list[int]:
         """Return the numbers that are there, in order."""
         found = (_FILE.fullmatch(file.name) for file in self.storage.list(_FOLDER))

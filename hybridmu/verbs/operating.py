@@ -189,7 +189,7 @@ class Operating(Opened):
         Raises:
             StateError: A coordinator is at work.
         """
-        self._check_bound()
+        self.ledger.bind(self.settings.identity(), create=False)
         if holder := self.lease.holder():
             raise StateError("a coordinator is at work", got=holder, remedy="stop it first")
         found = Journal(self.site.storage, self._engine).replay()

@@ -21,8 +21,10 @@ from hybridmu.core.rows import carries
 from hybridmu.errors import DataError
 from hybridmu.faults import reach
 from hybridmu.store.files.parquet import publish_parquet, read_parquet, writing
+from hybridmu.store.lake.columns import index_seal, keys_in
 from hybridmu.store.lake.lake import Lake
 from hybridmu.store.lake.layout import (
+    META,
     SPLITS,
     Split,
     content_file,
@@ -51,6 +53,9 @@ class Draft:
         first_slice: Number of its first slice.
         slices: How many slices it gets.
         beat: Called again and again; for whoever must show that he is alive.
+
+    Attributes:
+        seals: Name → seal of every file that `finish` wrote.
     """
 
     def __init__(
@@ -61,6 +66,7 @@ class Draft:
         self._tables = {split: Streams(staging / split) for split in SPLITS}
         self._by_id, self._by_content = Streams(staging / "by-id"), Streams(staging / "by-content")
         self._splits: list[Split] = []
+        self.seals: dict[str, str] = {}
 
     def add(self, split: Split, batches: Iterable[Batch], source: int = 0) -> None:
         """Take in one source table.
@@ -128,11 +134,14 @@ class Draft:
             if self.number and known_ids(self.lake, part, digest_column(ids, "_id")).any():
                 raise already_there()
             if self.lake.settings.data.group:
-                pq.write_table(ids.sort_by("_id"), self._done(id_file(self.number, part)), **writing(ids.schema))
+                self._write_index(id_file(self.number, part), ids.sort_by("_id"))
         content = self._by_content.read(part)
         if content is not None:
-            name = self._done(content_file(self.number, part))
-            pq.write_table(content.sort_by("_content"), name, **writing(content.schema))
+            self._write_index(content_file(self.number, part), content.sort_by("_content"))
+
+    def _write_index(self, name: str, table: pa.Table) -> None:
+        pq.write_table(table, self._done(name), **writing(table.schema))
+        self.seals[name] = index_seal(table)
 
     def _sort(self, split: str, shard: int, staging: Path) -> tuple[int, ...]:
         # Row groups never cross a slice.
@@ -141,8 +150,8 @@ class Draft:
         counts = []
         with pa.memory_map(str(staging)) as source:
             table = packed(pa.ipc.open_stream(source).read_all())
-            name = self._done(shard_file(self.number, split, shard))
-            with pq.ParquetWriter(name, table.schema, **writing(table.schema)) as writer:
+            name = shard_file(self.number, split, shard)
+            with pq.ParquetWriter(self._done(name), table.schema, **writing(table.schema)) as writer:
                 # Filter first: take() on the shard would copy all of it.
                 for slice_ in range(self._first, self._first + self._slices):
                     self._beat()
@@ -153,6 +162,7 @@ class Draft:
                     counts.append(len(mine))
                     if len(mine):
                         writer.write_table(mine, row_group_size=_GROUP_ROWS)
+            self.seals[name] = keys_in(pq.read_table(self._done(name), columns=list(META))).seal
         staging.unlink()
         return tuple(counts)
 
@@ -183,12 +193,13 @@ def _training_ids(lake: Lake, part: int) -> Iterator[Digests]:
     data = lake.settings.data
     if data.group:
         for name in lake.index_of(id_file, part):
+            lake.check(name)
             index = read_parquet(lake.storage, name, ["_id", "source"])
             yield digest_column(index.filter(pc.equal(index["source"], 0)), "_id")
         return
     # Without groups the hash that names the part of an index names the shard, too.
     for name in lake.files("train", part) + ([] if data.validation else lake.files("validation", part)):
-        yield digest_column(read_parquet(lake.storage, name, ["_id"]), "_id")
+        yield lake.keys_of(name).ids
 
 
 def duplicates(table: str) -> DataError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import pyarrow.dataset as pads
@@ -12,6 +12,7 @@ from hybridmu.core.encode import Encoder, infer_classes, label_set
 from hybridmu.core.training import slice_epochs
 from hybridmu.errors import DataError
 from hybridmu.faults import reach
+from hybridmu.store.files.sealed import file_seal
 from hybridmu.store.lake.generation import Beat, Draft
 from hybridmu.store.lake.lake import Lake
 from hybridmu.store.lake.layout import MANIFEST, Generation, Manifest, Split
@@ -19,13 +20,20 @@ from hybridmu.store.lake.source import Batch, Reader, batches, columns_of, key_t
 from hybridmu.store.sql.guard import Guard
 from hybridmu.types import Ingestion
 
+Record = Callable[[Mapping[str, str]], None]  # takes name → seal of files
 
-def ingest(lake: Lake, guard: Guard | None = None) -> Manifest:
+
+def unrecorded(_: Mapping[str, str]) -> None:
+    """Keep no seal, where there is no ledger."""
+
+
+def ingest(lake: Lake, guard: Guard | None = None, record: Record = unrecorded) -> Manifest:
     """Read the source tables once and write the lake.
 
     Args:
         lake: Names the source, the storage and the partition.
         guard: Knows what must not come in; a new storage may have a ledger with a past.
+        record: Keeps the seals of all files, before the manifest makes them the lake's.
 
     Returns:
         The manifest; an existing lake is returned unchanged.
@@ -48,14 +56,14 @@ def ingest(lake: Lake, guard: Guard | None = None) -> Manifest:
     reader = Reader(lake, encoder, guard)
     for split, table in tables:
         reader.check(split, table, id_type, group_type)
-    rows = write_first(lake, [(split, reader.read(table)) for split, table in tables])
+    rows, seals = write_first(lake, [(split, reader.read(table)) for split, table in tables])
     generation = first_generation(lake, rows, reader.skipped, id_type, group_type)
-    return found(lake, Manifest(encoder, inferred, secrets.token_bytes(32), (generation,)))
+    return found(lake, Manifest(encoder, inferred, secrets.token_bytes(32), (generation,)), seals, record)
 
 
 def write_first(
     lake: Lake, sources: Sequence[tuple[Split, Iterable[Batch]]], beat: Beat = lambda: None
-) -> dict[str, tuple[tuple[int, ...], ...]]:
+) -> tuple[dict[str, tuple[tuple[int, ...], ...]], dict[str, str]]:
     """Write the files of the first generation; no manifest names them yet.
 
     Args:
@@ -64,7 +72,7 @@ def write_first(
         beat: Called again and again meanwhile.
 
     Returns:
-        Split → rows per shard and slice.
+        (split → rows per shard and slice; name → seal of every file).
 
     Raises:
         DataError: An id occurs twice in one table.
@@ -76,7 +84,7 @@ def write_first(
         counts = draft.finish()
         lake.storage.delete_folder("lake")  # what an interrupted first read left
         draft.publish()
-    return counts
+    return counts, draft.seals
 
 
 def first_generation(
@@ -87,14 +95,27 @@ def first_generation(
     return Generation(sisa.slices, slice_epochs(sisa.epochs, sisa.slices), rows, skipped, id_type, group_type)
 
 
-def found(lake: Lake, manifest: Manifest) -> Manifest:
-    """Return the manifest of a new lake after writing it: from here on its rows are there."""
+def found(lake: Lake, manifest: Manifest, seals: Mapping[str, str], record: Record) -> Manifest:
+    """Write the manifest of a new lake: from here on its rows are there.
+
+    Args:
+        lake: Its files are written.
+        manifest: Names them.
+        seals: Of its files.
+        record: As in `ingest`.
+
+    Returns:
+        The manifest.
+    """
+    data = manifest.to_bytes()
+    record({**seals, MANIFEST: file_seal(data)})
     reach("ingest.manifest")
-    lake.storage.write(MANIFEST, manifest.to_bytes())
+    lake.storage.write(MANIFEST, data)
+    lake.refresh()
     return lake.manifest
 
 
-def grow(lake: Lake, new: Ingestion, guard: Guard, beat: Beat, ready: Beat) -> Generation | None:
+def grow(lake: Lake, new: Ingestion, guard: Guard, beat: Beat, ready: Beat) -> tuple[Generation, dict[str, str]] | None:
     """Write the files of the next generation; the manifest does not name them yet.
 
     Args:
@@ -105,7 +126,7 @@ def grow(lake: Lake, new: Ingestion, guard: Guard, beat: Beat, ready: Beat) -> G
         ready: Called once, before anything is written to storage.
 
     Returns:
-        The generation; None when every row is forgotten by now.
+        The generation, and name → seal of its files; None when every row is forgotten by now.
 
     Raises:
         DataError: Rows of the same ids came in meanwhile.
@@ -125,14 +146,19 @@ def grow(lake: Lake, new: Ingestion, guard: Guard, beat: Beat, ready: Beat) -> G
     data = lake.settings.data
     types = key_type(source, data.id), key_type(source, data.group) if data.group else None
     skipped = new.skipped + reader.skipped
-    return Generation(new.slices, (new.epochs,) * new.slices, rows, skipped, *types, new.ingest_id, new.after_request)
+    epochs = (new.epochs,) * new.slices
+    return Generation(new.slices, epochs, rows, skipped, *types, new.ingest_id, new.after_request), draft.seals
 
 
-def admit(lake: Lake, generation: Generation) -> None:
-    """Name the next generation in the manifest; from here on its rows are in the lake."""
-    manifest = replace(lake.manifest, generations=(*lake.manifest.generations, generation))
+def with_generation(lake: Lake, generation: Generation) -> bytes:
+    """Return the manifest that names one more generation, as it will be written."""
+    return replace(lake.manifest, generations=(*lake.manifest.generations, generation)).to_bytes()
+
+
+def admit(lake: Lake, manifest: bytes) -> None:
+    """Write the manifest that names the next generation; from here on its rows are in the lake."""
     reach("ingest.manifest")
-    lake.storage.write(MANIFEST, manifest.to_bytes())
+    lake.storage.write(MANIFEST, manifest)
     lake.refresh()
 
 

@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from hybridmu.core.encode import Encoder
 from hybridmu.core.partition import Digests, place
+from hybridmu.store.files.sealed import sealed, unsealed
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -27,6 +28,11 @@ META = ("_slice", "_id", "_group", "_content")
 MANIFEST = "lake/manifest.json"
 INCOMING = "incoming"
 DIGEST = pa.binary(16)
+# An older copy would bring back what a purge removed, or other rows and labels; it is refused as well.
+PUT_BACK = (
+    "put back this file as it was last written: a copy made after the newest purge or ingestion that changed it; an "
+    "older one is refused. Without such a copy see docs/operations.md, A damaged table"
+)
 
 
 @dataclass(frozen=True)
@@ -186,12 +192,17 @@ class Manifest:
             "generations": [asdict(generation) for generation in self.generations],
             "ancestry": asdict(self.ancestry) if self.ancestry else None,
         }
-        return json.dumps(document).encode()
+        return sealed(document)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Manifest:
-        """Return the manifest that `to_bytes` wrote."""
-        raw = json.loads(data)
+        """Return the manifest that `to_bytes` wrote.
+
+        Raises:
+            CorruptBlobError: It is damaged.
+        """
+        members = ("encoder", "classes_inferred", "salt", "generations", "ancestry")
+        raw = unsealed(data, MANIFEST, members, PUT_BACK)
         generations = []
         for found in raw["generations"]:
             rows = {split: tuple(tuple(shard) for shard in shards) for split, shards in found["rows"].items()}

@@ -25,7 +25,7 @@ from hybridmu.store.files.object_versions import Leftover, delete_noncurrent, li
 from hybridmu.store.lake.lake import Lake
 from hybridmu.types import KeyKind
 
-_LINEAGE_BYTES = 60  # a shard's number and a hash
+_LINEAGE_BYTES = 92  # a shard's number, a hash and a check
 _WEIGHTS = re.compile(r"blobs/shard-(\d{5})/[0-9a-f]{48}\.safetensors")
 _LINEAGE = re.compile(r"lineage/shard-(\d{5})/[0-9a-f]{48}")
 _CERTIFICATE = re.compile(r"certificates/\d{8,}\.json")

@@ -315,6 +315,14 @@ class Deletions:
                 connection.execute(t.requests.update().where(mine).values(reason=reason))
 
 
+def certificate_numbers(connection: Connection) -> tuple[int, int]:
+    """Return (the last number that a request has, the last that was given out): 0 where there is none."""
+    written = int(connection.scalar(sa.select(sa.func.max(t.requests.c.certificate))) or 0)
+    raw = connection.scalar(sa.select(t.meta.c.value).where(t.meta.c.key == _PASSED))
+    given = [number for _, number in json.loads(raw)["numbers"]] if raw else []
+    return written, max([written, *given])
+
+
 def _needs(connection: Connection, request_ids: Sequence[str]) -> dict[str, set[int]]:
     found: dict[str, set[int]] = {request_id: set() for request_id in request_ids}
     for part in parts(request_ids):

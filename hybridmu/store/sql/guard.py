@@ -143,6 +143,7 @@ class Guard:
         for split in SPLITS:
             for shard in range(lake.shards):
                 for file in lake.files(split, shard):
+                    lake.check(file)
                     table = read_parquet(lake.storage, file, columns)
                     ids, groups = digest_column(table, "_id"), digest_column(table, "_group")
                     table = table.filter(pa.array(~carries(ids, groups, revoked.get(shard, set()))))
