@@ -288,6 +288,11 @@ def check(document: object, trusted_public_keys: Collection[bytes] | None = None
     return Findings(tuple(found))
 
 
+def intact(document: object) -> bool:
+    """Return whether a document is a certificate that nobody changed since its key signed it."""
+    return all(finding.ok for finding in _signed(document, None)[0])
+
+
 def check_chain(documents: Sequence[object], trusted_public_keys: Collection[bytes] | None = None) -> Findings:
     """Look at whether certificates are all of one chain from the first on, signed, none missing or changed between.
 

@@ -83,8 +83,13 @@ def train_from_scratch(
 
 
 def seals_of(site: Site, shards: Sequence[int]) -> Seals:
-    """Return the seals that the manifest and the training tables of shards may have now."""
+    """Return the seals that the manifest and the training tables of shards may have now, once they are compared.
+
+    Raises:
+        StorageError: A table is damaged, or not the one that was recorded: said here, before a process is started.
+    """
     names = [name for shard in shards for name in site.lake.files("train", shard)]
+    site.lake.check(*names)
     return site.lake.recorded([MANIFEST, *names])
 
 

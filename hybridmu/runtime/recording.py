@@ -77,8 +77,7 @@ class Recorder:
         Raises:
             CorruptBlobError: It is gone.
         """
-        lost = MANIFEST in self._seals.known([MANIFEST]) and not self._lake.exists
-        if lost and self._registry.served() is not None:
+        if not self._lake.exists and self._journal.published and self._registry.served() is not None:
             raise CorruptBlobError(
                 f"{MANIFEST} in {self._lake.storage.url} is missing",
                 expected="the manifest of the tables that the served version was trained on",

@@ -130,7 +130,7 @@ class Forgetting(Opened):
         self._look()
         request = self.ledger.find_repeat(key, payload, strategy)
         if request is None:
-            mac = self.keyring.stamp()
+            mac = self.guard.stamp()
             found, purged, unknown = self._resolve(ids, groups, ignore_unknown, mac)
             request = self.ledger.accept(
                 found,

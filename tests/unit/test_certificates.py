@@ -183,7 +183,11 @@ def test_keys_show_and_rotate(config, tmp_path):
     said = run("keys", "show", "-c", config)
     assert f"{first}  old" in said
     assert f"{second}  in use" in said
-    secrets = [path.read_text() for path in (tmp_path / "storage-keys").iterdir() if ".pub." not in path.name]
+    secrets = [
+        path.read_text()
+        for path in (tmp_path / "storage-keys").iterdir()
+        if path.suffix in {".pem", ".hex"} and ".pub." not in path.name
+    ]
     assert len(secrets) == 2
     assert not any(line in said for secret in secrets for line in secret.split())
     run("keys", "rotate", "partition", "-c", config, code=2)
@@ -199,7 +203,7 @@ def test_find_says_which_certificates_are_about_somebody(config, tmp_path):
     for document, keys in zip(documents, ([old[7]], [old["7"], new[8]], [new["p"]]), strict=True):
         kind = "group" if keys == [new["p"]] else "id"
         document["keys"] = [{"kind": kind, "mac": mac.hex(), "key_id": name} for name, mac in keys]
-        storage.write(f"certificates/{document['number']:08d}.json", canonical(document))
+        storage.write(f"certificates/{document['number']:08d}.json", canonical(sign(document, KEY)))
     found = json.loads(run("certificate", "find", "-c", config, "--id", "7", "--id", "8", "--group", "p", "--json"))
     assert [each["certificates"] for each in found] == [[1, 2], [2], [3]], "by every guard key, as number and as text"
     assert run("certificate", "find", "-c", config, "--id", "p", "--group", "p", code=1) == "id p: none\ngroup p: 3\n"

@@ -94,7 +94,10 @@ class Lake:
             StorageError: One of them is damaged, or another one than was recorded.
         """
         for name in names:
-            self._settled(lambda name=name: self._compare(name, self.seal_of(name)))  # type: ignore[misc]
+            try:
+                self._settled(lambda name=name: self._compare(name, self.seal_of(name)))  # type: ignore[misc]
+            except FileNotFoundError:
+                raise self._missing(name) from None
 
     def seal_of(self, name: str) -> str:
         """Return the seal of a table or an index file as it is now."""

@@ -288,6 +288,11 @@ class Deletions:
         numbers = tuple((request_id, number) for request_id, number in value["numbers"])
         return Passed(numbers, value["purge"], value["purged_at"])
 
+    def last_certificate(self) -> int:
+        """Return the last number that was given out; 0 before the first."""
+        with self._read.begin() as connection:
+            return certificate_numbers(connection)[1]
+
     def finish(self, token: int, request_id: str, certificate: int, purged_at: float) -> None:
         """Mark a request PURGED, fenced; its evidence lives on in the certificate."""
         with transaction(self._write, "finish") as connection:

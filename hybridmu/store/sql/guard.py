@@ -7,7 +7,7 @@ that is all that is left of them.
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -61,6 +61,23 @@ class Guard:
             found = {row[0]: int(row[1]) for row in connection.execute(query)}
         have = set(self._keyring.guard_keys()) if found else set()
         return {key_id: entries for key_id, entries in found.items() if key_id not in have}
+
+    def used(self) -> set[str]:
+        """Return the ids of all guard keys that made entries, given up ones included."""
+        with self._read.begin() as connection:
+            return {
+                str(key_id)
+                for column in (t.guard.c.key_id, t.guard_losses.c.key_id)
+                for key_id in connection.scalars(sa.select(column).distinct())
+            }
+
+    def stamp(self) -> Callable[[KeyKind, object], tuple[str, bytes]]:
+        """Return what makes the HMACs of one request's keys; the guard key is made on first use.
+
+        Raises:
+            StateError: The key was used and is lost.
+        """
+        return self._keyring.stamp(self.used())
 
     def check(self) -> None:
         """Check that every entry can be compared with new data.
