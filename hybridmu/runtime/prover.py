@@ -92,7 +92,14 @@ class Prover:
             for past in (approximate, after)
             if past is not None
         )
-        verified, how = self._verify(after) if self.sampled(need.request_id) else (False, "not sampled by policy")
+        # Weights that did not change show a removal only beside a training that never saw the rows.
+        unchanged = bool((seen & ~left).any()) and old.weights == new.weights
+        if self.sampled(need.request_id):
+            verified, how = self._verify(after)
+        else:
+            verified, how = self._compared(after) if unchanged else (False, "not sampled by policy")
+        if unchanged and verified:
+            how += "; they are those from before: the rows had no influence on them"
         return ShardEvidence(
             shard=self.shard,
             stages=stages,
@@ -156,9 +163,7 @@ class Prover:
         Raises:
             CertificateRefusedError: It gave others.
         """
-        if past.version not in self._verified:
-            self._verified[past.version] = self._replay(past.sub.head, past)
-        verified, how = self._verified[past.version]
+        verified, how = self._compared(past)
         if not verified and how == _DIFFERENT:
             raise CertificateRefusedError(
                 f"shard {self.shard}: version {past.version} is not what training without the rows gives",
@@ -167,6 +172,11 @@ class Prover:
                 remedy="run `hybridmu verify`; it names the shard that has to be retrained",
             )
         return verified, how
+
+    def _compared(self, past: PastSubModel) -> tuple[bool, str]:
+        if past.version not in self._verified:
+            self._verified[past.version] = self._replay(past.sub.head, past)
+        return self._verified[past.version]
 
     def _replay(self, head: str | None, past: PastSubModel) -> tuple[bool, str]:
         site, sub = self.site, past.sub

@@ -118,6 +118,7 @@ class Purger:
         self._batch: _Batch | None = None
         self._look_at = 0.0
         self._retry_at: dict[str, float] = {}
+        self._proven: set[int] = set()  # shards whose refused evidence was made anew
         self._due_since: dict[str, float] = {}
         self._reserved: frozenset[int] = frozenset()
 
@@ -186,7 +187,12 @@ class Purger:
         shards = frozenset().union(*requests.values())
         batch = self._batch = _Batch(requests, shards, self._foresee)
         reach("purge.begin")
-        stones, unproven = self._deletions.exact_stones(shards), self._deletions.unproven(shards)
+        stones = self._deletions.exact_stones(shards)
+        # What did not show a deletion is looked at anew once per start: a person may have looked meanwhile.
+        unproven = self._deletions.unproven(shards & self._proven) | self._deletions.unproven(
+            shards - self._proven, again=True
+        )
+        self._proven |= shards
         held = self._deletions.stones_of([hold.request_id for hold in holds if hold.request_id])
         surveyed = self._deletions.surveyed(list(requests))
         since = {shard: min(need.upto for need in needs) for shard, needs in unproven.items() if needs}

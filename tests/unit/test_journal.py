@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 
 import hybridmu
-from hybridmu.errors import StateError
+from hybridmu.errors import CorruptBlobError, StateError
+from hybridmu.faults import observe
 from hybridmu.store.certificates import Certificates
+from hybridmu.store.journal import Journal
 from hybridmu.types import RequestState
-from tests.support import make_table, settings_dict
+from tests.support import flipped, make_table, settings_dict
 
 
 @pytest.fixture
@@ -85,6 +87,100 @@ def test_a_ledger_that_lost_a_version_only_refuses_too(config, tmp_path):
             system.replay()
         system.run(until_idle=True)
         assert blobs(system) == before
+
+
+def held_and_purged(config):
+    """A request that a hold keeps, and one of the same shard that is purged."""
+    with hybridmu.connect(config, executor="local") as system:
+        system.train()
+        held = system.forget(ids=[1], strategy="retrain", wait=True)["request_id"]
+        system.hold("court", held)
+        system.run(until_idle=True)
+    return held
+
+
+def test_a_ledger_of_the_same_version_that_lacks_a_purge_refuses_too(config, tmp_path):
+    """No version was published since the backup: certificates and purges tell the two apart."""
+    held = held_and_purged(config)
+    with hybridmu.connect(config, executor="local") as system:
+        back_up(system, tmp_path / "backup")
+        system.lift(1)
+        system.run(until_idle=True)
+        version = system.registry.version().version
+        assert system.ledger.request(held).certificate == 1
+    restore(config, tmp_path / "backup")
+    with hybridmu.connect(config, executor="local") as system:
+        for call in (lambda: system.run(until_idle=True), lambda: system.forget(ids=[2]), system.status):
+            with pytest.raises(StateError, match="certificate 1 is not known"):
+                call()
+        found = system.replay()
+        assert found["version"] == version
+        assert (system.ledger.request(held).state, system.ledger.request(held).certificate) == (RequestState.PURGED, 1)
+        system.run(until_idle=True)
+        system.forget(ids=[2], strategy="retrain", wait=True)
+        system.run(until_idle=True)
+        documents = Certificates(system.site.storage).all()
+        assert [document["number"] for document in documents] == [1, 2]
+        assert len({document["request"]["id"] for document in documents}) == 2
+
+
+def test_a_ledger_that_lacks_only_a_purge_without_a_certificate_refuses(config, tmp_path):
+    """The rows are gone, and the coordinator died before it said so."""
+    held = held_and_purged(config)
+    with hybridmu.connect(config, executor="local") as system:
+        back_up(system, tmp_path / "backup")
+        system.lift(1)
+        seen = []
+        observe(lambda name: seen.append(name) or (name == "purge.looked" and stop()))
+        with pytest.raises(KeyboardInterrupt):
+            system.run(until_idle=True)
+        observe(None)
+    restore(config, tmp_path / "backup")
+    with hybridmu.connect(config, executor="local") as system:
+        with pytest.raises(StateError, match=r"change\(s\) of tables missing"):
+            system.run(until_idle=True)
+        system.replay()
+        system.run(until_idle=True)
+        assert system.ledger.request(held).state is RequestState.SERVED
+
+
+def stop() -> None:
+    observe(None)
+    raise KeyboardInterrupt
+
+
+def test_missing_certificates_are_not_issued_again(config):
+    with hybridmu.connect(config, executor="local") as system:
+        system.train()
+        for row in (1, 2):
+            system.forget(ids=[row], strategy="retrain", wait=True)
+            system.run(until_idle=True)
+        storage = system.site.storage
+    kept = storage.read("certificates/00000002.json")
+    storage.delete("certificates/00000002.json")
+    with hybridmu.connect(config, executor="local") as system:
+        with pytest.raises(StateError, match="number 2 is not there"):
+            system.forget(ids=[3])
+        storage.write("certificates/00000002.json", kept)
+        system.forget(ids=[3], strategy="retrain", wait=True)
+        system.run(until_idle=True)
+        assert Certificates(storage).numbers() == [1, 2, 3]
+
+
+@pytest.mark.parametrize("name", ["state.json", "seals.json", "entry"])
+def test_no_flipped_bit_of_the_journal_goes_unnoticed(config, name):
+    with hybridmu.connect(config, executor="local") as system:
+        system.train()
+        system.forget(ids=[1], wait=True)
+        journal, storage = Journal(system.site.storage, system._engine), system.site.storage
+    names = [info.name for info in storage.list("journal")]
+    [file] = [f for f in names if f.endswith(name)] or [min(set(names) - {"journal/state.json", "journal/seals.json"})]
+    whole = storage.read(file)
+    for position in range(0, 8 * len(whole), 7):
+        with open(storage.path(file), "wb") as target:
+            target.write(flipped(whole, position))
+        with pytest.raises(CorruptBlobError, match="is damaged"):
+            journal.check()
 
 
 def test_a_ledger_as_new_as_its_storage_starts_at_once(config):

@@ -153,14 +153,20 @@ class Deletions:
 
     # ------------------------------------------------------------------ evidence and surveys
 
-    def unproven(self, shards: Collection[int]) -> dict[int, tuple[RequestNeed, ...]]:
+    def unproven(self, shards: Collection[int], again: bool = False) -> dict[int, tuple[RequestNeed, ...]]:
         """Return shard → requests whose removal there is exact, and which have no evidence of it yet.
 
         Those that are exact on this shard only are among them: once others' rows are purged, nothing could show any
         more what their sub-model was made of.
+
+        Args:
+            shards: Which.
+            again: Those too whose evidence did not show the deletion.
         """
         have = sa.select(t.evidence.c.request_id).where(
-            (t.evidence.c.request_id == t.needs.c.request_id) & (t.evidence.c.shard == t.needs.c.shard)
+            (t.evidence.c.request_id == t.needs.c.request_id)
+            & (t.evidence.c.shard == t.needs.c.shard)
+            & (t.evidence.c.refused.is_(None) | sa.literal(not again))
         )
         last = newest()
         done = (RequestState.PURGED, RequestState.CANCELLED)
@@ -182,13 +188,25 @@ class Deletions:
     def save_proof(
         self, token: int, shard: int, proofs: Iterable[Proof], surveys: Iterable[tuple[str, Survey]]
     ) -> None:
-        """Keep what was found of a shard before anything is removed from it, fenced; earlier findings stay."""
+        """Keep what was found of a shard before anything is removed from it, fenced.
+
+        Earlier findings stay, but for evidence that did not show the deletion, where there is some now that does.
+
+        Args:
+            token: The coordinator's fencing token.
+            shard: Shard number.
+            proofs: Evidence of requests.
+            surveys: (request, what its purge removes).
+        """
         with transaction(self._write, "proof") as connection:
             fence(connection, token)
-            have = set(connection.scalars(sa.select(t.evidence.c.request_id).where(t.evidence.c.shard == shard)))
+            there = t.evidence.c.shard == shard
+            have = dict(connection.execute(sa.select(t.evidence.c.request_id, t.evidence.c.refused).where(there)).all())
             for proof in proofs:
-                if proof.request_id not in have and proof.document:
+                better = proof.refused is None and have.get(proof.request_id) is not None
+                if proof.document and (better or proof.request_id not in have):
                     values = {"document": proof.document, "refused": proof.refused}
+                    connection.execute(t.evidence.delete().where(there & (t.evidence.c.request_id == proof.request_id)))
                     connection.execute(t.evidence.insert().values(request_id=proof.request_id, shard=shard, **values))
             for request_id, survey in surveys:
                 mine = (t.surveys.c.request_id == request_id) & (t.surveys.c.shard == shard)

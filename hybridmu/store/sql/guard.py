@@ -231,6 +231,7 @@ class Guard:
 
         Raises:
             RequestError: The key is available, or made no entry.
+            StateError: A request that made entries with it is not finished.
         """
         lost = self.lost()
         if key_id not in lost:
@@ -240,6 +241,16 @@ class Guard:
                 remedy="see `hybridmu keys show`",
             )
         with self._write.begin() as connection:
+            mine = t.guard.c.key_id == key_id
+            named = sa.select(t.guard.c.request_id).where(mine)
+            unfinished = t.requests.c.request_id.in_(named) & t.requests.c.state.in_(_OPEN)
+            if name := connection.scalar(sa.select(t.requests.c.request_id).where(unfinished).limit(1)):
+                raise StateError(
+                    "a request that made entries with this key is not finished: its certificate will name them",
+                    expected="PURGED or CANCELLED",
+                    got=f"request {name}",
+                    remedy="wait until it is PURGED (`hybridmu run`), or cancel it while it is RECEIVED",
+                )
             entries = connection.execute(t.guard.delete().where(t.guard.c.key_id == key_id)).rowcount
             values = {"key_id": key_id, "entries": entries, "caller": caller, "reason": reason, "at": time.time()}
             connection.execute(t.guard_losses.insert().values(**values))
