@@ -22,7 +22,7 @@ from hybridmu.store.files.storage import Storage
 from hybridmu.store.purge.decommission import decommissioned
 from hybridmu.store.sql import tables as t
 from hybridmu.store.sql.database import parts, reader
-from hybridmu.store.sql.deletions import certificate_numbers
+from hybridmu.store.sql.deletions import certificate_numbers, keep_certificate_number
 from hybridmu.store.sql.seals import Seals, changes, restore
 from hybridmu.types import RequestState
 
@@ -179,8 +179,11 @@ class Journal:
                     connection.exec_driver_sql(
                         f"SELECT setval(pg_get_serial_sequence('{numbered}', 'seq'), (SELECT MAX(seq) FROM {numbered}))"
                     )
-            for document in Certificates(self.storage).all():
+            certificates = Certificates(self.storage).all()
+            for document in certificates:
                 _close(connection, document)
+            if certificates:
+                keep_certificate_number(connection, certificates[-1]["number"])
             if seals and changes(connection) < seals["changes"]:
                 restore(connection, seals["changes"], seals["seals"])
             current = connection.scalar(sa.select(t.serving.c.version)) or 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from hybridmu.errors import (
@@ -17,6 +18,7 @@ from hybridmu.runtime.eviction import CheckpointKeeper
 from hybridmu.runtime.retiring import decommission
 from hybridmu.runtime.upgrade import upgrade_plan
 from hybridmu.store.journal import Journal
+from hybridmu.store.purge.mend import mend
 from hybridmu.store.sql.vitals import Vitals, read_vitals
 from hybridmu.types import (
     RequestState,
@@ -194,6 +196,25 @@ class Operating(Opened):
             raise StateError("a coordinator is at work", got=holder, remedy="stop it first")
         found = Journal(self.site.storage, self._engine).replay()
         return {**found, "unsettled": self.linked.settle()}
+
+    def mend(self, name: str, copy: str | Path) -> dict[str, Any]:
+        """Make a damaged table or index file again from a copy, which may be older than purges.
+
+        Args:
+            name: Of the file in storage, as the error says it: `lake/g0000/train/shard-00003.parquet`.
+            copy: A copy of it, on this machine.
+
+        Returns:
+            `left_out`: how many rows of the copy were purged since.
+
+        Raises:
+            StateError: A coordinator is at work.
+            StorageError: What is left of the copy is not what was recorded; nothing was changed.
+        """
+        self._check_bound()
+        if holder := self.lease.holder():
+            raise StateError("a coordinator is at work", got=holder, remedy="stop it first")
+        return {"name": name, "left_out": mend(self.site.lake, self.guard, name, Path(copy))}
 
     def decommission(self, reason: str, caller: str = "") -> dict[str, Any]:
         """Forget everything: stop serving, empty storage and the ledger, and look; certificates and the guard stay.

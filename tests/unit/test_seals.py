@@ -168,6 +168,24 @@ def test_the_file_as_it_was_last_written_is_what_helps(world):
         assert "PURGED" in world.state(system)[1:]
 
 
+def test_an_older_copy_mends_a_table_without_what_was_purged_since(world):
+    shutil.copytree(world.lake, world.folder / "backup")
+    tables = [pq.read_table(path)["id"].to_pylist() for path in sorted((world.lake / "g0000" / "train").iterdir())]
+    world.purge(*(ids[0] for ids in tables))
+    with world.open() as system:
+        shutil.rmtree(world.lake / "g0000")
+        files = [path.relative_to(world.folder / "backup") for path in (world.folder / "backup").rglob("*.parquet")]
+        other = next(path for path in files if "train" in path.parts)
+        with pytest.raises(StorageError, match="nothing was changed"):
+            system.mend("lake/g0000/validation/shard-00001.parquet", world.folder / "backup" / other)
+        for path in sorted(files, key=lambda path: "index" in path.parts):  # tables say what an index may name
+            system.mend(f"lake/{path}", world.folder / "backup" / path)
+        system.site.lake.check(*system.site.lake.every_file())
+        system.forget(ids=[tables[0][1]], strategy="retrain", wait=True)
+        system.run(until_idle=True)
+        assert world.state(system) == ["PURGED", "PURGED"]
+
+
 def test_no_flipped_bit_of_the_manifest_goes_unnoticed(world):
     path = world.lake / "manifest.json"
     whole = path.read_bytes()

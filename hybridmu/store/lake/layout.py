@@ -30,8 +30,8 @@ INCOMING = "incoming"
 DIGEST = pa.binary(16)
 # An older copy would bring back what a purge removed, or other rows and labels; it is refused as well.
 PUT_BACK = (
-    "put back this file as it was last written: a copy made after the newest purge or ingestion that changed it; an "
-    "older one is refused. Without such a copy see docs/operations.md, A damaged table"
+    "put back this file as it was last written; of a copy from before a purge `hybridmu ledger mend` leaves out what "
+    "is gone, or refuses it (docs/operations.md, A damaged table)"
 )
 
 

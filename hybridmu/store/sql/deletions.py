@@ -23,7 +23,7 @@ from hybridmu.store.sql.masking import mask, unmask
 from hybridmu.store.sql.watermarks import newest
 from hybridmu.types import Proof, RequestNeed, RequestState, Tombstone
 
-_PASSED = "purge"
+_PASSED, _CERTIFICATES = "purge", "certificates"
 _HOLD = "legal hold"
 _LAST_SECOND = 253_402_300_799.0  # of the year 9999
 
@@ -340,10 +340,18 @@ class Deletions:
 
 def certificate_numbers(connection: Connection) -> tuple[int, int]:
     """Return (the last number that a request has, the last that was given out): 0 where there is none."""
-    written = int(connection.scalar(sa.select(sa.func.max(t.requests.c.certificate))) or 0)
+    numbers = sa.select(sa.func.max(t.requests.c.certificate))
+    kept = sa.select(t.meta.c.value).where(t.meta.c.key == _CERTIFICATES)
+    written = max(int(connection.scalar(numbers) or 0), int(connection.scalar(kept) or 0))
     raw = connection.scalar(sa.select(t.meta.c.value).where(t.meta.c.key == _PASSED))
     given = [number for _, number in json.loads(raw)["numbers"]] if raw else []
     return written, max([written, *given])
+
+
+def keep_certificate_number(connection: Connection, number: int) -> None:
+    """Take note of the last certificate in storage, in the caller's transaction: its request may be unknown here."""
+    connection.execute(t.meta.delete().where(t.meta.c.key == _CERTIFICATES))
+    connection.execute(t.meta.insert().values(key=_CERTIFICATES, value=str(number)))
 
 
 def _needs(connection: Connection, request_ids: Sequence[str]) -> dict[str, set[int]]:

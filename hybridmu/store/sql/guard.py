@@ -112,6 +112,22 @@ class Guard:
             blocked[position] = any(not (row.returns and row.request_id == returning) for row in found)
         return blocked
 
+    def purged(self, kind: KeyKind, values: Sequence[object]) -> npt.NDArray[np.bool_]:
+        """Return which ids or groups were forgotten by a request that is PURGED, bool [n]."""
+        named = [i for i, value in enumerate(values) if value is not None]
+        found = np.zeros(len(values), dtype=np.bool_)
+        if not named or not self.any():
+            return found
+        entries = self._entries(kind, [values[i] for i in named])
+        over: set[str] = set()
+        with self._read.begin() as connection:
+            for part in parts(sorted({row.request_id for rows in entries for row in rows})):
+                done = t.requests.c.request_id.in_(part) & (t.requests.c.state == RequestState.PURGED)
+                over |= set(connection.scalars(sa.select(t.requests.c.request_id).where(done)))
+        for position, rows in zip(named, entries, strict=True):
+            found[position] = any(row.request_id in over for row in rows)
+        return found
+
     def covers(self, keys: Sequence[UnknownKey]) -> list[list[bytes]]:
         """Return the HMACs under which keys without a row are known to be forgotten; an empty list: they are not."""
         found: dict[UnknownKey, list[bytes]] = {}
