@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from pathlib import Path
+
 import pytest
 
 import hybridmu
+from hybridmu.core.certificate import check_chain
 from hybridmu.errors import CorruptBlobError, StateError
 from hybridmu.faults import observe
 from hybridmu.store.certificates import Certificates
@@ -30,8 +35,6 @@ def back_up(system, path):
 
 
 def restore(config, path):
-    from pathlib import Path
-
     ledger = Path(config["storage_url"]) / "ledger.sqlite3"
     for suffix in ("", "-wal", "-shm"):
         ledger.with_name(ledger.name + suffix).unlink(missing_ok=True)
@@ -165,6 +168,33 @@ def test_missing_certificates_are_not_issued_again(config):
         system.forget(ids=[3], strategy="retrain", wait=True)
         system.run(until_idle=True)
         assert Certificates(storage).numbers() == [1, 2, 3]
+
+
+def test_certificates_that_left_the_house_keep_their_numbers_when_everything_is_restored(config, tmp_path):
+    storage = Path(config["storage_url"])
+
+    def forget(row: int) -> None:
+        with hybridmu.connect(config, executor="local") as system:
+            system.forget(ids=[row], strategy="retrain", wait=True)
+            system.run(until_idle=True)
+
+    with hybridmu.connect(config, executor="local") as system:
+        system.train()
+    forget(1)
+    shutil.copytree(storage, tmp_path / "backup")
+    forget(2)
+    kept = (storage / "certificates" / "00000002.json").read_bytes()
+    shutil.rmtree(storage)
+    shutil.copytree(tmp_path / "backup", storage)
+    (storage / "certificates" / "00000002.json").write_bytes(kept)  # as docs/operations.md asks for
+    with hybridmu.connect(config, executor="local") as system:
+        with pytest.raises(StateError, match="certificate 2 is not known"):
+            system.forget(ids=[3])
+        system.replay()
+    forget(2)
+    documents = [json.loads(path.read_bytes()) for path in sorted((storage / "certificates").iterdir())]
+    assert [document["number"] for document in documents] == [1, 2, 3]
+    assert check_chain(documents).ok
 
 
 @pytest.mark.parametrize("name", ["state.json", "seals.json", "entry"])
