@@ -269,7 +269,7 @@ def test_other_bits_than_a_new_training_are_refused(small, monkeypatch):
     w = small
     one = w.forget([3])
 
-    def other_bits(settings, gone, shards, processes, watch=None):
+    def other_bits(settings, gone, shards, processes, watch=None, **_):
         return {shard: w.system.site.fresh_model(shard).state_dict() for shard in shards}, 0.0
 
     monkeypatch.setattr("hybridmu.runtime.prover.train_from_scratch", other_bits)
