@@ -34,6 +34,8 @@ TRANSACTIONS = (
     "purged",
     "satisfy",
     "scrub",
+    "seal",
+    "sealed",
     "served",
     "take",
     "train",

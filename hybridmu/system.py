@@ -21,10 +21,12 @@ from hybridmu.errors import (
     RequestError,
     StateError,
 )
+from hybridmu.runtime.adoption import adopt
 from hybridmu.runtime.canaries import Canaries
 from hybridmu.runtime.coordinator import Snapshot
 from hybridmu.runtime.healing import reporting
 from hybridmu.runtime.peer import opened
+from hybridmu.runtime.recording import Recorder
 from hybridmu.runtime.resharding import prepare
 from hybridmu.runtime.task_checks import TaskChecks
 from hybridmu.runtime.verify import verify
@@ -95,8 +97,10 @@ class System(NewRows, Operating, Auditing, Sizing):
             )
         bind(self.site.storage, self.ledger, self.settings, create=True, replace=not self.site.lake.exists)
         self.keyring.guard_keys()  # where they are kept must be known before anything is forgotten
-        checks = TaskChecks(self.site, self._workers_path())
-        ingest(self.site.lake, self.guard, checks.of_table)
+        adopt(self.site, self._engine)
+        recorder, checks = Recorder(self.site.lake, self._engine), TaskChecks(self.site, self._workers_path())
+        recorder.refuse_lost()
+        ingest(self.site.lake, self.guard, recorder.begin, checks.of_table)
         if self.registry.served() is None:  # rows may be there already: a successor's, or of a training that broke off
             checks.of_lake(self.ledger.tombstones(), begins=True)
         already = self.registry.served() is not None and not self._lacks_calibration()

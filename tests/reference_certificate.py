@@ -1,11 +1,23 @@
-"""An independent check of one certificate, written from docs/certificate.md; shares no code with hybridmu."""
+"""An independent check of certificates, written from docs/certificate.md; shares no code with hybridmu.
 
+Run as ``python reference_certificate.py FILE [FILE ...] [--key HEX_OR_FILE ...] [--chain]``; needs `cryptography`.
+Exit codes: 0 everything holds, signed by one of the given keys; 1 something does not hold; 2 a file can't be read, or
+the call is wrong; 5 everything holds, but no key was given, so nobody is authenticated.
+"""
+
+import argparse
 import hashlib
 import json
+import re
+import sys
 from itertools import pairwise
+from pathlib import Path
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+UPDATES = {"rewind", "dpus", "dpus-optimised", "dpus-newton"}  # everything else is exact
 
 
 def h(data: bytes, person: bytes = b"", size: int = 32) -> bytes:
@@ -64,8 +76,30 @@ def check_chain_of(state: dict) -> None:
         assert key.hex() == link["key"]
 
 
+def check_facts(document: dict) -> None:
+    """What the document says of the world must be possible."""
+    request, times, keys, purge = (document[name] for name in ("request", "times", "keys", "purge"))
+    assert request["id"]
+    assert request["kind"] in {"forget", "correct"}
+    steps = [request["received_at"], request["planned_at"] or request["received_at"], request["applied_at"]]
+    for later in ("served_at", "exact_at"):
+        order = [*steps, request[later], request["purged_at"], times["issued_at"]]
+        assert order == sorted(order)  # of one form, so that their texts sort as they do
+    assert keys
+    assert document["shards"]
+    assert document["not_proven"]
+    assert len({(key["kind"], key["mac"]) for key in keys}) == len(keys)
+    rows = sum(len(shard["proofs"]) for shard in document["shards"])
+    assert rows <= len(keys) or any(key["kind"] == "group" for key in keys)
+    assert set(purge) == {"rows", "tables", "files", "duplicates_left", "looked"}
+    assert set(purge["looked"]) == {"storage", "database"}
+    assert all(purge[name] >= 0 for name in ("rows", "tables", "files", "duplicates_left"))
+    assert purge["rows"] >= rows
+
+
 def check(document: dict) -> None:
     """Raise AssertionError (or what malformed data raises) unless everything holds."""
+    check_facts(document)
     assert document["format"] == "hybridmu-certificate/1"
     signature = document["signature"]
     public = bytes.fromhex(signature["public_key"])
@@ -93,9 +127,14 @@ def check(document: dict) -> None:
             check_absence(proof["absence"], bytes.fromhex(new["root"]))
         leaves = {(proof["slice"], proof["leaf"]) for proof in shard["proofs"]}
         assert len(leaves) == len(shard["proofs"]) == shard["evidence"]["revoked_rows"]
+        stages, evidence = shard["stages"], shard["evidence"]
+        assert stages
+        assert stages[-1]["exact"]
+        assert all(stage["exact"] == (stage["strategy"] not in UPDATES) for stage in stages)
+        assert evidence["forget_loss_gap"] is None or not stages[0]["exact"]
         roots = [(old["root"], new["root"]) for old, new in zip(before["links"], after["links"], strict=False)]
         if any(old != new for old, new in roots):
-            assert before["weights"] != after["weights"]
+            assert before["weights"] != after["weights"] or evidence["verified"] == "yes"
 
 
 def check_links(documents: list[dict]) -> None:
@@ -104,3 +143,63 @@ def check_links(documents: list[dict]) -> None:
     for earlier, later in pairwise(documents):
         assert later["previous"] == hashlib.sha256(canonical(earlier)).hexdigest()
         assert later["system"] == earlier["system"]
+
+
+def keys_in(text: str) -> set[str]:
+    """Public keys, as hex, in 64 hex digits, or in a file of PEM blocks or hex lines."""
+    if not re.fullmatch("[0-9a-f]{64}", text):
+        text = Path(text).read_text()
+    blocks = re.findall("-----BEGIN PUBLIC KEY-----.*?-----END PUBLIC KEY-----", text, flags=re.DOTALL)
+    found = {load_pem_public_key(block.encode()).public_bytes_raw().hex() for block in blocks} or set(text.split())
+    if not found or not all(re.fullmatch("[0-9a-f]{64}", key) for key in found):
+        raise ValueError("no public key")
+    return found
+
+
+def read(file: str) -> dict:
+    def unique(pairs):
+        if len(dict(pairs)) < len(pairs):
+            raise ValueError(f"{file}: a key occurs twice")
+        return dict(pairs)
+
+    return json.loads(Path(file).read_text(), object_pairs_hook=unique)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("files", nargs="+", metavar="FILE")
+    parser.add_argument(
+        "--key", action="append", default=[], help="public key of the operator: 64 hex digits, or a file"
+    )
+    parser.add_argument("--chain", action="store_true", help="the files are all certificates of one system")
+    asked = parser.parse_args(arguments)
+    try:
+        documents = [read(file) for file in asked.files]
+        trusted = {key for text in asked.key for key in keys_in(text)}
+    except (OSError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    wrong = 0
+    for file, document in zip(asked.files, documents, strict=True):
+        try:
+            check(document)
+            assert not trusted or document["signature"]["public_key"] in trusted, "signed by another key"
+        except (AssertionError, ArithmeticError, LookupError, TypeError, ValueError, AttributeError) as error:
+            wrong += 1
+            print(f"{file}: DOES NOT HOLD: {type(error).__name__} {error}")
+        else:
+            proofs = sum(len(shard["proofs"]) for shard in document["shards"])
+            print(f"{file}: holds, {proofs} row(s) proven gone" + ("" if proofs else ": nothing is shown of a model"))
+    if asked.chain and not wrong:
+        try:
+            check_links(sorted(documents, key=lambda document: document["number"]))
+        except AssertionError:
+            wrong += 1
+            print("the chain DOES NOT HOLD")
+    if not wrong and not trusted:
+        print("no --key was given: anybody may have signed this")
+    return 1 if wrong else 0 if trusted else 5
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -184,6 +184,13 @@ def curve(
     return CalibrationCurve(strategy, shard, CalibrationCell(first, share), gaps=given.pop("gaps", gaps), **given)
 
 
+def flipped(data: bytes, position: int) -> bytes:
+    """Return bytes with one bit changed."""
+    changed = bytearray(data)
+    changed[position // 8] ^= 1 << position % 8
+    return bytes(changed)
+
+
 def rows_of(engine: Engine, table: Table) -> list[Any]:
     """Return all rows of a database table."""
     with engine.begin() as connection:

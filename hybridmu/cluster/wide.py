@@ -32,6 +32,7 @@ class WideShard(ShardWorker):
     def retrain(self, job: ShardJob) -> ShardOutcome:
         """Return what `ShardWorker.retrain` gives, bit for bit, from `compute.parts` processes."""
         started, already = time.perf_counter(), self._rows_read
+        self.site.expect(job)
         live, recipe = self._live(job), self.site.recipe_for(self.shard, job.generations)
         keys = self._lineage(live, recipe).keys
         if job.mend:

@@ -16,7 +16,8 @@ from hybridmu import config, datasets
 from hybridmu.commands.console import ConfigOption, JsonOption, emit, errors, out, print_table
 from hybridmu.config import Settings
 from hybridmu.core.certificate import check, check_chain, fingerprint, parse
-from hybridmu.core.evidence import Finding
+from hybridmu.core.evidence import Finding, ShardEvidence
+from hybridmu.core.statements import shown
 from hybridmu.errors import ConfigError, RequestError
 from hybridmu.runtime.replay import Replay, Verdict, replay
 from hybridmu.store.certificates import Certificates
@@ -25,6 +26,7 @@ from hybridmu.store.keys import Keyring, load_public_keys
 from hybridmu.types import KeyKind
 
 app = typer.Typer(no_args_is_help=True, help="Certificates of deletion.")
+_UNASKED = 5
 _EXITS = {Verdict.CONFIRMED: 0, Verdict.REFUTED: 1, Verdict.SUPERSEDED: 3, Verdict.ELSEWHERE: 4}
 
 
@@ -34,6 +36,9 @@ def verify(
     public_key: Annotated[
         Path | None, typer.Option("--public-key", help="Keys to trust, from the operator: PEM, or hex.")
     ] = None,
+    without_key: Annotated[
+        bool, typer.Option("--without-key", help="Check the arithmetic alone: anybody may have signed it.")
+    ] = False,
     chain: Annotated[Path | None, typer.Option("--chain", help="Folder with all certificates of the system.")] = None,
     again: Annotated[
         bool, typer.Option("--replay", help="Train its shards anew and compare; the operator can, with -c.")
@@ -45,11 +50,14 @@ def verify(
 ) -> None:
     """Check signature, chains and proofs, without configuration or storage; fails when anything does not hold.
 
-    Exit codes: 0 it holds, and a replay confirmed it; 1 something does not hold, or was refuted; 2 an error; 3 it is
-    superseded by a later certificate; 4 not replayable here.
+    Exit codes: 0 it holds, signed by one of the given keys (all of the chain, with --chain), and a replay confirmed it;
+    1 something does not hold, or was refuted; 2 an error; 3 it is superseded by a later certificate; 4 not replayable
+    here; 5 it holds, but by whom it was signed was not asked: pass --public-key, or --without-key.
     """  # noqa: DOC501
     replayed: Replay | None = None
     with errors(as_json):
+        if public_key is not None and without_key:
+            raise RequestError("--public-key and --without-key exclude each other")
         settings = _settings(again, config_file)
         trusted = None if public_key is None else load_public_keys(public_key.read_bytes())
         if trusted is None and settings is not None:
@@ -62,10 +70,18 @@ def verify(
         ok = all(finding.ok for finding in found)
         if ok and settings is not None:
             replayed = replay(settings, document)
-    result = {"ok": ok, "trusted_key_given": trusted is not None, "findings": [asdict(finding) for finding in found]}
-    result |= {"replay": None if replayed is None else asdict(replayed)}
-    emit(result, as_json, lambda: _verified(document, found, trusted is not None, replayed))
-    if code := 1 if not ok else _EXITS[replayed.verdict] if replayed else 0:
+    known = trusted is not None
+    code = 1 if not ok else _EXITS[replayed.verdict] if replayed else 0 if known or without_key else _UNASKED
+    result = {
+        "ok": ok,
+        "trusted_key_given": known,
+        "exit_code": code,
+        "findings": [asdict(finding) for finding in found],
+        "shows": _shows(document) if ok else [],
+        "replay": None if replayed is None else asdict(replayed),
+    }
+    emit(result, as_json, lambda: _verified(document, found, known, without_key, replayed))
+    if code:
         raise typer.Exit(code)
 
 
@@ -157,7 +173,11 @@ def _number(document: Any) -> int:
     return number if isinstance(number, int) else 0
 
 
-def _verified(document: Any, found: list[Finding], trusted: bool, replayed: Replay | None) -> None:
+def _shows(document: Any) -> list[str]:
+    return shown([ShardEvidence.model_validate(shard, strict=False) for shard in document["shards"]])
+
+
+def _verified(document: Any, found: list[Finding], trusted: bool, without_key: bool, replayed: Replay | None) -> None:
     def say(text: str) -> None:
         out.print(text, markup=False, highlight=False, soft_wrap=True)
 
@@ -167,12 +187,17 @@ def _verified(document: Any, found: list[Finding], trusted: bool, replayed: Repl
     if not all(finding.ok for finding in found):
         say("This certificate does not hold.")
         return
-    say(f"Certificate {document['number']} of system {document['system']} holds. What it does not show:")
+    say(f"Certificate {document['number']} of system {document['system']} holds. What it shows:")
+    for sentence in _shows(document):
+        say(f"  {sentence}")
+    say("What it does not show:")
     for sentence in document["not_proven"]:
         say(f"  {sentence}")
     if not trusted:
         key = document["signature"]["public_key"]
-        say(f"Whose key signed it was not checked: compare {key} with the operator's, or pass --public-key.")
+        say(f"Nobody is authenticated: anybody can sign such a document. Compare {key} with the operator's key.")
+        if not without_key:
+            say("Exit code 5: pass the operator's key (--public-key), or ask for the arithmetic alone (--without-key).")
     if replayed is not None:
         say(f"Replay: {replayed.verdict}. {replayed.detail}.")
 

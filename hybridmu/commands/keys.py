@@ -10,7 +10,12 @@ import typer
 from hybridmu import config
 from hybridmu.commands.console import ConfigOption, JsonOption, emit, errors, tell
 from hybridmu.config import Settings
+from hybridmu.errors import StateError
+from hybridmu.store.certificates import Certificates
+from hybridmu.store.files.storage import Storage
 from hybridmu.store.keys import Keyring
+from hybridmu.store.sql.database import connect
+from hybridmu.store.sql.guard import Guard
 
 app = typer.Typer(no_args_is_help=True, help="The signing and the guard key; see docs/keys.md.")
 
@@ -40,8 +45,21 @@ def show(config_file: ConfigOption, as_json: JsonOption = False) -> None:
 def rotate(which: Which, config_file: ConfigOption, as_json: JsonOption = False) -> None:
     """Start a new key; the old signing key is destroyed, old guard keys stay for checking."""
     with errors(as_json):
-        name = Keyring(config.load(config_file)).rotate(which.value)
+        settings = config.load(config_file)
+        name = Keyring(settings).rotate(which.value, _used(settings, which))
     emit({"key": which.value, "key_id": name}, as_json, lambda: tell(f"{which.value} key {name} is in use now"))
+
+
+def _used(settings: Settings, which: Which) -> int:
+    """Return how many keys the system is known to have used, whatever is left in the folder."""
+    if which is Which.signing:
+        documents = Certificates(Storage(settings.storage_url)).all()
+        return len({document["signature"]["key_id"] for document in documents})
+    try:
+        engine = connect(settings.database)
+    except StateError:  # nothing was trained yet
+        return 0
+    return len(Guard(engine, Keyring(settings)).used())
 
 
 def _where(settings: Settings, which: Which) -> str:

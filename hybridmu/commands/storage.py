@@ -1,8 +1,9 @@
-"""`hybridmu checkpoints`, `upgrade` and `ledger replay`: what storage holds, and what it gives back."""
+"""`hybridmu checkpoints`, `upgrade` and `ledger`: what storage holds, and what it gives back."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,7 +13,7 @@ from hybridmu.commands.console import ConfigOption, JsonOption, emit, errors, op
 from hybridmu.errors import ConfigError
 from hybridmu.system import connect
 
-ledger = typer.Typer(no_args_is_help=True, help="The ledger after a restore.")
+ledger = typer.Typer(no_args_is_help=True, help="Ledger and tables after a restore.")
 
 
 def checkpoints(
@@ -67,11 +68,6 @@ def _rewritten(count: int) -> str:
     return "Every table is as this release writes them."
 
 
-@ledger.callback()
-def _ledger() -> None:
-    """Keep `replay` a word of its own."""
-
-
 @ledger.command()
 def replay(config_file: ConfigOption, as_json: JsonOption = False) -> None:
     """Give a ledger that was restored from a backup what storage has acted on since."""
@@ -86,6 +82,20 @@ def replay(config_file: ConfigOption, as_json: JsonOption = False) -> None:
             tell(f"Not asked what they know: {names}. Link them again: `hybridmu models link`.")
 
     emit(result, as_json, say)
+
+
+@ledger.command()
+def mend(
+    name: Annotated[str, typer.Argument(help="The file in storage, as the error names it.")],
+    copy: Annotated[Path, typer.Argument(help="A copy of it; it may be older than purges.")],
+    config_file: ConfigOption,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a damaged table or index file again from a copy, without what was purged since."""
+    with errors(as_json), connect(config.load(config_file), "local") as system:
+        result = system.mend(name, copy)
+    said = f"{name} is what was recorded; {result['left_out']} row(s) of the copy were purged since, and left out"
+    emit(result, as_json, lambda: tell(said))
 
 
 def decommission(

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal
 
@@ -20,19 +20,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from pydantic import AfterValidator, Field, ValidationError
 
 from hybridmu.core.evidence import Count, Document, Finding, Hash, ShardEvidence, findings, refuse_unless
+from hybridmu.core.statements import unshown
 from hybridmu.errors import CertificateRefusedError
 from hybridmu.types import KeyKind
 
 FORMAT = "hybridmu-certificate/1"
-NOT_PROVEN = (
-    "That the trees held every row of the table, and in order: whoever signs vouches for that.",
-    "That a leaf belongs to a person: leaves and HMACs are keyed, so that they can't be guessed from outside.",
-    "That no copy was made outside of this system: backups, exports, logs of others, models trained elsewhere.",
-    "What was learnt about the rows from answers and versions that were given out before.",
-    "That weights equal a new training, unless the evidence says verified: yes; then on the machine it names.",
-    "That the clock of the system was right.",
-)
-
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -52,7 +44,7 @@ class RequestFacts:
     """What the ledger knows of a fulfilled request. Times are seconds since the epoch, UTC."""
 
     id: str
-    kind: str
+    kind: Literal["forget", "correct"]
     received_at: float
     applied_at: float
     served_at: float
@@ -86,8 +78,8 @@ class Findings:
 class Request(Document):
     """`request` of the document."""
 
-    id: str
-    kind: str
+    id: Annotated[str, Field(min_length=1)]
+    kind: Literal["forget", "correct"]
     received_at: Moment
     deadline_at: Moment | None
     planned_at: Moment | None
@@ -105,8 +97,29 @@ class Key(Document):
     key_id: KeyId
 
 
+class Searched(Document):
+    """`looked` of the purge: how much was searched, by name."""
+
+    storage: dict[str, Count]
+    database: dict[str, Count]
+
+
+class Purge(Document):
+    """`purge`: of the batch of requests that were purged together."""
+
+    rows: Count
+    tables: Count
+    files: Count
+    duplicates_left: Count
+    looked: Searched
+
+
 class Times(Document):
-    """`times`: what follows from those of the request, in seconds since it was received."""
+    """`times`: what follows from those of the request, in seconds since it was received.
+
+    `clock_set_back` is there where the system's clock was: then a time that came out before an earlier step was moved
+    to that step, so that the order of what was done stays told.
+    """
 
     issued_at: Moment
     seconds_to_applied: float
@@ -114,6 +127,7 @@ class Times(Document):
     seconds_to_exact: float
     seconds_to_purged: float
     deadline_kept: bool | None
+    clock_set_back: Literal[True] | None = None
 
 
 class Predecessor(Document):
@@ -143,11 +157,11 @@ class Certificate(Document):
     system: Annotated[str, Field(min_length=1)]
     predecessor: Predecessor | None
     request: Request
-    keys: tuple[Key, ...]
-    shards: tuple[ShardEvidence, ...]
-    purge: dict[str, Any]
+    keys: Annotated[tuple[Key, ...], Field(min_length=1)]
+    shards: Annotated[tuple[ShardEvidence, ...], Field(min_length=1)]
+    purge: Purge
     times: Times
-    not_proven: tuple[str, ...]
+    not_proven: Annotated[tuple[str, ...], Field(min_length=1)]
     signature: Signature
 
 
@@ -215,7 +229,7 @@ def build(
         request: What was asked, and when what was done.
         keys: The ids and groups that were forgotten.
         shards: Evidence of every touched shard.
-        purge: What was deleted and how it was looked for; JSON.
+        purge: What was deleted and how it was looked for, as in `Purge`.
         issued_at: Now, in seconds since the epoch.
         predecessor: The model that the rows were taken from; None: they were read from source tables.
 
@@ -225,7 +239,7 @@ def build(
     Raises:
         CertificateRefusedError: The evidence does not show the deletion: rows left a trained slice but neither the
             weights nor the vote changed, a proof or chain does not hold, or one chain does not extend the other.
-        ValueError: `purge` is no JSON.
+        ValueError: `purge` is not what a certificate says of a purge.
     """
     if previous is not None and previous["system"] != system:
         raise CertificateRefusedError(
@@ -233,18 +247,22 @@ def build(
         )
     ordered = sorted(shards, key=lambda shard: shard.shard)
     found = [_distinct(ordered), *(finding for shard in ordered for finding in findings(shard))]
+    found += [Finding(bool(keys), "there are forgotten keys"), Finding(bool(shards), "there are touched shards")]
     refuse_unless(found)
+    searched = Purge.model_validate(dict(purge))
+    told, issued_at = _in_order(request, issued_at)
     facts = Request(
-        id=request.id,
-        kind=request.kind,
-        received_at=moment(request.received_at),
-        deadline_at=None if request.deadline_at is None else moment(request.deadline_at),
-        planned_at=None if request.planned_at is None else moment(request.planned_at),
-        applied_at=moment(request.applied_at),
-        served_at=moment(request.served_at),
-        exact_at=moment(request.exact_at),
-        purged_at=moment(request.purged_at),
+        id=told.id,
+        kind=told.kind,
+        received_at=moment(told.received_at),
+        deadline_at=None if told.deadline_at is None else moment(told.deadline_at),
+        planned_at=None if told.planned_at is None else moment(told.planned_at),
+        applied_at=moment(told.applied_at),
+        served_at=moment(told.served_at),
+        exact_at=moment(told.exact_at),
+        purged_at=moment(told.purged_at),
     )
+    times = _times(facts, moment(issued_at)).model_dump(mode="json", exclude={"clock_set_back"})
     document = {
         "format": FORMAT,
         "number": 1 if previous is None else previous["number"] + 1,
@@ -254,9 +272,9 @@ def build(
         "request": facts.model_dump(mode="json"),
         "keys": [{"kind": key.kind, "mac": key.mac.hex(), "key_id": key.key_id} for key in keys],
         "shards": [shard.model_dump(mode="json") for shard in ordered],
-        "purge": dict(purge),
-        "times": _times(facts, moment(issued_at)).model_dump(mode="json"),
-        "not_proven": list(NOT_PROVEN),
+        "purge": searched.model_dump(mode="json"),
+        "times": times if told == request else {**times, "clock_set_back": True},
+        "not_proven": unshown(ordered),
     }
     plain: dict[str, Any] = parse(canonical(document))
     return plain
@@ -283,9 +301,17 @@ def check(document: object, trusted_public_keys: Collection[bytes] | None = None
     found, certificate = _signed(document, trusted_public_keys)
     if certificate is not None:
         found.append(_timed(certificate))
+        found.append(_sequence(certificate))
+        found.append(_named(certificate))
+        found.append(_searched(certificate))
         found.append(_distinct(certificate.shards))
         found += [finding for shard in certificate.shards for finding in findings(shard)]
     return Findings(tuple(found))
+
+
+def intact(document: object) -> bool:
+    """Return whether a document is a certificate that nobody changed since its key signed it."""
+    return all(finding.ok for finding in _signed(document, None)[0])
 
 
 def check_chain(documents: Sequence[object], trusted_public_keys: Collection[bytes] | None = None) -> Findings:
@@ -383,7 +409,51 @@ def _linked(documents: Sequence[object], trusted: Collection[bytes] | None) -> I
 
 def _timed(certificate: Certificate) -> Finding:
     expected = _times(certificate.request, certificate.times.issued_at)
+    expected = expected.model_copy(update={"clock_set_back": certificate.times.clock_set_back})
     return Finding(expected == certificate.times, "the durations follow from the times")
+
+
+def _in_order(request: RequestFacts, issued_at: float) -> tuple[RequestFacts, float]:
+    """Return times in the order in which things happened: what a clock that was set back put before them is moved."""
+    planned = None if request.planned_at is None else max(request.received_at, request.planned_at)
+    applied = max(request.received_at if planned is None else planned, request.applied_at)
+    served, exact = max(applied, request.served_at), max(applied, request.exact_at)
+    purged = max(served, exact, request.purged_at)
+    told = replace(request, planned_at=planned, applied_at=applied, served_at=served, exact_at=exact, purged_at=purged)
+    return told, max(purged, issued_at)
+
+
+def _sequence(certificate: Certificate) -> Finding:
+    r, claim = certificate.request, "the times are in an order in which things can happen"
+    steps = [
+        *([("received", r.received_at, "planned", r.planned_at)] if r.planned_at is not None else []),
+        ("received" if r.planned_at is None else "planned", r.planned_at or r.received_at, "applied", r.applied_at),
+        ("applied", r.applied_at, "served", r.served_at),
+        ("applied", r.applied_at, "exact", r.exact_at),
+        ("served", r.served_at, "purged", r.purged_at),
+        ("exact", r.exact_at, "purged", r.purged_at),
+        ("purged", r.purged_at, "issued", certificate.times.issued_at),
+    ]
+    wrong = [
+        f"{later} before {earlier}" for earlier, at, later, then in steps if _parse_moment(then) < _parse_moment(at)
+    ]
+    return Finding(not wrong, claim, ", ".join(wrong))
+
+
+def _named(certificate: Certificate) -> Finding:
+    claim, keys = "every forgotten key is named once, and no more rows than ids are proven", certificate.keys
+    if len({(key.kind, key.mac) for key in keys}) != len(keys):
+        return Finding(False, claim, "a key is named twice")
+    rows = sum(len(shard.proofs) for shard in certificate.shards)
+    if all(key.kind == "id" for key in keys) and rows > len(keys):  # an id has one training row
+        return Finding(False, claim, f"{len(keys)} id(s), {rows} rows")
+    return Finding(True, claim)
+
+
+def _searched(certificate: Certificate) -> Finding:
+    claim, rows = "the purge took all proven rows", sum(len(shard.proofs) for shard in certificate.shards)
+    gone = certificate.purge.rows
+    return Finding(gone >= rows, claim, "" if gone >= rows else f"{gone} rows were purged, {rows} are proven")
 
 
 def _distinct(shards: Sequence[ShardEvidence]) -> Finding:

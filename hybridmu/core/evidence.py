@@ -18,6 +18,7 @@ from hybridmu.core.lineage import Lineage, Link, rechain
 from hybridmu.core.merkle import Absence, Inclusion
 from hybridmu.core.rows import Rows
 from hybridmu.errors import CertificateRefusedError
+from hybridmu.types import UPDATES
 
 Hash = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 ChainKey = Annotated[str, Field(pattern="^[0-9a-f]{48}$")]
@@ -184,7 +185,8 @@ def findings(shard: ShardEvidence) -> Iterator[Finding]:
     yield _counted(f"{name}: there is one proof per revoked row", shard)
     for slice_ in sorted({proof.slice for proof in shard.proofs}):
         yield _proven(name, slice_, shard)
-    yield _changed(f"{name}: what was trained without rows is not what was trained with them", shard)
+    yield _measured(f"{name}: what was measured fits what was done", shard)
+    yield _changed(name, shard)
 
 
 def _leaves(rows: Rows, slice_: int, salt: bytes) -> merkle.Leaves:
@@ -246,12 +248,23 @@ def _gone(proof: SliceProof, old: ChainLink, new: ChainLink) -> bool:
     )
 
 
-def _changed(claim: str, shard: ShardEvidence) -> Finding:
+def _measured(claim: str, shard: ShardEvidence) -> Finding:
+    if any(stage.exact == (stage.strategy in UPDATES) for stage in shard.stages):
+        return Finding(False, claim, "an update is called exact, or an exact removal approximate")
+    if shard.evidence.forget_loss_gap is not None and all(stage.exact for stage in shard.stages):
+        return Finding(False, claim, "there is a gap of an approximate stage, but no such stage")
+    return Finding(True, claim)
+
+
+def _changed(name: str, shard: ShardEvidence) -> Finding:
+    claim = f"{name}: what was trained without rows is not what was trained with them"
     before, after = shard.before, shard.after
     touched = [old.slice for old, new in zip(before.links, after.links, strict=False) if old.root != new.root]
-    if touched and before.weights == after.weights:
+    if touched and before.weights == after.weights and shard.evidence.verified == "no":
         slices = ", ".join(map(str, touched))
         return Finding(False, claim, f"rows left slice(s) {slices}, but the weights and the vote are as before")
+    if touched and before.weights == after.weights:
+        return Finding(True, f"{name}: the weights are as before, as are those of a new training, says the signer")
     if after.weights is not None and not any(link.rows for link in after.links):
         return Finding(False, claim, "there are weights, but no row to train on")
     return Finding(True, claim)

@@ -22,6 +22,7 @@ from hybridmu.errors import RequestError, ShardFailedError, StateError, StorageE
 from hybridmu.planning import cost
 from hybridmu.runtime import audit_targets
 from hybridmu.runtime.audit_targets import Target, Wanted
+from hybridmu.runtime.dispatch import files_of
 from hybridmu.runtime.executor import Executor
 from hybridmu.runtime.removal import RemovalPlanner
 from hybridmu.store.audits import Audits
@@ -165,6 +166,7 @@ class Audit:
             fresh=target.canaries,
             removed=target.watched,
             generations=target.sub.generations,
+            seals=self.site.lake.recorded(files_of(self.site.lake, shard)),
             audited=target.plan.strategy,
             number=number,
         )

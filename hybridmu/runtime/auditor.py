@@ -48,7 +48,7 @@ def ground(site: Site, job: ShardJob) -> Ground:
     """
     shard, settings, manifest = job.shard, site.settings, site.lake.manifest
     gone = {(str(kind), key) for kind, key in job.tombstones}
-    site.lake.see(job.generations)
+    site.expect(job)
     everything = site.lake.rows("train", shard, gone, generations=job.generations).to(site.device)
     mask = carries(everything.ids, everything.groups, {(str(kind), key) for kind, key in job.fresh})
     live, recipe = everything.where(~mask), site.recipe_for(shard, job.generations)

@@ -15,6 +15,7 @@ from sqlalchemy.engine import Engine
 
 from hybridmu.core.certificate import Predecessor, RequestFacts, build, sign
 from hybridmu.core.evidence import ShardEvidence
+from hybridmu.errors import StateError
 from hybridmu.runtime.site import Site
 from hybridmu.store.certificates import Certificates
 from hybridmu.store.keys import Keyring
@@ -51,9 +52,17 @@ class Certifier:
         Raises:
             CertificateRefusedError: The evidence does not show a deletion; no number was given out.
             LeaseLostError: Another coordinator took over.
+            StateError: The last certificate is missing, or the ledger does not know it.
         """
         last = self._certificates.last()
         first = 1 if last is None else int(last["number"]) + 1
+        if (given := self._deletions.last_certificate()) != first - 1:
+            raise StateError(
+                "ledger and storage do not agree on the last certificate: no number was given out",
+                expected=f"number {given}, the last one of the ledger",
+                got=f"number {first - 1}" if last else "none",
+                remedy="stop the coordinator and start it again: it says which of the two is older, and what to do",
+            )
         passed = Passed(tuple((name, n) for n, name in enumerate(requests, start=first)), dict(purge), time.time())
         documents = self._documents(passed, last)  # whatever refuses one does so before a number is given out
         self._deletions.pass_(token, passed)
@@ -73,7 +82,7 @@ class Certifier:
 
     def _documents(self, passed: Passed, last: dict[str, Any] | None) -> list[dict[str, Any]]:
         """Return the signed certificates; the same call gives the same bytes, unless the key was rotated since."""
-        key = self._keyring.signing_key()
+        key = self._keyring.signing_key(used=last is not None)
         found: list[dict[str, Any]] = []
         for request_id, number in passed.numbers:
             self._renew()

@@ -35,6 +35,7 @@ from hybridmu.runtime.growth import Growth
 from hybridmu.runtime.healing import Healer
 from hybridmu.runtime.isolation import Errands, apart
 from hybridmu.runtime.purging import Purger
+from hybridmu.runtime.recording import Recorder
 from hybridmu.runtime.removal import RemovalPlanner
 from hybridmu.runtime.rounds import Round, new_id
 from hybridmu.runtime.site import Site
@@ -116,12 +117,13 @@ class Coordinator:
         self._keeper = CheckpointKeeper(self.site, self.ledger, self.registry)
         self._keyring, self._tidied = Keyring(settings), False
         self._guard = Guard(engine, self._keyring)
-        self._growth = Growth(self.site, self.registry, Ingestions(engine), self._guard, self._planner)
+        self._recorder = Recorder(self.site.lake, engine)
+        self._growth = Growth(self.site, self.registry, Ingestions(engine), self._guard, self._planner, self._recorder)
         queue, clean = self._dispatcher.queue, self._growth.forget_waiting
         canaries = Canaries(self.site, self.ledger, self.measurements, self.registry)
         self._calibrator = Calibrator(canaries, queue)
         self._errands = Errands()
-        self._purger = Purger(self.site, engine, queue, self._renew, clean)
+        self._purger = Purger(self.site, engine, queue, self._renew, clean, self._recorder)
         self._healer = Healer(self.site, engine)
         self._layout = TableLayout(self.site)
         self._forwarder = Forwarder(settings, engine)
@@ -142,6 +144,8 @@ class Coordinator:
             self._check_task()
         self.token = self.lease.acquire(self.holder, LEASE_SECONDS)
         self._renewed = time.monotonic()
+        if self.token is not None:
+            self._recorder.settle(self.token)
         return self.token is not None
 
     def _check_task(self) -> None:
@@ -167,7 +171,8 @@ class Coordinator:
     def begin_training(self) -> Snapshot:
         """Return the state after reading the source and queueing every shard; nothing that is there is redone."""
         self._bind(create=True, replace=not self.site.lake.exists)
-        ingest(self.site.lake, self._guard)
+        self._recorder.refuse_lost()
+        ingest(self.site.lake, self._guard, self._recorder.begin)
         if self.registry.served() is None and self._training is None:
             work = {shard: self._training_plan(shard) for shard in range(self.settings.sisa.shards)}
             self._training = Round(new_id("train"), {}, work)

@@ -10,10 +10,13 @@ from hybridmu.runtime.executor import Executor, failure
 from hybridmu.runtime.isolation import apart
 from hybridmu.runtime.site import Site
 from hybridmu.store.journal import Journal
+from hybridmu.store.lake.lake import Lake
+from hybridmu.store.lake.layout import MANIFEST, SPLITS
+from hybridmu.store.purge.purge import touched_indexes
 from hybridmu.store.sql.ledger import Ledger
 from hybridmu.types import KeyKind, ShardFailure, ShardJob, Tombstone
 
-_READS_NO_ROWS = {"prove", "purge", "purge-index", "look"}
+_READS_NO_ROWS = {"prove", "foresee", "foresee-index", "purge", "purge-index", "look"}
 
 
 class Dispatcher:
@@ -86,7 +89,9 @@ class Dispatcher:
         return failed
 
     def _submit(self, token: int, job: ShardJob) -> None:
-        job = replace(job, generations=len(self._site.lake.manifest.generations))
+        lake = self._site.lake
+        seals = lake.recorded(_read_by(lake, job))
+        job = replace(job, generations=len(lake.manifest.generations), seals=seals)
         self._given[job.job_id] = job
         reach("job.submit")
         if job.strategy in _READS_NO_ROWS:
@@ -110,6 +115,21 @@ class Dispatcher:
         gone = self._ledger.take(token, shards)
         self._journal.keep({stone.request_id for stones in gone.values() for stone in stones})
         return gone
+
+
+def files_of(lake: Lake, shard: int) -> list[str]:
+    """Return the names of the manifest and of a shard's tables."""
+    return [MANIFEST, *(name for split in SPLITS for name in lake.files(split, shard))]
+
+
+def _read_by(lake: Lake, job: ShardJob) -> list[str]:
+    """Return the names of the files of the lake that a job may read."""
+    names = files_of(lake, job.shard) if job.shard >= 0 else [MANIFEST]
+    if job.strategy == "calibrate":  # compares accuracies on validation rows of other shards, too
+        names += [name for shard in range(lake.shards) for name in lake.files("validation", shard)]
+    if job.gone:
+        names += touched_indexes(lake, job.gone, job.content)
+    return list(dict.fromkeys(names))
 
 
 def revoked_keys(tombstones: Collection[Tombstone]) -> tuple[tuple[KeyKind, bytes], ...]:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field, replace
 
 from hybridmu.errors import DataError, LeaseLostError
 from hybridmu.planning.planner import Pools
+from hybridmu.runtime.recording import Recorder
 from hybridmu.runtime.removal import RemovalPlanner
 from hybridmu.runtime.site import Site
 from hybridmu.store.lake.generation import Beat
 from hybridmu.store.lake.incoming import rewrite, sweep
-from hybridmu.store.lake.ingest import admit, grow
+from hybridmu.store.lake.ingest import admit, grow, with_generation
 from hybridmu.store.lake.layout import Generation
 from hybridmu.store.sql.guard import Guard
 from hybridmu.store.sql.ingestions import Ingestions
@@ -51,12 +52,19 @@ class Growth:
         ingestions: What waits.
         guard: What must not come in.
         planner: Plans the training of the new slices.
+        recorder: Keeps what the lake's files hold.
     """
 
     def __init__(
-        self, site: Site, registry: Registry, ingestions: Ingestions, guard: Guard, planner: RemovalPlanner
+        self,
+        site: Site,
+        registry: Registry,
+        ingestions: Ingestions,
+        guard: Guard,
+        planner: RemovalPlanner,
+        recorder: Recorder,
     ) -> None:
-        self.site, self.registry, self.ingestions = site, registry, ingestions
+        self.site, self.registry, self.ingestions, self._recorder = site, registry, ingestions, recorder
         self._guard, self._planner = guard, planner
         self._not_before: dict[str, float] = {}  # ingestion → when it is tried again
         self._swept = False
@@ -157,25 +165,37 @@ class Growth:
         lake.refresh()
         numbers = {found.ingest_id: number for number, found in enumerate(lake.manifest.generations)}
         if (number := numbers.get(new.ingest_id)) is not None:  # a crash came between manifest and ledger
-            self._mark(token, new, number, lake.manifest.generations[number], lambda: None)
+            self._mark(token, new, number, lake.manifest.generations[number], (), lambda: None)
             return True
         self._guard.check()
         try:
-            made = grow(lake, new, self._guard, beat, lambda: self.ingestions.fence(token))
+            grown = grow(lake, new, self._guard, beat, lambda: self.ingestions.fence(token))
         except DataError as error:
             self.ingestions.mark_failed(token, new.ingest_id, " ".join(str(error).split()))
             self._sweep()
             return False
-        if made is None:
-            self.ingestions.mark_made(token, new, None, 0, new.rows + new.skipped, lambda: None)
+        if grown is None:
+            self.ingestions.mark_made(token, new, None, 0, new.rows + new.skipped, (), lambda: None)
             self.ingestions.mark_applied(token, new.ingest_id, self.registry.version().version)
             self._sweep()
             return False
-        self._mark(token, new, len(numbers), made, lambda: admit(lake, made))
+        made, seals = grown
+        manifest = with_generation(lake, made)
+        names = self._recorder.propose_generation(token, seals, manifest)
+        self._mark(token, new, len(numbers), made, names, lambda: admit(lake, manifest))
         return True
 
-    def _mark(self, token: int, new: Ingestion, number: int, made: Generation, publish: Callable[[], None]) -> None:
-        self.ingestions.mark_made(token, new, number, made.count, made.skipped, publish)
+    def _mark(
+        self,
+        token: int,
+        new: Ingestion,
+        number: int,
+        made: Generation,
+        names: Collection[str],
+        publish: Callable[[], None],
+    ) -> None:
+        self.ingestions.mark_made(token, new, number, made.count, made.skipped, names, publish)
+        self._recorder.keep()
         self._sweep()
 
     def _plans(self, new: Ingestion, pools: Pools) -> dict[int, ShardPlan]:

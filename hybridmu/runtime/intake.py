@@ -151,7 +151,7 @@ class Intake:
         """
         lake = self.site.lake
         ids = pq.read_table(copy.path, columns=[stored_name(lake.settings.data.id)]).column(0).to_pylist()
-        keys, unknown = Lookup(lake, self.keyring.stamp()).find([("id", value) for value in ids])
+        keys, unknown = Lookup(lake, self.guard.stamp()).find([("id", value) for value in ids])
         fixed = [split for split in SPLITS[1:] if split == "test" or lake.settings.data.validation]
         outside = sum(
             bool(rows)

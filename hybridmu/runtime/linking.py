@@ -80,7 +80,7 @@ def _join(members: Sequence[Peer]) -> None:
     pairs = [*combinations(members, 2)]
     for member in members:
         member.ledger.bind(member.settings.identity(), create=False)
-    members[0].keyring.stamp()  # makes the guard key, if nothing was forgotten yet
+    members[0].guard.stamp()  # makes the guard key, if nothing was forgotten yet
     for one, other in pairs:
         _refuse_unlike(one, other)
     for one, other in pairs:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,11 @@ from hybridmu.core.model import State, state_of
 from hybridmu.core.training import train_slice
 from hybridmu.errors import HybridMUError
 from hybridmu.runtime.site import Site
+from hybridmu.store.lake.layout import MANIFEST
 from hybridmu.user_code import told
 
 Watch = Callable[[int, int], None]
+Seals = tuple[tuple[str, tuple[str, ...]], ...] | None
 _POLL_SECONDS = 0.05
 
 
@@ -34,6 +36,7 @@ def train_from_scratch(
     shards: Mapping[int, int],
     processes: int,
     watch: Watch | None = None,
+    seals: Seals = None,
 ) -> tuple[dict[int, State | None], float]:
     """Train shards from scratch without their tombstoned rows, in fresh processes.
 
@@ -43,6 +46,7 @@ def train_from_scratch(
         shards: Which shards, and of how many generations of rows each.
         processes: How many run at once.
         watch: Called with (shards done, shards in all) while they run.
+        seals: (file of the lake, seals that it may have) of what they read; None: not to be compared.
 
     Returns:
         (shard → final state, None when no row is left; seconds of training summed over shards).
@@ -54,7 +58,11 @@ def train_from_scratch(
     with tempfile.TemporaryDirectory(prefix="hybridmu-oracle-") as folder:
         running = [
             _start(
-                settings, {s: (shards[s], gone.get(s, set())) for s in [*shards][number::count]}, Path(folder), number
+                settings,
+                {s: (shards[s], gone.get(s, set())) for s in [*shards][number::count]},
+                Path(folder),
+                number,
+                seals,
             )
             for number in range(count)
         ]
@@ -81,14 +89,30 @@ def train_from_scratch(
     return states, seconds
 
 
+def seals_of(site: Site, shards: Sequence[int]) -> Seals:
+    """Return the seals that the manifest and the training tables of shards may have now, once they are compared.
+
+    Raises:
+        StorageError: A table is damaged, or not the one that was recorded: said here, before a process is started.
+    """
+    names = [name for shard in shards for name in site.lake.files("train", shard)]
+    site.lake.check(*names)
+    return site.lake.recorded([MANIFEST, *names])
+
+
 def _start(
-    settings: Settings, work: Mapping[int, tuple[int, set[tuple[str, bytes]]]], folder: Path, number: int
+    settings: Settings,
+    work: Mapping[int, tuple[int, set[tuple[str, bytes]]]],
+    folder: Path,
+    number: int,
+    seals: Seals,
 ) -> subprocess.Popen[str]:
     document = {
         "settings": settings.model_dump(mode="json"),
         "output": str(folder),
         "path": sys.path,  # a task may be found by what this process added
         "error": f"{number}.error",
+        "seals": seals,
         "shards": {
             str(shard): {"generations": generations, "gone": sorted([kind, key.hex()] for kind, key in keys)}
             for shard, (generations, keys) in work.items()
@@ -117,6 +141,9 @@ def main() -> None:
 def _train(document: dict[str, Any]) -> None:
     site = Site(Settings.model_validate(document["settings"]))
     site.configure_torch()
+    if document["seals"] is not None:
+        known = {name: frozenset(found) for name, found in document["seals"]}
+        site.lake.compare_with(lambda _: known)
     output = Path(document["output"])
     for name, asked in document["shards"].items():
         shard, generations = int(name), asked["generations"]

@@ -28,6 +28,7 @@ from hybridmu.store.sql.ingestions import Ingestions
 from hybridmu.store.sql.ledger import Ledger
 from hybridmu.store.sql.links import Link, Links, Parcel
 from hybridmu.store.sql.registry import Registry
+from hybridmu.store.sql.seals import Seals
 from hybridmu.types import ForgetRequest, NamedKey, Origin, ResolvedKey, StrategyChoice
 
 _MOMENTS = ("applied", "served", "exact", "purged")
@@ -51,6 +52,7 @@ class Peer:
         self.keyring, self.ingestions = Keyring(settings), Ingestions(self.engine)
         self.guard = Guard(self.engine, self.keyring)
         self.lake = Lake(settings, Storage(settings.storage_url, modes_of(settings.storage_mode)))
+        self.lake.compare_with(Seals(self.engine).known)
         self.system, self.name = self.ledger.system(), name_of(settings)
 
     @property

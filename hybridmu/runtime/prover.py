@@ -23,7 +23,7 @@ from hybridmu.core.merkle import make_leaves, root
 from hybridmu.core.model import SubModel
 from hybridmu.core.rows import Rows, carries
 from hybridmu.errors import CertificateRefusedError, CorruptBlobError
-from hybridmu.runtime.oracle import train_from_scratch
+from hybridmu.runtime.oracle import seals_of, train_from_scratch
 from hybridmu.runtime.site import Site
 from hybridmu.types import PastSubModel, Proof, RequestNeed, ShardJob, Tombstone
 
@@ -92,7 +92,14 @@ class Prover:
             for past in (approximate, after)
             if past is not None
         )
-        verified, how = self._verify(after) if self.sampled(need.request_id) else (False, "not sampled by policy")
+        # Weights that did not change show a removal only beside a training that never saw the rows.
+        unchanged = bool((seen & ~left).any()) and old.weights == new.weights
+        if self.sampled(need.request_id):
+            verified, how = self._verify(after)
+        else:
+            verified, how = self._compared(after) if unchanged else (False, "not sampled by policy")
+        if unchanged and verified:
+            how += "; they are those from before: the rows had no influence on them"
         return ShardEvidence(
             shard=self.shard,
             stages=stages,
@@ -156,9 +163,7 @@ class Prover:
         Raises:
             CertificateRefusedError: It gave others.
         """
-        if past.version not in self._verified:
-            self._verified[past.version] = self._replay(past.sub.head, past)
-        verified, how = self._verified[past.version]
+        verified, how = self._compared(past)
         if not verified and how == _DIFFERENT:
             raise CertificateRefusedError(
                 f"shard {self.shard}: version {past.version} is not what training without the rows gives",
@@ -168,12 +173,20 @@ class Prover:
             )
         return verified, how
 
+    def _compared(self, past: PastSubModel) -> tuple[bool, str]:
+        if past.version not in self._verified:
+            self._verified[past.version] = self._replay(past.sub.head, past)
+        return self._verified[past.version]
+
     def _replay(self, head: str | None, past: PastSubModel) -> tuple[bool, str]:
         site, sub = self.site, past.sub
         if head != site.head(self.shard):
             return False, "not replayable here: other code, libraries or machine than made it"
         gone = {(str(stone.kind), stone.key) for stone in self.job.stones if stone.seq <= sub.exact_upto}
-        states, seconds = train_from_scratch(site.settings, {self.shard: gone}, {self.shard: sub.generations}, 1)
+        shards = {self.shard: sub.generations}
+        states, seconds = train_from_scratch(
+            site.settings, {self.shard: gone}, shards, 1, seals=seals_of(site, [self.shard])
+        )
         how = f"trained anew in a fresh process in {seconds:.1f} s"
         try:
             ours = None if sub.blob is None else site.blobs.get(sub.blob)

@@ -3,10 +3,12 @@
 Stages of a batch, every one repeatable after a crash:
 
 1. *prove*: each touched shard makes evidence and surveys what will go; both are kept in the ledger.
-2. *index*: rows leave the index files that all shards share.
-3. *rows*: each shard rewrites its tables, and deletes every blob that the served version does not stand on.
-4. *look*: storage and the machines are searched.
-5. *finish*: tombstones are emptied, the database is cleaned and searched too; then the requests are PURGED, with a
+2. *foresee*: what every file will hold without the rows is worked out, and recorded; until it is written, a file may
+   hold either.
+3. *index*: rows leave the index files that all shards share.
+4. *rows*: each shard rewrites its tables, and deletes every blob that the served version does not stand on.
+5. *look*: storage and the machines are searched.
+6. *finish*: tombstones are emptied, the database is cleaned and searched too; then the requests are PURGED, with a
    certificate each (`certifying.py`).
 
 What fails on one shard, or is found of one request, keeps those requests back, and no others.
@@ -28,6 +30,7 @@ from hybridmu.errors import DatabaseError, HybridMUError, LeaseLostError
 from hybridmu.faults import reach
 from hybridmu.runtime.certifying import Certifier
 from hybridmu.runtime.dispatch import revoked_keys
+from hybridmu.runtime.recording import Recorder
 from hybridmu.runtime.site import Site
 from hybridmu.store.journal import Journal
 from hybridmu.store.purge.scrub import clean
@@ -37,7 +40,9 @@ from hybridmu.store.sql.deletions import Deletions, Purgeable
 from hybridmu.store.sql.measurements import Measurements
 from hybridmu.store.sql.registry import Registry
 from hybridmu.store.sql.replicas import Replicas
+from hybridmu.store.sql.seals import Change
 from hybridmu.types import (
+    ForeseenOutcome,
     JobResult,
     LookOutcome,
     ProofOutcome,
@@ -75,6 +80,9 @@ class _Batch:
     attempts: Counter[tuple[str, int]] = field(default_factory=Counter)  # by strategy and shard
     surveys: dict[tuple[str, int], Survey] = field(default_factory=dict)
     emptied: set[int] = field(default_factory=set)  # tombstones without rows
+    foreseen: dict[int, dict[str, Change]] = field(default_factory=dict)  # shard → file → its seal now and then
+    changed: set[str] = field(default_factory=set)  # files that are as foreseen
+    asked: frozenset[str] = frozenset()  # for which requests that was worked out
     looked: dict[str, Any] = field(default_factory=dict)
     tables: int = 0
     files: int = 0
@@ -90,10 +98,19 @@ class Purger:
         queue: Queues a job with the coordinator.
         renew: Keeps the coordinator's lease during longer work.
         clean: Takes forgotten rows out of the copies of new data that wait; returns their names.
+        recorder: Keeps what the lake's files hold.
     """
 
-    def __init__(self, site: Site, engine: Engine, queue: Queue, renew: Callable[[], None], clean: Clean) -> None:
-        self.site = site
+    def __init__(
+        self,
+        site: Site,
+        engine: Engine,
+        queue: Queue,
+        renew: Callable[[], None],
+        clean: Clean,
+        recorder: Recorder,
+    ) -> None:
+        self.site, self._recorder = site, recorder
         self._engine, self._queue, self._renew, self._clean = engine, queue, renew, clean
         self._registry, self._controls, self._replicas = Registry(engine), Controls(engine), Replicas(engine)
         self._measurements, self._deletions = Measurements(engine), Deletions(engine)
@@ -102,6 +119,7 @@ class Purger:
         self._batch: _Batch | None = None
         self._look_at = 0.0
         self._retry_at: dict[str, float] = {}
+        self._proven: set[int] = set()  # shards whose refused evidence was made anew
         self._due_since: dict[str, float] = {}
         self._reserved: frozenset[int] = frozenset()
         self._alone: set[str] = set()  # requests that failed together: whose fault it was shows one by one
@@ -180,9 +198,14 @@ class Purger:
     def _prove(self, token: int, due: Collection[Purgeable], holds: Collection[Hold]) -> None:
         requests = {item.request_id: item.shards for item in due}
         shards = frozenset().union(*requests.values())
-        batch = self._batch = _Batch(requests, shards, self._index)
+        batch = self._batch = _Batch(requests, shards, self._foresee)
         reach("purge.begin")
-        stones, unproven = self._deletions.exact_stones(shards), self._deletions.unproven(shards)
+        stones = self._deletions.exact_stones(shards)
+        # What did not show a deletion is looked at anew once per start: a person may have looked meanwhile.
+        unproven = self._deletions.unproven(shards & self._proven) | self._deletions.unproven(
+            shards - self._proven, again=True
+        )
+        self._proven |= shards
         held = self._deletions.stones_of([name for name in self._deletions.held(holds) if name])
         surveyed = self._deletions.surveyed(list(requests))
         since = {shard: min(need.upto for need in needs) for shard, needs in unproven.items() if needs}
@@ -206,21 +229,44 @@ class Purger:
         if not batch.jobs:
             self._guarded(token, batch.then)
 
-    def _index(self, token: int) -> None:
+    def _foresee(self, token: int) -> None:
         batch = self._at_work()
         self._drop(token, self._deletions.refused(list(batch.requests)))
-        # The last moment for a hold: from here on rows go.
-        for name, number in self._deletions.held(self._controls.holds()).items():
-            self._drop(token, dict.fromkeys([name] if name else [*batch.requests], f"legal hold {number}"))
+        self._keep_held(token)
         # From here on these, and not the tombstones, say what goes: they outlive them in a crash.
         batch.surveys = self._deletions.surveys(list(batch.requests))
-        rows = {(shard, id_) for (_, shard), survey in batch.surveys.items() for id_ in survey.ids}
-        content = {content for survey in batch.surveys.values() for content in survey.content}
+        batch.then, batch.asked, batch.foreseen = self._index, frozenset(batch.requests), {}
+        for shard, keys in sorted(self._going().items()):
+            self._send("foresee", shard, tombstones=tuple(sorted(keys)))
+        if indexed := self._indexed():
+            self._send("foresee-index", -1, **indexed)
+        if not batch.jobs:
+            self._end()  # none of its requests was left
+
+    def _index(self, token: int) -> None:
+        batch = self._at_work()
+        self._keep_held(token)  # the last moment for a hold: from here on rows go
+        if batch.asked != frozenset(batch.requests):  # some were kept back: others go than was worked out
+            self._foresee(token)
+            return
+        changes = {name: change for files in batch.foreseen.values() for name, change in files.items()}
+        self._recorder.propose(token, changes)
         batch.then = self._rows
-        if rows:
-            self._send("purge-index", -1, gone=tuple(sorted(rows)), content=tuple(sorted(content)))
+        if indexed := self._indexed():
+            self._send("purge-index", -1, **indexed)
         else:
             self._rows(token)
+
+    def _keep_held(self, token: int) -> None:
+        for name, number in self._deletions.held(self._controls.holds()).items():
+            self._drop(token, dict.fromkeys([name] if name else [*self._at_work().requests], f"legal hold {number}"))
+
+    def _indexed(self) -> dict[str, Any]:
+        """Return what tells index jobs which rows go; nothing when none does."""
+        surveys = self._at_work().surveys
+        rows = {(shard, id_) for (_, shard), survey in surveys.items() for id_ in survey.ids}
+        content = {content for survey in surveys.values() for content in survey.content}
+        return {"gone": tuple(sorted(rows)), "content": tuple(sorted(content))} if rows else {}
 
     def _rows(self, token: int) -> None:
         batch = self._at_work()
@@ -238,6 +284,8 @@ class Purger:
     def _look(self, token: int) -> None:
         batch = self._at_work()
         batch.then = self._finish
+        self._recorder.confirm(token, batch.changed)
+        self._recorder.keep()
         batch.emptied = self._emptied()
         self._journal.scrub(batch.emptied, self._deletions.naming(batch.requests))
         needles = {needle for survey in self._surveys() for needle in survey.needles}
@@ -279,7 +327,10 @@ class Purger:
             self._deletions.save_proof(token, result.shard, result.proofs, surveys)
             refused = {proof.request_id: proof.refused for proof in result.proofs if proof.refused}
             self._drop(token, {**dict.fromkeys(result.held, "a legal hold covers some of its rows"), **refused})
+        elif isinstance(result, ForeseenOutcome):
+            batch.foreseen[result.shard] = {name: (now, then) for name, now, then in result.seals}
         elif isinstance(result, PurgeOutcome):
+            batch.changed |= batch.foreseen[result.shard].keys()
             batch.tables += result.tables
             batch.files += result.files
             batch.twins += result.twins

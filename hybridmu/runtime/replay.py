@@ -13,13 +13,14 @@ from hybridmu.core.evidence import ShardEvidence
 from hybridmu.core.lineage import chain
 from hybridmu.core.rows import carries
 from hybridmu.errors import RequestError, StateError
-from hybridmu.runtime.oracle import train_from_scratch
+from hybridmu.runtime.oracle import seals_of, train_from_scratch
 from hybridmu.runtime.site import Site
 from hybridmu.store.certificates import Certificates
 from hybridmu.store.files.blobs import weights_hash
 from hybridmu.store.sql.database import connect
 from hybridmu.store.sql.ledger import Ledger
 from hybridmu.store.sql.registry import Registry
+from hybridmu.store.sql.seals import Seals
 from hybridmu.types import SubModel
 
 
@@ -89,6 +90,7 @@ def replay(settings: Settings, document: Mapping[str, Any], processes: int = 2) 
     engine = connect(settings.database)
     ledger, registry, certificates = Ledger(engine), Registry(engine), Certificates(site.storage)
     ledger.bind(settings.identity(), create=False)
+    site.lake.compare_with(Seals(engine).known)
     if document["system"] != ledger.system():
         raise RequestError(
             "the certificate is of another system", expected=ledger.system(), got=str(document["system"])
@@ -116,7 +118,7 @@ def replay(settings: Settings, document: Mapping[str, Any], processes: int = 2) 
             asked[shard], gone[shard] = (evidence, sub.generations), keys
     if asked:
         shards = {shard: generations for shard, (_, generations) in asked.items()}
-        states, seconds = train_from_scratch(settings, gone, shards, processes)
+        states, seconds = train_from_scratch(settings, gone, shards, processes, seals=seals_of(site, list(shards)))
         for shard, (evidence, _) in asked.items():
             state = states[shard]
             same = (None if state is None else weights_hash(state)) == evidence.after.weights

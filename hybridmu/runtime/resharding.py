@@ -10,6 +10,7 @@ from hybridmu.config import Settings
 from hybridmu.errors import StateError
 from hybridmu.runtime.linking import link
 from hybridmu.runtime.peer import Peer, opened
+from hybridmu.runtime.recording import Recorder
 from hybridmu.store.files.modes import modes_of
 from hybridmu.store.files.storage import Storage
 from hybridmu.store.lake.inherit import Predecessor, inherit
@@ -47,7 +48,8 @@ def prepare(old: Peer, settings: Settings) -> None:
         old.lake.refresh()
         version = old.registry.version().version
         new.lake.storage.drop_stale_staging()
-        inherit(new.lake, Predecessor(old.system, old.name, version, old.lake, gone, tombstones), new.guard)
+        record = Recorder(new.lake, new.engine).begin
+        inherit(new.lake, Predecessor(old.system, old.name, version, old.lake, gone, tombstones), new.guard, record)
 
 
 def _refuse_unlike(old: Peer, settings: Settings) -> None:

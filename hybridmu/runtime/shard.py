@@ -20,11 +20,12 @@ from hybridmu.errors import DivergedError, StorageError, StrategyUnavailableErro
 from hybridmu.runtime.prover import Prover
 from hybridmu.runtime.site import Site
 from hybridmu.store.audits import Audits
-from hybridmu.store.purge.purge import purge_rows, sweep
+from hybridmu.store.purge.purge import foresee_rows, purge_rows, sweep
 from hybridmu.store.purge.survey import survey
 from hybridmu.types import (
     CalibrationCurve,
     CalibrationOutcome,
+    ForeseenOutcome,
     KeyKind,
     Proof,
     ProofOutcome,
@@ -83,6 +84,7 @@ class ShardWorker:
             New weights and what they cost; `blob` is None when no row is left.
         """
         started, already = time.perf_counter(), self._rows_read
+        self.site.expect(job)
         live = self._live(job)
         recipe = self.site.recipe_for(self.shard, job.generations)
         chain = self._lineage(live, recipe)
@@ -163,6 +165,7 @@ class ShardWorker:
             StrategyUnavailableError: The exact run on the very rows that are live has no checkpoints here.
         """
         started = time.perf_counter()
+        self.site.expect(job)
         live = self._live(job)
         settings, recipe = self.site.settings, self.site.recipe_for(self.shard, job.generations)
         keys = self._lineage(live, recipe).keys
@@ -212,7 +215,7 @@ class ShardWorker:
         Returns:
             Evidence and survey per request; both must be kept before anything is removed.
         """
-        self.site.lake.see(job.generations)
+        self.site.expect(job)
         proofs: tuple[Proof, ...] = ()
         if job.requests:
             prover = Prover(self.site, job, self._sampled)
@@ -225,6 +228,19 @@ class ShardWorker:
         found = tuple((request_id, survey.to_json()) for request_id, survey in surveys.items())
         return ProofOutcome(job.job_id, self.shard, proofs, found, tuple(sorted(held)))
 
+    def foresee(self, job: ShardJob) -> ForeseenOutcome:
+        """Work out what this shard's tables will hold without rows; nothing is changed.
+
+        Args:
+            job: Names the keys of the rows.
+
+        Returns:
+            The seals of its tables, now and then.
+        """
+        self.site.expect(job)
+        seals = foresee_rows(self.site.lake, self.shard, job.tombstones)
+        return ForeseenOutcome(job.job_id, self.shard, tuple((name, *both) for name, both in seals.items()))
+
     def purge(self, job: ShardJob) -> PurgeOutcome:
         """Remove rows from this shard's tables, and every file that the served version does not stand on.
 
@@ -234,7 +250,7 @@ class ShardWorker:
         Returns:
             How much was rewritten and deleted; repeating it removes nothing more.
         """
-        self.site.lake.see(job.generations)
+        self.site.expect(job)
         self._drop(job.tombstones)  # they leave memory too
         tables = purge_rows(self.site.lake, self.shard, job.tombstones)
         refs, keys = job.keep
@@ -258,7 +274,6 @@ class ShardWorker:
     def _live(self, job: ShardJob) -> Rows:
         """Return the live rows; once a row is tombstoned it leaves memory for good."""
         if self._rows is None or self._generations != job.generations:
-            self.site.lake.see(job.generations)
             gone = {(str(kind), key) for kind, key in job.tombstones}
             self._rows = self.site.lake.rows("train", self.shard, gone, generations=job.generations)
             self._rows_read += len(self._rows)

@@ -16,7 +16,7 @@ from hybridmu.store.files.modes import modes_of
 from hybridmu.store.files.storage import Storage
 from hybridmu.store.lake.lake import Lake
 from hybridmu.task import code_digest, make_task
-from hybridmu.types import StrategyName
+from hybridmu.types import ShardJob, StrategyName
 
 # Named as such in the environment part of a lineage key.
 _LIBRARIES = {"torch", "numpy"}
@@ -41,6 +41,18 @@ class Site:
     def device(self) -> str:
         """Return `cpu` or `cuda`; only workers that hold a GPU get `cuda`."""
         return self.settings.device
+
+    def expect(self, job: ShardJob) -> None:
+        """See the generations that a job is about, and compare what is read for it with what the ledger recorded.
+
+        Args:
+            job: Brings the seals along: a worker has no ledger.
+        """
+        if job.seals is not None:
+            known = {name: frozenset(seals) for name, seals in job.seals}
+            self.lake.compare_with(lambda names: {name: known[name] for name in names if name in known})
+        self.lake.refresh()
+        self.lake.see(job.generations)
 
     def configure_torch(self) -> None:
         """Fix what changes bits: thread count and deterministic kernels, for this process."""

@@ -17,8 +17,16 @@ from hybridmu.errors import CorruptBlobError, StrategyUnavailableError
 from hybridmu.runtime import auditor
 from hybridmu.runtime.site import Site
 from hybridmu.store.purge.look import Look, drop_old_versions
-from hybridmu.store.purge.purge import purge_indexes
-from hybridmu.types import AuditOutcome, LookOutcome, PurgeOutcome, ShardJob, ShardOutcome, StrategyName
+from hybridmu.store.purge.purge import foresee_indexes, purge_indexes
+from hybridmu.types import (
+    AuditOutcome,
+    ForeseenOutcome,
+    LookOutcome,
+    PurgeOutcome,
+    ShardJob,
+    ShardOutcome,
+    StrategyName,
+)
 from hybridmu.user_code import placed
 
 # An update asks for some checkpoints twice, soon after each other; one that is not needed any more should go.
@@ -58,7 +66,7 @@ class Updater:
         """
         started = time.perf_counter()
         site, shard = self.site, job.shard
-        site.lake.see(job.generations)
+        site.expect(job)
         policy = site.settings.policy
         gone = {(str(kind), key) for kind, key in job.tombstones}
         fresh = {(str(kind), key) for kind, key in job.fresh}
@@ -136,9 +144,22 @@ class Updater:
         Returns:
             How many index files were rewritten, and how many training rows of the same content are left.
         """
-        self.site.lake.see(job.generations)
+        self.site.expect(job)
         done, twins = purge_indexes(self.site.lake, job.gone, job.content)
         return PurgeOutcome(job.job_id, job.shard, len(done), twins=twins)
+
+    def foresee_index(self, job: ShardJob) -> ForeseenOutcome:
+        """Work out what the index files will hold without rows; nothing is changed.
+
+        Args:
+            job: As for `purge_index`.
+
+        Returns:
+            The seals of the files, now and then.
+        """
+        self.site.expect(job)
+        seals = foresee_indexes(self.site.lake, job.gone, job.content)
+        return ForeseenOutcome(job.job_id, job.shard, tuple((name, *both) for name, both in seals.items()))
 
     def look(self, job: ShardJob) -> LookOutcome:
         """Search storage for what was purged, after deleting what a versioned bucket keeps of it.
@@ -149,7 +170,7 @@ class Updater:
         Returns:
             The files that still hold one.
         """
-        self.site.lake.see(job.generations)
+        self.site.expect(job)
         versions = drop_old_versions(self.site.lake, job.purged_shards)
         found, looked = Look(self.site.lake, job.needles, job.database, job.waiting).run()
         names = tuple((name, tuple(sorted(held))) for name, held in found.items())

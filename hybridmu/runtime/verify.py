@@ -14,7 +14,7 @@ from hybridmu.core.aggregate import aggregate
 from hybridmu.core.model import State, SubModel
 from hybridmu.core.rows import Rows, concatenate
 from hybridmu.errors import RequestError
-from hybridmu.runtime.oracle import Watch, train_from_scratch
+from hybridmu.runtime.oracle import Watch, seals_of, train_from_scratch
 from hybridmu.runtime.site import Site
 from hybridmu.store.keys import Keyring
 from hybridmu.store.lake.layout import Split
@@ -22,6 +22,7 @@ from hybridmu.store.sql.database import connect
 from hybridmu.store.sql.guard import Guard
 from hybridmu.store.sql.ledger import Ledger
 from hybridmu.store.sql.registry import Registry
+from hybridmu.store.sql.seals import Seals
 from hybridmu.types import SubModel as SubModelRecord
 
 
@@ -51,6 +52,7 @@ def verify(
     engine = connect(settings.database)
     ledger, registry = Ledger(engine), Registry(engine)
     ledger.bind(settings.identity(), create=False)
+    site.lake.compare_with(Seals(engine).known)
     version = registry.version()
     chosen = [sub for sub in version.shards if shards is None or sub.shard in set(shards)]
     if not chosen or (shards is not None and set(shards) - {sub.shard for sub in chosen}):
@@ -62,8 +64,9 @@ def verify(
         sub.shard: {(x.kind, x.key) for x in tombstones.get(sub.shard, []) if x.seq <= sub.removed_upto}
         for sub in version.shards
     }
+    seals = seals_of(site, [sub.shard for sub in chosen])
     oracle, seconds = train_from_scratch(
-        settings, gone, {sub.shard: sub.generations for sub in chosen}, processes, watch
+        settings, gone, {sub.shard: sub.generations for sub in chosen}, processes, watch, seals
     )
     every: dict[int, set[tuple[str, bytes]]] = {
         shard: {(x.kind, x.key) for x in stones} for shard, stones in tombstones.items()

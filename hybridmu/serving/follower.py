@@ -8,10 +8,12 @@ from abc import ABC, abstractmethod
 
 from hybridmu.config import Settings
 from hybridmu.runtime.site import Site
+from hybridmu.store.journal import Journal
 from hybridmu.store.sql.database import connect
 from hybridmu.store.sql.ledger import Ledger
 from hybridmu.store.sql.registry import Registry
 from hybridmu.store.sql.replicas import Replicas
+from hybridmu.store.sql.seals import Seals
 
 
 class Follower(ABC):
@@ -27,6 +29,8 @@ class Follower(ABC):
         self.site = Site(settings)
         self._engine = connect(settings.database)
         Ledger(self._engine).bind(settings.identity(), create=False)
+        Journal(self.site.storage, self._engine).check(whole=False)
+        self.site.lake.compare_with(Seals(self._engine).known)
         self._registry, self._replicas = Registry(self._engine), Replicas(self._engine)
         self._lease = settings.serving.lease_seconds
         self._renewed = time.monotonic()

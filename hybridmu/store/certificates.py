@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from hybridmu.core.certificate import canonical, fingerprint, parse
+from hybridmu.core.certificate import canonical, fingerprint, intact, parse
 from hybridmu.errors import CorruptBlobError, StateError
 from hybridmu.faults import reach
 from hybridmu.store.files.durable import temporary_name
@@ -64,7 +64,7 @@ class Certificates:
 
         Raises:
             StateError: There is none of this number.
-            CorruptBlobError: The file is no JSON object.
+            CorruptBlobError: The file is damaged.
         """
         try:
             document = parse(self.storage.read(_name(number)))
@@ -73,14 +73,20 @@ class Certificates:
                 f"there is no certificate {number}", expected=f"a number up to {max(self.numbers(), default=0)}"
             ) from None
         except ValueError as error:
-            document = str(error)
-        if not isinstance(document, dict):
+            document, wrong = None, str(error)
+        else:
+            wrong = "changed bytes: its signature does not hold" if not intact(document) else ""
+            wrong = wrong or ("another number" if document["number"] != number else "")
+        if wrong:
             raise CorruptBlobError(
                 f"the file of certificate {number} is damaged",
-                got=str(document)[:200],
-                remedy="restore it from a backup, or from whoever received it",
+                expected="the certificate as it was signed",
+                got=wrong[:200],
+                remedy="put back the same file: from a backup of any day, or from whoever received it; a certificate "
+                "never changes",
             )
-        return document
+        found: dict[str, Any] = document
+        return found
 
     def written(self, number: int, request_id: str) -> dict[str, Any] | None:
         """Return the certificate of a number if it is there and of this request."""
@@ -88,6 +94,10 @@ class Certificates:
             return None
         document = self.get(number)
         return document if document["request"]["id"] == request_id else None
+
+    def has(self, number: int) -> bool:
+        """Return whether the file of a number is there."""
+        return number > 0 and self.storage.exists(_name(number))
 
     def numbers(self) -> list[int]:
         """Return the numbers that are there, in order."""

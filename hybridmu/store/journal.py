@@ -7,7 +7,6 @@ before `replay` has given it back what it lost. What was committed and not begun
 
 from __future__ import annotations
 
-import json
 import uuid
 from collections.abc import Collection
 from datetime import datetime
@@ -16,18 +15,29 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
-from hybridmu.errors import CorruptBlobError, StateError
+from hybridmu.errors import StateError
 from hybridmu.store.certificates import Certificates
+from hybridmu.store.files.sealed import sealed, unsealed
 from hybridmu.store.files.storage import Storage
+from hybridmu.store.purge.decommission import decommissioned
 from hybridmu.store.sql import tables as t
 from hybridmu.store.sql.database import parts, reader
+from hybridmu.store.sql.deletions import certificate_numbers, keep_certificate_number
 from hybridmu.store.sql.filing import begin_earlier
 from hybridmu.store.sql.idempotency import corrections
+from hybridmu.store.sql.seals import Seals, changes, restore
 from hybridmu.types import RequestState
 
 _FOLDER = "journal"
-_STATE = f"{_FOLDER}/state.json"
+_STATE, _SEALS = f"{_FOLDER}/state.json", f"{_FOLDER}/seals.json"
 _TABLES = (t.requests, t.tombstones, t.needs, t.guard, t.idempotency, t.reliances, t.named)
+# Members of files that an older release wrote, without a seal.
+_MEMBERS = {_STATE: ("version", "token", "shards"), _SEALS: ()}
+_ENTRY = ("requests", "tombstones", "needs", "guard", "idempotency")
+_DAMAGED = (
+    "the journal matters only to a ledger that was restored; delete this file if the ledger is the newest one there "
+    "is: it is written anew. Otherwise put back its newest copy"
+)
 _TIMES = ("planned_at", "applied_at", "served_at", "exact_at", "purged_at")
 
 
@@ -47,7 +57,7 @@ class Journal:
     def keep(self, request_ids: Collection[str]) -> None:
         """Write down requests that are acted on and not cancelled, once each; durable when this returns."""
         if self._kept is None:
-            self._kept = {row["request_id"] for _, entry in self._entries() for row in entry["requests"]}
+            self._kept = self._requests()
         fresh = sorted(set(request_ids) - self._kept)
         if not fresh:
             return
@@ -62,7 +72,7 @@ class Journal:
                     for part in parts(stand)
                     for row in connection.execute(table.select().where(table.c.request_id.in_(part)))
                 ]
-        self.storage.write(f"{_FOLDER}/{uuid.uuid4().hex}.json", json.dumps(entry).encode())
+        self.storage.write(f"{_FOLDER}/{uuid.uuid4().hex}.json", sealed(entry))
         self._kept |= set(stand)
 
     def settle(self) -> None:
@@ -79,25 +89,71 @@ class Journal:
             same = (t.version_shards.c.shard == last.c.shard) & (t.version_shards.c.version == last.c.version)
             shards = connection.execute(sa.select(t.version_shards).join(last, same)).all()
         state = {"version": version, "token": token, "shards": [_plain(row._mapping) for row in shards]}
-        self.storage.write(_STATE, json.dumps(state).encode())
+        self.storage.write(_STATE, sealed(state))
 
-    def check(self) -> None:
-        """Refuse a ledger that is older than its storage.
+    @property
+    def published(self) -> bool:
+        """Return whether a version was published from this storage."""
+        return self.storage.exists(_STATE)
+
+    def keep_seals(self) -> None:
+        """Write down what is recorded of the lake's files."""
+        count, seals = Seals(self._write).content()
+        self.storage.write(_SEALS, sealed({"changes": count, "seals": seals}))
+
+    def reseal(self) -> None:
+        """Write every file anew; those of an older release have no seal."""
+        for name, entry in self._entries():
+            self.storage.write(name, sealed(entry))
+        if (state := self._state()) is not None:
+            self.storage.write(_STATE, sealed(state))
+        self.keep_seals()
+
+    def check(self, *, whole: bool = True) -> None:
+        """Refuse a ledger that is older than its storage, or storage that lacks certificates of the ledger.
+
+        Args:
+            whole: Look for every request too; without it only what costs the same however many there were.
 
         Raises:
-            StateError: It lacks a version or a request that storage has acted on.
+            StateError: The ledger lacks a version, a change of a table, a certificate, or a request that storage has
+                acted on; or storage lacks a certificate.
         """
-        state = self._state()
+        # Storage first: another process may be at work, and what it writes is in the ledger before.
+        state, seals, certificates = self._state(), self._sealed(), Certificates(self.storage)
+        kept, there = self._requests() if whole else set(), set(certificates.numbers() if whole else ())
         with self._read.begin() as connection:
+            if decommissioned(connection):
+                return
             version = connection.scalar(sa.select(t.serving.c.version))
-            missing = self._missing(connection)
-        if missing or (state and (version or 0) < (state["version"] or 0)):
+            written, given = certificate_numbers(connection)
+            counted, missing = changes(connection), self._missing(connection, kept)
+        behind = [f"{len(missing)} request(s) missing"] if missing else []
+        if state and (version or 0) < (state["version"] or 0):
+            behind.append(f"version {version} instead of {state['version']}")
+        if seals and counted < seals["changes"]:
+            behind.append(f"{seals['changes'] - counted} change(s) of tables missing")
+        if (given + 1 in there if whole else certificates.has(given + 1)) and self._given() == given:
+            behind.append(f"certificate {given + 1} is not known")  # numbers have no gaps
+        if behind:
             raise StateError(
                 "the ledger is older than its storage: it was restored from a backup",
-                expected=f"version {state['version'] if state else version} and every request that was begun",
-                got=f"version {version}, {len(missing)} request(s) missing",
-                remedy="run `hybridmu ledger replay -c CONFIG`; until then nothing is trained or removed",
+                expected="every version, purge, certificate and request that storage knows",
+                got=", ".join(behind),
+                remedy="run `hybridmu ledger replay -c CONFIG`; until then nothing is trained, removed or accepted",
             )
+        wanted = set(range(1, written + 1)) if whole else {written} - {0}
+        if lost := [number for number in sorted(wanted - there) if not certificates.has(number)]:
+            raise StateError(
+                "storage is older than the ledger: certificates are missing, whose numbers must not be given out again",
+                expected=f"number {written} and all before it in {self.storage.url}/certificates",
+                got=f"number {lost[0]} is not there",
+                remedy="put them back: from a newer backup of storage, or from whoever received them",
+            )
+
+    def _given(self) -> int:
+        with self._read.begin() as connection:
+            return certificate_numbers(connection)[1]
 
     def shards(self) -> list[dict[str, Any]]:
         """Return the records of the newest sub-models, as rows of the database's table."""
@@ -110,10 +166,10 @@ class Journal:
         Returns:
             How many requests and tombstones came back, and the version that is served.
         """
-        state = self._state()
+        state, seals = self._state(), self._sealed()
         self.drop_unkeyed()
         with self._write.begin() as connection:
-            missing = self._missing(connection)
+            missing = self._missing(connection, self._requests())
             tombstones = 0
             for _, entry in self._entries():
                 for table in _TABLES:
@@ -129,8 +185,13 @@ class Journal:
                     connection.exec_driver_sql(
                         f"SELECT setval(pg_get_serial_sequence('{numbered}', 'seq'), (SELECT MAX(seq) FROM {numbered}))"
                     )
-            for document in Certificates(self.storage).all():
+            certificates = Certificates(self.storage).all()
+            for document in certificates:
                 _close(connection, document)
+            if certificates:
+                keep_certificate_number(connection, certificates[-1]["number"])
+            if seals and changes(connection) < seals["changes"]:
+                restore(connection, seals["changes"], seals["seals"])
             current = connection.scalar(sa.select(t.serving.c.version)) or 0
             if state and state["version"] and state["version"] > current:
                 _restore_version(connection, state)
@@ -154,7 +215,7 @@ class Journal:
             for row in keys:
                 row["payload"] = None
             if stones or keys:
-                self.storage.write(name, json.dumps(entry).encode())
+                self.storage.write(name, sealed(entry))
 
     def drop_unkeyed(self) -> None:
         """Rewrite entries of older releases without their idempotency keys: unkeyed hashes name what was asked.
@@ -164,19 +225,23 @@ class Journal:
         for name, entry in self._entries():
             keyed = [row for row in entry["idempotency"] if "key_id" in row]
             if len(keyed) < len(entry["idempotency"]):
-                self.storage.write(name, json.dumps({**entry, "idempotency": keyed}).encode())
+                self.storage.write(name, sealed({**entry, "idempotency": keyed}))
 
-    def _missing(self, connection: Connection) -> set[str]:
-        """Return the requests in storage that the ledger does not know."""
-        kept = {row["request_id"] for _, entry in self._entries() for row in entry["requests"]}
+    def _requests(self) -> set[str]:
+        """Return the requests that storage knows."""
+        return {row["request_id"] for _, entry in self._entries() for row in entry["requests"]}
+
+    @staticmethod
+    def _missing(connection: Connection, kept: Collection[str]) -> set[str]:
+        """Return those of some requests that the ledger does not know."""
         have: set[str] = set()
         for part in parts(sorted(kept)):
             have |= set(connection.scalars(sa.select(t.requests.c.request_id).where(t.requests.c.request_id.in_(part))))
-        return kept - have
+        return set(kept) - have
 
     def _entries(self) -> list[tuple[str, dict[str, Any]]]:
         names = [info.name for info in self.storage.list(_FOLDER) if info.name.endswith(".json")]
-        return [(name, self._read_json(name)) for name in names if name != _STATE]
+        return [(name, self._read_json(name)) for name in names if name not in _MEMBERS]
 
     def _state(self) -> dict[str, Any] | None:
         try:
@@ -184,14 +249,15 @@ class Journal:
         except FileNotFoundError:
             return None
 
-    def _read_json(self, name: str) -> dict[str, Any]:
+    def _sealed(self) -> dict[str, Any] | None:
         try:
-            found: dict[str, Any] = json.loads(self.storage.read(name))
-        except ValueError as error:
-            raise CorruptBlobError(
-                f"{name} in {self.storage.url} is damaged", got=str(error), remedy="restore this file from a backup"
-            ) from None
-        return found
+            return self._read_json(_SEALS)
+        except FileNotFoundError:
+            return None
+
+    def _read_json(self, name: str) -> dict[str, Any]:
+        members = _MEMBERS.get(name, _ENTRY)
+        return unsealed(self.storage.read(name), f"{name} in {self.storage.url}", members, _DAMAGED)
 
 
 def _standing(connection: Connection, names: list[str]) -> list[str]:

@@ -4,6 +4,9 @@
 file of mode 600 in a folder of mode 700, made on first use, or comes from where `keys:` in the configuration says. A
 rotation makes the next number: an old signing key leaves its public part, an old guard key stays, since no HMAC can
 be made again without the raw id. Nothing is cached: a rotation by another process holds from the next call on.
+
+Beside each lies what tells it from another one without telling it: a public key, or the id of a guard key. So a number
+stays taken when its key is lost, and a file that is not the key of its number is refused.
 """
 
 from __future__ import annotations
@@ -12,11 +15,12 @@ import hmac
 import os
 import re
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
@@ -32,7 +36,7 @@ from hybridmu.types import KeyKind
 
 KeyName = Literal["signing", "guard"]
 _PRIVATE, _RETIRED, _PUBLIC = "signing-{:04d}.pem", "signing-{:04d}.retired", "signing-{:04d}.pub.pem"
-_GUARD = "guard-{:04d}.hex"
+_GUARD, _GUARD_ID = "guard-{:04d}.hex", "guard-{:04d}.id"
 _HEX = re.compile("[0-9a-fA-F]{64}")
 
 
@@ -46,8 +50,11 @@ class Keyring:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
 
-    def signing_key(self) -> Ed25519PrivateKey:
+    def signing_key(self, used: bool = False) -> Ed25519PrivateKey:
         """Return the key that signs from now on; it is made on first use.
+
+        Args:
+            used: A certificate is signed already, so that this can't be the first use.
 
         Raises:
             ConfigError: It can't be read, or others than its owner can read it.
@@ -59,11 +66,12 @@ class Keyring:
         while True:
             present = _numbers(folder, _PRIVATE)
             newest = max([*present, *_numbers(folder, _PUBLIC)], default=0)
-            if newest and newest not in present:
+            if newest not in present and (newest or used):
                 raise StateError(
                     "the signing key is lost",
-                    expected=str(folder / _PRIVATE.format(newest)),
-                    remedy="restore the file from a backup, or start a new key with `hybridmu keys rotate signing`",
+                    expected=str(folder / _PRIVATE.format(newest)) if newest else f"key files in {folder}",
+                    remedy="restore the key folder from its backup (docs/keys.md), or start a new key with "
+                    "`hybridmu keys rotate signing`, and tell whoever checks certificates",
                 )
             if not newest:
                 self._new_signing(folder, 1)
@@ -120,17 +128,34 @@ class Keyring:
         """
         return self.stamp()(kind, value)
 
-    def stamp(self) -> Callable[[KeyKind, object], tuple[str, bytes]]:
+    def stamp(self, used: Collection[str] = ()) -> Callable[[KeyKind, object], tuple[str, bytes]]:
         """Return `mac` for the many values of one request, by the guard key that is the newest now.
+
+        Args:
+            used: Ids of the guard keys that made entries in the ledger: with any, this can't be the first use.
 
         Raises:
             ConfigError: A key can't be read, or others than its owner can read it.
+            StateError: The newest key was there and is lost.
         """
-        guards = self._guards()
-        if not guards:
-            _create(self._folder() / _GUARD.format(1), secrets.token_hex(32).encode())
-            guards = self._guards()
-        name, key = [*guards.items()][-1]
+        if not self.settings.keys.guard:
+            folder = self._folder()
+            present = _numbers(folder, _GUARD)
+            newest = max([*present, *_numbers(folder, _GUARD_ID)], default=0)
+            if newest not in present and (newest or used):
+                raise StateError(
+                    "the guard key is lost",
+                    expected=str(folder / _GUARD.format(newest)) if newest else f"key(s) {', '.join(sorted(used))}",
+                    got=f"nothing of that name in {folder}",
+                    remedy="restore the key folder from its backup (docs/keys.md); nothing was changed. If it is gone "
+                    "for good, start a new key with `hybridmu keys rotate guard`: what was forgotten under the old one "
+                    "can't be recognised any more",
+                )
+            if not newest:
+                self._new_guard(folder, 1)
+            for number in present:
+                self._name_guard(folder, number)  # made by an older release, or a crash came between
+        name, key = [*self._guards().items()][-1]
         return lambda kind, value: (name, _hmac(key, kind, value))
 
     def macs(self, kind: KeyKind, values: Sequence[object]) -> dict[str, list[bytes]]:
@@ -159,11 +184,12 @@ class Keyring:
         text = b"hybridmu %s\0%s" % (what.encode(), data)
         return {name: hmac.digest(key, text, "sha256") for name, key in self._guards().items()}
 
-    def rotate(self, which: KeyName) -> str:
+    def rotate(self, which: KeyName, used: int = 0) -> str:
         """Start a new key. The old signing key's private part is destroyed; old guard keys stay for checking.
 
         Args:
             which: `signing` or `guard`.
+            used: How many such keys are known to have been used: their numbers stay taken, also of a lost folder.
 
         Returns:
             The new key's id.
@@ -182,10 +208,10 @@ class Keyring:
             )
         folder = self._folder()
         if which == "guard":
-            number = max(_numbers(folder, _GUARD), default=0) + 1
-            made = _create(folder / _GUARD.format(number), secrets.token_hex(32).encode())
+            number = max([*_numbers(folder, _GUARD), *_numbers(folder, _GUARD_ID), used], default=0) + 1
+            made = self._new_guard(folder, number)
         else:
-            number = max([*_numbers(folder, _PRIVATE), *_numbers(folder, _PUBLIC)], default=0) + 1
+            number = max([*_numbers(folder, _PRIVATE), *_numbers(folder, _PUBLIC), used]) + 1
             made = self._new_signing(folder, number)
         if not made:
             raise StateError(f"another process rotated the {which} key just now", remedy="look at `hybridmu keys show`")
@@ -222,9 +248,22 @@ class Keyring:
             _create(folder / _PUBLIC.format(number), _public_pem(key))
         return made
 
+    def _new_guard(self, folder: Path, number: int) -> bool:
+        made = _create(folder / _GUARD.format(number), secrets.token_hex(32).encode())
+        self._name_guard(folder, number)
+        return made
+
+    def _name_guard(self, folder: Path, number: int) -> None:
+        if number not in _numbers(folder, _GUARD_ID):
+            path = folder / _GUARD.format(number)
+            _create(folder / _GUARD_ID.format(number), _guard_id(_guard(_read(path), str(path))).encode())
+
     def _stored(self, folder: Path, number: int) -> Ed25519PrivateKey:
-        path = folder / _PRIVATE.format(number)
-        return _private(_read(path), str(path))
+        path, public = folder / _PRIVATE.format(number), folder / _PUBLIC.format(number)
+        key = _private(_read(path), str(path))
+        if public.exists() and _public(public.read_bytes()) != _raw(key):
+            raise _not_of_its_number(path, public)
+        return key
 
     def _retire(self, folder: Path, number: int) -> None:
         """Destroy a private key, as far as a file system lets one, once its public part is there."""
@@ -240,19 +279,23 @@ class Keyring:
             gone.unlink()
 
     def _guards(self) -> dict[str, bytes]:
-        """Return guard key id → key, newest last."""
+        """Return guard key id → key, newest last."""  # noqa: DOC501 - a function makes the ConfigError
         source = self.settings.keys.guard
         texts: list[tuple[bytes, str]] = []
         if not source or self._has_folder():  # keys from before they came from elsewhere stay known
             folder = self._folder(create=False)
-            paths = [folder / _GUARD.format(number) for number in _numbers(folder, _GUARD)]
-            texts += [(_read(path), str(path)) for path in paths]
+            for number in _numbers(folder, _GUARD):
+                path, named = folder / _GUARD.format(number), folder / _GUARD_ID.format(number)
+                text = _read(path)
+                if named.exists() and named.read_text(errors="replace").strip() != _guard_id(_guard(text, str(path))):
+                    raise _not_of_its_number(path, named)
+                texts.append((text, str(path)))
         if source:
             texts += [(line, source) for line in self._external("guard").split()]
         found: dict[str, bytes] = {}
         for text, where in texts:
             key = _guard(text, where)
-            name = hmac.digest(key, b"hybridmu guard key id", "sha256")[:8].hex()
+            name = _guard_id(key)
             found.pop(name, None)
             found[name] = key
         return found
@@ -357,7 +400,7 @@ def _private(data: bytes, where: str) -> Ed25519PrivateKey:
         return Ed25519PrivateKey.from_private_bytes(bytes.fromhex(text))
     try:
         key = serialization.load_pem_private_key(data, password=None)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, UnsupportedAlgorithm):
         key = None
     if not isinstance(key, Ed25519PrivateKey):
         raise ConfigError(
@@ -369,7 +412,7 @@ def _private(data: bytes, where: str) -> Ed25519PrivateKey:
 def _public(data: bytes) -> bytes:
     try:
         key = serialization.load_pem_public_key(data)
-    except ValueError:
+    except (ValueError, UnsupportedAlgorithm):
         key = None
     if not isinstance(key, Ed25519PublicKey):
         raise ConfigError("a public key is not one", expected="an Ed25519 public key, PEM")
@@ -388,6 +431,19 @@ def _pem(key: Ed25519PrivateKey) -> bytes:
 
 def _public_pem(key: Ed25519PrivateKey) -> bytes:
     return key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+
+
+def _guard_id(key: bytes) -> str:
+    return hmac.digest(key, b"hybridmu guard key id", "sha256")[:8].hex()
+
+
+def _not_of_its_number(path: Path, other: Path) -> ConfigError:
+    return ConfigError(
+        "a key file is damaged, or the key of another number",
+        expected=f"the key that {other.name} was made of",
+        got=str(path),
+        remedy="restore both files from the backup of the key folder (docs/keys.md)",
+    )
 
 
 def _guard(data: bytes, where: str) -> bytes:

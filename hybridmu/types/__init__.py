@@ -15,6 +15,7 @@ from hybridmu.types.calibration import (
 )
 from hybridmu.types.jobs import (
     AuditOutcome,
+    ForeseenOutcome,
     JobResult,
     LookOutcome,
     Proof,
@@ -54,6 +55,7 @@ __all__ = [
     "CanaryControls",
     "CostObservation",
     "Errand",
+    "ForeseenOutcome",
     "ForgetRequest",
     "ForwardState",
     "IngestState",

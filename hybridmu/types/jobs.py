@@ -18,8 +18,8 @@ class ShardJob:
         job_id: Names this attempt; an outcome carries it back.
         shard: Shard number.
         strategy: What to run: a strategy that makes weights, or an errand: `calibrate` fits α by canary deletions,
-            `audit` makes shadow models, `prove` makes evidence, `purge` and `purge-index` remove rows and old files,
-            `look` searches.
+            `audit` makes shadow models, `prove` makes evidence, `foresee` and `foresee-index` say what files will hold
+            without rows, `purge` and `purge-index` remove rows and old files, `look` searches.
         tombstones: (kind, key) of every deletion in this shard that the result must not contain.
         upto: Highest tombstone seq covered; becomes the sub-model's watermark.
         trajectory: Blobs of the last exact run's checkpoints, slice 1 first; only an update reads them.
@@ -31,14 +31,15 @@ class ShardJob:
             those that are looked at.
         mend: Read every checkpoint first, and train anew from the first damaged one on.
         generations: How many generations of rows the job is about; later ones are not read.
+        seals: (file of the lake, seals that it may have), of every file that the job reads; None: not to be compared.
         stones: Of a `prove`: the shard's tombstones that are out exactly and not purged.
         history: Of a `prove`: the shard's sub-models, oldest first.
         requests: Of a `prove`: requests that need evidence of this shard.
         going: Of a `prove`: requests whose rows are about to be purged.
         held: Of a `prove`: (kind, key) whose rows a legal hold keeps.
         keep: Of a `purge`: blobs and lineage keys that the served version stands on.
-        gone: Of a `purge-index`: (shard, id digest) of the rows.
-        content: Of a `purge-index`: content digests of those in the training table.
+        gone: Of a `purge-index` or `foresee-index`: (shard, id digest) of the rows.
+        content: Likewise: content digests of those in the training table.
         needles: Of a `look`: digests and telling raw ids that must not be found.
         purged_shards: Of a `look`: shards whose files were purged.
         database: Of a `look`: path of SQLite's file, which is searched later.
@@ -61,6 +62,7 @@ class ShardJob:
     removed: tuple[tuple[KeyKind, bytes], ...] = ()
     mend: bool = False
     generations: int = 1
+    seals: tuple[tuple[str, tuple[str, ...]], ...] | None = None
     stones: tuple[Tombstone, ...] = ()
     history: tuple[PastSubModel, ...] = ()
     requests: tuple[RequestNeed, ...] = ()
@@ -81,7 +83,7 @@ class ShardJob:
     @property
     def central(self) -> bool:
         """Return whether an updater does it, and not the shard's own worker."""
-        return self.strategy in UPDATES | {"audit", "purge-index", "look"}
+        return self.strategy in UPDATES | {"audit", "foresee-index", "purge-index", "look"}
 
     @property
     def method(self) -> str:
@@ -121,6 +123,21 @@ class ProofOutcome:
     proofs: tuple[Proof, ...]
     surveys: tuple[tuple[str, str], ...]
     held: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ForeseenOutcome:
+    """What a `foresee` or `foresee-index` job worked out.
+
+    Attributes:
+        job_id: The job's.
+        shard: Shard number.
+        seals: (file, its seal now, its seal without the rows).
+    """
+
+    job_id: str
+    shard: int
+    seals: tuple[tuple[str, str, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,4 +245,13 @@ class AuditOutcome:
     document: str
 
 
-JobResult = ShardOutcome | ShardFailure | CalibrationOutcome | AuditOutcome | ProofOutcome | PurgeOutcome | LookOutcome
+JobResult = (
+    ShardOutcome
+    | ShardFailure
+    | CalibrationOutcome
+    | AuditOutcome
+    | ProofOutcome
+    | ForeseenOutcome
+    | PurgeOutcome
+    | LookOutcome
+)

@@ -6,6 +6,7 @@ from typing import Literal
 
 KeyKind = Literal["id", "group"]
 StrategyName = Literal["retrain", "rewind", "dpus", "dpus-optimised", "dpus-newton"]
-Errand = Literal["calibrate", "audit", "prove", "purge", "purge-index", "look"]  # jobs that change no weights
+# Jobs that change no weights.
+Errand = Literal["calibrate", "audit", "prove", "foresee", "foresee-index", "purge", "purge-index", "look"]
 StrategyChoice = Literal["auto", "retrain", "rewind", "dpus", "dpus-optimised", "dpus-newton"]
 UPDATES: frozenset[str] = frozenset({"rewind", "dpus", "dpus-optimised", "dpus-newton"})  # done by updaters, not exact

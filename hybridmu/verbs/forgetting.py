@@ -152,7 +152,7 @@ class Forgetting(Opened):
         repeat = seal(self.keyring, caller, key, asked, None if key is None else self._macs(ids, groups))
         request = self.ledger.find_repeat(repeat)
         if request is None:
-            mac = self.keyring.stamp()
+            mac = self.guard.stamp()
             found, purged, unknown = self._resolve(ids, groups, ignore_unknown, mac)
             request = self.ledger.accept(
                 found,

@@ -24,6 +24,7 @@ from hybridmu.runtime.executor import LocalExecutor
 from hybridmu.runtime.intake import Intake
 from hybridmu.runtime.models import Models
 from hybridmu.runtime.site import Site
+from hybridmu.store.journal import Journal
 from hybridmu.store.keys import Keyring
 from hybridmu.store.ownership import bind
 from hybridmu.store.sql.controls import Controls
@@ -36,6 +37,7 @@ from hybridmu.store.sql.measurements import Measurements
 from hybridmu.store.sql.pages import RequestPages
 from hybridmu.store.sql.registry import Registry
 from hybridmu.store.sql.replicas import Replicas
+from hybridmu.store.sql.seals import Seals
 from hybridmu.verbs.arguments import Configuration, Executor, Watcher, checked
 
 
@@ -152,9 +154,14 @@ class Opened:
         return connect_database(self.settings.database)
 
     def _check_bound(self) -> None:
-        """Check once that storage is of this configuration: it can't change under a system that found it so."""
+        """Check once that storage is of this configuration, and not newer than the ledger.
+
+        Neither can change under a system that found it so.
+        """
         if not self._bound:
             bind(self.site.storage, self.ledger, self.settings, create=False)
+            Journal(self.site.storage, self._engine).check(whole=False)
+            self.site.lake.compare_with(Seals(self._engine).known)
             self._bound = True
 
     def _look(self) -> None:

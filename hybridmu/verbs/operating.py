@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from hybridmu.errors import (
@@ -19,9 +20,10 @@ from hybridmu.runtime.eviction import CheckpointKeeper
 from hybridmu.runtime.retiring import decommission
 from hybridmu.runtime.upgrade import upgrade_plan
 from hybridmu.store.journal import Journal
+from hybridmu.store.purge.mend import mend
 from hybridmu.store.purge.rewrite import rewrite_tables
 from hybridmu.store.sql.vitals import Vitals, read_vitals
-from hybridmu.verbs.arguments import AnyName, Caller, Flag, Number, Reason, Versions, checked
+from hybridmu.verbs.arguments import AnyName, Caller, Flag, Name, Number, Reason, Source, Versions, checked
 from hybridmu.verbs.opened import Opened
 
 
@@ -229,11 +231,31 @@ class Operating(Opened):
         Raises:
             StateError: A coordinator is at work.
         """
-        self._check_bound()
+        self.ledger.bind(self.settings.identity(), create=False)
         if holder := self.lease.holder():
             raise StateError("a coordinator is at work", got=holder, remedy="stop it first")
         found = Journal(self.site.storage, self._engine).replay()
         return {**found, "unsettled": self.linked.settle()}
+
+    @checked
+    def mend(self, name: Name, copy: Source) -> dict[str, Any]:
+        """Make a damaged table or index file again from a copy, which may be older than purges.
+
+        Args:
+            name: Of the file in storage, as the error says it: `lake/g0000/train/shard-00003.parquet`.
+            copy: A copy of it, on this machine.
+
+        Returns:
+            `left_out`: how many rows of the copy were purged since.
+
+        Raises:
+            StateError: A coordinator is at work.
+            StorageError: What is left of the copy is not what was recorded; nothing was changed.
+        """
+        self._check_bound()
+        if holder := self.lease.holder():
+            raise StateError("a coordinator is at work", got=holder, remedy="stop it first")
+        return {"name": name, "left_out": mend(self.site.lake, self.guard, name, Path(copy))}
 
     @checked
     def decommission(self, reason: Reason, caller: Caller = "") -> dict[str, Any]:

@@ -8,6 +8,7 @@ import torch
 from hybridmu.errors import CorruptBlobError
 from hybridmu.store.files.blobs import Blobs, blob_file, lineage_file
 from hybridmu.store.files.storage import Storage
+from tests.support import flipped
 
 KEY = "ab" * 24
 
@@ -153,3 +154,31 @@ def test_a_damaged_entry_names_nothing(blobs, text):
     assert blobs.find(3, KEY) is None
     assert blobs.load(3, KEY) is None
     assert blobs.damaged(3, [KEY]) == [KEY]
+
+
+def test_no_flipped_bit_of_an_entry_names_another_blob(blobs):
+    refs = [blobs.put(state(float(n)), 3) for n in range(2)]
+    blobs.record(3, KEY, refs[0])
+    whole = blobs.storage.read(lineage_file(3, KEY))
+    for position in range(8 * len(whole)):
+        blobs.storage.write(lineage_file(3, KEY), flipped(whole, position))
+        assert blobs.find(3, KEY) is None
+
+
+def test_an_entry_belongs_to_its_own_name(blobs):
+    """A file that was restored under another name would let a retrain start from rows that it must not see."""
+    blobs.record(3, KEY, blobs.put(state(), 3))
+    other = "cd" * 24
+    blobs.storage.write(lineage_file(3, other), blobs.storage.read(lineage_file(3, KEY)))
+    assert blobs.find(3, KEY)
+    assert blobs.find(3, other) is None
+
+
+def test_an_entry_of_an_older_release_is_taken_over_if_the_ledger_says_the_same(blobs):
+    refs = [blobs.put(state(float(n)), 3) for n in range(2)]
+    blobs.storage.write(lineage_file(3, KEY), refs[0].encode())
+    assert blobs.find(3, KEY) is None
+    blobs.adopt(3, KEY, refs[1])
+    assert blobs.find(3, KEY) is None
+    blobs.adopt(3, KEY, refs[0])
+    assert blobs.find(3, KEY) == refs[0]

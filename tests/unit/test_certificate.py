@@ -30,6 +30,7 @@ from hybridmu.core.certificate import (
 from hybridmu.core.evidence import Evidence, ShardEvidence, ShardState, Stage, findings, prove
 from hybridmu.core.lineage import lineage
 from hybridmu.core.rows import Rows
+from hybridmu.core.statements import shown
 from hybridmu.core.training import Recipe
 from hybridmu.errors import CertificateRefusedError
 from tests import reference_certificate as reference
@@ -39,6 +40,9 @@ RECIPE = Recipe(epochs=(3, 2, 2), batch_size=4, seed=1)
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 OTHER = Ed25519PrivateKey.from_private_bytes(bytes(32))
 PUBLIC = KEY.public_key().public_bytes_raw()
+KEYS = [RevokedKey("id", b"\1" * 32, "ab" * 8), RevokedKey("group", b"\2" * 32, "ab" * 8)]
+LOOKED = {"storage": {"needles": 9, "files": 4, "bytes": 99}, "database": {"needles": 9, "bytes": 99}}
+PURGE = {"rows": 14, "tables": 2, "files": 3, "duplicates_left": 0, "looked": LOOKED}
 
 
 def rows_of(slices: list[int], seed: int = 0) -> Rows:
@@ -80,9 +84,9 @@ def made(previous=None, shards=None, **changed: Any) -> dict[str, Any]:
         "previous": previous,
         "system": "5f0c",
         "request": facts,
-        "keys": [RevokedKey("id", b"\1" * 32, "ab" * 8), RevokedKey("group", b"\2" * 32, "ab" * 8)],
+        "keys": KEYS,
         "shards": [shard_evidence(shard=4), shard_evidence((0, 13), shard=1)] if shards is None else shards,
-        "purge": {"files": {"deleted": 3}, "looked": {"rows": 0, "ratio": 0.5, "who": "Zoë"}},
+        "purge": PURGE,
         "issued_at": 171.0,
     }
     return build(**{**parts, **changed})
@@ -129,13 +133,16 @@ def test_what_it_says():
     assert document["not_proven"]
     late = made(request=RequestFacts("r", "forget", 100.0, 101.0, 101.0, 160.0, 170.0, None, 169.0))
     assert late["times"]["deadline_kept"] is False
-    assert made(request=RequestFacts("r", "forget", 1, 1, 1, 1, 1))["times"]["deadline_kept"] is None
+    assert made(request=RequestFacts("r", "forget", 1.0, 1.0, 1.0, 1.0, 1.0))["times"]["deadline_kept"] is None
 
 
-def test_a_clock_that_went_back_is_told_as_it_is():
+def test_a_clock_that_went_back_is_told_and_leaves_the_order():
     document = sign(made(request=RequestFacts("r", "forget", 100.0, 99.0, 101.0, 160.0, 170.0)), KEY)
-    assert document["times"]["seconds_to_applied"] == -1.0
+    assert document["times"]["seconds_to_applied"] == 0.0
+    assert document["times"]["clock_set_back"] is True
     assert check(document, {PUBLIC}).ok
+    reference.check(document)
+    assert "clock_set_back" not in signed()["times"]
 
 
 @given(seconds=st.floats(0, 4e9))
@@ -186,14 +193,15 @@ def refused(*shards: ShardEvidence) -> str:
 
 def forced(*shards: ShardEvidence) -> dict[str, Any]:
     """A document as a dishonest operator would write it."""
-    return {**made(shards=[]), "shards": [shard.model_dump(mode="json") for shard in shards]}
+    return {**made(), "shards": [shard.model_dump(mode="json") for shard in shards]}
 
 
 @pytest.mark.parametrize("weights", ["old", None])
 def test_a_no_op_is_refused(weights):
     after = shard_evidence().after.model_copy(update={"weights": weights})
     before = shard_evidence().before.model_copy(update={"weights": weights})
-    assert "as before" in refused(shard_evidence(before=before, after=after))
+    alone = Evidence(verified="no", how="not sampled by policy", forget_loss_gap=None, revoked_rows=3)
+    assert "as before" in refused(shard_evidence(before=before, after=after, evidence=alone))
 
 
 def test_weights_without_rows_are_refused():
@@ -275,8 +283,8 @@ def test_a_shard_is_named_once():
 
 
 def test_what_is_no_json_makes_no_certificate():
-    for purge in ({"x": float("nan")}, {"x": b"1"}, {"x": "\ud800"}):
-        with pytest.raises(ValueError, match=r"JSON|surrogates"):
+    for purge in ({}, {"x": 1}, {**PURGE, "rows": float("nan")}, {**PURGE, "looked": {"storage": {"\ud800": 1}}}):
+        with pytest.raises(ValueError, match=r"Purge|surrogates"):
             made(purge=purge)
 
 
@@ -360,7 +368,7 @@ def test_not_even_the_signer_can_change_what_follows_from_arithmetic(data):
 def test_parts_can_not_be_left_out_added_or_repeated(data):
     document = signed()
     nodes = sorted({path[:cut] for path in leaves(document) for cut in range(1, len(path) + 1)}, key=str)
-    nodes = [path for path in nodes if path[0] not in {"purge", "not_proven"}]
+    nodes = [path for path in nodes if path[0] != "not_proven" and path[:2] != ("purge", "looked")]
     path = data.draw(st.sampled_from(nodes))
     changed = copy.deepcopy(document)
     parent = at(changed, path[:-1])
@@ -381,6 +389,92 @@ def test_parts_can_not_be_left_out_added_or_repeated(data):
     newer = how == "drop" and path[-3:] == ("before", "links", 2)  # as if that slice had come with new data
     if path[0] != "signature" and not listed and not optional and not newer:
         assert not check(sign(changed, KEY), {PUBLIC}).ok, (path, how)
+
+
+def moved(field: str, seconds: int) -> dict[str, Any]:
+    """A signed document whose request has another moment, and durations that follow from it."""
+    facts = {"received_at": 100.0, "planned_at": 100.5, "applied_at": 101.25, "served_at": 101.5}
+    facts |= {"exact_at": 160.0, "purged_at": 170.0}
+    document = copy.deepcopy(signed())
+    document["request"][field] = moment(facts[field] + seconds)
+    received = facts["received_at"] + (seconds if field == "received_at" else 0)
+    for name in ("applied", "served", "exact", "purged"):
+        at = facts[f"{name}_at"] + (seconds if field == f"{name}_at" else 0)
+        document["times"][f"seconds_to_{name}"] = at - received
+    document["times"]["deadline_kept"] = facts["purged_at"] + (seconds if field == "purged_at" else 0) <= 200.0
+    return sign(document, KEY)
+
+
+@pytest.mark.parametrize(
+    ("field", "seconds", "says"),
+    [
+        ("received_at", 50, "planned before received"),
+        ("planned_at", 50, "applied before planned"),
+        ("applied_at", 30, "served before applied"),
+        ("served_at", -30, "served before applied"),
+        ("exact_at", -70, "exact before applied"),
+        ("exact_at", 30, "purged before exact"),
+        ("purged_at", -90, "purged before served"),
+        ("purged_at", 30, "issued before purged"),
+    ],
+)
+def test_times_that_can_not_be_are_refused(field, seconds, says):
+    found = check(moved(field, seconds), {PUBLIC})
+    assert says in next(finding.detail for finding in found.items if not finding.ok)
+    with pytest.raises(AssertionError):
+        reference.check(moved(field, seconds))
+
+
+STAGES = ("shards", 0, "stages")
+LIES = {
+    "no shard": (("shards",), []),
+    "no key": (("keys",), []),
+    "a key twice": (("keys",), [{"kind": "id", "mac": "01" * 32, "key_id": "ab" * 8}] * 2),
+    "more rows than ids": (("keys",), [{"kind": "id", "mac": "01" * 32, "key_id": "ab" * 8}]),
+    "an empty purge": (("purge",), {}),
+    "a purge of fewer rows": (("purge",), {**PURGE, "rows": 1}),
+    "a purge with a negative count": (("purge",), {**PURGE, "tables": -1}),
+    "a purge that searched nothing": (("purge",), {name: PURGE[name] for name in PURGE if name != "looked"}),
+    "nothing that it does not show": (("not_proven",), []),
+    "another kind of request": (("request", "kind"), "forgive"),
+    "a request without a name": (("request", "id"), ""),
+    "an update called exact": ((*STAGES, 1, "strategy"), "dpus"),
+    "an approximate retrain": ((*STAGES, 0, "strategy"), "retrain"),
+    "a gap without an approximate stage": (STAGES, [{"strategy": "retrain", "version": 3, "exact": True}]),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_signer_can_not_say_what_the_document_itself_denies(lie):
+    path, value = LIES[lie]
+    assert check(signed(), {PUBLIC}).ok
+    changed = sign(replaced(signed(), path, value), KEY)
+    assert not check(changed, {PUBLIC}).ok
+    with pytest.raises((AssertionError, KeyError, ValueError)):
+        reference.check(changed)
+
+
+def test_weights_that_did_not_change_need_a_new_training():
+    """A removal may change no bit; that it was one is shown by the same training without the rows alone."""
+    same = shard_evidence().before.weights
+    after = shard_evidence().after.model_copy(update={"weights": same})
+    stages = shard_evidence().stages[1:]
+    known = {"after": after, "stages": stages}
+    measured = {"how": "trained anew", "forget_loss_gap": None, "revoked_rows": 3}
+    compared = shard_evidence(**known, evidence=Evidence(verified="yes", **measured))
+    document = sign(made(shards=[compared]), KEY)
+    assert check(document, {PUBLIC}).ok
+    reference.check(document)
+    assert any("no influence" in sentence for sentence in shown([compared]))
+    assert "as before" in refused(shard_evidence(**known, evidence=Evidence(verified="no", **measured)))
+
+
+def test_a_request_without_training_rows_says_that_it_proves_nothing():
+    document = sign(made(shards=[shard_evidence(gone=(), after=state(ROWS, "old"))]), KEY)
+    assert check(document, {PUBLIC}).ok
+    assert "There is no proof" in document["not_proven"][-1]
+    assert shown([shard_evidence(gone=(), after=state(ROWS, "old"))])[0].startswith("No proof of a removal")
+    assert "There is no proof" not in signed()["not_proven"][-1]
 
 
 json_values = st.recursive(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
@@ -19,8 +21,9 @@ from hybridmu.errors import CorruptBlobError, StateError
 from hybridmu.store.certificates import Certificates
 from hybridmu.store.files.storage import Storage
 from hybridmu.store.keys import Keyring
+from tests import reference_certificate
 from tests.support import settings_dict
-from tests.unit.test_certificate import KEY, OTHER, PUBLIC, chain_of, made, signed
+from tests.unit.test_certificate import KEY, OTHER, PUBLIC, PURGE, chain_of, made, shard_evidence, signed
 
 
 @pytest.fixture
@@ -59,7 +62,7 @@ def test_a_number_is_never_overwritten(store):
 
 
 def test_of_writers_at_the_same_moment_one_wins(store):
-    rivals = [sign(made(purge={"writer": number}), KEY) for number in range(8)]
+    rivals = [sign(made(purge={**PURGE, "files": number}), KEY) for number in range(8)]
     barrier = Barrier(len(rivals))
 
     def write(document) -> bool:
@@ -117,18 +120,54 @@ def folder(tmp_path) -> Path:
 def test_verify_needs_nothing_but_the_file(folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     file = folder / "00000002.json"
-    said = run("certificate", "verify", file)
+    said = run("certificate", "verify", file, "--without-key")
     assert "Certificate 2 of system 5f0c holds" in said
     assert PUBLIC.hex() in said
     assert "DOES NOT" not in said
     trusted = run("certificate", "verify", file, "--public-key", tmp_path / "key.txt", "--chain", folder)
-    assert "was not checked" not in trusted
-    result = json.loads(run("certificate", "verify", file, "--chain", folder, "--json"))
-    assert (result["ok"], result["trusted_key_given"]) == (True, False)
+    assert "anybody" not in trusted
+    result = json.loads(run("certificate", "verify", file, "--chain", folder, "--json", code=5))
+    assert (result["ok"], result["trusted_key_given"], result["exit_code"]) == (True, False, 5)
+    assert "were in the slices" in result["shows"][0]
+    assert "--public-key" in run("certificate", "verify", file, code=5)
     assert all(finding["ok"] for finding in result["findings"])
     pretty = tmp_path / "pretty.json"
     pretty.write_text(json.dumps(json.loads(file.read_text()), indent=4))
-    run("certificate", "verify", pretty, "--chain", folder)
+    run("certificate", "verify", pretty, "--chain", folder, "--without-key")
+
+
+def test_a_strangers_chain_is_nobodys_until_a_key_says_so(folder, tmp_path):
+    """Anybody can sign a whole chain; a chain is the operator's if every certificate of it is."""
+    stranger = tmp_path / "stranger"
+    stranger.mkdir()
+    documents = chain_of(3, OTHER)
+    for document in documents:
+        (stranger / f"{document['number']}.json").write_bytes(canonical(document))
+    run("certificate", "verify", stranger / "2.json", "--chain", stranger, code=5)
+    run("certificate", "verify", stranger / "2.json", "--chain", stranger, "--without-key")
+    run("certificate", "verify", stranger / "2.json", "--chain", stranger, "--public-key", tmp_path / "key.txt", code=1)
+    mixed = sign(made(chain_of(2)[-1], [shard_evidence((2,))]), OTHER)
+    (folder / "00000003.json").write_bytes(canonical(mixed))
+    file = folder / "00000002.json"
+    run("certificate", "verify", file, "--public-key", tmp_path / "key.txt")
+    run("certificate", "verify", file, "--public-key", tmp_path / "key.txt", "--chain", folder, code=1)
+    run("certificate", "verify", file, "--public-key", tmp_path / "key.txt", "--without-key", code=2)
+
+
+def test_the_reference_is_a_program_of_its_own(folder, tmp_path):
+    def call(*arguments: object) -> int:
+        command = [sys.executable, reference_certificate.__file__, *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, timeout=60, check=False, cwd=tmp_path).returncode
+
+    files = sorted(folder.iterdir())
+    assert call(*files, "--chain", "--key", tmp_path / "key.txt") == 0
+    assert call(files[0], "--key", PUBLIC.hex()) == 0
+    assert call(files[0]) == 5
+    assert call(files[0], "--key", tmp_path / "other.txt") == 1
+    assert call(*files[1:], "--chain", "--key", PUBLIC.hex()) == 1
+    files[0].write_bytes(files[0].read_bytes().replace(b'"kind":"forget"', b'"kind":"correct"'))
+    assert call(files[0], "--key", PUBLIC.hex()) == 1
+    assert call(tmp_path / "none") == call() == 2
 
 
 def test_verify_fails_when_anything_does_not_hold(folder, tmp_path):
@@ -145,7 +184,7 @@ def test_verify_fails_when_anything_does_not_hold(folder, tmp_path):
         assert not result["ok"]
     run("certificate", "verify", changed, code=1)
     (folder / "00000001.json").unlink()
-    run("certificate", "verify", file)
+    run("certificate", "verify", file, "--without-key")
     assert "DOES NOT HOLD" in run("certificate", "verify", file, "--chain", folder, code=1)
     for arguments in ((tmp_path / "none.json",), (file, "--public-key", file), (file, "--chain", tmp_path / "none")):
         assert json.loads(run("certificate", "verify", *arguments, "--json", code=2))["error"]
@@ -183,7 +222,11 @@ def test_keys_show_and_rotate(config, tmp_path):
     said = run("keys", "show", "-c", config)
     assert f"{first}  old" in said
     assert f"{second}  in use" in said
-    secrets = [path.read_text() for path in (tmp_path / "storage-keys").iterdir() if ".pub." not in path.name]
+    secrets = [
+        path.read_text()
+        for path in (tmp_path / "storage-keys").iterdir()
+        if path.suffix in {".pem", ".hex"} and ".pub." not in path.name
+    ]
     assert len(secrets) == 2
     assert not any(line in said for secret in secrets for line in secret.split())
     run("keys", "rotate", "partition", "-c", config, code=2)
@@ -199,7 +242,7 @@ def test_find_says_which_certificates_are_about_somebody(config, tmp_path):
     for document, keys in zip(documents, ([old[7]], [old["7"], new[8]], [new["p"]]), strict=True):
         kind = "group" if keys == [new["p"]] else "id"
         document["keys"] = [{"kind": kind, "mac": mac.hex(), "key_id": name} for name, mac in keys]
-        storage.write(f"certificates/{document['number']:08d}.json", canonical(document))
+        storage.write(f"certificates/{document['number']:08d}.json", canonical(sign(document, KEY)))
     found = json.loads(run("certificate", "find", "-c", config, "--id", "7", "--id", "8", "--group", "p", "--json"))
     assert [each["certificates"] for each in found] == [[1, 2], [2], [3]], "by every guard key, as number and as text"
     assert run("certificate", "find", "-c", config, "--id", "p", "--group", "p", code=1) == "id p: none\ngroup p: 3\n"

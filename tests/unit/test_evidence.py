@@ -14,6 +14,7 @@ from hybridmu.core.rows import carries
 from hybridmu.errors import CertificateRefusedError
 from hybridmu.types import SubModel
 from tests import reference_certificate as reference
+from tests.unit.test_certificate import KEYS, PURGE
 
 SLICES = 3
 
@@ -79,9 +80,7 @@ def test_a_deletion_is_certified_and_its_claim_without_work_is_refused(system):
 
     def made(subs):
         shards = [evidence_of(system, a, b, x, y) for a, b, x, y in zip(old, subs, before, after, strict=True)]
-        return build(
-            previous=None, system="s", request=facts, keys=[], shards=shards, purge={"looked": {}}, issued_at=6.0
-        )
+        return build(previous=None, system="s", request=facts, keys=KEYS, shards=shards, purge=PURGE, issued_at=6.0)
 
     document = sign(made(new), Ed25519PrivateKey.generate())
     found = check(document)

@@ -235,12 +235,18 @@ def test_an_ingestion_of_forgotten_rows_alone_is_done_at_once(world):
     assert system.site.storage.list("incoming") == []
 
 
-def test_a_lost_key_refuses_new_data_but_not_deletions(world):
+def test_a_lost_key_refuses_everything_until_a_new_one_is_made_and_new_data_longer(world):
     system, _, _, folder = world
     (key,) = system.keyring.guard_keys()
     (folder / "storage-keys" / "guard-0001.hex").unlink()
     new = folder / "new.parquet"
     write_table(new, 5, string_ids=True, groups=2, seed=3, start=300)
+    with pytest.raises(StateError, match=f"accept-loss {key}"):
+        system.ingest(new)
+    with pytest.raises(StateError, match="guard key is lost"):
+        system.forget(ids=["row-8"])
+    assert not (folder / "storage-keys" / "guard-0001.hex").exists()
+    system.keyring.rotate("guard", used=1)
     with pytest.raises(StateError, match=f"accept-loss {key}"):
         system.ingest(new)
     assert system.forget(ids=["row-8"], wait=True)["state"] in {"SERVED", "PURGED"}

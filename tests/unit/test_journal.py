@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from pathlib import Path
+
 import pytest
 
 import hybridmu
-from hybridmu.errors import StateError
+from hybridmu.core.certificate import check_chain
+from hybridmu.errors import CorruptBlobError, StateError
+from hybridmu.faults import observe
 from hybridmu.store.certificates import Certificates
+from hybridmu.store.journal import Journal
 from hybridmu.types import RequestState
-from tests.support import make_table, settings_dict
+from tests.support import flipped, make_table, settings_dict
 
 
 @pytest.fixture
@@ -28,8 +35,6 @@ def back_up(system, path):
 
 
 def restore(config, path):
-    from pathlib import Path
-
     ledger = Path(config["storage_url"]) / "ledger.sqlite3"
     for suffix in ("", "-wal", "-shm"):
         ledger.with_name(ledger.name + suffix).unlink(missing_ok=True)
@@ -85,6 +90,127 @@ def test_a_ledger_that_lost_a_version_only_refuses_too(config, tmp_path):
             system.replay()
         system.run(until_idle=True)
         assert blobs(system) == before
+
+
+def held_and_purged(config):
+    """A request that a hold keeps, and one of the same shard that is purged."""
+    with hybridmu.connect(config, executor="local") as system:
+        system.train()
+        held = system.forget(ids=[1], strategy="retrain", wait=True)["request_id"]
+        system.hold("court", held)
+        system.run(until_idle=True)
+    return held
+
+
+def test_a_ledger_of_the_same_version_that_lacks_a_purge_refuses_too(config, tmp_path):
+    """No version was published since the backup: certificates and purges tell the two apart."""
+    held = held_and_purged(config)
+    with hybridmu.connect(config, executor="local") as system:
+        back_up(system, tmp_path / "backup")
+        system.lift(1)
+        system.run(until_idle=True)
+        version = system.registry.version().version
+        assert system.ledger.request(held).certificate == 1
+    restore(config, tmp_path / "backup")
+    with hybridmu.connect(config, executor="local") as system:
+        for call in (lambda: system.run(until_idle=True), lambda: system.forget(ids=[2]), system.status):
+            with pytest.raises(StateError, match="certificate 1 is not known"):
+                call()
+        found = system.replay()
+        assert found["version"] == version
+        assert (system.ledger.request(held).state, system.ledger.request(held).certificate) == (RequestState.PURGED, 1)
+        system.run(until_idle=True)
+        system.forget(ids=[2], strategy="retrain", wait=True)
+        system.run(until_idle=True)
+        documents = Certificates(system.site.storage).all()
+        assert [document["number"] for document in documents] == [1, 2]
+        assert len({document["request"]["id"] for document in documents}) == 2
+
+
+def test_a_ledger_that_lacks_only_a_purge_without_a_certificate_refuses(config, tmp_path):
+    """The rows are gone, and the coordinator died before it said so."""
+    held = held_and_purged(config)
+    with hybridmu.connect(config, executor="local") as system:
+        back_up(system, tmp_path / "backup")
+        system.lift(1)
+        seen = []
+        observe(lambda name: seen.append(name) or (name == "purge.looked" and stop()))
+        with pytest.raises(KeyboardInterrupt):
+            system.run(until_idle=True)
+        observe(None)
+    restore(config, tmp_path / "backup")
+    with hybridmu.connect(config, executor="local") as system:
+        with pytest.raises(StateError, match=r"change\(s\) of tables missing"):
+            system.run(until_idle=True)
+        system.replay()
+        system.run(until_idle=True)
+        assert system.ledger.request(held).state is RequestState.SERVED
+
+
+def stop() -> None:
+    observe(None)
+    raise KeyboardInterrupt
+
+
+def test_missing_certificates_are_not_issued_again(config):
+    with hybridmu.connect(config, executor="local") as system:
+        system.train()
+        for row in (1, 2):
+            system.forget(ids=[row], strategy="retrain", wait=True)
+            system.run(until_idle=True)
+        storage = system.site.storage
+    kept = storage.read("certificates/00000002.json")
+    storage.delete("certificates/00000002.json")
+    with hybridmu.connect(config, executor="local") as system:
+        with pytest.raises(StateError, match="number 2 is not there"):
+            system.forget(ids=[3])
+        storage.write("certificates/00000002.json", kept)
+        system.forget(ids=[3], strategy="retrain", wait=True)
+        system.run(until_idle=True)
+        assert Certificates(storage).numbers() == [1, 2, 3]
+
+
+def test_certificates_that_left_the_house_keep_their_numbers_when_everything_is_restored(config, tmp_path):
+    storage = Path(config["storage_url"])
+
+    def forget(row: int) -> None:
+        with hybridmu.connect(config, executor="local") as system:
+            system.forget(ids=[row], strategy="retrain", wait=True)
+            system.run(until_idle=True)
+
+    with hybridmu.connect(config, executor="local") as system:
+        system.train()
+    forget(1)
+    shutil.copytree(storage, tmp_path / "backup")
+    forget(2)
+    kept = (storage / "certificates" / "00000002.json").read_bytes()
+    shutil.rmtree(storage)
+    shutil.copytree(tmp_path / "backup", storage)
+    (storage / "certificates" / "00000002.json").write_bytes(kept)  # as docs/operations.md asks for
+    with hybridmu.connect(config, executor="local") as system:
+        with pytest.raises(StateError, match="certificate 2 is not known"):
+            system.forget(ids=[3])
+        system.replay()
+    forget(2)
+    documents = [json.loads(path.read_bytes()) for path in sorted((storage / "certificates").iterdir())]
+    assert [document["number"] for document in documents] == [1, 2, 3]
+    assert check_chain(documents).ok
+
+
+@pytest.mark.parametrize("name", ["state.json", "seals.json", "entry"])
+def test_no_flipped_bit_of_the_journal_goes_unnoticed(config, name):
+    with hybridmu.connect(config, executor="local") as system:
+        system.train()
+        system.forget(ids=[1], wait=True)
+        journal, storage = Journal(system.site.storage, system._engine), system.site.storage
+    names = [info.name for info in storage.list("journal")]
+    [file] = [f for f in names if f.endswith(name)] or [min(set(names) - {"journal/state.json", "journal/seals.json"})]
+    whole = storage.read(file)
+    for position in range(0, 8 * len(whole), 7):
+        with open(storage.path(file), "wb") as target:
+            target.write(flipped(whole, position))
+        with pytest.raises(CorruptBlobError, match="is damaged"):
+            journal.check()
 
 
 def test_a_ledger_as_new_as_its_storage_starts_at_once(config):

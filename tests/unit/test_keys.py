@@ -7,6 +7,7 @@ import hmac
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from hybridmu.config import Settings
 from hybridmu.core.certificate import key_id
 from hybridmu.errors import ConfigError, DataError, StateError
 from hybridmu.store.keys import Keyring, load_public_keys
-from tests.support import HANG_SECONDS, settings_dict
+from tests.support import HANG_SECONDS, flipped, settings_dict
 
 
 def keyring(folder: Path, **keys: str) -> Keyring:
@@ -48,7 +49,7 @@ def test_keys_are_made_on_first_use_beside_storage_for_their_owner_alone(tmp_pat
     ring = keyring(tmp_path)
     public = raw(ring.signing_key())
     name, _ = ring.mac("id", 7)
-    assert files(tmp_path) == {"signing-0001.pem", "signing-0001.pub.pem", "guard-0001.hex"}
+    assert files(tmp_path) == {"signing-0001.pem", "signing-0001.pub.pem", "guard-0001.hex", "guard-0001.id"}
     folder = tmp_path / "storage-keys"
     assert folder.stat().st_mode & 0o777 == 0o700
     assert {(folder / file).stat().st_mode & 0o777 for file in ("signing-0001.pem", "guard-0001.hex")} == {0o600}
@@ -99,7 +100,7 @@ def test_processes_that_start_at_once_end_with_one_key(tmp_path):
     said = [racer.communicate(timeout=HANG_SECONDS)[0] for racer in racers]
     assert said[0]
     assert len(set(said)) == 1
-    assert files(tmp_path) == {"signing-0001.pem", "signing-0001.pub.pem", "guard-0001.hex"}
+    assert files(tmp_path) == {"signing-0001.pem", "signing-0001.pub.pem", "guard-0001.hex", "guard-0001.id"}
 
 
 @pytest.mark.parametrize("name", ["signing-0001.pem", "guard-0001.hex", "."])
@@ -176,6 +177,49 @@ def test_a_lost_guard_key_is_missing_from_those_that_are_there(tmp_path):
     assert first not in ring.macs("id", [1])
     assert ring.rotate("guard") not in (first, second)
     assert len(ring.guard_keys()) == 2
+
+
+def test_a_lost_guard_key_is_not_replaced_silently_and_its_number_stays_taken(tmp_path):
+    ring, folder = keyring(tmp_path), tmp_path / "storage-keys"
+    old, mac = ring.mac("id", 1)
+    kept = (folder / "guard-0001.hex").read_bytes()
+    (folder / "guard-0001.hex").unlink()
+    with pytest.raises(StateError, match="rotate guard"):
+        ring.mac("id", 1)
+    new = ring.rotate("guard")
+    assert "guard-0002.hex" in files(tmp_path)
+    (folder / "guard-0001.hex").write_bytes(kept)  # as docs/keys.md asks for
+    (folder / "guard-0001.hex").chmod(0o600)
+    assert ring.guard_keys() == (old, new)
+    assert ring.macs("id", [1])[old] == [mac]
+
+
+def test_a_lost_folder_is_not_replaced_silently(tmp_path):
+    """Its numbers are lost with it: what was used before is asked of who knows."""
+    ring = keyring(tmp_path)
+    with pytest.raises(StateError, match="guard key is lost"):
+        ring.stamp(["0123456789abcdef"])
+    with pytest.raises(StateError, match="signing key is lost"):
+        ring.signing_key(used=True)
+    ring.rotate("guard", used=2)
+    ring.rotate("signing", used=1)
+    assert {"guard-0003.hex", "signing-0002.pem"} <= files(tmp_path)
+    ring.stamp(["0123456789abcdef"])
+    ring.signing_key(used=True)
+
+
+@pytest.mark.parametrize("name", ["guard-0001.hex", "guard-0001.id", "signing-0001.pem", "signing-0001.pub.pem"])
+def test_no_flipped_bit_of_a_key_file_makes_another_key(tmp_path, name):
+    ring = keyring(tmp_path)
+    known = (ring.mac("id", 1), raw(ring.signing_key()))
+    path = tmp_path / "storage-keys" / name
+    whole = path.read_bytes()
+    for position in range(0, 8 * len(whole), 3):
+        path.write_bytes(flipped(whole, position))
+        with suppress(ConfigError):
+            assert (ring.mac("id", 1), raw(ring.signing_key())) == known
+    path.write_bytes(whole)
+    assert (ring.mac("id", 1), raw(ring.signing_key())) == known
 
 
 def test_keys_from_elsewhere(tmp_path, monkeypatch):

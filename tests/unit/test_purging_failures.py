@@ -214,18 +214,29 @@ def test_a_file_that_changed_from_outside_is_a_failure_not_a_purge(small, clocke
 # ---------------------------------------------------------------------- refusals
 
 
-def test_a_no_op_is_refused(tmp_path):
-    """So small a rate changes no weight: whatever ran, nothing was unlearnt."""
+def test_a_removal_that_changes_no_bit_is_compared_with_a_new_training(tmp_path):
+    """So small a rate changes no weight: that the rows had no influence is shown by training without them."""
     pq.write_table(make_table(40), tmp_path / "train.parquet")
     with world(tmp_path, optimizer={"name": "sgd", "lr": 1e-40}) as w:
         one = w.forget([3])
         w.run()
-        request = w.request(one)
-        assert (request.state, request.certificate) == (RequestState.SERVED, None)
-        assert "no certificate is made" in request.reason
-        assert "but the weights and the vote are as before" in request.reason
-        assert w.certificates == []
-        assert w.places([3]), "what is not certified is not purged"
+        w.assert_certified(one)
+        [document] = w.certificates
+        [shard] = document["shards"]
+        assert shard["before"]["weights"] == shard["after"]["weights"]
+        assert shard["evidence"]["verified"] == "yes"
+        assert "no influence" in shard["evidence"]["how"]
+        assert not w.places([3])
+
+
+def test_a_refused_request_goes_on_once_its_evidence_can_be_made(small):
+    """Evidence of an older release did not compare; a coordinator that starts looks anew."""
+    w = small
+    one = w.forget(on_shards(w)[0][:1])
+    w.system.close()
+    ledger(w, "insert into evidence values (?, 0, '{}', 'an older release refused it')", one)
+    w.run()
+    w.assert_certified(one)
 
 
 def test_a_refused_request_keeps_no_other_back(small, clocked):
@@ -259,7 +270,7 @@ def test_other_bits_than_a_new_training_are_refused(small, monkeypatch):
     w = small
     one = w.forget([3])
 
-    def other_bits(settings, gone, shards, processes, watch=None):
+    def other_bits(settings, gone, shards, processes, watch=None, **_):
         return {shard: w.system.site.fresh_model(shard).state_dict() for shard in shards}, 0.0
 
     monkeypatch.setattr("hybridmu.runtime.prover.train_from_scratch", other_bits)

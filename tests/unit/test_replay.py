@@ -27,7 +27,7 @@ from tests.unit.purged import World
 def warm(monkeypatch):
     """Train in this process what the oracle trains in fresh ones, of which one test is enough."""
 
-    def train(settings, gone, shards, processes, watch=None):
+    def train(settings, gone, shards, processes, watch=None, seals=None):
         from hybridmu.core.model import state_of
         from hybridmu.core.training import train_slice
 
@@ -85,7 +85,7 @@ def test_an_emptied_shard_is_confirmed(small, warm):
 
 def test_another_machine_can_not_tell(small, warm, monkeypatch):
     document = certified(small, rows_of_shard(small, 0)[0])
-    monkeypatch.setattr(Site, "head", lambda *_: "ab" * 24)
+    monkeypatch.setattr(Site, "head", lambda *_, **__: "ab" * 24)
     found = replay(small.system.settings, document)
     assert found.verdict is Verdict.ELSEWHERE
     assert "other code, libraries, CPU" in found.detail
@@ -94,7 +94,7 @@ def test_another_machine_can_not_tell(small, warm, monkeypatch):
 def test_other_weights_refute(small, monkeypatch):
     document = certified(small, rows_of_shard(small, 0)[0])
     site = small.system.site
-    monkeypatch.setattr(replays, "train_from_scratch", lambda *_: ({0: site.fresh_model(0).state_dict()}, 0.1))
+    monkeypatch.setattr(replays, "train_from_scratch", lambda *_, **__: ({0: site.fresh_model(0).state_dict()}, 0.1))
     found = replay(small.system.settings, document)
     assert found.verdict is Verdict.REFUTED
     assert "not the same" in found.detail
@@ -159,12 +159,12 @@ def test_the_command(small, warm, tmp_path, monkeypatch):
     code, result = run("--replay")
     assert (code, result["error"]) == (2, "ConfigError")
     with monkeypatch.context() as patched:
-        patched.setattr(Site, "head", lambda *_: "ab" * 24)
+        patched.setattr(Site, "head", lambda *_, **__: "ab" * 24)
         assert run("--replay", "-c", str(config))[0] == 4
     with monkeypatch.context() as patched:
-        patched.setattr(replays, "_has_rows", lambda *_: False)
+        patched.setattr(replays, "_has_rows", lambda *_, **__: False)
         assert run("--replay", "-c", str(config))[0] == 1
-        patched.setattr(replays, "_superseded", lambda *_: replays.ShardReplay(0, Verdict.SUPERSEDED, "later", 2))
+        patched.setattr(replays, "_superseded", lambda *_, **__: replays.ShardReplay(0, Verdict.SUPERSEDED, "later", 2))
         code, result = run("--replay", "-c", str(config))
         assert (code, result["replay"]["by"]) == (3, 2)
     changed = {**document, "purge": {}}

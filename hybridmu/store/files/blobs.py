@@ -85,8 +85,14 @@ class Blobs:
 
     def record(self, shard: int, lineage_key: str, ref: str) -> None:
         """Say that an exact run of this lineage gave this blob."""
-        self.storage.write(lineage_file(shard, lineage_key), ref.encode())
+        self.storage.write(lineage_file(shard, lineage_key), _entry(shard, lineage_key, ref))
         reach("lineage.recorded")
+
+    def adopt(self, shard: int, lineage_key: str, ref: str) -> None:
+        """Write anew an entry of an older release, which has no check of its own, if it says what the ledger does."""
+        name = lineage_file(shard, lineage_key)
+        if self.storage.exists(name) and self.storage.read(name, fixed=True) == ref.encode():
+            self.record(shard, lineage_key, ref)
 
     def find(self, shard: int, lineage_key: str) -> str | None:
         """Return the blob of an exact checkpoint, if it was ever made and its file is still there."""
@@ -162,13 +168,14 @@ class Blobs:
         )
 
     def _recorded(self, shard: int, lineage_key: str) -> str | None:
-        """Return what a lineage entry says; nothing that is not a reference of this shard, as a damaged one's text."""
+        """Return what a lineage entry says; nothing where its check does not fit: it is damaged, or another key's."""
         try:
             data = self.storage.read(lineage_file(shard, lineage_key), fixed=True)
         except FileNotFoundError:
             return None
-        match = _REF.fullmatch(data)
-        return data.decode() if match and int(match[1]) == shard else None
+        ref = data.partition(b" ")[0]
+        whole = _REF.fullmatch(ref) and data == _entry(shard, lineage_key, ref.decode())
+        return ref.decode() if whole else None
 
     def _size(self, ref: str) -> int | None:
         try:
@@ -207,6 +214,12 @@ def lineage_file(shard: int, key: str) -> str:
 
 def _blobs(shard: int) -> str:
     return f"{BLOBS}/shard-{shard:05d}"
+
+
+def _entry(shard: int, key: str, ref: str) -> bytes:
+    """Return a lineage entry: the blob, and a check that binds it to its own name."""
+    check = hashlib.blake2b(f"{shard} {key} {ref}".encode(), digest_size=16, person=b"hybridmu-entry").hexdigest()
+    return f"{ref} {check}".encode()
 
 
 def _lineage(shard: int) -> str:

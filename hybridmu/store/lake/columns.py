@@ -1,13 +1,18 @@
-"""The key columns of lake files, held in memory and sorted for look-ups; reread when a file changes."""
+"""The key columns of lake files, held in memory and sorted for look-ups; reread when a file changes.
+
+Their seal, a hash over the keys of all rows in order, tells a file from any other state of it and from every other one.
+"""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from hybridmu.core.partition import Digests, order_words
 from hybridmu.store.files.parquet import read_parquet
@@ -59,6 +64,15 @@ class KeyColumns:
         return np.where(np.any(self.groups, axis=1)[:, None], self.groups, self.ids)
 
     @cached_property
+    def seal(self) -> str:
+        """Return the seal of a table with these rows, 64 hex digits."""
+        return _seal(self.slices, self.ids, self.groups, self.content)
+
+    def where(self, mask: npt.NDArray[np.bool_]) -> KeyColumns:
+        """Return the keys of some rows."""
+        return KeyColumns(self.slices[mask], self.ids[mask], self.groups[mask], self.content[mask])
+
+    @cached_property
     def by_id(self) -> SortedDigests:
         """Return the ids, sorted."""
         return SortedDigests(self.ids)
@@ -88,13 +102,45 @@ def key_columns(storage: Storage, name: str) -> KeyColumns:
 
 @lru_cache(maxsize=256)
 def _columns(url: str, name: str, version: str) -> KeyColumns:
-    table = read_parquet(Storage(url), name, META)
+    return keys_in(read_parquet(Storage(url), name, META))
+
+
+def keys_in(table: pa.Table) -> KeyColumns:
+    """Return the key columns of a table that has them."""
     return KeyColumns(
         table["_slice"].to_numpy().astype(np.int32),
         digest_column(table, "_id"),
         digest_column(table, "_group"),
         digest_column(table, "_content"),
     )
+
+
+def index_seal(table: pa.Table) -> str:
+    """Return the seal of an index file with these rows, 64 hex digits."""
+    digests = [name for name in ("_id", "_content", "_group") if name in table.schema.names]
+    numbers = [name for name in ("shard", "source") if name in table.schema.names]
+    return _seal(
+        *(digest_column(table, name) for name in digests),
+        *(table[name].to_numpy().astype(np.int32) for name in numbers),
+    )
+
+
+def stored_seal(storage: Storage, name: str) -> str:
+    """Return the seal of an index file, from memory while its content is the same."""
+    return _stored_seal(storage.url, name, storage.version(name))
+
+
+@lru_cache(maxsize=256)
+def _stored_seal(url: str, name: str, version: str) -> str:
+    return index_seal(read_parquet(Storage(url), name))
+
+
+def _seal(*columns: npt.NDArray[np.generic]) -> str:
+    found = hashlib.blake2b(digest_size=32, person=b"hybridmu-rows")
+    for column in columns:
+        found.update(len(column).to_bytes(8, "little"))
+        found.update(np.ascontiguousarray(column).reshape(-1).view(np.uint8).data)
+    return found.hexdigest()
 
 
 def id_index(storage: Storage, name: str) -> tuple[SortedDigests, npt.NDArray[np.int32]]:

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from hybridmu.core.partition import Digests, held_out, place
 from hybridmu.core.rows import carries
@@ -21,8 +22,10 @@ from hybridmu.errors import DataError
 from hybridmu.faults import reach
 from hybridmu.store.files.modes import PRIVATE
 from hybridmu.store.files.parquet import TableWriter, publish_parquet, read_parquet, write_parquet
+from hybridmu.store.lake.columns import index_seal, keys_in
 from hybridmu.store.lake.lake import Lake
 from hybridmu.store.lake.layout import (
+    META,
     SPLITS,
     Split,
     content_file,
@@ -51,6 +54,9 @@ class Draft:
         first_slice: Number of its first slice.
         slices: How many slices it gets.
         beat: Called again and again; for whoever must show that he is alive.
+
+    Attributes:
+        seals: Name → seal of every file that `finish` wrote.
     """
 
     def __init__(
@@ -61,6 +67,7 @@ class Draft:
         self._tables = {split: Streams(staging / split) for split in SPLITS}
         self._by_id, self._by_content = Streams(staging / "by-id"), Streams(staging / "by-content")
         self._splits: list[Split] = []
+        self.seals: dict[str, str] = {}
 
     def add(self, split: Split, batches: Iterable[Batch], source: int = 0) -> None:
         """Take in one source table.
@@ -128,10 +135,14 @@ class Draft:
             if self.number and known_ids(self.lake, part, digest_column(ids, "_id")).any():
                 raise already_there()
             if self.lake.settings.data.group:
-                write_parquet(self._done(id_file(self.number, part)), ids.sort_by("_id"))
+                self._write_index(id_file(self.number, part), ids.sort_by("_id"))
         content = self._by_content.read(part)
         if content is not None:
-            write_parquet(self._done(content_file(self.number, part)), content.sort_by("_content"))
+            self._write_index(content_file(self.number, part), content.sort_by("_content"))
+
+    def _write_index(self, name: str, table: pa.Table) -> None:
+        write_parquet(self._done(name), table)
+        self.seals[name] = index_seal(table)
 
     def _sort(self, split: str, shard: int, staging: Path) -> tuple[int, ...]:
         # Row groups never cross a slice.
@@ -140,8 +151,8 @@ class Draft:
         counts = []
         with pa.memory_map(str(staging)) as source:
             table = packed(pa.ipc.open_stream(source).read_all())
-            name = self._done(shard_file(self.number, split, shard))
-            with TableWriter(name, table.schema) as writer:
+            name = shard_file(self.number, split, shard)
+            with TableWriter(self._done(name), table.schema) as writer:
                 # Filter first: take() on the shard would copy all of it.
                 for slice_ in range(self._first, self._first + self._slices):
                     self._beat()
@@ -152,6 +163,7 @@ class Draft:
                     counts.append(len(mine))
                     if len(mine):
                         writer.write(mine, row_group_size=_GROUP_ROWS)
+            self.seals[name] = keys_in(pq.read_table(self._done(name), columns=list(META))).seal
         staging.unlink()
         return tuple(counts)
 
@@ -182,12 +194,13 @@ def _training_ids(lake: Lake, part: int) -> Iterator[Digests]:
     data = lake.settings.data
     if data.group:
         for name in lake.index_of(id_file, part):
+            lake.check(name)
             index = read_parquet(lake.storage, name, ["_id", "source"])
             yield digest_column(index.filter(pc.equal(index["source"], 0)), "_id")
         return
     # Without groups the hash that names the part of an index names the shard, too.
     for name in lake.files("train", part) + ([] if data.validation else lake.files("validation", part)):
-        yield digest_column(read_parquet(lake.storage, name, ["_id"]), "_id")
+        yield lake.keys_of(name).ids
 
 
 def duplicates(table: str) -> DataError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import pyarrow as pa
@@ -13,6 +13,7 @@ from hybridmu.core.encode import Encoder, infer_classes, label_set
 from hybridmu.core.training import slice_epochs
 from hybridmu.errors import DataError
 from hybridmu.faults import reach
+from hybridmu.store.files.sealed import file_seal
 from hybridmu.store.lake.declarations import check_declarations, features_of
 from hybridmu.store.lake.generation import Beat, Draft
 from hybridmu.store.lake.lake import Lake
@@ -24,14 +25,20 @@ from hybridmu.types import Ingestion
 
 # Is given the encoder and some of the rows, before anything is written; raises where these can't be trained on.
 Check = Callable[[Encoder, pa.Table], None]
+Record = Callable[[Mapping[str, str]], None]  # takes name → seal of files
 
 
-def ingest(lake: Lake, guard: Guard | None = None, check: Check | None = None) -> Manifest:
+def unrecorded(_: Mapping[str, str]) -> None:
+    """Keep no seal, where there is no ledger."""
+
+
+def ingest(lake: Lake, guard: Guard | None = None, record: Record = unrecorded, check: Check | None = None) -> Manifest:
     """Read the source tables once and write the lake.
 
     Args:
         lake: Names the source, the storage and the partition.
         guard: Knows what must not come in; a new storage may have a ledger with a past.
+        record: Keeps the seals of all files, before the manifest makes them the lake's.
         check: Sees some of the training rows first.
 
     Returns:
@@ -62,14 +69,14 @@ def ingest(lake: Lake, guard: Guard | None = None, check: Check | None = None) -
         group_type = str(fits.type_of(data.group)) if data.group and group_type == "null" else group_type
     if check is not None and (some := next(Reader(lake, encoder, guard).read(fitted[0][1]), None)):
         check(encoder, as_given(some.table.drop_columns(["_id", "_group", "_content"])))
-    rows = write_first(lake, [(split, reader.read(table)) for split, table in fitted])
+    rows, seals = write_first(lake, [(split, reader.read(table)) for split, table in fitted])
     generation = first_generation(lake, rows, reader.skipped, id_type, group_type)
-    return found(lake, Manifest(encoder, inferred, secrets.token_bytes(32), (generation,)))
+    return found(lake, Manifest(encoder, inferred, secrets.token_bytes(32), (generation,)), seals, record)
 
 
 def write_first(
     lake: Lake, sources: Sequence[tuple[Split, Iterable[Batch]]], beat: Beat = lambda: None
-) -> dict[str, tuple[tuple[int, ...], ...]]:
+) -> tuple[dict[str, tuple[tuple[int, ...], ...]], dict[str, str]]:
     """Write the files of the first generation; no manifest names them yet.
 
     Args:
@@ -78,7 +85,7 @@ def write_first(
         beat: Called again and again meanwhile.
 
     Returns:
-        Split → rows per shard and slice.
+        (split → rows per shard and slice; name → seal of every file).
 
     Raises:
         DataError: An id occurs twice in one table.
@@ -90,7 +97,7 @@ def write_first(
         counts = draft.finish()
         lake.storage.delete_folder("lake")  # what an interrupted first read left
         draft.publish()
-    return counts
+    return counts, draft.seals
 
 
 def first_generation(
@@ -101,15 +108,28 @@ def first_generation(
     return Generation(sisa.slices, slice_epochs(sisa.epochs, sisa.slices), rows, skipped, id_type, group_type)
 
 
-def found(lake: Lake, manifest: Manifest) -> Manifest:
-    """Return the manifest of a new lake after writing it: from here on its rows are there."""
+def found(lake: Lake, manifest: Manifest, seals: Mapping[str, str], record: Record) -> Manifest:
+    """Write the manifest of a new lake: from here on its rows are there.
+
+    Args:
+        lake: Its files are written.
+        manifest: Names them.
+        seals: Of its files.
+        record: As in `ingest`.
+
+    Returns:
+        The manifest.
+    """
+    data = manifest.to_bytes()
+    record({**seals, MANIFEST: file_seal(data)})
     lake.storage.write(LAYOUT, b"1")
     reach("ingest.manifest")
-    lake.storage.write(MANIFEST, manifest.to_bytes())
+    lake.storage.write(MANIFEST, data)
+    lake.refresh()
     return lake.manifest
 
 
-def grow(lake: Lake, new: Ingestion, guard: Guard, beat: Beat, ready: Beat) -> Generation | None:
+def grow(lake: Lake, new: Ingestion, guard: Guard, beat: Beat, ready: Beat) -> tuple[Generation, dict[str, str]] | None:
     """Write the files of the next generation; the manifest does not name them yet.
 
     Args:
@@ -120,7 +140,7 @@ def grow(lake: Lake, new: Ingestion, guard: Guard, beat: Beat, ready: Beat) -> G
         ready: Called once, before anything is written to storage.
 
     Returns:
-        The generation; None when every row is forgotten by now.
+        The generation, and name → seal of its files; None when every row is forgotten by now.
 
     Raises:
         DataError: Rows of the same ids came in meanwhile.
@@ -141,14 +161,19 @@ def grow(lake: Lake, new: Ingestion, guard: Guard, beat: Beat, ready: Beat) -> G
     data = lake.settings.data
     types = str(source.type_of(data.id)), str(source.type_of(data.group)) if data.group else None
     skipped = new.skipped + reader.skipped
-    return Generation(new.slices, (new.epochs,) * new.slices, rows, skipped, *types, new.ingest_id, new.after_request)
+    epochs = (new.epochs,) * new.slices
+    return Generation(new.slices, epochs, rows, skipped, *types, new.ingest_id, new.after_request), draft.seals
 
 
-def admit(lake: Lake, generation: Generation) -> None:
-    """Name the next generation in the manifest; from here on its rows are in the lake."""
-    manifest = replace(lake.manifest, generations=(*lake.manifest.generations, generation))
+def with_generation(lake: Lake, generation: Generation) -> bytes:
+    """Return the manifest that names one more generation, as it will be written."""
+    return replace(lake.manifest, generations=(*lake.manifest.generations, generation)).to_bytes()
+
+
+def admit(lake: Lake, manifest: bytes) -> None:
+    """Write the manifest that names the next generation; from here on its rows are in the lake."""
     reach("ingest.manifest")
-    lake.storage.write(MANIFEST, manifest.to_bytes())
+    lake.storage.write(MANIFEST, manifest)
     lake.refresh()
 
 

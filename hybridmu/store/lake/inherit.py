@@ -13,7 +13,7 @@ from hybridmu.core.lineage import chain
 from hybridmu.core.rows import carries
 from hybridmu.store.files.parquet import open_parquet
 from hybridmu.store.lake.generation import Beat
-from hybridmu.store.lake.ingest import first_generation, found, write_first
+from hybridmu.store.lake.ingest import Record, first_generation, found, unrecorded, write_first
 from hybridmu.store.lake.lake import Lake
 from hybridmu.store.lake.layout import Ancestry, Manifest, Split, digest_column, stored_name
 from hybridmu.store.lake.lists import unpacked_field
@@ -44,7 +44,9 @@ class Predecessor:
     tombstones: int
 
 
-def inherit(lake: Lake, old: Predecessor, guard: Guard, beat: Beat = lambda: None) -> Manifest:
+def inherit(
+    lake: Lake, old: Predecessor, guard: Guard, record: Record = unrecorded, beat: Beat = lambda: None
+) -> Manifest:
     """Write a new lake from the live rows of another: one generation, in other shards and slices.
 
     Encoder and classes stay as they were; validation rows that were held out of the training table are held out
@@ -54,6 +56,7 @@ def inherit(lake: Lake, old: Predecessor, guard: Guard, beat: Beat = lambda: Non
         lake: The new one; nothing is in it.
         old: The other one, which may be at work meanwhile.
         guard: What must not come in.
+        record: As in `ingest`.
         beat: Called again and again meanwhile.
 
     Returns:
@@ -68,10 +71,11 @@ def inherit(lake: Lake, old: Predecessor, guard: Guard, beat: Beat = lambda: Non
     splits: list[tuple[Split, tuple[Split, ...]]] = [("train", ("train", *held_out))]
     splits += [(split, (split,)) for split in ("validation", "test") if split in before.rows and split not in held_out]
     sources = [(split, reader.take(_live(old, parts, reader.columns))) for split, parts in splits]
-    rows = write_first(lake, sources, beat)
+    rows, seals = write_first(lake, sources, beat)
     generation = first_generation(lake, rows, reader.skipped, before.id_type, before.group_type)
     salt = secrets.token_bytes(32)
-    return found(lake, Manifest(before.encoder, before.classes_inferred, salt, (generation,), ancestry_of(old)))
+    manifest = Manifest(before.encoder, before.classes_inferred, salt, (generation,), ancestry_of(old))
+    return found(lake, manifest, seals, record)
 
 
 def ancestry_of(old: Predecessor) -> Ancestry:

@@ -1,11 +1,14 @@
 """Reading the Parquet lake: live rows of all generations as tensors, exact counts, twins.
 
-Tombstoned rows stay in the files until purge; every reader names the keys to leave out.
+Tombstoned rows stay in the files until purge; every reader names the keys to leave out. What is read is compared with
+what the ledger recorded of it: a file of another day or another system is refused, whole as it may be.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,13 +18,16 @@ import torch
 
 from hybridmu.config import Settings
 from hybridmu.core.rows import Rows, carries
-from hybridmu.errors import StateError
+from hybridmu.errors import StateError, StorageError
 from hybridmu.store.files.parquet import open_parquet, read_parquet
+from hybridmu.store.files.sealed import file_seal
 from hybridmu.store.files.storage import Storage
-from hybridmu.store.lake.columns import KeyColumns, joined, key_columns
+from hybridmu.store.lake.columns import KeyColumns, joined, key_columns, stored_seal
 from hybridmu.store.lake.layout import (
     DIGEST,
     MANIFEST,
+    PUT_BACK,
+    SPLITS,
     Manifest,
     Split,
     content_file,
@@ -33,6 +39,15 @@ from hybridmu.store.lake.layout import (
 from hybridmu.store.lake.lists import unpacked
 from hybridmu.store.lake.reading import ShardTables
 from hybridmu.types import ResolvedKey
+
+# Names of files → the seals that each may have; two of them while it is rewritten.
+Recorded = Callable[[Sequence[str]], Mapping[str, frozenset[str]]]
+_T = TypeVar("_T")
+_READS = 3
+
+
+class OtherRowsError(StorageError):
+    """A file is whole, but not the one that was recorded; it may have been rewritten while it was read."""
 
 
 class Lake:
@@ -49,6 +64,75 @@ class Lake:
         self.key = settings.partition_key()
         self._manifest: Manifest | None = None
         self._version = ""
+        self._recorded: Recorded | None = None
+        self._seals: dict[str, frozenset[str]] = {}
+
+    # ------------------------------------------------------------------ what was recorded
+
+    def compare_with(self, recorded: Recorded) -> None:
+        """Compare every file that is read from now on with what was recorded of it.
+
+        Args:
+            recorded: Asked for files whose seals are not known yet, or don't match what is known.
+        """
+        self._recorded, self._seals = recorded, {}
+
+    def recorded(self, names: Sequence[str]) -> tuple[tuple[str, tuple[str, ...]], ...] | None:
+        """Return the seals that files may have now, for a process that has no ledger; None when nothing is compared."""
+        if self._recorded is None:
+            return None
+        found = self._recorded(names)
+        return tuple((name, tuple(sorted(found[name]))) for name in names if name in found)
+
+    def check(self, *names: str) -> None:
+        """Check that files hold the rows that were recorded.
+
+        Args:
+            names: Tables or index files.
+
+        Raises:
+            StorageError: One of them is damaged, or another one than was recorded.
+        """
+        for name in names:
+            try:
+                self._settled(lambda name=name: self._compare(name, self.seal_of(name)))  # type: ignore[misc]
+            except FileNotFoundError:
+                raise self._missing(name) from None
+
+    def seal_of(self, name: str) -> str:
+        """Return the seal of a table or an index file as it is now."""
+        return stored_seal(self.storage, name) if "/index/" in name else key_columns(self.storage, name).seal
+
+    def _compare(self, name: str, seal: str) -> None:
+        """Compare a seal with what was recorded; asked anew when it is none of those that are known.
+
+        Raises:
+            OtherRowsError: It is another one.
+        """
+        if self._recorded is None or seal in self._seals.get(name, ()):
+            return
+        self._seals |= self._recorded([name])
+        if seal not in self._seals.get(name, ()):
+            raise OtherRowsError(
+                f"{name} in {self.storage.url} is not the file that was recorded",
+                expected="the rows that the last ingestion or purge left there"
+                if name in self._seals
+                else "a file that this system wrote",
+                got="a whole file with other content: of an older day, of another place, or of another system",
+                remedy=f"{PUT_BACK}. Nothing is trained or answered from it",
+            )
+
+    def _missing(self, name: str) -> StorageError:
+        return StorageError(f"{name} in {self.storage.url} is missing", expected="a file of the lake", remedy=PUT_BACK)
+
+    def _settled(self, read: Callable[[], _T]) -> _T:
+        """Return what a function reads; a file that was rewritten between two looks is read again."""
+        for _ in range(_READS - 1):
+            with suppress(OtherRowsError):
+                return read()
+        return read()
+
+    # ------------------------------------------------------------------ the manifest
 
     @property
     def exists(self) -> bool:
@@ -61,18 +145,27 @@ class Lake:
 
         Raises:
             StateError: Nothing was ingested yet.
+            CorruptBlobError: It is damaged.
+            StorageError: It is not the one that was recorded.
         """
         if self._manifest is None:
             if not self.exists:
                 raise StateError(
                     f"nothing was trained in {self.storage.url}", remedy="run `hybridmu train -c CONFIG` first"
                 )
-            self._version = self.storage.version(MANIFEST)  # asked first: what is read may be newer, never older
-            self._manifest = Manifest.from_bytes(self.storage.read(MANIFEST))
+            self._manifest = self._settled(self._read_manifest)
         return self._manifest
 
+    def _read_manifest(self) -> Manifest:
+        self._version = self.storage.version(MANIFEST)  # asked first: what is read may be newer, never older
+        data = self.storage.read(MANIFEST)
+        found = Manifest.from_bytes(data)
+        self._compare(MANIFEST, file_seal(data))
+        return found
+
     def refresh(self) -> None:
-        """See the generations that came in since the manifest was last looked at."""
+        """See what came in, or was purged, since the manifest was last looked at."""
+        self._seals = {}
         if self._manifest is not None and self.storage.version(MANIFEST) != self._version:
             self._manifest = None
 
@@ -89,7 +182,7 @@ class Lake:
                 "storage lacks rows that were ingested",
                 expected=f"{generations} generation(s)",
                 got=str(have),
-                remedy="restore the folder lake/ from a backup that is not older than the ledger",
+                remedy=f"lake/manifest.json is older than the ledger: {PUT_BACK}",
             )
 
     def rows(
@@ -127,7 +220,11 @@ class Lake:
             shard: Shard number.
             generations: Read only the first so many; all by default.
         """
-        return ShardTables(self.storage, self.files(split, shard, generations), self.manifest.encoder)
+        names, encoder = self.files(split, shard, generations), self.manifest.encoder
+        try:
+            return self._settled(lambda: ShardTables(self.storage, names, encoder, self._compare))
+        except FileNotFoundError as error:
+            raise self._missing(str(error.filename)) from None
 
     def keys(self, split: Split, shard: int) -> KeyColumns:
         """Return the keys of every row of a shard, tombstoned ones included."""
@@ -157,9 +254,16 @@ class Lake:
         Args:
             name: `id_file` or `content_file`.
             part: Which part.
+
+        Raises:
+            StorageError: One that was recorded is not there.
         """
         every = [name(generation, part) for generation in range(len(self.manifest.generations))]
-        return [found for found in every if self.storage.exists(found)]
+        there = [found for found in every if self.storage.exists(found)]
+        absent = [found for found in every if found not in there]
+        if absent and self._recorded is not None and (lost := self._recorded(absent)):
+            raise self._missing(min(lost))
+        return there
 
     def names(self) -> frozenset[str]:
         """Return the names that tables and index files of this lake can have, whether or not they are there."""
@@ -169,9 +273,23 @@ class Lake:
             tables | {name(g, part) for g, _ in given for part in numbers for name in (id_file, content_file)}
         )
 
+    def every_file(self) -> list[str]:
+        """Return the names of the tables and index files that should be there, of all generations."""
+        tables = [name for split in SPLITS for shard in range(self.shards) for name in self.files(split, shard)]
+        return tables + [name for part in range(self.shards) for name in self.index_files(part)]
+
     def keys_of(self, name: str) -> KeyColumns:
         """Return the keys of every row of one table, tombstoned ones included."""
-        return key_columns(self.storage, name)
+
+        def read() -> KeyColumns:
+            found = key_columns(self.storage, name)
+            self._compare(name, found.seal)
+            return found
+
+        try:
+            return self._settled(read)
+        except FileNotFoundError:
+            raise self._missing(name) from None
 
     def outline(self, shard: int, revoked: set[tuple[str, bytes]]) -> Rows:
         """Return the live training rows of a shard without features and labels: enough for lineage keys."""
@@ -210,6 +328,7 @@ class Lake:
         twins = 0
         for part in sorted({part_of(content, self.shards) for content in going}):
             for name in self.index_of(content_file, part):
+                self.check(name)
                 table = read_parquet(self.storage, name)
                 hits = table.filter(pc.is_in(table["_content"], value_set=pa.array(sorted(going), type=DIGEST)))
                 for shard in sorted(set(hits["shard"].to_pylist())):
@@ -221,6 +340,7 @@ class Lake:
     def tables(self, names: Sequence[str]) -> Iterator[pa.Table]:
         """Yield the rows of files, revoked ones included, some at a time."""
         for name in names:
+            self.check(name)
             with open_parquet(self.storage, name) as file:
                 for number in range(file.num_row_groups):
                     yield unpacked(file.read_row_group(number, use_threads=False))

@@ -21,6 +21,7 @@ import pyarrow as pa
 
 from hybridmu.core.encode import Encoder
 from hybridmu.core.partition import Digests, place
+from hybridmu.store.files.sealed import sealed, unsealed
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -30,6 +31,11 @@ LAYOUT = "lake/layout"  # says that every table was written by a release that ke
 INCOMING = "incoming"
 _APART = "="
 DIGEST = pa.binary(16)
+# An older copy would bring back what a purge removed, or other rows and labels; it is refused as well.
+PUT_BACK = (
+    "put back this file as it was last written; of a copy from before a purge `hybridmu ledger mend` leaves out what "
+    "is gone, or refuses it (docs/operations.md, A damaged table)"
+)
 
 
 @dataclass(frozen=True)
@@ -190,12 +196,17 @@ class Manifest:
             "generations": [asdict(generation) for generation in self.generations],
             "ancestry": asdict(self.ancestry) if self.ancestry else None,
         }
-        return json.dumps(document).encode()
+        return sealed(document)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Manifest:
-        """Return the manifest that `to_bytes` wrote."""
-        raw = json.loads(data)
+        """Return the manifest that `to_bytes` wrote.
+
+        Raises:
+            CorruptBlobError: It is damaged.
+        """
+        members = ("encoder", "classes_inferred", "salt", "generations", "ancestry")
+        raw = unsealed(data, MANIFEST, members, PUT_BACK)
         generations = []
         for found in raw["generations"]:
             rows = {split: tuple(tuple(shard) for shard in shards) for split, shards in found["rows"].items()}

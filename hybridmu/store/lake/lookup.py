@@ -151,6 +151,7 @@ class Lookup:
         for part, keys in looked_up.items():
             shards_of: dict[bytes, set[int]] = {key: set() for key in keys}
             for name in lake.index_of(id_file, part):
+                lake.check(name)
                 index, column = id_index(lake.storage, name)
                 for key, rows in zip(keys, index.rows(keys), strict=True):
                     shards_of[key] |= {int(column[row]) for row in rows}

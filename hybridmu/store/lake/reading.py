@@ -6,7 +6,7 @@ page that is read is checked against its checksum; the keys of all rows always a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +20,7 @@ from hybridmu.core.rows import Positions, Rows
 from hybridmu.errors import StorageError
 from hybridmu.store.files.parquet import open_parquet
 from hybridmu.store.files.storage import Storage
+from hybridmu.store.lake.columns import keys_in
 from hybridmu.store.lake.layout import META, as_given, digest_column, stored_name
 from hybridmu.store.lake.lists import unpacked
 
@@ -35,16 +36,19 @@ class ShardTables:
         storage: Where they are.
         names: The tables, one per generation, in that order.
         encoder: How rows become tensors.
+        compare: Called with the name and the seal of every table before a row of it is used.
 
     Attributes:
         outline: Keys of every row, tombstoned ones included.
 
     Raises:
-        StorageError: A table is damaged.
+        StorageError: A table is damaged, or not the one that was recorded.
     """
 
-    def __init__(self, storage: Storage, names: Sequence[str], encoder: Encoder) -> None:
-        self._storage, self._encoder = storage, encoder
+    def __init__(
+        self, storage: Storage, names: Sequence[str], encoder: Encoder, compare: Callable[[str, str], None]
+    ) -> None:
+        self._storage, self._encoder, self._compare = storage, encoder, compare
         found = [(name, *self._keys(name)) for name in names]
         self._files = [(name, metadata) for name, metadata, _ in found]
         tables = [keys for _, _, keys in found]
@@ -92,7 +96,9 @@ class ShardTables:
 
     def _keys(self, name: str) -> tuple[pq.FileMetaData, pa.Table]:
         with open_parquet(self._storage, name) as file:
-            return file.metadata, file.read(list(META), use_threads=False)
+            found = file.read(list(META), use_threads=False)
+            self._compare(name, keys_in(found).seal)
+            return file.metadata, found
 
     def _features(self, positions: Positions) -> Iterator[tuple[Positions, pa.Table]]:
         """Yield the positions, features and labels of the row groups that hold any of some rows, a few at a time."""  # noqa: DOC501

@@ -23,7 +23,7 @@ _KEY = "decommissioned"
 _KEPT_FOLDER = "certificates/"
 _EMPTIED = (
     *(t.serving, t.versions, t.version_shards, t.tombstones, t.needs, t.rounds, t.outcomes, t.costs, t.idempotency),
-    *(t.evidence, t.surveys, t.curves, t.replicas, t.links, t.forwards, t.outbox, t.claims),
+    *(t.evidence, t.surveys, t.curves, t.replicas, t.links, t.forwards, t.outbox, t.claims, t.seals),
 )
 
 

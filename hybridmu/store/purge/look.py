@@ -24,7 +24,7 @@ from hybridmu.store.purge.rewrite import stands_apart
 from hybridmu.types import KeyKind
 
 _log = logging.getLogger(__name__)
-_LINEAGE_BYTES = 60  # a shard's number and a hash
+_LINEAGE_BYTES = 92  # a shard's number, a hash and a check
 _WEIGHTS = re.compile(r"blobs/shard-(\d{5})/[0-9a-f]{48}\.safetensors")
 _LINEAGE = re.compile(r"lineage/shard-(\d{5})/[0-9a-f]{48}")
 _CERTIFICATE = re.compile(r"certificates/\d{8,}\.json")

@@ -18,9 +18,10 @@ from hybridmu.errors import PurgeError
 from hybridmu.faults import reach
 from hybridmu.store.files.blobs import Blobs
 from hybridmu.store.files.parquet import read_parquet
+from hybridmu.store.lake.columns import index_seal
 from hybridmu.store.lake.lake import Lake
 from hybridmu.store.lake.layout import SPLITS, digest_column, part_of
-from hybridmu.store.purge.rewrite import rewrite
+from hybridmu.store.purge.rewrite import Gone, rewrite
 
 _REMEDY = "another process wrote to storage, or the disk lies: stop that process, and let the purge run again"
 
@@ -78,15 +79,10 @@ def purge_indexes(
     Raises:
         PurgeError: A rewritten file still names such a row.
     """
-    wanted, same = _places(rows), set(content)
-    by_id, by_content = ({part_of(key, lake.shards) for key in keys} for keys in ([id_ for _, id_ in rows], content))
-
-    def gone(table: pa.Table) -> npt.NDArray[np.bool_]:
-        places = zip(table["shard"].to_pylist(), map(bytes, digest_column(table, "_id")), strict=True)
-        return np.isin(_places(places), wanted)
-
+    same, gone = set(content), _indexed(rows)
     done, left = [], 0
-    for name in (name for part in sorted(by_id | by_content) for name in lake.index_files(part)):
+    for name in touched_indexes(lake, rows, content):
+        lake.check(name)
         if rewrite(lake.storage, name, gone):
             reach("purge.index")
             done.append(name)
@@ -96,6 +92,36 @@ def purge_indexes(
         if "_content" in table.schema.names:
             left += sum(bytes(row) in same for row in digest_column(table, "_content"))
     return tuple(done), left
+
+
+def touched_indexes(lake: Lake, rows: Collection[tuple[int, bytes]], content: Collection[bytes]) -> list[str]:
+    """Return the names of the index files that may name rows, as in `purge_indexes`."""
+    by_id, by_content = ({part_of(key, lake.shards) for key in keys} for keys in ([id_ for _, id_ in rows], content))
+    return [name for part in sorted(by_id | by_content) for name in lake.index_files(part)]
+
+
+def foresee_rows(lake: Lake, shard: int, keys: Collection[tuple[str, bytes]]) -> dict[str, tuple[str, str]]:
+    """Return name → (seal now, seal once `purge_rows` is done) of a shard's tables."""
+    found = {}
+    for split in SPLITS:
+        for name in lake.files(split, shard):
+            columns = lake.keys_of(name)
+            gone = carries(columns.ids, columns.groups, set(keys))
+            found[name] = (columns.seal, columns.where(~gone).seal)
+    return found
+
+
+def foresee_indexes(
+    lake: Lake, rows: Collection[tuple[int, bytes]], content: Collection[bytes]
+) -> dict[str, tuple[str, str]]:
+    """Return name → (seal now, seal once `purge_indexes` is done) of the index files that may name rows."""
+    gone = _indexed(rows)
+    found = {}
+    for name in touched_indexes(lake, rows, content):
+        lake.check(name)
+        table = read_parquet(lake.storage, name)
+        found[name] = (index_seal(table), index_seal(table.filter(pa.array(~gone(table)))))
+    return found
 
 
 def sweep(blobs: Blobs, shard: int, refs: Collection[str], keys: Collection[str]) -> int:
@@ -125,6 +151,17 @@ def sweep(blobs: Blobs, shard: int, refs: Collection[str], keys: Collection[str]
     if left := [*(left_refs - set(refs)), *(left_keys - set(keys)), *blobs.unfinished(shard)]:
         raise PurgeError(f"{len(left)} old file(s) of shard {shard} are still there", remedy="check rights and locks")
     return len(old_refs) + len(old_keys) + len(unfinished)
+
+
+def _indexed(rows: Collection[tuple[int, bytes]]) -> Gone:
+    """Return what tells which rows of an index file name one of these (shard, id digest)."""
+    wanted = _places(rows)
+
+    def gone(table: pa.Table) -> npt.NDArray[np.bool_]:
+        places = zip(table["shard"].to_pylist(), map(bytes, digest_column(table, "_id")), strict=True)
+        return np.isin(_places(places), wanted)
+
+    return gone
 
 
 def _places(rows: Iterable[tuple[int, bytes]]) -> npt.NDArray[np.bytes_]:

@@ -25,7 +25,7 @@ from hybridmu.store.sql.masking import mask, unmask
 from hybridmu.store.sql.watermarks import newest
 from hybridmu.types import Proof, RequestNeed, RequestState, Tombstone
 
-_PASSED = "purge"
+_PASSED, _CERTIFICATES = "purge", "certificates"
 _HOLD = "legal hold"
 _OTHERS = "not purged: an earlier request for some of its rows is not purged yet"
 _JOINED = "its rows were purged for an earlier request"
@@ -184,14 +184,20 @@ class Deletions:
 
     # ------------------------------------------------------------------ evidence and surveys
 
-    def unproven(self, shards: Collection[int]) -> dict[int, tuple[RequestNeed, ...]]:
+    def unproven(self, shards: Collection[int], again: bool = False) -> dict[int, tuple[RequestNeed, ...]]:
         """Return shard → requests whose removal there is exact, and which have no evidence of it yet.
 
         Those that are exact on this shard only are among them: once others' rows are purged, nothing could show any
         more what their sub-model was made of.
+
+        Args:
+            shards: Which.
+            again: Those too whose evidence did not show the deletion.
         """
         have = sa.select(t.evidence.c.request_id).where(
-            (t.evidence.c.request_id == t.needs.c.request_id) & (t.evidence.c.shard == t.needs.c.shard)
+            (t.evidence.c.request_id == t.needs.c.request_id)
+            & (t.evidence.c.shard == t.needs.c.shard)
+            & (t.evidence.c.refused.is_(None) | sa.literal(not again))
         )
         last = newest()
         # What another request revoked is shown by its certificate.
@@ -216,13 +222,25 @@ class Deletions:
     def save_proof(
         self, token: int, shard: int, proofs: Iterable[Proof], surveys: Iterable[tuple[str, Survey]]
     ) -> None:
-        """Keep what was found of a shard before anything is removed from it, fenced; earlier findings stay."""
+        """Keep what was found of a shard before anything is removed from it, fenced.
+
+        Earlier findings stay, but for evidence that did not show the deletion, where there is some now that does.
+
+        Args:
+            token: The coordinator's fencing token.
+            shard: Shard number.
+            proofs: Evidence of requests.
+            surveys: (request, what its purge removes).
+        """
         with transaction(self._write, "proof") as connection:
             fence(connection, token)
-            have = set(connection.scalars(sa.select(t.evidence.c.request_id).where(t.evidence.c.shard == shard)))
+            there = t.evidence.c.shard == shard
+            have = dict(connection.execute(sa.select(t.evidence.c.request_id, t.evidence.c.refused).where(there)).all())
             for proof in proofs:
-                if proof.request_id not in have and proof.document:
+                better = proof.refused is None and have.get(proof.request_id) is not None
+                if proof.document and (better or proof.request_id not in have):
                     values = {"document": proof.document, "refused": proof.refused}
+                    connection.execute(t.evidence.delete().where(there & (t.evidence.c.request_id == proof.request_id)))
                     connection.execute(t.evidence.insert().values(request_id=proof.request_id, shard=shard, **values))
             for request_id, survey in surveys:
                 mine = (t.surveys.c.request_id == request_id) & (t.surveys.c.shard == shard)
@@ -341,6 +359,11 @@ class Deletions:
         numbers = tuple((request_id, number) for request_id, number in value["numbers"])
         return Passed(numbers, value["purge"], value["purged_at"])
 
+    def last_certificate(self) -> int:
+        """Return the last number that was given out; 0 before the first."""
+        with self._read.begin() as connection:
+            return certificate_numbers(connection)[1]
+
     def finish(self, token: int, request_id: str, certificate: int, purged_at: float) -> None:
         """Mark a request PURGED, fenced; its evidence lives on in the certificate."""
         with transaction(self._write, "finish") as connection:
@@ -366,6 +389,22 @@ class Deletions:
             for request_id, reason in reasons.items():
                 mine = (t.requests.c.request_id == request_id) & t.requests.c.purged_at.is_(None)
                 connection.execute(t.requests.update().where(mine).values(reason=reason))
+
+
+def certificate_numbers(connection: Connection) -> tuple[int, int]:
+    """Return (the last number that a request has, the last that was given out): 0 where there is none."""
+    numbers = sa.select(sa.func.max(t.requests.c.certificate))
+    kept = sa.select(t.meta.c.value).where(t.meta.c.key == _CERTIFICATES)
+    written = max(int(connection.scalar(numbers) or 0), int(connection.scalar(kept) or 0))
+    raw = connection.scalar(sa.select(t.meta.c.value).where(t.meta.c.key == _PASSED))
+    given = [number for _, number in json.loads(raw)["numbers"]] if raw else []
+    return written, max([written, *given])
+
+
+def keep_certificate_number(connection: Connection, number: int) -> None:
+    """Take note of the last certificate in storage, in the caller's transaction: its request may be unknown here."""
+    connection.execute(t.meta.delete().where(t.meta.c.key == _CERTIFICATES))
+    connection.execute(t.meta.insert().values(key=_CERTIFICATES, value=str(number)))
 
 
 def _touched(connection: Connection, request_ids: Sequence[str]) -> dict[str, set[int]]:

@@ -7,7 +7,7 @@ that is all that is left of them.
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -63,6 +63,23 @@ class Guard:
         have = set(self._keyring.guard_keys()) if found else set()
         return {key_id: entries for key_id, entries in found.items() if key_id not in have}
 
+    def used(self) -> set[str]:
+        """Return the ids of all guard keys that made entries, given up ones included."""
+        with self._read.begin() as connection:
+            return {
+                str(key_id)
+                for column in (t.guard.c.key_id, t.guard_losses.c.key_id)
+                for key_id in connection.scalars(sa.select(column).distinct())
+            }
+
+    def stamp(self) -> Callable[[KeyKind, object], tuple[str, bytes]]:
+        """Return what makes the HMACs of one request's keys; the guard key is made on first use.
+
+        Raises:
+            StateError: The key was used and is lost.
+        """
+        return self._keyring.stamp(self.used())
+
     def check(self) -> None:
         """Check that every entry can be compared with new data.
 
@@ -95,6 +112,22 @@ class Guard:
         for position, found in zip(named, entries, strict=True):
             blocked[position] = any(not (row.returns and row.request_id == returning) for row in found)
         return blocked
+
+    def purged(self, kind: KeyKind, values: Sequence[object]) -> npt.NDArray[np.bool_]:
+        """Return which ids or groups were forgotten by a request that is PURGED, bool [n]."""
+        named = [i for i, value in enumerate(values) if value is not None]
+        found = np.zeros(len(values), dtype=np.bool_)
+        if not named or not self.any():
+            return found
+        entries = self._entries(kind, [values[i] for i in named])
+        over: set[str] = set()
+        with self._read.begin() as connection:
+            for part in parts(sorted({row.request_id for rows in entries for row in rows})):
+                done = t.requests.c.request_id.in_(part) & (t.requests.c.state == RequestState.PURGED)
+                over |= set(connection.scalars(sa.select(t.requests.c.request_id).where(done)))
+        for position, rows in zip(named, entries, strict=True):
+            found[position] = any(row.request_id in over for row in rows)
+        return found
 
     def covers(self, keys: Sequence[UnknownKey]) -> list[list[bytes]]:
         """Return the HMACs under which keys without a row are known to be forgotten; an empty list: they are not."""
@@ -144,6 +177,7 @@ class Guard:
         for split in SPLITS:
             for shard in range(lake.shards):
                 for file in lake.files(split, shard):
+                    lake.check(file)
                     table = read_parquet(lake.storage, file, columns)
                     ids, groups = digest_column(table, "_id"), digest_column(table, "_group")
                     table = table.filter(pa.array(~carries(ids, groups, revoked.get(shard, set()))))
@@ -214,6 +248,7 @@ class Guard:
 
         Raises:
             RequestError: The key is available, or made nothing that is remembered.
+            StateError: A request that made entries with it is not finished.
         """
         lost = self.lost()
         with self._read.begin() as connection:
@@ -226,6 +261,16 @@ class Guard:
                 remedy="see `hybridmu keys show`",
             )
         with self._write.begin() as connection:
+            mine = t.guard.c.key_id == key_id
+            named = sa.select(t.guard.c.request_id).where(mine)
+            unfinished = t.requests.c.request_id.in_(named) & t.requests.c.state.in_(_OPEN)
+            if name := connection.scalar(sa.select(t.requests.c.request_id).where(unfinished).limit(1)):
+                raise StateError(
+                    "a request that made entries with this key is not finished: its certificate will name them",
+                    expected="PURGED or CANCELLED",
+                    got=f"request {name}",
+                    remedy="wait until it is PURGED (`hybridmu run`), or cancel it while it is RECEIVED",
+                )
             entries = connection.execute(t.guard.delete().where(t.guard.c.key_id == key_id)).rowcount
             connection.execute(t.idempotency.delete().where(t.idempotency.c.key_id == key_id))
             values = {"key_id": key_id, "entries": entries, "caller": caller, "reason": reason, "at": time.time()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -15,6 +15,7 @@ from hybridmu.store.sql import tables as t
 from hybridmu.store.sql.database import reader, transaction
 from hybridmu.store.sql.idempotency import RepeatKey, remember, repeated
 from hybridmu.store.sql.lease import fence
+from hybridmu.store.sql.seals import confirm
 from hybridmu.types import Ingestion, IngestState, RequestState
 
 
@@ -111,7 +112,14 @@ class Ingestions:
     # ------------------------------------------------------------------ the coordinator's marks
 
     def mark_made(
-        self, token: int, new: Ingestion, generation: int | None, rows: int, skipped: int, admit: Callable[[], None]
+        self,
+        token: int,
+        new: Ingestion,
+        generation: int | None,
+        rows: int,
+        skipped: int,
+        files: Collection[str],
+        admit: Callable[[], None],
     ) -> None:
         """Note that the rows are in the lake, fenced; whom a correction brought back is not forgotten any more.
 
@@ -121,12 +129,14 @@ class Ingestions:
             generation: Number of the generation; None when every row was left out.
             rows: Rows that came in.
             skipped: Rows that were left out.
+            files: Whose seals are confirmed with it.
             admit: Publishes the manifest; called inside of the transaction, so that no coordinator that lost its lease
                 writes an old one over a new one.
         """
         with transaction(self._write, "grow") as connection:
             fence(connection, token)
             admit()
+            confirm(connection, files)
             _set(connection, new.ingest_id, generation=generation, rows=rows, skipped=skipped, reason=None)
             _let_back(connection, new.after_request)
 

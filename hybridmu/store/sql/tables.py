@@ -202,6 +202,13 @@ ingestions = sa.Table(
     sa.Column("served_at", sa.Float),
     sa.Column("reason", sa.Text),
 )
+seals = sa.Table(  # what the files of the lake hold: one row a file
+    "seals",
+    metadata,
+    sa.Column("name", sa.String(200), primary_key=True),
+    sa.Column("seal", sa.String(64)),  # empty: it is being made
+    sa.Column("next", sa.String(64)),  # while it is rewritten: either is right
+)
 evidence = sa.Table(  # of requests that are not purged yet, made before their rows went
     "evidence",
     metadata,
