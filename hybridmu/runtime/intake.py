@@ -65,7 +65,7 @@ class Intake:
         lake = self.site.lake
         with lake.storage.staging() as staging:
             copy = copy_rows(lake, url, self.guard, staging)
-            repeat = seal(self.keyring, caller, key, ["ingest", copy.fingerprint, slices, epochs])
+            repeat = seal(self.guard.seals, caller, key, ["ingest", copy.fingerprint, slices, epochs])
             if earlier := self.ingestions.find_repeat(repeat):
                 return self.ingestions.get(earlier)
             refuse_known(lake, copy, self.ingestions.waiting())
@@ -104,7 +104,7 @@ class Intake:
         lake = self.site.lake
         with lake.storage.staging() as staging:
             copy = copy_rows(lake, url, self.guard, staging)
-            repeat = seal(self.keyring, caller, key, ["correct", copy.fingerprint, deadline_seconds])
+            repeat = seal(self.guard.seals, caller, key, ["correct", copy.fingerprint, deadline_seconds])
             if (earlier := self.ledger.find_repeat(repeat)) is not None:
                 return earlier
             most = self.site.settings.admission.keys_per_request

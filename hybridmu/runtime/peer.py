@@ -107,7 +107,7 @@ class Peer:
         if waiting_pairs(self.lake, [(key.kind, key.key) for key in absent], self.ingestions.waiting()):
             raise StateError(f"rows of it are on their way into model {self.name}", remedy="it is told again later")
         # Of a random name there is no other payload; and it is told again when its rows are purged here long since.
-        repeat = seal(self.keyring, f"link:{origin.system}", origin.request_id, None)
+        repeat = seal(self.guard.seals, f"link:{origin.system}", origin.request_id, None)
         return self._accept(found, absent, origin, parcel, repeat, looked_at).request_id
 
     def learn(self, keys: list[NamedKey], origin: Origin) -> None:

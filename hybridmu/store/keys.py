@@ -168,7 +168,7 @@ class Keyring:
         return {name: [_hmac(key, kind, value) for value in values] for name, key in self._guards().items()}
 
     def seals(self, what: str, data: bytes) -> dict[str, bytes]:
-        """Return the HMACs of some bytes by every guard key that is there; the key is made on first use.
+        """Return the HMACs of some bytes by every guard key that is there.
 
         Args:
             what: What the bytes are: HMACs of different things are kept apart.
@@ -180,7 +180,6 @@ class Keyring:
         Raises:
             ConfigError: A key can't be read, or others than its owner can read it.
         """
-        self.stamp()
         text = b"hybridmu %s\0%s" % (what.encode(), data)
         return {name: hmac.digest(key, text, "sha256") for name, key in self._guards().items()}
 

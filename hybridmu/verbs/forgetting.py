@@ -149,7 +149,7 @@ class Forgetting(Opened):
         if strategy in UPDATES and (reason := self._unfit.get(strategy)):
             raise StrategyUnavailableError(f"{strategy} can't run here", got=reason, remedy="ask for auto or retrain")
         asked = [sorted(map(str, ids)), sorted(map(str, groups)), strategy, deadline_seconds, ignore_unknown]
-        repeat = seal(self.keyring, caller, key, asked, None if key is None else self._macs(ids, groups))
+        repeat = seal(self.guard.seals, caller, key, asked, None if key is None else self._macs(ids, groups))
         request = self.ledger.find_repeat(repeat)
         if request is None:
             mac = self.guard.stamp()

@@ -49,8 +49,9 @@ def test_neither_key_nor_payload_can_be_guessed_without_the_guard_key(system, co
     assert kept.isdisjoint(guesses)
     other = Keyring(system.settings.model_copy(update={"storage_url": f"{config['storage_url']}-other"}))
     asked = [["r17"], [], "auto", None, False]
-    made = seal(other, "desk", "ticket-4711", asked)
-    ours = seal(system.keyring, "desk", "ticket-4711", asked)
+    other.stamp()
+    made = seal(other.seals, "desk", "ticket-4711", asked)
+    ours = seal(system.guard.seals, "desk", "ticket-4711", asked)
     assert {made.seals[0].name, made.seals[0].payload}.isdisjoint(kept)
     assert {ours.seals[0].name, ours.seals[0].payload} == kept
 
@@ -113,14 +114,14 @@ def test_a_rotated_guard_key_still_knows_a_repeat_and_a_lost_one_says_so(system)
 
 
 def test_a_loss_of_idempotency_keys_alone_can_be_accepted(system):
-    keyring = system.keyring
+    seals = system.guard.seals
     with system._engine.begin() as connection:
         values = {"key": b"n" * 32, "key_id": "lost", "payload": None, "request_id": "i-1"}
         connection.execute(t.idempotency.insert().values(**values))
     with pytest.raises(StateError, match="accept-loss"):
-        Ledger(system._engine).find_repeat(seal(keyring, "", "k", []))
+        Ledger(system._engine).find_repeat(seal(seals, "", "k", []))
     assert system.accept_guard_loss("lost", reason="a test")["given_up"] == 0
-    assert Ledger(system._engine).find_repeat(seal(keyring, "", "k", [])) is None
+    assert Ledger(system._engine).find_repeat(seal(seals, "", "k", [])) is None
 
 
 def test_a_key_has_a_length(system):

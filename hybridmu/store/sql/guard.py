@@ -80,6 +80,15 @@ class Guard:
         """
         return self._keyring.stamp(self.used())
 
+    def seals(self, what: str, data: bytes) -> dict[str, bytes]:
+        """Return the HMACs of some bytes by every guard key, as `Keyring.seals`; the key is made on first use.
+
+        Raises:
+            StateError: The key was used and is lost.
+        """
+        self.stamp()
+        return self._keyring.seals(what, data)
+
     def check(self) -> None:
         """Check that every entry can be compared with new data.
 

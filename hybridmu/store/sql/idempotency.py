@@ -8,14 +8,13 @@ it has to name exactly those that the guard remembers of the request.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
 from hybridmu.errors import ConflictError, RequestError, StateError
-from hybridmu.store.keys import Keyring
 from hybridmu.store.sql import tables as t
 from hybridmu.store.sql.database import parts
 
@@ -51,7 +50,7 @@ class RepeatKey:
 
 
 def seal(
-    keyring: Keyring,
+    seals: Callable[[str, bytes], dict[str, bytes]],
     caller: str,
     key: str | None,
     payload: object,
@@ -60,7 +59,7 @@ def seal(
     """Return an idempotency key as the ledger compares it, or None without one.
 
     Args:
-        keyring: Holds the guard keys.
+        seals: `Guard.seals`.
         caller: Whose key it is; the same text is another key for another caller.
         key: As the caller gave it.
         payload: What is asked, options included; JSON. None: not to be compared.
@@ -76,12 +75,10 @@ def seal(
             "the idempotency key is too long", expected=f"at most {_LONGEST} characters", got=str(len(key))
         )
     name = json.dumps([caller, key]).encode()
-    names = keyring.seals("idempotency key", name)
-    asked = (
-        None if payload is None else keyring.seals("idempotency payload", json.dumps([caller, key, payload]).encode())
-    )
-    seals = tuple(Seal(key_id, made, asked[key_id] if asked else None) for key_id, made in names.items())
-    return RepeatKey(seals, None if macs is None else tuple(macs))
+    names = seals("idempotency key", name)
+    asked = None if payload is None else seals("idempotency payload", json.dumps([caller, key, payload]).encode())
+    made = tuple(Seal(key_id, each, asked[key_id] if asked else None) for key_id, each in names.items())
+    return RepeatKey(made, None if macs is None else tuple(macs))
 
 
 def repeated(connection: Connection, repeat: RepeatKey | None) -> str | None:
