@@ -130,7 +130,8 @@ class Forgetting(Opened):
                 remedy="split it, or raise admission.keys_per_request",
             )
         self._look()
-        asked = [sorted(map(str, ids)), sorted(map(str, groups)), strategy, deadline_seconds, ignore_unknown]
+        within = None if deadline_seconds is None else float(deadline_seconds)  # 60 and 60.0 are one deadline
+        asked = [sorted(map(str, ids)), sorted(map(str, groups)), strategy, within, ignore_unknown]
         repeat = seal(self.keyring, caller, key, asked, None if key is None else self._macs(ids, groups))
         request = self.ledger.find_repeat(repeat)
         if request is None:
