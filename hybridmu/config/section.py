@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
@@ -30,10 +30,12 @@ class Section(BaseModel):
         if isinstance(value, str) and not value.strip() and value != field.default:
             raise ValueError("it is empty; leave the key out instead")
         for part in _lists(value):
-            if not part and value != field.default:
+            if not part and (part is not value or tuple(part) != field.default):
                 raise ValueError("the list is empty; leave the key out instead")
-            if len({(type(each), each) for each in part if isinstance(each, (str, int, float))}) < len(part):
-                raise ValueError("the list names something twice, or holds something else than text and numbers")
+            if strange := [each for each in part if not isinstance(each, (str, int, float))]:
+                raise ValueError(f"the list holds a {type(strange[0]).__name__}, expected text and numbers")
+            if twice := [each for n, each in enumerate(part) if (type(each), each) in _typed(part[:n])]:
+                raise ValueError(f"the list names {twice[0]!r} twice")
         for part in _scalars(value):
             if isinstance(part, bool) and bool not in kinds and kinds & {int, float}:
                 raise ValueError(f"expected a number, got {part} (YAML reads yes, no, on and off as true and false)")
@@ -58,6 +60,10 @@ def check_options(options: dict[str, Any]) -> None:
                 _check_scalar(part, _MOST_VALUE)
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from None
+
+
+def _typed(values: Sequence[Any]) -> set[tuple[type, Any]]:
+    return {(type(value), value) for value in values}
 
 
 def _check_scalar(value: Any, most: int) -> None:

@@ -148,7 +148,8 @@ class Forgetting(Opened):
         self._look()
         if strategy in UPDATES and (reason := self._unfit.get(strategy)):
             raise StrategyUnavailableError(f"{strategy} can't run here", got=reason, remedy="ask for auto or retrain")
-        asked = [sorted(map(str, ids)), sorted(map(str, groups)), strategy, deadline_seconds, ignore_unknown]
+        within = None if deadline_seconds is None else float(deadline_seconds)  # 60 and 60.0 are one deadline
+        asked = [sorted(map(str, ids)), sorted(map(str, groups)), strategy, within, ignore_unknown]
         repeat = seal(self.guard.seals, caller, key, asked, None if key is None else self._macs(ids, groups))
         request = self.ledger.find_repeat(repeat)
         if request is None:

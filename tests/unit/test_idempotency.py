@@ -89,7 +89,7 @@ def test_a_repeat_after_the_purge_has_to_name_the_same_rows(system):
 
 def test_other_options_are_another_payload(system):
     system.forget(ids=["r17"], key="k", deadline_seconds=100.0)
-    assert system.forget(ids=["r17"], key="k", deadline_seconds=100.0)["keys"] == 1
+    assert system.forget(ids=["r17"], key="k", deadline_seconds=100)["keys"] == 1
     for options in ({"deadline_seconds": 5.0}, {"strategy": "retrain"}, {"ignore_unknown": True}):
         with pytest.raises(ConflictError, match="another payload"):
             system.forget(ids=["r17"], key="k", **{"deadline_seconds": 100.0, **options})

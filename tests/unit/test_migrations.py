@@ -5,13 +5,16 @@ from __future__ import annotations
 import re
 
 import sqlalchemy as sa
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from hybridmu.store.sql import migrations
-from hybridmu.store.sql.database import reader
+from hybridmu.store.sql.database import connect, reader
+from hybridmu.store.sql.ledger import Ledger
 from hybridmu.store.sql.tables import metadata
+from tests.support import rows_of
 
 
 def test_a_migrated_database_has_the_tables_of_this_release(engine):
@@ -43,3 +46,34 @@ def test_the_head_is_found_by_file_name():
     assert scripts.get_heads() == [migrations.head()]
     assert migrations.is_known(migrations.head())
     assert not migrations.is_known("9999")
+
+
+def test_an_older_ledger_loses_what_names_the_forgotten_and_nothing_else(tmp_path):
+    """Idempotency keys were hashed without a secret; what another caller was pointed to could not be cancelled."""
+    url = f"sqlite:///{tmp_path / 'ledger.sqlite3'}"
+    engine = sa.create_engine(url)
+    with engine.begin() as connection:
+        config = migrations.configuration()
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        for name, keys, joined in (("r-1", 1, True), ("r-2", 1, False), ("r-3", 0, False)):
+            connection.exec_driver_sql(
+                "INSERT INTO requests (request_id, state, strategy, caller, keys, already_forgotten, ignored_unknown, "
+                f"received_at, joined) VALUES ('{name}', 'RECEIVED', 'auto', 'a', {keys}, 0, 0, 1.0, {joined})"
+            )
+        connection.exec_driver_sql("INSERT INTO idempotency (key, payload, request_id) VALUES ('k', 'p', 'r-1')")
+        stone = sa.text(
+            "INSERT INTO tombstones (request_id, kind, key, shard, slice, rows) VALUES (:r, 'id', :k, 0, 1, 1)"
+        )
+        connection.execute(stone, [{"r": "r-1", "k": b"1" * 16}, {"r": "r-2", "k": b"2" * 16}])
+        connection.exec_driver_sql("INSERT INTO needs (request_id, shard, upto) VALUES ('r-3', 0, 1)")
+    engine.dispose()
+    engine = connect(url, create=True)
+    ledger = Ledger(engine)
+    assert [(r.request_id, str(r.state), r.planned_at) for r in ledger.requests()] == [
+        ("r-1", "PLANNED", 1.0), ("r-2", "RECEIVED", None), ("r-3", "RECEIVED", None)
+    ]  # fmt: skip
+    assert rows_of(engine, metadata.tables["idempotency"]) == []
+    assert ledger.relies_on("r-3") == {"r-1": None}
+    assert len(ledger.tombstones()[0]) == 2
+    engine.dispose()

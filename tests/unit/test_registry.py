@@ -184,7 +184,7 @@ def test_a_round_may_have_more_requests_than_a_statement_takes_parameters(regist
         connection.exec_driver_sql(
             f"WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {many}) "
             "INSERT INTO requests (request_id, state, strategy, caller, keys, already_forgotten, ignored_unknown, "
-            "received_at, joined) SELECT 'r-' || i, 'RECEIVED', 'auto', '', 1, 0, 0, 0.0, false FROM n"
+            "received_at) SELECT 'r-' || i, 'RECEIVED', 'auto', '', 1, 0, 0, 0.0 FROM n"
         )
     names = [f"r-{number}" for number in range(1, many + 1)]
     registry.publish(trained, "round", names[1:], [(plan(1), outcome(1, 1))])
