@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator
 from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
@@ -34,7 +35,8 @@ class Section(BaseModel):
                 raise ValueError("the list is empty; leave the key out instead")
             if strange := [each for each in part if not isinstance(each, (str, int, float))]:
                 raise ValueError(f"the list holds a {type(strange[0]).__name__}, expected text and numbers")
-            if twice := [each for n, each in enumerate(part) if (type(each), each) in _typed(part[:n])]:
+            counted = Counter((type(each), each) for each in part)
+            if twice := [each for (_, each), count in counted.items() if count > 1]:
                 raise ValueError(f"the list names {twice[0]!r} twice")
         for part in _scalars(value):
             if isinstance(part, bool) and bool not in kinds and kinds & {int, float}:
@@ -60,10 +62,6 @@ def check_options(options: dict[str, Any]) -> None:
                 _check_scalar(part, _MOST_VALUE)
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from None
-
-
-def _typed(values: Sequence[Any]) -> set[tuple[type, Any]]:
-    return {(type(value), value) for value in values}
 
 
 def _check_scalar(value: Any, most: int) -> None:

@@ -240,7 +240,10 @@ def _files(system: hybridmu.System, certificates: int) -> Iterable[str]:
     """Yield files that nothing stands on, and those that are missing or damaged."""
     site, version = system.site, system.registry.version()
     known = {MANIFEST, LAYOUT, MARKER, *(f"certificates/{number:08d}.json" for number in range(1, certificates + 1))}
-    known |= {f"ledger.sqlite3{suffix}" for suffix in ("", "-wal", "-shm")} | {"journal/state.json"}
+    known |= {f"ledger.sqlite3{suffix}" for suffix in ("", "-wal", "-shm")} | {
+        "journal/state.json",
+        "journal/seals.json",
+    }
     requests = {request.request_id for request in system.ledger.requests()}
     for name in (file.name for file in site.storage.list("journal")):
         mine = {row["request_id"] for row in json.loads(site.storage.read(name)).get("requests", ())}
