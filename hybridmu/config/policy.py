@@ -74,7 +74,7 @@ class PolicySettings(Section):
     calibrate: bool = True
     calibration_shards: int = Field(2, ge=1, le=100_000)
     calibration_shares: tuple[Annotated[float, Field(gt=0, le=1)], ...] = (0.01, 0.1)
-    recalibration_share: float = Field(0.25, ge=0, le=1e6)
+    recalibration_share: float = Field(0.25, ge=0, le=1e12)
     class_excess: float = Field(0.02, ge=0, le=1)
     alpha: float | None = Field(None, gt=0, le=1000)
     finetune_epochs: float = Field(2.0, gt=0, le=100_000)
