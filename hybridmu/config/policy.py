@@ -57,7 +57,7 @@ class PolicySettings(Section):
     time_ratio: float = Field(1.0, gt=0, le=1e6)
     light_seconds: float = Field(1.0, ge=0, le=1e9)
     deadline_seconds: float | None = Field(None, gt=0, le=1e9)
-    deadline_margin: float = Field(2.0, ge=1, le=1000)
+    deadline_margin: float = Field(2.0, ge=1, le=1e9)
     batch_seconds: float = Field(0.0, ge=0, le=1e9)
     batch_keys: int = Field(10_000, ge=1, le=10**9)
     retention_seconds: float = Field(0.0, ge=0, le=1e9)

@@ -63,7 +63,7 @@ def test_ingest_and_wait(cli, new):
         "ingest", new, "--slices", "2", "--epochs", "1", "--key", "k", "--caller", "me", "--wait", "--local"
     )
     assert (done["state"], done["slices"], done["epochs"], done["caller"]) == ("SERVED", 2, 1, "me")
-    again = cli.json("ingest", new, "--slices", "2", "--epochs", "1", "--key", "k")
+    again = cli.json("ingest", new, "--slices", "2", "--epochs", "1", "--key", "k", "--caller", "me")
     assert again["ingest_id"] == done["ingest_id"]
     assert cli.refused("ingest", new)["what"].startswith("ids of the new table are in the system already")
 

@@ -73,10 +73,6 @@ def _check_roles(data: DataSettings, features: Sequence[str]) -> None:
     Raises:
         ConfigError: One is.
     """
-    if data.features is not None and not data.features:
-        raise ConfigError(
-            "data.features is empty", expected="at least one column", remedy="name some, or leave the key out for all"
-        )
     roles = {"data.id": data.id, "data.label": data.label, "data.group": data.group}
     named = [(role, name) for role, name in roles.items() if name is not None]
     for number, (role, name) in enumerate(named):
@@ -97,17 +93,10 @@ def _check_roles(data: DataSettings, features: Sequence[str]) -> None:
                 got=name,
                 remedy="take it out of data.features",
             )
-    if twice := sorted({name for name in features if features.count(name) > 1}):
-        raise ConfigError(
-            "data.features names a column twice",
-            expected="every column once",
-            got=", ".join(twice),
-            remedy="take one out",
-        )
 
 
 def _check_classes(data: DataSettings) -> None:
-    """Check that the declared classes are different values of one type.
+    """Check that the declared classes are of one type that can be stored.
 
     Raises:
         ConfigError: They are not.
@@ -120,8 +109,6 @@ def _check_classes(data: DataSettings) -> None:
         raise ConfigError(
             "data.classes mixes numbers and text", expected="one type", got=str(list(classes)), remedy=remedy
         )
-    if twice := [value for number, value in enumerate(classes) if value in classes[:number]]:
-        raise ConfigError(f"data.classes names {twice[0]!r} twice", expected="every class once", remedy=remedy)
     if wide := [value for value in classes if isinstance(value, int) and value not in range(-(2**63), 2**63)]:
         raise ConfigError(
             f"the class {wide[0]} needs more than 63 bits", expected="shorter integers, or strings", remedy=remedy
@@ -153,14 +140,6 @@ def _check_declared(data: DataSettings, kinds: Mapping[str, Kind]) -> None:
                     expected="a factor other than 0",
                     remedy="leave the column out of data.features",
                 )
-    for name, values in data.categories.items():
-        if not values or len(set(values)) < len(values):
-            raise DataError(
-                f"data.categories of column {name!r} is empty, or names a value twice",
-                expected="every value once",
-                got=str(list(values)[:20]),
-                remedy="correct the list, or use data.hash_buckets",
-            )
     if both := sorted(set(data.categories) & set(data.hash_buckets)):
         raise DataError(
             f"column {both[0]!r} has both data.categories and data.hash_buckets",
