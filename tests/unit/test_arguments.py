@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import contextlib
 import inspect
 import math
 import uuid
@@ -15,8 +14,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import sqlalchemy as sa
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 import hybridmu
 from hybridmu import System
@@ -105,28 +102,6 @@ def test_a_wrong_argument_is_refused_before_anything_happens(trained, name, para
         else:
             refused(verb, **{**required, parameter.name: junk})
     assert contents(trained.system) == before
-
-
-VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary() | st.complex_numbers()
-    | st.characters(categories=["Cs"]) | st.dates() | st.decimals() | st.just(object())
-    | st.integers(-5, 5).map(np.int64) | st.floats(width=32).map(np.float32)
-    | st.sampled_from([np.zeros(()), np.zeros((2, 2)), np.array(["a"]), np.array([None]), pa.table({"a": [1]})]),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3) | st.integers(), inner, max_size=2)
-    | st.tuples(inner),
-    max_leaves=5,
-)  # fmt: skip
-
-
-@settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.too_slow])
-@given(value=VALUES)
-def test_whatever_is_passed_only_our_errors_come_out(value):
-    for name in VERBS:
-        for argument, check in checks(name).items():
-            if check is None:
-                continue
-            with contextlib.suppress(HybridMUError):
-                check.of(argument, value)
 
 
 class Colour(StrEnum):

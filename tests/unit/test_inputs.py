@@ -11,8 +11,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 import hybridmu
@@ -47,17 +45,6 @@ def test_a_line_is_a_line(tmp_path, end, encoding):
     assert read_lines(str(tmp_path / "ids.txt")) == NAMES
 
 
-@settings(deadline=None)
-@given(st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\n\r\0"), min_size=1)))
-def test_what_is_written_is_read(names):
-    path = Path("/dev/shm/hybridmu-inputs-test")
-    try:
-        path.write_text("\n".join(names), encoding="utf-8-sig", newline="")
-        assert read_lines(str(path)) == names
-    finally:
-        path.unlink(missing_ok=True)
-
-
 @pytest.mark.parametrize(
     ("data", "says"),
     [
@@ -84,21 +71,6 @@ def test_a_folder_and_a_name_with_nul(tmp_path):
     for wrong in (str(tmp_path), "a\0b"):
         with pytest.raises(RequestError, match="can't read"):
             read_lines(wrong)
-
-
-@settings(deadline=None)
-@given(st.binary(max_size=40))
-def test_whatever_a_file_holds_only_our_errors_come_out(data):
-    path = Path("/dev/shm/hybridmu-inputs-bytes-test")
-    try:
-        path.write_bytes(data)
-        for read in (read_lines, read_rows):
-            try:
-                read(str(path))
-            except HybridMUError:
-                continue
-    finally:
-        path.unlink(missing_ok=True)
 
 
 def test_rows_come_from_json_or_parquet(tmp_path):

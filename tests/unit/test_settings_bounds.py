@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import math
 from collections.abc import Iterator
-from datetime import date
 from typing import Any, get_args
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
@@ -202,37 +197,3 @@ def test_what_yaml_is_good_for_stays(tmp_path):
         assert (found.optimizer.lr, found.optimizer.weight_decay, found.sisa.seed) == (0.001, 10, -5)
         assert found.task.options == {"lr": 2, "weight_decay": 10}
         assert found.data.classes == ("yes", "no", 3)
-
-
-SECTIONS = st.sampled_from([*Settings.model_fields, "unknown", "", 7, None, "\ud800"])
-KEYS = st.sampled_from([where[-1] for where in FIELDS] + ["unknown", "", 7, None, True, "\ud800", "a\0"])
-LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.binary(max_size=3)
-VALUES = st.recursive(
-    LEAVES
-    | st.sampled_from(["/x", "t.parquet", "seed", "env:X", "s3://b/x", "sqlite:///x", date(2026, 1, 1), object()]),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3),
-    max_leaves=6,
-)
-
-
-@settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.too_slow])
-@given(raw=st.dictionaries(SECTIONS, VALUES | st.dictionaries(KEYS, VALUES, max_size=4), max_size=5) | VALUES)
-def test_whatever_the_configuration_is_only_our_errors_come_out(raw):
-    if isinstance(raw, dict) and len(raw) % 2:
-        raw = MINIMAL | raw
-    with contextlib.suppress(ConfigError):
-        found = Settings.parse(raw)
-        assert Settings.model_validate(found.model_dump()) == found
-        with contextlib.suppress(ConfigError):
-            json.dumps(found.identity(), allow_nan=False)
-        with contextlib.suppress(ConfigError):
-            _ = found.database, found.keys_folder
-
-
-@settings(deadline=None, max_examples=200)
-@given(data=st.binary(max_size=60) | st.text(max_size=60).map(lambda text: text.encode("utf-8", "replace")))
-def test_whatever_the_file_is_only_our_errors_come_out(tmp_path_factory, data):
-    file = tmp_path_factory.getbasetemp() / "fuzz.yaml"
-    file.write_bytes(data)
-    with contextlib.suppress(ConfigError):
-        config.load(file)
