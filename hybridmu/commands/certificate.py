@@ -16,8 +16,8 @@ from hybridmu import config, datasets
 from hybridmu.commands.console import ConfigOption, JsonOption, emit, errors, out, print_table
 from hybridmu.config import Settings
 from hybridmu.core.certificate import check, check_chain, fingerprint, parse
-from hybridmu.core.evidence import Finding, ShardEvidence
-from hybridmu.core.statements import shown
+from hybridmu.core.evidence import Finding
+from hybridmu.core.statements import shown_by
 from hybridmu.errors import ConfigError, RequestError
 from hybridmu.runtime.replay import Replay, Verdict, replay
 from hybridmu.store.certificates import Certificates
@@ -77,7 +77,7 @@ def verify(
         "trusted_key_given": known,
         "exit_code": code,
         "findings": [asdict(finding) for finding in found],
-        "shows": _shows(document) if ok else [],
+        "shows": shown_by(document) if ok else [],
         "replay": None if replayed is None else asdict(replayed),
     }
     emit(result, as_json, lambda: _verified(document, found, known, without_key, replayed))
@@ -173,10 +173,6 @@ def _number(document: Any) -> int:
     return number if isinstance(number, int) else 0
 
 
-def _shows(document: Any) -> list[str]:
-    return shown([ShardEvidence.model_validate(shard, strict=False) for shard in document["shards"]])
-
-
 def _verified(document: Any, found: list[Finding], trusted: bool, without_key: bool, replayed: Replay | None) -> None:
     def say(text: str) -> None:
         out.print(text, markup=False, highlight=False, soft_wrap=True)
@@ -188,7 +184,7 @@ def _verified(document: Any, found: list[Finding], trusted: bool, without_key: b
         say("This certificate does not hold.")
         return
     say(f"Certificate {document['number']} of system {document['system']} holds. What it shows:")
-    for sentence in _shows(document):
+    for sentence in shown_by(document):
         say(f"  {sentence}")
     say("What it does not show:")
     for sentence in document["not_proven"]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from hybridmu.core.evidence import ShardEvidence
 
@@ -48,6 +49,11 @@ def shown(shards: Sequence[ShardEvidence]) -> list[str]:
     if anew := [shard for shard in proven if shard.evidence.verified == "yes"]:
         found.append(f"Shard(s) {_names(anew)} were trained anew and compared bit for bit, as the signer says.")
     return found
+
+
+def shown_by(document: Mapping[str, Any]) -> list[str]:
+    """Return what a certificate shows that holds, from its JSON document."""
+    return shown([ShardEvidence.model_validate(shard, strict=False) for shard in document["shards"]])
 
 
 def _names(shards: Sequence[ShardEvidence]) -> str:

@@ -14,6 +14,7 @@ from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Resp
 from starlette.concurrency import run_in_threadpool
 
 from hybridmu.core.access import Token
+from hybridmu.core.statements import shown_by
 from hybridmu.gateway import drawing
 from hybridmu.gateway.cookies import drop, keep, refuse_foreign, session_name
 from hybridmu.gateway.entry import Entry, TooManyCallsError, too_many
@@ -143,8 +144,11 @@ def add_console(app: FastAPI, entry: Entry, sessions: ConsoleSessions, lane: Lan
     @app.get("/console/requests/{request_id}", include_in_schema=False)
     async def request_(request_id: RequestId, token: Holder) -> Response:
         def work(system: System) -> Response:
-            report = system.report(visible(system, request_id, token).request_id)
-            return page("request", caller=token.caller, report=report)
+            request = visible(system, request_id, token)
+            shows = shown_by(certificate(system, request_id, token)[1]) if request.certificate is not None else []
+            relies_on = system.ledger.relies_on(request.request_id)
+            report = system.report(request.request_id)
+            return page("request", caller=token.caller, report=report, shows=shows, relies_on=relies_on)
 
         return await lane.run(token.caller, work)
 

@@ -60,5 +60,5 @@ def certificate(system: System, request_id: str, token: Token) -> tuple[int, dic
     """
     number = visible(system, request_id, token).certificate
     if number is None:
-        raise HTTPException(404, "this request has no certificate yet: it is not purged")
+        raise HTTPException(404, "this request has no certificate: it is not purged yet, or others revoked its rows")
     return number, Certificates(system.site.storage).get(number)

@@ -66,6 +66,8 @@ def test_a_request_shows_plan_against_actual_and_its_certificate(company):
     (shard,) = company.system.report(first["request_id"])["shards"]
     assert f"<td>{shard['shard']}</td><td>retrain</td><td>request</td>" in page
     assert "the request asks for retrain" in page
+    assert "What the certificate shows" in page
+    assert "training row(s) were in the slices that the old sub-models were trained on" in page
     found = client.get(f"/console/certificates/{first['request_id']}")
     assert found.json()["request"]["id"] == first["request_id"]
     assert "attachment" in found.headers["content-disposition"]
