@@ -272,13 +272,14 @@ _SHAPELESS = frozenset({
     "merkle.py",
     "needles.py",
     "shadow.py",
-    "task_check.py",
-    "update_check.py",
+    "statements.py",
     "strategies/__init__.py",
     "strategies/adam.py",
     "strategies/dpus.py",
     "strategies/newton.py",
     "strategies/rewind.py",
+    "task_check.py",
+    "update_check.py",
 })
 
 

@@ -105,9 +105,13 @@ class Searched(Document):
 
 
 class Purge(Document):
-    """`purge`: of the batch of requests that were purged together."""
+    """`purge`: of the batch of requests that were purged together.
+
+    `rows_earlier` is there where an earlier purge took rows of this request along, with those of another request.
+    """
 
     rows: Count
+    rows_earlier: Annotated[Count, Field(ge=1)] | None = None
     tables: Count
     files: Count
     duplicates_left: Count
@@ -250,6 +254,8 @@ def build(
     found += [Finding(bool(keys), "there are forgotten keys"), Finding(bool(shards), "there are touched shards")]
     refuse_unless(found)
     searched = Purge.model_validate(dict(purge))
+    before = sum(len(shard.proofs) for shard in ordered) - searched.rows
+    earlier = {"rows_earlier": before} if before > 0 and previous is not None else {}
     told, issued_at = _in_order(request, issued_at)
     facts = Request(
         id=told.id,
@@ -272,7 +278,7 @@ def build(
         "request": facts.model_dump(mode="json"),
         "keys": [{"kind": key.kind, "mac": key.mac.hex(), "key_id": key.key_id} for key in keys],
         "shards": [shard.model_dump(mode="json") for shard in ordered],
-        "purge": searched.model_dump(mode="json"),
+        "purge": {**searched.model_dump(mode="json", exclude={"rows_earlier"}), **earlier},
         "times": times if told == request else {**times, "clock_set_back": True},
         "not_proven": unshown(ordered),
     }
@@ -452,7 +458,10 @@ def _named(certificate: Certificate) -> Finding:
 
 def _searched(certificate: Certificate) -> Finding:
     claim, rows = "the purge took all proven rows", sum(len(shard.proofs) for shard in certificate.shards)
-    gone = certificate.purge.rows
+    earlier = certificate.purge.rows_earlier or 0
+    if earlier and certificate.number == 1:
+        return Finding(False, claim, "there is no earlier purge")
+    gone = certificate.purge.rows + earlier
     return Finding(gone >= rows, claim, "" if gone >= rows else f"{gone} rows were purged, {rows} are proven")
 
 

@@ -139,7 +139,7 @@ def test_the_default_strategy_is_the_policys_update_and_auto_asks_the_planner(sy
 
 @pytest.mark.parametrize("wrong", [{"models": 2}, {"shards": 0}, {"share": 0.0}, {"share": 1.0}])
 def test_an_audit_of_nothing_is_refused(system, wrong):
-    with pytest.raises(RequestError, match="nothing to audit"):
+    with pytest.raises(RequestError, match=r"nothing to audit|out of range"):
         system.audit(strategy="dpus", **{**QUICK, **wrong})
 
 
@@ -150,7 +150,7 @@ def test_a_strategy_that_cant_run_is_refused_and_one_that_breaks_is_reported(tem
         with pytest.raises(StrategyUnavailableError):
             system.audit(strategy="dpus-newton", **QUICK)
         assert system.audit(strategy="rewind", **{**QUICK, "models": 3})["verdict"] == "inconclusive"
-    wild = config(tmp_path, template, storage_url=str(tmp_path / "wild"), policy={"alpha": 1e39})
+    wild = config(tmp_path, template, storage_url=str(tmp_path / "wild"), policy={"alpha": 1e15})
     with hybridmu.connect(wild, executor="local") as system:
         system.train()
         with pytest.raises(ShardFailedError, match="not finite"):

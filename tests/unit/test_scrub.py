@@ -46,7 +46,7 @@ def test_nothing_is_left_of_emptied_tombstones(ledger, engine, lease):
     deletions, beats = Deletions(engine), []
     with pytest.raises(PurgeError, match="still hold"):
         clean(engine, digests(gone), lambda: None)
-    deletions.scrub(token, {row.seq for row in rows_of(engine, t.tombstones) if bytes(row.key) in digests(gone)})
+    deletions.scrub(token, {row.seq for row in rows_of(engine, t.tombstones) if bytes(row.key) in digests(gone)}, ())
     looked = clean(engine, digests(gone), lambda: beats.append(1))
     assert looked["needles"] == 200
     assert looked["bytes"] > 10_000
@@ -77,7 +77,7 @@ def test_a_copy_in_free_space_is_vacuumed_away(ledger, sqlite_only, lease):
         careless.commit()
         careless.execute("DROP TABLE copies")
     careless.close()
-    Deletions(sqlite_only).scrub(token, set(range(1, 51)))
+    Deletions(sqlite_only).scrub(token, set(range(1, 51)), ())
     with sqlite3.connect(sqlite_only.url.database) as other:
         other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     other.close()
@@ -101,7 +101,7 @@ def test_the_tables_of_a_server_are_written_anew(ledger, engine, lease, request)
         return set().union(*held)
 
     assert len(found()) == 50
-    Deletions(engine).scrub(token, set(range(1, 101, 2)))
+    Deletions(engine).scrub(token, set(range(1, 101, 2)), ())
     clean(engine, digests(range(0, 100, 2)), lambda: None)
     server.execute("CHECKPOINT")  # only then a server deletes the files of tables that it wrote anew
     assert found() == set()

@@ -209,7 +209,7 @@ class Deletions:
             .join(t.requests, t.requests.c.request_id == t.needs.c.request_id)
             .join(last, last.c.shard == t.needs.c.shard)
             .where(t.requests.c.state.not_in(done) & (t.needs.c.upto <= last.c.exact_upto) & ~have.exists())
-            .where(sa.exists().where(own))
+            .where(sa.exists().where(own) | _lost())
             .order_by(t.requests.c.seq)
         )
         found: dict[int, list[RequestNeed]] = {shard: [] for shard in shards}
@@ -408,13 +408,21 @@ def keep_certificate_number(connection: Connection, number: int) -> None:
 
 
 def _touched(connection: Connection, request_ids: Sequence[str]) -> dict[str, set[int]]:
-    """Return request → shards in which it revoked rows."""
+    """Return request → shards in which it revoked rows, as far as a damaged ledger tells."""
     found: dict[str, set[int]] = {request_id: set() for request_id in request_ids}
     own = sa.select(t.tombstones.c.request_id, t.tombstones.c.shard).distinct()
+    lost = sa.select(t.needs.c.request_id, t.needs.c.shard).where(_lost())
     for part in parts(request_ids):
-        for stone in connection.execute(own.where(t.tombstones.c.request_id.in_(part))):
-            found[stone.request_id].add(stone.shard)
+        for query, table in ((own, t.tombstones), (lost, t.needs)):
+            for row in connection.execute(query.where(table.c.request_id.in_(part))):
+                found[row.request_id].add(row.shard)
     return found
+
+
+def _lost() -> sa.ColumnElement[bool]:
+    """Return whether what a request waits for on a shard is gone from the ledger: whose it was must be shown, then."""
+    there = (t.tombstones.c.shard == t.needs.c.shard) & (t.tombstones.c.seq == t.needs.c.upto)
+    return ~sa.exists().where(there)
 
 
 def _waiting_for_others(connection: Connection, request_ids: Sequence[str]) -> set[str]:
