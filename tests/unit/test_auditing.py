@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 import hybridmu
 from hybridmu.cli import app
+from hybridmu.config import Settings
 from hybridmu.core.partition import digest
 from hybridmu.errors import RequestError, ShardFailedError, StateError, StrategyUnavailableError
 from hybridmu.report.audit import headline, lines, page, served
@@ -150,8 +151,9 @@ def test_a_strategy_that_cant_run_is_refused_and_one_that_breaks_is_reported(tem
         with pytest.raises(StrategyUnavailableError):
             system.audit(strategy="dpus-newton", **QUICK)
         assert system.audit(strategy="rewind", **{**QUICK, "models": 3})["verdict"] == "inconclusive"
-    wild = config(tmp_path, template, storage_url=str(tmp_path / "wild"), policy={"alpha": 1e15})
-    with hybridmu.connect(wild, executor="local") as system:
+    tame = Settings.parse(config(tmp_path, template, storage_url=str(tmp_path / "wild")))
+    wild = tame.policy.model_copy(update={"alpha": 1e39})  # no configuration may say so
+    with hybridmu.connect(tame.model_copy(update={"policy": wild}), executor="local") as system:
         system.train()
         with pytest.raises(ShardFailedError, match="not finite"):
             system.audit(strategy="dpus", **QUICK)
