@@ -1,4 +1,4 @@
-"""What all sections of the configuration have in common: frozen, no unknown key, no value outside of any sense."""
+"""The base of all sections of the configuration: frozen, no unknown key, no value outside of any sense."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a certificate shows and what it does not, in sentences."""
+"""Sentences on what a certificate shows and what it does not."""
 
 from __future__ import annotations
 
