@@ -99,7 +99,6 @@ class System(NewRows, Operating, Auditing, Sizing):
         self.keyring.guard_keys()  # where they are kept must be known before anything is forgotten
         adopt(self.site, self._engine)
         recorder, checks = Recorder(self.site.lake, self._engine), TaskChecks(self.site, self._workers_path())
-        recorder.refuse_lost()
         ingest(self.site.lake, self.guard, recorder.begin, checks.of_table)
         if self.registry.served() is None:  # rows may be there already: a successor's, or of a training that broke off
             checks.of_lake(self.ledger.tombstones(), begins=True)

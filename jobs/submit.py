@@ -138,7 +138,7 @@ def main() -> None:
     parser.add_argument("--deadline", type=float, help="end the job after so many seconds")
     parser.add_argument("--detach", action="store_true", help="submit only, do not follow")
     given, arguments = parser.parse_known_args()
-    logging.disable(logging.INFO)  # of Ray: the log that is wanted here is the job's
+    logging.getLogger("ray").setLevel(logging.WARNING)  # the log that is wanted here is the job's
     if given.what in VERBS:
         if given.config is None:
             parser.error("-c CONFIG is missing")

@@ -171,7 +171,6 @@ class Coordinator:
     def begin_training(self) -> Snapshot:
         """Return the state after reading the source and queueing every shard; nothing that is there is redone."""
         self._bind(create=True, replace=not self.site.lake.exists)
-        self._recorder.refuse_lost()
         ingest(self.site.lake, self._guard, self._recorder.begin)
         if self.registry.served() is None and self._training is None:
             work = {shard: self._training_plan(shard) for shard in range(self.settings.sisa.shards)}

@@ -6,12 +6,10 @@ from collections.abc import Collection, Mapping
 
 from sqlalchemy.engine import Engine
 
-from hybridmu.errors import CorruptBlobError
 from hybridmu.store.files.sealed import file_seal
 from hybridmu.store.journal import Journal
 from hybridmu.store.lake.lake import Lake
-from hybridmu.store.lake.layout import MANIFEST, PUT_BACK
-from hybridmu.store.sql.registry import Registry
+from hybridmu.store.lake.layout import MANIFEST
 from hybridmu.store.sql.seals import Change, Seals
 
 
@@ -25,7 +23,6 @@ class Recorder:
 
     def __init__(self, lake: Lake, engine: Engine) -> None:
         self._lake, self._seals, self._journal = lake, Seals(engine), Journal(lake.storage, engine)
-        self._registry = Registry(engine)
         lake.compare_with(self._seals.known)
 
     def begin(self, seals: Mapping[str, str]) -> None:
@@ -70,19 +67,6 @@ class Recorder:
     def settle(self, token: int) -> None:
         """Find out, fenced, what came to pass of changes that a crash interrupted."""
         self._seals.settle(token, self._seal_of)
-
-    def refuse_lost(self) -> None:
-        """Refuse to read the source again where tables were made and their manifest is gone.
-
-        Raises:
-            CorruptBlobError: It is gone.
-        """
-        if not self._lake.exists and self._journal.published and self._registry.served() is not None:
-            raise CorruptBlobError(
-                f"{MANIFEST} in {self._lake.storage.url} is missing",
-                expected="the manifest of the tables that the served version was trained on",
-                remedy=PUT_BACK,
-            )
 
     def _manifest_seal(self) -> str:
         return file_seal(self._lake.storage.read(MANIFEST))

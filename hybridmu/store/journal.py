@@ -91,11 +91,6 @@ class Journal:
         state = {"version": version, "token": token, "shards": [_plain(row._mapping) for row in shards]}
         self.storage.write(_STATE, sealed(state))
 
-    @property
-    def published(self) -> bool:
-        """Return whether a version was published from this storage."""
-        return self.storage.exists(_STATE)
-
     def keep_seals(self) -> None:
         """Write down what is recorded of the lake's files."""
         count, seals = Seals(self._write).content()
