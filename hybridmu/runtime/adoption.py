@@ -11,6 +11,7 @@ from hybridmu.store.files.sealed import file_seal
 from hybridmu.store.journal import Journal
 from hybridmu.store.lake.lake import Lake
 from hybridmu.store.lake.layout import MANIFEST, PUT_BACK
+from hybridmu.store.sql.ingestions import Ingestions
 from hybridmu.store.sql.ledger import Ledger
 from hybridmu.store.sql.registry import Registry
 from hybridmu.store.sql.seals import Seals
@@ -43,7 +44,9 @@ def adopt(site: Site, engine: Engine) -> bool:
                 site.blobs.adopt(sub.shard, record.lineage_key, record.blob)
     data = lake.manifest.to_bytes()
     lake.storage.write(MANIFEST, data)
-    seals.begin({name: lake.seal_of(name) for name in lake.every_file()} | {MANIFEST: file_seal(data)})
+    copies = [new.source for new in Ingestions(engine).waiting() if lake.storage.exists(new.source)]
+    names = [*lake.every_file(), *copies]
+    seals.begin({name: lake.seal_of(name) for name in names} | {MANIFEST: file_seal(data)})
     journal.reseal()
     return True
 

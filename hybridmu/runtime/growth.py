@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from hybridmu.errors import DataError, LeaseLostError
 from hybridmu.planning.planner import Pools
@@ -14,6 +15,7 @@ from hybridmu.runtime.site import Site
 from hybridmu.store.lake.generation import Beat
 from hybridmu.store.lake.incoming import rewrite, sweep
 from hybridmu.store.lake.ingest import admit, grow, with_generation
+from hybridmu.store.lake.lake import MissingFileError, OtherRowsError
 from hybridmu.store.lake.layout import Generation
 from hybridmu.store.sql.guard import Guard
 from hybridmu.store.sql.ingestions import Ingestions
@@ -95,7 +97,7 @@ class Growth:
         """
         if not self._swept:
             self.ingestions.adopt(token, self.site.lake.manifest.generations)
-            self._sweep()
+            self._sweep(token)
         waiting = self.waiting()
         if not waiting:
             return Grown()
@@ -153,11 +155,37 @@ class Growth:
         Returns:
             The names of the copies.
         """
-        waiting = self.ingestions.waiting()
-        for new in waiting:
-            if gone := rewrite(self.site.lake, new, self._guard):
+        kept = []
+        rewritten = []
+        for new in self.ingestions.waiting():
+            if not self._intact(token, new):
+                continue
+            if gone := rewrite(self.site.lake, new, self._guard, partial(self._propose, token, new.source)):
+                self._recorder.confirm(token, [new.source])
                 self.ingestions.skip(token, new.ingest_id, gone)
-        return tuple(new.source for new in waiting)
+                rewritten.append(new.source)
+            kept.append(new.source)
+        if rewritten:
+            self._recorder.keep()  # what the copies held before is of no use any more
+        return tuple(kept)
+
+    def _propose(self, token: int, name: str, seal: str) -> None:
+        self._recorder.propose(token, {name: (self.site.lake.seal_of(name), seal)})
+
+    def _intact(self, token: int, new: Ingestion) -> bool:
+        """Return whether a waiting copy is the one that was accepted; otherwise its ingestion has FAILED.
+
+        Nothing of it is in the lake, and who sent the rows can send them again; waiting for the right copy would hold
+        up every purge.
+        """
+        try:
+            self.site.lake.check(new.source)
+        except (OtherRowsError, MissingFileError):
+            reason = "its copy in storage was damaged, replaced or lost; nothing of it came in: send the rows again"
+            self.ingestions.mark_failed(token, new.ingest_id, reason)
+            self._sweep(token)
+            return False
+        return True
 
     def _make(self, token: int, new: Ingestion, beat: Beat) -> bool:
         """Return whether an ingestion has its generation now, after making it."""
@@ -168,16 +196,18 @@ class Growth:
             self._mark(token, new, number, lake.manifest.generations[number], (), lambda: None)
             return True
         self._guard.check()
+        if not self._intact(token, new):
+            return False
         try:
             grown = grow(lake, new, self._guard, beat, lambda: self.ingestions.fence(token))
         except DataError as error:
             self.ingestions.mark_failed(token, new.ingest_id, " ".join(str(error).split()))
-            self._sweep()
+            self._sweep(token)
             return False
         if grown is None:
             self.ingestions.mark_made(token, new, None, 0, new.rows + new.skipped, (), lambda: None)
             self.ingestions.mark_applied(token, new.ingest_id, self.registry.version().version)
-            self._sweep()
+            self._sweep(token)
             return False
         made, seals = grown
         manifest = with_generation(lake, made)
@@ -196,7 +226,7 @@ class Growth:
     ) -> None:
         self.ingestions.mark_made(token, new, number, made.count, made.skipped, names, publish)
         self._recorder.keep()
-        self._sweep()
+        self._sweep(token)
 
     def _plans(self, new: Ingestion, pools: Pools) -> dict[int, ShardPlan]:
         """Return the plans of shards that lack the rows of an ingestion."""
@@ -215,9 +245,10 @@ class Growth:
             sub.shard for sub in shards if sub.generations <= new.generation and generation.has_rows("train", sub.shard)
         ]
 
-    def _sweep(self) -> None:
+    def _sweep(self, token: int) -> None:
         """Delete copies whose rows are in the lake, and those that nobody knows."""
         every = self.ingestions.all()
         waiting = {n.ingest_id for n in every if n.state is IngestState.RECEIVED and n.generation is None}
         sweep(self.site.lake, waiting, {new.ingest_id for new in every})
+        self.ingestions.drop_seals(token)
         self._swept = True

@@ -10,9 +10,8 @@ import pyarrow.parquet as pq
 
 from hybridmu.errors import AdmissionError, RequestError
 from hybridmu.runtime.site import Site
-from hybridmu.store.files.parquet import publish_parquet
 from hybridmu.store.keys import Keyring
-from hybridmu.store.lake.incoming import Copy, copy_rows, refuse_known
+from hybridmu.store.lake.incoming import Copy, copy_rows, publish_copy, refuse_known
 from hybridmu.store.lake.layout import SPLITS, incoming_file, stored_name
 from hybridmu.store.lake.lookup import Lookup
 from hybridmu.store.sql.admission import Limits
@@ -70,9 +69,8 @@ class Intake:
                 return self.ingestions.get(earlier)
             refuse_known(lake, copy, self.ingestions.waiting())
             new = self._new(copy, slices, epochs, caller)
-            if copy.rows:
-                publish_parquet(lake.storage, copy.path, new.source)
-        return self.ingestions.get(self.ingestions.accept(new, repeat))
+            made = publish_copy(lake, copy, new.source) if copy.rows else None
+        return self.ingestions.get(self.ingestions.accept(new, made, repeat))
 
     def correct(
         self,
@@ -114,7 +112,7 @@ class Intake:
                 raise RequestError("all of these ids are forgotten", remedy="`readmit` them first, then `ingest` them")
             keys = self._rows_to_correct(copy)
             new = self._new(copy, 1, None, caller)
-            publish_parquet(lake.storage, copy.path, new.source)
+            made = publish_copy(lake, copy, new.source)
         return self.ledger.accept(
             keys,
             caller=caller,
@@ -123,6 +121,7 @@ class Intake:
             deadline_seconds=deadline_seconds,
             training_rows=lake.manifest.training_rows,
             ingestion=new,
+            copy_seal=made,
         )
 
     def _new(self, copy: Copy, slices: int, epochs: int | None, caller: str) -> Ingestion:

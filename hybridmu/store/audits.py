@@ -1,13 +1,17 @@
 """Finished shadow models of audits under way, so that an interrupted audit goes on: `audits/shard-00003/<name>/…`.
 
 What is kept are margins, losses and accuracies, no weights and no ids. They come from rows that may be revoked later:
-the purge of a shard deletes its folder, and an audit its own when it ends.
+the purge of a shard deletes its folder, and an audit its own when it ends. A file that was changed, or belongs to other
+models, is as good as none: these models are made again.
 """
 
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 
+from hybridmu.errors import CorruptBlobError
+from hybridmu.store.files.sealed import sealed, unsealed
 from hybridmu.store.files.storage import Storage
 
 _FILE = re.compile(r"audits/shard-\d{5}/([^/]+)/(\d{6})\.json")
@@ -32,12 +36,19 @@ class Audits:
             number: Decides the seeds.
             document: JSON.
         """
-        self.storage.write(f"{_folder(shard)}/{name}/{number:06d}.json", document.encode())
+        file = f"{_folder(shard)}/{name}/{number:06d}.json"
+        self.storage.write(file, sealed({"file": file, "scores": document}))
 
     def kept(self, shard: int, name: str) -> dict[int, str]:
         """Return number → JSON of what an earlier run of the same audit finished."""
-        found = [(_FILE.fullmatch(file.name), file.name) for file in self.storage.list(f"{_folder(shard)}/{name}")]
-        return {int(match[2]): self.storage.read(file).decode() for match, file in found if match}
+        found: dict[int, str] = {}
+        for file in self.storage.list(f"{_folder(shard)}/{name}"):
+            if match := _FILE.fullmatch(file.name):
+                with suppress(CorruptBlobError):
+                    kept = unsealed(self.storage.read(file.name), file.name, (), "run the audit again")
+                    if kept["file"] == file.name:
+                        found[int(match[2])] = kept["scores"]
+        return found
 
     def drop(self, shard: int, *, but: str | None = None, only: str | None = None) -> int:
         """Delete scores of a shard, unfinished files included.

@@ -200,6 +200,12 @@ def test_scores_of_audits_on_s3_go_with_their_shard(bucket):
     for shard, name, number in [(1, "aa-1", 0), (1, "aa-1", 7), (1, "aa-2", 0), (1, "bb-1", 0), (2, "aa-1", 0)]:
         kept.keep(shard, name, number, f'"{shard} {name} {number}"')
     assert kept.kept(1, "aa-1") == {0: '"1 aa-1 0"', 7: '"1 aa-1 7"'}
+    last = "audits/shard-00001/aa-1/000007.json"
+    whole = kept.storage.read(last)
+    for other in (whole.replace(b"aa-1 7", b"aa-1 8"), kept.storage.read(last.replace("7.", "0.")), b"1", whole[:-1]):
+        kept.storage.write(last, other)  # another's scores, or damaged ones, are as good as none
+        assert kept.kept(1, "aa-1").keys() == {0}
+    kept.storage.write(last, whole)
     assert kept.drop(1, but="aa") == 1
     assert kept.drop(1, only="aa-2") == 1
     assert (kept.kept(1, "aa-2"), len(kept.kept(1, "aa-1"))) == ({}, 2)

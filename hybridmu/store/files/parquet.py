@@ -111,7 +111,13 @@ def publish_parquet(storage: Storage, source: Path, name: str) -> None:
         source: A file in a folder of `storage.staging`; it is gone afterwards.
         name: Its name there; an existing file is replaced.
     """
-    with source.open("r+b") as file:
+    seal_footer(source)
+    storage.publish(source, name)
+
+
+def seal_footer(path: Path) -> None:
+    """Write the hash of a finished Parquet file's footer in front of it; `open_parquet` asks for it."""
+    with path.open("r+b") as file:
         size = file.seek(0, 2)
         file.seek(size - _ENDING_BYTES)
         start = size - _ENDING_BYTES - int.from_bytes(file.read(4), "little")
@@ -119,7 +125,6 @@ def publish_parquet(storage: Storage, source: Path, name: str) -> None:
         footer = file.read()
         file.seek(start)
         file.write(_seal(footer) + footer)
-    storage.publish(source, name)
 
 
 @contextmanager

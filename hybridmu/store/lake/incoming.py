@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 
 from hybridmu.core.partition import digest
 from hybridmu.core.rows import carries
-from hybridmu.store.files.parquet import TableWriter, open_parquet, publish_parquet, read_parquet
+from hybridmu.store.files.parquet import TableWriter, open_parquet, read_parquet, seal_footer
+from hybridmu.store.files.sealed import path_seal
 from hybridmu.store.lake.generation import already_there, duplicates, known_ids
 from hybridmu.store.lake.lake import Lake
 from hybridmu.store.lake.layout import INCOMING, as_given, digest_column, incoming_file, parts_of
@@ -26,6 +27,8 @@ from hybridmu.types import Ingestion
 
 # A copy that no ingestion names was left by a crash; a younger one may be on its way into the ledger.
 _ORPHAN_SECONDS = 3600.0
+# Is given the seal that a waiting copy will have, before it is rewritten.
+Propose = Callable[[str], None]
 _COPY = re.compile(rf"{INCOMING}/i-[0-9a-f]{{16}}\.parquet")
 
 
@@ -85,6 +88,23 @@ def copy_rows(lake: Lake, url: str, guard: Guard, staging: Path) -> Copy:
     return Copy(path, rows, reader.skipped, source.fingerprint(), _known(lake, by_id))
 
 
+def publish_copy(lake: Lake, copy: Copy, name: str) -> str:
+    """Move a checked copy into storage, durably.
+
+    Args:
+        lake: Names the storage.
+        copy: What `copy_rows` made; its file is gone afterwards.
+        name: Its name in storage.
+
+    Returns:
+        Its seal, which belongs into the ledger together with the ingestion.
+    """
+    seal_footer(copy.path)
+    seal = path_seal(copy.path, lake.manifest.salt)
+    lake.storage.publish(copy.path, name)
+    return seal
+
+
 def refuse_known(lake: Lake, copy: Copy, waiting: Sequence[Ingestion]) -> None:
     """Refuse new rows whose ids are in the system, or on their way into it.
 
@@ -119,13 +139,14 @@ def waiting_pairs(lake: Lake, pairs: Iterable[Pair], waiting: Sequence[Ingestion
     return coming
 
 
-def rewrite(lake: Lake, new: Ingestion, guard: Guard) -> int:
+def rewrite(lake: Lake, new: Ingestion, guard: Guard, propose: Propose) -> int:
     """Take rows out of a waiting copy that were forgotten after it was made.
 
     Args:
         lake: The tables.
         new: The ingestion.
         guard: Knows what was forgotten.
+        propose: Called before the copy changes, if it does.
 
     Returns:
         How many rows went.
@@ -141,7 +162,9 @@ def rewrite(lake: Lake, new: Ingestion, guard: Guard) -> int:
                 gone += len(table) - len(left)
                 writer.write(left)
         if gone:
-            publish_parquet(lake.storage, target, new.source)
+            seal_footer(target)
+            propose(path_seal(target, lake.manifest.salt))
+            lake.storage.publish(target, new.source)
     return gone
 
 

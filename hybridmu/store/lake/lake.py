@@ -20,11 +20,12 @@ from hybridmu.config import Settings
 from hybridmu.core.rows import Rows, carries
 from hybridmu.errors import StateError, StorageError
 from hybridmu.store.files.parquet import open_parquet, read_parquet
-from hybridmu.store.files.sealed import file_seal
+from hybridmu.store.files.sealed import file_seal, stream_seal
 from hybridmu.store.files.storage import Storage
 from hybridmu.store.lake.columns import KeyColumns, joined, key_columns, stored_seal
 from hybridmu.store.lake.layout import (
     DIGEST,
+    INCOMING,
     MANIFEST,
     PUT_BACK,
     SPLITS,
@@ -48,6 +49,10 @@ _READS = 3
 
 class OtherRowsError(StorageError):
     """A file is whole, but not the one that was recorded; it may have been rewritten while it was read."""
+
+
+class MissingFileError(StorageError):
+    """A file that the lake should have is not there."""
 
 
 class Lake:
@@ -88,7 +93,7 @@ class Lake:
         """Check that files hold the rows that were recorded.
 
         Args:
-            names: Tables or index files.
+            names: Tables, index files or waiting copies of new rows.
 
         Raises:
             StorageError: One of them is damaged, or another one than was recorded.
@@ -100,8 +105,14 @@ class Lake:
                 raise self._missing(name) from None
 
     def seal_of(self, name: str) -> str:
-        """Return the seal of a table or an index file as it is now."""
+        """Return the seal of a table, an index file or a waiting copy of new rows as it is now."""
+        if name.startswith(f"{INCOMING}/"):
+            return self.storage.settled(lambda: self._copy_seal(name))
         return stored_seal(self.storage, name) if "/index/" in name else key_columns(self.storage, name).seal
+
+    def _copy_seal(self, name: str) -> str:
+        with self.storage.reading(name) as file:
+            return stream_seal(file, self.manifest.salt)
 
     def _compare(self, name: str, seal: str) -> None:
         """Compare a seal with what was recorded; asked anew when it is none of those that are known.
@@ -122,8 +133,10 @@ class Lake:
                 remedy=f"{PUT_BACK}. Nothing is trained or answered from it",
             )
 
-    def _missing(self, name: str) -> StorageError:
-        return StorageError(f"{name} in {self.storage.url} is missing", expected="a file of the lake", remedy=PUT_BACK)
+    def _missing(self, name: str) -> MissingFileError:
+        return MissingFileError(
+            f"{name} in {self.storage.url} is missing", expected="a file of the lake", remedy=PUT_BACK
+        )
 
     def _settled(self, read: Callable[[], _T]) -> _T:
         """Return what a function reads; a file that was rewritten between two looks is read again."""

@@ -47,6 +47,7 @@ class Call:
         deadline: Seconds since the epoch.
         ignored_unknown: How many unknown keys were left out.
         ingestion: The other half of a correction.
+        copy_seal: What its copy in storage holds.
         origin: The linked model that passes it on.
         at: When it came.
     """
@@ -60,6 +61,7 @@ class Call:
     deadline: float | None
     ignored_unknown: int
     ingestion: Ingestion | None
+    copy_seal: str | None
     origin: Origin | None
     at: float
 
@@ -131,5 +133,5 @@ def _file(connection: Connection, call: Call, found: Assessment, earlier: Reques
     rely_on(connection, name, found, earlier, call.deadline)
     claim(connection, name, call.keys, macs, earlier)
     if call.ingestion is not None:
-        insert(connection, replace(call.ingestion, after_request=name))
+        insert(connection, replace(call.ingestion, after_request=name), call.copy_seal)
     return name

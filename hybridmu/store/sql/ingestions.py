@@ -15,7 +15,7 @@ from hybridmu.store.sql import tables as t
 from hybridmu.store.sql.database import reader, transaction
 from hybridmu.store.sql.idempotency import RepeatKey, remember, repeated
 from hybridmu.store.sql.lease import fence
-from hybridmu.store.sql.seals import confirm
+from hybridmu.store.sql.seals import confirm, drop_copies, record_copy
 from hybridmu.types import Ingestion, IngestState, RequestState
 
 
@@ -39,11 +39,12 @@ class Ingestions:
         with self._read.begin() as connection:
             return repeated(connection, repeat)
 
-    def accept(self, new: Ingestion, repeat: RepeatKey | None) -> str:
+    def accept(self, new: Ingestion, copy_seal: str | None, repeat: RepeatKey | None) -> str:
         """Commit an ingestion; durable when this returns.
 
         Args:
             new: What to do; its copy of the rows is in storage.
+            copy_seal: What that holds; None where every row was left out, and there is none.
             repeat: The idempotency key: the same one returns the same ingestion.
 
         Returns:
@@ -56,7 +57,7 @@ class Ingestions:
         with transaction(self._write, "ingest") as connection:
             if earlier := repeated(connection, repeat):
                 return earlier
-            insert(connection, new)
+            insert(connection, new, copy_seal)
             remember(connection, repeat, new.ingest_id)
         return new.ingest_id
 
@@ -196,6 +197,13 @@ class Ingestions:
                 )
                 _let_back(connection, made.after_request)
 
+    def drop_seals(self, token: int) -> None:
+        """Forget what copies held that wait no more, fenced."""
+        waits = (t.ingestions.c.state == IngestState.RECEIVED) & t.ingestions.c.generation.is_(None)
+        with self._write.begin() as connection:
+            fence(connection, token)
+            drop_copies(connection, sa.select(t.ingestions.c.source).where(waits))
+
     def fence(self, token: int) -> None:
         """Stop a coordinator that lost its lease before it writes to storage.
 
@@ -231,10 +239,12 @@ def _let_back(connection: Connection, request_id: str | None) -> None:
         connection.execute(t.guard.delete().where(back))
 
 
-def insert(connection: Connection, new: Ingestion) -> None:
-    """Write a new ingestion in the caller's transaction."""
+def insert(connection: Connection, new: Ingestion, copy_seal: str | None = None) -> None:
+    """Write a new ingestion, and what its copy of the rows holds, in the caller's transaction."""
     names = [column.name for column in t.ingestions.columns if column.name != "seq"]
     connection.execute(t.ingestions.insert().values({name: getattr(new, name) for name in names}))
+    if copy_seal is not None:
+        record_copy(connection, new.source, copy_seal)
 
 
 def withdraw(connection: Connection, request_id: str) -> None:

@@ -97,6 +97,7 @@ class Ledger:
         ignored_unknown: int = 0,
         training_rows: int | None = None,
         ingestion: Ingestion | None = None,
+        copy_seal: str | None = None,
         absent: Sequence[NamedKey] = (),
         origin: Origin | None = None,
         looked_at: int | None = None,
@@ -114,6 +115,7 @@ class Ledger:
             ignored_unknown: Keys of the call that do not exist and were ignored.
             training_rows: Rows of the training table, revoked ones included; None: not to be checked.
             ingestion: Corrected rows that come in once these are purged: their guard entries are lifted then.
+            copy_seal: What their copy in storage holds.
             absent: Keys of the call that no row here carries, but perhaps one in a linked model: they must not come in.
             origin: The linked model that passes the request on; a request that is asked here is passed on to others.
             looked_at: `Ingestions.stamp` before rows were looked for; None: not to be checked.
@@ -149,6 +151,7 @@ class Ledger:
                 deadline=deadline,
                 ignored_unknown=ignored_unknown,
                 ingestion=ingestion,
+                copy_seal=copy_seal,
                 origin=origin,
                 at=now,
             )

@@ -1,5 +1,7 @@
 """Seals: what every file of the lake holds, so that a damaged, older or foreign one is refused before it is used.
 
+Copies of new rows that wait to come in have seals too, from the call that brought them until they are in.
+
 A change has two steps, for a process may die between the ledger and the file: `propose` writes down what the file will
 hold, then the file is replaced, then `confirm` forgets what it held. In between either is right. Each step makes the
 ledger's count of changes larger; the journal keeps a copy, which tells an older ledger from an older file.
@@ -8,14 +10,17 @@ ledger's count of changes larger; the journal keeps a copy, which tells an older
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
+from hybridmu.store.lake.layout import INCOMING
 from hybridmu.store.sql import tables as t
 from hybridmu.store.sql.database import parts, reader, transaction
 from hybridmu.store.sql.lease import fence
 
+_IS_COPY = t.seals.c.name.startswith(f"{INCOMING}/")
 _CHANGES = "changes"
 Change = tuple[str | None, str]  # the seal that a file has, and the one that it gets
 
@@ -40,9 +45,9 @@ class Seals:
         return found
 
     def any(self) -> bool:
-        """Return whether any file is recorded."""
+        """Return whether any file of the lake is recorded."""
         with self._read.begin() as connection:
-            return connection.scalar(sa.select(t.seals.c.name).limit(1)) is not None
+            return connection.scalar(sa.select(t.seals.c.name).where(~_IS_COPY).limit(1)) is not None
 
     def unconfirmed(self) -> dict[str, frozenset[str]]:
         """Return name → both seals of files whose change was not confirmed."""
@@ -110,9 +115,24 @@ def changes(connection: Connection) -> int:
     return int(connection.scalar(sa.select(t.meta.c.value).where(t.meta.c.key == _CHANGES)) or 0)
 
 
+def record_copy(connection: Connection, name: str, seal: str) -> None:
+    """Record a waiting copy of new rows, in the caller's transaction.
+
+    It is no change of the lake, and does not count as one: a ledger that lacks it lacks the ingestion too.
+    """
+    _insert(connection, {name: (seal, None)})
+
+
+def drop_copies(connection: Connection, waiting: sa.Select[Any]) -> None:
+    """Forget all copies but those whose names a query selects, in the caller's transaction."""
+    connection.execute(t.seals.delete().where(_IS_COPY & t.seals.c.name.not_in(waiting)))
+
+
 def restore(connection: Connection, count: int, seals: Mapping[str, Sequence[str | None]]) -> None:
-    """Take over what the journal kept, in the caller's transaction."""
-    connection.execute(t.seals.delete())
+    """Take over what the journal kept, in the caller's transaction; it may not know of the newest copies yet."""
+    for part in parts(sorted(seals)):
+        connection.execute(t.seals.delete().where(t.seals.c.name.in_(part)))
+    connection.execute(t.seals.delete().where(~_IS_COPY))
     _insert(connection, {name: (seal, then) for name, (seal, then) in seals.items()})
     _set_count(connection, count)
 
