@@ -31,11 +31,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a script sees it
 
 import hybridmu
 from hybridmu.core import audit
-from hybridmu.core.model import State
-from hybridmu.core.partition import epoch_order
-from hybridmu.core.rows import Rows
+from hybridmu.core.kernel.model import State
+from hybridmu.core.kernel.partition import epoch_order
+from hybridmu.core.kernel.rows import Rows
+from hybridmu.core.kernel.training import batch_bounds, slice_epochs
 from hybridmu.core.strategies import Context, get
-from hybridmu.core.training import batch_bounds, slice_epochs
 from hybridmu.store.lake.lookup import Lookup
 from hybridmu.system import System
 from jobs.studies import benchmarks, encoding, torchunlearn

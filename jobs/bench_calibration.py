@@ -24,8 +24,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a script sees it
 import hybridmu
 from hybridmu.core import audit
 from hybridmu.core.calibration import estimate
-from hybridmu.core.model import State, SubModel
-from hybridmu.core.rows import Rows
+from hybridmu.core.kernel.model import State, SubModel
+from hybridmu.core.kernel.rows import Rows
 from hybridmu.core.strategies import Context, get
 from hybridmu.core.strategies.dpus import unavailable
 from hybridmu.planning.canaries import class_excess

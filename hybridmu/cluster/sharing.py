@@ -1,4 +1,4 @@
-"""Two ways in which processes share the work of a batch; both give the bits of one process (`core/parts.py`).
+"""Work of a batch shared by processes in two ways; both give the bits of one process (`core/kernel/microbatches.py`).
 
 `ddp` holds all of the model in every process; `fsdp2` divides parameters, gradients and the optimizer's state. Both
 move gradients while they are computed. What either adds up, and in which order, depends on the transport and on how
@@ -22,9 +22,9 @@ from torch.distributed.fsdp._fully_shard._fsdp_api import ReduceScatter  # named
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-from hybridmu.core.parts import BatchGradients, Loss, ahead, following, summed, weighed
-from hybridmu.core.training import Recipe, loss_of, trained
-from hybridmu.task import Task
+from hybridmu.core.kernel.microbatches import BatchGradients, Loss, ahead, following, summed, weighed
+from hybridmu.core.kernel.training import Recipe, loss_of, trained
+from hybridmu.core.tasks.base import Task
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from hybridmu.cluster import sharing
 from hybridmu.config import Settings
-from hybridmu.core.training import trained_epochs
+from hybridmu.core.kernel.training import trained_epochs
 from hybridmu.runtime.shard import ShardWorker
 from hybridmu.types import ShardJob, ShardOutcome
 

@@ -11,11 +11,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from hybridmu.core.model import SubModel
-from hybridmu.core.partition import epoch_order
-from hybridmu.core.rows import Rows
-from hybridmu.core.training import Recipe, batch_bounds, fit
-from hybridmu.task import Task
+from hybridmu.core.kernel.model import SubModel
+from hybridmu.core.kernel.partition import epoch_order
+from hybridmu.core.kernel.rows import Rows
+from hybridmu.core.kernel.training import Recipe, batch_bounds, fit
+from hybridmu.core.tasks.base import Task
 
 F64 = npt.NDArray[np.float64]
 

@@ -15,12 +15,12 @@ import torch
 
 from hybridmu.core import audit
 from hybridmu.core.calibration import ALPHAS
-from hybridmu.core.model import State, SubModel
-from hybridmu.core.partition import Digests, epoch_order, order_words
-from hybridmu.core.rows import Rows, carries
+from hybridmu.core.kernel.model import State, SubModel
+from hybridmu.core.kernel.partition import Digests, epoch_order, order_words
+from hybridmu.core.kernel.rows import Rows, carries
+from hybridmu.core.kernel.training import Recipe
 from hybridmu.core.strategies import dpus, newton, retrain
 from hybridmu.core.strategies.base import Context
-from hybridmu.core.training import Recipe
 from hybridmu.errors import StrategyUnavailableError
 from hybridmu.types import CalibrationCell, CalibrationCurve, CanaryControls, StrategyName
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import grad
 
-from hybridmu.core.gradients import are_those_of, plain_layers
-from hybridmu.core.model import Standardize
+from hybridmu.core.kernel.gradients import are_those_of, plain_layers
+from hybridmu.core.kernel.model import Standardize
 
 Product = Callable[[Sequence[Tensor]], list[Tensor]]
 

@@ -14,9 +14,9 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from hybridmu.core import merkle
+from hybridmu.core.kernel.rows import Rows
 from hybridmu.core.lineage import Lineage, Link, rechain
 from hybridmu.core.merkle import Absence, Inclusion
-from hybridmu.core.rows import Rows
 from hybridmu.errors import CertificateRefusedError
 from hybridmu.types import UPDATES
 

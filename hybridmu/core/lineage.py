@@ -22,9 +22,9 @@ import numpy as np
 import torch
 
 from hybridmu.core import merkle
+from hybridmu.core.kernel.rows import Rows
+from hybridmu.core.kernel.training import Recipe
 from hybridmu.core.merkle import Leaves
-from hybridmu.core.rows import Rows
-from hybridmu.core.training import Recipe
 
 
 @dataclass(frozen=True, slots=True)

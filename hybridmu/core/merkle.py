@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from hybridmu.core.partition import Digests
+from hybridmu.core.kernel.partition import Digests
 
 Leaves = npt.NDArray[np.uint8]
 SIZE = 32

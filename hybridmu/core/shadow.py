@@ -25,9 +25,9 @@ import numpy.typing as npt
 import torch
 
 from hybridmu.core import audit
-from hybridmu.core.model import State, SubModel
-from hybridmu.core.partition import U64, derive, epoch_order
-from hybridmu.core.rows import Rows
+from hybridmu.core.kernel.model import State, SubModel
+from hybridmu.core.kernel.partition import U64, derive, epoch_order
+from hybridmu.core.kernel.rows import Rows
 from hybridmu.core.strategies import Context, get
 from hybridmu.errors import DivergedError
 

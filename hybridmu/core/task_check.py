@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
-from hybridmu.core.model import State, SubModel, fit_standardize, initial_model, state_of
-from hybridmu.core.rows import Rows
-from hybridmu.core.training import Recipe, batch_statistics, train_slice, trained
+from hybridmu.core.kernel.model import State, SubModel, fit_standardize, initial_model, state_of
+from hybridmu.core.kernel.rows import Rows
+from hybridmu.core.kernel.training import Recipe, batch_statistics, train_slice, trained
+from hybridmu.core.tasks.base import Task
 from hybridmu.errors import ConfigError, DivergedError
-from hybridmu.task import Task
 from hybridmu.user_code import told
 
 # Rows that are looked at; half of them are of slice 1, so that there is a second one to go on with.

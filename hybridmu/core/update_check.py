@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 
 from hybridmu.core.curvature import gauss_newton
-from hybridmu.core.gradients import gradients_of
-from hybridmu.core.model import SubModel
-from hybridmu.core.training import trained
-from hybridmu.task import Task
+from hybridmu.core.kernel.gradients import gradients_of
+from hybridmu.core.kernel.model import SubModel
+from hybridmu.core.kernel.training import trained
+from hybridmu.core.tasks.base import Task
 from hybridmu.types import StrategyName
 from hybridmu.user_code import told
 

@@ -19,7 +19,7 @@ from pydantic import (
     model_validator,
 )
 
-from hybridmu.core.partition import LONGEST_KEY, check_key
+from hybridmu.core.kernel.partition import LONGEST_KEY, check_key
 from hybridmu.errors import DataError, HybridMUError, too_many_keys
 from hybridmu.serving import api
 from hybridmu.types import RequestState, StrategyChoice

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from hybridmu.core.partition import Digests, place
+from hybridmu.core.kernel.partition import Digests, place
 
 # A partition that leaves more slices empty than this in the mean leaves none empty once in twenty keys: not tried.
 _HOPELESS = 3.0

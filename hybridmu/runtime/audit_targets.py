@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from hybridmu.core import shadow
-from hybridmu.core.partition import derive
-from hybridmu.core.rows import Rows
-from hybridmu.core.training import Recipe, trained_epochs
+from hybridmu.core.kernel.partition import derive
+from hybridmu.core.kernel.rows import Rows
+from hybridmu.core.kernel.training import Recipe, trained_epochs
 from hybridmu.errors import StateError
 from hybridmu.planning import cost
 from hybridmu.planning.planner import Pools, make_plan

@@ -6,8 +6,8 @@ import time
 from contextlib import suppress
 
 from hybridmu.core import audit, shadow
-from hybridmu.core.model import State, SubModel, initial_model, state_of
-from hybridmu.core.rows import carries
+from hybridmu.core.kernel.model import State, SubModel, initial_model, state_of
+from hybridmu.core.kernel.rows import carries
 from hybridmu.core.shadow import Ground, Score
 from hybridmu.core.strategies import Context
 from hybridmu.errors import CorruptBlobError

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection
 
-from hybridmu.core.training import trained_epochs
+from hybridmu.core.kernel.training import trained_epochs
 from hybridmu.errors import StorageError
 from hybridmu.faults import reach
 from hybridmu.planning.eviction import EvictionPlan, ShardCheckpoints, evict

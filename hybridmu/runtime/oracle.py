@@ -18,8 +18,8 @@ from typing import Any
 import safetensors.torch
 
 from hybridmu.config import Settings
-from hybridmu.core.model import State, state_of
-from hybridmu.core.training import train_slice
+from hybridmu.core.kernel.model import State, state_of
+from hybridmu.core.kernel.training import train_slice
 from hybridmu.errors import HybridMUError
 from hybridmu.runtime.site import Site
 from hybridmu.store.lake.layout import MANIFEST

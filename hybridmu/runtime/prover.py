@@ -18,10 +18,10 @@ from hybridmu.core.evidence import (
     prove,
     refuse_unless,
 )
+from hybridmu.core.kernel.model import SubModel
+from hybridmu.core.kernel.rows import Rows, carries
 from hybridmu.core.lineage import Lineage, Link, rechain
 from hybridmu.core.merkle import make_leaves, root
-from hybridmu.core.model import SubModel
-from hybridmu.core.rows import Rows, carries
 from hybridmu.errors import CertificateRefusedError, CorruptBlobError
 from hybridmu.runtime.oracle import seals_of, train_from_scratch
 from hybridmu.runtime.site import Site

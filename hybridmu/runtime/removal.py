@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import cached_property
 
 from hybridmu.config import Settings
-from hybridmu.core.training import trained_epochs
+from hybridmu.core.kernel.training import trained_epochs
 from hybridmu.planning import cost
 from hybridmu.planning.canaries import class_excess
 from hybridmu.planning.planner import Policy, Pools, make_plan

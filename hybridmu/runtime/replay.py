@@ -10,8 +10,8 @@ from typing import Any
 from hybridmu.config import Settings
 from hybridmu.core.certificate import fingerprint
 from hybridmu.core.evidence import ShardEvidence
+from hybridmu.core.kernel.rows import carries
 from hybridmu.core.lineage import chain
-from hybridmu.core.rows import carries
 from hybridmu.errors import RequestError, StateError
 from hybridmu.runtime.oracle import seals_of, train_from_scratch
 from hybridmu.runtime.site import Site

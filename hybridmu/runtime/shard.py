@@ -8,14 +8,14 @@ from dataclasses import replace
 
 from hybridmu.config import Settings
 from hybridmu.core.canaries import measure
+from hybridmu.core.kernel.model import State
+from hybridmu.core.kernel.partition import derive
+from hybridmu.core.kernel.rows import Rows, carries, concatenate
+from hybridmu.core.kernel.training import Across, Recipe
 from hybridmu.core.lineage import Lineage, lineage
 from hybridmu.core.merkle import Leaves, make_leaves
-from hybridmu.core.model import State
-from hybridmu.core.partition import derive
-from hybridmu.core.rows import Rows, carries, concatenate
 from hybridmu.core.strategies import Context, get
 from hybridmu.core.strategies.dpus import unavailable
-from hybridmu.core.training import Across, Recipe
 from hybridmu.errors import DivergedError, StorageError, StrategyUnavailableError
 from hybridmu.runtime.prover import Prover
 from hybridmu.runtime.site import Site

@@ -6,16 +6,17 @@ from collections.abc import Mapping
 
 import torch
 
+from hybridmu.code_digest import code_digest
 from hybridmu.config import Settings
+from hybridmu.core.kernel.model import SubModel, initial_model
+from hybridmu.core.kernel.training import Recipe
 from hybridmu.core.lineage import environment, head
-from hybridmu.core.model import SubModel, initial_model
-from hybridmu.core.training import Recipe
+from hybridmu.core.tasks.registry import make_task
 from hybridmu.core.update_check import unfit_updates
 from hybridmu.store.files.blobs import Blobs
 from hybridmu.store.files.modes import modes_of
 from hybridmu.store.files.storage import Storage
 from hybridmu.store.lake.lake import Lake
-from hybridmu.task import code_digest, make_task
 from hybridmu.types import ShardJob, StrategyName
 
 # Named as such in the environment part of a lineage key.

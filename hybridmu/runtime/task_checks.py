@@ -23,13 +23,13 @@ import torch
 from torch import Tensor
 
 from hybridmu.config import Settings
-from hybridmu.core.encode import Encoder
-from hybridmu.core.rows import carries
+from hybridmu.core.kernel.rows import carries
+from hybridmu.core.kernel.table_encoder import Encoder
+from hybridmu.core.kernel.training import Recipe
 from hybridmu.core.task_check import SAMPLE_ROWS, Trial, check, sample
-from hybridmu.core.training import Recipe
+from hybridmu.core.tasks.registry import is_own, make_task
 from hybridmu.errors import ConfigError
 from hybridmu.runtime.site import Site, configure_torch, recipe_of
-from hybridmu.task import is_own, make_task
 from hybridmu.types import Tombstone
 from hybridmu.user_code import told
 

@@ -10,8 +10,8 @@ from typing import cast
 import numpy as np
 
 from hybridmu.config import Settings
-from hybridmu.core.model import State, finite
-from hybridmu.core.rows import carries
+from hybridmu.core.kernel.model import State, finite
+from hybridmu.core.kernel.rows import carries
 from hybridmu.core.strategies import Context, get
 from hybridmu.errors import CorruptBlobError, StrategyUnavailableError
 from hybridmu.runtime import auditor

@@ -7,13 +7,13 @@ from dataclasses import replace
 
 import torch
 
+from hybridmu.code_digest import installed_version, normal_name
 from hybridmu.errors import StateError
 from hybridmu.planning import cost
 from hybridmu.planning.upgrade import Package, UpgradePlan, plan_upgrade
 from hybridmu.runtime.eviction import CheckpointKeeper
 from hybridmu.store.purge.rewrite import outdated
 from hybridmu.store.sql.measurements import Measurements
-from hybridmu.task import installed_version, normal_name
 
 
 def upgrade_plan(keeper: CheckpointKeeper, measurements: Measurements, versions: Mapping[str, str]) -> UpgradePlan:

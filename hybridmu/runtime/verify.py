@@ -11,8 +11,8 @@ import torch
 from hybridmu.config import Settings
 from hybridmu.core import audit
 from hybridmu.core.aggregate import aggregate
-from hybridmu.core.model import State, SubModel
-from hybridmu.core.rows import Rows, concatenate
+from hybridmu.core.kernel.model import State, SubModel
+from hybridmu.core.kernel.rows import Rows, concatenate
 from hybridmu.errors import RequestError
 from hybridmu.runtime.oracle import Watch, seals_of, train_from_scratch
 from hybridmu.runtime.site import Site

@@ -12,8 +12,8 @@ import numpy.typing as npt
 import torch
 
 from hybridmu.core.aggregate import aggregate
-from hybridmu.core.encode import Encoder
-from hybridmu.core.model import SubModel
+from hybridmu.core.kernel.model import SubModel
+from hybridmu.core.kernel.table_encoder import Encoder
 from hybridmu.errors import DataError, HybridMUError, StateError
 from hybridmu.runtime.site import Site
 from hybridmu.serving.forward import Forward, fastest

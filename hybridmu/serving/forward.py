@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from hybridmu.core.gradients import plain_layers
-from hybridmu.core.model import Standardize, SubModel
+from hybridmu.core.kernel.gradients import plain_layers
+from hybridmu.core.kernel.model import Standardize, SubModel
 
 Forward = Callable[[Tensor], Tensor]
 _TRIALS = 5

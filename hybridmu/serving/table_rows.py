@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hybridmu.core.column_writers import bucket
-from hybridmu.core.encode import Column, Encoder, category_numbers
+from hybridmu.core.kernel.column_writers import bucket
+from hybridmu.core.kernel.table_encoder import Column, Encoder, category_numbers
 from hybridmu.errors import DataError
 
 F32 = npt.NDArray[np.float32]

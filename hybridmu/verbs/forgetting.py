@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from hybridmu.config import Settings
-from hybridmu.core.partition import digest
+from hybridmu.core.kernel.partition import digest
 from hybridmu.core.strategies.dpus import unavailable
 from hybridmu.errors import (
     HybridMUError,

@@ -18,7 +18,7 @@ from typing import cast
 from hybridmu.config import Settings
 from hybridmu.core import shadow
 from hybridmu.core.audit import mean_loss
-from hybridmu.core.model import State
+from hybridmu.core.kernel.model import State
 from hybridmu.core.shadow import Ground, Score
 from hybridmu.runtime import auditor
 from hybridmu.runtime.site import Site

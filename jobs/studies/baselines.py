@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import torch
 
-from hybridmu.core.gradients import gradients_of
-from hybridmu.core.model import State, SubModel, fit_standardize, state_of
-from hybridmu.core.partition import epoch_order
-from hybridmu.core.rows import Rows, carries
+from hybridmu.core.kernel.gradients import gradients_of
+from hybridmu.core.kernel.model import State, SubModel, fit_standardize, state_of
+from hybridmu.core.kernel.partition import epoch_order
+from hybridmu.core.kernel.rows import Rows, carries
+from hybridmu.core.kernel.training import Recipe, batch_bounds, make_step
 from hybridmu.core.strategies import Context, Result, Strategy, register
 from hybridmu.core.strategies.dpus import fine_tune, subtract
-from hybridmu.core.training import Recipe, batch_bounds, make_step
 from hybridmu.task import Task
 
 

@@ -17,9 +17,9 @@ from pathlib import Path
 import torch
 
 from hybridmu.core import audit
-from hybridmu.core.model import SubModel
-from hybridmu.core.rows import Rows
-from hybridmu.core.training import Recipe, train_slice
+from hybridmu.core.kernel.model import SubModel
+from hybridmu.core.kernel.rows import Rows
+from hybridmu.core.kernel.training import Recipe, train_slice
 from hybridmu.errors import DivergedError
 from hybridmu.runtime.site import Site
 from hybridmu.store.lake.ingest import ingest

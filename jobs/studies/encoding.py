@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hybridmu.config import Settings
-from hybridmu.core.encode import Encoder
+from hybridmu.core.kernel.table_encoder import Encoder
 from hybridmu.serving.table_rows import RowEncoder
 from hybridmu.store.files.storage import Storage
 from hybridmu.store.lake.ingest import ingest

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from hybridmu.core.training import slice_epochs
+from hybridmu.core.kernel.training import slice_epochs
 from hybridmu.planning.cost import Coefficients, CostModel
 from hybridmu.planning.planner import Policy, Pools
 from hybridmu.planning.simulator import Arrival, Known, Shape, poisson, simulate

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from hybridmu import datasets
 from hybridmu.config import Settings
-from hybridmu.core.partition import derive
+from hybridmu.core.kernel.partition import derive
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from hybridmu.core.partition import Digests, derive
+from hybridmu.core.kernel.partition import Digests, derive
 from hybridmu.types import KeyKind
 
 Keys = tuple[tuple[KeyKind, bytes], ...]

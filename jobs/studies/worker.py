@@ -16,8 +16,8 @@ import numpy.typing as npt
 from hybridmu.config import Settings
 from hybridmu.core import audit
 from hybridmu.core.canaries import other_order
-from hybridmu.core.model import State, SubModel
-from hybridmu.core.rows import Rows, carries, concatenate
+from hybridmu.core.kernel.model import State, SubModel
+from hybridmu.core.kernel.rows import Rows, carries, concatenate
 from hybridmu.core.strategies import Context, get
 from hybridmu.runtime.shard import ShardWorker
 from hybridmu.runtime.site import Site

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from hybridmu.config import Settings
 from hybridmu.core import calibration as alphas
 from hybridmu.core import canaries
-from hybridmu.core.rows import carries
+from hybridmu.core.kernel.rows import carries
 from hybridmu.planning import cost
 from hybridmu.planning.canaries import Candidate, class_excess, lacking
 from hybridmu.planning.planner import Pools, make_plan

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import hybridmu
-from hybridmu.core.training import batch_bounds, slice_epochs
+from hybridmu.core.kernel.training import batch_bounds, slice_epochs
 from hybridmu.runtime.oracle import train_from_scratch
 from hybridmu.store.files.blobs import blob_file
 from hybridmu.store.files.storage import Storage

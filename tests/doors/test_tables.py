@@ -12,7 +12,7 @@ import numpy as np
 from hypothesis import assume
 
 from hybridmu.config import Settings
-from hybridmu.core.partition import digest
+from hybridmu.core.kernel.partition import digest
 from hybridmu.errors import HybridMUError
 from hybridmu.gateway.bodies import Keys
 from hybridmu.serving.ensemble import Ensemble

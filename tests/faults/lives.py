@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 import hybridmu
 from hybridmu.core.certificate import check, check_chain
-from hybridmu.core.partition import digest
+from hybridmu.core.kernel.partition import digest
 from hybridmu.errors import CorruptBlobError, StateError
 from hybridmu.runtime.canaries import Canaries
 from hybridmu.runtime.coordinator import Snapshot

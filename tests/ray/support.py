@@ -24,7 +24,7 @@ from ray.util import placement_group_table
 from ray.util.placement_group import PlacementGroup, PlacementGroupID, remove_placement_group
 
 import hybridmu
-from hybridmu.core.partition import digest
+from hybridmu.core.kernel.partition import digest
 from hybridmu.store.lake.lookup import Lookup
 from tests import support
 from tests.support import HANG_SECONDS, until

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import hybridmu
-from hybridmu.core.partition import digest
+from hybridmu.core.kernel.partition import digest
 from hybridmu.types import CalibrationCurve
 from tests.ray import support
 

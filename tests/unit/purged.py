@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 
 import hybridmu
 from hybridmu.core.certificate import check, check_chain
+from hybridmu.core.kernel.partition import digest
 from hybridmu.core.needles import Needles, spelled
-from hybridmu.core.partition import digest
 from hybridmu.store.certificates import Certificates
 from hybridmu.store.keys import Keyring
 from hybridmu.store.lake.lookup import Lookup

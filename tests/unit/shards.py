@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from hybridmu.core.model import State, SubModel, initial_model
-from hybridmu.core.rows import Rows
+from hybridmu.core.kernel.model import State, SubModel, initial_model
+from hybridmu.core.kernel.rows import Rows
+from hybridmu.core.kernel.training import Recipe
 from hybridmu.core.strategies import Context, get
-from hybridmu.core.training import Recipe
 from hybridmu.task import CrossEntropyTask, Mlp
 
 FEATURES, CLASSES = 6, 3

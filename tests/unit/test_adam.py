@@ -10,10 +10,10 @@ import torch
 
 from hybridmu.core import audit
 from hybridmu.core.calibration import ALPHAS
-from hybridmu.core.gradients import gradients_of
-from hybridmu.core.partition import epoch_order
+from hybridmu.core.kernel.gradients import gradients_of
+from hybridmu.core.kernel.partition import epoch_order
+from hybridmu.core.kernel.training import batch_bounds
 from hybridmu.core.strategies import adam, dpus, get, newton
-from hybridmu.core.training import batch_bounds
 from hybridmu.errors import StrategyUnavailableError
 from hybridmu.task import Cnn
 from tests.unit.shards import trained

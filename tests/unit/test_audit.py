@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from hybridmu.core import audit
-from hybridmu.core.training import Recipe
+from hybridmu.core.kernel.training import Recipe
 from tests.unit.shards import make_rows, trained
 
 finite = st.floats(-200, 200, width=32)

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 import hybridmu
 from hybridmu.cli import app
 from hybridmu.config import Settings
-from hybridmu.core.partition import digest
+from hybridmu.core.kernel.partition import digest
 from hybridmu.errors import RequestError, ShardFailedError, StateError, StrategyUnavailableError
 from hybridmu.report.audit import headline, lines, page, served
 from hybridmu.store.audits import Audits

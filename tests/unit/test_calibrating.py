@@ -14,7 +14,7 @@ import pytest
 
 import hybridmu
 from hybridmu import faults
-from hybridmu.core.partition import digest
+from hybridmu.core.kernel.partition import digest
 from hybridmu.errors import LeaseLostError, StrategyUnavailableError
 from hybridmu.runtime.canaries import Canaries
 from hybridmu.runtime.shard import ShardWorker

@@ -28,10 +28,10 @@ from hybridmu.core.certificate import (
     sign,
 )
 from hybridmu.core.evidence import Evidence, ShardEvidence, ShardState, Stage, findings, prove
+from hybridmu.core.kernel.rows import Rows
+from hybridmu.core.kernel.training import Recipe
 from hybridmu.core.lineage import lineage
-from hybridmu.core.rows import Rows
 from hybridmu.core.statements import shown
-from hybridmu.core.training import Recipe
 from hybridmu.errors import CertificateRefusedError
 from tests import reference_certificate as reference
 

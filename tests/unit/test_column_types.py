@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from hybridmu.core.column_types import SUPPORTED, check_role, exact, kept, kind_of
+from hybridmu.core.kernel.column_types import SUPPORTED, check_role, exact, kept, kind_of
 from hybridmu.errors import DataError
 from hybridmu.store.lake.lookup import Lookup
 from tests.support import lake_rows, local_system, open_lake, replaced, table

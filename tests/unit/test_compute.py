@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from hybridmu.core.kernel.training import Recipe
 from hybridmu.core.lineage import head
-from hybridmu.core.training import Recipe
 from tests.unit.shards import trained
 
 

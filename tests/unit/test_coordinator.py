@@ -6,7 +6,7 @@ from torch import nn
 
 import hybridmu
 import hybridmu.task
-from hybridmu.core.gradients import plain_layers
+from hybridmu.core.kernel.gradients import plain_layers
 from hybridmu.planning.planner import Pools
 from hybridmu.runtime.shard import ShardWorker
 from hybridmu.store.files.blobs import lineage_file
@@ -250,8 +250,8 @@ def test_shared_or_hooked_layers_go_through_autograd():
             act = nn.ReLU()
             return nn.Sequential(shared, act, shared, act, nn.Linear(4, classes))
 
-    from hybridmu.core.gradients import gradients_of
-    from hybridmu.core.model import initial_model
+    from hybridmu.core.kernel.gradients import gradients_of
+    from hybridmu.core.kernel.model import initial_model
 
     task = Tied()
     model = initial_model(task, features=4, classes=2, standardize=False, seed=0, shard=0)

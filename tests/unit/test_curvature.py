@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from hybridmu.core import curvature
 from hybridmu.core.curvature import gauss_newton, solve
-from hybridmu.core.gradients import plain_layers
-from hybridmu.core.model import initial_model
+from hybridmu.core.kernel.gradients import plain_layers
+from hybridmu.core.kernel.model import initial_model
 from hybridmu.task import Cnn, Linear, Mlp
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hybridmu.core.encode import Encoder, infer_classes, label_set, make_columns
+from hybridmu.core.kernel.table_encoder import Encoder, infer_classes, label_set, make_columns
 from hybridmu.errors import DataError
 
 

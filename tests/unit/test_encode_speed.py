@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hybridmu.core.column_writers import write
-from hybridmu.core.encode import Column, Encoder, Encoding
+from hybridmu.core.kernel.column_writers import write
+from hybridmu.core.kernel.table_encoder import Column, Encoder, Encoding
 from hybridmu.errors import DataError
 from hybridmu.store.lake.source import content_digests
 
@@ -119,7 +119,7 @@ def test_more_rows_than_are_written_at_once():
 
 
 def test_many_distinct_texts_are_hashed_and_not_kept(monkeypatch):
-    monkeypatch.setattr("hybridmu.core.column_writers._REMEMBERED", 10)
+    monkeypatch.setattr("hybridmu.core.kernel.column_writers._REMEMBERED", 10)
     encoder = Encoder((Column("s", "hash", 7),), "y", (0, 1))
     one = Encoding(encoder)
     for part in range(5):
@@ -184,7 +184,7 @@ def test_the_time_grows_with_the_columns_alone(kind, width):
 
 def test_usual_columns_are_not_left_to_the_slow_way(monkeypatch):
     """Numbers of every width, booleans and texts, with and without nulls: the slow way would raise here."""
-    monkeypatch.setattr("hybridmu.core.encode._encode_column", None)
+    monkeypatch.setattr("hybridmu.core.kernel.table_encoder._encode_column", None)
     types = [*NUMBERS, pa.bool_(), pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string())]
     for type_ in types:
         text = not (pa.types.is_primitive(type_))

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from hybridmu.core.encode import Column, Encoder
-from hybridmu.core.model import Standardize, SubModel
+from hybridmu.core.kernel.model import Standardize, SubModel
+from hybridmu.core.kernel.table_encoder import Column, Encoder
 from hybridmu.errors import DataError, StateError
 from hybridmu.serving.ensemble import Ensemble
 from hybridmu.serving.forward import batched_matmul, fastest, loop, vmapped

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hybridmu.core.partition import digests, place
+from hybridmu.core.kernel.partition import digests, place
 from hybridmu.planning.filling import empty_slices, fitting
 
 KEY = b"k" * 16

@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from hybridmu.core.gradients import gradients_of, plain_layers
-from hybridmu.core.model import initial_model
-from hybridmu.core.training import Recipe, make_step
+from hybridmu.core.kernel.gradients import gradients_of, plain_layers
+from hybridmu.core.kernel.model import initial_model
+from hybridmu.core.kernel.training import Recipe, make_step
 from hybridmu.task import Cnn, CrossEntropyTask, Linear, Mlp
 
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from hybridmu.core.partition import digest, digests, held_out, place
+from hybridmu.core.kernel.partition import digest, digests, held_out, place
 from hybridmu.errors import DataError, StateError
 from tests.support import lake_rows, open_lake, replaced, table, write
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import settings as limits
 from hypothesis import strategies as st
 
-from hybridmu.core.partition import digest
+from hybridmu.core.kernel.partition import digest
 from hybridmu.errors import DataError, HybridMUError
 from hybridmu.store.lake.lookup import Lookup
 from hybridmu.store.sql.database import connect

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow import orc
 
-from hybridmu.core.partition import digest
+from hybridmu.core.kernel.partition import digest
 from hybridmu.errors import PurgeError
 from hybridmu.store.files.pages import ParquetParts
 from hybridmu.store.files.parquet import publish_parquet, read_parquet, writing

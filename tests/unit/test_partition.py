@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hybridmu.core.partition import (
+from hybridmu.core.kernel.partition import (
     canonical,
     derive,
     digest,

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from hybridmu.core.parts import bounds, following, in_parts, refuse_batch_statistics, summed, weighed
+from hybridmu.core.kernel.microbatches import bounds, following, in_parts, refuse_batch_statistics, summed, weighed
 from hybridmu.errors import ConfigError
 
 

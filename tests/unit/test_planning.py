@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.optimize import nnls
 
-from hybridmu.core.training import slice_epochs
+from hybridmu.core.kernel.training import slice_epochs
 from hybridmu.planning.cost import PULL, Coefficients, CostModel, fit, least_squares, schedule
 from hybridmu.planning.workload import count
 from hybridmu.types import CostObservation, ShardStats

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from hybridmu.core.partition import digest
+from hybridmu.core.kernel.partition import digest
 from hybridmu.errors import PurgeError
 from hybridmu.store.files.blobs import Blobs
 from hybridmu.store.files.parquet import publish_parquet, read_parquet, values_apart, writing

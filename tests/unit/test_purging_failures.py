@@ -13,7 +13,7 @@ import pytest
 
 import hybridmu
 from hybridmu import faults
-from hybridmu.core.partition import digest
+from hybridmu.core.kernel.partition import digest
 from hybridmu.errors import (
     CertificateRefusedError,
     ConfigError,

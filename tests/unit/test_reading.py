@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hybridmu.core.partition import digest
+from hybridmu.core.kernel.partition import digest
 from hybridmu.errors import StorageError
 from hybridmu.store.lake import generation, reading
 from hybridmu.store.purge.purge import purge_rows

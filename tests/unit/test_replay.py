@@ -28,8 +28,8 @@ def warm(monkeypatch):
     """Train in this process what the oracle trains in fresh ones, of which one test is enough."""
 
     def train(settings, gone, shards, processes, watch=None, seals=None):
-        from hybridmu.core.model import state_of
-        from hybridmu.core.training import train_slice
+        from hybridmu.core.kernel.model import state_of
+        from hybridmu.core.kernel.training import train_slice
 
         site, states = Site(settings), {}
         for shard, generations in shards.items():

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from hybridmu.core import audit
-from hybridmu.core.partition import digest
-from hybridmu.core.rows import carries
+from hybridmu.core.kernel.partition import digest
+from hybridmu.core.kernel.rows import carries
 from hybridmu.core.strategies import Context, get
 from tests.unit.scene import scene
 

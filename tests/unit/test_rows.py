@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hybridmu.core.rows import Rows, carries
+from hybridmu.core.kernel.rows import Rows, carries
 from tests.unit.shards import make_rows
 
 # Few different bytes, at both ends of both halves: halves collide often, and NULs end the digests.

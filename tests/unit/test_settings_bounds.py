@@ -12,8 +12,8 @@ from pydantic.fields import FieldInfo
 
 from hybridmu import config
 from hybridmu.config import Settings
+from hybridmu.core.tasks.registry import make_task
 from hybridmu.errors import ConfigError
-from hybridmu.task import make_task
 
 MINIMAL = {"data": {"train": "t.parquet"}, "storage_url": "/nowhere/storage"}
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from hybridmu.core import shadow
 from hybridmu.core.audit import differing_tensors, mean_loss
-from hybridmu.core.model import initial_model, state_of
+from hybridmu.core.kernel.model import initial_model, state_of
 from hybridmu.core.shadow import Ground, Score, Shadow
 from tests.unit.shards import CLASSES, FEATURES, Trained, make_rows, trained
 

@@ -29,7 +29,7 @@ MEASURE = """
 import json, sys
 from pathlib import Path
 from hybridmu.config import Settings
-from hybridmu.core.partition import digest
+from hybridmu.core.kernel.partition import digest
 from hybridmu.runtime.shard import ShardWorker
 from hybridmu.types import ShardJob
 

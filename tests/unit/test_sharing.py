@@ -14,7 +14,7 @@ import torch.multiprocessing as mp
 from torch import nn
 
 from hybridmu.cluster import sharing
-from hybridmu.core.training import Recipe, _here, make_step
+from hybridmu.core.kernel.training import Recipe, _here, make_step
 from hybridmu.task import CrossEntropyTask
 
 FEATURES, CLASSES = 7, 3

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 from hybridmu.core import audit
 from hybridmu.core.curvature import gauss_newton
-from hybridmu.core.model import state_of
-from hybridmu.core.partition import derive, epoch_order
-from hybridmu.core.rows import Rows
+from hybridmu.core.kernel.model import state_of
+from hybridmu.core.kernel.partition import derive, epoch_order
+from hybridmu.core.kernel.rows import Rows
+from hybridmu.core.kernel.training import batch_bounds, fit, make_step
 from hybridmu.core.strategies import dpus, get, newton
 from hybridmu.core.strategies.dpus import unavailable
-from hybridmu.core.training import batch_bounds, fit, make_step
 from hybridmu.errors import StrategyUnavailableError
 from hybridmu.task import Cnn
 from tests.unit.shards import trained

@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from hybridmu.core.encode import Column, Encoder, make_columns
-from hybridmu.core.model import SubModel
+from hybridmu.core.kernel.model import SubModel
+from hybridmu.core.kernel.table_encoder import Column, Encoder, make_columns
 from hybridmu.errors import DataError, StateError
 from hybridmu.serving.api import problem
 from hybridmu.serving.ensemble import Ensemble

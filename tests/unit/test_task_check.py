@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from hybridmu.core.kernel.training import Recipe
 from hybridmu.core.task_check import Trial, check, sample
-from hybridmu.core.training import Recipe
 from hybridmu.errors import ConfigError
 from hybridmu.task import Cnn, CrossEntropyTask, Linear, Mlp
 

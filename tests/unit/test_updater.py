@@ -12,8 +12,8 @@ import pytest
 
 import hybridmu
 from hybridmu.core import audit
-from hybridmu.core.partition import digest
-from hybridmu.core.rows import carries
+from hybridmu.core.kernel.partition import digest
+from hybridmu.core.kernel.rows import carries
 from hybridmu.core.strategies import Context, get, newton
 from hybridmu.errors import StorageError, StrategyUnavailableError
 from hybridmu.runtime.updater import Updater

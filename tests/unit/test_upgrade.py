@@ -55,7 +55,7 @@ def test_an_upgrade_that_really_happened_is_counted_right(trained, tmp_path):
     system, config, ids = trained
     before = mean_visits(system, ids)
     files = system.site.storage.list()
-    (tmp_path / "a_task_of_the_user.py").write_text(f"{TASK}# a later release\n")
+    (tmp_path / "a_task_of_the_user.py").write_text(f"{TASK}RELEASE = 2\n")
     with hybridmu.connect(config, executor="local") as other:
         plan = other.upgrade()
         assert (plan.lost, plan.kept) == (6, 0)

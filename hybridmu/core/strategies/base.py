@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hybridmu.core.model import State, SubModel
-from hybridmu.core.rows import Positions, Rows
-from hybridmu.core.training import Across, Recipe
-from hybridmu.task import Task
+from hybridmu.core.kernel.model import State, SubModel
+from hybridmu.core.kernel.rows import Positions, Rows
+from hybridmu.core.kernel.training import Across, Recipe
+from hybridmu.core.tasks.base import Task
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,13 +20,13 @@ import numpy as np
 from torch import Tensor
 
 from hybridmu.core.audit import mean_loss
-from hybridmu.core.gradients import Gradients, gradients_of
-from hybridmu.core.model import State, SubModel, state_of
-from hybridmu.core.partition import derive, epoch_order
-from hybridmu.core.rows import Positions, Rows
+from hybridmu.core.kernel.gradients import Gradients, gradients_of
+from hybridmu.core.kernel.model import State, SubModel, state_of
+from hybridmu.core.kernel.partition import derive, epoch_order
+from hybridmu.core.kernel.rows import Positions, Rows
+from hybridmu.core.kernel.training import Recipe, batch_bounds, fit, trained_epochs
 from hybridmu.core.strategies import adam
 from hybridmu.core.strategies.base import Context, Reads, Result
-from hybridmu.core.training import Recipe, batch_bounds, fit, trained_epochs
 from hybridmu.errors import StrategyUnavailableError
 
 # Gradients of the revoked rows are summed over chunks of this many rows, to bound activations.

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 
 from hybridmu.core.curvature import gauss_newton, solve
-from hybridmu.core.partition import derive, epoch_order
-from hybridmu.core.rows import Positions, Rows
+from hybridmu.core.kernel.partition import derive, epoch_order
+from hybridmu.core.kernel.rows import Positions, Rows
 from hybridmu.core.strategies.base import Context, Result
 from hybridmu.core.strategies.dpus import (
     contribution,

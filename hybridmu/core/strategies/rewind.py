@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from hybridmu.core.model import fit_standardize, state_of
-from hybridmu.core.partition import epoch_order
+from hybridmu.core.kernel.model import fit_standardize, state_of
+from hybridmu.core.kernel.partition import epoch_order
+from hybridmu.core.kernel.training import batch_bounds, fit
 from hybridmu.core.strategies.base import Context, Result, every
-from hybridmu.core.training import batch_bounds, fit
 
 
 def run(context: Context) -> Result:

@@ -12,7 +12,7 @@ from collections.abc import Collection, Sequence
 
 import safetensors.torch
 
-from hybridmu.core.model import State
+from hybridmu.core.kernel.model import State
 from hybridmu.errors import CorruptBlobError
 from hybridmu.faults import reach
 from hybridmu.store.files.storage import FileInfo, Storage

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from hybridmu.core.rows import carries
+from hybridmu.core.kernel.rows import carries
 from hybridmu.store.files.parquet import read_parquet
 from hybridmu.store.lake.lake import Lake
 from hybridmu.store.lake.layout import as_given, digest_column, stored_name

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from hybridmu.core.partition import Digests, order_words
+from hybridmu.core.kernel.partition import Digests, order_words
 from hybridmu.store.files.parquet import read_parquet
 from hybridmu.store.files.storage import Storage
 from hybridmu.store.lake.layout import META, digest_column

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 from hybridmu.config import DataSettings
-from hybridmu.core.column_types import Kind, check_role
+from hybridmu.core.kernel.column_types import Kind, check_role
 from hybridmu.errors import ConfigError, DataError
 from hybridmu.store.lake.table import SourceTable
 

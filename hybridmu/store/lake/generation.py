@@ -16,8 +16,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from hybridmu.core.partition import Digests, held_out, place
-from hybridmu.core.rows import carries
+from hybridmu.core.kernel.partition import Digests, held_out, place
+from hybridmu.core.kernel.rows import carries
 from hybridmu.errors import DataError
 from hybridmu.faults import reach
 from hybridmu.store.files.modes import PRIVATE

@@ -11,8 +11,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hybridmu.core.partition import digest
-from hybridmu.core.rows import carries
+from hybridmu.core.kernel.partition import digest
+from hybridmu.core.kernel.rows import carries
 from hybridmu.store.files.parquet import TableWriter, open_parquet, read_parquet, seal_footer
 from hybridmu.store.files.sealed import path_seal
 from hybridmu.store.lake.generation import already_there, duplicates, known_ids

@@ -9,8 +9,8 @@ from dataclasses import replace
 import pyarrow as pa
 
 from hybridmu.config import DataSettings
-from hybridmu.core.encode import Encoder, infer_classes, label_set
-from hybridmu.core.training import slice_epochs
+from hybridmu.core.kernel.table_encoder import Encoder, infer_classes, label_set
+from hybridmu.core.kernel.training import slice_epochs
 from hybridmu.errors import DataError
 from hybridmu.faults import reach
 from hybridmu.store.files.sealed import file_seal

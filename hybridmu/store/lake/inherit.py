@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from hybridmu.core.column_types import common, exact, kept, other_type
+from hybridmu.core.kernel.column_types import common, exact, kept, other_type
+from hybridmu.core.kernel.rows import carries
 from hybridmu.core.lineage import chain
-from hybridmu.core.rows import carries
 from hybridmu.store.files.parquet import open_parquet
 from hybridmu.store.lake.generation import Beat
 from hybridmu.store.lake.ingest import Record, first_generation, found, unrecorded, write_first

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import torch
 
 from hybridmu.config import Settings
-from hybridmu.core.rows import Rows, carries
+from hybridmu.core.kernel.rows import Rows, carries
 from hybridmu.errors import StateError, StorageError
 from hybridmu.store.files.parquet import open_parquet, read_parquet
 from hybridmu.store.files.sealed import file_seal, stream_seal

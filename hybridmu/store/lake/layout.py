@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from hybridmu.core.encode import Encoder
-from hybridmu.core.partition import Digests, place
+from hybridmu.core.kernel.partition import Digests, place
+from hybridmu.core.kernel.table_encoder import Encoder
 from hybridmu.store.files.sealed import sealed, unsealed
 
 Split = Literal["train", "validation", "test"]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hybridmu.core.partition import check_key, digest
+from hybridmu.core.kernel.partition import check_key, digest
 from hybridmu.errors import DataError
 from hybridmu.store.lake.columns import id_index
 from hybridmu.store.lake.lake import Lake

@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from hybridmu.core.encode import Encoder, Encoding
-from hybridmu.core.rows import Positions, Rows
+from hybridmu.core.kernel.rows import Positions, Rows
+from hybridmu.core.kernel.table_encoder import Encoder, Encoding
 from hybridmu.errors import StorageError
 from hybridmu.store.files.parquet import open_parquet
 from hybridmu.store.files.storage import Storage

@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from hybridmu.config import DataSettings
-from hybridmu.core.column_types import Role, check_role
-from hybridmu.core.encode import F32, Column, Encoder, Encoding, make_columns
-from hybridmu.core.partition import Digests, check_key, digests
+from hybridmu.core.kernel.column_types import Role, check_role
+from hybridmu.core.kernel.partition import Digests, check_key, digests
+from hybridmu.core.kernel.table_encoder import F32, Column, Encoder, Encoding, make_columns
 from hybridmu.errors import DataError
 from hybridmu.store.lake.lake import Lake
 from hybridmu.store.lake.layout import as_stored, digest_array

@@ -14,7 +14,7 @@ from itertools import chain
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hybridmu.core.column_types import common, exact, kept, other_type
+from hybridmu.core.kernel.column_types import common, exact, kept, other_type
 from hybridmu.errors import DataError
 from hybridmu.store.files.storage import Storage
 from hybridmu.store.lake.layout import META, given_name, stored_name

@@ -13,8 +13,8 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
+from hybridmu.core.kernel.partition import digest
 from hybridmu.core.needles import DIGEST_BYTES, Needles, spelled, widened
-from hybridmu.core.partition import digest
 from hybridmu.errors import DataError, PurgeError
 from hybridmu.store.files.object_versions import Leftover, delete_noncurrent, list_noncurrent
 from hybridmu.store.lake.lake import Lake

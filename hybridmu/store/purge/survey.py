@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hybridmu.core.rows import carries
+from hybridmu.core.kernel.rows import carries
 from hybridmu.store.files.parquet import read_parquet
 from hybridmu.store.lake.columns import KeyColumns
 from hybridmu.store.lake.lake import Lake

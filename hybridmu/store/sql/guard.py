@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
 from hybridmu.config import DataSettings
-from hybridmu.core.rows import carries
+from hybridmu.core.kernel.rows import carries
 from hybridmu.errors import RequestError, StateError
 from hybridmu.store.files.parquet import read_parquet
 from hybridmu.store.keys import Keyring

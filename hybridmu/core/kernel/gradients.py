@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from hybridmu.core.model import Standardize
-from hybridmu.task import CrossEntropyTask, Task
+from hybridmu.core.kernel.model import Standardize
+from hybridmu.core.tasks.base import CrossEntropyTask, Task
 
 Gradients = Callable[[Tensor, Tensor], Sequence[Tensor | None]]
 _MEAN, _NO_CLASS = 1, -100  # torch's codes for reduction="mean" and for "ignore no class"

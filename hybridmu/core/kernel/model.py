@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from hybridmu.core.partition import derive
-from hybridmu.core.rows import Rows
+from hybridmu.core.kernel.partition import derive
+from hybridmu.core.kernel.rows import Rows
+from hybridmu.core.tasks.base import Task
 from hybridmu.errors import ConfigError
-from hybridmu.task import Task
 
 State = dict[str, Tensor]
 

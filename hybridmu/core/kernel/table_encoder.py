@@ -1,7 +1,7 @@
 """Columns to tensors, without looking at the data: declared categories, hashed buckets, declared fills.
 
 The only encoder that looks at rows is `Standardize`, which is fitted on the live rows of a shard's slice 1
-and lives inside the sub-model (`core/model.py`), so it is part of checkpoint 1.
+and lives inside the sub-model (`core/kernel/model.py`), so it is part of checkpoint 1.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from hybridmu.core.column_types import check_role, kept, kind_of
-from hybridmu.core.column_writers import Slot, bucket, write
+from hybridmu.core.kernel.column_types import check_role, kept, kind_of
+from hybridmu.core.kernel.column_writers import Slot, bucket, write
 from hybridmu.errors import DataError
 
 Scalar = bool | int | float | str

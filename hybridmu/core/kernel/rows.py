@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from hybridmu.core.partition import Digests, order_words
+from hybridmu.core.kernel.partition import Digests, order_words
 
 Positions = npt.NDArray[np.int64]
 

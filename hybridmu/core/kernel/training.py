@@ -16,13 +16,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from hybridmu.core.gradients import gradients_of
-from hybridmu.core.model import SubModel, finite, fit_standardize
-from hybridmu.core.partition import derive, epoch_order
-from hybridmu.core.parts import BatchGradients, Loss, in_parts, refuse_batch_statistics
-from hybridmu.core.rows import Rows
+from hybridmu.core.kernel.gradients import gradients_of
+from hybridmu.core.kernel.microbatches import BatchGradients, Loss, in_parts, refuse_batch_statistics
+from hybridmu.core.kernel.model import SubModel, finite, fit_standardize
+from hybridmu.core.kernel.partition import derive, epoch_order
+from hybridmu.core.kernel.rows import Rows
+from hybridmu.core.tasks.base import Task
 from hybridmu.errors import DivergedError
-from hybridmu.task import Task
 
 # Rows gathered at once; bounds the copy while keeping the gather out of the per-step cost.
 _GATHER_ROWS = 4096

@@ -1,0 +1,213 @@
+"""Digest of the code that shapes exact weights: part of every lineage key, so that other code's weights are not reused.
+
+Our own code counts by its syntax tree: what a comment, a docstring, the words of an error, a type of an argument or a
+file's name say changes no weights, and costs no checkpoint. A user's code counts by its syntax tree too, docstrings and
+words of errors included, since it may read them.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.metadata
+import importlib.util
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from hybridmu.user_code import installed
+
+# Logical name → file under core/. A file may be renamed; its logical name stays, and with it every checkpoint.
+KERNEL: dict[str, str] = {
+    "batch gradients": "kernel/gradients.py",
+    "cells": "kernel/column_writers.py",
+    "columns": "kernel/column_types.py",
+    "encoder": "kernel/table_encoder.py",
+    "micro-batches": "kernel/microbatches.py",
+    "networks": "tasks/networks.py",
+    "partition": "kernel/partition.py",
+    "retraining": "kernel/retraining.py",
+    "rows": "kernel/rows.py",
+    "sub-model": "kernel/model.py",
+    "task": "tasks/base.py",
+    "training": "kernel/training.py",
+}
+_CORE = Path(__file__).parent / "core"
+# Fields of syntax trees that say nothing about what is computed.
+_SILENT = {"ctx", "kind", "type_comment", "type_ignores"}
+
+
+def code_digest(task: object, versions: Mapping[str, str] | None = None) -> str:
+    """Return the hash of the code of a task, of all that it imports, and of the kernel.
+
+    Args:
+        task: An instance of the task. Built-in tasks are part of the kernel.
+        versions: Package → version to assume in place of the installed one; names as `installed_version` knows them.
+
+    Returns:
+        32 hex digits over the sorted pairs of name and canonical source; of installed packages, the versions.
+    """
+    sources = kernel_sources()
+    module = type(task).__module__
+    _collect(module, sources, versions or {})
+    own = getattr(sys.modules.get(module), "__file__", None)
+    if own and not _is_ours(module):  # even where it is installed: an edited file keeps its package's version
+        sources["the task"] = _users(Path(own).read_bytes())
+    digest = hashlib.blake2b(digest_size=16)
+    for name in sorted(sources):
+        digest.update(f"{name}\0".encode() + sources[name] + b"\0")
+    return digest.hexdigest()
+
+
+def kernel_sources() -> dict[str, bytes]:
+    """Return logical name → canonical source of every file of this package that shapes exact weights."""
+    names = {f"hybridmu.core.{file.removesuffix('.py').replace('/', '.')}": name for name, file in KERNEL.items()}
+    return {f"kernel: {name}": canonical((_CORE / file).read_bytes(), names) for name, file in KERNEL.items()}
+
+
+def canonical(source: bytes, logical: Mapping[str, str]) -> bytes:
+    """Return the text of a module's syntax tree, without prose and without the places of what it imports.
+
+    Args:
+        source: A module of this package.
+        logical: Module of the kernel → its logical name.
+
+    Returns:
+        The same bytes for sources that differ in comments, layout, docstrings, words of errors, types of arguments, or
+        in the paths of modules whose logical names are the same.
+
+    Example:
+        >>> canonical(b"x = 1  # one", {}) == canonical(b'"A number."\\nx = (1)', {}) != canonical(b"x = 2", {})
+        True
+    """
+    tree = ast.parse(source)
+    _drop_prose(tree)
+    found = [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
+    tree.body = [node for node in tree.body if node not in found]
+    imports = sorted({line for node in found for line in _imported(node, logical)})
+    return "\n".join([*imports, "".join(_written(tree))]).encode()
+
+
+def normal_name(package: str) -> str:
+    """Return a package's name as registries compare it: `Scikit_Learn` is `scikit-learn`."""
+    return re.sub(r"[-_.]+", "-", package).lower()
+
+
+def installed_version(package: str) -> str | None:
+    """Return the version of an installed package; None when there is no such package."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _drop_prose(tree: ast.Module) -> None:
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and _has_docstring(node):
+            del node.body[0]
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            node.returns = None
+        if isinstance(node, ast.arg):
+            node.annotation = None
+        if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
+            node.exc = node.exc.func  # which error it is may be caught; its words are for people
+
+
+def _has_docstring(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+    first = node.body[0] if node.body else None
+    return isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str)
+
+
+def _imported(node: ast.Import | ast.ImportFrom, logical: Mapping[str, str]) -> Iterator[str]:
+    """Yield one line per imported name; our own modules outside of the kernel may be anywhere."""
+    place = getattr(node, "module", None) or ""
+    place = logical.get(place, "hybridmu" if _is_ours(place) else place)
+    for alias in node.names:
+        yield f"{place}: {alias.name} as {alias.asname or alias.name}"
+
+
+def _written(node: object) -> Iterator[str]:
+    """Yield the parts of a tree's text; the same in every version of Python that has the same syntax."""
+    if isinstance(node, ast.AST):
+        yield f"({type(node).__name__}"
+        for name, value in ast.iter_fields(node):
+            if name not in _SILENT and value is not None and value != []:
+                yield f" {name}="
+                yield from _written(value)
+        yield ")"
+    elif isinstance(node, list):
+        yield "["
+        for item in node:
+            yield from _written(item)
+            yield ","
+        yield "]"
+    else:
+        yield f"{type(node).__name__}:{node!r}"
+
+
+def _users(source: bytes) -> bytes:
+    """Return the text of the syntax tree of a user's module; its bytes, where it is none."""
+    try:
+        tree = ast.parse(source)  # bytes: a file says its own encoding (PEP 263)
+    except (SyntaxError, ValueError):
+        return source
+    return "".join(_written(tree)).encode()
+
+
+def _is_ours(module: str) -> bool:
+    return module.split(".")[0] == "hybridmu"
+
+
+def _packages(module: str) -> list[str]:
+    """Return the packages that an importable name comes from: `sklearn` is from scikit-learn."""
+    if installed_version(module) is not None:
+        return [module]
+    return sorted(set(importlib.metadata.packages_distributions().get(module, [])))
+
+
+def _collect(module: str, found: dict[str, bytes], versions: Mapping[str, str]) -> None:
+    """Add a module's source and, through its import statements, all it reaches; of installed packages, the version."""
+    if _is_ours(module) or module in found:
+        return
+    if parent := module.rpartition(".")[0]:
+        _collect(parent, found, versions)  # importing a module runs the packages around it
+    file = getattr(sys.modules.get(module), "__file__", None)
+    if file is None:
+        spec = importlib.util.find_spec(module) if module != "__main__" else None
+        file = spec.origin if spec else None
+    if file and installed(Path(file)):  # by its file, not its name: a package of ours may be called `test`
+        for package in _packages(module.split(".")[0]):
+            name = normal_name(package)
+            found[f"{name}=={versions.get(name) or installed_version(package)}"] = b""
+        return
+    if not file or not file.endswith(".py"):
+        return
+    source = Path(file).read_bytes()
+    found[module] = _users(source)
+    package = module if Path(file).name == "__init__.py" else module.rpartition(".")[0]
+    try:
+        tree = ast.parse(source)  # bytes: a file says its own encoding (PEP 263)
+    except (SyntaxError, ValueError):  # something that is never imported, for another Python
+        return
+    for node in ast.walk(tree):
+        for name in _named(node, package):
+            try:
+                _collect(name, found, versions)
+            except Exception:  # finding it may run the user's packages; what fails there is not reached
+                continue
+
+
+def _named(node: ast.AST, package: str) -> list[str]:
+    """Return the modules, and what may be modules, that an import statement names."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if not isinstance(node, ast.ImportFrom):
+        return []
+    base = node.module or ""
+    if node.level:
+        try:
+            base = importlib.util.resolve_name("." * node.level + base, package or None)
+        except ImportError:  # it points outside of every package: such a line never ran
+            return []
+    return [base, *(f"{base}.{alias.name}" for alias in node.names)]

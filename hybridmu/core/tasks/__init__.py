@@ -1,0 +1,1 @@
+"""Tasks: the model and the loss that are trained."""

@@ -1,0 +1,103 @@
+"""Registry of tasks: built-in ones by name, others by import path."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from hybridmu.core.tasks.base import Task
+from hybridmu.core.tasks.networks import Cnn, Linear, Mlp
+from hybridmu.errors import ConfigError
+from hybridmu.user_code import told
+
+_BUILTIN: dict[str, type] = {"mlp": Mlp, "cnn": Cnn, "linear": Linear}
+
+
+def is_own(name: str) -> bool:
+    """Return whether a task is one of this package."""
+    return name in _BUILTIN
+
+
+def make_task(name: str, options: Mapping[str, Any]) -> Task:
+    """Build a task by built-in name or import path `package.module:Class`.
+
+    Args:
+        name: The name or path.
+        options: Keyword arguments of its constructor.
+
+    Returns:
+        The task.
+
+    Raises:
+        ConfigError: Unknown name, no such module or class, a class without a source file, or wrong options.
+    """
+    factory = _BUILTIN.get(name) or _imported(name)
+    try:
+        task: Task = factory(**options)
+    except ConfigError:
+        raise
+    except TypeError as error:
+        raise ConfigError(f"task {name!r} does not take these options", got=told(error)) from None
+    except Exception as error:  # the user's own code
+        raise ConfigError(f"task {name!r} can't be made with these options", got=told(error)) from error
+    _refuse_unsourced(name, {base.__module__ for base in type(task).__mro__})
+    for method in ("model", "loss"):
+        if not callable(getattr(task, method, None)):
+            raise ConfigError(
+                f"task {name!r} has no method {method!r}",
+                expected="a class with the methods `model` and `loss`",
+                got=type(task).__name__,
+                remedy="derive it from hybridmu.task.CrossEntropyTask, which has the loss",
+            )
+    return task
+
+
+def _imported(name: str) -> type:
+    """Return the class that an import path names.
+
+    Raises:
+        ConfigError: There is none, or none in a file that can be hashed.
+    """
+    module, _, attribute = name.partition(":")
+    if not attribute:
+        raise ConfigError(
+            f"unknown task {name!r}", expected=f"one of {sorted(_BUILTIN)} or an import path package.module:Class"
+        )
+    if module == "__main__":
+        _refuse_unsourced(name, {module})
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)  # a module in the current folder, as with `python -m`
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (Exception, SystemExit) as error:  # whatever the user's module does while it is imported
+        raise ConfigError(f"task {name!r} can't be imported", got=told(error), remedy="check PYTHONPATH") from None
+    if not isinstance(found, type):
+        raise ConfigError(
+            f"task {name!r} is no class",
+            expected="a class at the top of a module file, whose source says what it does",
+            got=type(found).__name__,
+            remedy="write a class with the methods `model` and `loss`; what varies is an option of its constructor",
+        )
+    _refuse_unsourced(name, {module, found.__module__})
+    return found
+
+
+def _refuse_unsourced(name: str, modules: Collection[str]) -> None:
+    """Check that the code of a task lies in files: else an edited class would go on from the old one's checkpoints.
+
+    Raises:
+        ConfigError: A module is a notebook, standard input, part of an archive, or made by hand.
+    """
+    for module in sorted(modules):
+        file = getattr(sys.modules.get(module), "__file__", None)
+        if module == "__main__" or not (module in sys.stdlib_module_names or (file and Path(file).is_file())):
+            raise ConfigError(
+                f"task {name!r} has no source file",
+                expected="a class in a module file: its source is part of every checkpoint's key, and other processes "
+                "import it",
+                got=f"a class of module {module!r}" + (f", of {file}" if file else ""),
+                remedy="write the class to a file, for instance network.py, and name it as task.name: network:Class",
+            )
