@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from hybridmu.config import Settings, load
     from hybridmu.errors import HybridMUError
-    from hybridmu.system import System, connect
+    from hybridmu.system.system import System, connect
     from hybridmu.task import Task
     from hybridmu.types import ForgetRequest, ModelVersion, Plan
 
@@ -21,9 +21,9 @@ _HOME = {
     "ModelVersion": "types",
     "Plan": "types",
     "Settings": "config",
-    "System": "system",
+    "System": "system.system",
     "Task": "task",
-    "connect": "system",
+    "connect": "system.system",
     "load": "config",
 }
 

@@ -30,14 +30,14 @@ from torch.nn import functional
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a script sees its own folder only
 
 import hybridmu
-from hybridmu.core import audit
+from hybridmu.core.audit import measures
 from hybridmu.core.kernel.model import State
 from hybridmu.core.kernel.partition import epoch_order
 from hybridmu.core.kernel.rows import Rows
 from hybridmu.core.kernel.training import batch_bounds, slice_epochs
 from hybridmu.core.strategies import Context, get
-from hybridmu.store.lake.lookup import Lookup
-from hybridmu.system import System
+from hybridmu.store.dataset.key_lookup import Lookup
+from hybridmu.system.system import System
 from jobs.studies import benchmarks, encoding, torchunlearn
 
 _SHARDS, _SLICES, _HIDDEN, _BATCH, _LR = 8, 5, 128, 16, 0.1
@@ -115,7 +115,7 @@ def bench_loop(rounds: int, epochs: int) -> dict[str, Any]:
         def accuracy(state: State) -> float:
             model = site.fresh_model(shard)
             model.load_state_dict(state)
-            return float((audit.logits_of(model, unseen, 2).argmax(dim=1) == unseen.y).float().mean())
+            return float((measures.logits_of(model, unseen, 2).argmax(dim=1) == unseen.y).float().mean())
 
         bare = seconds["bare"][1:]  # the first round warms caches up
         ratios = {

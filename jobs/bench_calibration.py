@@ -22,14 +22,14 @@ import numpy.typing as npt
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a script sees its own folder only
 
 import hybridmu
-from hybridmu.core import audit
-from hybridmu.core.calibration import estimate
+from hybridmu.core.audit import measures
+from hybridmu.core.calibration.fit import estimate
 from hybridmu.core.kernel.model import State, SubModel
 from hybridmu.core.kernel.rows import Rows
 from hybridmu.core.strategies import Context, get
 from hybridmu.core.strategies.dpus import unavailable
-from hybridmu.planning.canaries import class_excess
-from hybridmu.system import System
+from hybridmu.planning.canary_schedule import class_excess
+from hybridmu.system.system import System
 from hybridmu.types import StrategyName
 from jobs.studies import benchmarks
 
@@ -141,7 +141,7 @@ def measured(
     def loss(state: State) -> float:
         model: SubModel = site.fresh_model(shard)
         model.load_state_dict(state)
-        return audit.mean_loss(model, context.revoked, site.task)
+        return measures.mean_loss(model, context.revoked, site.task)
 
     first = int(context.revoked.slice[0])
     clean = replace(context, checkpoint=lambda slice_: states[slice_ - 1] if slice_ < first else None)

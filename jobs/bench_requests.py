@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a script sees it
 import hybridmu
 from hybridmu.planning.cost import CostModel
 from hybridmu.planning.planner import Policy, Pools, make_plan
-from hybridmu.store.files.storage import Storage
+from hybridmu.store.storage.storage import Storage
 from hybridmu.types import Calibration, ResolvedKey, RowKey, ShardStats
 from jobs.studies import benchmarks
 
@@ -114,8 +114,8 @@ def plan(shards: int, pending: int) -> dict[str, Any]:
     Returns:
         Seconds of both parts.
     """
-    from hybridmu.store.sql.database import connect
-    from hybridmu.store.sql.ledger import Ledger
+    from hybridmu.store.ledger.database import connect
+    from hybridmu.store.ledger.ledger import Ledger
 
     random = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as name:

@@ -34,11 +34,11 @@ from ray import serve
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a script sees its own folder only
 
 import hybridmu
-from hybridmu.cluster.announce import APPLICATION
-from hybridmu.cluster.serving import make_application
-from hybridmu.serving.api import PredictRequest, PredictResponse
-from hybridmu.store.lake.lookup import Lookup
-from hybridmu.system import System
+from hybridmu.cluster.announcements import APPLICATION
+from hybridmu.cluster.serve_deployment import make_application
+from hybridmu.serving.answer_schemas import PredictRequest, PredictResponse
+from hybridmu.store.dataset.key_lookup import Lookup
+from hybridmu.system.system import System
 from hybridmu.types import KeyKind
 from jobs.studies import benchmarks
 from jobs.studies.grid import SETUPS, settings_of

@@ -22,10 +22,10 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a script sees its own folder only
 
-from hybridmu.runtime.shard import ShardWorker
-from hybridmu.runtime.site import Site
-from hybridmu.runtime.updater import Updater
-from hybridmu.store.lake.ingest import ingest
+from hybridmu.runtime.workers.context import Site
+from hybridmu.runtime.workers.shard_worker import ShardWorker
+from hybridmu.runtime.workers.update_worker import Updater
+from hybridmu.store.dataset.ingest import ingest
 from hybridmu.types import KeyKind, ShardJob, ShardOutcome, StrategyName
 from jobs.studies import benchmarks
 from jobs.studies.grid import SETUPS, Setup, settings_of

@@ -5,7 +5,7 @@ Ids come from files only: the dashboard shows a job's command line to everyone w
 
 import sys
 
-from hybridmu.cli import app
+from hybridmu.cli.main import app
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 
 import sys
 
-from hybridmu.cli import app
+from hybridmu.cli.main import app
 
 
 def main() -> None:

@@ -15,11 +15,11 @@ from sqlalchemy import Engine, Table
 
 import hybridmu
 from hybridmu.config import Settings
-from hybridmu.core.calibration import ALPHAS
-from hybridmu.store.files.storage import Storage
-from hybridmu.store.lake.ingest import ingest
-from hybridmu.store.lake.lake import Lake
-from hybridmu.store.sql.idempotency import RepeatKey, Seal
+from hybridmu.core.calibration.fit import ALPHAS
+from hybridmu.store.dataset.ingest import ingest
+from hybridmu.store.dataset.lake import Lake
+from hybridmu.store.ledger.accept.idempotency import RepeatKey, Seal
+from hybridmu.store.storage.storage import Storage
 from hybridmu.types import (
     CalibrationCell,
     CalibrationCurve,

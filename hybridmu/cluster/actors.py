@@ -8,9 +8,9 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from hybridmu.cluster.updater import ClusterUpdater
+from hybridmu.cluster.update_actor import ClusterUpdater
 from hybridmu.config import Settings
-from hybridmu.runtime.shard import ShardWorker
+from hybridmu.runtime.workers.shard_worker import ShardWorker
 
 NAMESPACE = "hybridmu"
 
@@ -18,7 +18,7 @@ NAMESPACE = "hybridmu"
 def start_shard(settings: Settings, shard: int, node: str) -> Any:
     """Return a new shard actor on a node."""
     if settings.compute.parts > 1:
-        from hybridmu.cluster.wide import WideShard  # late: Ray Train takes seconds to import
+        from hybridmu.cluster.data_parallel import WideShard  # late: Ray Train takes seconds to import
 
         return _start(WideShard, settings, node, f"shard-{shard}", holds=False).remote(settings, shard)
     return _start(ShardWorker, settings, node, f"shard-{shard}").remote(settings, shard)

@@ -12,13 +12,13 @@ from ray.exceptions import RayActorError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from hybridmu.cluster.actors import NAMESPACE
-from hybridmu.cluster.announce import announce
-from hybridmu.cluster.executor import RayExecutor
-from hybridmu.cluster.metrics import LedgerMetrics
+from hybridmu.cluster.announcements import announce
+from hybridmu.cluster.ray_executor import RayExecutor
+from hybridmu.cluster.ray_metrics import LedgerMetrics
 from hybridmu.cluster.resources import ensure_ray, local_storage_warning, nodes, pools, refuse_ledger_in_a_file
 from hybridmu.config import Settings
 from hybridmu.errors import HybridMUError, StateError
-from hybridmu.runtime.coordinator import Coordinator, Snapshot
+from hybridmu.runtime.coordinator.coordinator import Coordinator, Snapshot
 
 _log = logging.getLogger(__name__)
 _START_SECONDS = 180.0

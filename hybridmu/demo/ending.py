@@ -12,12 +12,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from hybridmu.core.certificate import check, check_chain
+from hybridmu.core.proof.certificate import check, check_chain
 from hybridmu.demo.screen import Phases
-from hybridmu.runtime.replay import Verdict, replay
+from hybridmu.runtime.audit.replay import Verdict, replay
 from hybridmu.store.certificates import Certificates
-from hybridmu.store.lake.layout import stored_name
-from hybridmu.system import System
+from hybridmu.store.dataset.layout import stored_name
+from hybridmu.system.system import System
 from hybridmu.types import RequestState
 
 _PURGE_SECONDS = 120.0

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from hybridmu.demo.screen import Phases
-from hybridmu.system import System
+from hybridmu.system.system import System
 
 _CLIENTS = 2
 _PAUSE_SECONDS = 0.05  # two cores are there for the deletions too
@@ -86,8 +86,8 @@ def serving(system: System, phases: Phases) -> Iterator[Clients]:
     phases.begin("starting Ray Serve")
     from ray import serve  # the heaviest import; only this part needs it
 
-    from hybridmu.cluster.announce import APPLICATION
-    from hybridmu.cluster.serving import make_application
+    from hybridmu.cluster.announcements import APPLICATION
+    from hybridmu.cluster.serve_deployment import make_application
 
     settings = system.settings.serving
     rows = pq.read_table(system.settings.data.test or "").slice(0, 1).to_pylist()

@@ -18,11 +18,11 @@ from hybridmu.demo.screen import Phases, phases, show
 from hybridmu.errors import ConfigError
 from hybridmu.planning import cost
 from hybridmu.report import plots
-from hybridmu.report.html import render
-from hybridmu.runtime.removal import policy_of
-from hybridmu.runtime.verify import accuracy_of, test_rows
-from hybridmu.store.ownership import MARKER
-from hybridmu.system import System
+from hybridmu.report.html_page import render
+from hybridmu.runtime.audit.verification import accuracy_of, test_rows
+from hybridmu.runtime.coordinator.removal_planner import policy_of
+from hybridmu.store.storage.ownership import MARKER
+from hybridmu.system.system import System
 
 _BATCH_SHARE = 0.05
 _DEADLINE_SECONDS = 3600.0

@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from hybridmu.core.calibration import NINE_OF_TEN, estimate
-from hybridmu.core.strategies import adam, newton
+from hybridmu.core.calibration.fit import NINE_OF_TEN, estimate
+from hybridmu.core.strategies import newton, second_moments
 from hybridmu.core.strategies.dpus import unavailable
 from hybridmu.errors import StrategyUnavailableError
 from hybridmu.planning.cost import CostModel, schedule
@@ -151,7 +151,7 @@ def _update(stats: ShardStats, base: ShardPlan, name: StrategyName, cost: CostMo
     elif name == "dpus-newton":
         visits += newton.cost(stats.live)
     if name != "rewind" and policy.optimizer == "adamw":
-        visits += adam.visits(checkpoints, stats.live, policy.batch_size) + work.gradient_visits
+        visits += second_moments.visits(checkpoints, stats.live, policy.batch_size) + work.gradient_visits
     estimate = cost.estimate(name, visits, checkpoints, stats.live)
     return replace(
         base,

@@ -15,8 +15,8 @@ from hybridmu.core.aggregate import aggregate
 from hybridmu.core.kernel.model import SubModel
 from hybridmu.core.kernel.table_encoder import Encoder
 from hybridmu.errors import DataError, HybridMUError, StateError
-from hybridmu.runtime.site import Site
-from hybridmu.serving.forward import Forward, fastest
+from hybridmu.runtime.workers.context import Site
+from hybridmu.serving.forward_passes import Forward, fastest
 from hybridmu.serving.table_rows import RowEncoder
 from hybridmu.types import ModelVersion
 

@@ -7,13 +7,13 @@ import time
 from abc import ABC, abstractmethod
 
 from hybridmu.config import Settings
-from hybridmu.runtime.site import Site
-from hybridmu.store.journal import Journal
-from hybridmu.store.sql.database import connect
-from hybridmu.store.sql.ledger import Ledger
-from hybridmu.store.sql.registry import Registry
-from hybridmu.store.sql.replicas import Replicas
-from hybridmu.store.sql.seals import Seals
+from hybridmu.runtime.workers.context import Site
+from hybridmu.store.ledger.database import connect
+from hybridmu.store.ledger.file_seals import Seals
+from hybridmu.store.ledger.journal import Journal
+from hybridmu.store.ledger.ledger import Ledger
+from hybridmu.store.ledger.registry import Registry
+from hybridmu.store.ledger.replicas import Replicas
 
 
 class Follower(ABC):

@@ -15,8 +15,8 @@ from contextlib import contextmanager
 
 from hybridmu.config import Settings
 from hybridmu.errors import StateError
-from hybridmu.runtime.healing import reporting
-from hybridmu.runtime.site import Site
+from hybridmu.runtime.coordinator.integrity import reporting
+from hybridmu.runtime.workers.context import Site
 from hybridmu.serving.ensemble import Ensemble
 from hybridmu.serving.follower import Follower
 from hybridmu.serving.quarantine import Quarantine, quarantine

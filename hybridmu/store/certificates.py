@@ -7,11 +7,11 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from hybridmu.core.certificate import canonical, fingerprint, intact, parse
+from hybridmu.core.proof.certificate import canonical, fingerprint, intact, parse
 from hybridmu.errors import CorruptBlobError, StateError
 from hybridmu.faults import reach
-from hybridmu.store.files.durable import temporary_name
-from hybridmu.store.files.storage import Storage
+from hybridmu.store.storage.durable_files import temporary_name
+from hybridmu.store.storage.storage import Storage
 
 _FOLDER = "certificates"
 _FILE = re.compile(rf"{_FOLDER}/(\d{{8,}})\.json")

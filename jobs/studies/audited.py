@@ -9,9 +9,9 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from hybridmu.core import findings as core
-from hybridmu.core.findings import Findings
-from hybridmu.core.shadow import Shadow
+from hybridmu.core.audit import audit_report as core
+from hybridmu.core.audit.audit_report import Findings
+from hybridmu.core.audit.shadow_models import Shadow
 from hybridmu.report.plots import svg
 from jobs.studies import audits
 from jobs.studies.audits import CONTROLS, STRATEGIES, AuditRecord

@@ -2,7 +2,7 @@
 
 Every number has two seeds. With the first a sub-model is trained with the revoked rows (`nothing`), unlearned by each
 strategy, and trained without them (`oracle`); with the second it is trained without them once more (`reference`), which
-is what all are compared with (`core/shadow.py`). Workers are processes that hold the shard's rows in memory.
+is what all are compared with (`core/audit/shadow_models.py`). Workers are processes that hold the shard's rows.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import cast
 
 from hybridmu.config import Settings
-from hybridmu.core import shadow
-from hybridmu.core.audit import mean_loss
+from hybridmu.core.audit import shadow_models as shadow
+from hybridmu.core.audit.measures import mean_loss
+from hybridmu.core.audit.shadow_models import Ground, Score
 from hybridmu.core.kernel.model import State
-from hybridmu.core.shadow import Ground, Score
-from hybridmu.runtime import auditor
-from hybridmu.runtime.site import Site
+from hybridmu.runtime.workers import shadow_trainer
+from hybridmu.runtime.workers.context import Site
 from hybridmu.types import ShardJob, StrategyChoice
 from jobs.studies import csvfile
 from jobs.studies.grid import CONTENDERS, SETUPS, Setup
@@ -216,7 +216,7 @@ def make(task: Task) -> list[AuditRecord]:
     trajectory: dict[int, State] = {}
     training = 0.0
     for mix, keys, names, alphas in task.mixes:
-        ground = auditor.ground(site, ShardJob("study", _SHARD, "audit", fresh=keys))
+        ground = shadow_trainer.ground(site, ShardJob("study", _SHARD, "audit", fresh=keys))
         ours, theirs = shadow.seeds(ground.context.recipe.seed, task.number)
         if not trajectory:
             begun = time.process_time()

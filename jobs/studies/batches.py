@@ -16,13 +16,13 @@ from pathlib import Path
 
 import torch
 
-from hybridmu.core import audit
+from hybridmu.core.audit import measures
 from hybridmu.core.kernel.model import SubModel
 from hybridmu.core.kernel.rows import Rows
 from hybridmu.core.kernel.training import Recipe, train_slice
 from hybridmu.errors import DivergedError
-from hybridmu.runtime.site import Site
-from hybridmu.store.lake.ingest import ingest
+from hybridmu.runtime.workers.context import Site
+from hybridmu.store.dataset.ingest import ingest
 from jobs.studies import csvfile
 from jobs.studies.grid import SETUPS, Setup, settings_of
 from jobs.studies.records import environment
@@ -158,7 +158,7 @@ def _accuracy(model: SubModel | None, rows: Rows) -> float:
     if model is None:
         return 0.0
     with torch.no_grad():
-        return float((audit.logits_of(model, rows, 2).argmax(dim=1) == rows.y).float().mean())
+        return float((measures.logits_of(model, rows, 2).argmax(dim=1) == rows.y).float().mean())
 
 
 HEAD = ("system", "batch", "SGD", "rate", "steps ahead", "seeds", "test accuracy [lowest, highest]")

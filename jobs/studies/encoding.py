@@ -19,11 +19,11 @@ import pyarrow.parquet as pq
 from hybridmu.config import Settings
 from hybridmu.core.kernel.table_encoder import Encoder
 from hybridmu.serving.table_rows import RowEncoder
-from hybridmu.store.files.storage import Storage
-from hybridmu.store.lake.ingest import ingest
-from hybridmu.store.lake.lake import Lake
-from hybridmu.store.lake.source import Reader
-from hybridmu.store.lake.table import open_table
+from hybridmu.store.dataset.ingest import ingest
+from hybridmu.store.dataset.lake import Lake
+from hybridmu.store.dataset.source_rows import Reader
+from hybridmu.store.dataset.source_table import open_table
+from hybridmu.store.storage.storage import Storage
 from jobs.studies import benchmarks
 from jobs.studies.tables import table
 

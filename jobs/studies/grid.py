@@ -10,9 +10,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from hybridmu import datasets
 from hybridmu.config import Settings
 from hybridmu.core.kernel.partition import derive
+from hybridmu.datasets import catalog
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Setup:
         """Return whether a mix exists here: slices end at R, and some datasets name no people."""
         kind, *values = mix.split(":")
         if kind == "users":
-            return "group" in datasets.describe(self.dataset).fields
+            return "group" in catalog.describe(self.dataset).fields
         return kind != "from" or int(values[0]) <= self.slices
 
 
@@ -237,7 +237,7 @@ def settings_of(setup: Setup, seed: int, folder: Path) -> Settings:
     }
     place = f"{setup.dataset}-{setup.model}-{seed}-{derive(json.dumps([raw, setup.rows], sort_keys=True)):016x}"
     settings = Settings.parse({**raw, "storage_url": str(folder / place)})
-    data = datasets.resolve(settings.data)
+    data = catalog.resolve(settings.data)
     if setup.rows is not None:
         data = data.model_copy(update={"train": str(_first_rows(data.train, setup.rows, folder, setup.dataset))})
     return settings.model_copy(update={"data": data})

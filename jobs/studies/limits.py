@@ -17,10 +17,10 @@ import hybridmu
 from hybridmu.planning.cost import Coefficients, CostModel
 from hybridmu.planning.planner import Policy, Pools, make_plan
 from hybridmu.planning.simulator import Known, Shape, poisson, simulate
-from hybridmu.store.sql.database import connect
-from hybridmu.store.sql.lease import Lease
-from hybridmu.store.sql.ledger import Ledger
-from hybridmu.store.sql.registry import Registry
+from hybridmu.store.ledger.database import connect
+from hybridmu.store.ledger.lease import Lease
+from hybridmu.store.ledger.ledger import Ledger
+from hybridmu.store.ledger.registry import Registry
 from hybridmu.types import Calibration, CalibrationBucket, ResolvedKey, RowKey, ShardOutcome, ShardStats, SliceRecord
 from jobs.studies import records
 

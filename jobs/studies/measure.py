@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from hybridmu.core.aggregate import aggregate
-from hybridmu.core.audit import tow
+from hybridmu.core.audit.measures import tow
 from hybridmu.planning.cost import schedule
 from hybridmu.types import Plan, StrategyChoice
 from jobs.studies import stream

@@ -22,8 +22,8 @@ from ray.cluster_utils import Cluster
 
 import hybridmu
 from hybridmu.planning.simulator import Outcome
-from hybridmu.store.lake.lookup import Lookup
-from hybridmu.system import System
+from hybridmu.store.dataset.key_lookup import Lookup
+from hybridmu.system.system import System
 from hybridmu.types import KeyKind
 from jobs.studies import records
 

@@ -14,17 +14,17 @@ import numpy as np
 import numpy.typing as npt
 
 from hybridmu.config import Settings
-from hybridmu.core import audit
-from hybridmu.core.canaries import other_order
+from hybridmu.core.audit import measures
+from hybridmu.core.calibration.canary_deletions import other_order
 from hybridmu.core.kernel.model import State, SubModel
 from hybridmu.core.kernel.rows import Rows, carries, concatenate
 from hybridmu.core.strategies import Context, get
-from hybridmu.runtime.shard import ShardWorker
-from hybridmu.runtime.site import Site
-from hybridmu.runtime.updater import Updater
-from hybridmu.store.files.blobs import Blobs, weights_hash
-from hybridmu.store.files.storage import Storage
-from hybridmu.store.lake.layout import Split
+from hybridmu.runtime.workers.context import Site
+from hybridmu.runtime.workers.shard_worker import ShardWorker
+from hybridmu.runtime.workers.update_worker import Updater
+from hybridmu.store.dataset.layout import Split
+from hybridmu.store.storage.blobs import Blobs, weights_hash
+from hybridmu.store.storage.storage import Storage
 from hybridmu.types import CalibrationCell, CalibrationOutcome, ShardJob, ShardOutcome, StrategyName
 from jobs.studies import baselines
 from jobs.studies.mixes import Keys
@@ -150,7 +150,7 @@ class StudyWorker:
             started = time.process_time()
             result = get("rewind").run(made)
             trained = time.process_time()
-            audit.logits_of(model, made.live, 0)
+            measures.logits_of(model, made.live, 0)
             visit.append((trained - started) / max(1, result.visits))
             scored.append((time.process_time() - trained) / max(1, len(made.live)))
         return min(visit), min(scored)
@@ -252,8 +252,8 @@ class StudyWorker:
             scored[weights] = Scores(
                 shard,
                 weights,
-                audit.logits_of(model, self._test_rows(test_rows), 0).numpy(),
-                audit.mean_loss(model, revoked, self.site.task),
+                measures.logits_of(model, self._test_rows(test_rows), 0).numpy(),
+                measures.mean_loss(model, revoked, self.site.task),
                 self._accuracy(model, revoked),
                 self._accuracy(model, live.where(np.arange(len(live)) % (1 + len(live) // LIVE_ROWS) == 0)),
                 len(revoked),
@@ -286,7 +286,7 @@ class StudyWorker:
     def _accuracy(self, model: SubModel, rows: Rows) -> float:
         if not len(rows):
             return float("nan")
-        return float((audit.logits_of(model, rows, 0).argmax(dim=1) == rows.y).float().mean())
+        return float((measures.logits_of(model, rows, 0).argmax(dim=1) == rows.y).float().mean())
 
     def _scratch(self, job: Job) -> tuple[str | None, int, int, int]:
         """Return (blob, visits, first slice, checkpoints) of a training that finds nothing ready."""

@@ -15,16 +15,16 @@ import numpy as np
 import numpy.typing as npt
 
 from hybridmu.config import Settings
-from hybridmu.core import calibration as alphas
-from hybridmu.core import canaries
+from hybridmu.core.calibration import canary_deletions as canaries
+from hybridmu.core.calibration import fit
 from hybridmu.core.kernel.rows import carries
 from hybridmu.planning import cost
-from hybridmu.planning.canaries import Candidate, class_excess, lacking
+from hybridmu.planning.canary_schedule import Candidate, class_excess, lacking
 from hybridmu.planning.planner import Pools, make_plan
-from hybridmu.runtime.removal import policy_of
-from hybridmu.runtime.site import Site
-from hybridmu.store.lake.filling import warnings_of
-from hybridmu.store.lake.ingest import ingest
+from hybridmu.runtime.coordinator.removal_planner import policy_of
+from hybridmu.runtime.workers.context import Site
+from hybridmu.store.dataset.empty_slices import warnings_of
+from hybridmu.store.dataset.ingest import ingest
 from hybridmu.types import (
     Calibration,
     CalibrationBucket,
@@ -221,7 +221,7 @@ def prepare(setup: Setup, seed: int, folder: Path, pool: Pool) -> World:
 
 def _calibration_code() -> str:
     """Return a digest of the code that calibrates, which shapes no weights and so no lineage."""
-    return hashlib.sha256("".join(map(inspect.getsource, (alphas, canaries))).encode()).hexdigest()
+    return hashlib.sha256("".join(map(inspect.getsource, (fit, canaries))).encode()).hexdigest()
 
 
 def _train(site: Site, settings: Settings, pool: Pool) -> dict[str, object]:
@@ -236,7 +236,7 @@ def _train(site: Site, settings: Settings, pool: Pool) -> dict[str, object]:
     for shard, cell in lacking(candidates, (), policy.calibration_shares, policy.calibration_shards):
         asked.setdefault(shard, []).append(cell)
     curves = pool.run(settings, [(shard, "calibrate", (shard, tuple(cells))) for shard, cells in asked.items()])
-    fitted = alphas.fit([curve for found in curves for curve in found.curves])
+    fitted = fit.fit([curve for found in curves for curve in found.curves])
     none = (0,) * len(rows[0])
     observed = [
         _Observed(TRAINING, "retrain", made.shard, none, made.seconds, math.nan, made.visits, len(made.slices))

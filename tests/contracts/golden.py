@@ -26,9 +26,9 @@ import pyarrow.parquet as pq
 import yaml
 from typer.testing import CliRunner
 
-from hybridmu.cli import app
+from hybridmu.cli.main import app
 from hybridmu.config import load
-from hybridmu.runtime.site import Site
+from hybridmu.runtime.workers.context import Site
 
 FEATURES = [f"x{number}" for number in range(4)]
 # The same thing is written for what is another thing every time.

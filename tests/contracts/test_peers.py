@@ -9,9 +9,9 @@ import torch
 
 import hybridmu
 from hybridmu.core.kernel.training import batch_bounds, slice_epochs
-from hybridmu.runtime.oracle import train_from_scratch
-from hybridmu.store.files.blobs import blob_file
-from hybridmu.store.files.storage import Storage
+from hybridmu.runtime.workers.oracle import train_from_scratch
+from hybridmu.store.storage.blobs import blob_file
+from hybridmu.store.storage.storage import Storage
 from tests import reference
 from tests.unit.test_exactness import SGD, assert_equal_to_reference, config_for, write_table
 

@@ -11,7 +11,7 @@ import pytest
 PROJECT = Path(__file__).parents[2]
 SECRETS = ["runs/demo/report.html", "data/train.parquet", "partition.key", "deep/in/other.key", ".venv/bin/python"]
 SECRETS += ["ledger.sqlite3", "ledger.sqlite3-wal", ".git/config", "tests/test_x.py"]
-CODE = ["hybridmu/cli.py", "hybridmu/store/lake/lake.py", "jobs/train.py", "serve/app.py", "serve/config.yaml"]
+CODE = ["hybridmu/cli/main.py", "hybridmu/store/dataset/lake.py", "jobs/train.py", "serve/app.py", "serve/config.yaml"]
 CODE += ["examples/digits.yaml", "pyproject.toml", "README.md"]
 
 

@@ -96,8 +96,8 @@ def walk(value: Any) -> Iterator[str]:
 
 
 def test_names_agree_with_the_code(raw: dict[str, Any]) -> None:
-    from hybridmu.cluster.announce import APPLICATION
-    from hybridmu.cluster.serving import Ensemble
+    from hybridmu.cluster.announcements import APPLICATION
+    from hybridmu.cluster.serve_deployment import Ensemble
 
     (application,) = raw["applications"]
     assert application["name"] == APPLICATION

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hypothesis import strategies as st
 
-from hybridmu.commands.inputs import read_lines, read_rows
+from hybridmu.cli.input_files import read_lines, read_rows
 from hybridmu.errors import HybridMUError
 from tests.doors.fuzz import inputs, tried
 

@@ -14,12 +14,12 @@ from hypothesis import assume
 from hybridmu.config import Settings
 from hybridmu.core.kernel.partition import digest
 from hybridmu.errors import HybridMUError
-from hybridmu.gateway.bodies import Keys
+from hybridmu.server.schemas import Keys
 from hybridmu.serving.ensemble import Ensemble
-from hybridmu.store.files.storage import Storage
-from hybridmu.store.lake.ingest import ingest
-from hybridmu.store.lake.lake import Lake
-from hybridmu.store.lake.lookup import Lookup
+from hybridmu.store.dataset.ingest import ingest
+from hybridmu.store.dataset.key_lookup import Lookup
+from hybridmu.store.dataset.lake import Lake
+from hybridmu.store.storage.storage import Storage
 from tests.doors.fuzz import inputs, tried
 from tests.doors.tables import Case, cases
 

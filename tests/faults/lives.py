@@ -15,17 +15,17 @@ import pyarrow.parquet as pq
 import sqlalchemy as sa
 
 import hybridmu
-from hybridmu.core.certificate import check, check_chain
 from hybridmu.core.kernel.partition import digest
+from hybridmu.core.proof.certificate import check, check_chain
 from hybridmu.errors import CorruptBlobError, StateError
-from hybridmu.runtime.canaries import Canaries
-from hybridmu.runtime.coordinator import Snapshot
+from hybridmu.runtime.coordinator.canary_jobs import Canaries
+from hybridmu.runtime.coordinator.coordinator import Snapshot
 from hybridmu.store.certificates import Certificates
-from hybridmu.store.files.blobs import blob_file, lineage_file
-from hybridmu.store.keys import Keyring
-from hybridmu.store.lake.layout import LAYOUT, MANIFEST
-from hybridmu.store.ownership import MARKER
-from hybridmu.store.sql import tables as t
+from hybridmu.store.dataset.layout import LAYOUT, MANIFEST
+from hybridmu.store.keyring import Keyring
+from hybridmu.store.ledger import tables as t
+from hybridmu.store.storage.blobs import blob_file, lineage_file
+from hybridmu.store.storage.ownership import MARKER
 from hybridmu.types import RequestState
 from tests.faults.worlds import Act, second
 from tests.support import HANG_SECONDS, rows_of

@@ -68,7 +68,7 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(1)
-    for module in ("hybridmu.system", "hybridmu.store.keys", "tests.faults.campaign", "tests.faults.mishaps"):
+    for module in ("hybridmu.system.system", "hybridmu.store.keyring", "tests.faults.campaign", "tests.faults.mishaps"):
         importlib.import_module(module)
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever a fork prints must not come between the answers

@@ -13,10 +13,10 @@ from typing import Any
 
 import ray
 
-from hybridmu.cluster import actors, executor
+from hybridmu.cluster import actors, ray_executor
 from hybridmu.config import Settings
 from hybridmu.planning.planner import Pools
-from hybridmu.runtime.shard import ShardWorker
+from hybridmu.runtime.workers.shard_worker import ShardWorker
 from hybridmu.types import ShardJob, ShardOutcome
 from tests.ray import support
 
@@ -38,7 +38,7 @@ class Probe:
     update = retrain
 
 
-def finish(runner: executor.RayExecutor, jobs: list[ShardJob]) -> tuple[dict[str, str], int]:
+def finish(runner: ray_executor.RayExecutor, jobs: list[ShardJob]) -> tuple[dict[str, str], int]:
     """Return job → devices it ran with, and the most GPUs held at any look."""
     for job in jobs:
         runner.submit(job)
@@ -62,7 +62,7 @@ def main(folder: Path, temporary: str) -> None:
     for name in ("ShardWorker", "ClusterUpdater"):
         setattr(actors, name, Probe)
     parsed = Settings.parse(support.config(folder, cluster={"gpus_per_shard": 1, "updaters": 1}))
-    runner = executor.RayExecutor(parsed)
+    runner = ray_executor.RayExecutor(parsed)
     assert runner.pools() == Pools(1, 1)
     print("fleet")
 

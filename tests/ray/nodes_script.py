@@ -13,11 +13,11 @@ import ray
 from ray.cluster_utils import Cluster
 
 import hybridmu
-from hybridmu.cluster.executor import RayExecutor
-from hybridmu.cluster.traces import Searchers
+from hybridmu.cluster.ray_executor import RayExecutor
+from hybridmu.cluster.ray_log_scan import Searchers
 from hybridmu.config import Settings
 from hybridmu.errors import PurgeError, ResourceError
-from hybridmu.runtime.coordinator import Coordinator
+from hybridmu.runtime.coordinator.coordinator import Coordinator
 from tests.ray import support
 from tests.support import HANG_SECONDS
 

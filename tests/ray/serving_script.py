@@ -7,7 +7,7 @@ import sys
 import ray
 from ray import serve
 
-from hybridmu.cluster.announce import APPLICATION
+from hybridmu.cluster.announcements import APPLICATION
 from hybridmu.config import load
 from serve.app import build
 

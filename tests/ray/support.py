@@ -25,7 +25,7 @@ from ray.util.placement_group import PlacementGroup, PlacementGroupID, remove_pl
 
 import hybridmu
 from hybridmu.core.kernel.partition import digest
-from hybridmu.store.lake.lookup import Lookup
+from hybridmu.store.dataset.key_lookup import Lookup
 from tests import support
 from tests.support import HANG_SECONDS, until
 

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 import hybridmu
-from hybridmu.report.metrics import DEADLINE, LEDGER
+from hybridmu.report.metric_names import DEADLINE, LEDGER
 from jobs import forget, submit
 from tests.ray import support
 from tests.ray.support import Head

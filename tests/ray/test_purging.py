@@ -11,9 +11,9 @@ import ray
 from ray.exceptions import GetTimeoutError
 
 import hybridmu
-from hybridmu.cluster import traces
+from hybridmu.cluster import ray_log_scan
 from hybridmu.cluster.driver import CoordinatorActor
-from hybridmu.core.certificate import check
+from hybridmu.core.proof.certificate import check
 from hybridmu.errors import PurgeError
 from hybridmu.store.certificates import Certificates
 from tests.ray import support
@@ -80,7 +80,7 @@ def test_a_digest_in_a_log_is_found_as_text() -> None:
     log = session() / "logs" / "worker-test.out"
     log.write_text(f"forgot {needle.hex()}\n")
     try:
-        searched, found = traces.Searchers().find([needle, bytes(range(16))])
+        searched, found = ray_log_scan.Searchers().find([needle, bytes(range(16))])
     finally:
         log.unlink()
     assert searched == 1
@@ -93,6 +93,6 @@ def test_nodes_that_do_not_answer_are_a_reason(monkeypatch: pytest.MonkeyPatch) 
     def late(*_: object, **__: object) -> None:
         raise GetTimeoutError("no answer in 300 s")
 
-    monkeypatch.setattr(traces.ray, "get", late)
+    monkeypatch.setattr(ray_log_scan.ray, "get", late)
     with pytest.raises(PurgeError, match="could not be searched"):
-        traces.Searchers().find([bytes(range(16))])
+        ray_log_scan.Searchers().find([bytes(range(16))])

@@ -17,8 +17,8 @@ import hybridmu
 from hybridmu.config import Settings
 from hybridmu.errors import StateError
 from hybridmu.serving.replica import Replica
-from hybridmu.store.sql.registry import Registry
-from hybridmu.store.sql.replicas import Replicas
+from hybridmu.store.ledger.registry import Registry
+from hybridmu.store.ledger.replicas import Replicas
 from hybridmu.types import RequestState
 from tests.ray import support
 from tests.support import HANG_SECONDS
@@ -32,7 +32,7 @@ def pass_time(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     ahead = [0.0]
     wall, own = time.time, time.monotonic
     moved = SimpleNamespace(time=lambda: wall() + ahead[0], monotonic=lambda: own() + ahead[0], sleep=time.sleep)
-    for module in ("store.sql.replicas", "serving.follower", "serving.replica"):
+    for module in ("store.ledger.replicas", "serving.follower", "serving.replica"):
         monkeypatch.setattr(f"hybridmu.{module}.time", moved)
     return lambda seconds: ahead.__setitem__(0, ahead[0] + seconds)
 

@@ -19,10 +19,10 @@ from ray import serve
 from ray.serve.config import gRPCOptions
 
 import hybridmu
-from hybridmu.cluster.announce import APPLICATION
+from hybridmu.cluster.announcements import APPLICATION
 from hybridmu.errors import ConfigError
-from hybridmu.serving import rpc
-from hybridmu.store.sql.tokens import Tokens
+from hybridmu.serving import grpc_calls
+from hybridmu.store.ledger.tokens import Tokens
 from serve.app import build
 from tests.ray import support
 from tests.support import HANG_SECONDS
@@ -51,7 +51,7 @@ def system(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 def url(system: hybridmu.System) -> Iterator[str]:
     """The deployed application."""
     port = support.free_port()
-    calls = gRPCOptions(port=GRPC, grpc_servicer_functions=[f"{rpc.__name__}.add_EnsembleServicer_to_server"])
+    calls = gRPCOptions(port=GRPC, grpc_servicer_functions=[f"{grpc_calls.__name__}.add_EnsembleServicer_to_server"])
     serve.start(proxy_location="HeadOnly", http_options={"host": "127.0.0.1", "port": port}, grpc_options=calls)
     config = Path(system.settings.storage_url).parent / "config.yaml"
     serve.run(build({"config": str(config)}), name=APPLICATION, route_prefix="/")
@@ -117,14 +117,14 @@ def test_where_tokens_are_asked_for_only_their_scope_opens(system: hybridmu.Syst
 
             def refusal(token: str, body: Any, application: str = "guarded") -> str:
                 with pytest.raises(grpc.RpcError) as refused:
-                    rpc.call(channel, body, token, application)
+                    grpc_calls.call(channel, body, token, application)
                 return str(refused.value.code().name)
 
             asked = {"rows": ROWS}
             over_http = httpx.post(
                 f"{url}/guarded/v1/predict", headers={"Authorization": f"Bearer {right}"}, json=asked
             )
-            assert rpc.call(channel, asked, right, "guarded") == over_http.json()
+            assert grpc_calls.call(channel, asked, right, "guarded") == over_http.json()
             assert refusal("hmu_x", asked) == "UNAUTHENTICATED"
             assert refusal(wrong, asked) == "PERMISSION_DENIED"
             assert refusal(right, asked, APPLICATION) == "UNAUTHENTICATED", "no tokens are asked for there"

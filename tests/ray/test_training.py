@@ -11,9 +11,9 @@ import pytest
 import ray
 
 import hybridmu
-from hybridmu.cluster.executor import RayExecutor
+from hybridmu.cluster.ray_executor import RayExecutor
 from hybridmu.config import Settings
-from hybridmu.runtime.coordinator import Coordinator
+from hybridmu.runtime.coordinator.coordinator import Coordinator
 from hybridmu.types import StrategyChoice
 from tests.ray import support
 from tests.ray.tasks import waiting

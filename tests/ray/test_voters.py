@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from ray.exceptions import RayTaskError
 
 import hybridmu
-from hybridmu.cluster.votes import ask
+from hybridmu.cluster.group_deployments import ask
 from hybridmu.config import Settings
 from hybridmu.errors import ConfigError, DataError, StateError
 from hybridmu.serving.replica import Replica
-from hybridmu.serving.voters import BehindError, Voters, members, spread
+from hybridmu.serving.submodel_group import BehindError, Voters, members, spread
 from hybridmu.types import RequestState
 from tests.ray import support
 from tests.ray.test_replica import state, step_until_applied

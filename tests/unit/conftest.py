@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 from sqlalchemy import Engine
 
-from hybridmu.store.sql.database import connect
-from hybridmu.store.sql.lease import Lease
-from hybridmu.store.sql.ledger import Ledger
+from hybridmu.store.ledger.database import connect
+from hybridmu.store.ledger.lease import Lease
+from hybridmu.store.ledger.ledger import Ledger
 from tests.unit import purged
 
 
@@ -47,7 +47,7 @@ def clocked(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """`clocked(seconds)` lets the purger's pauses pass."""
     real, ahead = time.monotonic, [0.0]
     clock = SimpleNamespace(monotonic=lambda: real() + ahead[0])
-    monkeypatch.setattr("hybridmu.runtime.purging.time", clock)
+    monkeypatch.setattr("hybridmu.runtime.purge.purger.time", clock)
     return lambda seconds=61.0: ahead.__setitem__(0, ahead[0] + seconds)
 
 

@@ -12,12 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import hybridmu
-from hybridmu.core.certificate import check, check_chain
 from hybridmu.core.kernel.partition import digest
-from hybridmu.core.needles import Needles, spelled
+from hybridmu.core.proof.byte_search import Needles, spelled
+from hybridmu.core.proof.certificate import check, check_chain
 from hybridmu.store.certificates import Certificates
-from hybridmu.store.keys import Keyring
-from hybridmu.store.lake.lookup import Lookup
+from hybridmu.store.dataset.key_lookup import Lookup
+from hybridmu.store.keyring import Keyring
 from hybridmu.types import RequestState
 from tests import reference_certificate
 from tests.unit.test_exactness import FEATURES, SGD, assert_equal_to_reference, config_for

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import hybridmu
-from hybridmu.runtime.coordinator import Coordinator
-from hybridmu.store.lake.lookup import Lookup
+from hybridmu.runtime.coordinator.coordinator import Coordinator
+from hybridmu.store.dataset.key_lookup import Lookup
 from hybridmu.types import RequestState
 from tests.unit.test_exactness import SGD, assert_equal_to_reference, config_for, write_table
 

@@ -8,34 +8,34 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hybridmu.core import access
-from hybridmu.core.access import SCOPES, Token
-from hybridmu.serving.door import Buckets, Door
+from hybridmu.core import token_scopes
+from hybridmu.core.token_scopes import SCOPES, Token
+from hybridmu.serving.auth import Buckets, Door
 
-IDS = st.binary(min_size=access.TOKEN_ID_BYTES, max_size=access.TOKEN_ID_BYTES)
-SECRETS = st.binary(min_size=access.SECRET_BYTES, max_size=access.SECRET_BYTES)
+IDS = st.binary(min_size=token_scopes.TOKEN_ID_BYTES, max_size=token_scopes.TOKEN_ID_BYTES)
+SECRETS = st.binary(min_size=token_scopes.SECRET_BYTES, max_size=token_scopes.SECRET_BYTES)
 
 
 def made(name: bytes = bytes(5), secret: bytes = bytes(32), **fields) -> tuple[str, Token]:
-    text = access.written(name, secret)
-    token = Token(str(access.token_id(text)), "privacy", access.digest(text), frozenset({"forget"}), 100.0)
+    text = token_scopes.written(name, secret)
+    token = Token(str(token_scopes.token_id(text)), "privacy", token_scopes.digest(text), frozenset({"forget"}), 100.0)
     return text, replace(token, **fields)
 
 
 @given(IDS, SECRETS, SECRETS)
 def test_a_token_is_held_by_whoever_has_its_secret_and_nobody_else(name, secret, other):
     text, token = made(name, secret)
-    assert access.holds(text, token, 200.0)
-    assert access.holds(access.written(name, other), token, 200.0) == (secret == other)
-    assert not access.holds(text, None, 200.0)
+    assert token_scopes.holds(text, token, 200.0)
+    assert token_scopes.holds(token_scopes.written(name, other), token, 200.0) == (secret == other)
+    assert not token_scopes.holds(text, None, 200.0)
     assert secret.hex() not in repr(token)
     assert secret not in token.digest
 
 
 @given(st.text(max_size=100))
 def test_no_text_is_taken_for_a_token(text):
-    assert not access.holds(text, made()[1], 200.0)
-    assert not access.holds(made()[0] + text[:1], made()[1], 200.0) or not text
+    assert not token_scopes.holds(text, made()[1], 200.0)
+    assert not token_scopes.holds(made()[0] + text[:1], made()[1], 200.0) or not text
 
 
 @pytest.mark.parametrize(("fields", "now", "valid"), [
@@ -46,7 +46,7 @@ def test_no_text_is_taken_for_a_token(text):
 ])  # fmt: skip
 def test_when_a_token_counts(fields, now, valid):
     text, token = made(**fields)
-    assert token.valid(now) == access.holds(text, token, now) == valid
+    assert token.valid(now) == token_scopes.holds(text, token, now) == valid
 
 
 def test_scopes():
@@ -54,9 +54,9 @@ def test_scopes():
         token = made(scopes=frozenset({scope}))[1]
         assert [each for each in SCOPES if token.allows(each)] == ([*SCOPES] if scope == "admin" else [scope])
     with pytest.raises(ValueError, match=r"unknown scope.*root"):
-        access.scopes(["forget", "root"])
+        token_scopes.scopes(["forget", "root"])
     with pytest.raises(ValueError, match="no scope"):
-        access.scopes([])
+        token_scopes.scopes([])
 
 
 class Clock:
@@ -84,7 +84,7 @@ def test_a_revocation_is_noticed_in_time_and_guesses_are_no_queries():
     clock.now += 0.1
     assert door.enter(text) is None
     assert len(reads) == 2
-    guesses = [access.written(bytes([n] * 5), bytes(32)) for n in range(1, 100)]
+    guesses = [token_scopes.written(bytes([n] * 5), bytes(32)) for n in range(1, 100)]
     assert not any(map(door.enter, guesses))
     assert len(reads) == 2
     # A new token counts soon, and a clock that is set back does not make old knowledge last.

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from hybridmu.core import audit
-from hybridmu.core.calibration import ALPHAS
+from hybridmu.core.audit import measures
+from hybridmu.core.calibration.fit import ALPHAS
 from hybridmu.core.kernel.gradients import gradients_of
 from hybridmu.core.kernel.partition import epoch_order
 from hybridmu.core.kernel.training import batch_bounds
-from hybridmu.core.strategies import adam, dpus, get, newton
+from hybridmu.core.strategies import dpus, get, newton, second_moments
 from hybridmu.errors import StrategyUnavailableError
 from hybridmu.task import Cnn
 from tests.unit.shards import trained
@@ -35,10 +35,10 @@ def some(shard, share=0.1, first=1, seed=0):
 def moments_of(shard, context, points):
     model = context.fresh_model().eval()
     named = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    positions = adam.sampled(context)
+    positions = second_moments.sampled(context)
     gradients_at = gradients_of(model, context.task, named)
     steps = dpus._steps(context.recipe, shard.rows.counts(len(context.recipe.epochs)))
-    made = adam.Moments(context, gradients_at, named, context.live.take(positions), positions, steps)
+    made = second_moments.Moments(context, gradients_at, named, context.live.take(positions), positions, steps)
     for point in points:
         dpus.restore(model, context, point)
         made.look(point)
@@ -110,13 +110,13 @@ def test_a_feature_that_only_a_revoked_row_has_does_not_blow_up():
 def test_only_named_rows_are_sampled_and_few_of_them():
     shard = shard_of(rows=2000, epochs=1)
     context = shard.context(some(shard))
-    positions = adam.sampled(context)
+    positions = second_moments.sampled(context)
     assert len(positions) <= 3 * 8 * context.recipe.batch_size
     assert len(positions) < len(context.live) / 5
     counts = context.live.take(positions).counts(3)
     assert counts[0] >= 8 * context.recipe.batch_size, "the first checkpoint has seen slice 1 alone"
-    assert len(adam.sampled(replace(context, recipe=replace(context.recipe, optimizer="sgd")))) == 0
-    assert adam.visits(4, 10_000, 8) == 4 * 64
+    assert len(second_moments.sampled(replace(context, recipe=replace(context.recipe, optimizer="sgd")))) == 0
+    assert second_moments.visits(4, 10_000, 8) == 4 * 64
 
 
 @pytest.mark.parametrize("name", ["dpus", "dpus-optimised"])
@@ -128,12 +128,12 @@ def test_a_calibrated_update_after_adamw_comes_nearer_to_the_oracle(name):
         for share in (0.05, 0.15):
             mask = some(shard, share, seed=seed)
             revoked, oracle = shard.rows.where(mask), shard.oracle(mask)
-            target = audit.losses(oracle, revoked, shard.task).mean()
-            nothing.append(audit.losses(shard.model(), revoked, shard.task).mean() - target)
+            target = measures.losses(oracle, revoked, shard.task).mean()
+            nothing.append(measures.losses(shard.model(), revoked, shard.task).mean() - target)
             along = []
             for alpha in ALPHAS[:6]:
                 made = get(name).run(shard.context(mask, alpha=alpha)).state
-                along.append(audit.losses(shard.model(made), revoked, shard.task).mean() - target)
+                along.append(measures.losses(shard.model(made), revoked, shard.task).mean() - target)
             gaps.append(along)
     best = np.sqrt(np.mean(np.square(gaps), axis=0)).min()
     assert best < 0.5 * np.sqrt(np.mean(np.square(nothing)))
@@ -143,7 +143,7 @@ def test_the_update_repeats_its_bits_counts_its_visits_and_leaves_sgd_alone():
     shard = shard_of()
     context = shard.context(some(shard, first=2))
     first, second = (get("dpus").run(context) for _ in range(2))
-    assert not audit.differing_tensors(first.state, second.state)
+    assert not measures.differing_tensors(first.state, second.state)
     plain = dpus.contribution(replace(context, recipe=replace(context.recipe, optimizer="sgd")))[2]
     gone = context.revoked.counts(3)
     points = [context.live.upto(2), context.live.upto(3), context.live.upto(3)]  # after slices 1, 2 and 3

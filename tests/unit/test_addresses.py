@@ -13,8 +13,8 @@ import hybridmu
 from hybridmu.config import Settings
 from hybridmu.config.addresses import database_address, is_url, local_path
 from hybridmu.errors import ConfigError, DataError, StateError
-from hybridmu.store.files.storage import Storage, open_fs
-from hybridmu.store.sql.database import database_url
+from hybridmu.store.ledger.database import database_url
+from hybridmu.store.storage.storage import Storage, open_fs
 from tests.unit.test_exactness import SGD, config_for, write_table
 
 NAMES = ["exp#1", "a?b", "run%20x", "with space", "Größe", "C:\\data\\x", "a:b", "2026:01", "x;y", "s3"]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from hybridmu.archives import fetch, tar_member, zip_member
+from hybridmu.datasets.archives import fetch, tar_member, zip_member
 from hybridmu.errors import DataError
 
 

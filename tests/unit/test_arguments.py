@@ -18,8 +18,8 @@ import sqlalchemy as sa
 import hybridmu
 from hybridmu import System
 from hybridmu.errors import ConfigError, HybridMUError, RequestError
-from hybridmu.store.sql.tables import metadata
-from hybridmu.verbs.arguments import check_of, keys_of
+from hybridmu.store.ledger.tables import metadata
+from hybridmu.system.arguments import check_of, keys_of
 from tests.unit.scene import Scene, scene
 
 VERBS = {name: verb for name, verb in inspect.getmembers(System, inspect.isfunction) if not name.startswith("_")} | {

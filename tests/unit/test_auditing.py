@@ -13,12 +13,12 @@ from sqlalchemy import MetaData
 from typer.testing import CliRunner
 
 import hybridmu
-from hybridmu.cli import app
+from hybridmu.cli.main import app
 from hybridmu.config import Settings
 from hybridmu.core.kernel.partition import digest
 from hybridmu.errors import RequestError, ShardFailedError, StateError, StrategyUnavailableError
-from hybridmu.report.audit import headline, lines, page, served
-from hybridmu.store.audits import Audits
+from hybridmu.report.audit_page import headline, lines, page, served
+from hybridmu.store.storage.audit_scores import Audits
 from hybridmu.types import AuditOutcome
 from tests.support import make_table, rows_of, settings_dict
 

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 import hybridmu
 from hybridmu.planning.batching import Batching, Waiting, due
-from hybridmu.runtime.coordinator import Coordinator
-from hybridmu.runtime.executor import LocalExecutor
-from hybridmu.runtime.removal import RemovalPlanner
+from hybridmu.runtime.coordinator.coordinator import Coordinator
+from hybridmu.runtime.coordinator.removal_planner import RemovalPlanner
+from hybridmu.runtime.workers.executor import LocalExecutor
 from hybridmu.types import RequestState
 from tests.unit.scene import scene
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from hybridmu.errors import CorruptBlobError
-from hybridmu.store.files.blobs import Blobs, blob_file, lineage_file
-from hybridmu.store.files.storage import Storage
+from hybridmu.store.storage.blobs import Blobs, blob_file, lineage_file
+from hybridmu.store.storage.storage import Storage
 from tests.support import flipped
 
 KEY = "ab" * 24

@@ -10,8 +10,8 @@ import pytest
 from google.protobuf.struct_pb2 import Struct
 
 from hybridmu.errors import DataError
-from hybridmu.serving import body, rpc
-from hybridmu.serving.api import problem
+from hybridmu.serving import grpc_calls, request_body
+from hybridmu.serving.answer_schemas import problem
 
 
 async def chunks(*parts: bytes) -> AsyncIterator[bytes]:
@@ -20,7 +20,7 @@ async def chunks(*parts: bytes) -> AsyncIterator[bytes]:
 
 
 def read(*parts: bytes, stated: str | None = None, limit: int = 10) -> bytes:
-    return asyncio.run(body.read(chunks(*parts), stated, limit))
+    return asyncio.run(request_body.read(chunks(*parts), stated, limit))
 
 
 def test_a_body_is_read_up_to_its_limit():
@@ -31,7 +31,7 @@ def test_a_body_is_read_up_to_its_limit():
 
 @pytest.mark.parametrize(("parts", "stated"), [((b"12345", b"678901"), None), ((b"x" * 11,), "3"), ((), "11")])
 def test_a_longer_one_is_refused_whatever_its_header_says(parts, stated):
-    with pytest.raises(body.TooLongError, match=r"at most 10 bytes"):
+    with pytest.raises(request_body.TooLongError, match=r"at most 10 bytes"):
         read(*parts, stated=stated)
 
 
@@ -40,8 +40,8 @@ def test_nothing_is_read_where_the_header_says_too_much():
         raise AssertionError("read")
         yield b""
 
-    with pytest.raises(body.TooLongError):
-        asyncio.run(body.read(never(), "11", 10))
+    with pytest.raises(request_body.TooLongError):
+        asyncio.run(request_body.read(never(), "11", 10))
 
 
 def test_a_body_without_an_end_does_not_hold_its_place(monkeypatch):
@@ -49,9 +49,9 @@ def test_a_body_without_an_end_does_not_hold_its_place(monkeypatch):
         yield b"1"
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(body, "_SECONDS", 0.01)
+    monkeypatch.setattr(request_body, "_SECONDS", 0.01)
     with pytest.raises(TimeoutError):
-        asyncio.run(body.read(endless(), None, 10))
+        asyncio.run(request_body.read(endless(), None, 10))
 
 
 @pytest.mark.parametrize(
@@ -77,19 +77,19 @@ def test_a_body_without_an_end_does_not_hold_its_place(monkeypatch):
 )
 def test_what_is_no_call_is_refused_in_words_that_can_be_sent(sent):
     with pytest.raises(DataError) as refused:
-        asyncio.run(body.rows_of(sent, 3))
+        asyncio.run(request_body.rows_of(sent, 3))
     assert json.dumps(problem(refused.value), ensure_ascii=False).encode()
 
 
 @pytest.mark.parametrize("pad", [0, 100_000], ids=["short", "long, in a thread"])
 def test_rows_come_out_as_they_were_sent(pad):
     rows = [{"a": 1, "s": "x" * pad}, {"a": 2.5, "s": None}]
-    assert asyncio.run(body.rows_of(json.dumps({"rows": rows}).encode(), 2)) == rows
+    assert asyncio.run(request_body.rows_of(json.dumps({"rows": rows}).encode(), 2)) == rows
 
 
 def test_a_message_of_grpc_is_parsed_like_json():
     sent = {"rows": [{"a": 1, "b": 1e300, "c": 2.0**53, "s": "x", "l": [1.5, None, True]}]}
-    found = rpc.parsed(rpc.struct(sent).SerializeToString())
+    found = grpc_calls.parsed(grpc_calls.struct(sent).SerializeToString())
     assert found == sent
     kinds = {name: type(value) for name, value in found["rows"][0].items()}
     assert (kinds["a"], kinds["b"]) == (int, float), "a double of any size was not an integer of as many bits"
@@ -115,11 +115,11 @@ def test_numbers_that_json_has_not_are_refused_over_grpc(number):
     sent = Struct()
     sent["rows"] = [{"a": number}]
     with pytest.raises(DataError, match=r"google.protobuf.Struct"):
-        rpc.parsed(sent.SerializeToString())
+        grpc_calls.parsed(sent.SerializeToString())
 
 
 @pytest.mark.parametrize("sent", [b"\xff\xff", b"no message", nested(5_000)], ids=["bytes", "text", "deep"])
 def test_what_is_no_message_is_refused(sent):
     with pytest.raises(DataError, match=r"google.protobuf.Struct"):
-        rpc.parsed(sent)
-    assert rpc.parsed(nested(1)) == {"rows": [0]}
+        grpc_calls.parsed(sent)
+    assert grpc_calls.parsed(nested(1)) == {"rows": [0]}

@@ -16,8 +16,8 @@ import hybridmu
 from hybridmu import faults
 from hybridmu.core.kernel.partition import digest
 from hybridmu.errors import LeaseLostError, StrategyUnavailableError
-from hybridmu.runtime.canaries import Canaries
-from hybridmu.runtime.shard import ShardWorker
+from hybridmu.runtime.coordinator.canary_jobs import Canaries
+from hybridmu.runtime.workers.shard_worker import ShardWorker
 from hybridmu.types import CalibrationCurve, RequestState, ShardJob
 from tests.unit.scene import Scene, scene
 

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from sqlalchemy.engine import Engine
 
 from hybridmu.errors import AdmissionError, RequestError, StateError
-from hybridmu.store.sql import tables as t
-from hybridmu.store.sql.admission import Limits
-from hybridmu.store.sql.database import connect
-from hybridmu.store.sql.deletions import Deletions
-from hybridmu.store.sql.lease import Lease
-from hybridmu.store.sql.ledger import Ledger
+from hybridmu.store.ledger import tables as t
+from hybridmu.store.ledger.accept.admission import Limits
+from hybridmu.store.ledger.database import connect
+from hybridmu.store.ledger.lease import Lease
+from hybridmu.store.ledger.ledger import Ledger
+from hybridmu.store.ledger.purge_records import Deletions
 from hybridmu.types import ForgetRequest, NamedKey, Origin, RequestState, ResolvedKey, RowKey
 from tests.support import key, rows_of
 from tests.unit.test_lifecycle import group_of, guarded, member, revoked_rows

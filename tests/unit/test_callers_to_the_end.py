@@ -6,7 +6,7 @@ import pytest
 
 import hybridmu
 from hybridmu import faults
-from hybridmu.runtime.coordinator import Coordinator
+from hybridmu.runtime.coordinator.coordinator import Coordinator
 from hybridmu.store.certificates import Certificates
 from hybridmu.types import RequestState
 from tests.support import make_table, settings_dict

@@ -10,7 +10,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy.stats import hypergeom
 
-from hybridmu.planning.canaries import Candidate, affordable, class_excess, even_tail, grid, lacking, without
+from hybridmu.planning.canary_schedule import Candidate, affordable, class_excess, even_tail, grid, lacking, without
 from hybridmu.types import CalibrationCell
 from tests.support import curve
 

@@ -14,7 +14,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from hybridmu.core.certificate import (
+from hybridmu.core.kernel.rows import Rows
+from hybridmu.core.kernel.training import Recipe
+from hybridmu.core.proof.certificate import (
     RequestFacts,
     RevokedKey,
     build,
@@ -27,11 +29,9 @@ from hybridmu.core.certificate import (
     parse,
     sign,
 )
-from hybridmu.core.evidence import Evidence, ShardEvidence, ShardState, Stage, findings, prove
-from hybridmu.core.kernel.rows import Rows
-from hybridmu.core.kernel.training import Recipe
-from hybridmu.core.lineage import lineage
-from hybridmu.core.statements import shown
+from hybridmu.core.proof.evidence import Evidence, ShardEvidence, ShardState, Stage, findings, prove
+from hybridmu.core.proof.lineage import lineage
+from hybridmu.core.proof.statements import shown
 from hybridmu.errors import CertificateRefusedError
 from tests import reference_certificate as reference
 

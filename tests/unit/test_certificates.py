@@ -14,13 +14,13 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from hybridmu.cli import app
+from hybridmu.cli.main import app
 from hybridmu.config import Settings
-from hybridmu.core.certificate import canonical, sign
+from hybridmu.core.proof.certificate import canonical, sign
 from hybridmu.errors import CorruptBlobError, StateError
 from hybridmu.store.certificates import Certificates
-from hybridmu.store.files.storage import Storage
-from hybridmu.store.keys import Keyring
+from hybridmu.store.keyring import Keyring
+from hybridmu.store.storage.storage import Storage
 from tests import reference_certificate
 from tests.support import settings_dict
 from tests.unit.test_certificate import KEY, OTHER, PUBLIC, PURGE, chain_of, made, shard_evidence, signed

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from hybridmu.cli import app
+from hybridmu.cli.main import app
 from tests.support import make_table, settings_dict
 
 ROWS, GROUPS = 90, 12

@@ -40,7 +40,7 @@ def edited(core: Path, file: str, old: str, new: str) -> None:
         ("kernel/training.py", "across: Across | None = None,\n) -> int:", "across: object = None,\n) -> object:"),
         ("kernel/rows.py", '"""', '"""Another beginning. '),
         ("tasks/networks.py", '"task.shape does not match the table"', '"the shape is wrong"'),
-        ("certificate.py", "True", "False"),
+        ("proof/certificate.py", "True", "False"),
         ("strategies/dpus.py", "1", "2"),
     ],
 )

@@ -13,7 +13,7 @@ import pytest
 
 from hybridmu.core.kernel.column_types import SUPPORTED, check_role, exact, kept, kind_of
 from hybridmu.errors import DataError
-from hybridmu.store.lake.lookup import Lookup
+from hybridmu.store.dataset.key_lookup import Lookup
 from tests.support import lake_rows, local_system, open_lake, replaced, table
 
 OWN_DATA = Path(__file__).parents[2] / "docs" / "own-data.md"

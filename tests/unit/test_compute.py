@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hybridmu.core.kernel.training import Recipe
-from hybridmu.core.lineage import head
+from hybridmu.core.proof.lineage import head
 from tests.unit.shards import trained
 
 

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from hybridmu.config.deployment import ApiSettings
-from hybridmu.gateway.connections import make_server
+from hybridmu.server.connections import make_server
 from tests.unit.test_gateway import Company
 
 _HANG = 60  # seconds after which a test has failed; none waits for its end otherwise

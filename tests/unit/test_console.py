@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from fastapi.testclient import TestClient
 
-from hybridmu.gateway import drawing
+from hybridmu.server import charts
 from tests.unit.test_gateway import Company
 
 
@@ -101,10 +101,10 @@ def test_the_cookie_and_the_pages_are_closed_to_scripts_and_other_sites(company)
 def test_points_lie_inside_and_on_the_diagonal_when_the_plan_was_right():
     rows = [{"estimated_seconds": s, "measured_seconds": s, "strategy": "dpus", "planned_visits": v}
             for s, v in ((0.013, 10), (4.2, 10_000), (0.9, 77))]  # fmt: skip
-    for figure in (drawing.plan_and_actual(rows), drawing.boundary(rows)):
+    for figure in (charts.plan_and_actual(rows), charts.boundary(rows)):
         assert all(40 <= x <= 290 and 10 <= y <= 190 for x, y, _ in figure.points)
-    for x, y, _ in drawing.plan_and_actual(rows).points:
+    for x, y, _ in charts.plan_and_actual(rows).points:
         assert (x - 40) / 250 == pytest.approx((190 - y) / 180, abs=1e-3)
-    assert drawing.plan_and_actual([]).points == ()
+    assert charts.plan_and_actual([]).points == ()
     nothing = [{**rows[0], "measured_seconds": None}]
-    assert drawing.boundary(nothing).points == ()
+    assert charts.boundary(nothing).points == ()

@@ -14,10 +14,10 @@ from sqlalchemy import event
 
 import hybridmu
 from hybridmu.errors import ConflictError, LeaseLostError
-from hybridmu.store.sql import tables as t
-from hybridmu.store.sql.database import connect
-from hybridmu.store.sql.lease import Lease, fence
-from hybridmu.store.sql.ledger import Ledger
+from hybridmu.store.ledger import tables as t
+from hybridmu.store.ledger.database import connect
+from hybridmu.store.ledger.lease import Lease, fence
+from hybridmu.store.ledger.ledger import Ledger
 from hybridmu.types import RequestState
 from tests.support import HANG_SECONDS, key, repeat, rows_of, settings_dict
 
@@ -143,8 +143,8 @@ def test_what_is_written_under_the_fence_is_in_the_order_of_tokens(engine, datab
 
 HOLDER = """
 import sys, time
-from hybridmu.store.sql.database import connect
-from hybridmu.store.sql.lease import Lease
+from hybridmu.store.ledger.database import connect
+from hybridmu.store.ledger.lease import Lease
 lease = Lease(connect(sys.argv[1]))
 print("ready", flush=True)
 sys.stdin.readline()
@@ -168,7 +168,7 @@ def test_of_processes_that_reach_for_the_lease_one_gets_it(engine, database_url)
 
 
 def test_two_coordinators_fulfil_every_request_once(tmp_path, make_table, database_url, monkeypatch):
-    monkeypatch.setattr("hybridmu.runtime.coordinator.LEASE_SECONDS", 1.0)
+    monkeypatch.setattr("hybridmu.runtime.coordinator.coordinator.LEASE_SECONDS", 1.0)
     make_table()
     config = settings_dict(tmp_path, database_url=database_url, sisa={"shards": 2, "slices": 2})
     with hybridmu.connect(config, executor="local") as system:

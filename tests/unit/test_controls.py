@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from hybridmu.errors import StateError
-from hybridmu.store.sql import tables as t
-from hybridmu.store.sql.controls import Controls
+from hybridmu.store.ledger import tables as t
+from hybridmu.store.ledger.operator_controls import Controls
 from tests.support import key, rows_of
 
 

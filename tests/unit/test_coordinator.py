@@ -8,9 +8,9 @@ import hybridmu
 import hybridmu.task
 from hybridmu.core.kernel.gradients import plain_layers
 from hybridmu.planning.planner import Pools
-from hybridmu.runtime.shard import ShardWorker
-from hybridmu.store.files.blobs import lineage_file
-from hybridmu.store.lake.lookup import Lookup
+from hybridmu.runtime.workers.shard_worker import ShardWorker
+from hybridmu.store.dataset.key_lookup import Lookup
+from hybridmu.store.storage.blobs import lineage_file
 from hybridmu.types import RequestState
 from tests.unit.test_exactness import SGD, assert_equal_to_reference, config_for, write_table
 

@@ -10,18 +10,18 @@ from sqlalchemy.exc import IntegrityError
 
 from hybridmu.errors import DatabaseError, HybridMUError, StorageError
 from hybridmu.planning.planner import Pools
-from hybridmu.runtime.calibrating import Calibrator
-from hybridmu.runtime.certifying import Certifier
-from hybridmu.runtime.coordinator import Coordinator
-from hybridmu.runtime.eviction import CheckpointKeeper
-from hybridmu.runtime.executor import LocalExecutor
-from hybridmu.runtime.healing import Healer
-from hybridmu.runtime.prover import Prover
-from hybridmu.runtime.removal import RemovalPlanner
-from hybridmu.runtime.shard import ShardWorker
-from hybridmu.store.sql import tables as t
-from hybridmu.store.sql.ledger import Ledger
-from hybridmu.store.sql.registry import Registry
+from hybridmu.runtime.coordinator.calibrator import Calibrator
+from hybridmu.runtime.coordinator.checkpoint_keeper import CheckpointKeeper
+from hybridmu.runtime.coordinator.coordinator import Coordinator
+from hybridmu.runtime.coordinator.integrity import Healer
+from hybridmu.runtime.coordinator.removal_planner import RemovalPlanner
+from hybridmu.runtime.purge.certifier import Certifier
+from hybridmu.runtime.workers.evidence_builder import Prover
+from hybridmu.runtime.workers.executor import LocalExecutor
+from hybridmu.runtime.workers.shard_worker import ShardWorker
+from hybridmu.store.ledger import tables as t
+from hybridmu.store.ledger.ledger import Ledger
+from hybridmu.store.ledger.registry import Registry
 from hybridmu.types import RequestState
 
 SECRET = "customer-17"
@@ -114,7 +114,7 @@ def test_a_request_that_fails_takes_no_other_down(small, step, monkeypatch, capl
         later = ask(small, *ids_on(small, 2, 1))
         small.run()
         assert small.state(later) == RequestState.PURGED
-    coordinators = [record for record in caplog.records if record.name == "hybridmu.runtime.isolation"]
+    coordinators = [record for record in caplog.records if record.name == "hybridmu.runtime.workers.isolation"]
     assert not any(SECRET in record.getMessage() for record in coordinators)
     clocked()
     small.forget(ids_on(small, 0, 2))
@@ -156,7 +156,7 @@ def test_what_no_request_asked_for_stops_no_request(small, errand, monkeypatch, 
 
     monkeypatch.setattr(owner, name, failing)
     request = ask(small, *ids_on(small, 0, 1))
-    with caplog.at_level(logging.ERROR, "hybridmu.runtime.isolation"):
+    with caplog.at_level(logging.ERROR, "hybridmu.runtime.workers.isolation"):
         small.run()
     assert small.state(request) == RequestState.PURGED
     if errand != "calibrate":  # which is not asked for by this policy

@@ -7,10 +7,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hybridmu.core import curvature
-from hybridmu.core.curvature import gauss_newton, solve
 from hybridmu.core.kernel.gradients import plain_layers
 from hybridmu.core.kernel.model import initial_model
+from hybridmu.core.strategies import curvature
+from hybridmu.core.strategies.curvature import gauss_newton, solve
 from hybridmu.task import Cnn, Linear, Mlp
 
 

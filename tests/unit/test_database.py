@@ -16,11 +16,11 @@ from sqlalchemy import event
 
 import hybridmu
 from hybridmu.errors import ConfigError, DatabaseError, PurgeError, StateError
-from hybridmu.store.purge.scrub import clean
-from hybridmu.store.sql import database, migrations
-from hybridmu.store.sql import tables as t
-from hybridmu.store.sql.database import connect, reader
-from hybridmu.store.sql.ledger import Ledger
+from hybridmu.runtime.purge.database_scrub import clean
+from hybridmu.store.ledger import database, migrations
+from hybridmu.store.ledger import tables as t
+from hybridmu.store.ledger.database import connect, reader
+from hybridmu.store.ledger.ledger import Ledger
 from tests import postgres
 from tests.support import HANG_SECONDS, key, repeat, rows_of, settings_dict
 
@@ -100,7 +100,7 @@ def test_opening_what_is_up_to_date_is_quick_and_does_without_alembic(tmp_path):
         took.append(time.perf_counter() - started)
     assert min(took) < 0.02, "Alembic alone takes longer"
     script = (
-        "import sys; from hybridmu.store.sql.database import connect; connect(sys.argv[1], create=True); "
+        "import sys; from hybridmu.store.ledger.database import connect; connect(sys.argv[1], create=True); "
         "assert not [name for name in sys.modules if name.startswith(('alembic', 'psycopg'))]"
     )
     subprocess.run([sys.executable, "-c", script, url], check=True, cwd=Path(__file__).parents[2])

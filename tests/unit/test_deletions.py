@@ -9,13 +9,13 @@ import pytest
 from sqlalchemy import event
 
 from hybridmu.errors import LeaseLostError
-from hybridmu.store.purge.survey import Survey
-from hybridmu.store.sql import tables as t
-from hybridmu.store.sql.controls import Controls
-from hybridmu.store.sql.deletions import Deletions, Passed
-from hybridmu.store.sql.registry import Registry
-from hybridmu.store.sql.replicas import Replicas
+from hybridmu.store.ledger import tables as t
+from hybridmu.store.ledger.operator_controls import Controls
+from hybridmu.store.ledger.purge_records import Deletions, Passed
+from hybridmu.store.ledger.registry import Registry
+from hybridmu.store.ledger.replicas import Replicas
 from hybridmu.types import Proof, RequestNeed, RequestState, ShardOutcome, ShardPlan
+from hybridmu.types.surveys import Survey
 from tests.support import key, rows_of
 
 NOW = 10**9

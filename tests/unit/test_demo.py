@@ -25,7 +25,7 @@ from hybridmu.demo.screen import Phases, phases, show
 from hybridmu.demo.story import demo_settings, forget, holds
 from hybridmu.errors import CorruptBlobError
 from hybridmu.report import plots
-from hybridmu.report.html import render
+from hybridmu.report.html_page import render
 from tests import support
 
 PROJECT = Path(__file__).parents[2]

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hybridmu.core.kernel.column_writers import write
 from hybridmu.core.kernel.table_encoder import Column, Encoder, Encoding
 from hybridmu.errors import DataError
-from hybridmu.store.lake.source import content_digests
+from hybridmu.store.dataset.source_rows import content_digests
 
 WORDS = ["", "a", "b", "é", "many words"]
 NUMBERS = [pa.int8(), pa.uint8(), pa.int16(), pa.uint16(), pa.int32(), pa.uint32(), pa.int64(), pa.uint64()]

@@ -14,7 +14,7 @@ from hybridmu.core.kernel.model import Standardize, SubModel
 from hybridmu.core.kernel.table_encoder import Column, Encoder
 from hybridmu.errors import DataError, StateError
 from hybridmu.serving.ensemble import Ensemble
-from hybridmu.serving.forward import batched_matmul, fastest, loop, vmapped
+from hybridmu.serving.forward_passes import batched_matmul, fastest, loop, vmapped
 
 ENCODER = Encoder((Column("a", "number", 1), Column("b", "number", 1)), "label", ("no", "yes"))
 

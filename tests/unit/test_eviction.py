@@ -14,16 +14,16 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 import hybridmu
-from hybridmu.cli import app
+from hybridmu.cli.main import app
 from hybridmu.config import CheckpointSettings
 from hybridmu.errors import StateError
+from hybridmu.planning.checkpoint_retention import EvictionPlan, ShardCheckpoints, _there, evict, expected
 from hybridmu.planning.cost import Coefficients, CostModel
-from hybridmu.planning.eviction import EvictionPlan, ShardCheckpoints, _there, evict, expected
 from hybridmu.planning.planner import Policy, Pools, make_plan
 from hybridmu.planning.workload import count
-from hybridmu.runtime.eviction import CheckpointKeeper
-from hybridmu.runtime.site import Site
-from hybridmu.store.lake.lookup import Lookup
+from hybridmu.runtime.coordinator.checkpoint_keeper import CheckpointKeeper
+from hybridmu.runtime.workers.context import Site
+from hybridmu.store.dataset.key_lookup import Lookup
 from hybridmu.types import Calibration, ShardStats
 from tests.unit.test_exactness import SGD, assert_equal_to_reference, config_for, write_table
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from hybridmu.core.certificate import RequestFacts, build, check, sign
-from hybridmu.core.evidence import Evidence, ShardEvidence, ShardState, Stage, prove
 from hybridmu.core.kernel.partition import digests, place
 from hybridmu.core.kernel.rows import carries
-from hybridmu.core.lineage import lineage
+from hybridmu.core.proof.certificate import RequestFacts, build, check, sign
+from hybridmu.core.proof.evidence import Evidence, ShardEvidence, ShardState, Stage, prove
+from hybridmu.core.proof.lineage import lineage
 from hybridmu.errors import CertificateRefusedError
 from hybridmu.types import SubModel
 from tests import reference_certificate as reference

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hybridmu.core.kernel.partition import digests, place
-from hybridmu.planning.filling import empty_slices, fitting
+from hybridmu.planning.partition_sizing import empty_slices, fitting
 
 KEY = b"k" * 16
 

@@ -8,10 +8,10 @@ from dataclasses import astuple, replace
 import numpy as np
 import pytest
 
-from hybridmu.core import shadow
-from hybridmu.core.audit import mean_loss
-from hybridmu.core.findings import curve, findings, served
-from hybridmu.core.shadow import Score, Shadow
+from hybridmu.core.audit import shadow_models as shadow
+from hybridmu.core.audit.audit_report import curve, findings, served
+from hybridmu.core.audit.measures import mean_loss
+from hybridmu.core.audit.shadow_models import Score, Shadow
 from tests.unit.shards import trained
 from tests.unit.test_shadow import ground
 

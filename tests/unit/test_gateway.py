@@ -19,8 +19,8 @@ from hypothesis import HealthCheck, given, settings
 from schemathesis.specs.openapi import checks
 
 import hybridmu
-from hybridmu.gateway.app import make_app
-from hybridmu.store.sql.tokens import Tokens
+from hybridmu.server.app import make_app
+from hybridmu.store.ledger.tokens import Tokens
 from hybridmu.types import RequestState
 from tests.support import HANG_SECONDS, make_table, settings_dict
 

@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 import hybridmu
 from hybridmu import faults
 from hybridmu.errors import ConflictError, DataError, HybridMUError, RequestError, StateError
-from hybridmu.runtime import growth
-from hybridmu.runtime.shard import ShardWorker
+from hybridmu.runtime.coordinator.coordinator import ingestion as growth
+from hybridmu.runtime.workers.shard_worker import ShardWorker
 from hybridmu.types import IngestState, RequestState
 from tests.unit.test_exactness import OPTIMIZERS, SGD, assert_equal_to_reference, config_for, write_table
 
@@ -378,14 +378,16 @@ def test_a_copy_that_nobody_names_goes_after_a_while(trained, monkeypatch):
     storage.write("incoming/i-0123456789abcdef.parquet", b"half of something")
     trained.ingest(3)
     assert [info.name for info in storage.list("incoming")] == ["incoming/i-0123456789abcdef.parquet"]
-    monkeypatch.setattr("hybridmu.store.lake.incoming._ORPHAN_SECONDS", 0.0)
+    monkeypatch.setattr("hybridmu.store.dataset.waiting_rows._ORPHAN_SECONDS", 0.0)
     trained.ingest(3)
     assert storage.list("incoming") == []
 
 
 def test_of_two_that_race_with_the_same_ids_one_comes_in(trained, monkeypatch):
     path, _ = trained.new(6, string_ids=False)
-    monkeypatch.setattr("hybridmu.runtime.intake.refuse_known", lambda *_: None)  # each looked before the other came
+    monkeypatch.setattr(
+        "hybridmu.runtime.coordinator.row_intake.refuse_known", lambda *_: None
+    )  # each looked before the other came
     first, second = (trained.system.ingest(path) for _ in range(2))
     trained.system.wait_for_rows(first["ingest_id"])
     with pytest.raises(HybridMUError, match="ids of the new table are in the system already"):

@@ -11,10 +11,10 @@ import sqlalchemy as sa
 
 import hybridmu
 from hybridmu.errors import RequestError, StateError, UnknownKeysError
-from hybridmu.store.keys import Keyring
-from hybridmu.store.lake.lookup import UnknownKey
-from hybridmu.store.sql import tables as t
-from hybridmu.store.sql.guard import Guard
+from hybridmu.store.dataset.key_lookup import UnknownKey
+from hybridmu.store.keyring import Keyring
+from hybridmu.store.ledger import tables as t
+from hybridmu.store.ledger.suppression_list import Guard
 from hybridmu.types import RequestState, ResolvedKey, RowKey
 from tests.support import rows_of, settings_dict
 from tests.unit.test_exactness import SGD, assert_equal_to_reference, config_for, write_table

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from hybridmu.errors import HybridMUError, LeaseLostError
-from hybridmu.runtime.healing import Healer
-from hybridmu.runtime.shard import ShardWorker
-from hybridmu.store.files.blobs import blob_file
-from hybridmu.store.sql.damages import Damages
+from hybridmu.runtime.coordinator.integrity import Healer
+from hybridmu.runtime.workers.shard_worker import ShardWorker
+from hybridmu.store.ledger.corruption_reports import Damages
+from hybridmu.store.storage.blobs import blob_file
 from hybridmu.types import RequestState, ShardJob, ShardOutcome
 from tests.unit.scene import Scene, scene
 

@@ -10,11 +10,11 @@ import pytest
 
 import hybridmu
 from hybridmu.errors import ConflictError, RequestError, StateError
-from hybridmu.store.journal import Journal
-from hybridmu.store.keys import Keyring
-from hybridmu.store.sql import tables as t
-from hybridmu.store.sql.idempotency import seal
-from hybridmu.store.sql.ledger import Ledger
+from hybridmu.store.keyring import Keyring
+from hybridmu.store.ledger import tables as t
+from hybridmu.store.ledger.accept.idempotency import seal
+from hybridmu.store.ledger.journal import Journal
+from hybridmu.store.ledger.ledger import Ledger
 from hybridmu.types import RequestState
 from tests.support import key, make_table, repeat, rows_of, settings_dict
 

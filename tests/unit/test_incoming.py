@@ -13,9 +13,9 @@ import pytest
 
 import hybridmu
 from hybridmu import faults
-from hybridmu.runtime.growth import Growth
-from hybridmu.store.files.parquet import publish_parquet, writing
-from hybridmu.store.sql.seals import Seals
+from hybridmu.runtime.coordinator.ingestion import Growth
+from hybridmu.store.ledger.file_seals import Seals
+from hybridmu.store.storage.parquet import publish_parquet, writing
 from tests.support import flipped
 from tests.unit.test_exactness import SGD, assert_equal_to_reference, config_for, write_table
 

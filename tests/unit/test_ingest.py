@@ -228,9 +228,9 @@ MEASURE = """
 import json, sys
 from pathlib import Path
 from hybridmu.config import Settings
-from hybridmu.store.files.storage import Storage
-from hybridmu.store.lake.ingest import ingest
-from hybridmu.store.lake.lake import Lake
+from hybridmu.store.storage.storage import Storage
+from hybridmu.store.dataset.ingest import ingest
+from hybridmu.store.dataset.lake import Lake
 
 def status(name):  # getrusage would report the peak of the process that forked this one
     lines = Path("/proc/self/status").read_text().splitlines()

@@ -14,8 +14,8 @@ import yaml
 from typer.testing import CliRunner
 
 import hybridmu
-from hybridmu.cli import app
-from hybridmu.commands.inputs import read_lines, read_rows
+from hybridmu.cli.input_files import read_lines, read_rows
+from hybridmu.cli.main import app
 from hybridmu.errors import HybridMUError, RequestError
 from tests.unit.test_exactness import SGD, config_for
 

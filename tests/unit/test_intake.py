@@ -8,10 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 
 import hybridmu
-from hybridmu.core.certificate import check
+from hybridmu.core.proof.certificate import check
 from hybridmu.errors import AdmissionError, ConflictError, HybridMUError, RequestError, StateError
 from hybridmu.store.certificates import Certificates
-from hybridmu.store.sql import tables as t
+from hybridmu.store.ledger import tables as t
 from hybridmu.types import RequestState
 from tests.support import rows_of
 from tests.unit.test_exactness import SGD, assert_equal_to_reference, config_for, write_table

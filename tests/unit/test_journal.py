@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 import hybridmu
-from hybridmu.core.certificate import check_chain
+from hybridmu.core.proof.certificate import check_chain
 from hybridmu.errors import CorruptBlobError, StateError
 from hybridmu.faults import observe
 from hybridmu.store.certificates import Certificates
-from hybridmu.store.journal import Journal
+from hybridmu.store.ledger.journal import Journal
 from hybridmu.types import RequestState
 from tests.support import flipped, make_table, settings_dict
 

@@ -16,9 +16,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
 
 from hybridmu.config import Settings
-from hybridmu.core.certificate import key_id
+from hybridmu.core.proof.certificate import key_id
 from hybridmu.errors import ConfigError, DataError, StateError
-from hybridmu.store.keys import Keyring, load_public_keys
+from hybridmu.store.keyring import Keyring, load_public_keys
 from tests.support import HANG_SECONDS, flipped, settings_dict
 
 
@@ -77,7 +77,7 @@ def test_the_mac_is_the_definition(tmp_path):
 _RACE = """
 import sys
 from hybridmu.config import Settings
-from hybridmu.store.keys import Keyring
+from hybridmu.store.keyring import Keyring
 ring = Keyring(Settings.parse({"data": {"train": "t"}, "storage_url": sys.argv[1]}))
 print("ready", flush=True)
 sys.stdin.readline()

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from hybridmu.core.kernel.partition import digest
 from hybridmu.errors import DataError, HybridMUError
-from hybridmu.store.lake.lookup import Lookup
-from hybridmu.store.sql.database import connect
-from hybridmu.store.sql.ledger import Ledger
+from hybridmu.store.dataset.key_lookup import Lookup
+from hybridmu.store.ledger.database import connect
+from hybridmu.store.ledger.ledger import Ledger
 from tests.support import lake_rows, open_lake, replaced, table, write
 
 GROUPED = {"data": {"group": "person"}}

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from hybridmu.errors import AdmissionError
-from hybridmu.gateway.lanes import Lane
+from hybridmu.server.lanes import Lane
 from tests.unit.test_gateway import ROWS, Company
 
 _HANG = 60
@@ -73,7 +73,7 @@ def test_what_waits_is_bounded_and_a_caller_that_left_is_not_worked_for():
 
 def test_long_plans_keep_no_other_call_waiting(company, monkeypatch):
     """Four plans and four deletions of each of two callers hang; the health check, lists and other callers don't."""
-    from hybridmu.system import System
+    from hybridmu.system.system import System
 
     stop, hanging = threading.Event(), []
     plan, forget = System.plan, System.forget

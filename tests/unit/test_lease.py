@@ -7,10 +7,10 @@ import dataclasses
 import pytest
 
 from hybridmu.errors import LeaseLostError
-from hybridmu.store.sql import tables as t
-from hybridmu.store.sql.lease import Lease
-from hybridmu.store.sql.measurements import Measurements
-from hybridmu.store.sql.registry import Registry
+from hybridmu.store.ledger import tables as t
+from hybridmu.store.ledger.lease import Lease
+from hybridmu.store.ledger.measurements import Measurements
+from hybridmu.store.ledger.registry import Registry
 from hybridmu.types import ShardOutcome, ShardPlan
 from tests.support import curve, key
 

@@ -6,11 +6,11 @@ import time
 import pytest
 import sqlalchemy as sa
 
-from hybridmu.core.calibration import fit
+from hybridmu.core.calibration.fit import fit
 from hybridmu.errors import ConflictError, LeaseLostError, RequestError, StateError, StorageMismatchError
-from hybridmu.store.sql import tables as t
-from hybridmu.store.sql.ledger import Ledger
-from hybridmu.store.sql.measurements import Measurements
+from hybridmu.store.ledger import tables as t
+from hybridmu.store.ledger.ledger import Ledger
+from hybridmu.store.ledger.measurements import Measurements
 from hybridmu.types import Calibration, CanaryControls, RequestState, RowKey
 from tests.support import curve, key, repeat, rows_of
 

@@ -9,11 +9,11 @@ import pytest
 from sqlalchemy import event
 
 from hybridmu.errors import AdmissionError, ConflictError, RequestError, StateError
-from hybridmu.store.sql import tables as t
-from hybridmu.store.sql.admission import Limits
-from hybridmu.store.sql.ledger import Ledger
-from hybridmu.store.sql.measurements import Measurements
-from hybridmu.store.sql.registry import Registry
+from hybridmu.store.ledger import tables as t
+from hybridmu.store.ledger.accept.admission import Limits
+from hybridmu.store.ledger.ledger import Ledger
+from hybridmu.store.ledger.measurements import Measurements
+from hybridmu.store.ledger.registry import Registry
 from hybridmu.types import RequestState, RowKey, ShardOutcome, ShardPlan
 from tests.support import key, repeat, rows_of
 

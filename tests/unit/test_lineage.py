@@ -11,11 +11,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hybridmu.core import merkle
 from hybridmu.core.kernel.rows import Rows
 from hybridmu.core.kernel.training import Recipe
-from hybridmu.core.lineage import Link, head, lineage, rechain
-from hybridmu.core.lineage import chain as lineage_chain
+from hybridmu.core.proof import merkle
+from hybridmu.core.proof.lineage import Link, head, lineage, rechain
+from hybridmu.core.proof.lineage import chain as lineage_chain
 
 SALT = bytes(32)
 RECIPE = Recipe(epochs=(3, 2, 2), batch_size=4, seed=1)

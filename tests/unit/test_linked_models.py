@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 import hybridmu
 from hybridmu import faults
 from hybridmu.errors import ConfigError, HybridMUError, StateError, UnknownKeysError
-from hybridmu.runtime.forwarding import after_failure
-from hybridmu.runtime.peer import plain
+from hybridmu.runtime.linked.forwarder import after_failure
+from hybridmu.runtime.linked.peer import plain
 from hybridmu.store.certificates import Certificates
-from hybridmu.store.sql import tables as t
+from hybridmu.store.ledger import tables as t
 from hybridmu.types import RequestState
 from tests.support import rows_of
 from tests.unit.linked import Family, family

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 
 from hybridmu.errors import StateError
-from hybridmu.store.sql import tables as t
-from hybridmu.store.sql.idempotency import RepeatKey, Seal
-from hybridmu.store.sql.links import Links
+from hybridmu.store.ledger import tables as t
+from hybridmu.store.ledger.accept.idempotency import RepeatKey, Seal
+from hybridmu.store.ledger.linked_systems import Links
 from hybridmu.types import ForwardState, NamedKey, Origin, RequestState
 from tests.support import key, rows_of
 

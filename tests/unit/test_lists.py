@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hybridmu.store.files.parquet import writing
-from hybridmu.store.lake.lists import packed, unpacked, unpacked_field
+from hybridmu.store.dataset.list_packing import packed, unpacked, unpacked_field
+from hybridmu.store.storage.parquet import writing
 
 TYPES = (pa.uint8(), pa.int16(), pa.int64(), pa.float32(), pa.float64())
 

@@ -21,10 +21,10 @@ from pyarrow import orc
 
 from hybridmu.core.kernel.partition import digest
 from hybridmu.errors import PurgeError
-from hybridmu.store.files.pages import ParquetParts
-from hybridmu.store.files.parquet import publish_parquet, read_parquet, writing
-from hybridmu.store.purge.look import Look
-from hybridmu.store.purge.rewrite import outdated, rewrite_tables
+from hybridmu.runtime.purge.storage_scan import Look
+from hybridmu.runtime.purge.table_rewrite import outdated, rewrite_tables
+from hybridmu.store.storage.parquet import publish_parquet, read_parquet, writing
+from hybridmu.store.storage.parquet_pages import ParquetParts
 from tests.support import open_lake
 
 NAME = "customer-4711"

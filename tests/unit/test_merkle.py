@@ -10,8 +10,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from hybridmu.core import merkle
-from hybridmu.core.merkle import absence, grow, inclusion, verify_absence, verify_inclusion
+from hybridmu.core.proof import merkle
+from hybridmu.core.proof.merkle import absence, grow, inclusion, verify_absence, verify_inclusion
 
 SALT = bytes(range(32))
 

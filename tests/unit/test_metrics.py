@@ -14,12 +14,12 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from hybridmu.gateway.metrics import exposition
-from hybridmu.report.metrics import LEDGER, REPLICA, samples
-from hybridmu.store.sql.controls import Controls
-from hybridmu.store.sql.registry import Registry
-from hybridmu.store.sql.replicas import Replicas
-from hybridmu.store.sql.vitals import Jobs, Vitals, read_vitals
+from hybridmu.report.metric_names import LEDGER, REPLICA, samples
+from hybridmu.server.prometheus import exposition
+from hybridmu.store.ledger.health import Jobs, Vitals, read_vitals
+from hybridmu.store.ledger.operator_controls import Controls
+from hybridmu.store.ledger.registry import Registry
+from hybridmu.store.ledger.replicas import Replicas
 from hybridmu.types import RequestState
 from tests.support import HANG_SECONDS, key
 from tests.unit.test_registry import outcome, plan

@@ -1,4 +1,4 @@
-"""The migrations make the tables of `store/sql/tables.py`, on both kinds of database."""
+"""The migrations make the tables of `store/ledger/tables.py`, on both kinds of database."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
-from hybridmu.store.sql import migrations
-from hybridmu.store.sql.database import connect, reader
-from hybridmu.store.sql.ledger import Ledger
-from hybridmu.store.sql.tables import metadata
+from hybridmu.store.ledger import migrations
+from hybridmu.store.ledger.database import connect, reader
+from hybridmu.store.ledger.ledger import Ledger
+from hybridmu.store.ledger.tables import metadata
 from tests.support import rows_of
 
 

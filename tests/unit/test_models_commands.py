@@ -8,7 +8,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from hybridmu.cli import app
+from hybridmu.cli.main import app
 from tests.unit.linked import family
 
 

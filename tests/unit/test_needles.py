@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hybridmu.core import needles
-from hybridmu.core.needles import Needles, spelled
+from hybridmu.core.proof import byte_search
+from hybridmu.core.proof.byte_search import Needles, spelled
 
 # Few letters make prefixes that many needles share, and matches that overlap.
 letters = st.binary(max_size=60).map(lambda data: bytes(b"ab\0\xff"[byte % 4] for byte in data))
@@ -19,22 +19,22 @@ lists = st.lists(letters.filter(lambda x: 4 <= len(x) <= 9), max_size=8)
 
 @given(data=letters, wanted=lists, chunk=st.sampled_from([4, 6, 1 << 20]))
 def test_it_finds_what_a_plain_search_finds(data, wanted, chunk):
-    whole = needles._CHUNK
-    needles._CHUNK = chunk
+    whole = byte_search._CHUNK
+    byte_search._CHUNK = chunk
     try:
         assert Needles(wanted).in_(data) == {needle for needle in wanted if needle in data}
     finally:
-        needles._CHUNK = whole
+        byte_search._CHUNK = whole
 
 
 @given(data=letters, wanted=lists, piece=st.integers(1, 20))
 def test_a_stream_is_searched_across_its_pieces(data, wanted, piece):
-    whole = needles._PIECE
-    needles._PIECE = piece
+    whole = byte_search._PIECE
+    byte_search._PIECE = piece
     try:
         found = set().union(*Needles(wanted).in_stream(io.BytesIO(data).read))
     finally:
-        needles._PIECE = whole
+        byte_search._PIECE = whole
     assert found == {needle for needle in wanted if needle in data}
 
 

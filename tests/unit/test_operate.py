@@ -12,8 +12,8 @@ import yaml
 from typer.testing import CliRunner
 
 import hybridmu
-from hybridmu.cli import app
-from hybridmu.store.sql import tables as t
+from hybridmu.cli.main import app
+from hybridmu.store.ledger import tables as t
 from jobs import forget as forget_job
 from tests.support import make_table, settings_dict
 

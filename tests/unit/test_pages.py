@@ -6,8 +6,8 @@ import pytest
 from sqlalchemy import event
 
 from hybridmu.errors import RequestError
-from hybridmu.store.sql import tables as t
-from hybridmu.store.sql.pages import RequestPages
+from hybridmu.store.ledger import tables as t
+from hybridmu.store.ledger.request_pages import RequestPages
 from hybridmu.types import RequestState
 from tests.support import key
 

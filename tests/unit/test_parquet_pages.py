@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from hybridmu.store.files.pages import ParquetParts
-from hybridmu.store.purge.bloom import answers, place, xxh64
-from hybridmu.store.purge.contents import contents
+from hybridmu.runtime.purge.bloom_filters import answers, place, xxh64
+from hybridmu.runtime.purge.file_contents import contents
+from hybridmu.store.storage.parquet_pages import ParquetParts
 
 WORDS = pa.DictionaryArray.from_arrays([0, 1, 0], ["alice", "bob", "nobody-1"])
 TABLE = pa.table({

@@ -9,9 +9,9 @@ import pickle
 import numpy as np
 import pytest
 
-from hybridmu.datasets import _windows
+from hybridmu.datasets.catalog import _windows
+from hybridmu.datasets.pickled import Inert, TablesOnly
 from hybridmu.errors import DataError
-from hybridmu.pickled import Inert, TablesOnly
 
 
 class _Command:

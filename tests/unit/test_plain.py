@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hybridmu.store.files.pages import ParquetParts
-from hybridmu.store.files.parquet import TableWriter, values_apart
-from hybridmu.store.files.plain import plain, plain_schema, plain_type
-from hybridmu.store.purge.rewrite import unused_values
+from hybridmu.runtime.purge.table_rewrite import unused_values
+from hybridmu.store.storage.parquet import TableWriter, values_apart
+from hybridmu.store.storage.parquet_pages import ParquetParts
+from hybridmu.store.storage.plain_tables import plain, plain_schema, plain_type
 
 SECRET = "value-of-no-row"
 WORDS = pa.DictionaryArray.from_arrays(pa.array([0, 1, None, 0]), pa.array(["a", "b", SECRET]))

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hybridmu.core.strategies import adam, newton
+from hybridmu.core.strategies import newton, second_moments
 from hybridmu.errors import StrategyUnavailableError
 from hybridmu.planning.cost import Coefficients, CostModel, schedule
 from hybridmu.planning.planner import Policy, Pools, make_plan
@@ -396,7 +396,7 @@ def test_after_adamw_the_squares_of_batch_gradients_are_priced():
     adamw = policy_with(optimizer="adamw", batch_size=4)
     plain, squared = decide(EARLY, strategy="dpus"), decide(EARLY, strategy="dpus", policy=adamw)
     points = 5  # the begin, and after each of four slices
-    assert squared.sample_visits == 2 * plain.sample_visits + adam.visits(points, 399, 4)
+    assert squared.sample_visits == 2 * plain.sample_visits + second_moments.visits(points, 399, 4)
     assert decide(EARLY, strategy="dpus", policy=adamw, calibration=Calibration()).alpha == 0.25
     assert (
         decide(EARLY, strategy="rewind", policy=adamw).sample_visits == decide(EARLY, strategy="rewind").sample_visits

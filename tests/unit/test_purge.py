@@ -12,15 +12,15 @@ import torch
 
 from hybridmu.core.kernel.partition import digest
 from hybridmu.errors import PurgeError
-from hybridmu.store.files.blobs import Blobs
-from hybridmu.store.files.parquet import publish_parquet, read_parquet, values_apart, writing
-from hybridmu.store.files.plain import plain
-from hybridmu.store.files.storage import Storage
-from hybridmu.store.lake.lookup import Lookup
-from hybridmu.store.purge import purge
-from hybridmu.store.purge import rewrite as rewriting
-from hybridmu.store.purge.purge import purge_indexes, purge_rows, sweep
-from hybridmu.store.purge.survey import Survey, survey
+from hybridmu.runtime.purge import row_purge, table_rewrite
+from hybridmu.runtime.purge.row_purge import purge_indexes, purge_rows, sweep
+from hybridmu.runtime.purge.survey import survey
+from hybridmu.store.dataset.key_lookup import Lookup
+from hybridmu.store.storage.blobs import Blobs
+from hybridmu.store.storage.parquet import publish_parquet, read_parquet, values_apart, writing
+from hybridmu.store.storage.plain_tables import plain
+from hybridmu.store.storage.storage import Storage
+from hybridmu.types.surveys import Survey
 from tests import support
 
 
@@ -164,7 +164,7 @@ def test_a_table_may_lose_all_its_rows(lake):
 
 
 def test_a_file_that_still_holds_a_row_is_an_error(lake, monkeypatch):
-    monkeypatch.setattr(purge, "rewrite", lambda *_: 1)  # a disk that lies
+    monkeypatch.setattr(row_purge, "rewrite", lambda *_: 1)  # a disk that lies
     [(shard, keys)] = places(lake, groups=["p1"]).items()
     with pytest.raises(PurgeError, match="not what a purge should leave"):
         purge_rows(lake, shard, keys)
@@ -175,7 +175,7 @@ def test_a_file_that_still_holds_a_row_is_an_error(lake, monkeypatch):
 
 def test_a_file_that_lost_another_row_is_an_error(lake, monkeypatch):
     [(shard, keys)] = places(lake, groups=["p1"]).items()
-    real = purge.rewrite
+    real = row_purge.rewrite
 
     def greedy(storage, name, gone):
         taken = iter([True])
@@ -189,7 +189,7 @@ def test_a_file_that_lost_another_row_is_an_error(lake, monkeypatch):
 
         return real(storage, name, more)
 
-    monkeypatch.setattr(purge, "rewrite", greedy)
+    monkeypatch.setattr(row_purge, "rewrite", greedy)
     with pytest.raises(PurgeError, match="not what a purge should leave"):
         purge_rows(lake, shard, keys)
 
@@ -254,7 +254,7 @@ def test_each_touched_file_is_read_and_written_once(lake, monkeypatch):
     keys = places(lake, ids=["r20", "r21", "r22", "r501"], groups=["p1", "p2"])
     found = {shard: survey_of(lake, shard, mine) for shard, mine in keys.items()}
     reads, writes = Counter(), Counter()
-    real_open, real_publish = rewriting.open_parquet, Storage.publish
+    real_open, real_publish = table_rewrite.open_parquet, Storage.publish
 
     def opened(storage, name):
         reads[name] += 1
@@ -264,7 +264,7 @@ def test_each_touched_file_is_read_and_written_once(lake, monkeypatch):
         writes[name] += 1
         real_publish(storage, source, name)
 
-    monkeypatch.setattr(rewriting, "open_parquet", opened)
+    monkeypatch.setattr(table_rewrite, "open_parquet", opened)
     monkeypatch.setattr(Storage, "publish", published)
     rows = {(shard, id_) for shard, survey in found.items() for id_ in survey.ids}
     done, _ = purge_indexes(lake, rows, {x for survey in found.values() for x in survey.content})

@@ -23,16 +23,16 @@ from hybridmu.errors import (
     PurgeError,
     StorageError,
 )
-from hybridmu.runtime import certifying, purging
-from hybridmu.runtime.calibrating import Calibrator
-from hybridmu.runtime.prover import Prover
-from hybridmu.runtime.shard import ShardWorker
+from hybridmu.runtime.coordinator.calibrator import Calibrator
+from hybridmu.runtime.purge import certifier, purger
+from hybridmu.runtime.purge.storage_scan import Look
+from hybridmu.runtime.workers.evidence_builder import Prover
+from hybridmu.runtime.workers.shard_worker import ShardWorker
 from hybridmu.store.certificates import Certificates
-from hybridmu.store.files.storage import Storage
-from hybridmu.store.journal import Journal
-from hybridmu.store.keys import Keyring
-from hybridmu.store.purge.look import Look
-from hybridmu.store.sql.deletions import Deletions
+from hybridmu.store.keyring import Keyring
+from hybridmu.store.ledger.journal import Journal
+from hybridmu.store.ledger.purge_records import Deletions
+from hybridmu.store.storage.storage import Storage
 from hybridmu.types import RequestState
 from hybridmu.user_code import told
 from tests.unit.purged import World, make_table, world
@@ -77,9 +77,9 @@ PLACES = {
     "journal": (Journal, "scrub"),
     "look": (Look, "run"),
     "scrub": (Deletions, "scrub"),
-    "clean": (purging, "clean"),
+    "clean": (purger, "clean"),
     "key": (Keyring, "signing_key"),
-    "build": (certifying, "build"),
+    "build": (certifier, "build"),
     "pass": (Deletions, "pass_"),
     "append": (Certificates, "append"),
     "finish": (Deletions, "finish"),
@@ -140,9 +140,9 @@ def test_a_storage_that_fails_for_a_moment_costs_no_wait(small, monkeypatch, pla
 def test_errors_of_every_kind_are_survived(small, clocked, monkeypatch):
     w = small
     one = w.forget([3])
-    real = purging.clean
+    real = purger.clean
     for error in ERRORS:
-        monkeypatch.setattr(purging, "clean", failing(1, error)(real))
+        monkeypatch.setattr(purger, "clean", failing(1, error)(real))
         clocked()
         w.run()
         assert w.request(one).reason == f"not purged: {' '.join(told(error).split())}"
@@ -178,7 +178,7 @@ def test_a_ledger_that_can_not_even_be_told_stops_nothing(small, clocked, monkey
     w = small
     one = w.forget([3])
     broken = DatabaseError("the connection broke off")
-    monkeypatch.setattr(purging, "clean", failing(1, broken)(purging.clean))
+    monkeypatch.setattr(purger, "clean", failing(1, broken)(purger.clean))
     monkeypatch.setattr(Deletions, "note", failing(1, broken)(Deletions.note))
     w.run()
     assert (w.state(one), w.request(one).reason) == (RequestState.SERVED, None)
@@ -273,7 +273,7 @@ def test_other_bits_than_a_new_training_are_refused(small, monkeypatch):
     def other_bits(settings, gone, shards, processes, watch=None, **_):
         return {shard: w.system.site.fresh_model(shard).state_dict() for shard in shards}, 0.0
 
-    monkeypatch.setattr("hybridmu.runtime.prover.train_from_scratch", other_bits)
+    monkeypatch.setattr("hybridmu.runtime.workers.evidence_builder.train_from_scratch", other_bits)
     monkeypatch.setattr(ShardWorker, "_sampled", lambda *_: True)
     w.run()
     assert "is not what training without the rows gives" in w.request(one).reason
@@ -283,17 +283,17 @@ def test_other_bits_than_a_new_training_are_refused(small, monkeypatch):
 def test_a_refusal_after_the_rows_went_gives_no_number_out(small, clocked, monkeypatch):
     w = small
     one, two = (w.forget([row], wait=False) for row in on_shards(w)[0][:2])
-    real = certifying.build
+    real = certifier.build
 
     def picky(**facts):
         if facts["request"].id == two:
             raise CertificateRefusedError("no")
         return real(**facts)
 
-    monkeypatch.setattr(certifying, "build", picky)
+    monkeypatch.setattr(certifier, "build", picky)
     w.run()
     assert w.certificates == []
-    monkeypatch.setattr(certifying, "build", real)
+    monkeypatch.setattr(certifier, "build", real)
     clocked()
     w.run()
     w.assert_certified(one, two)

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hybridmu.serving.quarantine import quarantine
-from hybridmu.store.sql.registry import Registry
-from hybridmu.store.sql.replicas import Replicas
+from hybridmu.store.ledger.registry import Registry
+from hybridmu.store.ledger.replicas import Replicas
 from hybridmu.types import Touched
 from tests.support import key
 from tests.unit.test_registry import outcome, plan

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from hybridmu.core.kernel.partition import digest
 from hybridmu.errors import StorageError
-from hybridmu.store.lake import generation, reading
-from hybridmu.store.purge.purge import purge_rows
+from hybridmu.runtime.purge.row_purge import purge_rows
+from hybridmu.store.dataset import generation, shard_reader
 from tests.support import open_lake, table, write
 
 SHARD = 1
@@ -69,7 +69,7 @@ def test_parts_are_parts_of_the_whole(lake, data, batch):
         for _ in range(data.draw(st.integers(1, 3)))
     ]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reading, "_BATCH_BYTES", batch)
+        patch.setattr(shard_reader, "_BATCH_BYTES", batch)
         parts = tables.rows(*wanted)
     for positions, part in zip(wanted, parts, strict=True):
         expected = whole.take(positions)

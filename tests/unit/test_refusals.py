@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import pytest
 
 from hybridmu import errors
-from hybridmu.gateway.refusals import answer, told
-from hybridmu.system import System
+from hybridmu.server.error_responses import answer, told
+from hybridmu.system.system import System
 from tests.unit.test_gateway import ROWS, Company
 
 PLACES = ("/srv/folder/blobs/ab12.safetensors", "postgresql://hmu:secret@db.internal:5432/hmu", "s3://bucket/prefix",

@@ -7,13 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hybridmu.errors import LeaseLostError, StateError
-from hybridmu.store.sql import tables as t
-from hybridmu.store.sql.database import connect
-from hybridmu.store.sql.lease import Lease
-from hybridmu.store.sql.ledger import Ledger
-from hybridmu.store.sql.measurements import Measurements, record_costs
-from hybridmu.store.sql.registry import Registry
-from hybridmu.store.sql.replicas import Replicas
+from hybridmu.store.ledger import tables as t
+from hybridmu.store.ledger.database import connect
+from hybridmu.store.ledger.lease import Lease
+from hybridmu.store.ledger.ledger import Ledger
+from hybridmu.store.ledger.measurements import Measurements, record_costs
+from hybridmu.store.ledger.registry import Registry
+from hybridmu.store.ledger.replicas import Replicas
 from hybridmu.types import CostObservation, RequestState, ShardOutcome, ShardPlan, SliceRecord
 from tests.support import key, rows_of
 

@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import hybridmu
-from hybridmu.core.calibration import fit
+from hybridmu.core.calibration.fit import fit
 from hybridmu.errors import StorageError
 from hybridmu.planning.repair import Debt, repair_due
-from hybridmu.runtime import coordinator
-from hybridmu.runtime.removal import RemovalPlanner
-from hybridmu.runtime.shard import ShardWorker
-from hybridmu.store.lake.lookup import Lookup
+from hybridmu.runtime.coordinator import coordinator
+from hybridmu.runtime.coordinator.removal_planner import RemovalPlanner
+from hybridmu.runtime.workers.shard_worker import ShardWorker
+from hybridmu.store.dataset.key_lookup import Lookup
 from hybridmu.types import RequestState
 from tests.support import curve
 from tests.unit.scene import Scene, scene

@@ -13,13 +13,13 @@ import safetensors.torch
 import yaml
 from typer.testing import CliRunner
 
-from hybridmu.cli import app
-from hybridmu.core.certificate import sign
+from hybridmu.cli.main import app
+from hybridmu.core.proof.certificate import sign
 from hybridmu.errors import RequestError
-from hybridmu.runtime import replay as replays
-from hybridmu.runtime.replay import Verdict, replay
-from hybridmu.runtime.site import Site
-from hybridmu.store.keys import Keyring
+from hybridmu.runtime.audit import replay as replays
+from hybridmu.runtime.audit.replay import Verdict, replay
+from hybridmu.runtime.workers.context import Site
+from hybridmu.store.keyring import Keyring
 from tests.unit.purged import World
 
 
@@ -128,11 +128,11 @@ def test_the_weightiest_verdict_is_the_one(small):
     confirmed = replays.ShardReplay(0, Verdict.CONFIRMED, "yes")
     elsewhere, refuted = replace(confirmed, verdict=Verdict.ELSEWHERE), replace(confirmed, verdict=Verdict.REFUTED)
     superseded = [replace(confirmed, shard=n, verdict=Verdict.SUPERSEDED, by=n) for n in (4, 9)]
-    assert replays._summed_up([confirmed]).verdict is Verdict.CONFIRMED
-    assert replays._summed_up([confirmed, elsewhere]).verdict is Verdict.ELSEWHERE
-    found = replays._summed_up([*superseded, elsewhere, confirmed])
+    assert replay._summed_up([confirmed]).verdict is Verdict.CONFIRMED
+    assert replay._summed_up([confirmed, elsewhere]).verdict is Verdict.ELSEWHERE
+    found = replay._summed_up([*superseded, elsewhere, confirmed])
     assert (found.verdict, found.by) == (Verdict.SUPERSEDED, 9)
-    assert replays._summed_up([*superseded, refuted, elsewhere]).verdict is Verdict.REFUTED
+    assert replay._summed_up([*superseded, refuted, elsewhere]).verdict is Verdict.REFUTED
 
 
 def test_the_command(small, warm, tmp_path, monkeypatch):
@@ -164,7 +164,7 @@ def test_the_command(small, warm, tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(replays, "_has_rows", lambda *_, **__: False)
         assert run("--replay", "-c", str(config))[0] == 1
-        patched.setattr(replays, "_superseded", lambda *_, **__: replays.ShardReplay(0, Verdict.SUPERSEDED, "later", 2))
+        patched.setattr(replays, "_superseded", lambda *_, **__: replay.ShardReplay(0, Verdict.SUPERSEDED, "later", 2))
         code, result = run("--replay", "-c", str(config))
         assert (code, result["replay"]["by"]) == (3, 2)
     changed = {**document, "purge": {}}
@@ -179,4 +179,4 @@ def test_weights_are_known_by_their_bytes(small):
     file = small.storage / "blobs" / "shard-00000" / f"{blob.partition('/')[2]}.safetensors"
     assert isinstance(file, Path)
     state = safetensors.torch.load_file(file)
-    assert replays.weights_hash(state) == blob.partition("/")[2]
+    assert replay.weights_hash(state) == blob.partition("/")[2]

@@ -10,10 +10,10 @@ import pytest
 
 from hybridmu import faults
 from hybridmu.config import Settings
-from hybridmu.core.certificate import check
+from hybridmu.core.proof.certificate import check
 from hybridmu.errors import StateError
 from hybridmu.store.certificates import Certificates
-from hybridmu.store.keys import Keyring
+from hybridmu.store.keyring import Keyring
 from hybridmu.types import RequestState
 from tests import reference_certificate
 from tests.unit.linked import family

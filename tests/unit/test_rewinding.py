@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hybridmu.core import audit
+from hybridmu.core.audit import measures
 from hybridmu.core.kernel.partition import digest
 from hybridmu.core.kernel.rows import carries
 from hybridmu.core.strategies import Context, get
@@ -55,7 +55,7 @@ def test_a_rewind_goes_back_before_every_open_deletion(tmp_path, before):
         sub = live(it)
         assert not sub.exact
         wanted = made(it, "rewind", [*early, *late], [*early, *late], sub.blob)
-        assert not audit.differing_tensors(it.system.site.blobs.get(sub.blob), wanted)
+        assert not measures.differing_tensors(it.system.site.blobs.get(sub.blob), wanted)
 
 
 def test_a_damped_update_removes_only_what_the_live_weights_hold(tmp_path):
@@ -65,7 +65,7 @@ def test_a_damped_update_removes_only_what_the_live_weights_hold(tmp_path):
         between = live(it).blob
         it.system.wait(it.forget(*late, strategy="dpus-newton"))
         wanted = made(it, "dpus-newton", late, [*early, *late], between)
-        assert not audit.differing_tensors(it.system.site.blobs.get(live(it).blob), wanted)
+        assert not measures.differing_tensors(it.system.site.blobs.get(live(it).blob), wanted)
 
 
 @pytest.mark.parametrize("strategy", ["rewind", "dpus-newton"])

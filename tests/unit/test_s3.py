@@ -22,16 +22,16 @@ from moto.server import ThreadedMotoServer
 
 import hybridmu
 from hybridmu.errors import ConfigError, DataError, StorageError
-from hybridmu.store.audits import Audits
+from hybridmu.runtime.purge.storage_scan import drop_old_versions
 from hybridmu.store.certificates import Certificates
-from hybridmu.store.files.blobs import Blobs
-from hybridmu.store.files.object_versions import delete_noncurrent, list_noncurrent
-from hybridmu.store.files.parquet import publish_parquet, writing
-from hybridmu.store.files.storage import Storage, _ReplacedError, open_fs
-from hybridmu.store.lake.columns import key_columns
-from hybridmu.store.lake.lookup import Lookup
-from hybridmu.store.lake.table import open_table
-from hybridmu.store.purge.look import drop_old_versions
+from hybridmu.store.dataset.key_index import key_columns
+from hybridmu.store.dataset.key_lookup import Lookup
+from hybridmu.store.dataset.source_table import open_table
+from hybridmu.store.storage.audit_scores import Audits
+from hybridmu.store.storage.blobs import Blobs
+from hybridmu.store.storage.object_versions import delete_noncurrent, list_noncurrent
+from hybridmu.store.storage.parquet import publish_parquet, writing
+from hybridmu.store.storage.storage import Storage, _ReplacedError, open_fs
 from tests import support
 
 
@@ -224,7 +224,7 @@ def test_a_missing_bucket_is_named(bucket, verb):
 
 @pytest.mark.parametrize("silent", [False, True])
 def test_an_endpoint_that_does_not_answer_ends_in_an_error_soon(bucket, monkeypatch, silent):
-    monkeypatch.setattr("hybridmu.store.files.s3.SILENT_SECONDS", 1.0)
+    monkeypatch.setattr("hybridmu.store.storage.s3.SILENT_SECONDS", 1.0)
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         if silent:
@@ -310,7 +310,7 @@ def test_old_versions_are_listed_and_deleted_and_current_ones_stay(versioned):
 
 
 def test_more_versions_than_one_call_deletes(versioned, monkeypatch):
-    monkeypatch.setattr("hybridmu.store.files.object_versions._BATCH", 20)  # S3 takes 1000 at once
+    monkeypatch.setattr("hybridmu.store.storage.object_versions._BATCH", 20)  # S3 takes 1000 at once
     for i in range(43):
         versioned.client.put_object(Bucket=versioned.name, Key="deep/er/a", Body=str(i).encode())
     assert delete_noncurrent(versioned.url(), ["a"]) == 42
@@ -421,7 +421,9 @@ def test_no_version_of_any_object_holds_a_purged_row(versioned, forgetful):
 
 def test_an_old_version_that_stays_blocks_the_purge(versioned, forgetful, monkeypatch):
     system = forgetful
-    monkeypatch.setattr("hybridmu.store.purge.look.delete_noncurrent", lambda *_: 0)  # a bucket that retains them
+    monkeypatch.setattr(
+        "hybridmu.runtime.purge.storage_scan.delete_noncurrent", lambda *_: 0
+    )  # a bucket that retains them
     name = system.forget(ids=["r3"], strategy="retrain", wait=True)["request_id"]
     system.run(until_idle=True)
     request = system.ledger.request(name)

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from hybridmu.core.needles import Needles, spelled
+from hybridmu.core.proof.byte_search import Needles, spelled
 from hybridmu.errors import PurgeError
-from hybridmu.store.purge import scrub
-from hybridmu.store.purge.scrub import clean
-from hybridmu.store.sql import tables as t
-from hybridmu.store.sql.database import reader
-from hybridmu.store.sql.deletions import Deletions
+from hybridmu.runtime.purge import database_scrub
+from hybridmu.runtime.purge.database_scrub import clean
+from hybridmu.store.ledger import tables as t
+from hybridmu.store.ledger.database import reader
+from hybridmu.store.ledger.purge_records import Deletions
 from tests.support import key, rows_of
 
 
@@ -119,7 +119,7 @@ def test_a_key_in_any_column_is_found(ledger, engine):
 
 
 def test_a_reader_that_keeps_the_log_in_use_is_named(ledger, sqlite_only, monkeypatch):
-    monkeypatch.setattr(scrub, "_BUSY_MILLISECONDS", 50)
+    monkeypatch.setattr(database_scrub, "_BUSY_MILLISECONDS", 50)
     with reader(sqlite_only).connect() as connection:
         connection.execute(sa.select(t.requests)).all()  # its snapshot is older than what comes
         forget(ledger, [1])
@@ -132,7 +132,7 @@ def test_a_reader_that_keeps_the_log_in_use_is_named(ledger, sqlite_only, monkey
 def test_a_writer_that_is_at_work_is_waited_for_only_so_long(ledger, engine, monkeypatch):
     if engine.dialect.name == "sqlite":
         pytest.skip("a writer does not keep a checkpoint from ending")
-    monkeypatch.setattr(scrub, "_BUSY_MILLISECONDS", 50)
+    monkeypatch.setattr(database_scrub, "_BUSY_MILLISECONDS", 50)
     with engine.begin() as connection:
         connection.exec_driver_sql(f"LOCK TABLE {t.tombstones.name} IN ROW EXCLUSIVE MODE")  # as a writer holds it
         with pytest.raises(PurgeError, match="could not be compacted"):

@@ -16,9 +16,9 @@ import pytest
 import hybridmu
 from hybridmu.errors import CorruptBlobError, HybridMUError, StateError, StorageError
 from hybridmu.faults import observe
-from hybridmu.store.files.sealed import sealed, unsealed
-from hybridmu.store.lake.layout import Manifest
-from hybridmu.store.sql.seals import Seals
+from hybridmu.store.dataset.layout import Manifest
+from hybridmu.store.ledger.file_seals import Seals
+from hybridmu.store.storage.sealed_json import sealed, unsealed
 from tests.support import flipped, local_system, make_table
 
 POLICY = {"verify_share": 0.0, "calibrate": False}
@@ -111,8 +111,8 @@ DAMAGES += [without_a_row, with_a_row_twice, of_another_system, missing]
 
 def rewritten(world: World, change: Callable[[Any], Any]) -> None:
     """Write whole tables with other rows, sealed as the product does."""
-    from hybridmu.store.files.parquet import publish_parquet, writing
-    from hybridmu.store.files.storage import Storage
+    from hybridmu.store.storage.parquet import publish_parquet, writing
+    from hybridmu.store.storage.storage import Storage
 
     storage = Storage(str(world.folder / "storage"))
     for path in sorted((world.lake / "g0000" / "train").iterdir()):

@@ -8,10 +8,10 @@ import pytest
 import sqlalchemy as sa
 from fastapi.testclient import TestClient
 
-from hybridmu.gateway.app import make_app
-from hybridmu.store.sql import tables as t
-from hybridmu.store.sql.database import reader
-from hybridmu.store.sql.sessions import ConsoleSessions
+from hybridmu.server.app import make_app
+from hybridmu.store.ledger import tables as t
+from hybridmu.store.ledger.console_sessions import ConsoleSessions
+from hybridmu.store.ledger.database import reader
 from tests.unit.test_gateway import Company
 
 
@@ -176,7 +176,7 @@ def test_names_are_shown_as_text_and_turn_no_direction(company):
 
 
 def test_the_list_is_turned_page_by_page_and_by_state(company, monkeypatch):
-    monkeypatch.setattr("hybridmu.gateway.console._SHOWN", 2)
+    monkeypatch.setattr("hybridmu.server.console._SHOWN", 2)
     for row in range(10, 15):
         company.system.forget(ids=[row], caller="desk")
     client, _ = entered(company)

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hybridmu.core import shadow
-from hybridmu.core.audit import differing_tensors, mean_loss
+from hybridmu.core.audit import shadow_models as shadow
+from hybridmu.core.audit.measures import differing_tensors, mean_loss
+from hybridmu.core.audit.shadow_models import Ground, Score, Shadow
 from hybridmu.core.kernel.model import initial_model, state_of
-from hybridmu.core.shadow import Ground, Score, Shadow
 from tests.unit.shards import CLASSES, FEATURES, Trained, make_rows, trained
 
 

@@ -17,9 +17,9 @@ ROWS, WIDTH, HIDDEN, SLICES = 24_000, 1024, 2048, 3
 INGEST = """
 import json, sys
 from hybridmu.config import Settings
-from hybridmu.store.files.storage import Storage
-from hybridmu.store.lake.ingest import ingest
-from hybridmu.store.lake.lake import Lake
+from hybridmu.store.storage.storage import Storage
+from hybridmu.store.dataset.ingest import ingest
+from hybridmu.store.dataset.lake import Lake
 
 settings = Settings.parse(json.loads(sys.argv[1]))
 ingest(Lake(settings, Storage(settings.storage_url)))
@@ -30,7 +30,7 @@ import json, sys
 from pathlib import Path
 from hybridmu.config import Settings
 from hybridmu.core.kernel.partition import digest
-from hybridmu.runtime.shard import ShardWorker
+from hybridmu.runtime.workers.shard_worker import ShardWorker
 from hybridmu.types import ShardJob
 
 def status(name):

@@ -13,7 +13,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import nn
 
-from hybridmu.cluster import sharing
+from hybridmu.cluster import distributed_batches
 from hybridmu.core.kernel.training import Recipe, _here, make_step
 from hybridmu.task import CrossEntropyTask
 
@@ -95,7 +95,9 @@ def process(rank: int, processes: int, port: int, folder: str) -> None:
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     dist.init_process_group("gloo", rank=rank, world_size=processes)
     for number, (way, model, options) in enumerate(CASES[processes]):
-        torch.save(fit(getattr(sharing, way), model, options, processes), Path(folder) / f"{number}-{rank}.pt")
+        torch.save(
+            fit(getattr(distributed_batches, way), model, options, processes), Path(folder) / f"{number}-{rank}.pt"
+        )
     dist.destroy_process_group()
 
 

@@ -9,7 +9,7 @@ import yaml
 from typer.testing import CliRunner
 
 import hybridmu
-from hybridmu.cli import app
+from hybridmu.cli.main import app
 from hybridmu.errors import RequestError
 from tests.support import make_table, settings_dict
 

@@ -14,13 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hybridmu.errors import ConfigError, DataError, StateError
-from hybridmu.gateway.bodies import Keys
-from hybridmu.store.files.parquet import publish_parquet, read_parquet
-from hybridmu.store.lake.incoming import rewrite
-from hybridmu.store.lake.inherit import Predecessor, inherit
-from hybridmu.store.lake.layout import META
-from hybridmu.store.lake.lookup import Lookup
-from hybridmu.store.lake.table import open_table
+from hybridmu.server.schemas import Keys
+from hybridmu.store.dataset.key_lookup import Lookup
+from hybridmu.store.dataset.layout import META
+from hybridmu.store.dataset.reshard_import import Predecessor, inherit
+from hybridmu.store.dataset.source_table import open_table
+from hybridmu.store.dataset.waiting_rows import rewrite
+from hybridmu.store.storage.parquet import publish_parquet, read_parquet
 from tests.support import lake_rows, local_system, open_lake, replaced, settings_dict, table, write
 
 

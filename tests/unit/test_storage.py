@@ -17,9 +17,9 @@ import yaml
 
 from hybridmu.config import Settings
 from hybridmu.errors import ConfigError, StorageError
-from hybridmu.store.files.parquet import publish_parquet, read_parquet, writing
-from hybridmu.store.files.s3 import address_of
-from hybridmu.store.files.storage import FileInfo, Storage, open_fs
+from hybridmu.store.storage.parquet import publish_parquet, read_parquet, writing
+from hybridmu.store.storage.s3 import address_of
+from hybridmu.store.storage.storage import FileInfo, Storage, open_fs
 from tests.support import HANG_SECONDS
 
 
@@ -102,7 +102,7 @@ CASES = """
     import resource, signal, subprocess, sys
     from pathlib import Path
     from hybridmu.errors import StorageError
-    from hybridmu.store.files.storage import Storage
+    from hybridmu.store.storage.storage import Storage
 
     root = Path(sys.argv[1])
     def says(what, do):
@@ -176,7 +176,7 @@ def test_what_a_killed_process_staged_is_removed_by_the_next(tmp_path, storage):
     program = f"""
         import time
         from pathlib import Path
-        from hybridmu.store.files.storage import Storage
+        from hybridmu.store.storage.storage import Storage
         with Storage({storage.url!r}).staging() as folder:
             (folder / "rows.arrow").write_bytes(b"rows")
             Path({str(ready)!r}).touch()

@@ -10,13 +10,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hybridmu.core import audit
-from hybridmu.core.curvature import gauss_newton
+from hybridmu.core.audit import measures
 from hybridmu.core.kernel.model import state_of
 from hybridmu.core.kernel.partition import derive, epoch_order
 from hybridmu.core.kernel.rows import Rows
 from hybridmu.core.kernel.training import batch_bounds, fit, make_step
 from hybridmu.core.strategies import dpus, get, newton
+from hybridmu.core.strategies.curvature import gauss_newton
 from hybridmu.core.strategies.dpus import unavailable
 from hybridmu.errors import StrategyUnavailableError
 from hybridmu.task import Cnn
@@ -34,7 +34,7 @@ def mask_of(shard, *, first: int = 1, share: float = 0.1, seed: int = 0):
 
 
 def equal(a, b):
-    return not audit.differing_tensors(a, b)
+    return not measures.differing_tensors(a, b)
 
 
 def distance(state, other):
@@ -106,7 +106,7 @@ def test_a_longer_rewind_fits_the_live_rows_better():
     shard = trained(rows=200)
     context = shard.context(mask_of(shard, first=1))
     losses = [
-        audit.mean_loss(
+        measures.mean_loss(
             shard.model(get("rewind").run(replace(context, finetune_epochs=epochs)).state), context.live, shard.task
         )
         for epochs in (0.5, 2.0, 8.0)
@@ -135,7 +135,7 @@ def gaps_of(runs, shares=(0.02, 0.1), seeds=range(4), **changes):
             for name, run in runs.items():
                 state = run(context)
                 model = shard.model(state)
-                gaps[name].append(audit.forget_loss_gap(model, oracle, context.revoked, shard.task))
+                gaps[name].append(measures.forget_loss_gap(model, oracle, context.revoked, shard.task))
                 distances[name].append(distance(state, oracle.state_dict()))
     return {name: (np.sqrt(np.mean(np.square(gaps[name]))), np.mean(distances[name])) for name in runs}
 

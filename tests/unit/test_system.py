@@ -5,9 +5,9 @@ import threading
 import pytest
 
 import hybridmu
-from hybridmu.runtime import coordinator
-from hybridmu.store.sql.database import connect
-from hybridmu.store.sql.lease import Lease
+from hybridmu.runtime.coordinator import coordinator
+from hybridmu.store.ledger.database import connect
+from hybridmu.store.ledger.lease import Lease
 from tests.support import until
 from tests.unit.test_exactness import SGD, config_for, write_table
 

@@ -13,12 +13,12 @@ from typer.testing import CliRunner
 
 import hybridmu
 from hybridmu import faults
-from hybridmu.cli import app
+from hybridmu.cli.main import app
 from hybridmu.errors import HybridMUError
-from hybridmu.store.files.pages import ParquetParts
-from hybridmu.store.files.parquet import publish_parquet, read_parquet
-from hybridmu.store.lake.layout import LAYOUT
-from hybridmu.store.purge.rewrite import outdated
+from hybridmu.runtime.purge.table_rewrite import outdated
+from hybridmu.store.dataset.layout import LAYOUT
+from hybridmu.store.storage.parquet import publish_parquet, read_parquet
+from hybridmu.store.storage.parquet_pages import ParquetParts
 from hybridmu.types import RequestState
 from tests.unit.purged import POLICY, World
 from tests.unit.test_exactness import SGD, config_for
@@ -163,7 +163,7 @@ def test_a_rewriting_that_is_broken_off_goes_on(old, point, hit):
 
 def test_no_certificate_is_signed_while_a_table_keeps_values_apart(old, monkeypatch):
     config, table = old
-    monkeypatch.setattr("hybridmu.runtime.table_layout.is_current", lambda lake: True)
+    monkeypatch.setattr("hybridmu.runtime.coordinator.table_layout.is_current", lambda lake: True)
     with hybridmu.connect(config, executor="local") as system:
         world = World(system, config, table)
         name = world.forget(groups=["person-0005"])

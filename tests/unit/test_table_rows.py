@@ -18,9 +18,9 @@ from torch import nn
 from hybridmu.core.kernel.model import SubModel
 from hybridmu.core.kernel.table_encoder import Column, Encoder, make_columns
 from hybridmu.errors import DataError, StateError
-from hybridmu.serving.api import problem
+from hybridmu.serving.answer_schemas import problem
 from hybridmu.serving.ensemble import Ensemble
-from hybridmu.serving.forward import fastest, loop
+from hybridmu.serving.forward_passes import fastest, loop
 from hybridmu.serving.table_rows import RowEncoder
 
 SCHEMA = pa.schema([
@@ -237,7 +237,7 @@ def test_a_way_that_fails_later_gives_what_the_loop_gives(monkeypatch):
     def moody(models):
         return lambda x: {}["right on the sample"] if x.any() else known
 
-    monkeypatch.setattr("hybridmu.serving.forward.vmapped", moody)
+    monkeypatch.setattr("hybridmu.serving.forward_passes.vmapped", moody)
     name, forward, _ = fastest(models, sample)
     x = torch.randn(5, 1, 3)
     assert name == "vmap", "nothing is faster than what is known"

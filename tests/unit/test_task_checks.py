@@ -145,7 +145,7 @@ def test_an_edited_task_is_tried_when_a_coordinator_starts(tmp_path, nets):
 
 
 def test_the_check_leaves_threads_and_generators_of_a_notebook_alone(tmp_path):
-    from hybridmu.runtime.task_checks import TaskChecks
+    from hybridmu.runtime.workers.task_checks import TaskChecks
 
     with connect(tmp_path, "linear") as system:
         system.train()

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from hybridmu.core.curvature import gauss_newton
 from hybridmu.core.strategies import get, newton
-from hybridmu.core.update_check import unfit_updates
+from hybridmu.core.strategies.curvature import gauss_newton
+from hybridmu.core.strategies.requirements import unfit_updates
 from hybridmu.errors import StrategyUnavailableError
 from hybridmu.planning.cost import CostModel
 from hybridmu.planning.planner import Policy, Pools, make_plan

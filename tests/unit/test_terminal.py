@@ -22,9 +22,9 @@ from rich.table import Table
 from typer.testing import CliRunner
 
 import hybridmu
-from hybridmu.cli import app
+from hybridmu.cli.main import app
 from hybridmu.report.terminal import Description, Terminal
-from hybridmu.store.sql.tables import requests
+from hybridmu.store.ledger.tables import requests
 from hybridmu.types.text import is_plain, visible
 from tests.unit.test_exactness import SGD, config_for
 
@@ -178,7 +178,7 @@ def test_an_interrupt_ends_with_one_sentence(nasty, tmp_path, verb):
         raw["sisa"]["epochs"] = 100_000
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(raw))
     # A session of its own: a terminal sends the signal to every process of the command.
-    code = "import sys; from hybridmu.cli import main; print('ready', flush=True); sys.stdin.readline(); main()"
+    code = "import sys; from hybridmu.cli.main import main; print('ready', flush=True); sys.stdin.readline(); main()"
     options = ["-c", str(tmp_path / "c.yaml"), "--json", *(["--local"] if verb == "train" else [])]
     process = subprocess.Popen(
         [sys.executable, "-c", code, verb, *options],

@@ -5,18 +5,18 @@ from __future__ import annotations
 import pytest
 import sqlalchemy as sa
 
-from hybridmu.core import access
+from hybridmu.core import token_scopes
 from hybridmu.errors import RequestError, StateError
-from hybridmu.store.sql import tables as t
-from hybridmu.store.sql.database import reader
-from hybridmu.store.sql.tokens import Tokens
+from hybridmu.store.ledger import tables as t
+from hybridmu.store.ledger.database import reader
+from hybridmu.store.ledger.tokens import Tokens
 
 
 def test_what_is_kept_is_no_secret(ledger, engine):
     tokens = Tokens(engine)
     text, token = tokens.create("privacy", ["forget", "audit"], 60.0)
     assert tokens.all() == [token]
-    assert access.holds(text, token, token.created_at)
+    assert token_scopes.holds(text, token, token.created_at)
     assert (token.caller, token.scopes, token.expires_at) == ("privacy", {"forget", "audit"}, token.created_at + 60)
     with reader(engine).begin() as connection:
         (row,) = connection.execute(sa.select(t.tokens)).all()
@@ -32,13 +32,13 @@ def test_rotation_leaves_time_and_revocation_none(ledger, engine):
     new_text, new = tokens.rotate(old.token_id, 60.0)
     now = new.created_at
     kept = {token.token_id: token for token in tokens.all()}
-    assert access.holds(text, kept[old.token_id], now + 59)
-    assert not access.holds(text, kept[old.token_id], now + 61)
+    assert token_scopes.holds(text, kept[old.token_id], now + 59)
+    assert not token_scopes.holds(text, kept[old.token_id], now + 61)
     assert (new.caller, new.scopes) == (old.caller, old.scopes)
     assert new_text != text
     tokens.revoke(new.token_id)
     tokens.revoke(new.token_id)
-    assert not access.holds(new_text, {x.token_id: x for x in tokens.all()}[new.token_id], now + 1)
+    assert not token_scopes.holds(new_text, {x.token_id: x for x in tokens.all()}[new.token_id], now + 1)
     with pytest.raises(StateError, match="does not count any more"):
         tokens.rotate(new.token_id)
     with pytest.raises(StateError, match="no token 0123456789"):

@@ -11,12 +11,12 @@ import pyarrow.parquet as pq
 import pytest
 
 import hybridmu
-from hybridmu.core import audit
+from hybridmu.core.audit import measures
 from hybridmu.core.kernel.partition import digest
 from hybridmu.core.kernel.rows import carries
 from hybridmu.core.strategies import Context, get, newton
 from hybridmu.errors import StorageError, StrategyUnavailableError
-from hybridmu.runtime.updater import Updater
+from hybridmu.runtime.workers.update_worker import Updater
 from hybridmu.types import ShardJob
 from tests.support import lake_rows, local_system, table, write
 
@@ -97,7 +97,7 @@ def test_an_update_has_the_bits_of_one_in_memory(it, monkeypatch, strategy, budg
         assert len(context.revoked) >= len(fresh) > 0
         expected = get(strategy).run(context)
         outcome = updater.update(job)
-        assert not audit.differing_tensors(it.system.site.blobs.get(outcome.blob), expected.state)
+        assert not measures.differing_tensors(it.system.site.blobs.get(outcome.blob), expected.state)
         assert (outcome.visits, outcome.first_slice) == (expected.visits, expected.first_slice)
         assert outcome.live == len(context.live)
 
@@ -107,7 +107,7 @@ def test_all_rows_revoked_at_once(it):
     outcome = Updater(it.system.settings).update(job)
     expected = get("dpus-newton").run(in_memory(it, job))
     assert outcome.live == 0
-    assert not audit.differing_tensors(it.system.site.blobs.get(outcome.blob), expected.state)
+    assert not measures.differing_tensors(it.system.site.blobs.get(outcome.blob), expected.state)
 
 
 def test_every_blob_is_read_once(it, monkeypatch):

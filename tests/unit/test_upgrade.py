@@ -11,10 +11,10 @@ import yaml
 from typer.testing import CliRunner
 
 import hybridmu
-from hybridmu.cli import app
+from hybridmu.cli.main import app
+from hybridmu.planning.checkpoint_retention import ShardCheckpoints
 from hybridmu.planning.cost import Coefficients, CostModel
-from hybridmu.planning.eviction import ShardCheckpoints
-from hybridmu.planning.upgrade import Package, plan_upgrade
+from hybridmu.planning.upgrade_impact import Package, plan_upgrade
 from tests.unit.test_eviction import by_place, mean_visits
 from tests.unit.test_exactness import SGD, config_for, write_table
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hybridmu.core.strategies import adam, dpus, newton, retrain, rewind
+from hybridmu.core.strategies import dpus, newton, retrain, rewind, second_moments
 from hybridmu.core.strategies.base import Context, Result, Strategy
 
 _REGISTRY: dict[str, Strategy] = {}
@@ -32,7 +32,7 @@ def get(name: str) -> Strategy:
 
 register(Strategy("retrain", exact=True, run=retrain.run))
 register(Strategy("rewind", exact=False, run=rewind.run))
-register(Strategy("dpus", exact=False, run=dpus.run_plain, reads=adam.sampled))
+register(Strategy("dpus", exact=False, run=dpus.run_plain, reads=second_moments.sampled))
 register(Strategy("dpus-optimised", exact=False, run=dpus.run_optimised, reads=dpus.tuned, validates=True))
 register(Strategy("dpus-newton", exact=False, run=newton.run, reads=newton.sampled))
 

@@ -19,13 +19,13 @@ from dataclasses import replace
 import numpy as np
 from torch import Tensor
 
-from hybridmu.core.audit import mean_loss
+from hybridmu.core.audit.measures import mean_loss
 from hybridmu.core.kernel.gradients import Gradients, gradients_of
 from hybridmu.core.kernel.model import State, SubModel, state_of
 from hybridmu.core.kernel.partition import derive, epoch_order
 from hybridmu.core.kernel.rows import Positions, Rows
 from hybridmu.core.kernel.training import Recipe, batch_bounds, fit, trained_epochs
-from hybridmu.core.strategies import adam
+from hybridmu.core.strategies import second_moments
 from hybridmu.core.strategies.base import Context, Reads, Result
 from hybridmu.errors import StrategyUnavailableError
 
@@ -51,7 +51,7 @@ def unavailable(optimizer: str, strategy: str) -> str | None:
 
 
 def contribution(
-    context: Context, model: SubModel | None = None, reads: Reads = adam.sampled
+    context: Context, model: SubModel | None = None, reads: Reads = second_moments.sampled
 ) -> tuple[State, int, int]:
     """Estimate what the revoked rows added to the parameters during training.
 
@@ -83,7 +83,7 @@ def contribution(
     moments = None
     if recipe.optimizer == "adamw" and len(revoked):
         trained = [parameter for _, parameter in named]
-        moments = adam.Moments(context, gradients_at, trained, context.read(reads), reads(context), steps)
+        moments = second_moments.Moments(context, gradients_at, trained, context.read(reads), reads(context), steps)
     total: State = {}
     visits = 0
     for point in range(first - 1, slices + 1) if len(revoked) else ():
@@ -201,7 +201,7 @@ def fine_tune(model: SubModel, context: Context) -> int:
 
 def tuned(context: Context) -> Positions:
     """Return the positions of the live rows to fine-tune on, and of those that AdamW's moments are taken over."""
-    return np.unique(np.concatenate([subset(context), adam.sampled(context)]))
+    return np.unique(np.concatenate([subset(context), second_moments.sampled(context)]))
 
 
 def subset(context: Context) -> np.ndarray[tuple[int], np.dtype[np.int64]]:

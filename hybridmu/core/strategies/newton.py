@@ -16,10 +16,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from hybridmu.core.curvature import gauss_newton, solve
 from hybridmu.core.kernel.partition import derive, epoch_order
 from hybridmu.core.kernel.rows import Positions, Rows
 from hybridmu.core.strategies.base import Context, Result
+from hybridmu.core.strategies.curvature import gauss_newton, solve
 from hybridmu.core.strategies.dpus import (
     contribution,
     current_of,

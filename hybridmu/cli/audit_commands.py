@@ -1,0 +1,80 @@
+"""`hybridmu audit`: how well a strategy forgets, on canaries, with controls."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, cast, get_args
+
+import typer
+from rich.table import Table
+
+from hybridmu import config
+from hybridmu.cli.output import ConfigOption, JsonOption, bar, emit, err, errors, print_table, tell
+from hybridmu.errors import ConfigError
+from hybridmu.system.system import connect
+from hybridmu.types import StrategyChoice
+
+_CHOICES = get_args(StrategyChoice)
+_GOES_ON = "finished shadow models are kept, and the same command goes on from there"
+
+
+def audit(
+    config_file: ConfigOption,
+    strategy_: Annotated[
+        str | None,
+        typer.Option("--strategy", help=f"One of {', '.join(_CHOICES)}; by default the first of policy.approximate."),
+    ] = None,
+    share: Annotated[float, typer.Option("--share", help="Canaries over live rows of a shard.")] = 0.01,
+    models: Annotated[int, typer.Option("--models", help="Shadow models of each kind and shard.")] = 30,
+    shards: Annotated[int, typer.Option("--shards", help="How many shards at most.")] = 2,
+    output: Annotated[Path, typer.Option("--output", help="HTML page to write.")] = Path("audit.html"),
+    as_json: JsonOption = False,
+    local: Annotated[bool, typer.Option("--local", help="Run in this process, without Ray.")] = False,
+) -> None:
+    """Measure how well a strategy forgets; fails when the audit could not tell it from doing nothing.
+
+    Live rows play the part of forgotten ones in throw-away copies of some shards. Interrupted, it goes on when it is
+    called again.
+    """  # noqa: DOC501
+    from hybridmu.report.audit_page import headline, lines, page, served, strategy  # plots: the other verbs do without
+
+    with errors(as_json, _GOES_ON), connect(config.load(config_file), "local" if local else "ray") as system:
+        wanted = cast("StrategyChoice | None", strategy_)
+        if strategy_ is not None and strategy_ not in _CHOICES:
+            raise ConfigError(f"unknown strategy {strategy_!r}", expected=f"one of {', '.join(_CHOICES)}")
+        if output.is_dir():
+            raise ConfigError(f"--output {output} is a folder", expected="the HTML file to write")
+        output.parent.mkdir(parents=True, exist_ok=True)  # known to be possible before an hour's work
+        with bar("audit: starting") as advance:
+
+            def announce(seconds: float, workers: int) -> None:
+                err.print(f"about {_duration(seconds)} on {workers} worker(s)")
+
+            def watch(done: int, total: int, left: float) -> None:
+                advance(done, total, f"audit: shadow models, about {_duration(left)} left")
+
+            result = system.audit(
+                strategy=wanted,
+                share=share,
+                models=models,
+                shards=shards,
+                announce=announce,
+                watch=watch,
+            )
+        output.write_text(page(result))
+
+    def say() -> None:
+        table = Table("figure", strategy(result), "never saw them", "did nothing")
+        for line in lines(result):
+            table.add_row(line.name, line.unlearned, line.oracle, line.nothing)
+        print_table(table)
+        for sentence in [headline(result), *served(result), f"What each figure says: {output}"]:
+            tell(sentence)
+
+    emit({**result, "page": str(output)}, as_json, say)
+    if not result["telling"]:
+        raise typer.Exit(1)
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"

@@ -1,0 +1,75 @@
+"""`hybridmu keys …`: which keys there are, and new ones in their place."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any
+
+import typer
+
+from hybridmu import config
+from hybridmu.cli.output import ConfigOption, JsonOption, emit, errors, tell
+from hybridmu.config import Settings
+from hybridmu.errors import StateError
+from hybridmu.store.certificates import Certificates
+from hybridmu.store.keyring import Keyring
+from hybridmu.store.ledger.database import connect
+from hybridmu.store.ledger.suppression_list import Guard
+from hybridmu.store.storage.storage import Storage
+
+app = typer.Typer(no_args_is_help=True, help="The signing and the guard key; see docs/keys.md.")
+
+
+class Which(StrEnum):
+    """The keys that can be rotated."""
+
+    signing = "signing"
+    guard = "guard"
+
+
+@app.command()
+def show(config_file: ConfigOption, as_json: JsonOption = False) -> None:
+    """Show the ids of all keys, and the public keys that auditors need; no secret."""
+    with errors(as_json):
+        settings = config.load(config_file)
+        ring = Keyring(settings)
+        public = {name: key.hex() for name, key in ring.public_keys().items()}
+        result = {
+            "signing": {"where": _where(settings, Which.signing), "public_keys": public},
+            "guard": {"where": _where(settings, Which.guard), "key_ids": list(ring.guard_keys())},
+        }
+    emit(result, as_json, lambda: _shown(result))
+
+
+@app.command()
+def rotate(which: Which, config_file: ConfigOption, as_json: JsonOption = False) -> None:
+    """Start a new key; the old signing key is destroyed, old guard keys stay for checking."""
+    with errors(as_json):
+        settings = config.load(config_file)
+        name = Keyring(settings).rotate(which.value, _used(settings, which))
+    emit({"key": which.value, "key_id": name}, as_json, lambda: tell(f"{which.value} key {name} is in use now"))
+
+
+def _used(settings: Settings, which: Which) -> int:
+    """Return how many keys the system is known to have used, whatever is left in the folder."""
+    if which is Which.signing:
+        documents = Certificates(Storage(settings.storage_url)).all()
+        return len({document["signature"]["key_id"] for document in documents})
+    try:
+        engine = connect(settings.database)
+    except StateError:  # nothing was trained yet
+        return 0
+    return len(Guard(engine, Keyring(settings)).used())
+
+
+def _where(settings: Settings, which: Which) -> str:
+    source: str | None = getattr(settings.keys, which)
+    return source or str(settings.keys_folder)
+
+
+def _shown(result: dict[str, Any]) -> None:
+    for name, ids in (("signing", result["signing"]["public_keys"]), ("guard", result["guard"]["key_ids"])):
+        tell(f"{name} key, in {result[name]['where']}" + ("" if ids else ": none yet, it is made on first use"))
+        for key in ids:
+            newest = "in use" if key == [*ids][-1] else "old"
+            tell(f"  {key}  {newest}" + (f"  public key {ids[key]}" if name == "signing" else ""))

@@ -1,0 +1,184 @@
+"""What every verb shares: options, the two consoles, one JSON document or words, errors with their exit code."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
+from rich.table import Table
+from typer.core import TyperGroup
+
+from hybridmu.errors import HybridMUError, UnknownKeysError
+from hybridmu.report.json_values import finite
+from hybridmu.report.terminal import Description, Terminal
+from hybridmu.runtime.coordinator.coordinator import Snapshot
+from hybridmu.system.system import Watcher
+
+ConfigOption = Annotated[Path, typer.Option("-c", "--config", help="YAML configuration.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+
+err = Terminal(stderr=True)
+out = Terminal()
+_WIDEST = 10_000
+COMMITTED = (
+    "what was committed stays so, and `hybridmu run` goes on with it; `hybridmu requests list` and "
+    "`hybridmu ingests list` show it"
+)
+_INTERRUPTED = 128 + signal.SIGINT
+_UsageError: Any = typer.BadParameter.__base__  # the only public name of this family
+
+
+class Verbs(TyperGroup):
+    """The top of the command line: a usage error is one JSON document as well, where one was asked for."""
+
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        """Return the context of a call, its own options parsed."""
+        as_json = "--json" in args
+        with _usage(as_json):
+            context = super().make_context(info_name, args, parent, **extra)
+        context.meta[__name__] = as_json
+        return context
+
+    def invoke(self, ctx: Any) -> Any:
+        """Return what the verb returns, after parsing its options."""
+        with _usage(ctx.meta[__name__]):
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _usage(as_json: bool) -> Iterator[None]:
+    # Typer writes words to standard error and exits with code 2; whoever reads standard output gets the same.
+    try:
+        yield
+    except _UsageError as error:
+        if as_json:
+            remedy = f"see `{ctx.command_path} --help`" if (ctx := getattr(error, "ctx", None)) else ""
+            document = {
+                "error": "UsageError",
+                "what": error.format_message(),
+                "expected": "",
+                "got": "",
+                "remedy": remedy,
+            }
+            print(json.dumps(document))
+        raise
+
+
+@contextmanager
+def errors(as_json: bool, interrupted: str = "nothing was changed") -> Iterator[None]:
+    """Turn an error that the caller can do something about into a message and exit code 2; an interrupt into code 130.
+
+    Args:
+        as_json: Print it on standard output as one JSON document as well.
+        interrupted: What an interrupt leaves, and how to go on.
+
+    Raises:
+        Exit: In place of the error.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        if as_json:
+            print(json.dumps({"error": "Interrupted", "what": interrupted, "expected": "", "got": "", "remedy": ""}))
+        err.print(f"interrupted: {interrupted}", soft_wrap=True)
+        raise typer.Exit(_INTERRUPTED) from None
+    except (HybridMUError, OSError) as error:
+        what = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) and error.filename else str(error)
+        if as_json:
+            known = isinstance(error, HybridMUError)
+            document: dict[str, Any] = {"error": type(error).__name__, "what": what}
+            if known:
+                document |= {name: getattr(error, name) for name in ("what", "expected", "got", "remedy")}
+            if isinstance(error, UnknownKeysError):
+                document["unknown"] = list(error.unknown)
+            print(json.dumps(document))
+        err.print("error", style="red", end=" ")
+        err.print(f"{type(error).__name__}: {what}", soft_wrap=True)
+        raise typer.Exit(2) from None
+
+
+@contextmanager
+def bar(text: str) -> Iterator[Callable[..., None]]:
+    """Show a bar; it pulses until what is yielded is called.
+
+    Args:
+        text: What is done.
+
+    Yields:
+        A function (done, in all, text), the last two optional.
+    """
+    columns = (Description(), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=err, transient=True) as progress:
+        task = progress.add_task(text, total=None)
+
+        def advance(done: int, total: int | None = None, now: str = text) -> None:
+            progress.update(task, description=now, total=total, completed=done)
+
+        yield advance
+
+
+@contextmanager
+def progress(what: str) -> Iterator[Watcher]:
+    """Show a bar of shard jobs.
+
+    Args:
+        what: What is done.
+
+    Yields:
+        What to call with a snapshot after every step.
+    """
+    with bar(f"{what}: starting") as advance:
+
+        def watch(snapshot: Snapshot) -> None:
+            now = (
+                "calibrating"
+                if snapshot.calibrating
+                else "paused, until `hybridmu resume`"
+                if snapshot.paused
+                else "shards"
+            )
+            text = f"{what}: {now}"
+            advance(snapshot.jobs_done, snapshot.jobs_total or None, text)
+
+        yield watch
+
+
+def operator() -> str:
+    """Return the operating system's name of the user who runs the command."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container may have a number, but no name for it
+        return f"uid {os.getuid()}"
+
+
+def emit(result: Any, as_json: bool, show: Callable[[], object]) -> None:
+    """Print a result: one JSON document, or what `show` prints for people."""
+    if as_json:
+        print(json.dumps(finite(result), default=str))
+    else:
+        show()
+
+
+def tell(text: str) -> None:
+    """Print lines for people, however long they are."""
+    out.print(text, soft_wrap=True)
+
+
+def warn(warnings: Iterable[str]) -> None:
+    """Print warnings to standard error, whatever form the result has."""
+    for warning in warnings:
+        err.print(f"warning: {warning}")
+
+
+def print_table(table: Table) -> None:
+    """Print a table; where no terminal shows it, as wide as it is: a file or a pipe gets every cell whole."""
+    table.columns[0].no_wrap = True  # ids are copied
+    (out if out.is_terminal else Terminal(width=_WIDEST)).print(table)

@@ -1,0 +1,73 @@
+"""`hybridmu size`: how many workers a load of deletions needs."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, get_args
+
+import typer
+from rich.table import Table
+
+from hybridmu import config
+from hybridmu.cli.output import ConfigOption, JsonOption, emit, errors, print_table, tell
+from hybridmu.errors import ConfigError
+from hybridmu.system.system import connect
+from hybridmu.types import StrategyChoice
+
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+
+
+def size(
+    config_file: ConfigOption,
+    per_day: Annotated[float, typer.Option("--requests-per-day", help="Deletion requests, on average.")],
+    deadline: Annotated[
+        str, typer.Option("--deadline", help="From a request to its exact removal: 90s, 15m, 24h, 30d.")
+    ],
+    rows: Annotated[int, typer.Option("--rows", help="Rows of each request.")] = 1,
+    days: Annotated[float, typer.Option("--days", help="How long the simulated load lasts.")] = 7.0,
+    strategy: Annotated[
+        str, typer.Option("--strategy", help=f"One of {', '.join(get_args(StrategyChoice))}.")
+    ] = "auto",
+    workers: Annotated[list[int] | None, typer.Option("--workers", help="Try this number; may be repeated.")] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Of the simulated load.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Simulate a load of deletions with the costs that this system measured; nothing is changed."""  # noqa: DOC501
+    with errors(as_json):
+        chosen = next((name for name in get_args(StrategyChoice) if name == strategy), None)
+        if chosen is None:
+            raise ConfigError(f"there is no strategy {strategy!r}", expected=", ".join(get_args(StrategyChoice)))
+        with connect(config.load(config_file), "local") as system:
+            found = system.size(
+                per_day, _seconds(deadline), rows=rows, days=days, strategy=chosen, workers=workers, seed=seed
+            )
+    emit(found, as_json, lambda: _show(found, deadline))
+
+
+def _seconds(text: str) -> float:
+    """Return a length of time as seconds."""  # noqa: DOC501
+    number, unit = (text[:-1], text[-1]) if text[-1:] in _UNITS else (text, "s")
+    try:
+        return float(number) * _UNITS[unit]
+    except ValueError:
+        raise ConfigError("the deadline is no length of time", expected="90s, 15m, 24h or 30d", got=text) from None
+
+
+def _show(found: dict[str, Any], deadline: str) -> None:
+    table = Table(
+        "workers", "served, p50", "p95", "exact, p95", "worst", f"later than {deadline}", "busy", "device-hours a day"
+    )
+    for one in found["sizes"]:
+        times = [f"{one[name]:.3g} s" for name in ("served_p50", "served_p95", "exact_p95", "exact_worst")]
+        busy, hours = f"{one['utilisation']:.1%}", f"{one['device_hours_per_day']:.3g}"
+        table.add_row(str(one["workers"]), *times, str(one["late"]), busy, hours)
+    print_table(table)
+    each = f"{found['devices_per_worker']:g} {found['device']}"
+    if found["workers"] is None:
+        says = (
+            "With none of them every request is in time: use more shards, an approximate strategy, or a later deadline."
+        )
+    else:
+        load = f"{found['requests']} requests of {found['days']:.3g} days"
+        says = f"{found['workers']} worker(s) of {each} each are enough for all {load}."
+    rests = ", ".join(f"{name} {count}" for name, count in found["observations"].items())
+    tell(f"{says}\nIt rests on measured jobs ({rests}) on this machine's devices.")

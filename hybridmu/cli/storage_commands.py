@@ -1,0 +1,129 @@
+"""`hybridmu checkpoints`, `upgrade` and `ledger`: what storage holds, and what it gives back."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hybridmu import config
+from hybridmu.cli.output import ConfigOption, JsonOption, emit, errors, operator, tell
+from hybridmu.errors import ConfigError
+from hybridmu.system.system import connect
+
+ledger = typer.Typer(no_args_is_help=True, help="Ledger and tables after a restore.")
+
+
+def checkpoints(
+    config_file: ConfigOption,
+    apply: Annotated[bool, typer.Option("--apply", help="Delete them; without it nothing is changed.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Show which checkpoints go to keep checkpoints.budget_bytes, and what the next deletion costs then."""
+    with errors(as_json), connect(config.load(config_file), "local") as system:
+        result = system.checkpoints(apply=apply)
+
+    def say() -> None:
+        lines = [result["explanation"]]
+        lines.append(f"That is {result['seconds_after']:.3g} s on one worker, {result['seconds_before']:.3g} s before.")
+        if result["evicted"]:
+            lines.append("They are deleted." if apply else "Nothing was changed; --apply deletes them.")
+        tell("\n".join(lines))
+
+    emit(result, as_json, say)
+
+
+def upgrade(
+    config_file: ConfigOption,
+    plan: Annotated[bool, typer.Option("--plan", help="Show what it costs; nothing else is done.")] = False,
+    with_: Annotated[
+        list[str] | None,
+        typer.Option("--with", help="With --plan: PACKAGE=VERSION after it; may be repeated."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Rewrite tables of an earlier release; with --plan show what code and libraries cost in lost checkpoints."""  # noqa: DOC501
+    with errors(as_json):
+        if with_ and not plan:
+            raise ConfigError(
+                "other packages are only planned with",
+                expected="hybridmu upgrade --plan --with PACKAGE=VERSION",
+                remedy="add --plan; the packages themselves are installed by pip",
+            )
+        versions = dict(map(_package, with_ or []))
+        with connect(config.load(config_file), "local") as system:
+            if not plan:
+                count = system.rewrite_tables()
+                emit({"tables": count}, as_json, lambda: tell(_rewritten(count)))
+                return
+            found = system.upgrade(versions)
+    emit(asdict(found), as_json, lambda: tell(found.explain()))
+
+
+def _rewritten(count: int) -> str:
+    if count:
+        return f"{count} table file(s) of an earlier release were rewritten. Nothing is trained anew."
+    return "Every table is as this release writes them."
+
+
+@ledger.command()
+def replay(config_file: ConfigOption, as_json: JsonOption = False) -> None:
+    """Give a ledger that was restored from a backup what storage has acted on since."""
+    with errors(as_json), connect(config.load(config_file), "local") as system:
+        result = system.replay()
+    found = f"{result['requests']} request(s), {result['tombstones']} tombstone(s), version {result['version']}"
+
+    def say() -> None:
+        tell(f"{found}. `hybridmu run` goes on from here.")
+        if result["unsettled"]:
+            names = ", ".join(result["unsettled"])
+            tell(f"Not asked what they know: {names}. Link them again: `hybridmu models link`.")
+
+    emit(result, as_json, say)
+
+
+@ledger.command()
+def mend(
+    name: Annotated[str, typer.Argument(help="The file in storage, as the error names it.")],
+    copy: Annotated[Path, typer.Argument(help="A copy of it; it may be older than purges.")],
+    config_file: ConfigOption,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a damaged table or index file again from a copy, without what was purged since."""
+    with errors(as_json), connect(config.load(config_file), "local") as system:
+        result = system.mend(name, copy)
+    said = f"{name} is what was recorded; {result['left_out']} row(s) of the copy were purged since, and left out"
+    emit(result, as_json, lambda: tell(said))
+
+
+def decommission(
+    config_file: ConfigOption,
+    reason: Annotated[str, typer.Option("--reason", help="Why, for the log.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do it; without it only the question is shown.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Forget everything: stop serving, delete every row, checkpoint and version. Certificates and the guard stay."""  # noqa: DOC501
+    with errors(as_json):
+        if not yes:
+            raise ConfigError(
+                "this deletes all data and models of the system for good", remedy="add --yes if that is meant"
+            )
+        with connect(config.load(config_file), "local") as system:
+            result = system.decommission(reason, operator())
+    emit(
+        result,
+        as_json,
+        lambda: tell(
+            f"{result['files_deleted']} file(s) deleted, {result['certificates_kept']} certificate(s) kept",
+        ),
+    )
+
+
+def _package(text: str) -> tuple[str, str]:
+    name, _, version = text.partition("=")
+    version = version.lstrip("=").strip()
+    if not name.strip() or not version:
+        raise ConfigError(f"--with {text} names no version", expected="PACKAGE=VERSION, such as torch=2.14.0")
+    return name.strip(), version

@@ -1,0 +1,104 @@
+"""Looking for traces of purged rows in what Ray itself writes: session logs and spilled objects, on every node.
+
+Imports no torch: every node has a process with this module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from hybridmu.core.proof.byte_search import Needles, spelled
+from hybridmu.errors import PurgeError
+
+_TIMEOUT_SECONDS = 300.0
+
+Held = list[tuple[str, tuple[bytes, ...]]]
+
+
+class Searcher:
+    """Searches what Ray wrote on the node that it lives on."""
+
+    def find(self, needles: Collection[bytes]) -> Held:
+        """Return every file of the session's folder that holds a needle, and which.
+
+        Args:
+            needles: Digests are also searched as hexadecimal text.
+        """
+        session = Path(ray._private.worker._global_node.get_session_dir_path())
+        meaning = {spelling: needle for needle in needles for spelling in spelled([needle])}
+        wanted = Needles(meaning)
+        found = []
+        for file in session.rglob("*"):
+            try:
+                if not file.is_file() or file.is_socket():
+                    continue
+                with file.open("rb") as stream:
+                    held = {meaning[spelling] for piece in wanted.in_stream(stream.read) for spelling in piece}
+            except OSError:
+                continue  # rotated or removed meanwhile
+            if held:
+                found.append((str(file), tuple(sorted(held))))
+        return found
+
+
+class Searchers:
+    """A searcher on every other node, kept from one purge to the next, and one here.
+
+    Ray ends a process that idles for a second where more actors live than there are CPUs, and each new one takes
+    seconds of a core, from the retrains that run there. They hold no CPU and end with the process that made them.
+    """
+
+    def __init__(self) -> None:
+        self._actors: dict[str, Any] = {}
+
+    def find(self, needles: Collection[bytes]) -> tuple[int, tuple[tuple[str, tuple[bytes, ...]], ...]]:
+        """Search Ray's session folders on all live nodes.
+
+        Args:
+            needles: Digests and telling raw ids of purged rows.
+
+        Returns:
+            (nodes searched, (file with its node, needles in it) for every file that holds one).
+
+        Raises:
+            PurgeError: A node could not be searched.
+        """
+        if not needles:
+            return 0, ()
+        here = ray.get_runtime_context().get_node_id()
+        alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+        self._actors = {node: self._actors.get(node) or _start(node) for node in sorted(alive - {here})}
+        asked = [actor.find.remote(sorted(needles)) for actor in self._actors.values()]
+        try:
+            held = {here: Searcher().find(needles), **dict(zip(self._actors, _answers(asked), strict=True))}
+        except RayError as error:
+            self._end()
+            raise PurgeError(
+                "the cluster's nodes could not be searched for purged rows",
+                got=str(error).splitlines()[0],
+                remedy="it is tried again",
+            ) from None
+        return len(held), tuple(
+            (f"{file} of node {node}", named) for node, files in held.items() for file, named in files
+        )
+
+    def _end(self) -> None:
+        for actor in self._actors.values():
+            ray.kill(actor)
+        self._actors = {}
+
+
+def _answers(asked: list[Any]) -> list[Held]:
+    answers: list[Held] = ray.get(asked, timeout=_TIMEOUT_SECONDS)
+    return answers
+
+
+def _start(node: str) -> Any:
+    where = NodeAffinitySchedulingStrategy(node, soft=False)
+    return ray.remote(num_cpus=0, max_restarts=0, scheduling_strategy=where)(Searcher).remote()

@@ -1,0 +1,35 @@
+"""The updater as an actor: on a cluster it also looks on the machines."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hybridmu.cluster.ray_log_scan import Searchers
+from hybridmu.config import Settings
+from hybridmu.runtime.workers.update_worker import Updater
+from hybridmu.types import LookOutcome, ShardJob
+
+
+class ClusterUpdater(Updater):
+    """An updater that looks on the machines of its cluster too.
+
+    Args:
+        settings: The configuration.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self._searchers = Searchers()
+
+    def look(self, job: ShardJob) -> LookOutcome:
+        """Search storage, then what Ray wrote on every node, for what was purged.
+
+        Args:
+            job: As for any updater.
+
+        Returns:
+            The files that still hold a needle.
+        """
+        found = super().look(job)
+        searched, traces = self._searchers.find(job.needles)
+        return replace(found, found=found.found + traces, looked=(*found.looked, ("nodes", searched)))

@@ -1,0 +1,1 @@
+"""Measures of forgetting, shadow models, and what they say together."""

@@ -1,0 +1,1 @@
+"""Step and error of approximate updates, fitted from canary deletions."""

@@ -1,0 +1,1 @@
+"""Lineage, Merkle trees, evidence and certificates."""

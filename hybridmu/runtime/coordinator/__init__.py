@@ -1,0 +1,1 @@
+"""Coordinator: claims requests, plans them, and follows them to their certificates."""

@@ -1,0 +1,137 @@
+"""Jobs on their way to the executor: each learns what is revoked when it leaves, not before."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+
+from hybridmu.faults import reach
+from hybridmu.runtime.purge.row_purge import touched_indexes
+from hybridmu.runtime.workers.context import Site
+from hybridmu.runtime.workers.executor import Executor, failure
+from hybridmu.runtime.workers.isolation import apart
+from hybridmu.store.dataset.lake import Lake
+from hybridmu.store.dataset.layout import MANIFEST, SPLITS
+from hybridmu.store.ledger.journal import Journal
+from hybridmu.store.ledger.ledger import Ledger
+from hybridmu.types import KeyKind, ShardFailure, ShardJob, Tombstone
+
+_READS_NO_ROWS = {"prove", "foresee", "foresee-index", "purge", "purge-index", "look"}
+
+
+class Dispatcher:
+    """Holds jobs back until the executor has room for them.
+
+    Args:
+        site: Whose tables the jobs read.
+        ledger: Where tombstones are.
+        journal: Remembers in storage who brought them.
+        executor: Runs the jobs.
+    """
+
+    def __init__(self, site: Site, ledger: Ledger, journal: Journal, executor: Executor) -> None:
+        self._site, self._ledger, self._journal, self._executor = site, ledger, journal, executor
+        self._waiting: list[ShardJob] = []
+        self._given: dict[str, ShardJob] = {}  # what the executor has
+
+    @property
+    def busy(self) -> bool:
+        """Return whether any job waits or runs."""
+        return bool(self._waiting or self._given)
+
+    @property
+    def shards(self) -> set[int]:
+        """Return the shards of all jobs that wait or run."""
+        return {job.shard for job in (*self._waiting, *self._given.values())}
+
+    def queue(self, job: ShardJob) -> None:
+        """Let a job wait for its turn."""
+        self._waiting.append(job)
+
+    def withdraw(self, job_ids: Collection[str]) -> None:
+        """Drop jobs that were not given to the executor yet."""
+        self._waiting = [job for job in self._waiting if job.job_id not in job_ids]
+
+    def came_back(self, job_id: str) -> None:
+        """Take note that the executor is done with a job."""
+        self._given.pop(job_id, None)
+
+    def give(self, token: int) -> list[ShardFailure]:
+        """Give the executor what its pools have room for, in order; what waits for its node holds up nobody else.
+
+        A job learns the tombstones only now: rows that were revoked while it waited must not be read any more. A
+        retrain removes them as well; an update leaves them to the request that named them.
+
+        Args:
+            token: Of the lease.
+
+        Returns:
+            The jobs that could not be given, whatever the reason: the others were.
+
+        Raises:
+            LeaseLostError: Another coordinator took over.
+        """
+        pools = self._executor.pools()
+        room = {False: pools.workers, True: pools.updaters}
+        for given in self._given.values():
+            room[given.central] -= 1
+        later, failed = list[ShardJob](), list[ShardFailure]()
+        for job in self._waiting:
+            errors: list[Exception] = []
+            with apart("giving a job", errors.append):
+                if room[job.central] <= 0 or not self._executor.has_core(job):
+                    later.append(job)
+                    continue
+                room[job.central] -= 1
+                self._submit(token, job)
+            failed += [failure(job, error, retryable=True) for error in errors]
+        self._waiting = later
+        return failed
+
+    def _submit(self, token: int, job: ShardJob) -> None:
+        lake = self._site.lake
+        seals = lake.recorded(_read_by(lake, job))
+        job = replace(job, generations=len(lake.manifest.generations), seals=seals)
+        self._given[job.job_id] = job
+        reach("job.submit")
+        if job.strategy in _READS_NO_ROWS:
+            self._executor.submit(job)
+            return
+        gone = self.take(token, None if job.strategy == "calibrate" else [job.shard])
+        stones = [stone for found in gone.values() for stone in found]
+        upto = max([job.upto, *(stone.seq for stone in stones)]) if job.strategy == "retrain" else job.upto
+        self._executor.submit(replace(job, tombstones=revoked_keys(stones), upto=upto))
+
+    def take(self, token: int, shards: Sequence[int] | None) -> dict[int, list[Tombstone]]:
+        """Return the tombstones that a job must know, once storage remembers who brought them.
+
+        Args:
+            token: Of the lease.
+            shards: Which; None: all.
+
+        Raises:
+            LeaseLostError: Another coordinator took over.
+        """
+        gone = self._ledger.take(token, shards)
+        self._journal.keep({stone.request_id for stones in gone.values() for stone in stones})
+        return gone
+
+
+def files_of(lake: Lake, shard: int) -> list[str]:
+    """Return the names of the manifest and of a shard's tables."""
+    return [MANIFEST, *(name for split in SPLITS for name in lake.files(split, shard))]
+
+
+def _read_by(lake: Lake, job: ShardJob) -> list[str]:
+    """Return the names of the files of the lake that a job may read."""
+    names = files_of(lake, job.shard) if job.shard >= 0 else [MANIFEST]
+    if job.strategy == "calibrate":  # compares accuracies on validation rows of other shards, too
+        names += [name for shard in range(lake.shards) for name in lake.files("validation", shard)]
+    if job.gone:
+        names += touched_indexes(lake, job.gone, job.content)
+    return list(dict.fromkeys(names))
+
+
+def revoked_keys(tombstones: Collection[Tombstone]) -> tuple[tuple[KeyKind, bytes], ...]:
+    """Return what names the rows of tombstones."""
+    return tuple((tombstone.kind, tombstone.key) for tombstone in tombstones)

@@ -1,0 +1,1 @@
+"""Other models over the same people: links, forwards, successors, retirement."""

@@ -1,0 +1,99 @@
+"""A successor: the same live rows in other shards and slices, or for another task or optimizer.
+
+Every step may be repeated after a crash. The successor is linked before its rows are read, so that nothing that is
+asked meanwhile passes it by: requests wait until it is trained, and rows that they name are then forgotten there too.
+"""
+
+from __future__ import annotations
+
+from hybridmu.config import Settings
+from hybridmu.errors import StateError
+from hybridmu.runtime.coordinator.file_recorder import Recorder
+from hybridmu.runtime.linked.linking import link
+from hybridmu.runtime.linked.peer import Peer, opened
+from hybridmu.store.dataset.lake import Lake
+from hybridmu.store.dataset.reshard_import import Predecessor, inherit
+from hybridmu.store.ledger.database import connect
+from hybridmu.store.ledger.ledger import Ledger
+from hybridmu.store.ledger.linked_systems import Links
+from hybridmu.store.storage.file_modes import modes_of
+from hybridmu.store.storage.ownership import bind, take
+from hybridmu.store.storage.storage import Storage
+from hybridmu.types import IngestState
+
+
+def prepare(old: Peer, settings: Settings) -> None:
+    """Make a successor's ledger, link it, and write its tables; what is left is to train it.
+
+    Args:
+        old: The model whose rows it gets.
+        settings: The successor's configuration.
+
+    Raises:
+        StateError: The old model has rows on their way in, the two read other data, or something else is in the
+            successor's storage.
+    """
+    _refuse_unlike(old, settings)
+    storage = Storage(settings.storage_url, modes_of(settings.storage_mode))
+    take(storage, settings)
+    engine = connect(settings.database, create=True, modes=storage.modes)
+    ledger, links = Ledger(engine), Links(engine)
+    written = _empty_or_ours(old, storage, settings, ledger, links)
+    engine.dispose()
+    with opened(settings) as new:
+        link(old, new)
+        if written:
+            return
+        gone, tombstones = old.links.snapshot()  # after the links: what is asked from now on is passed on
+        old.lake.refresh()
+        version = old.registry.version().version
+        new.lake.storage.drop_stale_staging()
+        record = Recorder(new.lake, new.engine).begin
+        inherit(new.lake, Predecessor(old.system, old.name, version, old.lake, gone, tombstones), new.guard, record)
+
+
+def _refuse_unlike(old: Peer, settings: Settings) -> None:
+    """Check that a successor reads the same data in the same way.
+
+    Raises:
+        StateError: It does not, or the old model is not ready.
+    """
+    old.check()
+    ours, theirs = old.settings.identity()["data"], settings.identity()["data"]
+    if differing := sorted(name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name)):
+        raise StateError(
+            "a successor must read the same data in the same way",
+            expected="the same section data:",
+            got=f"other values of {', '.join(f'data.{name}' for name in differing)}",
+            remedy="change shards, slices, schedule, task or optimizer only; for other columns train a new model",
+        )
+    if old.ingestions.all(IngestState.RECEIVED):
+        raise StateError(
+            "rows are on their way into this model, and would be missing in its successor",
+            remedy="run its coordinator until `hybridmu ingests list` shows none as RECEIVED",
+        )
+
+
+def _empty_or_ours(old: Peer, storage: Storage, settings: Settings, ledger: Ledger, links: Links) -> bool:
+    """Return whether a successor's tables are there already, after claiming its storage.
+
+    Returns:
+        Whether they are.
+
+    Raises:
+        StateError: Another model is there.
+    """
+    lake = Lake(settings, storage)
+    if not lake.exists:
+        bind(storage, ledger, settings, create=True, replace=True)
+        links.succeeds(old.system)
+        return False
+    bind(storage, ledger, settings, create=False)
+    past = lake.manifest.ancestry
+    if past is None or past.system != old.system:
+        raise StateError(
+            "there is another model in the successor's storage",
+            expected="an empty storage_url and database_url",
+            got="a model that was trained from its source" if past is None else f"the successor of model {past.name}",
+        )
+    return True

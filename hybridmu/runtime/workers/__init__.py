@@ -1,0 +1,1 @@
+"""Workers: what happens on one shard, in one process."""

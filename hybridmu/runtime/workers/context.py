@@ -1,0 +1,167 @@
+"""Everything that a worker needs to work on shards, made from the settings alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from hybridmu.code_digest import code_digest
+from hybridmu.config import Settings
+from hybridmu.core.kernel.model import SubModel, initial_model
+from hybridmu.core.kernel.training import Recipe
+from hybridmu.core.proof.lineage import environment, head
+from hybridmu.core.strategies.requirements import unfit_updates
+from hybridmu.core.tasks.registry import make_task
+from hybridmu.store.dataset.lake import Lake
+from hybridmu.store.storage.blobs import Blobs
+from hybridmu.store.storage.file_modes import modes_of
+from hybridmu.store.storage.storage import Storage
+from hybridmu.types import ShardJob, StrategyName
+
+# Named as such in the environment part of a lineage key.
+_LIBRARIES = {"torch", "numpy"}
+
+
+class Site:
+    """Storage, lake, task and recipe of one system, in one process.
+
+    Args:
+        settings: The configuration.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.storage = Storage(settings.storage_url, modes_of(settings.storage_mode))
+        self.blobs = Blobs(self.storage)
+        self.lake = Lake(settings, self.storage)
+        self.task = make_task(settings.task.name, settings.task.options)
+        self._code = code_digest(self.task)  # of what is imported now, not of what lies on disk later
+
+    @property
+    def device(self) -> str:
+        """Return `cpu` or `cuda`; only workers that hold a GPU get `cuda`."""
+        return self.settings.device
+
+    def expect(self, job: ShardJob) -> None:
+        """See the generations that a job is about, and compare what is read for it with what the ledger recorded.
+
+        Args:
+            job: Brings the seals along: a worker has no ledger.
+        """
+        if job.seals is not None:
+            known = {name: frozenset(seals) for name, seals in job.seals}
+            self.lake.compare_with(lambda names: {name: known[name] for name in names if name in known})
+        self.lake.refresh()
+        self.lake.see(job.generations)
+
+    def configure_torch(self) -> None:
+        """Fix what changes bits: thread count and deterministic kernels, for this process."""
+        configure_torch(self.settings)
+
+    def lineage_static(self, versions: Mapping[str, str] | None = None) -> dict[str, object]:
+        """Return the part of every lineage key that is the same for all shards and slices.
+
+        Args:
+            versions: Package → version to assume in place of the installed one.
+        """
+        settings = self.settings
+        manifest = self.lake.manifest
+        found = environment(self.device, settings.threads)
+        code = code_digest(self.task, versions) if versions else self._code
+        return {
+            "environment": found | {name: version for name, version in (versions or {}).items() if name in _LIBRARIES},
+            "task": {"name": settings.task.name, "options": settings.task.options, "code": code},
+            "encoder": manifest.encoder.to_json(),
+            "standardize": settings.data.standardize,
+            "shards": settings.sisa.shards,
+            "partition": settings.identity()["partition_key"],
+        }
+
+    def head(self, shard: int, versions: Mapping[str, str] | None = None) -> str:
+        """Return the hash of what shapes a shard's bits besides its rows, as this process would make them.
+
+        Args:
+            shard: Shard number.
+            versions: Package → version to assume in place of the installed one.
+        """
+        return head(self.lineage_static(versions), self.recipe_for(shard), shard)
+
+    def made_alike(self, shard: int, made: str | None) -> bool:
+        """Return whether a retrain would find a shard's checkpoints again: same code, libraries and machine.
+
+        Args:
+            shard: Shard number.
+            made: The head of the run that left them.
+        """
+        return self.device != "cpu" or made == self.head(shard)  # a process without the GPU can't tell
+
+    def recipe_for(self, shard: int, generations: int | None = None) -> Recipe:
+        """Return the hyper-parameters of a shard, with the epochs of its slices.
+
+        Args:
+            shard: Shard number.
+            generations: Of the first so many generations of rows; of all that were seen by default.
+        """
+        manifest = self.lake.manifest
+        return recipe_of(self.settings, manifest.epochs_of(shard, generations), manifest.initial_slices)
+
+    def fresh_model(self, shard: int) -> SubModel:
+        """Return the untrained sub-model of a shard on the training device."""
+        return self._untrained(shard).to(self.device)
+
+    def unfit_updates(self) -> dict[StrategyName, str]:
+        """Return which updates the task's model does not allow, and why."""
+        return unfit_updates(self._untrained(0), self.task, self.lake.manifest.features)
+
+    def _untrained(self, shard: int) -> SubModel:
+        manifest = self.lake.manifest
+        return initial_model(
+            self.task,
+            features=manifest.features,
+            classes=len(manifest.encoder.classes),
+            standardize=self.settings.data.standardize,
+            seed=self.settings.sisa.seed,
+            shard=shard,
+        )
+
+    def load_model(self, shard: int, blob: str, device: str = "cpu") -> SubModel:
+        """Return a sub-model with stored weights, in evaluation mode."""
+        model = self.fresh_model(shard).to(device)
+        model.load_state_dict(self.blobs.get(blob))
+        return model.eval()
+
+
+def configure_torch(settings: Settings) -> None:
+    """Fix what changes bits in this process: thread count and deterministic kernels."""
+    torch.set_num_threads(settings.threads)
+    # The same switch as use_deterministic_algorithms(True), which would import the compiler: a second per process.
+    torch.set_deterministic_debug_mode("error")
+    # The flag above would also fill every new tensor with NaN, which costs time and guards nothing here.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
+def recipe_of(settings: Settings, epochs: tuple[int, ...], initial_slices: int | None = None) -> Recipe:
+    """Return the hyper-parameters that settings give.
+
+    Args:
+        settings: The configuration.
+        epochs: Of every slice.
+        initial_slices: Slices of the first training; None: all.
+    """
+    sisa, optimizer = settings.sisa, settings.optimizer
+    return Recipe(
+        epochs=epochs,
+        batch_size=sisa.batch_size,
+        seed=sisa.seed,
+        optimizer=optimizer.name,
+        lr=optimizer.lr,
+        momentum=optimizer.momentum,
+        weight_decay=optimizer.weight_decay,
+        schedule=optimizer.schedule,
+        initial_slices=initial_slices,
+        precision=settings.compute.precision,
+        compiled=settings.compute.compile,
+        parts=settings.compute.parts,
+        extrapolation=optimizer.extrapolation,
+    )

@@ -1,0 +1,190 @@
+"""Updater: the centralized approximate update, on a small pool apart from the shard actors."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from functools import lru_cache
+from typing import cast
+
+import numpy as np
+
+from hybridmu.config import Settings
+from hybridmu.core.kernel.model import State, finite
+from hybridmu.core.kernel.rows import carries
+from hybridmu.core.strategies import Context, get
+from hybridmu.errors import CorruptBlobError, StrategyUnavailableError
+from hybridmu.runtime.purge.row_purge import foresee_indexes, purge_indexes
+from hybridmu.runtime.purge.storage_scan import Look, drop_old_versions
+from hybridmu.runtime.workers import shadow_trainer
+from hybridmu.runtime.workers.context import Site
+from hybridmu.types import (
+    AuditOutcome,
+    ForeseenOutcome,
+    LookOutcome,
+    PurgeOutcome,
+    ShardJob,
+    ShardOutcome,
+    StrategyName,
+)
+from hybridmu.user_code import placed
+
+# An update asks for some checkpoints twice, soon after each other; one that is not needed any more should go.
+_STATES = 3
+
+
+class Updater:
+    """Changes the current parameters of any shard directly; keeps nothing between jobs.
+
+    Args:
+        settings: The configuration.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.site = Site(settings)
+        self.site.configure_torch()
+
+    def ready(self) -> bool:
+        """Return True once the process is up."""
+        return True
+
+    @placed
+    def update(self, job: ShardJob) -> ShardOutcome:
+        """Run the job's approximate strategy.
+
+        The revoked rows are read here because the plan names this removal; the result never enters the lineage map.
+
+        Args:
+            job: Names shard, strategy, rows and α.
+
+        Returns:
+            New weights, marked as not exact.
+
+        Raises:
+            StrategyUnavailableError: A checkpoint is missing or corrupt, the strategy does not fit the optimizer, or it
+                gave weights that are not finite.
+        """
+        started = time.perf_counter()
+        site, shard = self.site, job.shard
+        site.expect(job)
+        policy = site.settings.policy
+        gone = {(str(kind), key) for kind, key in job.tombstones}
+        fresh = {(str(kind), key) for kind, key in job.fresh}
+        removed = {(str(kind), key) for kind, key in job.removed}
+        tables = site.lake.shard("train", shard, job.generations)
+        keys = tables.outline
+        live = np.flatnonzero(~carries(keys.ids, keys.groups, gone))
+        # Only what the current weights still contain is subtracted.
+        revoked = np.flatnonzero(carries(keys.ids, keys.groups, fresh) & ~carries(keys.ids, keys.groups, removed))
+        current = self._state(job.current_blob or "")
+        state = lru_cache(_STATES)(self._state)
+        read = 0
+
+        def checkpoint(slice_: int) -> State:
+            nonlocal read
+            read += 1
+            blob = self._checkpoint(job, slice_)
+            return current if blob == job.current_blob else state(blob)
+
+        strategy = get(job.strategy)
+        context = Context(
+            shard=shard,
+            task=site.task,
+            recipe=site.recipe_for(shard, job.generations),
+            live=keys.take(live),
+            revoked=keys.take(revoked),
+            fresh_model=lambda: site.fresh_model(shard),
+            checkpoint=checkpoint,
+            save=lambda *_: None,
+            current=current,
+            held_out=site.lake.rows("validation", shard, gone).to(site.device) if strategy.validates else None,
+            alpha=job.alpha,
+            finetune_epochs=policy.finetune_epochs,
+            finetune_rate=policy.finetune_lr * site.settings.optimizer.lr,
+        )
+        going, part = tables.rows(revoked, live[strategy.reads(context)])
+        result = strategy.run(replace(context, revoked=going.to(site.device), part=part.to(site.device)))
+        if not finite(result.state):  # a loss that is no number for one of the rows is enough
+            raise StrategyUnavailableError(
+                f"{job.strategy} gave weights that are not finite", expected="numbers", remedy="use strategy retrain"
+            )
+        return ShardOutcome(
+            job_id=job.job_id,
+            shard=shard,
+            strategy=cast("StrategyName", job.strategy),
+            blob=site.blobs.put(result.state, shard),
+            exact=False,
+            upto=job.upto,
+            live=len(live),
+            first_slice=result.first_slice,
+            visits=result.visits,
+            seconds=time.perf_counter() - started,
+            checkpoints_read=read,
+            rows_read=len(live),
+        )
+
+    @placed
+    def audit(self, job: ShardJob) -> AuditOutcome:
+        """Make shadow models of a shard, and measure them; nothing is written.
+
+        Args:
+            job: As in `runtime.auditor`.
+
+        Returns:
+            Their scores.
+        """
+        return shadow_trainer.run(self.site, job)
+
+    def purge_index(self, job: ShardJob) -> PurgeOutcome:
+        """Remove rows from the index files, which all shards share.
+
+        Args:
+            job: Names shard and id of the rows, and the content of those in the training table.
+
+        Returns:
+            How many index files were rewritten, and how many training rows of the same content are left.
+        """
+        self.site.expect(job)
+        done, twins = purge_indexes(self.site.lake, job.gone, job.content)
+        return PurgeOutcome(job.job_id, job.shard, len(done), twins=twins)
+
+    def foresee_index(self, job: ShardJob) -> ForeseenOutcome:
+        """Work out what the index files will hold without rows; nothing is changed.
+
+        Args:
+            job: As for `purge_index`.
+
+        Returns:
+            The seals of the files, now and then.
+        """
+        self.site.expect(job)
+        seals = foresee_indexes(self.site.lake, job.gone, job.content)
+        return ForeseenOutcome(job.job_id, job.shard, tuple((name, *both) for name, both in seals.items()))
+
+    def look(self, job: ShardJob) -> LookOutcome:
+        """Search storage for what was purged, after deleting what a versioned bucket keeps of it.
+
+        Args:
+            job: Names the needles, and the shards whose files were purged.
+
+        Returns:
+            The files that still hold one.
+        """
+        self.site.expect(job)
+        versions = drop_old_versions(self.site.lake, job.purged_shards)
+        found, looked = Look(self.site.lake, job.needles, job.database, job.waiting).run()
+        names = tuple((name, tuple(sorted(held))) for name, held in found.items())
+        return LookOutcome(job.job_id, job.shard, names, tuple({**looked, "old_versions": versions}.items()))
+
+    def _checkpoint(self, job: ShardJob, slice_: int) -> str:
+        if len(job.trajectory) < slice_:
+            raise StrategyUnavailableError(f"no checkpoint after slice {slice_}", remedy="use strategy retrain")
+        return job.trajectory[slice_ - 1]
+
+    def _state(self, blob: str) -> State:
+        try:
+            return self.site.blobs.get(blob)
+        except CorruptBlobError as error:
+            raise StrategyUnavailableError(
+                "a checkpoint that the update needs can't be read", got=error.what, remedy="use strategy retrain"
+            ) from None

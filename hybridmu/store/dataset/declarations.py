@@ -1,0 +1,148 @@
+"""Whether what the configuration says of columns fits the training table; looked at once, before the first read."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+from hybridmu.config import DataSettings
+from hybridmu.core.kernel.column_types import Kind, check_role
+from hybridmu.errors import ConfigError, DataError
+from hybridmu.store.dataset.source_table import SourceTable
+
+# Which kinds of columns each declaration is for.
+_FOR: Mapping[str, Collection[Kind]] = {
+    "categories": {"text"},
+    "hash_buckets": {"text"},
+    "scale": {"integer", "float", "list"},
+    "lists": {"list"},
+}
+_MEANT = {"categories": "text", "hash_buckets": "text", "scale": "numbers or lists of numbers", "lists": "lists"}
+
+
+def features_of(data: DataSettings, table: SourceTable) -> tuple[str, ...]:
+    """Return the names of the feature columns: as declared, or all but id, group, label and an index of pandas."""
+    if data.features is not None:
+        return data.features
+    taken = {data.id, data.group, data.label, *table.index}
+    return tuple(name for name in table.names if name not in taken)
+
+
+def check_declarations(data: DataSettings, table: SourceTable) -> None:
+    """Check roles, classes and what is declared of features.
+
+    Args:
+        data: The configuration.
+        table: The training table.
+
+    Raises:
+        ConfigError: The configuration contradicts itself.
+        DataError: It does not fit the table.
+    """
+    features = features_of(data, table)
+    _check_roles(data, features)
+    _check_classes(data)
+    if not features:
+        raise DataError(
+            "the table has no feature column",
+            expected="at least one besides id, group and label",
+            got=", ".join(table.names) or "no columns",
+            remedy="add features to the table",
+        )
+    for role, name in (("id", data.id), ("group", data.group), ("label", data.label)):
+        if name is not None and name not in table.names:
+            raise DataError(
+                f"data.{role} names a column that is not in the table", expected=", ".join(table.names), got=name
+            )
+    check_role(data.id, "id", table.type_of(data.id))
+    check_role(data.label, "label", table.type_of(data.label))
+    kinds: dict[str, Kind] = {}
+    for name in features:
+        if name not in table.names:
+            raise DataError(f"feature column {name!r} is missing", got=", ".join(table.names))
+        if not name:
+            raise DataError(
+                "a feature column has no name", remedy="name it, or leave it out of data.features; often it is an index"
+            )
+        kinds[name] = check_role(name, "feature", table.type_of(name))
+    _check_declared(data, kinds)
+
+
+def _check_roles(data: DataSettings, features: Sequence[str]) -> None:
+    """Check that no column is two things.
+
+    Raises:
+        ConfigError: One is.
+    """
+    roles = {"data.id": data.id, "data.label": data.label, "data.group": data.group}
+    named = [(role, name) for role, name in roles.items() if name is not None]
+    for number, (role, name) in enumerate(named):
+        for other, same in named[:number]:
+            if name == same:
+                raise ConfigError(
+                    f"{other} and {role} name the same column",
+                    expected="a column for each",
+                    got=name,
+                    remedy="leave data.group out where every row is somebody else's"
+                    if "data.group" in {role, other}
+                    else "name the column that holds it",
+                )
+        if name in features:
+            raise ConfigError(
+                f"data.features names the column of {role}",
+                expected="columns that a row to be classified has, too",
+                got=name,
+                remedy="take it out of data.features",
+            )
+
+
+def _check_classes(data: DataSettings) -> None:
+    """Check that the declared classes are of one type that can be stored.
+
+    Raises:
+        ConfigError: They are not.
+    """
+    classes = data.classes
+    if classes is None:
+        return
+    remedy = "correct data.classes, or leave it out: classes are then read off the training table, once"
+    if len({isinstance(value, str) for value in classes}) > 1:
+        raise ConfigError(
+            "data.classes mixes numbers and text", expected="one type", got=str(list(classes)), remedy=remedy
+        )
+    if wide := [value for value in classes if isinstance(value, int) and value not in range(-(2**63), 2**63)]:
+        raise ConfigError(
+            f"the class {wide[0]} needs more than 63 bits", expected="shorter integers, or strings", remedy=remedy
+        )
+
+
+def _check_declared(data: DataSettings, kinds: Mapping[str, Kind]) -> None:
+    """Check that every declaration is for a feature of its kind.
+
+    Raises:
+        DataError: One is not.
+    """
+    if unknown := sorted(set(data.lists) - set(kinds)):
+        raise DataError(
+            f"data.lists names columns that are not features: {unknown}", expected=f"some of {list(kinds)[:20]}"
+        )
+    for what, fit in _FOR.items():
+        for name, value in getattr(data, what).items():
+            if name in kinds and kinds[name] not in fit:
+                raise DataError(
+                    f"data.{what} does not fit column {name!r}",
+                    expected=f"a column of {_MEANT[what]}",
+                    got=f"a column of kind {kinds[name]}",
+                    remedy=f"take it out of data.{what}, or cast the column",
+                )
+            if what == "scale" and not value:
+                raise DataError(
+                    f"data.scale makes every value of column {name!r} zero",
+                    expected="a factor other than 0",
+                    remedy="leave the column out of data.features",
+                )
+    if both := sorted(set(data.categories) & set(data.hash_buckets)):
+        raise DataError(
+            f"column {both[0]!r} has both data.categories and data.hash_buckets",
+            expected="one of them",
+            remedy="take it out of data.hash_buckets",
+        )

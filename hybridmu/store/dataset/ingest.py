@@ -1,0 +1,226 @@
+"""Reading tables into the lake: the first read, and every later generation. The manifest comes last."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+
+import pyarrow as pa
+
+from hybridmu.config import DataSettings
+from hybridmu.core.kernel.table_encoder import Encoder, infer_classes, label_set
+from hybridmu.core.kernel.training import slice_epochs
+from hybridmu.errors import DataError
+from hybridmu.faults import reach
+from hybridmu.store.dataset.declarations import check_declarations, features_of
+from hybridmu.store.dataset.generation import Beat, Draft
+from hybridmu.store.dataset.lake import Lake
+from hybridmu.store.dataset.layout import LAYOUT, MANIFEST, Generation, Manifest, Split, as_given
+from hybridmu.store.dataset.source_rows import Batch, Reader, columns_of, no_rows
+from hybridmu.store.dataset.source_table import SourceTable, open_copy, open_table
+from hybridmu.store.ledger.suppression_list import Guard
+from hybridmu.store.storage.sealed_json import file_seal
+from hybridmu.types import Ingestion
+
+# Is given the encoder and some of the rows, before anything is written; raises where these can't be trained on.
+Check = Callable[[Encoder, pa.Table], None]
+Record = Callable[[Mapping[str, str]], None]  # takes name → seal of files
+
+
+def unrecorded(_: Mapping[str, str]) -> None:
+    """Keep no seal, where there is no ledger."""
+
+
+def ingest(lake: Lake, guard: Guard | None = None, record: Record = unrecorded, check: Check | None = None) -> Manifest:
+    """Read the source tables once and write the lake.
+
+    Args:
+        lake: Names the source, the storage and the partition.
+        guard: Knows what must not come in; a new storage may have a ledger with a past.
+        record: Keeps the seals of all files, before the manifest makes them the lake's.
+        check: Sees some of the training rows first.
+
+    Returns:
+        The manifest; an existing lake is returned unchanged.
+
+    Raises:
+        ConfigError: The configuration contradicts itself.
+        DataError: Duplicate ids, wrong columns or types, nulls without fill, NaN, labels outside the classes.
+        StateError: A guard key is lost.
+    """
+    if lake.storage.exists(MANIFEST):
+        return lake.manifest
+    if guard is not None:
+        guard.check()
+    data = lake.settings.data
+    train = open_table(data.train)
+    tables: list[tuple[Split, SourceTable]] = [("train", train)]
+    tables += [("validation", open_table(data.validation))] if data.validation else []
+    tables += [("test", open_table(data.test))] if data.test else []
+    encoder, inferred = _encoder(lake, train)
+    reader = Reader(lake, encoder, guard)
+    id_type, group_type = "null", "null" if data.group else None
+    fitted: list[tuple[Split, SourceTable]] = []
+    for split, table in tables:
+        fits = reader.fitted(split, table, id_type, group_type)
+        fitted.append((split, fits))
+        id_type = str(fits.type_of(data.id)) if id_type == "null" else id_type
+        group_type = str(fits.type_of(data.group)) if data.group and group_type == "null" else group_type
+    if check is not None and (some := next(Reader(lake, encoder, guard).read(fitted[0][1]), None)):
+        check(encoder, as_given(some.table.drop_columns(["_id", "_group", "_content"])))
+    rows, seals = write_first(lake, [(split, reader.read(table)) for split, table in fitted])
+    generation = first_generation(lake, rows, reader.skipped, id_type, group_type)
+    return found(lake, Manifest(encoder, inferred, secrets.token_bytes(32), (generation,)), seals, record)
+
+
+def write_first(
+    lake: Lake, sources: Sequence[tuple[Split, Iterable[Batch]]], beat: Beat = lambda: None
+) -> tuple[dict[str, tuple[tuple[int, ...], ...]], dict[str, str]]:
+    """Write the files of the first generation; no manifest names them yet.
+
+    Args:
+        lake: Names the storage and the partition.
+        sources: The training table, and perhaps others.
+        beat: Called again and again meanwhile.
+
+    Returns:
+        (split → rows per shard and slice; name → seal of every file).
+
+    Raises:
+        DataError: An id occurs twice in one table.
+    """
+    with lake.storage.staging() as folder:
+        draft = Draft(lake, folder, 0, 1, lake.settings.sisa.slices, beat)
+        for number, (split, rows) in enumerate(sources):
+            draft.add(split, rows, number)
+        counts = draft.finish()
+        lake.storage.delete_folder("lake")  # what an interrupted first read left
+        draft.publish()
+    return counts, draft.seals
+
+
+def first_generation(
+    lake: Lake, rows: dict[str, tuple[tuple[int, ...], ...]], skipped: int, id_type: str, group_type: str | None
+) -> Generation:
+    """Return generation 0, whose slices train as many epochs as the schedule gives them."""
+    sisa = lake.settings.sisa
+    return Generation(sisa.slices, slice_epochs(sisa.epochs, sisa.slices), rows, skipped, id_type, group_type)
+
+
+def found(lake: Lake, manifest: Manifest, seals: Mapping[str, str], record: Record) -> Manifest:
+    """Write the manifest of a new lake: from here on its rows are there.
+
+    Args:
+        lake: Its files are written.
+        manifest: Names them.
+        seals: Of its files.
+        record: As in `ingest`.
+
+    Returns:
+        The manifest.
+    """
+    data = manifest.to_bytes()
+    record({**seals, MANIFEST: file_seal(data)})
+    lake.storage.write(LAYOUT, b"1")
+    reach("ingest.manifest")
+    lake.storage.write(MANIFEST, data)
+    lake.refresh()
+    return lake.manifest
+
+
+def grow(lake: Lake, new: Ingestion, guard: Guard, beat: Beat, ready: Beat) -> tuple[Generation, dict[str, str]] | None:
+    """Write the files of the next generation; the manifest does not name them yet.
+
+    Args:
+        lake: As all earlier generations left it.
+        new: Names the checked copy of the rows, and the slices and epochs.
+        guard: Knows what was forgotten since the copy was made.
+        beat: Called again and again meanwhile.
+        ready: Called once, before anything is written to storage.
+
+    Returns:
+        The generation, and name → seal of its files; None when every row is forgotten by now.
+
+    Raises:
+        DataError: Rows of the same ids came in meanwhile.
+    """
+    manifest = lake.manifest
+    number = len(manifest.generations)
+    reader = Reader(lake, manifest.encoder, guard, new.after_request)
+    # Once more: another ingestion may have brought the first group meanwhile.
+    source = reader.fitted("new", open_copy(lake.storage, new.source), manifest.id_type, manifest.group_type)
+    with lake.storage.staging() as folder:
+        draft = Draft(lake, folder, number, manifest.first_slice(number), new.slices, beat)
+        draft.add("train", reader.read(source))
+        rows = draft.finish()
+        if not any(any(shard) for shards in rows.values() for shard in shards):
+            return None
+        ready()
+        draft.publish()
+    data = lake.settings.data
+    types = str(source.type_of(data.id)), str(source.type_of(data.group)) if data.group else None
+    skipped = new.skipped + reader.skipped
+    epochs = (new.epochs,) * new.slices
+    return Generation(new.slices, epochs, rows, skipped, *types, new.ingest_id, new.after_request), draft.seals
+
+
+def with_generation(lake: Lake, generation: Generation) -> bytes:
+    """Return the manifest that names one more generation, as it will be written."""
+    return replace(lake.manifest, generations=(*lake.manifest.generations, generation)).to_bytes()
+
+
+def admit(lake: Lake, manifest: bytes) -> None:
+    """Write the manifest that names the next generation; from here on its rows are in the lake."""
+    reach("ingest.manifest")
+    lake.storage.write(MANIFEST, manifest)
+    lake.refresh()
+
+
+def _encoder(lake: Lake, train: SourceTable) -> tuple[Encoder, bool]:
+    """Return the encoder, and whether its classes were inferred.
+
+    Raises:
+        ConfigError: The configuration contradicts itself.
+        DataError: It does not fit the table, or there are fewer than two classes.
+    """  # noqa: DOC501 - a function makes one of them
+    data = lake.settings.data
+    if not train.rows:
+        raise no_rows("train", train.url)
+    check_declarations(data, train)
+    names = features_of(data, train)
+    table = train.with_types({name: pa.list_(kind, length) for name, kind, length in _lengths(data, train, names)})
+    columns = columns_of(data, table, names)
+    classes = data.classes
+    if classes is None:
+        seen: set[int | str] = set()
+        for batch in train.batches([data.label]):
+            seen |= label_set(batch.column(0), data.label)
+        classes = infer_classes(sorted(seen, key=str))
+    if len(classes) < 2:
+        raise DataError(
+            "there are fewer than two classes",
+            expected="a classification task",
+            got=f"{list(classes)}",
+            remedy="train on a table with rows of two classes, or declare data.classes",
+        )
+    return Encoder(columns, data.label, classes), data.classes is None
+
+
+def _lengths(data: DataSettings, train: SourceTable, names: Sequence[str]) -> Iterator[tuple[str, pa.DataType, int]]:
+    """Yield (feature, type of its numbers, length) of each whose lists have no length of their own.
+
+    Raises:
+        DataError: The declared length is not that of the type.
+    """
+    for name in names:
+        type_ = train.type_of(name)
+        declared = data.lists.get(name)
+        if pa.types.is_fixed_size_list(type_) and declared not in {None, type_.list_size}:
+            expected = f"{type_.list_size}, the length of its type"
+            raise DataError(f"data.lists does not fit column {name!r}", expected=expected, got=str(declared))
+        if pa.types.is_list(type_):
+            first = train.first_value(name) if declared is None else None
+            length = len(first) if first is not None else declared or 0
+            if length:
+                yield name, type_.value_type, length

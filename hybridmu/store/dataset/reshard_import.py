@@ -1,0 +1,123 @@
+"""A lake whose first generation are the live rows of another model's lake, cut anew."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from hybridmu.core.kernel.column_types import common, exact, kept, other_type
+from hybridmu.core.kernel.rows import carries
+from hybridmu.core.proof.lineage import chain
+from hybridmu.store.dataset.generation import Beat
+from hybridmu.store.dataset.ingest import Record, first_generation, found, unrecorded, write_first
+from hybridmu.store.dataset.lake import Lake
+from hybridmu.store.dataset.layout import Ancestry, Manifest, Split, digest_column, stored_name
+from hybridmu.store.dataset.list_packing import unpacked_field
+from hybridmu.store.dataset.source_rows import Reader
+from hybridmu.store.ledger.suppression_list import Guard
+from hybridmu.store.storage.parquet import open_parquet
+
+Gone = Mapping[int, set[tuple[str, bytes]]]
+
+
+@dataclass(frozen=True)
+class Predecessor:
+    """The model that is taken over, as it is at one moment.
+
+    Attributes:
+        system: Random name of its system.
+        name: Its name for people.
+        version: The version that it serves.
+        lake: Its tables.
+        gone: Shard → tombstoned keys, whose rows stay behind.
+        tombstones: The highest tombstone number.
+    """
+
+    system: str
+    name: str
+    version: int
+    lake: Lake
+    gone: Gone
+    tombstones: int
+
+
+def inherit(
+    lake: Lake, old: Predecessor, guard: Guard, record: Record = unrecorded, beat: Beat = lambda: None
+) -> Manifest:
+    """Write a new lake from the live rows of another: one generation, in other shards and slices.
+
+    Encoder and classes stay as they were; validation rows that were held out of the training table are held out
+    again by the same hash. One row group is in memory at a time, and one shard when it is sorted.
+
+    Args:
+        lake: The new one; nothing is in it.
+        old: The other one, which may be at work meanwhile.
+        guard: What must not come in.
+        record: As in `ingest`.
+        beat: Called again and again meanwhile.
+
+    Returns:
+        The new manifest, which comes last.
+
+    Raises:
+        DataError: A column's types differ so much between generations that no table could hold them all.
+    """
+    before, data = old.lake.manifest, lake.settings.data
+    reader = Reader(lake, before.encoder, guard)
+    held_out: tuple[Split, ...] = () if data.validation else ("validation",)
+    splits: list[tuple[Split, tuple[Split, ...]]] = [("train", ("train", *held_out))]
+    splits += [(split, (split,)) for split in ("validation", "test") if split in before.rows and split not in held_out]
+    sources = [(split, reader.take(_live(old, parts, reader.columns))) for split, parts in splits]
+    rows, seals = write_first(lake, sources, beat)
+    generation = first_generation(lake, rows, reader.skipped, before.id_type, before.group_type)
+    salt = secrets.token_bytes(32)
+    manifest = Manifest(before.encoder, before.classes_inferred, salt, (generation,), ancestry_of(old))
+    return found(lake, manifest, seals, record)
+
+
+def ancestry_of(old: Predecessor) -> Ancestry:
+    """Return what a successor remembers of a model: counts and Merkle roots, no key of any row."""
+    manifest = old.lake.manifest
+    shards = []
+    for shard in range(old.lake.shards):
+        rows = old.lake.outline(shard, old.gone.get(shard, set()))
+        links = chain("00", rows, manifest.epochs_of(shard), manifest.salt).links
+        shards.append(tuple((link.rows, link.root) for link in links))
+    brought = tuple(generation.count for generation in manifest.generations)
+    return Ancestry(old.system, old.name, old.version, old.tombstones, brought, tuple(shards))
+
+
+def _live(old: Predecessor, splits: tuple[Split, ...], columns: list[str]) -> Iterator[pa.Table]:
+    """Yield the live rows of some tables, shard by shard, all with the same types."""
+    lake = old.lake
+    there = [split for split in splits if split in lake.manifest.rows]
+    places = [(shard, lake.files(split, shard)) for split in there for shard in range(lake.shards)]
+    types = _types(lake, [name for _, names in places for name in names], columns)
+    for shard, names in places:
+        for table in lake.tables(names):
+            ids, groups = digest_column(table, "_id"), digest_column(table, "_group")
+            live = table.filter(pa.array(~carries(ids, groups, old.gone.get(shard, set()))))
+            for batch in live.combine_chunks().to_batches():
+                made = [exact(c, batch.column(stored_name(c)), types[c], "the tables") for c in columns]
+                yield pa.Table.from_arrays(made, columns)
+
+
+def _types(lake: Lake, names: list[str], columns: list[str]) -> dict[str, pa.DataType]:
+    """Return types that hold the rows of all files: integers and floats are one kind, and widths may differ.
+
+    Raises:
+        DataError: There are none.
+    """  # noqa: DOC501 - a function makes it
+    types: dict[str, pa.DataType] = dict.fromkeys(columns, pa.null())
+    for name in names:
+        with open_parquet(lake.storage, name) as file:
+            for column in columns:
+                found = kept(unpacked_field(file.schema_arrow.field(stored_name(column))).type)
+                both = common(types[column], found)
+                if both is None:
+                    raise other_type(column, name, types[column], found)
+                types[column] = both
+    return types

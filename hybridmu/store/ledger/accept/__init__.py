@@ -1,0 +1,1 @@
+"""Acceptance of a request: everything that happens in its one transaction."""

@@ -1,0 +1,74 @@
+"""Whether the ledger still says what was written into it: looked at before a coordinator acts on it.
+
+A disk may change bits. PostgreSQL keeps checksums of its pages; SQLite has none, but keeps every key twice, in its
+table and in an index, and compares them when asked. What no index covers is compared with the journal in storage, or
+with what it must agree with.
+"""
+
+from __future__ import annotations
+
+import json
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Engine
+
+from hybridmu.store.ledger import tables as t
+from hybridmu.store.ledger.database import reader
+from hybridmu.store.ledger.database_errors import refuse_damaged
+from hybridmu.store.ledger.journal import Journal
+
+
+def check_soundness(engine: Engine, journal: Journal) -> None:
+    """Refuse a ledger whose content was changed by something else than this program.
+
+    Args:
+        engine: From `database.connect`.
+        journal: The same system's.
+
+    Raises:
+        DatabaseError: It is damaged; nothing is trained, published or answered from it.
+    """
+    try:
+        with reader(engine).begin() as connection:
+            if engine.dialect.name == "sqlite":
+                found = connection.exec_driver_sql("PRAGMA integrity_check(1)").scalar()
+                if found != "ok":
+                    refuse_damaged(str(found))
+            _compare_needs(connection)
+            _compare_texts(connection)
+            for row in journal.shards():
+                _compare_version(connection, row)
+    except ValueError as error:  # text that is no text any more
+        refuse_damaged(str(error))
+
+
+def _compare_needs(connection: Connection) -> None:
+    """Check that every request waits for the removal of its own tombstones."""
+    own = (
+        sa
+        .select(t.tombstones.c.request_id, t.tombstones.c.shard, sa.func.max(t.tombstones.c.seq).label("last"))
+        .group_by(t.tombstones.c.request_id, t.tombstones.c.shard)
+        .subquery()
+    )
+    same = (t.needs.c.request_id == own.c.request_id) & (t.needs.c.shard == own.c.shard)
+    missing = t.needs.c.upto.is_(None) | (t.needs.c.upto < own.c.last)
+    query = sa.select(own.c.request_id).join(t.needs, same, isouter=True).where(missing)
+    if found := connection.execute(query.limit(1)).first():
+        refuse_damaged(f"request {found.request_id} would not wait for its own rows")
+
+
+def _compare_texts(connection: Connection) -> None:
+    for key, value in connection.execute(sa.select(t.meta.c.key, t.meta.c.value)):
+        if value[:1] in {"{", "["}:
+            try:
+                json.loads(value)
+            except ValueError:
+                refuse_damaged(f"entry {key!r} can't be read")
+
+
+def _compare_version(connection: Connection, row: dict[str, object]) -> None:
+    """Check a sub-model's record, which never changes, against the journal."""
+    mine = (t.version_shards.c.version == row["version"]) & (t.version_shards.c.shard == row["shard"])
+    found = connection.execute(t.version_shards.select().where(mine)).first()
+    if found is not None and dict(found._mapping) != row:
+        refuse_damaged(f"the record of shard {row['shard']} in version {row['version']} is not what was published")

@@ -1,0 +1,416 @@
+"""The durable log of requests and tombstones.
+
+`accept` commits a request, its tombstones and its guard entries in one transaction; nothing acknowledged is lost.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Engine
+
+from hybridmu.errors import (
+    ConflictError,
+    RequestError,
+    StateError,
+    would_empty,
+)
+from hybridmu.store.ledger import tables as t
+from hybridmu.store.ledger.accept.accept import Call, commit
+from hybridmu.store.ledger.accept.admission import Limits
+from hybridmu.store.ledger.accept.assessment import Assessment, assess_keys, by_key, to_tombstone
+from hybridmu.store.ledger.accept.filing import begin_earlier, being_forgotten, set_values, taken_up
+from hybridmu.store.ledger.accept.idempotency import RepeatKey, remember, repeated
+from hybridmu.store.ledger.accept.joining import WAITING, hasten, relied_on, take_up, to_request
+from hybridmu.store.ledger.accept.suppression_entries import known_macs
+from hybridmu.store.ledger.accept.withdrawal import take_back
+from hybridmu.store.ledger.database import parts, reader, transaction
+from hybridmu.store.ledger.ingestions import stamp
+from hybridmu.store.ledger.lease import fence
+from hybridmu.store.ledger.ledger_identity import claim
+from hybridmu.store.ledger.watermarks import revoked_rows
+from hybridmu.types import (
+    ForgetRequest,
+    Ingestion,
+    NamedKey,
+    Origin,
+    RequestState,
+    ResolvedKey,
+    StrategyChoice,
+    Tombstone,
+)
+
+
+class Ledger:
+    """Requests and tombstones.
+
+    Args:
+        engine: From `database.connect`.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._write, self._read = engine, reader(engine)
+        self._revoked = (0, 0)  # training rows revoked up to a tombstone number
+
+    # ------------------------------------------------------------------ identity
+
+    def bind(self, identity: dict[str, Any], *, create: bool, replace: bool = False) -> None:
+        """Check that this storage belongs to a configuration; the first caller with `create` claims it.
+
+        Args:
+            identity: What makes storages incompatible.
+            create: Claim a storage that nobody claimed.
+            replace: Claim it anew: nothing was ingested yet, so a corrected configuration may take over.
+
+        Raises:
+            StorageMismatchError: It belongs to another one; the differing keys are listed.
+            StateError: Nothing was trained here and `create` is false.
+        """
+        with (self._write if create else self._read).begin() as connection:
+            claim(connection, identity, create=create, replace=replace)
+
+    def claimed(self) -> str | None:
+        """Return the random name of the system that this ledger belongs to; None when nobody claimed it."""
+        with self._read.begin() as connection:
+            return connection.scalar(sa.select(t.meta.c.value).where(t.meta.c.key == "system"))
+
+    def system(self) -> str:
+        """Return the random name of this system, the same in all its certificates."""
+        with self._read.begin() as connection:
+            return str(connection.scalar(sa.select(t.meta.c.value).where(t.meta.c.key == "system")))
+
+    # ------------------------------------------------------------------ accepting
+
+    def accept(
+        self,
+        keys: Sequence[ResolvedKey],
+        *,
+        purged: Sequence[bytes] = (),
+        strategy: StrategyChoice = "auto",
+        caller: str = "",
+        limits: Limits | None = None,
+        repeat: RepeatKey | None = None,
+        deadline_seconds: float | None = None,
+        ignored_unknown: int = 0,
+        training_rows: int | None = None,
+        ingestion: Ingestion | None = None,
+        copy_seal: str | None = None,
+        absent: Sequence[NamedKey] = (),
+        origin: Origin | None = None,
+        looked_at: int | None = None,
+    ) -> ForgetRequest:
+        """Commit a request with its tombstones and guard entries; durable when this returns.
+
+        Args:
+            keys: What to revoke; keys whose rows were all revoked in the meantime are counted, not revoked again.
+            purged: HMACs of keys of the call whose rows were purged before.
+            strategy: What the caller asks for.
+            caller: Who asks.
+            limits: What this caller may ask.
+            repeat: The idempotency key: the same one returns the same request.
+            deadline_seconds: Counted from now.
+            ignored_unknown: Keys of the call that do not exist and were ignored.
+            training_rows: Rows of the training table, revoked ones included; None: not to be checked.
+            ingestion: Corrected rows that come in once these are purged: their guard entries are lifted then.
+            copy_seal: What their copy in storage holds.
+            absent: Keys of the call that no row here carries, but perhaps one in a linked model: they must not come in.
+            origin: The linked model that passes the request on; a request that is asked here is passed on to others.
+            looked_at: `Ingestions.stamp` before rows were looked for; None: not to be checked.
+
+        Returns:
+            The new request; or the caller's earlier one, for a repeated idempotency key or when it asks for all of this
+            already. One whose rows are all purged before, or that touches none here, is PURGED at once.
+
+        Raises:
+            ConflictError: The idempotency key came with another payload before, or its request was cancelled.
+            RequestError: There is nothing to revoke, a row to be corrected is revoked already, or a name is too long.
+            AdmissionError: The caller's limits are reached.
+            WouldEmptyError: No training row would be left.
+            StateError: Rows came in since they were looked for, or a guard key is lost.
+        """  # noqa: DOC501 - functions make and raise some
+        if len(caller) > 80:  # SQLite would take it, PostgreSQL would not
+            raise RequestError("the caller's name is too long", expected="at most 80 characters", got=str(len(caller)))
+        now = time.time()
+        deadline = origin.deadline_at if origin else now + deadline_seconds if deadline_seconds is not None else None
+        with transaction(self._write, "accept") as connection:
+            if earlier := self._repeat(connection, repeat):
+                return earlier
+            if looked_at is not None and stamp(connection) != looked_at:
+                raise StateError("rows came in while they were looked for", remedy="try again; nothing was changed")
+            known = known_macs(connection, [key.mac for key in absent])
+            call = Call(
+                keys=keys,
+                purged=tuple(dict.fromkeys([*purged, *sorted(known)])),
+                absent=[key for key in absent if key.mac not in known],
+                strategy=strategy,
+                caller=caller,
+                limits=limits,
+                deadline=deadline,
+                ignored_unknown=ignored_unknown,
+                ingestion=ingestion,
+                copy_seal=copy_seal,
+                origin=origin,
+                at=now,
+            )
+            found = assess_keys(connection, keys)
+            if ingestion is not None and found.known:
+                raise being_forgotten(found)
+            if training_rows is not None and found.fresh:
+                self._refuse_empty(connection, found, training_rows)
+            request = self._request(connection, t.requests.c.request_id == commit(connection, call, found))
+            remember(connection, repeat, request.request_id, over=request.state is RequestState.PURGED)
+            return request
+
+    def _refuse_empty(self, connection: Connection, found: Assessment, training_rows: int) -> None:
+        """Refuse to revoke the last training row.
+
+        What was summed up before is kept, since a request must not cost a pass over all tombstones. Cancelled ones
+        are still in that sum, so only a fresh one refuses.
+
+        Raises:
+            would_empty: No row would be left.
+        """
+        going = sum(rows for _, rows in found.fresh)
+        for start, known in (self._revoked, (0, 0)):
+            seq, rows = t.tombstones.c.seq, t.tombstones.c.rows
+            row = connection.execute(sa.select(sa.func.max(seq), sa.func.sum(rows)).where(seq > start)).one()
+            self._revoked = (int(row[0] or start), known + int(row[1] or 0))
+            if self._revoked[1] + going < training_rows:
+                return
+        raise would_empty()
+
+    def assess(self, keys: Sequence[ResolvedKey]) -> Assessment:
+        """Return what keys would revoke now; changes nothing."""
+        with self._read.begin() as connection:
+            return assess_keys(connection, keys)
+
+    def find_repeat(self, repeat: RepeatKey | None) -> ForgetRequest | None:
+        """Return the request that an idempotency key already names.
+
+        Raises:
+            ConflictError: It came with another payload, or its request was cancelled.
+            StateError: A guard key is lost, and with it whether the key was used.
+        """
+        with self._read.begin() as connection:
+            return self._repeat(connection, repeat)
+
+    def hasten(self, request_id: str, deadline_at: float | None) -> None:
+        """Let an earlier deadline hold for a request that is not purged yet."""
+        if deadline_at is not None:
+            with self._write.begin() as connection:
+                hasten(connection, request_id, deadline_at)
+
+    def cancel(self, request_id: str, caller: str = "") -> ForgetRequest:
+        """Take back a request that nobody began to fulfil; its tombstones and guard entries are lifted with it.
+
+        What other requests ask for as well is theirs from then on, and stays forgotten.
+
+        Args:
+            request_id: The request.
+            caller: Who takes it back, for the log.
+
+        Returns:
+            The request, CANCELLED.
+
+        Raises:
+            StateError: It is past RECEIVED, or a linked model passed it on.
+        """
+        with transaction(self._write, "cancel") as connection:
+            mine = t.requests.c.request_id == request_id
+            request = self._request(connection, mine)
+            if request.state is RequestState.CANCELLED:
+                return request
+            if request.state is not RequestState.RECEIVED:
+                raise StateError(
+                    f"request {request_id} can't be cancelled any more",
+                    expected="state RECEIVED",
+                    got=str(request.state),
+                    remedy="what was removed can be brought back by `readmit` and `ingest` only",
+                )
+            if request.origin is not None:
+                raise StateError(
+                    f"request {request_id} can't be cancelled: a linked model passed it on, and it is begun there",
+                    remedy="let it be fulfilled",
+                )
+            take_back(connection, request_id)
+            reason = f"cancelled by {caller}" if caller else "cancelled"
+            connection.execute(t.requests.update().where(mine).values(state=RequestState.CANCELLED, reason=reason))
+            return self._request(connection, mine)
+
+    def retry(self, request_id: str, strategy: StrategyChoice) -> ForgetRequest:
+        """Take a failed request up again; its tombstones were kept.
+
+        Args:
+            request_id: The request.
+            strategy: How it is to be fulfilled now.
+
+        Returns:
+            The request, PLANNED.
+
+        Raises:
+            StateError: It did not fail.
+        """
+        with self._write.begin() as connection:
+            mine = t.requests.c.request_id == request_id
+            if (state := self._request(connection, mine).state) is not RequestState.FAILED:
+                raise StateError(f"request {request_id} did not fail", expected="state FAILED", got=str(state))
+            earlier = relied_on(connection, [request_id]).get(request_id, [])
+            take_up(connection, [request_id, *earlier], request_id, strategy)
+            return self._request(connection, mine)
+
+    # ------------------------------------------------------------------ reading
+
+    def request(self, request_id: str) -> ForgetRequest:
+        """Return one request.
+
+        Raises:
+            StateError: There is none of that name.
+        """
+        with self._read.begin() as connection:
+            return self._request(connection, t.requests.c.request_id == request_id)
+
+    def requests(self, states: Iterable[RequestState] = (), caller: str | None = None) -> list[ForgetRequest]:
+        """Return requests in commit order, all or those in the given states and of one caller."""
+        query = t.requests.select().order_by(t.requests.c.seq)
+        wanted = list(states)
+        if wanted:
+            query = query.where(t.requests.c.state.in_(wanted))
+        if caller is not None:
+            query = query.where(t.requests.c.caller == caller)
+        with self._read.begin() as connection:
+            return [to_request(row) for row in connection.execute(query)]
+
+    def relies_on(self, request_id: str) -> dict[str, int | None]:
+        """Return the requests that revoked rows of a request before it → the number of their certificate, if any.
+
+        It is for who may see all callers' requests: what they name is another caller's.
+        """
+        earlier = sa.select(t.requests.c.request_id, t.requests.c.certificate)
+        earlier = earlier.join(t.reliances, t.reliances.c.earlier == t.requests.c.request_id)
+        earlier = earlier.where(t.reliances.c.request_id == request_id).order_by(t.requests.c.seq)
+        with self._read.begin() as connection:
+            return {row.request_id: row.certificate for row in connection.execute(earlier)}
+
+    def newest(self) -> int:
+        """Return the number of the newest request, 0 without one: cheap enough to be asked all the time."""
+        with self._read.begin() as connection:
+            return int(connection.scalar(sa.select(sa.func.max(t.requests.c.seq))) or 0)
+
+    def tombstones(self, shards: Iterable[int] | None = None) -> dict[int, list[Tombstone]]:
+        """Return shard → its tombstones in commit order, without purged ones, whose rows are gone from every file."""
+        query = t.tombstones.select().where(t.tombstones.c.key.is_not(None)).order_by(t.tombstones.c.seq)
+        if shards is not None:
+            query = query.where(t.tombstones.c.shard.in_(sorted(set(shards))))
+        found: dict[int, list[Tombstone]] = {}
+        with self._read.begin() as connection:
+            for row in connection.execute(query):
+                found.setdefault(row.shard, []).append(to_tombstone(row))
+        return found
+
+    def shards_of(self, request_ids: Sequence[str]) -> dict[str, dict[int, int]]:
+        """Return request → shard → the tombstone number up to which it waits for that shard's removals."""
+        found: dict[str, dict[int, int]] = {request_id: {} for request_id in request_ids}
+        with self._read.begin() as connection:
+            for part in parts(list(request_ids)):
+                for row in connection.execute(t.needs.select().where(t.needs.c.request_id.in_(part))):
+                    found[row.request_id][row.shard] = row.upto
+        return found
+
+    def counts(self, shards: Collection[int] | None = None) -> dict[int, dict[int, tuple[int, int, int]]]:
+        """Count revoked training rows against the newest sub-model of each shard, purged tombstones included.
+
+        Args:
+            shards: Which shards; all by default.
+
+        Returns:
+            Shard → slice → training rows (out of the last exact run, revoked since, of these not removed at all).
+        """
+        with self._read.begin() as connection:
+            return revoked_rows(connection, shards)
+
+    def revoked(self, digests: Iterable[bytes]) -> set[bytes]:
+        """Return which of these key digests have a tombstone."""
+        with self._read.begin() as connection:
+            return {bytes(row.key) for row in by_key(connection, sorted(set(digests)))}
+
+    # ------------------------------------------------------------------ the coordinator's marks
+
+    def mark_planned(self, token: int, request_ids: Sequence[str], round_id: str, version: int) -> bool:
+        """Move requests to PLANNED in a round, fenced.
+
+        Returns:
+            False, and nothing is changed, when one of them was cancelled since it was looked at.
+        """
+        with transaction(self._write, "planned") as connection:
+            fence(connection, token)
+            for part in parts(list(request_ids)):
+                cancelled = t.requests.c.request_id.in_(part) & (t.requests.c.state == RequestState.CANCELLED)
+                if connection.execute(sa.select(t.requests.c.seq).where(cancelled)).first():
+                    return False
+            set_values(connection, request_ids, version_before=version, **taken_up())
+            connection.execute(t.rounds.insert(), [{"request_id": r, "round_id": round_id} for r in request_ids])
+            begin_earlier(connection)
+            return True
+
+    def take(self, token: int, shards: Sequence[int] | None) -> dict[int, list[Tombstone]]:
+        """Return shard → its tombstones for a job that starts now, fenced.
+
+        Requests that brought them are PLANNED from here on: what is started without their rows can't be cancelled.
+        """
+        there = t.tombstones.c.key.is_not(None)
+        where = there if shards is None else sa.and_(there, t.tombstones.c.shard.in_(list(shards)))
+        taken = sa.select(t.tombstones.c.request_id).where(where).distinct()
+        received = t.requests.c.state == RequestState.RECEIVED
+        found: dict[int, list[Tombstone]] = {}
+        with transaction(self._write, "take") as connection:
+            fence(connection, token)
+            connection.execute(
+                t.requests.update().where(received & t.requests.c.request_id.in_(taken)).values(**taken_up())
+            )
+            begin_earlier(connection)
+            for row in connection.execute(t.tombstones.select().where(where).order_by(t.tombstones.c.seq)):
+                found.setdefault(row.shard, []).append(to_tombstone(row))
+        return found
+
+    def mark_failed(self, token: int, request_ids: Sequence[str], reason: str) -> None:
+        """Move requests to FAILED, fenced; their tombstones stay. What was cancelled meanwhile stays so."""
+        with self._write.begin() as connection:
+            fence(connection, token)
+            for part in parts(list(request_ids)):
+                open_ = t.requests.c.request_id.in_(part) & t.requests.c.state.in_(WAITING)
+                connection.execute(t.requests.update().where(open_).values(state=RequestState.FAILED, reason=reason))
+
+    def mark_served(self, token: int, upto_version: int) -> list[str]:
+        """Return the requests of versions ≤ `upto_version` that this call moved from APPLIED to SERVED, fenced."""
+        where = (t.requests.c.state == RequestState.APPLIED) & (t.requests.c.version_after <= upto_version)
+        with self._read.begin() as connection:  # most calls find nothing and need not write
+            if not connection.scalar(sa.select(sa.func.count()).select_from(t.requests).where(where)):
+                return []
+        with transaction(self._write, "served") as connection:
+            fence(connection, token)
+            ids = list(connection.scalars(sa.select(t.requests.c.request_id).where(where)))
+            set_values(connection, ids, state=RequestState.SERVED, served_at=time.time())
+            return ids
+
+    # ------------------------------------------------------------------ helpers
+
+    def _request(self, connection: Connection, where: Any) -> ForgetRequest:
+        row = connection.execute(t.requests.select().where(where)).first()
+        if row is None:
+            raise StateError("there is no such request", remedy="list them with `hybridmu requests list`")
+        return to_request(row)
+
+    def _repeat(self, connection: Connection, repeat: RepeatKey | None) -> ForgetRequest | None:
+        name = repeated(connection, repeat)
+        if name is None:
+            return None
+        request = self._request(connection, t.requests.c.request_id == name)
+        if request.state is RequestState.CANCELLED:
+            raise ConflictError(
+                f"this idempotency key belongs to request {request.request_id}, which was cancelled",
+                remedy="use a new key to ask again",
+            )
+        return request

@@ -1,0 +1,90 @@
+"""Which configuration a ledger belongs to."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from hybridmu.errors import StateError, StorageMismatchError
+from hybridmu.store.ledger import tables as t
+from hybridmu.store.ledger.database_errors import refuse_damaged
+
+DECOMMISSIONED = "decommissioned"  # its entry among the ledger's facts
+
+
+def claim(connection: Connection, identity: dict[str, Any], *, create: bool, replace: bool = False) -> None:
+    """Check that a ledger belongs to a configuration, or claim it; see `Ledger.bind`.
+
+    Raises:
+        StorageMismatchError: It belongs to another one.
+        StateError: Nothing was trained here and `create` is false, the system was decommissioned, or the ledger was
+            trained with another storage.
+    """
+    if over := connection.scalar(sa.select(t.meta.c.value).where(t.meta.c.key == DECOMMISSIONED)):
+        raise StateError(
+            "this system was decommissioned",
+            got=json.loads(over)["reason"],
+            remedy="train a new one with another storage_url and database",
+        )
+    stored = connection.scalar(sa.select(t.meta.c.value).where(t.meta.c.key == "identity"))
+    if stored is not None and replace:
+        _refuse_trained(connection)
+        connection.execute(t.meta.delete().where(t.meta.c.key == "identity"))
+        stored = None
+    if stored is None:
+        if not create:
+            raise StateError("nothing was trained here", remedy="run `hybridmu train -c CONFIG` first")
+        value = json.dumps(identity, sort_keys=True)
+        connection.execute(t.meta.insert().values(key="identity", value=value))
+        if connection.scalar(sa.select(t.meta.c.value).where(t.meta.c.key == "system")) is None:
+            connection.execute(t.meta.insert().values(key="system", value=uuid.uuid4().hex))
+        return
+    try:
+        known = json.loads(stored)
+    except ValueError as error:
+        refuse_damaged(str(error))
+    differing = _differences(known, json.loads(json.dumps(identity)))
+    if differing:
+        raise StorageMismatchError(
+            "this storage belongs to another configuration",
+            expected="the settings it was trained with",
+            got="; ".join(differing),
+            remedy="use that configuration, or another storage_url",
+        )
+
+
+def decommissioned(connection: Connection) -> dict[str, Any] | None:
+    """Return when, why and by whom the system was decommissioned; None while it lives."""
+    raw = connection.scalar(sa.select(t.meta.c.value).where(t.meta.c.key == DECOMMISSIONED))
+    found: dict[str, Any] | None = json.loads(raw) if raw else None
+    return found
+
+
+def _refuse_trained(connection: Connection) -> None:
+    """Refuse that a storage without rows takes over a ledger that another one was trained with.
+
+    Raises:
+        StateError: The ledger has versions.
+    """
+    if connection.scalar(sa.select(t.versions.c.version).limit(1)) is not None:
+        raise StateError(
+            "the ledger belongs to another storage, or its storage has lost its rows",
+            expected="for every storage_url a database of its own",
+            got="a ledger with versions, and a storage without rows",
+            remedy="correct storage_url or database_url, or restore the storage from a backup",
+        )
+
+
+def _differences(stored: dict[str, Any], ours: dict[str, Any], prefix: str = "") -> list[str]:
+    found = []
+    for key in sorted({*stored, *ours}):
+        a, b = stored.get(key), ours.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            found += _differences(a, b, f"{prefix}{key}.")
+        elif a != b:
+            found.append(f"{prefix}{key}: storage has {a!r}, the configuration {b!r}")
+    return found

@@ -1,0 +1,116 @@
+"""Whose a storage is: a marker that is there before anything else, and names the ledger that it belongs to.
+
+Coordinators delete what crashes left, and a purge searches everything: neither may happen in a folder that somebody
+uses for other things, nor under two ledgers.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from hybridmu.config import Settings
+from hybridmu.errors import CorruptBlobError, StateError, StorageMismatchError
+from hybridmu.store.dataset.layout import MANIFEST
+from hybridmu.store.ledger.database import database_url
+from hybridmu.store.ledger.ledger import Ledger
+from hybridmu.store.storage.file_modes import apply_modes
+from hybridmu.store.storage.storage import Storage
+
+MARKER = "hybridmu.json"
+
+
+def take(storage: Storage, settings: Settings) -> None:
+    """Mark an empty storage as this program's, before anything else is written or deleted there.
+
+    A local folder and what is in it also get the permission bits that `storage_mode` names, once.
+
+    Args:
+        storage: What is to be used.
+        settings: Name the ledger, which may lie in it, and who may read what is there.
+
+    Raises:
+        StateError: Other files are there.
+    """
+    marker = _read(storage)
+    if marker is None and not _made_before(storage, settings):
+        # A crash in the very first write left nothing but a half of the marker.
+        files = [file.name for file in storage.list() if not (file.temporary and file.name.startswith(f"{MARKER}."))]
+        others = [*files, *storage.links()]
+        if others:
+            raise StateError(
+                f"the storage {storage.url} holds other files",
+                expected="an empty folder, or one that was used by nothing but this program",
+                got=f"{len(others)} file(s): {', '.join(sorted(others)[:3])}",
+                remedy="name another storage_url, or move them away; nothing was changed",
+            )
+    if marker is None or marker["mode"] != settings.storage_mode:
+        if storage.local is not None and storage.local.is_dir():
+            apply_modes(storage.local, storage.modes)
+        _write(storage, None if marker is None else marker["system"], settings.storage_mode)
+
+
+def bind(storage: Storage, ledger: Ledger, settings: Settings, *, create: bool, replace: bool = False) -> None:
+    """Check that storage, ledger and configuration belong together, and with `create` claim what nobody claimed.
+
+    Args:
+        storage: Of the system.
+        ledger: Of the system.
+        settings: Of the system.
+        create: As in `Ledger.bind`.
+        replace: As in `Ledger.bind`.
+
+    Raises:
+        StorageMismatchError: Storage belongs to another ledger, or the ledger to another configuration.
+    """
+    marker = _read(storage)
+    owner = marker["system"] if marker else None
+    if owner is not None and ledger.system() != owner:
+        raise StorageMismatchError(
+            f"the storage {storage.url} belongs to another ledger",
+            expected="the database_url with which it was trained",
+            got="a ledger of another system, or a new one",
+            remedy="use that database_url, or another storage_url",
+        )
+    ledger.bind(settings.identity(), create=create, replace=replace)
+    if create:
+        claim(storage, ledger, settings)
+
+
+def claim(storage: Storage, ledger: Ledger, settings: Settings) -> None:
+    """Write down in a storage that names no ledger yet that it belongs to this one, which is bound to it."""
+    marker = _read(storage)
+    if marker is not None and marker["system"] is None:
+        _write(storage, ledger.system(), settings.storage_mode)
+
+
+def _made_before(storage: Storage, settings: Settings) -> bool:
+    """Return whether an earlier release used a storage: it left no marker, but tables, or its ledger."""
+    if storage.exists(MANIFEST):
+        return True
+    database = database_url(settings.database)
+    if storage.local is None or database.get_backend_name() != "sqlite":
+        return False
+    # Not opened: closing it again would let go of the locks that this process holds on it.
+    path = Path(database.database or "")
+    inside = path.is_file() and path.resolve().is_relative_to(storage.local.resolve())
+    return inside and path.stat().st_size > 0
+
+
+def _read(storage: Storage) -> dict[str, Any] | None:
+    try:
+        found = json.loads(storage.read(MARKER))
+        return {"system": found["system"], "mode": found["mode"]}
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        raise CorruptBlobError(
+            f"{MARKER} in {storage.url} is damaged",
+            got=str(error),
+            remedy="restore this file from a backup; it says which ledger the storage belongs to",
+        ) from None
+
+
+def _write(storage: Storage, system: str | None, mode: str) -> None:
+    storage.write(MARKER, json.dumps({"system": system, "mode": mode}).encode())

@@ -1,0 +1,127 @@
+"""What a cluster needs for a load of deletions, simulated from what this system measured."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from dataclasses import asdict
+from typing import Any
+
+from hybridmu.planning import cost
+from hybridmu.planning.cost import schedule
+from hybridmu.planning.planner import Pools
+from hybridmu.planning.simulator import Arrival, Known, Outcome, Overheads, Shape, poisson, simulate
+from hybridmu.planning.sizing import enough, sizes
+from hybridmu.runtime.coordinator.removal_planner import RemovalPlanner, policy_of
+from hybridmu.store.dataset.key_lookup import Lookup
+from hybridmu.system.arguments import Arrivals, Count, Counts, Figure, Keys, Moment, Number, Strategy, checked
+from hybridmu.system.session import Opened
+
+_HISTORY = 200
+# So many requests are enough for a 95th percentile, and are simulated in a minute.
+_MOST = 20_000
+
+
+class Sizing(Opened):
+    """Asks the simulator."""
+
+    @checked
+    def size(
+        self,
+        requests_per_day: Figure,
+        deadline_seconds: Figure,
+        *,
+        rows: Count = 1,
+        days: Figure = 7.0,
+        strategy: Strategy = "auto",
+        workers: Counts = None,
+        seed: Number = 0,
+    ) -> dict[str, Any]:
+        """Return how a load of deletions would fare on more and more workers.
+
+        Costs are those that this system measured, on the devices that measured them; a worker holds
+        `cluster.gpus_per_shard` GPUs or `cluster.cpus_per_shard` CPUs. Nothing is changed.
+
+        Args:
+            requests_per_day: On average, at random moments.
+            deadline_seconds: From a request to its exact removal.
+            rows: Of each request, drawn evenly.
+            days: How long the simulated load lasts; shorter when that would be more than 20,000 requests.
+            strategy: `auto`, or one for every request.
+            workers: Numbers of workers to try; powers of two up to the number of shards by default.
+            seed: Of the load.
+
+        Returns:
+            JSON-able: `sizes`, the least `workers` with no late request (None: none of them), and what it rests on.
+
+        Raises:
+            RequestError: A figure is not above 0.
+        """
+        known, days = self._known(), min(days, _MOST / requests_per_day)
+        load = poisson(known.shape, requests_per_day, days, rows, seed)
+        found = sizes(known, load, days, deadline_seconds, self.settings.cluster.updaters, strategy, workers)
+        best = enough(found)
+        return {
+            "workers": best.workers if best else None,
+            "requests": len(load),
+            "days": days,
+            "sizes": [asdict(size) for size in found],
+            "overheads": asdict(known.overheads),
+            "observations": {name: fit.observations for name, fit in known.cost.fits.items()},
+            "devices_per_worker": self.settings.cluster.gpus_per_shard or self.settings.cluster.cpus_per_shard,
+            "device": "GPU" if self.settings.cluster.gpus_per_shard else "CPU",
+        }
+
+    @checked
+    def simulate(self, arrivals: Arrivals, workers: Count, strategy: Strategy = "auto", seed: Number = 0) -> Outcome:
+        """Return how requests would fare on some number of workers; nothing is changed.
+
+        Args:
+            arrivals: The requests; `arrival` makes one of ids.
+            workers: Jobs at once.
+            strategy: `auto`, or one for every request.
+            seed: Of the spread of seconds.
+        """
+        return simulate(self._known(), arrivals, Pools(workers, self.settings.cluster.updaters), strategy, seed)
+
+    @checked
+    def arrival(self, at: Moment, ids: Keys) -> Arrival:
+        """Return a request of rows for `simulate`; ids that have no row are left out.
+
+        Args:
+            at: Seconds since the start.
+            ids: Row ids.
+        """
+        found, _ = Lookup(self.site.lake).find([("id", each) for each in ids])
+        return Arrival(at, Counter((key.shard, key.slice) for key in found if key.slice > 0))
+
+    def _known(self) -> Known:
+        self._check_bound()
+        planner = RemovalPlanner(self.site, self.ledger, self.measurements, self.registry)
+        subs = self.registry.version().shards
+        counts = self.ledger.counts([sub.shard for sub in subs])
+        stats = [planner.stats(sub, counts.get(sub.shard, {}), {}) for sub in subs]
+        return Known(
+            Shape(tuple(each.rows for each in stats), tuple(each.epochs for each in stats)),
+            cost.fit(self.measurements.costs()),
+            policy_of(self.settings),
+            planner.calibration(),
+            self._overheads(),
+        )
+
+    def _overheads(self) -> Overheads:
+        """Return what requests took beside their jobs: medians of those that waited for nothing else."""
+        done = [r for r in self.ledger.requests() if r.applied_at and r.served_at][-_HISTORY:]
+        beside, serving = [], []
+        for request in done:
+            first = [row for row in self.measurements.outcomes(request.request_id) if row["rule"] != "repair"]
+            if not first or request.applied_at is None or request.served_at is None:
+                continue
+            took = max(schedule([row["measured_seconds"] for row in first], len(first)))
+            beside.append(max(0.0, request.applied_at - request.received_at - took))
+            serving.append(request.served_at - request.applied_at)
+        if not beside:
+            return Overheads()
+        # Those that waited for others are the slow half; the fast quarter is what a request costs by itself.
+        start = statistics.quantiles(beside, n=4)[0] if len(beside) > 1 else beside[0]
+        return Overheads(start=start, job=0.0, publish=0.0, serve=statistics.median(serving))

@@ -1,1 +1,0 @@
-"""What one can do with a system, by concern; `hybridmu.system.System` is all of it."""
