@@ -10,6 +10,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import sqlalchemy as sa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,6 +21,7 @@ from hybridmu.store.dataset.layout import META
 from hybridmu.store.dataset.reshard_import import Predecessor, inherit
 from hybridmu.store.dataset.source_table import open_table
 from hybridmu.store.dataset.waiting_rows import rewrite
+from hybridmu.store.ledger.file_seals import drop_copies, record_copy
 from hybridmu.store.storage.parquet import publish_parquet, read_parquet
 from tests.support import lake_rows, local_system, open_lake, replaced, settings_dict, table, write
 
@@ -493,9 +495,16 @@ def test_a_waiting_copy_of_an_older_release_loses_its_dictionaries(tmp_path):
         with storage.staging() as folder:
             pq.write_table(old, folder / "old.parquet", write_page_checksum=True)
             publish_parquet(storage, folder / "old.parquet", new["source"])
+
+        def record(seal: str) -> None:  # as the first start of this release does
+            with system._engine.begin() as connection:
+                drop_copies(connection, sa.select(sa.literal("")))
+                record_copy(connection, new["source"], seal)
+
+        record(lake.seal_of(new["source"]))
         system.forget(groups=["p1"])
         people = made.slice(30)["person"].to_pylist()
-        assert rewrite(lake, system.ingestions.get(new["ingest_id"]), system.guard) == people.count("p1") > 0
+        assert rewrite(lake, system.ingestions.get(new["ingest_id"]), system.guard, record) == people.count("p1") > 0
         left = pq.read_table(storage.path(new["source"]))
         assert left.schema.field("person").type == pa.string()
         assert left["person"].to_pylist() == [person for person in people if person != "p1"]
