@@ -8,7 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "architecture.md"
-FOLDERS = ("hybridmu", "serve", "jobs")
+FOLDERS = ("hybridmu", "serve", "jobs", "benchmarks")
 BEGIN, END = "<!-- files: python docs/file_map.py -->", "<!-- end -->"
 
 

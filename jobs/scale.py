@@ -20,9 +20,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a script sees its own folder only
 
-from jobs.studies import csvfile, foreseen, limits, scaletables, scaling
-from jobs.studies.limits import Limit
-from jobs.studies.scaling import Point, Wanted
+from benchmarks.study import csvfile, foreseen, limits, scaletables, scaling
+from benchmarks.study.limits import Limit
+from benchmarks.study.scaling import Point, Wanted
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 _CPUS = 16

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from jobs.studies import records
-from jobs.studies.grid import SETUPS, Grid
-from jobs.studies.pool import LocalPool, RayPool
-from jobs.studies.runner import missing, run
+from benchmarks.study import records
+from benchmarks.study.grid import SETUPS, Grid
+from benchmarks.study.pool import LocalPool, RayPool
+from benchmarks.study.runner import missing, run
 
 pytestmark = pytest.mark.usefixtures("cluster")
 

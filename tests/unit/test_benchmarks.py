@@ -7,8 +7,8 @@ import time
 import pytest
 import torch
 
-from jobs import bench_requests
-from jobs.studies import benchmarks, torchunlearn
+from benchmarks import bench_requests
+from benchmarks.study import benchmarks, torchunlearn
 
 STEP = {"ratio": 0.5, "first_seconds": 1.0, "accuracy": 0.9, "same_bits": True}
 SERVED = {

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.study import crossover, decisions, learned, plots, regret, shards, tables
+from benchmarks.study.decisions import DECIDERS, Decider, decided
+from benchmarks.study.regret import RETRAIN, UPDATES, Decided, deletions, judge, replay
+from benchmarks.study.shards import ShardRecord
 from hybridmu.planning.cost import fit
 from hybridmu.planning.planner import Policy
-from jobs.studies import crossover, decisions, learned, plots, regret, shards, tables
-from jobs.studies.decisions import DECIDERS, Decider, decided
-from jobs.studies.regret import RETRAIN, UPDATES, Decided, deletions, judge, replay
-from jobs.studies.shards import ShardRecord
 
 SYSTEM = ("digits", "mlp", 4, 3, 6)
 STRATEGIES = (RETRAIN, *UPDATES, "rewind")

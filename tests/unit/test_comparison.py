@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from jobs.studies.comparison import Comparison, compare, noise_of
-from jobs.studies.records import Record
+from benchmarks.study.comparison import Comparison, compare, noise_of
+from benchmarks.study.records import Record
 
 RECORD = Record(
     dataset="digits",

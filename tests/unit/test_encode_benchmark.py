@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from jobs.studies import benchmarks, encoding
+from benchmarks.study import benchmarks, encoding
 
 
 @pytest.mark.parametrize("kind", encoding.KINDS)

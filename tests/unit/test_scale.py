@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
+from benchmarks.study import csvfile, limits, scaletables
+from benchmarks.study.limits import Limit
+from benchmarks.study.scaling import Point, Wanted
 from jobs import scale
-from jobs.studies import csvfile, limits, scaletables
-from jobs.studies.limits import Limit
-from jobs.studies.scaling import Point, Wanted
 
 POINT = Point("strong", "waiting", 8, 1, 1, 8.0, 0, 4.0, 4.2, 4.0, 4.2, 8.0, 8.4, "two cores", "torch", "abc")
 

@@ -12,19 +12,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.study import pages, plots, records, shards
+from benchmarks.study.estimate import expected_hours, trainings
+from benchmarks.study.grid import CONTENDERS, GRIDS, SETUPS, Grid
+from benchmarks.study.measure import median
+from benchmarks.study.mixes import Outline, choose
+from benchmarks.study.pool import LocalPool
+from benchmarks.study.records import Record
+from benchmarks.study.regret import deletions, replay
+from benchmarks.study.runner import Cell, crowding, key_of, missing, run
+from benchmarks.study.stream import STREAMED
+from benchmarks.study.trial import PRICED
+from benchmarks.study.worker import Made
 from hybridmu.planning.planner import Policy
-from jobs.studies import pages, plots, records, shards
-from jobs.studies.estimate import expected_hours, trainings
-from jobs.studies.grid import CONTENDERS, GRIDS, SETUPS, Grid
-from jobs.studies.measure import median
-from jobs.studies.mixes import Outline, choose
-from jobs.studies.pool import LocalPool
-from jobs.studies.records import Record
-from jobs.studies.regret import deletions, replay
-from jobs.studies.runner import Cell, crowding, key_of, missing, run
-from jobs.studies.stream import STREAMED
-from jobs.studies.trial import PRICED
-from jobs.studies.worker import Made
 
 SMALL = replace(SETUPS["digits/mlp"], shards=3, slices=2, epochs=2)
 
@@ -302,7 +302,7 @@ def test_the_committed_tables_are_those_of_the_committed_files():
     root, shown = Path(__file__).parents[2], set()
     for page in pages.PAGES:
         text = (root / page).read_text()
-        assert pages.fill(text, root / "docs" / "study") == text, "run `python jobs/study.py tables`"
+        assert pages.fill(text, root / "docs" / "study") == text, "run `python benchmarks/run_study.py tables`"
         shown |= set(re.findall(r"<!-- table (\w+)", text))
     assert shown == set(pages.TABLES), "every table stands on a page"
 
@@ -341,7 +341,7 @@ def test_figures_are_compared_by_what_they_draw():
 def test_the_committed_figures_are_drawn_from_the_committed_files(name):
     docs = Path(__file__).parents[2] / "docs"
     committed, drawn = figure((docs / "study" / f"{name}.svg").read_text()), figure(plots.FIGURES[name](docs / "study"))
-    told = f"run `python jobs/study.py plots --figure {name}`"
+    told = f"run `python benchmarks/run_study.py plots --figure {name}`"
     assert committed.shapes == drawn.shapes, told
     np.testing.assert_allclose(committed.numbers, drawn.numbers, rtol=0, atol=0.01, err_msg=told)
     assert f"](study/{name}.svg)" in (docs / "results.md").read_text()

@@ -7,9 +7,9 @@ from dataclasses import fields, replace
 
 import pytest
 
-from jobs.studies import audited, audits, csvfile
-from jobs.studies.audits import CONTROLS, STRATEGIES, AuditRecord
-from jobs.studies.grid import SETUPS
+from benchmarks.study import audited, audits, csvfile
+from benchmarks.study.audits import CONTROLS, STRATEGIES, AuditRecord
+from benchmarks.study.grid import SETUPS
 
 SMALL = replace(SETUPS["digits/mlp"], shards=3, slices=2, epochs=4)
 MODELS = 4

@@ -1,0 +1,1 @@
+"""Benchmarks: what measures the product, and the study of strategies."""
