@@ -1,4 +1,4 @@
-"""Whether canaries predict what deletions do: `python benchmarks/bench_calibration.py [--data adult] [--out CSV]`.
+"""Predictions of canaries against real deletions: `python benchmarks/bench_calibration.py [--data adult] [--out CSV]`.
 
 A system is trained and calibrated as by default. Then rows that were no canaries are deleted on every shard: evenly
 from all classes, and from one class alone. Each deletion is compared with the exact retrain of its shard.

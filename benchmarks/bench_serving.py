@@ -1,4 +1,4 @@
-"""What serving costs beside a no-op deployment, and what swaps and quarantines do to those who ask.
+"""Cost of serving beside a no-op deployment, and the effect of swaps and quarantines on callers.
 
     python benchmarks/bench_serving.py [--json] [--out CSV] [--seconds 5] [--rounds 5] [--swaps 100] [--groups 2]
     RAY_SERVE_ENABLE_HA_PROXY=1 python benchmarks/bench_serving.py      # HAProxy before the replicas (docs/serving.md)

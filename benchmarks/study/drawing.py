@@ -1,4 +1,4 @@
-"""What the study's figures share."""
+"""Parts that the study's figures share."""
 
 from __future__ import annotations
 

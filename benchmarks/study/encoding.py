@@ -1,4 +1,4 @@
-"""What reading and encoding columns takes, over Parquet's bare decode of the same columns into one matrix.
+"""Seconds of reading and encoding columns, over Parquet's bare decode of the same columns into one matrix.
 
 Processor seconds of one thread, the best of some rounds taken in turns, so that what else runs here counts little. The
 bare decode verifies no checksum, checks no value, and writes no one for a text: it clears the matrix.

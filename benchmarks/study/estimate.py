@@ -1,4 +1,4 @@
-"""How long a grid will take: what training and scoring a row costs here, times what every cell needs of both."""
+"""Expected hours of a grid: what training and scoring a row costs here, times what every cell needs of both."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the simulator says of clusters that nobody had here: up to 1,024 workers for 4,096 shards."""
+"""Simulations of clusters that nobody had here: up to 1,024 workers for 4,096 shards."""
 
 from __future__ import annotations
 

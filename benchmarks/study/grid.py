@@ -1,4 +1,4 @@
-"""What the study runs: datasets and models, request mixes, strategies, and the grids made of them."""
+"""Grids of the study: datasets and models, request mixes, strategies, and the grids made of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far the planner and the ledger go: seconds of single steps by number of shards and of known ids."""
+"""Limits of the planner and the ledger: seconds of single steps by number of shards and of known ids."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the study's jobs run: on actors of Ray, or in this process. The only module here that imports Ray."""
+"""Pools that run the study's jobs: on actors of Ray, or in this process. The only module here that imports Ray."""
 
 from __future__ import annotations
 

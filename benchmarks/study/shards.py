@@ -1,4 +1,4 @@
-"""What strategies cost and leave, shard by shard: what the planner could have known, and what then came of it.
+"""Costs and gaps of strategies, shard by shard: what the planner could have known, and what then came of it.
 
 Beside `boundary.csv` lies `boundary-shards.csv`, and so for every file of records. The planner is pure, so its
 decisions can be made again from these rows, also by another cost model or policy (`regret.py`).

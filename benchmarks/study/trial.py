@@ -1,4 +1,4 @@
-"""What running a contender gives."""
+"""Results of running a contender."""
 
 from __future__ import annotations
 

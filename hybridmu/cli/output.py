@@ -1,4 +1,4 @@
-"""What every verb shares: options, the two consoles, one JSON document or words, errors with their exit code."""
+"""Options and output of every verb: the two consoles, one JSON document or words, errors with their exit code."""
 
 from __future__ import annotations
 

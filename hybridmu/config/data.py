@@ -1,4 +1,4 @@
-"""Where the tables are, and what is learned from them."""
+"""Settings of the tables, their columns, and the task that learns from them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where it runs: cluster, served model, interface, logs, keys."""
+"""Settings of the deployment: cluster, served model, interface, logs, keys."""
 
 from __future__ import annotations
 

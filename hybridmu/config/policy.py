@@ -1,4 +1,4 @@
-"""What is removed how, when, and which requests are let in."""
+"""Settings of removal: strategies, deadlines, and admission of requests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How sub-models are trained, and what is kept of it."""
+"""Settings of training: shards and slices, optimizer, compute, checkpoints."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How deletions end: exact repairs, purge, look, certificates, and what anyone can check of them."""
+"""Last steps of deletions: exact repairs, purge, look, certificates, and what anyone can check of them."""
 
 from __future__ import annotations
 

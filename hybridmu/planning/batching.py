@@ -1,4 +1,4 @@
-"""When waiting requests are started: together, but never so late that a deadline is missed. Pure.
+"""Start of waiting requests: together, but never so late that a deadline is missed. Pure.
 
 Requests that share shards are fulfilled by one retrain of each shard from the earliest slice that any of them touches,
 so waiting for more of them saves work (arXiv 1912.03817, §6) and keeps an observer from telling single deletions apart

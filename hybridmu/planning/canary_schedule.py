@@ -1,4 +1,4 @@
-"""Which canaries are to be deleted where, whether there is budget for it, and what they do not stand for. Pure.
+"""Schedule of canary deletions: which, where, within which budget, and what they do not stand for. Pure.
 
 A cell (first touched slice, share of rows) is measured on several shards, and cells on different ones as far as there
 are enough: a revoked row then costs one cell of one shard, and another shard's measurement is left.

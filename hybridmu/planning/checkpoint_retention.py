@@ -1,4 +1,4 @@
-"""Which checkpoints to give up under a budget of bytes, so that the next deletion costs least more (ours).
+"""Checkpoints to give up under a budget of bytes, so that the next deletion costs least more (ours).
 
 A deletion of one live row, uniform over the N live rows of all shards, falls on slice s of a shard with probability
 n_s / N and retrains from the earliest kept clean checkpoint before it, c(s) = max {k in K or 0 : k < s}. With

@@ -1,4 +1,4 @@
-"""Which strategy each shard gets. Pure: (stats, cost, policy) -> Plan, with a reason for every line.
+"""Planner: the strategy of each shard. Pure: (stats, cost, policy) -> Plan, with a reason for every line.
 
 Boundary rules per shard (ours, after the workload boundary of arXiv 2412.14505), asked in this order: class (retrain
 what canaries do not stand for), quality guard (retrain when by every update the shard would owe too much, and more than

@@ -1,4 +1,4 @@
-"""When a shard that an update changed is retrained exactly. Pure.
+"""Time of the exact retrain of a shard that an update changed. Pure.
 
 An approximate removal owes an exact one (the pattern of certified removal, Guo et al., arXiv 1911.03030: accumulate an
 error, retrain when it passes its budget).

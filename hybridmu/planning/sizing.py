@@ -1,4 +1,4 @@
-"""How many workers a load of deletions needs, found by simulation. Pure."""
+"""Number of workers that a load of deletions needs, found by simulation. Pure."""
 
 from __future__ import annotations
 

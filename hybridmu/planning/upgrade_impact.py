@@ -1,4 +1,4 @@
-"""What other code or other libraries cost: checkpoints that a retrain can't start from any more.
+"""Cost of other code or other libraries: checkpoints that a retrain can't start from any more.
 
 Such a checkpoint has another lineage key than a new run would give it, so the first deletion in its shard retrains
 the whole shard, which makes its checkpoints anew.

@@ -1,1 +1,1 @@
-"""What runs where, as plain classes without ray."""
+"""Runtime: coordinator, workers, purge and audits as plain classes without ray."""

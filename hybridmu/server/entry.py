@@ -1,4 +1,4 @@
-"""Who comes in: tokens and limits on calls, before anything of a body is read."""
+"""Token authentication and limits on calls, before anything of a body is read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What callers are told of errors: what concerns their call, and of everything else a reference into the log."""
+"""Answers to calls that failed: what concerns their call, and of everything else a reference into the log."""
 
 from __future__ import annotations
 

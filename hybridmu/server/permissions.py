@@ -1,4 +1,4 @@
-"""Who may see a request, and who may take it back: its caller, an auditor, an admin; others are told of none."""
+"""Permissions to see a request and to take it back: its caller, an auditor, an admin; others are told of none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the endpoints take and give."""
+"""Schemas of what the endpoints take and give."""
 
 from __future__ import annotations
 

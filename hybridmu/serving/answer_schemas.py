@@ -1,4 +1,4 @@
-"""What the HTTP endpoint takes and gives."""
+"""Schemas of the prediction endpoint's bodies and answers."""
 
 from __future__ import annotations
 

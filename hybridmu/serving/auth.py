@@ -1,4 +1,4 @@
-"""Who may come in, and how often: tokens looked up in a short-lived copy, buckets that fill with time."""
+"""Token authentication and rate limiting: tokens looked up in a short-lived copy, buckets that fill with time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which sub-models do not vote while a deletion waits for their shards. Pure."""
+"""Quarantine: sub-models that do not vote while a deletion waits for their shards. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How well the system forgets: shadow models of some shards, measured against each other."""
+"""Audits of how well the system forgets: shadow models of some shards, measured against each other."""
 
 from __future__ import annotations
 

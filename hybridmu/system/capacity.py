@@ -1,4 +1,4 @@
-"""What a cluster needs for a load of deletions, simulated from what this system measured."""
+"""Capacity that a load of deletions needs, simulated from what this system measured."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an operator does: pause, legal holds, storage, restore, and the end of a system."""
+"""Operations: pause, legal holds, storage, restore, and the end of a system."""
 
 from __future__ import annotations
 

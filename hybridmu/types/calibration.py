@@ -1,4 +1,4 @@
-"""What canaries told of updates."""
+"""Calibration of updates by canaries."""
 
 from __future__ import annotations
 

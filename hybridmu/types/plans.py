@@ -1,4 +1,4 @@
-"""What the planner knows of a shard, what it decides, and what costs are learned from."""
+"""Plans: what the planner knows of a shard, what it decides, and what costs are learned from."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is asked for: deletion requests, their keys and needs, new data, and how far each is."""
+"""Requests: deletion requests, their keys and needs, new data, and how far each is."""
 
 from __future__ import annotations
 

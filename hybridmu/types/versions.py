@@ -1,4 +1,4 @@
-"""What a shard and the whole model were made of at some time."""
+"""Versions: what a shard and the whole model were made of at some time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a small system does and leaves is the same as before, to the bit of its weights."""
+"""A small system does and leaves the same as before, to the bit of its weights."""
 
 from __future__ import annotations
 

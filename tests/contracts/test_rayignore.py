@@ -1,4 +1,4 @@
-"""What `ray job submit --working-dir .` uploads: the code, and never keys, data or results."""
+"""The upload of `ray job submit --working-dir .`: the code, and never keys, data or results."""
 
 from __future__ import annotations
 

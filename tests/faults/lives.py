@@ -1,4 +1,4 @@
-"""What a process does between its birth and its death: a node that serves a schedule, and one that looks at the end."""
+"""Lives of processes: a node that serves a schedule, and one that looks at the end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the Ray tests share: blobs to compare, actors to find, and a Ray head in processes of its own."""
+"""Parts that the Ray tests share: blobs to compare, actors to find, and a Ray head in processes of its own."""
 
 from __future__ import annotations
 

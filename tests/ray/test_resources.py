@@ -1,4 +1,4 @@
-"""What the cluster can't do is said at once; GPUs are held by the actors that train, and by nobody else."""
+"""A wish that the cluster can't fulfil is refused at once; GPUs are held by the actors that train, and by nobody else."""
 
 from __future__ import annotations
 

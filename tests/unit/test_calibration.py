@@ -1,4 +1,4 @@
-"""What is fitted from canaries, what it says of other deletions, and whether really measured gaps agree."""
+"""Fits from canaries, what they say of other deletions, and whether really measured gaps agree."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which canaries are deleted where; what a revocation costs; what canaries do not stand for."""
+"""Canaries that are deleted, and where; the cost of a revocation; what canaries do not stand for."""
 
 from __future__ import annotations
 

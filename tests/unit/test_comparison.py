@@ -1,4 +1,4 @@
-"""How a strategy is judged over seeds: against the retrain of its own run, by gaps whose signs don't cancel."""
+"""Judgement of a strategy over seeds: against the retrain of its own run, by gaps whose signs don't cancel."""
 
 from __future__ import annotations
 

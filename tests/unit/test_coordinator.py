@@ -1,4 +1,4 @@
-"""What must hold when requests overlap, fail, wait, or are interrupted."""
+"""Requests that overlap, fail, wait, or are interrupted."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What the configuration says of columns: what does not fit the table is an error before anything is written."""
+"""Declarations of columns: those that do not fit the table are an error before anything is written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the ledger knows of purges, on both kinds of database."""
+"""Records of purges, on both kinds of database."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What shadow models say together: on real trainings, an auditor tells who remembers, and admits when it can't."""
+"""Findings of shadow models: on real trainings, an auditor tells who remembers, and admits when it can't."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was forgotten does not come back with new data, unless somebody readmits it."""
+"""Forgotten rows do not come back with new data, unless somebody readmits them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When a shard is retrained because of what storage lost, and when it is not."""
+"""Retrains because of what storage lost, and when there is none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the ledger promises between accepting a request and its end: cancelling, repeats, limits, deadlines."""
+"""The ledger's promises between accepting a request and its end: cancelling, repeats, limits, deadlines."""
 
 from __future__ import annotations
 

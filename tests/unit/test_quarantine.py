@@ -1,4 +1,4 @@
-"""What open deletions take out of the vote, and when a ledger may say so."""
+"""Sub-models that open deletions take out of the vote, and when a ledger may say so."""
 
 from __future__ import annotations
 

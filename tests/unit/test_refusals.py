@@ -1,4 +1,4 @@
-"""What callers are told of faults: no path, no address, no statement; a reference, under which the log has the rest."""
+"""Answers to callers after faults: no path, no address, no statement; a reference, under which the log has the rest."""
 
 from __future__ import annotations
 

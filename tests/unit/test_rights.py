@@ -1,4 +1,4 @@
-"""Who may do what over HTTP: every call, every scope, one's own requests and those of others."""
+"""Rights over HTTP: every call, every scope, one's own requests and those of others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a path names as a source table: every file and column of it, or an error that says what is not read."""
+"""Source tables that a path names: every file and column of it, or an error that says what is not read."""
 
 from __future__ import annotations
 

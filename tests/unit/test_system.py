@@ -1,4 +1,4 @@
-"""Who may coordinate, and what following means."""
+"""The right to coordinate, and what following means."""
 
 import threading
 

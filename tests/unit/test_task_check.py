@@ -1,4 +1,4 @@
-"""What a task must do to be trained: what can't is refused with a sentence, before anything is stored."""
+"""Demands on a task: one that can't be trained is refused with a sentence, before anything is stored."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a task's code may lie: in files that can be hashed, and that other processes can import."""
+"""Places of a task's code: in files that can be hashed, and that other processes can import."""
 
 from __future__ import annotations
 

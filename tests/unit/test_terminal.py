@@ -1,4 +1,4 @@
-"""What callers and tables name is shown as it is: no markup, no control sequences, and results in words."""
+"""Names of callers and tables are shown as they are: no markup, no control sequences, and results in words."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a row lives and when it is visited: keyed hashes, stable under deletion and growth.
+"""Place of a row and order of its visits: keyed hashes, stable under deletion and growth.
 
 A key (id or group) has one canonical byte form: integer 7 is not the string "7". Its keyed 16-byte digest
 decides everything: the first 8 bytes the shard, the last 8 the slice. A row with a group is placed by the

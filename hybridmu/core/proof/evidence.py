@@ -1,4 +1,4 @@
-"""What a certificate shows of one shard: its chains before and after, and proofs of what left it.
+"""Evidence of a certificate on one shard: its chains before and after, and proofs of what left it.
 
 The same checks decide whether a certificate is made and whether it holds: see `findings`.
 """

@@ -1,4 +1,4 @@
-"""What a checkpoint was made of, as a chain of hashes that anyone can recompute.
+"""Lineage of a checkpoint: all that it was made of, as a chain of hashes that anyone can recompute.
 
 head  = H(everything static: schedule, optimizer, seed, shard, code, library versions, dtype, device kind, CPU
         capability, thread count)

@@ -1,4 +1,4 @@
-"""What every strategy takes and gives."""
+"""Context and result of every strategy."""
 
 from __future__ import annotations
 

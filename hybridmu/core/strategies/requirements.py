@@ -1,4 +1,4 @@
-"""Which updates a model allows: gradients of its loss, and second derivatives of its logits, are needed for some."""
+"""Requirements of updates on a model: gradients of its loss, and for some second derivatives of its logits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an audit is made on: which shards, which live rows play the part of revoked ones, what the planner would do."""
+"""Targets of an audit: which shards, which live rows play the part of revoked ones, what the planner would do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which waiting requests are begun now, together with which others, and by which plan."""
+"""Scheduler: the waiting requests that are begun now, together with which others, and by which plan."""
 
 from __future__ import annotations
 

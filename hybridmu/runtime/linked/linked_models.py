@@ -1,4 +1,4 @@
-"""What a model knows of the others over the same people: who they are, and how far a request is there."""
+"""Linked models: others over the same people, and how far a request is there."""
 
 from __future__ import annotations
 

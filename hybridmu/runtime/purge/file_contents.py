@@ -1,4 +1,4 @@
-"""What files hold that their bytes don't show: values of formats that compress, encode or number them.
+"""Contents of files that their bytes don't show: values of formats that compress, encode or number them.
 
 A format is known by how the file begins, whatever its name; text formats by their name. What is inside an archive or a
 compressed file is looked into the same way. A file that is not what it seems ends early: its bytes are searched anyway.

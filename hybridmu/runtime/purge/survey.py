@@ -1,4 +1,4 @@
-"""What a purge is about to remove, found before anything is removed: afterwards nothing could tell what to look for."""
+"""Survey before a purge: the rows that it will remove, since afterwards nothing could tell what to look for."""
 
 from __future__ import annotations
 

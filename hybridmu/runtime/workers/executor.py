@@ -1,4 +1,4 @@
-"""Where shard jobs run: the protocol, and the one that runs them in this process."""
+"""Executors of shard jobs: the protocol, and the one that runs them in this process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether what the configuration says of columns fits the training table; looked at once, before the first read."""
+"""Checks of the declared columns against the training table, once, before the first read."""
 
 from __future__ import annotations
 

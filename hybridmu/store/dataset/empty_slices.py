@@ -1,4 +1,4 @@
-"""What is said of a lake that has too few people for its slices."""
+"""Warnings about a dataset with too few people for its slices."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the keys of a request live: computed from the key's hash, or looked up for ids of a grouped table.
+"""Places of a request's keys: computed from the key's hash, or looked up for ids of a grouped table.
 
 A request touches only the files it names. Each file's digests are kept sorted in memory, so that a look-up costs a
 binary search and not a pass over the rows.

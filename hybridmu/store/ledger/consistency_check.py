@@ -1,4 +1,4 @@
-"""Whether the ledger still says what was written into it: looked at before a coordinator acts on it.
+"""Consistency check of the ledger: does it still say what was written, looked at before a coordinator acts on it.
 
 A disk may change bits. PostgreSQL keeps checksums of its pages; SQLite has none, but keeps every key twice, in its
 table and in an index, and compares them when asked. What no index covers is compared with the journal in storage, or

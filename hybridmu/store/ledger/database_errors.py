@@ -1,4 +1,4 @@
-"""What the database's failures mean to a caller: `DatabaseError` instead of the driver's exceptions.
+"""Database failures in a caller's words: `DatabaseError` instead of the driver's exceptions.
 
 A transaction is committed as a whole or not at all, so every one of them leaves nothing half-written.
 """

@@ -1,4 +1,4 @@
-"""How the system is doing, in a few numbers from the ledger; cheap enough to be asked every few seconds."""
+"""Health of the system, in a few numbers from the ledger; cheap enough to be asked every few seconds."""
 
 from __future__ import annotations
 

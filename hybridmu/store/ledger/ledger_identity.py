@@ -1,4 +1,4 @@
-"""Which configuration a ledger belongs to."""
+"""Identity of a ledger: the configuration that it belongs to, and its end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was measured: plan against actual, costs that the planner learns from, and the calibrated α."""
+"""Measurements: plan against actual, costs that the planner learns from, and the calibrated α."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What operators switch: pause and resume, and legal holds that keep rows from being purged."""
+"""Operators' controls: pause and resume, and legal holds that keep rows from being purged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the ledger knows of purges: which requests are due, evidence and surveys, and the last marks."""
+"""Records of purges in the ledger: which requests are due, evidence and surveys, and the last marks."""
 
 from __future__ import annotations
 

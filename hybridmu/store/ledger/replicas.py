@@ -1,4 +1,4 @@
-"""Who serves the model: replicas with their leases, what version each answers with, and what it withholds."""
+"""Registry of live serving replicas, their leases, the version each answers with, and what it withholds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who may read what this system writes on a local disk, whatever the umask of its processes."""
+"""Permissions of the files that this system writes on a local disk, whatever the umask of its processes."""
 
 from __future__ import annotations
 

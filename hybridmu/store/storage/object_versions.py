@@ -1,4 +1,4 @@
-"""What a versioned bucket keeps of deleted and replaced objects, and the parts of uploads that were never finished.
+"""Versions that a bucket keeps of deleted and replaced objects, and the parts of uploads that were never finished.
 
 `Storage` does not see these, yet they hold the bytes: a purge has to remove them and then look.
 """

@@ -1,4 +1,4 @@
-"""What the operating system or an object store says when it refuses, as a case with a remedy."""
+"""Refusals of the operating system or an object store, each as a case with a remedy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What lies in a folder of this machine; symbolic links are seen, and never followed."""
+"""Walk through a folder of this machine; symbolic links are seen, and never followed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one caller may ask."""
+"""Admission limits of one caller."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What keys would revoke now: which of their rows are live, and which tombstones revoked the others."""
+"""Assessment of keys: which of their rows are live, and which tombstones revoked the others."""
 
 from __future__ import annotations
 

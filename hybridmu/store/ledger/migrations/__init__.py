@@ -1,4 +1,4 @@
-"""How the tables of one release become those of the next (Alembic).
+"""Migrations from the tables of one release to those of the next (Alembic).
 
 `versions/NNNN_name.py` are applied in order; the last one is the head. `connect(create=True)` runs them. After a change
 of `tables.py`, `python -m hybridmu.store.ledger.migrations NAME` writes the next one, to be read and corrected.
