@@ -1,4 +1,4 @@
-"""Number of inputs that every door is tried with: a thousand in all in `make test`, ten thousand in `make test-full`."""
+"""Number of inputs that every door is tried with: a thousand in `make test`, ten thousand in `make test-full`."""
 
 from __future__ import annotations
 

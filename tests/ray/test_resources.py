@@ -1,4 +1,4 @@
-"""A wish that the cluster can't fulfil is refused at once; GPUs are held by the actors that train, and by nobody else."""
+"""Wishes that the cluster can't fulfil are refused at once; GPUs are held by the actors that train, and nobody else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Findings of many shadow models together: every figure with its two controls, and whether the audit can tell anything."""
+"""Findings of many shadow models: every figure with its two controls, and whether the audit can tell anything."""
 
 from __future__ import annotations
 
