@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from hybridmu.core.audit import shadow_models as shadow
+from hybridmu import core
+from hybridmu.core.audit import shadow_models
 from hybridmu.core.kernel.partition import derive
 from hybridmu.core.kernel.rows import Rows
 from hybridmu.core.kernel.training import Recipe, trained_epochs
@@ -19,6 +20,7 @@ from hybridmu.errors import StateError
 from hybridmu.planning import cost
 from hybridmu.planning.planner import Pools, make_plan
 from hybridmu.runtime.coordinator.removal_planner import RemovalPlanner, policy_of
+from hybridmu.runtime.workers import shadow_trainer
 from hybridmu.runtime.workers.context import Site
 from hybridmu.types import KeyKind, ModelVersion, ShardPlan, ShardStats, StrategyChoice, SubModel
 
@@ -114,7 +116,7 @@ def target(planner: RemovalPlanner, sub: SubModel, wanted: Wanted) -> Target | N
     live = live.where(live.slice <= slices)  # later generations are not in the served sub-model yet
     if len(live) < 2:
         return None
-    mask = shadow.pick(live.words, wanted.share, recipe.seed, shard)
+    mask = shadow_models.pick(live.words, wanted.share, recipe.seed, shard)
     stats = _stats(shard, recipe, live, live.where(mask))
     known, calibration = cost.fit(planner.measurements.costs()), planner.calibration()
     [plan] = make_plan([stats], known, policy_of(site.settings), Pools(1, 1), calibration, wanted.strategy).shards
@@ -154,7 +156,7 @@ def _shape(site: Site, sub: SubModel, plan: ShardPlan, canaries: Keys, tombstone
 @cache
 def _code() -> str:
     """Return a hash of the code that removes rows and measures; the head of a lineage covers training alone."""
-    files = [*sorted(Path(shadow.__file__).parent.rglob("*.py")), Path(__file__).with_name("auditor.py")]
+    files = [*sorted(Path(core.__file__).parent.rglob("*.py")), Path(shadow_trainer.__file__)]
     return hashlib.blake2b(b"".join(file.read_bytes() for file in files), digest_size=12).hexdigest()
 
 
