@@ -62,15 +62,34 @@ def connect(url: str, *, create: bool = False, modes: Modes = PRIVATE) -> Engine
         DatabaseError: The database can't be reached.
         StateError: Nothing was trained here and `create` is false, or the tables are of another release.
     """
-    parsed = database_url(url)
-    engine = _sqlite(parsed, create, modes) if parsed.drivername == "sqlite" else _postgresql(parsed)
-    event.listen(engine, "handle_error", translate)
+    engine = _opened(database_url(url), create, modes)
     try:
         _prepare(engine, create)
     except BaseException:
         engine.dispose()
         raise
     return engine
+
+
+def has_tables(url: str) -> bool:
+    """Return whether a database is there, and tables of ours in it, of whichever release.
+
+    Args:
+        url: As `connect` takes it.
+
+    Raises:
+        ConfigError: As `connect`.
+        DatabaseError: As `connect`.
+    """
+    parsed = database_url(url)
+    if parsed.drivername == "sqlite" and not Path(parsed.database or "").is_file():
+        return False
+    engine = _opened(parsed, False, PRIVATE)
+    try:
+        with reader(engine).begin() as connection:
+            return migrations.revision(connection) is not None
+    finally:
+        engine.dispose()
 
 
 def reader(engine: Engine) -> Engine:
@@ -129,6 +148,12 @@ def database_url(url: str) -> URL:
             got=parsed.drivername,
         )
     return parsed
+
+
+def _opened(url: URL, create: bool, modes: Modes) -> Engine:
+    engine = _sqlite(url, create, modes) if url.drivername == "sqlite" else _postgresql(url)
+    event.listen(engine, "handle_error", translate)
+    return engine
 
 
 def _sqlite(url: URL, create: bool, modes: Modes) -> Engine:
