@@ -21,7 +21,13 @@ from hybridmu.faults import reach
 from hybridmu.store.storage.durable_files import temporary_name
 from hybridmu.store.storage.storage_errors import explained
 
+_KEY_FILE = re.compile(r"signing-\d{4,}\.(pem|retired|pub\.pem)|guard-\d{4,}\.(hex|id)")
 HEX = re.compile("[0-9a-fA-F]{64}")
+
+
+def is_key_file(name: str) -> bool:
+    """Return whether a file has a name that a key, its public part or its id has in a key folder."""
+    return _KEY_FILE.fullmatch(name) is not None
 
 
 def numbers_in(folder: Path, pattern: str) -> list[int]:

@@ -320,6 +320,59 @@ def test_the_folder(tmp_path):
         of(storage_url="s3://b/x")
 
 
+@pytest.mark.parametrize(
+    "place", ["storage", "storage/keys", "storage/lake/deep", "disk/keys", "other/../storage/k", "alias/keys", "way"]
+)
+@pytest.mark.parametrize("linked", [False, True])
+@pytest.mark.parametrize("what", ["folder", "signing", "guard", "partition"])
+def test_no_key_lies_in_storage(tmp_path, monkeypatch, place, linked, what):
+    """By its name, through links, from another folder, and whichever key it is."""
+    storage, disk = tmp_path / "storage", tmp_path / "disk"
+    disk.mkdir()
+    if linked:
+        storage.symlink_to(disk)
+    elif place == "disk/keys":
+        place = "storage/keys"
+    (tmp_path / "alias").symlink_to(storage)
+    (tmp_path / "way").symlink_to(storage / "keys")
+    raw_settings = settings_dict(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    if what == "partition":
+        raw_settings["data"]["partition_key"] = f"file:{place}"
+    else:
+        raw_settings["keys"] = {what: place if what == "folder" else f"file:{place}"}
+    with pytest.raises(ConfigError, match="is inside storage_url"):
+        Settings.parse(raw_settings)
+
+
+def test_no_key_lies_in_storage_by_a_link_that_leads_out_or_by_the_name_of_its_default_folder(tmp_path):
+    storage = tmp_path / "storage"
+    storage.mkdir()
+    (storage / "keys").symlink_to(tmp_path / "outside")
+    with pytest.raises(ConfigError, match="is inside storage_url"):
+        Settings.parse(settings_dict(tmp_path, keys={"folder": str(storage / "keys")}))
+    (tmp_path / "storage-keys").symlink_to(storage / "deep")
+    with pytest.raises(ConfigError, match=r"keys\.folder is inside storage_url"):
+        Settings.parse(settings_dict(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "section",
+    [{"keys": {"folder": "~nobody-here/k"}}, {"keys": {"guard": "file:~nobody-here/k"}}]
+    + [{"data": {"train": "t", "partition_key": "file:~nobody-here/k"}}],
+)
+def test_a_key_of_a_user_that_is_not_there_is_a_fault_of_the_configuration(tmp_path, section):
+    with pytest.raises(ConfigError, match="nobody-here"):
+        Settings.parse({**settings_dict(tmp_path), **section})
+
+
+def test_a_key_folder_may_lie_beside_or_above_storage_and_the_ledger_in_it(tmp_path):
+    for folder in (tmp_path, tmp_path / "storage-keys", tmp_path / "storage2", tmp_path.parent):
+        database = f"sqlite:///{tmp_path / 'storage' / 'ledger.sqlite3'}"
+        keys = {"folder": str(folder), "guard": f"file:{folder}/guard"}
+        assert Settings.parse(settings_dict(tmp_path, keys=keys, database_url=database)).keys_folder == folder
+
+
 def test_remote_storage_needs_a_folder_only_for_keys_that_are_files(tmp_path, monkeypatch):
     monkeypatch.setenv("A", "33" * 32)
     raw_settings = settings_dict(tmp_path, storage_url="s3://bucket/x")
