@@ -358,8 +358,11 @@ def test_no_key_lies_in_storage_by_a_link_that_leads_out_or_by_the_name_of_its_d
 
 @pytest.mark.parametrize(
     "section",
-    [{"keys": {"folder": "~nobody-here/k"}}, {"keys": {"guard": "file:~nobody-here/k"}}]
-    + [{"data": {"train": "t", "partition_key": "file:~nobody-here/k"}}],
+    [
+        {"keys": {"folder": "~nobody-here/k"}},
+        {"keys": {"guard": "file:~nobody-here/k"}},
+        {"data": {"train": "t", "partition_key": "file:~nobody-here/k"}},
+    ],
 )
 def test_a_key_of_a_user_that_is_not_there_is_a_fault_of_the_configuration(tmp_path, section):
     with pytest.raises(ConfigError, match="nobody-here"):
