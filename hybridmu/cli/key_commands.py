@@ -10,11 +10,9 @@ import typer
 from hybridmu import config
 from hybridmu.cli.output import ConfigOption, JsonOption, emit, errors, tell
 from hybridmu.config import Settings
-from hybridmu.errors import StateError
-from hybridmu.store.certificates import Certificates
-from hybridmu.store.keyring import Keyring
-from hybridmu.store.ledger.database import connect
-from hybridmu.store.ledger.suppression_list import Guard
+from hybridmu.store.keyring import KeyName, Keyring
+from hybridmu.store.ledger.database import connect, has_tables
+from hybridmu.store.ledger.key_uses import used_numbers
 from hybridmu.store.storage.storage import Storage
 
 app = typer.Typer(no_args_is_help=True, help="The signing and the guard key; see docs/keys.md.")
@@ -46,20 +44,20 @@ def rotate(which: Which, config_file: ConfigOption, as_json: JsonOption = False)
     """Start a new key; the old signing key is destroyed, old guard keys stay for checking."""
     with errors(as_json):
         settings = config.load(config_file)
-        name = Keyring(settings).rotate(which.value, _used(settings, which))
+        name = Keyring(settings).rotate(which.value, _used(settings, which.value))
     emit({"key": which.value, "key_id": name}, as_json, lambda: tell(f"{which.value} key {name} is in use now"))
 
 
-def _used(settings: Settings, which: Which) -> int:
+def _used(settings: Settings, which: KeyName) -> int:
     """Return how many keys the system is known to have used, whatever is left in the folder."""
-    if which is Which.signing:
-        documents = Certificates(Storage(settings.storage_url)).all()
-        return len({document["signature"]["key_id"] for document in documents})
+    storage = Storage(settings.storage_url)
+    if which == "signing" or not has_tables(settings.database):  # nothing was trained yet, or the ledger is lost
+        return used_numbers(which, None, storage)
+    engine = connect(settings.database)
     try:
-        engine = connect(settings.database)
-    except StateError:  # nothing was trained yet
-        return 0
-    return len(Guard(engine, Keyring(settings)).used())
+        return used_numbers(which, engine, storage)
+    finally:
+        engine.dispose()
 
 
 def _where(settings: Settings, which: Which) -> str:

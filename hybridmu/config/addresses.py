@@ -6,6 +6,7 @@ were parsed as one would lose what follows `#` or `?`, and two systems would sha
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -37,7 +38,7 @@ def local_path(text: str) -> Path | None:
     if not is_url(text):
         if slip := _SLIPS.match(text):
             raise ValueError(f"{text!r} is neither a URL nor a path: write {slip[1].lower()}://…, or ./{text}")
-        return _whole(text)
+        return whole_path(text)
     if not text.lower().startswith("file://"):
         if "#" in text:
             raise ValueError(f"what follows # in the URL {shown(text)!r} would be lost; write %23")
@@ -60,7 +61,7 @@ def database_address(url: str) -> str:
     path = sqlite_path(url)
     if not path or path == ":memory:":
         return url  # refused where it is opened, with what else is no database
-    return f"{SQLITE}{_whole(path)}"
+    return f"{SQLITE}{whole_path(path)}"
 
 
 def sqlite_path(url: str) -> str | None:
@@ -68,12 +69,40 @@ def sqlite_path(url: str) -> str | None:
     return url.removeprefix(SQLITE) if url.startswith(SQLITE) else None
 
 
+def is_inside(path: Path, folder: Path) -> bool:
+    """Return whether a path is a folder or leads into it: by its name, by links, or because both are one place.
+
+    Args:
+        path: It may be missing, and a link.
+        folder: It may be missing, and a link.
+    """
+    root = Path(os.path.realpath(folder))
+    whole = Path(os.path.abspath(path))  # not through links: what is reached by a link in the folder lies in it too
+    for part in (whole, *whole.parents):
+        if Path(os.path.realpath(part.parent), part.name).is_relative_to(root) or _same(part, root):
+            return True
+    return Path(os.path.realpath(whole)).is_relative_to(root)
+
+
 def shown(url: str) -> str:
     """Return a URL for a message: without what may be a password."""
     return re.sub(r"//[^/@]*@", "//…@", url)
 
 
-def _whole(text: str) -> Path:
+def _same(one: Path, other: Path) -> bool:
+    """Return whether two paths are one place under whatever names: a bind mount, or other capital letters."""
+    try:
+        return one.samefile(other)
+    except OSError:
+        return False
+
+
+def whole_path(text: str) -> Path:
+    """Return the absolute path of a plain path, with `~` at its beginning resolved.
+
+    Raises:
+        ValueError: There is no such user.
+    """
     try:
         return Path(text).expanduser().absolute()
     except RuntimeError as error:  # no such user

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ValidationError, field_validator, model_validator
 
-from hybridmu.config.addresses import SQLITE, database_address, is_url, local_path
+from hybridmu.config.addresses import SQLITE, database_address, is_inside, is_url, local_path, whole_path
 from hybridmu.config.data import DataSettings, TaskSettings
 from hybridmu.config.deployment import ApiSettings, ClusterSettings, KeySettings, LogSettings, ServingSettings
 from hybridmu.config.document import read_document
@@ -81,7 +81,24 @@ class Settings(Section):
                 "optimizer.extrapolation moves every process's own parameters, which cluster.wide: fsdp2 divides among"
                 " them; use cluster.wide: ddp"
             )
+        self._refuse_keys_in_storage()
         return self
+
+    def _refuse_keys_in_storage(self) -> None:
+        """Refuse a key whose file would be in every copy of storage, and go when the system is decommissioned."""  # noqa: DOC501
+        storage = local_path(self.storage_url)
+        if storage is None:
+            return
+        places = {"keys.folder": f"file:{self.keys_folder}", "keys.signing": self.keys.signing}
+        places |= {"keys.guard": self.keys.guard, "data.partition_key": self.data.partition_key}
+        for name, source in places.items():
+            kind, _, path = (source or "").partition(":")
+            if kind == "file" and is_inside(whole_path(path), storage):
+                raise ValueError(
+                    f"{name} is inside storage_url ({path} in {storage}): expected a place outside of it, or env:NAME,"
+                    " so that a copy of storage holds no key and decommissioning destroys none. Move the files out,"
+                    " with their names and modes, and name the new place"
+                )
 
     @property
     def database(self) -> str:

@@ -108,6 +108,10 @@ class Certificates:
         """Return every certificate, the first first."""
         return [self.get(number) for number in self.numbers()]
 
+    def signers(self) -> set[str]:
+        """Return the ids of the keys that signed the certificates."""
+        return {str(document["signature"]["key_id"]) for document in self.all()}
+
     def last(self) -> dict[str, Any] | None:
         """Return the newest certificate, or None before the first."""
         numbers = self.numbers()

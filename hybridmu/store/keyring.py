@@ -6,7 +6,8 @@ rotation makes the next number: an old signing key leaves its public part, an ol
 be made again without the raw id. Nothing is cached: a rotation by another process holds from the next call on.
 
 Beside each lies what tells it from another one without telling it: a public key, or the id of a guard key. So a number
-stays taken when its key is lost, and a file that is not the key of its number is refused.
+stays taken when its key is lost, and a file that is not the key of its number is refused. When both are lost, it is the
+system's records that tell of it: nothing is made, and no key of somebody else taken, in place of one that was used.
 """
 
 from __future__ import annotations
@@ -17,27 +18,58 @@ import re
 import secrets
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from hybridmu import config
 from hybridmu.config import Settings
 from hybridmu.core.kernel.partition import canonical
 from hybridmu.core.proof.certificate import key_id
 from hybridmu.errors import ConfigError, StateError
-from hybridmu.faults import reach
-from hybridmu.store.storage.durable_files import is_temporary, make_folder, temporary_name
+from hybridmu.store.key_files import (
+    HEX,
+    create_new,
+    guard_id,
+    not_of_its_number,
+    numbers_in,
+    parse_guard,
+    parse_private,
+    parse_public,
+    private_pem,
+    public_bytes,
+    public_pem,
+    read_open,
+    read_secret,
+    refuse_open,
+)
+from hybridmu.store.storage.durable_files import is_temporary, make_folder
 from hybridmu.store.storage.storage_errors import explained
 from hybridmu.types import KeyKind
 
 KeyName = Literal["signing", "guard"]
 _PRIVATE, _RETIRED, _PUBLIC = "signing-{:04d}.pem", "signing-{:04d}.retired", "signing-{:04d}.pub.pem"
 _GUARD, _GUARD_ID = "guard-{:04d}.hex", "guard-{:04d}.id"
-_HEX = re.compile("[0-9a-fA-F]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class Uses:
+    """What a system knows of the keys of one kind that it used, wherever they are kept.
+
+    Attributes:
+        key_ids: Of those whose ids it knows.
+        given_up: Those among them whose loss was accepted.
+        before: One was used, whether or not it is known which.
+    """
+
+    key_ids: frozenset[str] = frozenset()
+    given_up: frozenset[str] = frozenset()
+    before: bool = False
+
+
+NO_USE = Uses()
 
 
 class Keyring:
@@ -50,36 +82,36 @@ class Keyring:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
 
-    def signing_key(self, used: bool = False) -> Ed25519PrivateKey:
+    def signing_key(self, last: str | None = None, signers: Callable[[], Collection[str]] = tuple) -> Ed25519PrivateKey:
         """Return the key that signs from now on; it is made on first use.
 
         Args:
-            used: A certificate is signed already, so that this can't be the first use.
+            last: Id of the key that signed the last certificate: with one, this can't be the first use.
+            signers: Returns the ids of all keys that signed one; asked where the key is another than the last.
 
         Raises:
             ConfigError: It can't be read, or others than its owner can read it.
-            StateError: It was there and is lost.
-        """
+            StateError: It was there and is lost, or another key is in its place.
+        """  # noqa: DOC501 - a function makes the StateError
         if self.settings.keys.signing:
-            return _private(self._external("signing"), self.settings.keys.signing)
+            return parse_private(self._external("signing"), self.settings.keys.signing)
         folder = self._folder()
         while True:
-            present = _numbers(folder, _PRIVATE)
-            newest = max([*present, *_numbers(folder, _PUBLIC)], default=0)
-            if newest not in present and (newest or used):
-                raise StateError(
-                    "the signing key is lost",
-                    expected=str(folder / _PRIVATE.format(newest)) if newest else f"key files in {folder}",
-                    remedy="restore the key folder from its backup (docs/keys.md), or start a new key with "
-                    "`hybridmu keys rotate signing`, and tell whoever checks certificates",
-                )
+            present = numbers_in(folder, _PRIVATE)
+            newest = max([*present, *numbers_in(folder, _PUBLIC)], default=0)
+            if newest not in present and (newest or last):
+                raise _lost_signing(str(folder / _PRIVATE.format(newest)) if newest else f"key files in {folder}")
             if not newest:
                 self._new_signing(folder, 1)
                 continue
-            for number in {*present, *_numbers(folder, _RETIRED)} - {newest}:
+            for number in {*present, *numbers_in(folder, _RETIRED)} - {newest}:
                 self._retire(folder, number)  # of a rotation just made, or interrupted once
             with suppress(FileNotFoundError):  # rotated since we looked
-                return self._stored(folder, newest)
+                key = self._stored(folder, newest)
+                name = key_id(public_bytes(key))
+                if last and name != last and self._takes_place_of(signers(), newest, name):
+                    raise _lost_signing(f"key {last}, or one that came after it", str(folder / _PRIVATE.format(newest)))
+                return key
 
     def public_keys(self) -> dict[str, bytes]:
         """Return every public key that a certificate of this system may be signed with: id → 32 bytes, newest last.
@@ -90,14 +122,14 @@ class Keyring:
         found: dict[str, bytes] = {}
         if not self.settings.keys.signing or self._has_folder():
             folder = self._folder(create=False)
-            for number in sorted({*_numbers(folder, _PUBLIC), *_numbers(folder, _PRIVATE)}):
+            for number in sorted({*numbers_in(folder, _PUBLIC), *numbers_in(folder, _PRIVATE)}):
                 try:
-                    key = _raw(self._stored(folder, number))
+                    key = public_bytes(self._stored(folder, number))
                 except FileNotFoundError:  # retired; its public part was there before it went
-                    key = _public((folder / _PUBLIC.format(number)).read_bytes())
+                    key = parse_public(read_open(folder / _PUBLIC.format(number)))
                 found[key_id(key)] = key
         if self.settings.keys.signing:
-            key = _raw(self.signing_key())
+            key = public_bytes(self.signing_key())
             found.pop(key_id(key), None)
             found[key_id(key)] = key
         return found
@@ -128,35 +160,47 @@ class Keyring:
         """
         return self.stamp()(kind, value)
 
-    def stamp(self, used: Collection[str] = ()) -> Callable[[KeyKind, object], tuple[str, bytes]]:
+    def stamp(self, uses: Uses = NO_USE) -> Callable[[KeyKind, object], tuple[str, bytes]]:
         """Return `mac` for the many values of one request, by the guard key that is the newest now.
 
         Args:
-            used: Ids of the guard keys that made entries in the ledger: with any, this can't be the first use.
+            uses: What is known of earlier ones: with any, this can't be the first.
 
         Raises:
             ConfigError: A key can't be read, or others than its owner can read it.
-            StateError: The newest key was there and is lost.
-        """
-        if not self.settings.keys.guard:
-            folder = self._folder()
-            present = _numbers(folder, _GUARD)
-            newest = max([*present, *_numbers(folder, _GUARD_ID)], default=0)
-            if newest not in present and (newest or used):
-                raise StateError(
-                    "the guard key is lost",
-                    expected=str(folder / _GUARD.format(newest)) if newest else f"key(s) {', '.join(sorted(used))}",
-                    got=f"nothing of that name in {folder}",
-                    remedy="restore the key folder from its backup (docs/keys.md); nothing was changed. If it is gone "
-                    "for good, start a new key with `hybridmu keys rotate guard`: what was forgotten under the old one "
-                    "can't be recognised any more",
-                )
-            if not newest:
-                self._new_guard(folder, 1)
-            for number in present:
-                self._name_guard(folder, number)  # made by an older release, or a crash came between
-        name, key = [*self._guards().items()][-1]
+            StateError: The newest key was there and is lost, or another key is in its place.
+        """  # noqa: DOC501 - a function makes the StateError
+        source = self.settings.keys.guard
+        number = 0 if source else self._newest_guard(uses)
+        guards = self._guards()
+        name, key = [*guards.items()][-1]
+        missing = uses.key_ids - uses.given_up - guards.keys()
+        # The lines of a source have no numbers: nothing tells a new key there from one in the place of another.
+        foreign = name not in uses.key_ids if source else _displaces(number, name, uses.key_ids)
+        if missing and foreign:
+            found = f"key {name} as the newest in {source or self.settings.keys_folder}"
+            raise _lost_guard(f"key(s) {', '.join(sorted(missing))}", found, source)
+        if not source:
+            for each in numbers_in(self._folder(), _GUARD):
+                self._name_guard(self._folder(), each)  # made by an older release, or a crash came between
         return lambda kind, value: (name, _hmac(key, kind, value))
+
+    def _newest_guard(self, uses: Uses) -> int:
+        """Return the number of the newest guard key in the folder; the first one is made if none was used before.
+
+        Raises:
+            StateError: It is lost.
+        """  # noqa: DOC501 - a function makes the StateError
+        folder = self._folder()
+        present = numbers_in(folder, _GUARD)
+        newest = max([*present, *numbers_in(folder, _GUARD_ID)], default=0)
+        if newest not in present and (newest or uses.before or uses.key_ids):
+            known = f"key(s) {', '.join(sorted(uses.key_ids))}" if uses.key_ids else "the key that was used before"
+            wanted = str(folder / _GUARD.format(newest)) if newest else known
+            raise _lost_guard(wanted, f"nothing of that name in {folder}")
+        if not newest:
+            self._new_guard(folder, 1)
+        return newest or 1
 
     def macs(self, kind: KeyKind, values: Sequence[object]) -> dict[str, list[bytes]]:
         """Return the HMACs of many values by every guard key that is there: key id → one per value, newest key last.
@@ -183,12 +227,13 @@ class Keyring:
         text = b"hybridmu %s\0%s" % (what.encode(), data)
         return {name: hmac.digest(key, text, "sha256") for name, key in self._guards().items()}
 
-    def rotate(self, which: KeyName, used: int = 0) -> str:
+    def rotate(self, which: KeyName, used: int) -> str:
         """Start a new key. The old signing key's private part is destroyed; old guard keys stay for checking.
 
         Args:
             which: `signing` or `guard`.
-            used: How many such keys are known to have been used: their numbers stay taken, also of a lost folder.
+            used: How many such keys are known to have been used: their numbers stay taken, also of a lost folder. The
+                folder can't tell; see `key_uses`.
 
         Returns:
             The new key's id.
@@ -207,14 +252,14 @@ class Keyring:
             )
         folder = self._folder()
         if which == "guard":
-            number = max([*_numbers(folder, _GUARD), *_numbers(folder, _GUARD_ID), used], default=0) + 1
+            number = max([*numbers_in(folder, _GUARD), *numbers_in(folder, _GUARD_ID), used], default=0) + 1
             made = self._new_guard(folder, number)
         else:
-            number = max([*_numbers(folder, _PRIVATE), *_numbers(folder, _PUBLIC), used]) + 1
+            number = max([*numbers_in(folder, _PRIVATE), *numbers_in(folder, _PUBLIC), used]) + 1
             made = self._new_signing(folder, number)
         if not made:
             raise StateError(f"another process rotated the {which} key just now", remedy="look at `hybridmu keys show`")
-        return self.guard_keys()[-1] if which == "guard" else key_id(_raw(self.signing_key()))
+        return self.guard_keys()[-1] if which == "guard" else key_id(public_bytes(self.signing_key()))
 
     def drop_unfinished(self) -> None:
         """Remove half-made key files that crashes left."""
@@ -231,7 +276,7 @@ class Keyring:
             with explained(str(folder.parent), "make", folder.name):
                 make_folder(folder)
         if folder.is_dir():
-            _refuse_open(folder, "700")
+            refuse_open(folder, "700")
         return folder
 
     def _has_folder(self) -> bool:
@@ -242,33 +287,36 @@ class Keyring:
 
     def _new_signing(self, folder: Path, number: int) -> bool:
         key = Ed25519PrivateKey.generate()
-        made = _create(folder / _PRIVATE.format(number), _pem(key))
+        made = create_new(folder / _PRIVATE.format(number), private_pem(key))
         if made:
-            _create(folder / _PUBLIC.format(number), _public_pem(key))
+            create_new(folder / _PUBLIC.format(number), public_pem(key))
         return made
 
     def _new_guard(self, folder: Path, number: int) -> bool:
-        made = _create(folder / _GUARD.format(number), secrets.token_hex(32).encode())
+        made = create_new(folder / _GUARD.format(number), secrets.token_hex(32).encode())
         self._name_guard(folder, number)
         return made
 
     def _name_guard(self, folder: Path, number: int) -> None:
-        if number not in _numbers(folder, _GUARD_ID):
+        if number not in numbers_in(folder, _GUARD_ID):
             path = folder / _GUARD.format(number)
-            _create(folder / _GUARD_ID.format(number), _guard_id(_guard(_read(path), str(path))).encode())
+            create_new(folder / _GUARD_ID.format(number), guard_id(parse_guard(read_secret(path), str(path))).encode())
 
     def _stored(self, folder: Path, number: int) -> Ed25519PrivateKey:
         path, public = folder / _PRIVATE.format(number), folder / _PUBLIC.format(number)
-        key = _private(_read(path), str(path))
-        if public.exists() and _public(public.read_bytes()) != _raw(key):
-            raise _not_of_its_number(path, public)
+        key = parse_private(read_secret(path), str(path))
+        if public.exists() and parse_public(read_open(public)) != public_bytes(key):
+            raise not_of_its_number(path, public)
         return key
+
+    def _takes_place_of(self, signers: Collection[str], number: int, name: str) -> bool:
+        return not set(signers) <= self.public_keys().keys() and _displaces(number, name, signers)
 
     def _retire(self, folder: Path, number: int) -> None:
         """Destroy a private key, as far as a file system lets one, once its public part is there."""
         gone = folder / _RETIRED.format(number)  # never half a key under the name that is read
         with suppress(FileNotFoundError):
-            _create(folder / _PUBLIC.format(number), _public_pem(self._stored(folder, number)))
+            create_new(folder / _PUBLIC.format(number), public_pem(self._stored(folder, number)))
             (folder / _PRIVATE.format(number)).replace(gone)
         with suppress(FileNotFoundError):
             with gone.open("r+b") as file:
@@ -283,18 +331,19 @@ class Keyring:
         texts: list[tuple[bytes, str]] = []
         if not source or self._has_folder():  # keys from before they came from elsewhere stay known
             folder = self._folder(create=False)
-            for number in _numbers(folder, _GUARD):
+            for number in numbers_in(folder, _GUARD):
                 path, named = folder / _GUARD.format(number), folder / _GUARD_ID.format(number)
-                text = _read(path)
-                if named.exists() and named.read_text(errors="replace").strip() != _guard_id(_guard(text, str(path))):
-                    raise _not_of_its_number(path, named)
+                text = read_secret(path)
+                known = guard_id(parse_guard(text, str(path))).encode()
+                if named.exists() and read_open(named).strip() != known:
+                    raise not_of_its_number(path, named)
                 texts.append((text, str(path)))
         if source:
             texts += [(line, source) for line in self._external("guard").split()]
         found: dict[str, bytes] = {}
         for text, where in texts:
-            key = _guard(text, where)
-            name = _guard_id(key)
+            key = parse_guard(text, where)
+            name = guard_id(key)
             found.pop(name, None)
             found[name] = key
         return found
@@ -303,7 +352,7 @@ class Keyring:
         source = str(getattr(self.settings.keys, which))
         kind, _, name = source.partition(":")
         text = config.secret(name) if kind == "env" else None
-        found = text.encode() if text else _read(Path(name)) if kind == "file" and Path(name).is_file() else b""
+        found = text.encode() if text else read_secret(Path(name)) if kind == "file" and Path(name).is_file() else b""
         if not found.strip():
             raise ConfigError(
                 f"keys.{which} can't be read",
@@ -322,131 +371,44 @@ def load_public_keys(data: bytes) -> list[bytes]:
     """
     blocks = re.findall(rb"-----BEGIN PUBLIC KEY-----.*?-----END PUBLIC KEY-----", data, flags=re.DOTALL)
     if blocks:
-        return [_public(block) for block in blocks]
+        return [parse_public(block) for block in blocks]
     lines = data.decode(errors="replace").split()
-    if not lines or not all(_HEX.fullmatch(line) for line in lines):
+    if not lines or not all(HEX.fullmatch(line) for line in lines):
         raise ConfigError("there is no public key", expected="an Ed25519 key as PEM, or 64 hex digits")
     return [bytes.fromhex(line) for line in lines]
 
 
+def _displaces(number: int, name: str, used: Collection[str]) -> bool:
+    """Return whether the newest numbered key is in the place of one that was used, where one of these is missing.
+
+    A rotation gives numbers beyond all keys that were used. So the newest number is never below their count, itself
+    included, unless a foreign key has the number of a lost one, or the newest ones are lost.
+    """
+    return number < len({*used, name})
+
+
+def _lost_guard(expected: str, got: str, source: str | None = None) -> StateError:
+    new = "give it up with `hybridmu guard accept-loss KEY-ID --reason TEXT`, then use the new one"
+    return StateError(
+        "the guard key is lost",
+        expected=expected,
+        got=got,
+        remedy=f"restore {'it there, before any newer line' if source else 'the key folder from its backup'} "
+        "(docs/keys.md); nothing was changed. If it is gone for good, "
+        + (new if source else "start a new key with `hybridmu keys rotate guard`")
+        + ": what was forgotten under the old one can't be recognised any more",
+    )
+
+
+def _lost_signing(expected: str, got: str = "") -> StateError:
+    return StateError(
+        "the signing key is lost",
+        expected=expected,
+        got=got,
+        remedy="restore the key folder from its backup (docs/keys.md), or start a new key with "
+        "`hybridmu keys rotate signing`, and tell whoever checks certificates",
+    )
+
+
 def _hmac(key: bytes, kind: KeyKind, value: object) -> bytes:
     return hmac.digest(key, b"hybridmu guard %s\0%s" % (kind.encode(), canonical(value)), "sha256")
-
-
-def _numbers(folder: Path, pattern: str) -> list[int]:
-    if not folder.is_dir():
-        return []
-    wanted = re.compile(re.escape(pattern).replace(r"\{:04d\}", r"(\d{4,})"))
-    return sorted(int(match[1]) for path in folder.iterdir() if (match := wanted.fullmatch(path.name)))
-
-
-def _create(path: Path, data: bytes) -> bool:
-    """Return whether a new file was published, whole; not when the name was taken, perhaps at this moment."""
-    with explained(str(path.parent), "write", path.name):
-        return not path.exists() and _link(path, data)
-
-
-def _link(path: Path, data: bytes) -> bool:
-    temporary = path.with_name(temporary_name(""))
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        reach("key.link")
-        os.link(temporary, path)  # unlike a rename, it never replaces
-        reach("key.linked")
-    except FileExistsError:
-        return False
-    except FileNotFoundError:  # somebody took it for one that a crash had left
-        return _link(path, data)
-    finally:
-        temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    os.fsync(folder)
-    os.close(folder)
-    return True
-
-
-def _read(path: Path) -> bytes:
-    """Return a secret file's bytes.
-
-    Raises:
-        ConfigError: Others than its owner may read it, or its owner may not.
-    """
-    _refuse_open(path, "600")
-    try:
-        return path.read_bytes()
-    except PermissionError:
-        raise ConfigError("a key file can't be read", got=str(path), remedy="run as the user that owns it") from None
-
-
-def _refuse_open(path: Path, mode: str) -> None:
-    found = path.stat().st_mode & 0o777
-    if found & 0o077:
-        raise ConfigError(
-            "others than its owner can get at a key",
-            expected=f"mode {mode}",
-            got=f"{path} with mode {found:03o}",
-            remedy=f"chmod {mode} {path}; if anybody may have read it, `hybridmu keys rotate` as well",
-        )
-
-
-def _private(data: bytes, where: str) -> Ed25519PrivateKey:
-    text = data.decode(errors="replace").strip()
-    if _HEX.fullmatch(text):
-        return Ed25519PrivateKey.from_private_bytes(bytes.fromhex(text))
-    try:
-        key = serialization.load_pem_private_key(data, password=None)
-    except (ValueError, TypeError, UnsupportedAlgorithm):
-        key = None
-    if not isinstance(key, Ed25519PrivateKey):
-        raise ConfigError(
-            "the signing key is not one", expected="an Ed25519 private key, PEM without password", got=where
-        )
-    return key
-
-
-def _public(data: bytes) -> bytes:
-    try:
-        key = serialization.load_pem_public_key(data)
-    except (ValueError, UnsupportedAlgorithm):
-        key = None
-    if not isinstance(key, Ed25519PublicKey):
-        raise ConfigError("a public key is not one", expected="an Ed25519 public key, PEM")
-    return key.public_bytes_raw()
-
-
-def _raw(key: Ed25519PrivateKey) -> bytes:
-    return key.public_key().public_bytes_raw()
-
-
-def _pem(key: Ed25519PrivateKey) -> bytes:
-    return key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-
-
-def _public_pem(key: Ed25519PrivateKey) -> bytes:
-    return key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
-
-
-def _guard_id(key: bytes) -> str:
-    return hmac.digest(key, b"hybridmu guard key id", "sha256")[:8].hex()
-
-
-def _not_of_its_number(path: Path, other: Path) -> ConfigError:
-    return ConfigError(
-        "a key file is damaged, or the key of another number",
-        expected=f"the key that {other.name} was made of",
-        got=str(path),
-        remedy="restore both files from the backup of the key folder (docs/keys.md)",
-    )
-
-
-def _guard(data: bytes, where: str) -> bytes:
-    text = data.decode(errors="replace").strip()
-    if not _HEX.fullmatch(text):
-        raise ConfigError("the guard key is not one", expected="64 hex digits", got=where)
-    return bytes.fromhex(text)

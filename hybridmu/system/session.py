@@ -26,6 +26,7 @@ from hybridmu.runtime.workers.context import Site
 from hybridmu.runtime.workers.executor import LocalExecutor
 from hybridmu.store.keyring import Keyring
 from hybridmu.store.ledger.database import connect as connect_database
+from hybridmu.store.ledger.database import has_tables
 from hybridmu.store.ledger.file_seals import Seals
 from hybridmu.store.ledger.ingestions import Ingestions
 from hybridmu.store.ledger.journal import Journal
@@ -37,7 +38,7 @@ from hybridmu.store.ledger.registry import Registry
 from hybridmu.store.ledger.replicas import Replicas
 from hybridmu.store.ledger.request_pages import RequestPages
 from hybridmu.store.ledger.suppression_list import Guard
-from hybridmu.store.storage.ownership import bind
+from hybridmu.store.storage.ownership import bind, is_claimed, lost_ledger
 from hybridmu.system.arguments import Configuration, Executor, Watcher, checked
 
 
@@ -151,7 +152,12 @@ class Opened:
 
     @cached_property
     def _engine(self) -> Engine:
-        return connect_database(self.settings.database)
+        try:
+            return connect_database(self.settings.database)
+        except StateError:
+            if is_claimed(self.site.storage) and not has_tables(self.settings.database):
+                raise lost_ledger(self.site.storage) from None
+            raise
 
     def _check_bound(self) -> None:
         """Check once that storage is of this configuration, and not newer than the ledger.

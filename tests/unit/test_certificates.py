@@ -236,7 +236,7 @@ def test_find_says_which_certificates_are_about_somebody(config, tmp_path):
     settings = Settings.parse(yaml.safe_load(config.read_text()))
     keyring, storage = Keyring(settings), Storage(settings.storage_url)
     old = {7: keyring.mac("id", 7), "7": keyring.mac("id", "7")}
-    keyring.rotate("guard")
+    keyring.rotate("guard", 0)
     new = {"p": keyring.mac("group", "p"), 8: keyring.mac("id", 8)}
     documents = chain_of(3)
     for document, keys in zip(documents, ([old[7]], [old["7"], new[8]], [new["p"]]), strict=True):

@@ -53,6 +53,21 @@ def test_a_hold_forbids_it(system):
     assert system.registry.served() == 1
 
 
+def test_keys_that_somebody_put_into_storage_forbid_it(system):
+    system.forget(ids=[1], strategy="retrain", wait=True)
+    system.run(until_idle=True)
+    system.close()
+    keys = system.settings.keys_folder
+    for path in keys.iterdir():
+        system.site.storage.write(f"copies/{path.name}", path.read_bytes())
+    with pytest.raises(StateError, match="keys lie in storage"):
+        system.decommission("over")
+    assert system.registry.served() is not None
+    for path in keys.iterdir():
+        system.site.storage.delete(f"copies/{path.name}")
+    assert system.decommission("over")["certificates_kept"] == 1
+
+
 def test_a_working_coordinator_forbids_it(system):
     system.run(until_idle=True)
     with pytest.raises(StateError, match="coordinator is at work"):

@@ -8,12 +8,16 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import sqlalchemy as sa
+import yaml
+from typer.testing import CliRunner
 
 import hybridmu
+from hybridmu.cli.main import app
 from hybridmu.errors import RequestError, StateError, UnknownKeysError
 from hybridmu.store.dataset.key_lookup import UnknownKey
 from hybridmu.store.keyring import Keyring
 from hybridmu.store.ledger import tables as t
+from hybridmu.store.ledger.key_uses import guard_uses
 from hybridmu.store.ledger.suppression_list import Guard
 from hybridmu.types import RequestState, ResolvedKey, RowKey
 from tests.support import rows_of, settings_dict
@@ -67,7 +71,7 @@ def test_many_values(ledger, guard, keyring):
 
 def test_entries_of_rotated_keys_still_hold(ledger, guard, keyring):
     forget(ledger, keyring, 7)
-    keyring.rotate("guard")
+    keyring.rotate("guard", 0)
     forget(ledger, keyring, 8)
     assert guard.blocks("id", [7, 8, 9]).tolist() == [True, True, False]
 
@@ -75,7 +79,7 @@ def test_entries_of_rotated_keys_still_hold(ledger, guard, keyring):
 def test_a_lost_key_closes_the_door_until_its_loss_is_accepted(ledger, guard, keyring, engine, tmp_path):
     forget(ledger, keyring, 7, 8)
     (old,) = keyring.guard_keys()
-    keyring.rotate("guard")
+    keyring.rotate("guard", 0)
     forget(ledger, keyring, 9)
     (tmp_path / "storage-keys" / "guard-0001.hex").unlink()
     assert guard.lost() == {old: 2}
@@ -250,7 +254,7 @@ def test_a_lost_key_refuses_everything_until_a_new_one_is_made_and_new_data_long
     with pytest.raises(StateError, match="guard key is lost"):
         system.forget(ids=["row-8"])
     assert not (folder / "storage-keys" / "guard-0001.hex").exists()
-    system.keyring.rotate("guard", used=1)
+    system.keyring.rotate("guard", 1)
     with pytest.raises(StateError, match=f"accept-loss {key}"):
         system.ingest(new)
     assert system.forget(ids=["row-8"], wait=True)["state"] in {"SERVED", "PURGED"}
@@ -278,3 +282,142 @@ def test_a_live_row_with_a_forgotten_id_is_a_fault_that_verify_sees(world):
         values = {"mac": mac, "kind": "id", "key_id": key_id, "request_id": "r-0", "returns": False}
         connection.execute(sa.insert(t.guard).values(**values))
     assert system.verify([0])["guarded_rows_in_lake"] == 1
+
+
+# ---------------------------------------------------------------------- keys that are lost with their number
+
+
+def ingested(system, folder):
+    """Use the guard key for an idempotency key alone."""
+    write_table(folder / "new.parquet", 5, string_ids=True, groups=2, seed=3, start=300)
+    system.ingest(folder / "new.parquet", key="once")
+
+
+def readmitted(system, folder):
+    """Use it for a request of which the ledger keeps no HMAC; its certificate does."""
+    system.forget(ids=["row-3"], strategy="retrain", wait=True)
+    system.run(until_idle=True)
+    system.readmit(ids=["row-3"], reason="it was a mistake")
+
+
+def cancelled(system, folder):
+    system.cancel(system.forget(ids=["row-3"], key="once")["request_id"])
+
+
+def forgotten(system, folder):
+    system.forget(ids=["row-3"], strategy="retrain", wait=True)
+    system.run(until_idle=True)
+
+
+@pytest.fixture
+def fresh(tmp_path):
+    """A trained system that has forgotten nothing, and its folder."""
+    write_table(tmp_path / "train.parquet", 40, string_ids=True, groups=5)
+    config = config_for(
+        tmp_path, tmp_path / "train.parquet", shards=2, slices=2, epochs=2, batch=4, optimizer=SGD, groups=5
+    )
+    with hybridmu.connect(config, executor="local") as system:
+        system.train()
+        yield system, config, tmp_path
+
+
+def lose(system):
+    """Remove all guard keys with what keeps their numbers; return their ids and files."""
+    lost, names = {}, system.keyring.guard_keys()
+    for path in system.settings.keys_folder.glob("guard-*"):
+        lost[path] = path.read_bytes()
+        path.unlink()
+    return names, lost
+
+
+@pytest.mark.parametrize("use", [ingested, readmitted, cancelled, forgotten])
+def test_a_guard_key_is_not_made_anew_whatever_it_was_used_for(fresh, use):
+    system, config, folder = fresh
+    use(system, folder)
+    system.close()
+    names, lost = lose(system)
+    for call in ({"ids": ["row-5"]}, {"ids": ["row-5"], "key": "new"}):
+        with pytest.raises(StateError, match="guard key is lost"):
+            system.forget(**call)
+    assert list(system.settings.keys_folder.glob("guard-*")) == []
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    found = CliRunner().invoke(app, ["keys", "rotate", "guard", "-c", str(folder / "config.yaml")])
+    assert found.exit_code == 0, found.output
+    assert (system.settings.keys_folder / "guard-0002.hex").exists()
+    assert system.forget(ids=["row-5"])["state"] == "RECEIVED"
+    for path, content in lost.items():
+        path.write_bytes(content)
+        path.chmod(0o600)
+    assert system.keyring.guard_keys()[:1] == names, "its backup can be put back"
+    assert system.guard.lost() == {}
+
+
+def test_a_journal_alone_remembers_that_a_guard_key_was_used(fresh):
+    """As a ledger restored from before the first request has it."""
+    system, _, folder = fresh
+    forgotten(system, folder)
+    system.close()
+    with system._engine.begin() as connection:
+        for table in (t.requests, t.guard, t.idempotency):
+            connection.execute(table.delete())
+    for path in (folder / "storage" / "certificates").iterdir():
+        path.unlink()
+    (name,), _ = lose(system)
+    assert guard_uses(system._engine, system.site.storage).key_ids == {name}
+    with pytest.raises(StateError, match="guard key is lost"):
+        system.guard.stamp()
+
+
+def test_a_key_of_another_system_does_not_take_the_place_of_a_lost_one(fresh, tmp_path):
+    system, _, folder = fresh
+    forgotten(system, folder)
+    (name,), lost = lose(system)
+    other = Keyring(hybridmu.Settings.parse(settings_dict(tmp_path / "other")))
+    other.mac("id", 1)
+    for path in lost:
+        path.write_bytes((other.settings.keys_folder / path.name).read_bytes())
+        path.chmod(0o600)
+    with pytest.raises(StateError, match=name):
+        system.forget(ids=["row-5"])
+    with pytest.raises(StateError, match=name):
+        system.forget(ids=["row-5"], key="new")
+
+
+def test_the_newest_key_is_missed_where_an_older_one_is_there(fresh):
+    system, _, folder = fresh
+    forgotten(system, folder)
+    system.keyring.rotate("guard", 1)
+    system.forget(ids=["row-6"])
+    for path in system.settings.keys_folder.glob("guard-0002*"):
+        path.unlink()
+    with pytest.raises(StateError, match="guard key is lost"):
+        system.forget(ids=["row-5"])
+    system.keyring.rotate("guard", 2)
+    assert system.forget(ids=["row-5"])["state"] == "RECEIVED"
+
+
+def test_another_line_in_the_place_of_a_guard_key_from_elsewhere_is_refused(tmp_path, monkeypatch):
+    write_table(tmp_path / "train.parquet", 40, string_ids=True, groups=5)
+    config = config_for(
+        tmp_path, tmp_path / "train.parquet", shards=2, slices=2, epochs=2, batch=4, optimizer=SGD, groups=5
+    )
+    monkeypatch.setenv("GUARD", "11" * 32)
+    with hybridmu.connect({**config, "keys": {"guard": "env:GUARD"}}, executor="local") as system:
+        system.train()
+        forgotten(system, tmp_path)
+        (name,) = system.keyring.guard_keys()
+        monkeypatch.setenv("GUARD", "22" * 32)
+        with pytest.raises(StateError, match=f"guard key is lost(.|\n)*{name}(.|\n)*accept-loss") as refused:
+            system.forget(ids=["row-5"])
+        assert "rotate" not in str(refused.value), "it is not rotated here"
+        monkeypatch.setenv("GUARD", f"{'11' * 32}\n{'22' * 32}")
+        assert system.forget(ids=["row-5"])["state"] == "RECEIVED"
+        monkeypatch.setenv("GUARD", "22" * 32)
+        assert system.forget(ids=["row-6"])["state"] == "RECEIVED", "what is used already is known"
+        system.run(until_idle=True)
+        monkeypatch.setenv("GUARD", "33" * 32)
+        with pytest.raises(StateError, match="guard key is lost"):
+            system.forget(ids=["row-7"])
+        for key in system.guard.lost():
+            system.accept_guard_loss(key, reason="a test")
+        assert system.forget(ids=["row-7"])["state"] == "RECEIVED"

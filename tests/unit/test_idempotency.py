@@ -83,7 +83,7 @@ def test_a_repeat_after_the_purge_has_to_name_the_same_rows(system):
     for ids in (["r17"], ["r17", "r18", "r19"], ["r17", "r20"], ["nobody"]):
         with pytest.raises(ConflictError, match="another payload"):
             system.forget(ids=ids, key="k")
-    system.keyring.rotate("guard")
+    system.keyring.rotate("guard", 0)
     assert system.forget(ids=["r18", "r17"], key="k")["request_id"] == name, "old keys still know a repeat"
 
 
@@ -100,7 +100,7 @@ def test_other_options_are_another_payload(system):
 def test_a_rotated_guard_key_still_knows_a_repeat_and_a_lost_one_says_so(system):
     name = system.forget(ids=["r17"], key="k")["request_id"]
     old = system.keyring.guard_keys()[0]
-    system.keyring.rotate("guard")
+    system.keyring.rotate("guard", 0)
     assert system.forget(ids=["r17"], key="k")["request_id"] == name
     other = system.forget(ids=["r20"], key="new")["request_id"]
     (system.settings.keys_folder / "guard-0001.hex").unlink()
@@ -119,6 +119,9 @@ def test_a_loss_of_idempotency_keys_alone_can_be_accepted(system):
     with system._engine.begin() as connection:
         values = {"key": b"n" * 32, "key_id": "lost", "payload": None, "request_id": "i-1"}
         connection.execute(t.idempotency.insert().values(**values))
+    with pytest.raises(StateError, match="guard key is lost"):
+        system.forget(ids=["r17"])
+    system.keyring.rotate("guard", 1)
     with pytest.raises(StateError, match="accept-loss"):
         Ledger(system._engine).find_repeat(seal(seals, "", "k", []))
     assert system.accept_guard_loss("lost", reason="a test")["given_up"] == 0

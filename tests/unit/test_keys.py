@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
 from hybridmu.config import Settings
 from hybridmu.core.proof.certificate import key_id
 from hybridmu.errors import ConfigError, DataError, StateError
-from hybridmu.store.keyring import Keyring, load_public_keys
+from hybridmu.store.keyring import Keyring, Uses, load_public_keys
 from tests.support import HANG_SECONDS, flipped, settings_dict
 
 
@@ -120,7 +120,7 @@ def test_rotating_the_signing_key_leaves_only_its_public_part(tmp_path):
     ring = keyring(tmp_path)
     publics = [raw(ring.signing_key())]
     for _ in range(2):
-        name = ring.rotate("signing")
+        name = ring.rotate("signing", 0)
         publics.append(raw(ring.signing_key()))
         assert name == key_id(publics[-1])
     assert len(set(publics)) == 3
@@ -135,7 +135,7 @@ def test_a_rotation_that_was_interrupted_is_finished(tmp_path):
     old = raw(ring.signing_key())
     folder = tmp_path / "storage-keys"
     kept = (folder / "signing-0001.pem").read_bytes()
-    new = ring.rotate("signing")
+    new = ring.rotate("signing", 0)
     for left in ("signing-0001.pem", "signing-0001.retired"):  # killed before it was renamed, and before it was erased
         (folder / left).write_bytes(kept)
         (folder / left).chmod(0o600)
@@ -148,7 +148,7 @@ def test_a_rotation_that_was_interrupted_is_finished(tmp_path):
 def test_rotating_the_guard_key_keeps_the_old_ones_for_checking(tmp_path):
     ring = keyring(tmp_path)
     old, mac = ring.mac("id", 1)
-    new = ring.rotate("guard")
+    new = ring.rotate("guard", 0)
     assert ring.guard_keys() == (old, new)
     assert ring.mac("id", 1)[0] == new
     macs = ring.macs("id", [0, 1])
@@ -164,18 +164,18 @@ def test_a_lost_signing_key_is_not_replaced_silently(tmp_path):
     with pytest.raises(StateError, match="rotate signing"):
         ring.signing_key()
     assert ring.public_keys() == {key_id(old): old}
-    new = ring.rotate("signing")
+    new = ring.rotate("signing", 0)
     assert list(ring.public_keys()) == [key_id(old), new]
 
 
 def test_a_lost_guard_key_is_missing_from_those_that_are_there(tmp_path):
     ring = keyring(tmp_path)
     first, _ = ring.mac("id", 1)
-    second = ring.rotate("guard")
+    second = ring.rotate("guard", 0)
     (tmp_path / "storage-keys" / "guard-0001.hex").unlink()
     assert ring.guard_keys() == (second,)
     assert first not in ring.macs("id", [1])
-    assert ring.rotate("guard") not in (first, second)
+    assert ring.rotate("guard", 0) not in (first, second)
     assert len(ring.guard_keys()) == 2
 
 
@@ -186,7 +186,7 @@ def test_a_lost_guard_key_is_not_replaced_silently_and_its_number_stays_taken(tm
     (folder / "guard-0001.hex").unlink()
     with pytest.raises(StateError, match="rotate guard"):
         ring.mac("id", 1)
-    new = ring.rotate("guard")
+    new = ring.rotate("guard", 0)
     assert "guard-0002.hex" in files(tmp_path)
     (folder / "guard-0001.hex").write_bytes(kept)  # as docs/keys.md asks for
     (folder / "guard-0001.hex").chmod(0o600)
@@ -198,14 +198,55 @@ def test_a_lost_folder_is_not_replaced_silently(tmp_path):
     """Its numbers are lost with it: what was used before is asked of who knows."""
     ring = keyring(tmp_path)
     with pytest.raises(StateError, match="guard key is lost"):
-        ring.stamp(["0123456789abcdef"])
+        ring.stamp(Uses(frozenset({"0123456789abcdef"}), before=True))
     with pytest.raises(StateError, match="signing key is lost"):
-        ring.signing_key(used=True)
+        ring.signing_key(last="0123456789abcdef")
     ring.rotate("guard", used=2)
     ring.rotate("signing", used=1)
     assert {"guard-0003.hex", "signing-0002.pem"} <= files(tmp_path)
-    ring.stamp(["0123456789abcdef"])
-    ring.signing_key(used=True)
+    ring.stamp(Uses(frozenset({"0123456789abcdef"}), before=True))
+    ring.signing_key(last="0123456789abcdef")
+
+
+def test_a_foreign_signing_key_does_not_take_the_place_of_a_lost_one(tmp_path):
+    ring, other = keyring(tmp_path), keyring(tmp_path / "other")
+    last = key_id(raw(ring.signing_key()))
+    other.signing_key()
+    for name in ("signing-0001.pem", "signing-0001.pub.pem"):
+        path = ring.settings.keys_folder / name
+        path.write_bytes((other.settings.keys_folder / name).read_bytes())
+    with pytest.raises(StateError, match=f"signing key is lost(.|\n)*{last}"):
+        ring.signing_key(last, lambda: {last})
+    new = ring.rotate("signing", 1)
+    assert key_id(raw(ring.signing_key(last, lambda: {last}))) == new
+
+
+def test_the_newest_signing_key_is_missed_where_an_older_one_is_there(tmp_path):
+    ring, folder = keyring(tmp_path), tmp_path / "storage-keys"
+    first = key_id(raw(ring.signing_key()))
+    kept = {path: path.read_bytes() for path in folder.iterdir()}
+    second = ring.rotate("signing", 1)
+    assert key_id(raw(ring.signing_key(first, lambda: {first}))) == second
+    for path in folder.iterdir():
+        path.unlink()
+    for path, content in kept.items():  # a backup of before the rotation
+        path.write_bytes(content)
+        path.chmod(0o600)
+    with pytest.raises(StateError, match="signing key is lost"):
+        ring.signing_key(second, lambda: {first, second})
+
+
+@pytest.mark.parametrize("name", ["guard-0001.hex", "guard-0001.id", "signing-0001.pem", "signing-0001.pub.pem"])
+def test_a_folder_in_the_place_of_a_key_file_is_an_error_with_a_remedy(tmp_path, name):
+    ring = keyring(tmp_path)
+    ring.mac("id", 1), ring.signing_key()
+    path = tmp_path / "storage-keys" / name
+    path.unlink()
+    path.mkdir(mode=0o700)
+    with pytest.raises(ConfigError, match=r"a key file can't be read(.|\n)*a folder"):
+        ring.mac("id", 1) if name.startswith("guard") else ring.signing_key()
+    with pytest.raises(ConfigError, match="a key file can't be read"):
+        ring.macs("id", [1]) if name.startswith("guard") else ring.public_keys()
 
 
 @pytest.mark.parametrize("name", ["guard-0001.hex", "guard-0001.id", "signing-0001.pem", "signing-0001.pub.pem"])
@@ -240,7 +281,7 @@ def test_keys_from_elsewhere(tmp_path, monkeypatch):
     assert ring.mac("id", 1)[1] == hmac.digest(b"\x22" * 32, b"hybridmu guard id\0i1", "sha256")
     for which in ("signing", "guard"):
         with pytest.raises(ConfigError, match="not kept by this system"):
-            ring.rotate(which)
+            ring.rotate(which, 0)
     monkeypatch.setenv("MY_SIGNING", other.private_bytes_raw().hex())
     assert raw(ring.signing_key()) == raw(other)
     guard.chmod(0o644)
@@ -277,6 +318,62 @@ def test_the_folder(tmp_path):
     assert of(storage_url="s3://b/x", keys={"folder": "/k"}) == Path("/k")
     with pytest.raises(ConfigError, match=r"keys\.folder"):
         of(storage_url="s3://b/x")
+
+
+@pytest.mark.parametrize(
+    "place", ["storage", "storage/keys", "storage/lake/deep", "disk/keys", "other/../storage/k", "alias/keys", "way"]
+)
+@pytest.mark.parametrize("linked", [False, True])
+@pytest.mark.parametrize("what", ["folder", "signing", "guard", "partition"])
+def test_no_key_lies_in_storage(tmp_path, monkeypatch, place, linked, what):
+    """By its name, through links, from another folder, and whichever key it is."""
+    storage, disk = tmp_path / "storage", tmp_path / "disk"
+    disk.mkdir()
+    if linked:
+        storage.symlink_to(disk)
+    elif place == "disk/keys":
+        place = "storage/keys"
+    (tmp_path / "alias").symlink_to(storage)
+    (tmp_path / "way").symlink_to(storage / "keys")
+    raw_settings = settings_dict(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    if what == "partition":
+        raw_settings["data"]["partition_key"] = f"file:{place}"
+    else:
+        raw_settings["keys"] = {what: place if what == "folder" else f"file:{place}"}
+    with pytest.raises(ConfigError, match="is inside storage_url"):
+        Settings.parse(raw_settings)
+
+
+def test_no_key_lies_in_storage_by_a_link_that_leads_out_or_by_the_name_of_its_default_folder(tmp_path):
+    storage = tmp_path / "storage"
+    storage.mkdir()
+    (storage / "keys").symlink_to(tmp_path / "outside")
+    with pytest.raises(ConfigError, match="is inside storage_url"):
+        Settings.parse(settings_dict(tmp_path, keys={"folder": str(storage / "keys")}))
+    (tmp_path / "storage-keys").symlink_to(storage / "deep")
+    with pytest.raises(ConfigError, match=r"keys\.folder is inside storage_url"):
+        Settings.parse(settings_dict(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        {"keys": {"folder": "~nobody-here/k"}},
+        {"keys": {"guard": "file:~nobody-here/k"}},
+        {"data": {"train": "t", "partition_key": "file:~nobody-here/k"}},
+    ],
+)
+def test_a_key_of_a_user_that_is_not_there_is_a_fault_of_the_configuration(tmp_path, section):
+    with pytest.raises(ConfigError, match="nobody-here"):
+        Settings.parse({**settings_dict(tmp_path), **section})
+
+
+def test_a_key_folder_may_lie_beside_or_above_storage_and_the_ledger_in_it(tmp_path):
+    for folder in (tmp_path, tmp_path / "storage-keys", tmp_path / "storage2", tmp_path.parent):
+        database = f"sqlite:///{tmp_path / 'storage' / 'ledger.sqlite3'}"
+        keys = {"folder": str(folder), "guard": f"file:{folder}/guard"}
+        assert Settings.parse(settings_dict(tmp_path, keys=keys, database_url=database)).keys_folder == folder
 
 
 def test_remote_storage_needs_a_folder_only_for_keys_that_are_files(tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 
 import hybridmu
 from hybridmu import faults
-from hybridmu.errors import HybridMUError, StateError, StorageError, StorageMismatchError
+from hybridmu.errors import ConfigError, HybridMUError, StateError, StorageError, StorageMismatchError
 from hybridmu.store.storage.audit_scores import Audits
 from hybridmu.store.storage.durable_files import temporary_name
 from hybridmu.store.storage.ownership import MARKER
@@ -177,6 +178,112 @@ def test_a_storage_that_is_itself_a_link_is_fine(table):
         assert linked.ledger.request(name).state is RequestState.PURGED
         assert linked.site.storage.links() == []
     assert (table / "disk" / MARKER).is_file()
+
+
+@pytest.mark.parametrize("name", ["certificates", "journal", "blobs", "lineage", "lake", MARKER, "lake/manifest.json"])
+def test_a_link_in_the_place_of_a_folder_of_ours_is_told_of(table, name):
+    with system(table) as trained:
+        trained.train()
+        trained.forget(ids=["r1"], wait=True)
+        trained.run(until_idle=True)
+    place = table / "storage" / name
+    place.rename(table / "elsewhere")
+    place.symlink_to(table / "elsewhere")
+    for verb in ("train", "run", "status", "requests"):
+        with system(table) as again, pytest.raises(StorageError, match=f"{name}.* is reached by a link"):
+            again.run(until_idle=True) if verb == "run" else getattr(again, verb)()
+    place.unlink()
+    (table / "elsewhere").rename(place)
+    with system(table) as again:
+        assert again.forget(ids=["r2"], wait=True)["state"] in {"SERVED", "PURGED"}
+
+
+@pytest.mark.parametrize("pattern", ["lake/g*/train/shard-00000.parquet", "blobs/shard-00000", "lake/g*/index"])
+def test_a_link_in_the_place_of_a_table_or_of_weights_stops_the_coordinator(table, pattern):
+    """A purge would leave what the link leads to as it was."""
+    with system(table) as trained:
+        trained.train()
+    (place,) = (table / "storage").glob(pattern)
+    place.rename(table / "elsewhere")
+    place.symlink_to(table / "elsewhere")
+    with system(table) as again, pytest.raises(StorageError, match="is reached by a link"):
+        again.run(until_idle=True)
+
+
+@pytest.mark.parametrize("name", ["ledger.sqlite3", "ledger.sqlite3-wal"])
+def test_a_ledger_that_is_a_link_is_told_of(table, name):
+    with system(table) as trained:
+        trained.train()
+    place = table / "storage" / name
+    place.touch()
+    place.rename(table / "elsewhere")
+    place.symlink_to(table / "elsewhere")
+    for verb in ("train", "status"):
+        with system(table) as again, pytest.raises(ConfigError, match=r"the database is a link(.|\n)*elsewhere"):
+            getattr(again, verb)()
+
+
+# ---------------------------------------------------------------------- what is lost
+
+
+@pytest.fixture
+def forgetful(table):
+    """A trained system that has purged a row."""
+    with system(table) as trained:
+        trained.train()
+        trained.forget(ids=["r1"], wait=True)
+        trained.run(until_idle=True)
+    return table
+
+
+def verbs(opened):
+    row = {f"x{n}": 0.0 for n in range(4)}
+    yield lambda: opened.predict([row])
+    yield lambda: opened.forget(ids=["r2"])
+    yield lambda: opened.run(until_idle=True)
+    yield opened.train
+
+
+def lose(folder: Path, *names: str) -> dict[str, bytes]:
+    for name in names:
+        for file in (folder / "storage").glob(f"{name}*"):
+            file.unlink()
+    return everything(folder / "storage")
+
+
+def test_a_lost_manifest_is_not_taken_for_a_storage_that_was_never_trained(forgetful):
+    lose(forgetful, "lake/manifest.json")
+    for number in range(4):
+        with system(forgetful) as again:
+            verb = [*verbs(again)][number]
+            with pytest.raises(HybridMUError, match=r"manifest\.json .* is missing|lost its rows") as refused:
+                verb()
+        assert "hybridmu train" not in str(refused.value)
+
+
+def test_a_lost_ledger_is_not_taken_for_a_storage_that_was_never_trained(forgetful):
+    before = lose(forgetful, "ledger.sqlite3")
+    for number in range(4):
+        with system(forgetful) as again:
+            verb = [*verbs(again)][number]
+            with pytest.raises(StorageMismatchError, match=r"belongs to another ledger(.|\n)*restore") as refused:
+                verb()
+        assert "hybridmu train" not in str(refused.value)
+    assert everything(forgetful / "storage") == before, "no empty ledger stands in the way of a restored one"
+
+
+def test_what_is_left_of_a_system_is_known_as_ours(forgetful):
+    before = lose(forgetful, "ledger.sqlite3", "lake/manifest.json", MARKER)
+    with system(forgetful) as again, pytest.raises(StateError, match=r"of this program(.|\n)*restore") as refused:
+        again.train()
+    assert "move them away" not in str(refused.value)
+    assert everything(forgetful / "storage") == before
+    for folder in ("lake", "blobs", "lineage"):
+        shutil.rmtree(forgetful / "storage" / folder)
+    for file in (forgetful / "storage").glob("journal/*"):
+        file.unlink()
+    with system(forgetful) as again, pytest.raises(StateError, match=r"certificates/00000001\.json(.|\n)*restore"):
+        again.train()
 
 
 # ---------------------------------------------------------------------- one ledger

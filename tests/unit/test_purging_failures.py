@@ -35,6 +35,7 @@ from hybridmu.store.ledger.purge_records import Deletions
 from hybridmu.store.storage.storage import Storage
 from hybridmu.types import RequestState
 from hybridmu.user_code import told
+from tests import support
 from tests.unit.purged import World, make_table, world
 
 IDS = range(3, 60 * 7 + 3, 7)
@@ -460,3 +461,34 @@ def test_canaries_that_are_purged_leave_the_calibration(tmp_path, monkeypatch, a
         found = {curve.cell for curve in measurements.curves()}
         assert len(found) == (2 if again else 1), "fresh canaries were deleted when nothing else was to do"
         w.assert_nothing_left([gone])
+
+
+def test_a_signing_key_that_is_lost_between_two_certificates_is_not_made_anew(tmp_path):
+    class Killed(BaseException):
+        pass
+
+    def die() -> None:
+        raise Killed
+
+    config = support.settings_dict(tmp_path, sisa={"shards": 2, "slices": 2, "epochs": 2})
+    support.make_table(tmp_path / "train.parquet", 40)
+    with hybridmu.connect(config, executor="local") as system:
+        system.train()
+        for row in (1, 2):
+            system.forget(ids=[row], strategy="retrain")
+        faults.arm("certificate.appended", 1, die)
+        try:
+            with pytest.raises(Killed):
+                system.run(until_idle=True)
+        finally:
+            faults.observe(None)
+    for path in (tmp_path / "storage-keys").glob("signing-*"):
+        path.unlink()
+    with hybridmu.connect(config, executor="local") as system:
+        for _ in range(5):
+            system._step(0.0)
+        assert [len(Certificates(system.site.storage).all()), *(tmp_path / "storage-keys").glob("signing-*")] == [1]
+        system.keyring.rotate("signing", 1)
+        system.close()
+        system.run(until_idle=True)
+        assert len(Certificates(system.site.storage).signers()) == 2

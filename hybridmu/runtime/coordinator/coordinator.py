@@ -54,7 +54,7 @@ from hybridmu.store.ledger.operator_controls import Controls
 from hybridmu.store.ledger.registry import Registry
 from hybridmu.store.ledger.replicas import Replicas
 from hybridmu.store.ledger.suppression_list import Guard
-from hybridmu.store.storage.ownership import bind, claim, take
+from hybridmu.store.storage.ownership import bind, claim, refuse_links, refuse_lost_rows, take
 from hybridmu.types import (
     JobResult,
     Plan,
@@ -134,6 +134,7 @@ class Coordinator:
 
     def acquire(self) -> bool:
         """Return whether the lease was taken; false when another coordinator holds it."""
+        refuse_links(self.site.storage)
         if self.site.lake.exists:
             if not self._sound:
                 check_soundness(self._engine, self._journal)
@@ -142,6 +143,8 @@ class Coordinator:
             self._journal.check()
             claim(self.site.storage, self.ledger, self.settings)  # an earlier release did not
             self._check_task()
+        else:
+            refuse_lost_rows(self.site.storage, self.ledger)
         self.token = self.lease.acquire(self.holder, LEASE_SECONDS)
         self._renewed = time.monotonic()
         if self.token is not None:

@@ -80,7 +80,9 @@ def _join(members: Sequence[Peer]) -> None:
     pairs = [*combinations(members, 2)]
     for member in members:
         member.ledger.bind(member.settings.identity(), create=False)
-    members[0].guard.stamp()  # makes the guard key, if nothing was forgotten yet
+    # One that used the key says so when it is lost; the first makes it, if nothing was forgotten yet.
+    for member in (*(each for each in members if each.guard.used()), members[0]):
+        member.guard.stamp()
     for one, other in pairs:
         _refuse_unlike(one, other)
     for one, other in pairs:

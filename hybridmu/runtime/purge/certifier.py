@@ -82,7 +82,9 @@ class Certifier:
 
     def _documents(self, passed: Passed, last: dict[str, Any] | None) -> list[dict[str, Any]]:
         """Return the signed certificates; the same call gives the same bytes, unless the key was rotated since."""
-        key = self._keyring.signing_key(used=last is not None)
+        newest = self._certificates.last()  # after a crash, perhaps one of those that are made here
+        signer = None if newest is None else str(newest["signature"]["key_id"])
+        key = self._keyring.signing_key(signer, self._certificates.signers)
         found: list[dict[str, Any]] = []
         for request_id, number in passed.numbers:
             self._renew()

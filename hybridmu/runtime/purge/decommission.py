@@ -11,6 +11,7 @@ from sqlalchemy.engine import Connection, Engine
 
 from hybridmu.errors import PurgeError, StateError
 from hybridmu.runtime.purge.database_scrub import clean
+from hybridmu.store.key_files import is_key_file
 from hybridmu.store.ledger import tables as t
 from hybridmu.store.ledger.database import reader
 from hybridmu.store.ledger.lease import fence
@@ -43,9 +44,10 @@ class Decommission:
         """Say in the ledger, fenced, that the system is over: no request is accepted, no replica answers any more.
 
         Raises:
-            StateError: A legal hold is in force, or a linked model has not got all requests yet.
+            StateError: A legal hold is in force, keys lie in storage, or a linked model has not got all requests yet.
         """
         self.refuse_held()
+        self._refuse_keys()
         with self._engine.begin() as connection:
             fence(connection, token)
             _refuse_undelivered(connection)
@@ -65,6 +67,16 @@ class Decommission:
                 "a legal hold keeps this system from being decommissioned",
                 got=f"hold {holds[0].number}: {holds[0].reason}",
                 remedy="lift it first: `hybridmu lift`",
+            )
+
+    def _refuse_keys(self) -> None:
+        """Refuse to delete keys that somebody put into storage: another system may use them, and proofs need them."""  # noqa: DOC501
+        if keys := [info.name for info in self.storage.list() if is_key_file(info.name.rpartition("/")[2])]:
+            raise StateError(
+                "keys lie in storage, and would be deleted with it",
+                expected="key files outside of storage_url",
+                got=f"{len(keys)} file(s): {', '.join(keys[:3])}",
+                remedy="move them out, and name their new folder in keys.folder of every system that uses them",
             )
 
     def empty(self, token: int) -> dict[str, Any]:

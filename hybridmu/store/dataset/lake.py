@@ -164,7 +164,10 @@ class Lake:
         if self._manifest is None:
             if not self.exists:
                 raise StateError(
-                    f"nothing was trained in {self.storage.url}", remedy="run `hybridmu train -c CONFIG` first"
+                    f"nothing was trained in {self.storage.url}",
+                    expected=MANIFEST,
+                    remedy=f"run `hybridmu train -c CONFIG` first; if it was trained, {MANIFEST} is lost: put back its "
+                    "newest copy",
                 )
             self._manifest = self._settled(self._read_manifest)
         return self._manifest

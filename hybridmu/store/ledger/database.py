@@ -62,15 +62,34 @@ def connect(url: str, *, create: bool = False, modes: Modes = PRIVATE) -> Engine
         DatabaseError: The database can't be reached.
         StateError: Nothing was trained here and `create` is false, or the tables are of another release.
     """
-    parsed = database_url(url)
-    engine = _sqlite(parsed, create, modes) if parsed.drivername == "sqlite" else _postgresql(parsed)
-    event.listen(engine, "handle_error", translate)
+    engine = _opened(database_url(url), create, modes)
     try:
         _prepare(engine, create)
     except BaseException:
         engine.dispose()
         raise
     return engine
+
+
+def has_tables(url: str) -> bool:
+    """Return whether a database is there, and tables of ours in it, of whichever release.
+
+    Args:
+        url: As `connect` takes it.
+
+    Raises:
+        ConfigError: As `connect`.
+        DatabaseError: As `connect`.
+    """
+    parsed = database_url(url)
+    if parsed.drivername == "sqlite" and not Path(parsed.database or "").is_file():
+        return False
+    engine = _opened(parsed, False, PRIVATE)
+    try:
+        with reader(engine).begin() as connection:
+            return migrations.revision(connection) is not None
+    finally:
+        engine.dispose()
 
 
 def reader(engine: Engine) -> Engine:
@@ -131,10 +150,25 @@ def database_url(url: str) -> URL:
     return parsed
 
 
+def _opened(url: URL, create: bool, modes: Modes) -> Engine:
+    engine = _sqlite(url, create, modes) if url.drivername == "sqlite" else _postgresql(url)
+    event.listen(engine, "handle_error", translate)
+    return engine
+
+
 def _sqlite(url: URL, create: bool, modes: Modes) -> Engine:
     path = Path(url.database or "")
     if not url.database or url.database == ":memory:":
         raise ConfigError("database_url names no file", expected="sqlite:////PATH/ledger.sqlite3", got=str(url))
+    # SQLite keeps its other files beside what a link leads to: where the link is, they would be another database's.
+    if links := [each for each in (path, *_beside(path)) if each.is_symlink()]:
+        raise ConfigError(
+            "the database is a link",
+            expected="the file itself; a folder above it may be a link",
+            got=f"{links[0]}, which leads to {links[0].readlink()}",
+            remedy="stop everything that uses it, then put the file in the link's place, with those that end in -wal "
+            "and -shm if there are any; or name the file in database_url",
+        )
     if create:
         try:
             make_folder(path.parent, modes)
@@ -156,10 +190,15 @@ def _make_file(path: Path, modes: Modes) -> None:
     if not path.exists():
         create_file(path, modes.file)
     # Never opened here: closing it again would let go of the locks that this process holds on it.
-    for name in (path, *(path.with_name(f"{path.name}{suffix}") for suffix in ("-wal", "-shm", "-journal"))):
+    for name in (path, *_beside(path)):
         with suppress(FileNotFoundError, PermissionError):  # somebody else's, who let us in
             if name.stat().st_mode & 0o777 != modes.file:
                 name.chmod(modes.file)
+
+
+def _beside(path: Path) -> list[Path]:
+    """Return the files that SQLite keeps beside its own."""
+    return [path.with_name(f"{path.name}{suffix}") for suffix in ("-wal", "-shm", "-journal")]
 
 
 def _sqlite_pragmas(connection: Any, _: Any) -> None:
@@ -263,4 +302,9 @@ def _compare_tables(connection: Connection) -> None:
 
 
 def _untrained() -> StateError:
-    return StateError("nothing was trained here", remedy="run `hybridmu train -c CONFIG` first")
+    return StateError(
+        "nothing was trained here",
+        expected="a ledger at database_url",
+        remedy="run `hybridmu train -c CONFIG` first; if it was trained, correct database_url, or restore the ledger "
+        "from a backup",
+    )

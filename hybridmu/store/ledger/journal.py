@@ -15,7 +15,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
-from hybridmu.errors import StateError
+from hybridmu.errors import CorruptBlobError, StateError
 from hybridmu.store.certificates import Certificates
 from hybridmu.store.ledger import tables as t
 from hybridmu.store.ledger.accept.filing import begin_earlier
@@ -253,6 +253,21 @@ class Journal:
     def _read_json(self, name: str) -> dict[str, Any]:
         members = _MEMBERS.get(name, _ENTRY)
         return unsealed(self.storage.read(name), f"{name} in {self.storage.url}", members, _DAMAGED)
+
+
+def guard_keys_in(storage: Storage) -> set[str]:
+    """Return the ids of the guard keys that a storage's journal names, as far as it can be read."""
+    found: set[str] = set()
+    for info in storage.list(_FOLDER):
+        if info.name in _MEMBERS or not info.name.endswith(".json"):
+            continue
+        try:
+            entry = unsealed(storage.read(info.name), info.name, _ENTRY, _DAMAGED)
+        except CorruptBlobError:  # told of where it matters
+            continue
+        # An older release made HMACs without naming their key.
+        found |= {str(row["key_id"]) for table in ("guard", "idempotency") for row in entry[table] if "key_id" in row}
+    return found
 
 
 def _standing(connection: Connection, names: list[str]) -> list[str]:

@@ -77,6 +77,11 @@ class Ledger:
         with self._read.begin() as connection:
             return connection.scalar(sa.select(t.meta.c.value).where(t.meta.c.key == "system"))
 
+    def trained(self) -> bool:
+        """Return whether this ledger knows a trained model."""
+        with self._read.begin() as connection:
+            return connection.scalar(sa.select(t.versions.c.version).limit(1)) is not None
+
     def system(self) -> str:
         """Return the random name of this system, the same in all its certificates."""
         with self._read.begin() as connection:

@@ -22,11 +22,13 @@ from hybridmu.errors import RequestError, StateError
 from hybridmu.store.dataset.key_lookup import UnknownKey
 from hybridmu.store.dataset.lake import Lake
 from hybridmu.store.dataset.layout import SPLITS, digest_column, stored_name
-from hybridmu.store.keyring import Keyring
+from hybridmu.store.keyring import Keyring, Uses
 from hybridmu.store.ledger import tables as t
 from hybridmu.store.ledger.accept.idempotency import remembered_by
 from hybridmu.store.ledger.database import parts, reader
+from hybridmu.store.ledger.key_uses import guard_uses
 from hybridmu.store.storage.parquet import read_parquet
+from hybridmu.store.storage.storage import Storage
 from hybridmu.types import KeyKind, NamedKey, RequestState
 
 _OPEN = {RequestState.RECEIVED, RequestState.PLANNED, RequestState.APPLIED, RequestState.SERVED, RequestState.FAILED}
@@ -63,22 +65,17 @@ class Guard:
         have = set(self._keyring.guard_keys()) if found else set()
         return {key_id: entries for key_id, entries in found.items() if key_id not in have}
 
-    def used(self) -> set[str]:
-        """Return the ids of all guard keys that made entries, given up ones included."""
-        with self._read.begin() as connection:
-            return {
-                str(key_id)
-                for column in (t.guard.c.key_id, t.guard_losses.c.key_id)
-                for key_id in connection.scalars(sa.select(column).distinct())
-            }
+    def used(self) -> bool:
+        """Return whether a guard key was ever used, be it there or lost."""
+        return self._uses().before
 
     def stamp(self) -> Callable[[KeyKind, object], tuple[str, bytes]]:
         """Return what makes the HMACs of one request's keys; the guard key is made on first use.
 
         Raises:
-            StateError: The key was used and is lost.
+            StateError: The key was used and is lost, or another one is in its place.
         """
-        return self._keyring.stamp(self.used())
+        return self._keyring.stamp(self._uses())
 
     def seals(self, what: str, data: bytes) -> dict[str, bytes]:
         """Return the HMACs of some bytes by every guard key, as `Keyring.seals`; the key is made on first use.
@@ -296,6 +293,9 @@ class Guard:
             [known[found[position]] for found in macs.values() if found[position] in known]
             for position in range(len(values))
         ]
+
+    def _uses(self) -> Uses:
+        return guard_uses(self._write, Storage(self._keyring.settings.storage_url))
 
     def _known(self, macs: Collection[bytes]) -> dict[bytes, _Entry]:
         query = sa.select(t.guard.c.mac, t.guard.c.returns, t.guard.c.request_id, t.guard.c.key_id)

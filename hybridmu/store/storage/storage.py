@@ -140,6 +140,20 @@ class Storage:
         skip = len(self.root) + 1
         return sorted((_described(info, info.path[skip:]) for info in files), key=lambda file: file.name)
 
+    def refuse_links(self, *names: str) -> None:
+        """Refuse a link in the place of a file or folder of ours: nothing below it would be seen or changed.
+
+        Args:
+            names: Relative to the root; those that are not there are passed over.
+
+        Raises:
+            StorageError: One of them is a link, or is reached by one.
+        """
+        if self.local is not None:
+            for name in names:
+                if leads_elsewhere(self.local, Path(self.path(name))):
+                    raise self._reached_by_link(name)
+
     def links(self) -> Sequence[str]:
         """Return the names of symbolic links in a local folder; what they lead to is no part of storage."""
         if self.local is None:
@@ -302,12 +316,15 @@ class Storage:
         """
         path = Path(self.path(name))
         if leads_elsewhere(root, path.parent):
-            raise StorageError(
-                f"{name} in {self.url} is reached by a link",
-                expected="folders; only storage_url itself may be a link",
-                remedy="put the folder that it leads to in its place, or name another storage_url",
-            )
+            raise self._reached_by_link(name)
         return path
+
+    def _reached_by_link(self, name: str) -> StorageError:
+        return StorageError(
+            f"{name} in {self.url} is reached by a link",
+            expected="files and folders; only storage_url itself may be a link",
+            remedy="put what it leads to in its place",
+        )
 
     def _local_files(self, root: Path, folder: Path) -> Iterator[FileInfo]:
         if leads_elsewhere(root, folder):
