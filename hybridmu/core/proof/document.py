@@ -14,6 +14,7 @@ from pydantic import AfterValidator, Field
 
 from hybridmu.core.proof.evidence import Count, Document, Hash, ShardEvidence
 from hybridmu.types import KeyKind
+from hybridmu.types.json_objects import each_once
 
 FORMAT = "hybridmu-certificate/1"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -145,15 +146,8 @@ def parse(data: bytes) -> Any:
         ValueError: It is no JSON (NaN, infinity and lone surrogates are none), or a key occurs twice, so that readers
             could see different documents.
     """
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
-            raise ValueError("a key occurs twice in one object")
-        return found
-
     try:
-        document = json.loads(data.decode(), object_pairs_hook=unique)
+        document = json.loads(data.decode(), object_pairs_hook=each_once)
     except RecursionError:
         raise ValueError("no certificate is nested so deeply") from None
     canonical(document)
