@@ -62,9 +62,7 @@ def read_rows(source: str, columns: Sequence[Column]) -> Any:
         return _table_rows(source, columns)
     data, name = _read(source)
     if data.startswith(_PARQUET):
-        raise RequestError(
-            "standard input is a Parquet file", expected="JSON", remedy="write it to a file, and name that"
-        )
+        raise RequestError("standard input is a Parquet file", expected="JSON", remedy="name the file instead")
     try:
         return json.loads(_text(data, name), object_pairs_hook=each_once)
     except DoubledNameError as error:

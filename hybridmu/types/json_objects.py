@@ -1,4 +1,4 @@
-"""Objects of JSON in which a name stands twice: readers see different documents in one, so it is read by none of ours."""
+"""Objects of JSON in which a name stands twice: readers see different documents in one, so ours read none."""
 
 from __future__ import annotations
 

@@ -130,7 +130,7 @@ def test_a_table_of_rows_has_the_columns_that_are_asked_for(tmp_path):
         read_rows(str(file), COLUMNS)
     numbers, none = Column("l", "list", 3, fill=0), Column("n", "number", 2, fill=0)
     assert read_rows(str(file), (COLUMNS[0], numbers, none)) == [{"a": 1.0, "l": [1, 2], "n": None}]
-    with pytest.raises(DataError, match="column 'l' of .* another length"):
+    with pytest.raises(DataError, match=r"column 'l' of .* another length"):
         read_rows(str(file), (Column("l", "list", 3),))
 
 
