@@ -10,6 +10,7 @@ import hashlib
 import json
 import re
 import sys
+from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 UPDATES = {"rewind", "dpus", "dpus-optimised", "dpus-newton"}  # the only other strategy, `retrain`, is exact
+PREDECESSOR = {"system", "version", "tombstones", "rows", "root"}
 ADMITTED = [
     "That the trees held every row of the table, and in order: whoever signs vouches for that.",
     "That a leaf belongs to a person: leaves and HMACs are keyed, so that they can't be guessed from outside.",
@@ -89,12 +91,20 @@ def check_facts(document: dict) -> None:
     request, times, keys, purge = (document[name] for name in ("request", "times", "keys", "purge"))
     assert request["id"]
     assert request["kind"] in {"forget", "correct"}
+    check_times(request, times)
     steps = [request["received_at"], request["planned_at"] or request["received_at"], request["applied_at"]]
     for later in ("served_at", "exact_at"):
         order = [*steps, request[later], request["purged_at"], times["issued_at"]]
         assert order == sorted(order)  # of one form, so that their texts sort as they do
     assert keys
-    assert document["shards"]
+    for key in keys:
+        assert key["kind"] in {"id", "group"}
+        assert re.fullmatch("[0-9a-f]{64}", key["mac"])
+        assert re.fullmatch("[0-9a-f]{16}", key["key_id"])
+    numbers = [shard["shard"] for shard in document["shards"]]
+    assert numbers
+    assert numbers == sorted({int(number) for number in numbers})
+    assert document["predecessor"] is None or set(document["predecessor"]) == PREDECESSOR
     assert len({(key["kind"], key["mac"]) for key in keys}) == len(keys)
     rows = sum(len(shard["proofs"]) for shard in document["shards"])
     assert rows <= len(keys) or any(key["kind"] == "group" for key in keys)
@@ -109,6 +119,19 @@ def check_facts(document: dict) -> None:
     earlier = purge.get("rows_earlier", 0)
     assert purge["rows"] + earlier >= rows
     assert earlier == 0 or document["number"] > 1
+
+
+def check_times(request: dict, times: dict) -> None:
+    """Every time is of the form that is told, and the durations follow from them."""
+    told = {name: value for name, value in request.items() if name.endswith("_at")} | {"issued_at": times["issued_at"]}
+    for name, value in told.items():
+        optional = value is None and name in {"planned_at", "deadline_at"}
+        assert optional or re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", value)
+    at = {name: datetime.fromisoformat(value) for name, value in told.items() if value is not None}
+    for step in ("applied", "served", "exact", "purged"):
+        assert times[f"seconds_to_{step}"] == (at[f"{step}_at"] - at["received_at"]).total_seconds()
+    due = at.get("deadline_at")
+    assert times["deadline_kept"] == (None if due is None else at["purged_at"] <= due)
 
 
 def check_admitted(told: list[str], rows: int, kinds: list[str]) -> None:
@@ -152,11 +175,13 @@ def check(document: dict) -> None:
         before, after = shard["before"], shard["after"]
         check_chain_of(before)
         check_chain_of(after)
+        assert len(before["links"]) <= len(after["links"])
         for old, new in zip(before["links"], after["links"], strict=False):
             assert old["epochs"] == new["epochs"]
             assert new["rows"] <= old["rows"]
             assert (new["root"] == old["root"]) == (new["rows"] == old["rows"])
         for proof in shard["proofs"]:
+            assert proof["slice"] >= 1
             leaf, _, root = at(proof["inclusion"])
             old, new = before["links"][proof["slice"] - 1], after["links"][proof["slice"] - 1]
             assert leaf.hex() == proof["leaf"] == proof["absence"]["leaf"]
@@ -170,6 +195,8 @@ def check(document: dict) -> None:
         stages, evidence = shard["stages"], shard["evidence"]
         assert stages
         assert stages[-1]["exact"]
+        assert [stage["version"] for stage in stages] == sorted(stage["version"] for stage in stages)
+        assert evidence["verified"] in {"yes", "no"}
         assert all(stage["strategy"] in {"retrain", *UPDATES} and stage["version"] >= 1 for stage in stages)
         assert all(stage["exact"] == (stage["strategy"] not in UPDATES) for stage in stages)
         assert evidence["forget_loss_gap"] is None or not stages[0]["exact"]
