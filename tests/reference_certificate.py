@@ -10,6 +10,7 @@ import hashlib
 import json
 import re
 import sys
+from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 
@@ -17,7 +18,16 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-UPDATES = {"rewind", "dpus", "dpus-optimised", "dpus-newton"}  # everything else is exact
+UPDATES = {"rewind", "dpus", "dpus-optimised", "dpus-newton"}  # the only other strategy, `retrain`, is exact
+PREDECESSOR = {"system", "version", "tombstones", "rows", "root"}
+ADMITTED = [
+    "That the trees held every row of the table, and in order: whoever signs vouches for that.",
+    "That a leaf belongs to a person: leaves and HMACs are keyed, so that they can't be guessed from outside.",
+    "That no copy was made outside of this system: backups, exports, logs of others, models trained elsewhere.",
+    "What was learnt about the rows from answers and versions that were given out before.",
+    "That weights equal a new training, unless the evidence says verified: yes; then on the machine it names.",
+    "That the clock of the system was right.",
+]
 
 
 def h(data: bytes, person: bytes = b"", size: int = 32) -> bytes:
@@ -81,28 +91,77 @@ def check_facts(document: dict) -> None:
     request, times, keys, purge = (document[name] for name in ("request", "times", "keys", "purge"))
     assert request["id"]
     assert request["kind"] in {"forget", "correct"}
+    check_times(request, times)
     steps = [request["received_at"], request["planned_at"] or request["received_at"], request["applied_at"]]
     for later in ("served_at", "exact_at"):
         order = [*steps, request[later], request["purged_at"], times["issued_at"]]
         assert order == sorted(order)  # of one form, so that their texts sort as they do
     assert keys
-    assert document["shards"]
-    assert document["not_proven"]
+    for key in keys:
+        assert key["kind"] in {"id", "group"}
+        assert re.fullmatch("[0-9a-f]{64}", key["mac"])
+        assert re.fullmatch("[0-9a-f]{16}", key["key_id"])
+    numbers = [shard["shard"] for shard in document["shards"]]
+    assert numbers
+    assert numbers == sorted({int(number) for number in numbers})
+    assert document["predecessor"] is None or set(document["predecessor"]) == PREDECESSOR
     assert len({(key["kind"], key["mac"]) for key in keys}) == len(keys)
     rows = sum(len(shard["proofs"]) for shard in document["shards"])
     assert rows <= len(keys) or any(key["kind"] == "group" for key in keys)
     assert set(purge) - {"rows_earlier"} == {"rows", "tables", "files", "duplicates_left", "looked"}
     assert set(purge["looked"]) == {"storage", "database"}
     assert all(purge[name] >= 0 for name in ("rows", "tables", "files", "duplicates_left"))
+    counts = [purge["looked"]["storage"][name] for name in ("files", "bytes")] + [purge["looked"]["database"]["bytes"]]
+    if purge["rows"]:
+        counts += [place["needles"] for place in purge["looked"].values()]
+    assert all(count > 0 for count in counts)
+    check_admitted(document["not_proven"], rows, [key["kind"] for key in keys])
     earlier = purge.get("rows_earlier", 0)
     assert purge["rows"] + earlier >= rows
     assert earlier == 0 or document["number"] > 1
+
+
+def check_times(request: dict, times: dict) -> None:
+    """Every time is of the form that is told, and the durations follow from them."""
+    told = {name: value for name, value in request.items() if name.endswith("_at")} | {"issued_at": times["issued_at"]}
+    for name, value in told.items():
+        optional = value is None and name in {"planned_at", "deadline_at"}
+        assert optional or re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", value)
+    at = {name: datetime.fromisoformat(value) for name, value in told.items() if value is not None}
+    for step in ("applied", "served", "exact", "purged"):
+        assert times[f"seconds_to_{step}"] == (at[f"{step}_at"] - at["received_at"]).total_seconds()
+    due = at.get("deadline_at")
+    assert times["deadline_kept"] == (None if due is None else at["purged_at"] <= due)
+
+
+def check_admitted(told: list[str], rows: int, kinds: list[str]) -> None:
+    """The six sentences are there, and after them at most the one that fits the evidence."""
+    assert told[:6] == ADMITTED
+    keys, more = len(kinds), None
+    if rows == 0:
+        more = (
+            "That rows left a model: no training row of the request was in a trained slice: its rows were in "
+            "validation or test tables, or were forgotten before a model saw them. There is no proof, only the search "
+            "that the signer states."
+        )
+    elif "group" in kinds and keys > 1:
+        more = (
+            f"That every key had rows that left a model: of how many of the {keys} keys the {rows} proof(s) are can't "
+            "be told from outside."
+        )
+    elif rows < keys and "group" not in kinds:
+        more = (
+            f"That a row of every key left a model: {rows} of {keys} keys have a proof. The others had no row in a "
+            "trained slice, as the signer says."
+        )
+    assert told[6:] in ([], [more])
 
 
 def check(document: dict) -> None:
     """Raise AssertionError (or what malformed data raises) unless everything holds."""
     check_facts(document)
     assert document["format"] == "hybridmu-certificate/1"
+    assert re.fullmatch("[0-9a-f]{1,64}", document["system"])
     signature = document["signature"]
     public = bytes.fromhex(signature["public_key"])
     assert hashlib.sha256(public).hexdigest()[:16] == signature["key_id"]
@@ -116,11 +175,13 @@ def check(document: dict) -> None:
         before, after = shard["before"], shard["after"]
         check_chain_of(before)
         check_chain_of(after)
+        assert len(before["links"]) <= len(after["links"])
         for old, new in zip(before["links"], after["links"], strict=False):
             assert old["epochs"] == new["epochs"]
             assert new["rows"] <= old["rows"]
             assert (new["root"] == old["root"]) == (new["rows"] == old["rows"])
         for proof in shard["proofs"]:
+            assert proof["slice"] >= 1
             leaf, _, root = at(proof["inclusion"])
             old, new = before["links"][proof["slice"] - 1], after["links"][proof["slice"] - 1]
             assert leaf.hex() == proof["leaf"] == proof["absence"]["leaf"]
@@ -129,9 +190,14 @@ def check(document: dict) -> None:
             check_absence(proof["absence"], bytes.fromhex(new["root"]))
         leaves = {(proof["slice"], proof["leaf"]) for proof in shard["proofs"]}
         assert len(leaves) == len(shard["proofs"]) == shard["evidence"]["revoked_rows"]
+        for state in (before, after):
+            assert state["weights"] is None or re.fullmatch("[0-9a-f]{48}", state["weights"])
         stages, evidence = shard["stages"], shard["evidence"]
         assert stages
         assert stages[-1]["exact"]
+        assert [stage["version"] for stage in stages] == sorted(stage["version"] for stage in stages)
+        assert evidence["verified"] in {"yes", "no"}
+        assert all(stage["strategy"] in {"retrain", *UPDATES} and stage["version"] >= 1 for stage in stages)
         assert all(stage["exact"] == (stage["strategy"] not in UPDATES) for stage in stages)
         assert evidence["forget_loss_gap"] is None or not stages[0]["exact"]
         roots = [(old["root"], new["root"]) for old, new in zip(before["links"], after["links"], strict=False)]
@@ -190,8 +256,9 @@ def main(arguments: list[str] | None = None) -> int:
             wrong += 1
             print(f"{file}: DOES NOT HOLD: {type(error).__name__} {error}")
         else:
-            proofs = sum(len(shard["proofs"]) for shard in document["shards"])
-            print(f"{file}: holds, {proofs} row(s) proven gone" + ("" if proofs else ": nothing is shown of a model"))
+            proofs, keys = sum(len(shard["proofs"]) for shard in document["shards"]), len(document["keys"])
+            said = f"{file}: holds, {proofs} row(s) proven gone, of {keys} key(s) named"
+            print(said + ("" if proofs else ": nothing is shown of a model"))
     if asked.chain and not wrong:
         try:
             check_links(sorted(documents, key=lambda document: document["number"]))

@@ -15,9 +15,10 @@ from rich.table import Table
 from hybridmu import config
 from hybridmu.cli.output import ConfigOption, JsonOption, emit, errors, out, print_table
 from hybridmu.config import Settings
-from hybridmu.core.proof.certificate import check, check_chain, fingerprint, parse
+from hybridmu.core.proof.certificate_check import check, check_chain
+from hybridmu.core.proof.document import fingerprint, parse
 from hybridmu.core.proof.evidence import Finding
-from hybridmu.core.proof.statements import shown_by
+from hybridmu.core.proof.statements import shown_by, unshown_by
 from hybridmu.datasets import catalog
 from hybridmu.errors import ConfigError, RequestError
 from hybridmu.runtime.audit.replay import Replay, Verdict, replay
@@ -79,6 +80,7 @@ def verify(
         "exit_code": code,
         "findings": [asdict(finding) for finding in found],
         "shows": shown_by(document) if ok else [],
+        "does_not_show": unshown_by(document) if ok else [],
         "replay": None if replayed is None else asdict(replayed),
     }
     emit(result, as_json, lambda: _verified(document, found, known, without_key, replayed))
@@ -188,7 +190,7 @@ def _verified(document: Any, found: list[Finding], trusted: bool, without_key: b
     for sentence in shown_by(document):
         say(f"  {sentence}")
     say("What it does not show:")
-    for sentence in document["not_proven"]:
+    for sentence in unshown_by(document):
         say(f"  {sentence}")
     if not trusted:
         key = document["signature"]["public_key"]

@@ -221,12 +221,12 @@ def verify(
 @app.command()
 def predict(
     config_file: ConfigOption,
-    rows: Annotated[str, typer.Argument(help="JSON or Parquet file with rows, or - for JSON on standard input.")],
+    rows: Annotated[str, typer.Argument(help="JSON file, Parquet file or folder, or - for JSON on standard input.")],
     as_json: JsonOption = False,
 ) -> None:
     """Classify rows offline with the served version."""
     with _system(config_file, as_json, local=True) as system:
-        result = system.predict(read_rows(rows))
+        result = system.predict(read_rows(rows, system.feature_columns()))
     emit(result, as_json, lambda: _labels(result))
 
 

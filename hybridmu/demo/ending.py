@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from hybridmu.core.proof.certificate import check, check_chain
+from hybridmu.core.proof.certificate_check import check, check_chain
 from hybridmu.demo.screen import Phases
 from hybridmu.runtime.audit.replay import Verdict, replay
 from hybridmu.store.certificates import Certificates

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from typing import Annotated, Any, TypeVar
 
 from fastapi.exceptions import RequestValidationError
@@ -23,6 +22,7 @@ from hybridmu.core.kernel.partition import LONGEST_KEY, check_key
 from hybridmu.errors import DataError, HybridMUError, too_many_keys
 from hybridmu.serving import answer_schemas
 from hybridmu.types import RequestState, StrategyChoice
+from hybridmu.types.json_objects import DoubledNameError, each_once
 
 # PostgreSQL has no text with NUL in it.
 _Text = Annotated[StrictStr, Field(min_length=1, max_length=1024, pattern=r"^[^\x00]*$")]
@@ -59,7 +59,8 @@ class Keys(BaseModel):
         ignore_unknown: Leave unknown ones out instead of refusing.
     """
 
-    model_config = ConfigDict(extra="forbid")
+    # Strict: a number in quotes, or 1 for true, is a caller's mistake, not another way to say it.
+    model_config = ConfigDict(extra="forbid", strict=True)
     # The first wrong one is named: a list of a million errors would cost more than the call.
     ids: Annotated[list[Key], FailFast()] = []
     groups: Annotated[list[Key], FailFast()] = []
@@ -101,11 +102,11 @@ def read(model: type[_Named], raw: bytes, most: int) -> _Named:
             as the schema says.
     """  # noqa: DOC501 - a function makes one
     try:
-        found = json.loads(raw.decode("utf-8-sig"), object_pairs_hook=_each_once, parse_constant=_no_constant)
+        found = json.loads(raw.decode("utf-8-sig"), object_pairs_hook=each_once, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         # The words of a decoder of JSON say where it is wrong, those of another may quote the body.
         says = error.msg if isinstance(error, json.JSONDecodeError) else "not JSON in UTF-8, or nested too deeply"
-        says = str(error) if isinstance(error, _UnclearError) else says
+        says = str(error) if isinstance(error, _NoNumberError | DoubledNameError) else says
         raise RequestValidationError([{"loc": ("body",), "msg": says, "type": "json_invalid"}]) from None
     if isinstance(found, dict):  # counted before each of them is looked at
         lists = [value for value in (found.get("ids"), found.get("groups")) if isinstance(value, list)]
@@ -118,19 +119,12 @@ def read(model: type[_Named], raw: bytes, most: int) -> _Named:
         raise RequestValidationError([{**one, "loc": ("body", *one["loc"])} for one in errors]) from None
 
 
-class _UnclearError(ValueError):
+class _NoNumberError(ValueError):
     pass
 
 
-def _each_once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise _UnclearError("a name is there twice in one object")
-    return found
-
-
 def _no_constant(name: str) -> None:
-    raise _UnclearError(f"JSON has no number {name}")
+    raise _NoNumberError(f"JSON has no number {name}")
 
 
 class Report(BaseModel):

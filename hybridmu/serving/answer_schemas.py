@@ -12,7 +12,7 @@ from hybridmu.errors import HybridMUError
 class PredictRequest(BaseModel):
     """Rows to classify, each as column → value with every feature column."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
     rows: list[dict[str, Any]] = Field(min_length=1)
 
 

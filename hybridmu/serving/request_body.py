@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from hybridmu.errors import DataError
 from hybridmu.serving.answer_schemas import PredictRequest
+from hybridmu.types.json_objects import DoubledNameError, each_once
 
 # A caller that stops in the middle of a body must not hold one of the replica's places for ever.
 _SECONDS = 30.0
@@ -69,9 +70,25 @@ async def rows_of(body: bytes, most: int) -> list[dict[str, Any]]:
 def _parsed(body: bytes, most: int) -> list[dict[str, Any]]:
     try:
         raw = json.loads(body)
+        if not _each_once(raw, body):
+            json.loads(body, object_pairs_hook=each_once)
+    except DoubledNameError as error:
+        raise DataError("the body is unclear", expected="every name once in an object", got=str(error)) from None
     except (ValueError, RecursionError, MemoryError) as error:
         raise DataError("the body is no JSON", expected=_EXPECTED, got=f"{type(error).__name__}: {error}") from None
     return checked(raw, most)
+
+
+def _each_once(raw: Any, body: bytes) -> bool:
+    """Return whether it is certain, at little cost, that no name stands twice in an object of a body.
+
+    A colon stands between every name and its value, in any encoding that JSON is read in; so where there are no more
+    colons than names were read, none was read twice. Colons in texts, and objects in cells, leave it open.
+    """
+    rows = raw.get("rows") if isinstance(raw, dict) else None
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        return False
+    return body.count(b":") == len(raw) + sum(map(len, rows))
 
 
 _EXPECTED = '{"rows": [{"column": value, …}, …]}'

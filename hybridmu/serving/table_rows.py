@@ -29,6 +29,7 @@ Row = dict[str, Any]
 _LEAST, _MOST = -(2**63), 2**64
 _EXACT = 2**53  # from here on a double does not hold every whole number
 _PLAIN = {int, float}
+_BOOLS = {bool, np.bool_}
 _NUMBERS = (bool, int, float, np.bool_, np.integer, np.floating, Decimal)
 
 
@@ -84,6 +85,7 @@ def _scalars(placed: Placed) -> Callable[[Sequence[Row], F32], None]:
     fills = np.array([math.nan if column.fill is None else float(column.fill) for column in columns])
     filled = np.array([column.fill is not None for column in columns])
     bools = np.array([column.kind == "bool" for column in columns])
+    numbers = np.flatnonzero(~bools).tolist()
     where: slice | npt.NDArray[np.intp] = _side_by_side(at)
 
     def encode(rows: Sequence[Row], out: F32) -> None:
@@ -94,6 +96,10 @@ def _scalars(placed: Placed) -> Callable[[Sequence[Row], F32], None]:
             for place, cell in enumerate(cells):
                 if cell is not None and not isinstance(cell, _NUMBERS):
                     raise _wrong(columns[place % len(columns)], cell)
+            for place in () if kinds.isdisjoint(_BOOLS) else numbers:  # true is no 1 to training
+                for cell in cells[place :: len(columns)]:
+                    if type(cell) in _BOOLS:
+                        raise _wrong(columns[place], cell)
             if type(None) in kinds:
                 nulls = np.array([cell is None for cell in cells]).reshape(-1, len(columns))
                 cells = [0.0 if cell is None else cell for cell in cells]

@@ -17,6 +17,7 @@ from typing import Annotated, Any
 
 from hybridmu import config
 from hybridmu.config import Settings
+from hybridmu.core.kernel.table_encoder import Column
 from hybridmu.datasets import catalog
 from hybridmu.errors import (
     RequestError,
@@ -167,6 +168,15 @@ class System(NewRows, Operating, Auditing, Sizing):
         processes = max(1, min(os.cpu_count() or 1, 8) // self.settings.threads)
         with reporting(self.site, self._engine):
             return verify(self.settings, shards, processes, watch)
+
+    def feature_columns(self) -> tuple[Column, ...]:
+        """Return the columns that a row to be classified has, in the order of the training table.
+
+        Raises:
+            StateError: Nothing was trained here.
+        """
+        self._check_bound()
+        return self.site.lake.manifest.encoder.columns
 
     @checked
     def predict(self, rows: RowList) -> dict[str, Any]:

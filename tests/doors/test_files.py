@@ -8,9 +8,11 @@ from pathlib import Path
 from hypothesis import strategies as st
 
 from hybridmu.cli.input_files import read_lines, read_rows
+from hybridmu.core.kernel.table_encoder import Column
 from hybridmu.errors import HybridMUError
 from tests.doors.fuzz import inputs, tried
 
+COLUMNS = (Column("a", "number", 1),)
 _LINES = st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\n\r\0"), min_size=1))
 
 
@@ -18,7 +20,7 @@ _LINES = st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_chara
 def test_whatever_a_file_holds_only_our_errors_come_out(count: int, tmp_path: Path) -> None:
     def read(data: bytes) -> None:
         (tmp_path / "file").write_bytes(data)
-        for reader in (read_lines, read_rows):
+        for reader in (read_lines, lambda path: read_rows(path, COLUMNS)):
             with contextlib.suppress(HybridMUError):
                 reader(str(tmp_path / "file"))
 

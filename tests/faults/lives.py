@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 import hybridmu
 from hybridmu.core.kernel.partition import digest
-from hybridmu.core.proof.certificate import check, check_chain
+from hybridmu.core.proof.certificate_check import check, check_chain
 from hybridmu.errors import CorruptBlobError, StateError
 from hybridmu.runtime.coordinator.canary_jobs import Canaries
 from hybridmu.runtime.coordinator.coordinator import Snapshot

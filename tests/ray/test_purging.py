@@ -13,7 +13,7 @@ from ray.exceptions import GetTimeoutError
 import hybridmu
 from hybridmu.cluster import ray_log_scan
 from hybridmu.cluster.driver import CoordinatorActor
-from hybridmu.core.proof.certificate import check
+from hybridmu.core.proof.certificate_check import check
 from hybridmu.errors import PurgeError
 from hybridmu.store.certificates import Certificates
 from tests.ray import support

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import hybridmu
 from hybridmu.core.kernel.partition import digest
 from hybridmu.core.proof.byte_search import Needles, spelled
-from hybridmu.core.proof.certificate import check, check_chain
+from hybridmu.core.proof.certificate_check import check, check_chain
 from hybridmu.store.certificates import Certificates
 from hybridmu.store.dataset.key_lookup import Lookup
 from hybridmu.store.keyring import Keyring

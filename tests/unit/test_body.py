@@ -87,6 +87,35 @@ def test_rows_come_out_as_they_were_sent(pad):
     assert asyncio.run(request_body.rows_of(json.dumps({"rows": rows}).encode(), 2)) == rows
 
 
+@pytest.mark.parametrize(
+    "sent",
+    [
+        '{"rows": [{"a": 1, "a": 2}]}',
+        '{"rows": [{"a": 1, "\\u0061": 1}]}',
+        '{"rows": [{"b": {"a": 1, "a": 2}}]}',
+        '{"rows": [{"b": [[{"a": 1, "a": 2}]]}]}',
+        '{"rows": [{"b": 1}], "a": 1, "a": 2}',
+        '{"rows": [{"b": "c:d"}, {"a": 1, "a": 2}]}',
+        '[{"a": 1, "a": 2}]',
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-32"])
+def test_a_name_that_stands_twice_is_said(sent, encoding):
+    with pytest.raises(DataError, match="the name 'a' stands twice"):
+        asyncio.run(request_body.rows_of(sent.encode(encoding), 9))
+
+
+def test_colons_are_no_names():
+    rows = [{"a": "b:c", "d": {":": ":"}}, {"a": ":::", "d": [{"a": 1}, {"a": 2}]}]
+    assert asyncio.run(request_body.rows_of(json.dumps({"rows": rows}).encode(), 9)) == rows
+
+
+@pytest.mark.parametrize("rows", [{"0": {}}, "ab", [{1: 2}]])
+def test_a_body_is_of_the_types_that_it_should_have(rows):
+    with pytest.raises(DataError, match="openapi"):
+        request_body.checked({"rows": rows}, 9)
+
+
 def test_a_message_of_grpc_is_parsed_like_json():
     sent = {"rows": [{"a": 1, "b": 1e300, "c": 2.0**53, "s": "x", "l": [1.5, None, True]}]}
     found = grpc_calls.parsed(grpc_calls.struct(sent).SerializeToString())

@@ -16,25 +16,16 @@ from hypothesis import strategies as st
 
 from hybridmu.core.kernel.rows import Rows
 from hybridmu.core.kernel.training import Recipe
-from hybridmu.core.proof.certificate import (
-    RequestFacts,
-    RevokedKey,
-    build,
-    canonical,
-    check,
-    check_chain,
-    fingerprint,
-    key_id,
-    moment,
-    parse,
-    sign,
-)
+from hybridmu.core.proof.certificate import RequestFacts, RevokedKey, build, sign
+from hybridmu.core.proof.certificate_check import check, check_chain
+from hybridmu.core.proof.document import canonical, fingerprint, key_id, moment, parse
 from hybridmu.core.proof.evidence import Evidence, ShardEvidence, ShardState, Stage, findings, prove
 from hybridmu.core.proof.lineage import lineage
-from hybridmu.core.proof.statements import shown
+from hybridmu.core.proof.statements import NOT_PROVEN, shown, shown_by, unshown_by
 from hybridmu.errors import CertificateRefusedError
 from tests import reference_certificate as reference
 
+OLD, NEW = "0d" * 24, "e3" * 24  # hashes of weights
 SALT = b"\5" * 32
 RECIPE = Recipe(epochs=(3, 2, 2), batch_size=4, seed=1)
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
@@ -70,8 +61,8 @@ def shard_evidence(gone=(1, 6, 7), others=(), shard: int = 0, rows: Rows = ROWS,
             Stage(strategy="dpus", version=2, exact=False),
             Stage(strategy="retrain", version=3, exact=True),
         ),
-        "before": state(rows, "old", shard=shard),
-        "after": state(after, "new" if len(after) else None, shard=shard),
+        "before": state(rows, OLD, shard=shard),
+        "after": state(after, NEW if len(after) else None, shard=shard),
         "proofs": prove(rows, after, revoked, SALT) if len(gone) else (),
         "evidence": Evidence(verified="yes", how="re-executed", forget_loss_gap=-0.01, revoked_rows=len(gone)),
     }
@@ -158,7 +149,7 @@ def test_moments_are_utc_with_microseconds(seconds):
         shard_evidence(others=(0, 12)),  # coalesced with other requests
         shard_evidence(gone=range(len(ROWS))),  # nothing is left: out of the vote
         shard_evidence(gone=range(5)),  # an emptied slice
-        shard_evidence(gone=(), after=state(ROWS, "old")),  # the rows lay in the validation table
+        shard_evidence(gone=(), after=state(ROWS, OLD)),  # the rows lay in the validation table
         shard_evidence(gone=(), others=(3,)),
     ],
 )
@@ -175,7 +166,7 @@ def test_new_slices_may_follow_the_old_ones():
     grown = rows_of([1] * 4 + [2] * 4 + [3] * 3 + [4] * 2)
     for name in ("ids", "content"):
         getattr(grown, name)[: len(kept)] = getattr(kept, name)
-    evidence = shard_evidence(after=state(grown, "new", longer))
+    evidence = shard_evidence(after=state(grown, NEW, longer))
     assert check(sign(made(shards=[evidence]), KEY)).ok
     shorter = shard_evidence(before=evidence.after, after=evidence.before)
     assert any("slices are missing" in finding.detail for finding in findings(shorter))
@@ -196,7 +187,7 @@ def forced(*shards: ShardEvidence) -> dict[str, Any]:
     return {**made(), "shards": [shard.model_dump(mode="json") for shard in shards]}
 
 
-@pytest.mark.parametrize("weights", ["old", None])
+@pytest.mark.parametrize("weights", [OLD, None])
 def test_a_no_op_is_refused(weights):
     after = shard_evidence().after.model_copy(update={"weights": weights})
     before = shard_evidence().before.model_copy(update={"weights": weights})
@@ -206,7 +197,7 @@ def test_a_no_op_is_refused(weights):
 
 def test_weights_without_rows_are_refused():
     everyone = range(len(ROWS))
-    after = shard_evidence(everyone).after.model_copy(update={"weights": "new"})
+    after = shard_evidence(everyone).after.model_copy(update={"weights": NEW})
     assert "no row to train on" in refused(shard_evidence(everyone, after=after))
 
 
@@ -263,12 +254,12 @@ def test_an_after_that_is_not_the_before_with_rows_removed_is_refused():
     good = shard_evidence()
     epochs = Recipe(epochs=(3, 4, 2), batch_size=4, seed=1)
     kept = ROWS.where(~np.isin(np.arange(len(ROWS)), (1, 6, 7)))
-    assert "another number of epochs" in refused(shard_evidence(after=state(kept, "new", epochs)))
+    assert "another number of epochs" in refused(shard_evidence(after=state(kept, NEW, epochs)))
     assert "has more rows" in refused(shard_evidence((), before=good.after, after=good.before))
     foreign = rows_of([1] * 5 + [2] * 6 + [3] * 3, seed=9)
-    assert "do not go together" in refused(shard_evidence((), after=state(foreign, "new")))
+    assert "do not go together" in refused(shard_evidence((), after=state(foreign, NEW)))
     assert "there is no slice" in refused(
-        shard_evidence((), before=ShardState(head="0" * 48, links=(), weights="a"), after=good.after)
+        shard_evidence((), before=ShardState(head="0" * 48, links=(), weights=OLD), after=good.after)
     )
 
 
@@ -436,6 +427,21 @@ LIES = {
     "a purge with a negative count": (("purge",), {**PURGE, "tables": -1}),
     "a purge that searched nothing": (("purge",), {name: PURGE[name] for name in PURGE if name != "looked"}),
     "nothing that it does not show": (("not_proven",), []),
+    "an empty search": (("purge", "looked"), {"storage": {}, "database": {}}),
+    "a search for nothing": (("purge", "looked"), {name: dict.fromkeys(LOOKED[name], 0) for name in LOOKED}),
+    "a search of storage alone": (("purge", "looked", "database"), {"needles": 9}),
+    "a search of the database alone": (("purge", "looked", "storage"), {"needles": 9, "files": 0, "bytes": 0}),
+    "rows without a needle": (("purge", "looked", "database"), {"needles": 0, "bytes": 99}),
+    "that it proves everything": (("not_proven",), ["Nothing: this certificate proves everything."]),
+    "a sentence less": (("not_proven",), list(NOT_PROVEN[:5])),
+    "a sentence more": (("not_proven",), [*NOT_PROVEN, "Apart from that it proves everything."]),
+    "sentences in another order": (("not_proven",), list(NOT_PROVEN[::-1])),
+    "weights without a hash": (("shards", 0, "after", "weights"), ""),
+    "weights that are a word": (("shards", 0, "before", "weights"), "yes"),
+    "a strategy without a name": ((*STAGES, 1, "strategy"), ""),
+    "a strategy that nobody knows": ((*STAGES, 1, "strategy"), "magic"),
+    "a version before the first": ((*STAGES, 0, "version"), 0),
+    "a system with a message": (("system",), "5f0c. It proves everything"),
     "another kind of request": (("request", "kind"), "forgive"),
     "a request without a name": (("request", "id"), ""),
     "an update called exact": ((*STAGES, 1, "strategy"), "dpus"),
@@ -454,6 +460,36 @@ def test_a_signer_can_not_say_what_the_document_itself_denies(lie):
         reference.check(changed)
 
 
+def others(value: Any) -> list[Any]:
+    """Values that somebody might put in the place of one."""
+    if isinstance(value, bool):
+        return [not value, None]
+    if isinstance(value, int):
+        return [value + 1, value - 1, 0, 10**9, None]
+    if isinstance(value, float):
+        return [value + 1, 0.0, -1.0]
+    if isinstance(value, str):
+        return ["", f"{value[:-1]}0", "yes", "2090-01-01T00:00:00.000000Z"]
+    if isinstance(value, list):
+        return [[], [*value, *value[-1:]], value[:-1], value[::-1]]
+    return [{}] if isinstance(value, dict) else [0, "yes"]
+
+
+def test_the_independent_check_agrees_on_whatever_a_signer_says():
+    document = signed()
+    nodes = {path[:cut] for path in leaves(document) for cut in range(1, len(path) + 1)}
+    for path in sorted((path for path in nodes if path[0] != "signature"), key=str):
+        for value in others(at(document, path)):
+            changed = sign(replaced(document, path, value), KEY)
+            try:
+                reference.check(changed)
+            except (AssertionError, ArithmeticError, LookupError, TypeError, ValueError, AttributeError):
+                agreed = False
+            else:
+                agreed = True
+            assert check(changed).ok == agreed, (path, value)
+
+
 def test_weights_that_did_not_change_need_a_new_training():
     """A removal may change no bit; that it was one is shown by the same training without the rows alone."""
     same = shard_evidence().before.weights
@@ -465,16 +501,70 @@ def test_weights_that_did_not_change_need_a_new_training():
     document = sign(made(shards=[compared]), KEY)
     assert check(document, {PUBLIC}).ok
     reference.check(document)
-    assert any("no influence" in sentence for sentence in shown([compared]))
+    assert any("no influence" in sentence for sentence in shown([compared], ["id"]))
     assert "as before" in refused(shard_evidence(**known, evidence=Evidence(verified="no", **measured)))
 
 
 def test_a_request_without_training_rows_says_that_it_proves_nothing():
-    document = sign(made(shards=[shard_evidence(gone=(), after=state(ROWS, "old"))]), KEY)
+    document = sign(made(shards=[shard_evidence(gone=(), after=state(ROWS, OLD))]), KEY)
     assert check(document, {PUBLIC}).ok
     assert "There is no proof" in document["not_proven"][-1]
-    assert shown([shard_evidence(gone=(), after=state(ROWS, "old"))])[0].startswith("No proof of a removal")
+    assert shown_by(document)[0].startswith("No proof of a removal")
+    assert "0 of 2 keys have a proof." in shown_by(document)
     assert "There is no proof" not in signed()["not_proven"][-1]
+
+
+def mixed(**changed: Any) -> dict[str, Any]:
+    """A request of two ids, one of which had no training row."""
+    keys = [RevokedKey("id", bytes([number]) * 32, "ab" * 8) for number in (1, 2)]
+    return made(shards=[shard_evidence((1,))], keys=keys, **changed)
+
+
+def test_a_key_without_a_proof_is_told():
+    document = sign(mixed(), KEY)
+    assert check(document, {PUBLIC}).ok
+    reference.check(document)
+    assert "1 of 2 keys have a proof." in shown_by(document)
+    assert "1 of 2 keys have a proof." in document["not_proven"][-1]
+    assert unshown_by(document) == document["not_proven"]
+    grouped = sign(made(shards=[shard_evidence((1,))]), KEY)
+    assert "1 proof(s) for 2 keys, groups among them" in shown_by(grouped)[1]
+    assert "of how many of the 2 keys" in grouped["not_proven"][-1]
+    reference.check(grouped)
+    whole = sign(made(keys=KEYS[:1], shards=[shard_evidence((1,))]), KEY)
+    assert "1 of 1 keys have a proof." in shown_by(whole)
+    assert whole["not_proven"] == list(NOT_PROVEN)
+
+
+@pytest.mark.parametrize("made_by", [mixed, made, lambda: made(shards=[shard_evidence((), after=state(ROWS, OLD))])])
+def test_what_earlier_releases_did_not_say_is_said_when_it_is_checked(made_by):
+    """They wrote six sentences at most, whatever the evidence; their certificates hold."""
+    now = made_by()
+    earlier = sign({**now, "not_proven": list(NOT_PROVEN)}, KEY)
+    assert check(earlier, {PUBLIC}).ok
+    reference.check(earlier)
+    assert unshown_by(earlier) == now["not_proven"]
+    assert len(unshown_by(earlier)) == len(NOT_PROVEN) + 1
+
+
+def test_a_purge_that_was_begun_again_counts_no_table_and_that_is_told():
+    again = sign(made(purge={**PURGE, "tables": 0, "files": 0}), KEY)
+    assert check(again, {PUBLIC}).ok
+    reference.check(again)
+    assert "begun again" in unshown_by(again)[-1]
+    assert "begun again" not in unshown_by(signed())[-1]
+    rowless = {**PURGE, "rows": 0, "tables": 0, "looked": {**LOOKED, "database": {"needles": 0, "bytes": 99}}}
+    none = sign(made(shards=[shard_evidence((), after=state(ROWS, OLD))], purge=rowless), KEY)
+    assert check(none, {PUBLIC}).ok
+    reference.check(none)
+
+
+@pytest.mark.parametrize(
+    "looked", [{"storage": {}, "database": {}}, {name: dict.fromkeys(LOOKED[name], 0) for name in LOOKED}]
+)
+def test_no_certificate_is_made_of_a_purge_that_searched_nothing(looked):
+    with pytest.raises(CertificateRefusedError, match="none: files of storage"):
+        made(purge={**PURGE, "looked": looked})
 
 
 json_values = st.recursive(
@@ -572,11 +662,11 @@ def test_a_certificate_that_is_missing_moved_or_changed_breaks_the_chain():
         [documents[0], changed, *documents[2:]],
         [documents[0], sign(changed, KEY), *documents[2:]],
         [documents[0], sign({**changed, "number": True}, KEY)],
-        [*documents[:1], *chain_of(2, system="other")[1:]],
+        [*documents[:1], *chain_of(2, system="07e4")[1:]],
         [documents[0], "no certificate", *documents[2:]],
     ]
     for attempt in broken:
         assert not check_chain(attempt, {PUBLIC}).ok
     # Who has the key can begin another chain, but not continue this one for another system.
     with pytest.raises(CertificateRefusedError, match="another system"):
-        made(documents[-1], system="other")
+        made(documents[-1], system="07e4")

@@ -16,14 +16,16 @@ from typer.testing import CliRunner
 
 from hybridmu.cli.main import app
 from hybridmu.config import Settings
-from hybridmu.core.proof.certificate import canonical, sign
+from hybridmu.core.proof.certificate import sign
+from hybridmu.core.proof.document import canonical
+from hybridmu.core.proof.statements import NOT_PROVEN
 from hybridmu.errors import CorruptBlobError, StateError
 from hybridmu.store.certificates import Certificates
 from hybridmu.store.keyring import Keyring
 from hybridmu.store.storage.storage import Storage
 from tests import reference_certificate
 from tests.support import settings_dict
-from tests.unit.test_certificate import KEY, OTHER, PUBLIC, PURGE, chain_of, made, shard_evidence, signed
+from tests.unit.test_certificate import KEY, OTHER, PUBLIC, PURGE, chain_of, made, mixed, shard_evidence, signed
 
 
 @pytest.fixture
@@ -47,7 +49,7 @@ def test_they_are_read_as_they_were_written(store, tmp_path):
 
 def test_a_number_is_never_overwritten(store):
     documents = chain_of(3)
-    other = sign(made(system="other"), KEY)
+    other = sign(made(system="07e4"), KEY)
     store.append(documents[0])
     assert store.append(documents[0]) == 1  # a crash made its writer repeat it
     for wrong in (other, documents[2], sign({**documents[1], "previous": "0" * 64}, KEY), sign(made(), OTHER)):
@@ -188,6 +190,22 @@ def test_verify_fails_when_anything_does_not_hold(folder, tmp_path):
     assert "DOES NOT HOLD" in run("certificate", "verify", file, "--chain", folder, code=1)
     for arguments in ((tmp_path / "none.json",), (file, "--public-key", file), (file, "--chain", tmp_path / "none")):
         assert json.loads(run("certificate", "verify", *arguments, "--json", code=2))["error"]
+
+
+def test_what_a_certificate_does_not_show_is_said_in_our_words(tmp_path):
+    """What a document says of itself is its signer's; that of an earlier release may be less than there is to say."""
+    file, boast = tmp_path / "one.json", "Nothing: this certificate proves everything."
+    file.write_bytes(canonical(sign({**mixed(), "not_proven": [boast]}, KEY)))
+    said = run("certificate", "verify", file, "--without-key", code=1)
+    assert "DOES NOT HOLD  it says what it does not show" in said
+    assert boast not in said
+    earlier = sign({**mixed(), "not_proven": list(NOT_PROVEN)}, KEY)
+    file.write_bytes(canonical(earlier))
+    said = run("certificate", "verify", file, "--without-key")
+    assert "1 of 2 keys have a proof." in said.partition("What it does not show:")[2]
+    result = json.loads(run("certificate", "verify", file, "--without-key", "--json"))
+    assert "1 of 2 keys have a proof." in result["shows"]
+    assert result["does_not_show"] == [*NOT_PROVEN, mixed()["not_proven"][-1]]
 
 
 @pytest.fixture

@@ -8,7 +8,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from hybridmu.core.kernel.partition import digests, place
 from hybridmu.core.kernel.rows import carries
-from hybridmu.core.proof.certificate import RequestFacts, build, check, sign
+from hybridmu.core.proof.certificate import RequestFacts, build, sign
+from hybridmu.core.proof.certificate_check import check
 from hybridmu.core.proof.evidence import Evidence, ShardEvidence, ShardState, Stage, prove
 from hybridmu.core.proof.lineage import lineage
 from hybridmu.errors import CertificateRefusedError
@@ -63,8 +64,8 @@ def evidence_of(system, old: SubModel, new: SubModel, before, after) -> ShardEvi
     return ShardEvidence(
         shard=old.shard,
         stages=(Stage(strategy="retrain", version=2, exact=True),),
-        before=ShardState.of(chain(system, old, before), old.blob),
-        after=ShardState.of(chain(system, new, after), new.blob),
+        before=ShardState.of(chain(system, old, before), old.blob.partition("/")[2]),
+        after=ShardState.of(chain(system, new, after), new.blob.partition("/")[2]),
         proofs=prove(before, after, revoked, system.site.lake.manifest.salt),
         evidence=Evidence(verified="no", how="not sampled", forget_loss_gap=None, revoked_rows=len(revoked)),
     )
@@ -80,7 +81,7 @@ def test_a_deletion_is_certified_and_its_claim_without_work_is_refused(system):
 
     def made(subs):
         shards = [evidence_of(system, a, b, x, y) for a, b, x, y in zip(old, subs, before, after, strict=True)]
-        return build(previous=None, system="s", request=facts, keys=KEYS, shards=shards, purge=PURGE, issued_at=6.0)
+        return build(previous=None, system="5", request=facts, keys=KEYS, shards=shards, purge=PURGE, issued_at=6.0)
 
     document = sign(made(new), Ed25519PrivateKey.generate())
     found = check(document)

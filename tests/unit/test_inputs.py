@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import unicodedata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -16,7 +18,8 @@ from typer.testing import CliRunner
 import hybridmu
 from hybridmu.cli.input_files import read_lines, read_rows
 from hybridmu.cli.main import app
-from hybridmu.errors import HybridMUError, RequestError
+from hybridmu.core.kernel.table_encoder import Column
+from hybridmu.errors import DataError, HybridMUError, RequestError
 from tests.unit.test_exactness import SGD, config_for
 
 NAMES = [
@@ -35,6 +38,7 @@ NAMES = [
     "tab\there",
     "q",
 ]
+COLUMNS = (Column("a", "number", 1), Column("b", "hash", 4))
 NAMES += ["f\x0cg", "\x1c1", "\xa0nbsp", "lone\rcr"]
 
 
@@ -64,7 +68,7 @@ def test_what_is_no_text_is_refused_with_its_line(tmp_path, data, says):
     assert says in str(error.value)
     assert str(file) in str(error.value)
     with pytest.raises(HybridMUError):
-        read_rows(str(file))
+        read_rows(str(file), COLUMNS)
 
 
 def test_a_folder_and_a_name_with_nul(tmp_path):
@@ -77,13 +81,13 @@ def test_rows_come_from_json_or_parquet(tmp_path):
     rows = [{"a": 1.5, "b": "é"}, {"a": 2.0, "b": "x"}]
     for encoding in ("utf-8", "utf-8-sig", "utf-16"):
         (tmp_path / "rows.json").write_bytes(json.dumps(rows, ensure_ascii=False).encode(encoding))
-        assert read_rows(str(tmp_path / "rows.json")) == rows
+        assert read_rows(str(tmp_path / "rows.json"), COLUMNS) == rows
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
-    assert read_rows(str(tmp_path / "rows.parquet")) == rows
+    assert read_rows(str(tmp_path / "rows.parquet"), COLUMNS) == rows
     damaged = (tmp_path / "rows.parquet").read_bytes()[:-20]
     (tmp_path / "damaged.parquet").write_bytes(damaged)
     with pytest.raises(HybridMUError, match="a Parquet file"):
-        read_rows(str(tmp_path / "damaged.parquet"))
+        read_rows(str(tmp_path / "damaged.parquet"), COLUMNS)
     for text, says in (
         ("a,b\n1,2\n", "CSV"),
         ("a;b\n", "CSV"),
@@ -93,7 +97,75 @@ def test_rows_come_from_json_or_parquet(tmp_path):
     ):
         (tmp_path / "rows.csv").write_text(text)
         with pytest.raises(RequestError, match=says):
-            read_rows(str(tmp_path / "rows.csv"))
+            read_rows(str(tmp_path / "rows.csv"), COLUMNS)
+
+
+NOT_UTF8 = pa.StringArray.from_buffers(2, pa.py_buffer(np.array([0, 1, 2], np.int32)), pa.py_buffer(b"\xff\xfe"))
+UNSAYABLE = {
+    "a year beyond 9999": pa.array([2**61, 1], pa.timestamp("us")),
+    "a year beyond 9999 in a zone": pa.array([2**60, 1], pa.timestamp("us", tz="UTC")),
+    "milliseconds": pa.array([2**60, 1], pa.timestamp("ms")),
+    "a far day": pa.array([2**30, 1], pa.int32()).cast(pa.date32()),
+    "another far day": pa.array([86_400_000 * 10**8, 0], pa.int64()).cast(pa.date64()),
+    "a long duration": pa.array([2**62, 1], pa.duration("us")),
+    "text that is no UTF-8": NOT_UTF8,
+}
+
+
+@pytest.mark.parametrize("what", UNSAYABLE)
+def test_a_column_that_python_has_no_values_for_is_named_or_not_read(tmp_path, what):
+    """Nobody asks for it, or it is the caller's mistake; it never ends in a traceback."""
+    file = tmp_path / "rows.parquet"
+    pq.write_table(pa.table({"a": [1.0, 2.0], "b": ["x", "y"], "c": UNSAYABLE[what]}), file)
+    assert read_rows(str(file), COLUMNS) == [{"a": 1.0, "b": "x"}, {"a": 2.0, "b": "y"}]
+    for kind in ("number", "hash"):
+        with pytest.raises(DataError, match="column 'c'"):
+            read_rows(str(file), (*COLUMNS, Column("c", kind, 4)))
+
+
+def test_a_table_of_rows_has_the_columns_that_are_asked_for(tmp_path):
+    file = tmp_path / "rows.parquet"
+    pq.write_table(pa.table({"a": [1.0], "l": [[1, 2]], "n": pa.nulls(1)}), file)
+    with pytest.raises(DataError, match="column 'b' is missing"):
+        read_rows(str(file), COLUMNS)
+    numbers, none = Column("l", "list", 3, fill=0), Column("n", "number", 2, fill=0)
+    assert read_rows(str(file), (COLUMNS[0], numbers, none)) == [{"a": 1.0, "l": [1, 2], "n": None}]
+    with pytest.raises(DataError, match=r"column 'l' of .* another length"):
+        read_rows(str(file), (Column("l", "list", 3),))
+
+
+def test_rows_lie_where_a_training_table_may_lie(tmp_path):
+    """Only the log of such a table knows which of its rows are live; a folder without one is a table as in training."""
+    folder = tmp_path / "table"
+    folder.mkdir()
+    for name, value in (("1.parquet", 1.0), ("2.parquet", 2.0)):
+        pq.write_table(pa.table({"a": [value], "b": ["x"]}), folder / name)
+    assert read_rows(str(folder), COLUMNS) == [{"a": 1.0, "b": "x"}, {"a": 2.0, "b": "x"}]
+    for log, format_ in (("_delta_log", "Delta"), (".hoodie", "Hudi"), ("metadata/v1.metadata.json", "Iceberg")):
+        (folder / log).mkdir(parents=True)
+        for source in (folder, folder / "1.parquet"):
+            with pytest.raises(DataError, match=format_):
+                read_rows(str(source), COLUMNS)
+        (folder / log).rmdir()
+    with pytest.raises(DataError, match="Parquet"):
+        read_rows(str(tmp_path / "table" / "metadata"), COLUMNS)
+
+
+def test_parquet_on_standard_input_is_refused(tmp_path, monkeypatch):
+    pq.write_table(pa.table({"a": [1.0], "b": ["x"]}), tmp_path / "rows.parquet")
+    with (tmp_path / "rows.parquet").open("rb") as file:
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(file))
+        with pytest.raises(RequestError, match="standard input is a Parquet file"):
+            read_rows("-", COLUMNS)
+
+
+@pytest.mark.parametrize(
+    "text", ['[{"a": 1, "a": 2}]', '{"rows": [], "a": 1, "a": 1}', '[{"x": {"a": 1, "\\u0061": 2}}]']
+)
+def test_a_name_that_stands_twice_is_said(tmp_path, text):
+    (tmp_path / "rows.json").write_text(text)
+    with pytest.raises(RequestError, match="the name 'a' stands twice"):
+        read_rows(str(tmp_path / "rows.json"), COLUMNS)
 
 
 # ---------------------------------------------------------------------- through the command line

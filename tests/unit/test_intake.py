@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import hybridmu
-from hybridmu.core.proof.certificate import check
+from hybridmu.core.proof.certificate_check import check
 from hybridmu.errors import AdmissionError, ConflictError, HybridMUError, RequestError, StateError
 from hybridmu.store.certificates import Certificates
 from hybridmu.store.ledger import tables as t

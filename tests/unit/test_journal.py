@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import hybridmu
-from hybridmu.core.proof.certificate import check_chain
+from hybridmu.core.proof.certificate_check import check_chain
 from hybridmu.errors import CorruptBlobError, StateError
 from hybridmu.faults import observe
 from hybridmu.store.certificates import Certificates

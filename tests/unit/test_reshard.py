@@ -10,7 +10,7 @@ import pytest
 
 from hybridmu import faults
 from hybridmu.config import Settings
-from hybridmu.core.proof.certificate import check
+from hybridmu.core.proof.certificate_check import check
 from hybridmu.errors import StateError
 from hybridmu.store.certificates import Certificates
 from hybridmu.store.keyring import Keyring

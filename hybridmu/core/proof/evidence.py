@@ -18,10 +18,11 @@ from hybridmu.core.proof import merkle
 from hybridmu.core.proof.lineage import Lineage, Link, rechain
 from hybridmu.core.proof.merkle import Absence, Inclusion
 from hybridmu.errors import CertificateRefusedError
-from hybridmu.types import UPDATES
+from hybridmu.types import UPDATES, StrategyName
 
 Hash = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 ChainKey = Annotated[str, Field(pattern="^[0-9a-f]{48}$")]
+Weights = Annotated[str, Field(pattern="^[0-9a-f]{48}$")]
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 
 
@@ -49,8 +50,8 @@ class Document(BaseModel):
 class Stage(Document):
     """One removal that the shard went through for the request: by which strategy, first in which version."""
 
-    strategy: str
-    version: Count
+    strategy: StrategyName
+    version: Annotated[Count, Field(ge=1)]
     exact: bool
 
 
@@ -75,7 +76,7 @@ class ShardState(Document):
 
     head: ChainKey
     links: tuple[ChainLink, ...]
-    weights: str | None
+    weights: Weights | None
 
     @classmethod
     def of(cls, lineage: Lineage, weights: str | None) -> ShardState:

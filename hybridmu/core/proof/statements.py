@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hybridmu.core.proof.evidence import ShardEvidence
+from hybridmu.types import KeyKind
 
 NOT_PROVEN = (
     "That the trees held every row of the table, and in order: whoever signs vouches for that.",
@@ -19,28 +20,69 @@ _NO_ROW = (
     "no training row of the request was in a trained slice: its rows were in validation or test tables, or were "
     "forgotten before a model saw them"
 )
+_NOT_REWRITTEN = (
+    "That rows were taken out of a table: the purge counts none that it rewrote, as one does that is begun again after "
+    "it was interrupted."
+)
 
 
-def unshown(shards: Sequence[ShardEvidence]) -> list[str]:
-    """Return what certificates of this evidence do not show."""
-    if any(shard.proofs for shard in shards):
-        return list(NOT_PROVEN)
-    return [
-        *NOT_PROVEN,
-        f"That rows left a model: {_NO_ROW}. There is no proof, only the search that the signer states.",
-    ]
+def unshown(shards: Sequence[ShardEvidence], kinds: Sequence[KeyKind]) -> list[str]:
+    """Return what certificates of this evidence do not show.
+
+    Args:
+        shards: The evidence.
+        kinds: Of every forgotten key.
+    """
+    rows, count = _rows(shards), len(kinds)
+    if not rows:
+        more = [f"That rows left a model: {_NO_ROW}. There is no proof, only the search that the signer states."]
+    elif "group" in kinds and count > 1:
+        more = [
+            f"That every key had rows that left a model: of how many of the {count} keys the {rows} proof(s) are can't "
+            "be told from outside."
+        ]
+    elif "group" not in kinds and rows < count:
+        more = [
+            f"That a row of every key left a model: {rows} of {count} keys have a proof. The others had no row in a "
+            "trained slice, as the signer says."
+        ]
+    else:
+        more = []
+    return [*NOT_PROVEN, *more]
 
 
-def shown(shards: Sequence[ShardEvidence]) -> list[str]:
-    """Return what a certificate that holds shows of its shards."""
-    proven = [shard for shard in shards if shard.proofs]
+def admits(told: Sequence[str], shards: Sequence[ShardEvidence], kinds: Sequence[KeyKind]) -> bool:
+    """Return whether a document says what it does not show, in these words and no others.
+
+    What is special to its evidence may be missing: earlier releases said less of it, and whoever checks says it anyway.
+
+    Args:
+        told: What the document says.
+        shards: Its evidence.
+        kinds: Of every key in it.
+    """
+    return list(told) in (list(NOT_PROVEN), unshown(shards, kinds))
+
+
+def shown(shards: Sequence[ShardEvidence], kinds: Sequence[KeyKind]) -> list[str]:
+    """Return what a certificate that holds shows.
+
+    Args:
+        shards: Its evidence.
+        kinds: Of every forgotten key.
+    """
+    proven, count = [shard for shard in shards if shard.proofs], len(kinds)
     if not proven:
-        return [f"No proof of a removal: {_NO_ROW}."]
-    rows, names = sum(len(shard.proofs) for shard in proven), _names(proven)
+        return [f"No proof of a removal: {_NO_ROW}.", f"0 of {count} keys have a proof."]
+    rows, names = _rows(shards), _names(proven)
     found = [
         f"{rows} training row(s) were in the slices that the old sub-models were trained on, and are not in those of "
         f"the new ones: shard(s) {names}."
     ]
+    if "group" in kinds and count > 1:  # a group has many rows, or none; and a row may be that of an id and of a group
+        found.append(f"There are {rows} proof(s) for {count} keys, groups among them: some may have none.")
+    else:  # an id has one training row
+        found.append(f"{min(rows, count)} of {count} keys have a proof.")
     if same := [shard for shard in proven if shard.before.weights == shard.after.weights]:
         found.append(
             f"The weights of shard(s) {_names(same)} are as before: a new training without the rows gave the same "
@@ -53,7 +95,24 @@ def shown(shards: Sequence[ShardEvidence]) -> list[str]:
 
 def shown_by(document: Mapping[str, Any]) -> list[str]:
     """Return what a certificate shows that holds, from its JSON document."""
-    return shown([ShardEvidence.model_validate(shard, strict=False) for shard in document["shards"]])
+    return shown(*_evidence(document))
+
+
+def unshown_by(document: Mapping[str, Any]) -> list[str]:
+    """Return what a certificate that holds does not show, whatever it says of that itself."""
+    found = unshown(*_evidence(document))
+    if document["purge"]["rows"] and not document["purge"]["tables"]:
+        found.append(_NOT_REWRITTEN)
+    return found
+
+
+def _evidence(document: Mapping[str, Any]) -> tuple[list[ShardEvidence], list[KeyKind]]:
+    shards = [ShardEvidence.model_validate(shard, strict=False) for shard in document["shards"]]
+    return shards, [key["kind"] for key in document["keys"]]
+
+
+def _rows(shards: Sequence[ShardEvidence]) -> int:
+    return sum(len(shard.proofs) for shard in shards)
 
 
 def _names(shards: Sequence[ShardEvidence]) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from hybridmu.config import Settings
 from hybridmu.core.kernel.rows import carries
-from hybridmu.core.proof.certificate import fingerprint
+from hybridmu.core.proof.document import fingerprint
 from hybridmu.core.proof.evidence import ShardEvidence
 from hybridmu.core.proof.lineage import chain
 from hybridmu.errors import RequestError, StateError
