@@ -148,6 +148,7 @@ WORKS = {
     "bfloat16 inside": Made(
         lambda f, c: Body(f, c, before=lambda x: x.bfloat16().float(), after=torch.Tensor.bfloat16)
     ),
+    "dropout that goes on": Made(after(lambda x: functional.dropout(x, 0.5, training=True))),
     "draws": Made(after(lambda x: x + 0.1 * torch.randn(x.shape[1]))),
     "transposed": Made(after(lambda x: x.t().contiguous().t())),
 }

@@ -78,7 +78,7 @@ def _imported(name: str) -> type:
         sys.path.append(here)  # a module in the current folder, as with `python -m`
     try:
         with contained():
-            found = getattr(importlib.import_module(module), attribute)
+            found: type = getattr(importlib.import_module(module), attribute)
             is_class = isinstance(found, type)
     except Exception as error:  # whatever the user's module does while it is imported
         raise ConfigError(f"task {name!r} can't be imported", got=told(error), remedy="check PYTHONPATH") from None
