@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from hybridmu.errors import UserExitError
+from hybridmu.user_code import placed
 from tests.support import make_table, settings_dict
 
 _HEAD = """import os, sys
@@ -121,3 +123,28 @@ main()
     assert done.returncode == 130
     assert done.stderr == "interrupted: nothing was changed\n"
     assert json.loads(done.stdout)["error"] == "Interrupted"
+
+
+class Own(BaseException):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("raised", "says"), [(SystemExit(3), r"SystemExit: 3 \(test_task_output\.py"), (Own("odd"), "Own: odd")]
+)
+def test_what_ends_a_process_ends_a_job_alone(raised, says):
+    @placed
+    def job() -> None:
+        raise raised
+
+    with pytest.raises(UserExitError, match=says):
+        job()
+
+
+def test_an_interrupt_of_a_job_is_an_interrupt():
+    @placed
+    def job() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        job()
