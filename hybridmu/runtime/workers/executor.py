@@ -82,7 +82,7 @@ class LocalExecutor:
             return [self._run(job)]
         except HybridMUError as error:
             return [failure(job, error)]
-        except Exception as error:  # the user's own code
+        except (Exception, SystemExit) as error:  # the user's own code
             return [failure(job, error, retryable=True)]
         except BaseException:
             self._queue.appendleft(job)  # interrupted: the caller may go on later
