@@ -16,7 +16,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from hybridmu.user_code import installed
+from hybridmu.user_code import contained, installed
 
 # Logical name → file under core/. A file may be renamed; its logical name stays, and with it every checkpoint.
 KERNEL: dict[str, str] = {
@@ -193,7 +193,8 @@ def _collect(module: str, found: dict[str, bytes], versions: Mapping[str, str]) 
     for node in ast.walk(tree):
         for name in _named(node, package):
             try:
-                _collect(name, found, versions)
+                with contained():
+                    _collect(name, found, versions)
             except Exception:  # finding it may run the user's packages; what fails there is not reached
                 continue
 

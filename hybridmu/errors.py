@@ -18,6 +18,7 @@
     ├── CorruptBlobError       stored bytes do not match their hash
     ├── CertificateRefusedError  the evidence does not show what a certificate would say
     ├── StrategyUnavailableError  a forced strategy can't run here
+    ├── UserExitError          the task's code raised what ends a process
     ├── DivergedError          training produced non-finite weights
     ├── ShardFailedError       a shard job failed after all its attempts
     ├── PurgeError             something that must be gone was found
@@ -162,6 +163,24 @@ class CertificateRefusedError(HybridMUError):
 
 class StrategyUnavailableError(HybridMUError):
     """A forced strategy can't run on this shard."""
+
+
+class UserExitError(HybridMUError):
+    """The task's code raised what ends a process: `sys.exit()`, or an exception of its own outside of `Exception`.
+
+    Args:
+        got: What it raised, in words.
+        name: The name of its class.
+    """
+
+    def __init__(self, got: str, name: str) -> None:
+        self.name = name
+        super().__init__(
+            "the task's code raised what ends a process",
+            expected="an exception derived from Exception",
+            got=got,
+            remedy="no sys.exit() in a task",
+        )
 
 
 class DivergedError(HybridMUError):

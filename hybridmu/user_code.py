@@ -5,12 +5,13 @@ from __future__ import annotations
 import site
 import sysconfig
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from hybridmu.errors import HybridMUError
+from hybridmu.errors import HybridMUError, UserExitError
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -26,8 +27,34 @@ def installed(path: Path) -> bool:
     return any(path.resolve().is_relative_to(Path(root).resolve()) for root in roots)
 
 
+@contextmanager
+def contained() -> Iterator[None]:
+    """Keep user code from ending this process: what it raises outside of `Exception` becomes an error like others.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        KeyboardInterrupt: As it came: it is the person at the keyboard who wants the process to end.
+        UserExitError: In place of SystemExit and its like.
+    """
+    try:
+        yield
+    except (Exception, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        raise UserExitError(told(error), type(error).__name__) from error
+
+
+def kind(error: Exception) -> str:
+    """Return the name of an exception's class, for those who must not read its text: a row may stand in it."""
+    return error.name if isinstance(error, UserExitError) else type(error).__name__
+
+
 def told(error: BaseException) -> str:
     """Return what an exception says: `KeyError: 'gain' (nets.py:6)`; one of ours speaks for itself."""
+    if isinstance(error, UserExitError):
+        return error.got
     if isinstance(error, HybridMUError):
         return str(error)
     name, text, (where, _, line) = type(error).__name__, _text(error), _place(error).partition(": ")
@@ -46,7 +73,8 @@ def placed(function: Callable[P, R]) -> Callable[P, R]:
     @wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
-            return function(*args, **kwargs)
+            with contained():
+                return function(*args, **kwargs)
         except HybridMUError:
             raise
         except Exception as error:
@@ -57,10 +85,16 @@ def placed(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def _text(error: BaseException) -> str:
-    """Return an exception's own words, as a database and a log can hold them."""
+    """Return an exception's own words, as a database and a log can hold them.
+
+    Raises:
+        KeyboardInterrupt: As it came.
+    """
     try:
         text = str(error).strip()
-    except Exception as broken:  # a class of the user's
+    except KeyboardInterrupt:
+        raise
+    except BaseException as broken:  # a class of the user's
         return f"its text can't be read: {type(broken).__name__}"
     text = text if len(text) <= _LONGEST else f"{text[:_LONGEST]} …"
     return text.replace("\0", "�").encode("utf-8", "replace").decode()

@@ -101,7 +101,8 @@ def show(number: int, config_file: ConfigOption, as_json: JsonOption = False) ->
     """Print one certificate."""
     with errors(as_json):
         document = _store(config_file).get(number)
-    emit(document, as_json, lambda: print(json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False)))
+    text = json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False)
+    emit(document, as_json, lambda: print(text, file=out.file))
 
 
 @app.command()

@@ -6,6 +6,7 @@ import getpass
 import json
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ from hybridmu.report.json_values import finite
 from hybridmu.report.terminal import Description, Terminal
 from hybridmu.runtime.coordinator.coordinator import Snapshot
 from hybridmu.system.system import Watcher
+from hybridmu.user_code import contained
 
 ConfigOption = Annotated[Path, typer.Option("-c", "--config", help="YAML configuration.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
@@ -68,8 +70,47 @@ def _usage(as_json: bool) -> Iterator[None]:
                 "got": "",
                 "remedy": remedy,
             }
-            print(json.dumps(document))
+            _write(document)
         raise
+
+
+@contextmanager
+def results_apart() -> Iterator[None]:
+    """Keep standard output for results: what else writes to it, a task's code or Ray, writes to standard error.
+
+    In a process of its own this goes below Python, to what children and libraries write, and lasts: threads and exit
+    handlers of a task may print when the verb is over. In somebody else's process it ends with the block.
+
+    Yields:
+        Nothing.
+    """
+    given = sys.stdout
+    if out.file is not given:  # it is apart already
+        yield
+    elif given is None or given is sys.__stdout__:
+        _move_standard_output()
+        yield
+    else:
+        out.file, sys.stdout = given, sys.stderr
+        try:
+            yield
+        finally:
+            out.file, sys.stdout = None, given  # type: ignore[assignment]
+
+
+def _move_standard_output() -> None:
+    """Write results to what standard output was, and make standard output what standard error is."""
+    if sys.stdout is None or sys.stderr is None:  # closed by whoever started this process
+        return
+    sys.stdout.flush()
+    kept = os.dup(sys.stdout.fileno())
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    # For as long as the process lives.
+    out.file = open(kept, "w", encoding=sys.stdout.encoding, errors=sys.stdout.errors)  # noqa: SIM115
+
+
+def _write(document: Any) -> None:
+    print(json.dumps(document), file=out.file, flush=True)
 
 
 @contextmanager
@@ -84,10 +125,11 @@ def errors(as_json: bool, interrupted: str = "nothing was changed") -> Iterator[
         Exit: In place of the error.
     """
     try:
-        yield
+        with results_apart(), contained():
+            yield
     except KeyboardInterrupt:
         if as_json:
-            print(json.dumps({"error": "Interrupted", "what": interrupted, "expected": "", "got": "", "remedy": ""}))
+            _write({"error": "Interrupted", "what": interrupted, "expected": "", "got": "", "remedy": ""})
         err.print(f"interrupted: {interrupted}", soft_wrap=True)
         raise typer.Exit(_INTERRUPTED) from None
     except (HybridMUError, OSError) as error:
@@ -99,7 +141,7 @@ def errors(as_json: bool, interrupted: str = "nothing was changed") -> Iterator[
                 document |= {name: getattr(error, name) for name in ("what", "expected", "got", "remedy")}
             if isinstance(error, UnknownKeysError):
                 document["unknown"] = list(error.unknown)
-            print(json.dumps(document))
+            _write(document)
         err.print("error", style="red", end=" ")
         err.print(f"{type(error).__name__}: {what}", soft_wrap=True)
         raise typer.Exit(2) from None
@@ -162,7 +204,7 @@ def operator() -> str:
 def emit(result: Any, as_json: bool, show: Callable[[], object]) -> None:
     """Print a result: one JSON document, or what `show` prints for people."""
     if as_json:
-        print(json.dumps(finite(result), default=str))
+        print(json.dumps(finite(result), default=str), file=out.file, flush=True)
     else:
         show()
 
@@ -181,4 +223,4 @@ def warn(warnings: Iterable[str]) -> None:
 def print_table(table: Table) -> None:
     """Print a table; where no terminal shows it, as wide as it is: a file or a pipe gets every cell whole."""
     table.columns[0].no_wrap = True  # ids are copied
-    (out if out.is_terminal else Terminal(width=_WIDEST)).print(table)
+    (out if out.is_terminal else Terminal(width=_WIDEST, file=out.file)).print(table)

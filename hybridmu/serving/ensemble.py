@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import islice
 from typing import Any, TypeVar
@@ -14,11 +15,12 @@ import torch
 from hybridmu.core.aggregate import aggregate
 from hybridmu.core.kernel.model import SubModel
 from hybridmu.core.kernel.table_encoder import Encoder
-from hybridmu.errors import DataError, HybridMUError, StateError
+from hybridmu.errors import DataError, HybridMUError, StateError, UserExitError
 from hybridmu.runtime.workers.context import Site
 from hybridmu.serving.forward_passes import Forward, fastest
 from hybridmu.serving.table_rows import RowEncoder
 from hybridmu.types import ModelVersion
+from hybridmu.user_code import kind
 
 _SAMPLE_ROWS = 16
 _QUICK_SECONDS = 0.005
@@ -107,7 +109,7 @@ class Ensemble:
         """Return whether so many rows are answered here within milliseconds, going by what a sample took."""
         if self.way == "spread":
             return False
-        forward = self.seconds.get(self.way, 0.0) * max(1.0, rows / _SAMPLE_ROWS)
+        forward = self.seconds.get(self.way, math.inf) * max(1.0, rows / _SAMPLE_ROWS)
         return forward < _QUICK_SECONDS and rows * (self._rows.cells + len(self.encoder.classes)) <= _QUICK_CELLS
 
     def encode(self, rows: Sequence[dict[str, Any]]) -> npt.NDArray[np.float32]:
@@ -141,12 +143,25 @@ class Ensemble:
         logits = self.logits(x)
         if self.withheld:  # a sub-model that is run and not counted costs less than other batches of weights
             logits = logits[[place for place, shard in enumerate(self.models) if shard not in self.withheld]]
-        return aggregate(logits, self.how).numpy()
+        return aggregate(logits, self.how).float().numpy()
 
     @torch.no_grad()
     def logits(self, x: npt.NDArray[np.float32]) -> torch.Tensor:
-        """Return what all sub-models say, float32 [sub-models, n, classes], in the order of `models`."""
-        return self._forward(torch.from_numpy(x))
+        """Return what all sub-models say, floats of 32 bits or more [sub-models, n, classes], in the order of `models`.
+
+        Raises:
+            DataError: A sub-model has not one answer for every row.
+        """
+        said = self._forward(torch.from_numpy(x))
+        expected = [len(self.models), len(x), len(self.encoder.classes)]
+        if list(said.shape) != expected:
+            raise DataError(
+                "the model does not answer every row",
+                expected=f"logits {expected[1:]}",
+                got=str(list(said.shape[1:])),
+                remedy="mend the task's model; these rows are not at fault",
+            )
+        return said.to(torch.promote_types(said.dtype, torch.float32))  # NumPy has no bfloat16
 
     def answer(self, x: npt.NDArray[np.float32]) -> dict[str, Any]:
         """Return the JSON-able answer for encoded rows: label and probability per class, and the version.
@@ -157,10 +172,12 @@ class Ensemble:
         """
         try:
             found = self.probabilities(x)
+        except UserExitError as error:
+            raise DataError("the model can't answer these rows", got=kind(error)) from error
         except HybridMUError:
             raise
         except Exception as error:
-            raise DataError("the model can't answer these rows", got=type(error).__name__) from error
+            raise DataError("the model can't answer these rows", got=kind(error)) from error
         if not np.isfinite(found).all():
             raise DataError("the model has no finite answer to these rows", remedy="check their numbers")
         return self._named(self.label(found))

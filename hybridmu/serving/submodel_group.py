@@ -23,6 +23,7 @@ from hybridmu.runtime.workers.context import Site
 from hybridmu.serving.ensemble import Ensemble, removed_of, sample
 from hybridmu.serving.follower import Follower
 from hybridmu.types import ModelVersion
+from hybridmu.user_code import kind
 
 Array = npt.NDArray[np.float32]
 # Shards, and what their sub-models say: float32 [shards, n, classes]. None: that version is not to be had.
@@ -146,8 +147,10 @@ class Voters(Follower):
         try:
             # What came through Ray can't be written to, which torch warns of.
             return shards, held.logits(np.array(x)).numpy() if shards else none
+        except DataError:
+            raise
         except Exception as error:  # of the user's model
-            raise DataError("a sub-model can't answer these rows", got=type(error).__name__) from error
+            raise DataError("a sub-model can't answer these rows", got=kind(error)) from error
 
     def _load(self, version: int) -> Ensemble:
         with self._loading:

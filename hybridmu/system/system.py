@@ -186,6 +186,7 @@ class System(NewRows, Operating, Auditing, Sizing):
             rows: Each as column → value with every feature column.
 
         Raises:
+            ConfigError: The task makes no model that the stored weights fit.
             DataError: A row can't be answered.
             StateError: Nothing was trained here, or no shard is left to vote.
         """

@@ -123,3 +123,86 @@ def test_long_work_is_told_from_quick_work():
 def test_without_rows_there_is_nothing_to_answer():
     with pytest.raises(DataError, match="no rows"):
         ensemble().encode([])
+
+
+# ---------------------------------------------------------------------- models of users
+
+
+class Told(nn.Module):
+    """A linear layer whose logits a function changes."""
+
+    def __init__(self, change):
+        super().__init__()
+        self.h, self.change = nn.Linear(2, 2), change
+
+    def forward(self, x):
+        return self.change(self.h(x), x)
+
+
+def of(change, count: int = 3) -> Ensemble:
+    torch.manual_seed(0)
+    made = {n: (f"blob{n}", SubModel(Told(change)).eval()) for n in range(count)}
+    return Ensemble(7, made, ENCODER, "mean")
+
+
+def asked(found: Ensemble, *numbers: float):
+    return found.answer(found.encode(rows(*numbers)))["predictions"]
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16, torch.float64])
+def test_logits_of_any_width_are_answered(kind):
+    plain, other = (asked(of(change), 1.0, -2.0) for change in (lambda h, _: h, lambda h, _: h.to(kind)))
+    for one, two in zip(plain, other, strict=True):
+        assert one["probabilities"] == pytest.approx(two["probabilities"], abs=0.02)
+
+
+@pytest.mark.parametrize(
+    "change", [lambda h, _: h[:3], lambda h, _: torch.cat([h, h]), lambda h, _: h[:, :1], lambda h, _: h[:, :, None]]
+)
+def test_a_model_must_answer_every_row(change):
+    found = of(change)
+    with pytest.raises(DataError, match="does not answer every row"):
+        asked(found, *map(float, range(7)))
+    several = found.answers([rows(1.0, 2.0, 3.0, 4.0), rows(5.0, 6.0)])
+    assert all(isinstance(one, DataError) or len(one["predictions"]) == 2 for one in several)
+
+
+class Ends(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), Ends("row 17")])
+def test_a_model_that_ends_the_process_refuses_its_rows_alone(error):
+    def leave(h, x):
+        if (x.abs() > 50).any():
+            raise error
+        return h
+
+    found = of(leave)
+    with pytest.raises(DataError, match="can't answer these rows") as said:
+        asked(found, 99.0)
+    assert said.value.got == type(error).__name__, "its words may name a row"
+    right, wrong = found.answers([rows(1.0), rows(99.0)])
+    assert isinstance(wrong, DataError)
+    assert right["predictions"]
+
+
+def test_an_interrupt_of_a_forward_pass_is_an_interrupt():
+    def interrupt(h, x):
+        if (x.abs() > 50).any():
+            raise KeyboardInterrupt
+        return h
+
+    with pytest.raises(KeyboardInterrupt):
+        asked(of(interrupt), 99.0)
+
+
+def test_a_model_that_cannot_answer_zeros_answers_other_rows():
+    def refuse(h, x):
+        if (x == 0).all():
+            raise ValueError("no zeros")
+        return h
+
+    found = of(refuse)
+    assert (found.way, found.seconds, found.quick(1)) == ("loop", {}, False)
+    assert asked(found, 1.0)

@@ -117,6 +117,10 @@ class Masked(Body):
         return self.h(x * self.mask)
 
 
+def ignore(logits, y):
+    return functional.cross_entropy(logits, y, ignore_index=2)
+
+
 WORKS = {
     "linear": Linear(),
     "mlp": Mlp([8]),
@@ -138,6 +142,14 @@ WORKS = {
     ),
     "ignored class": Made(nn.Linear, lambda logits, y: functional.cross_entropy(logits, y, ignore_index=0)),
     "penalised": Made(nn.Linear, lambda logits, y: functional.cross_entropy(logits, y) + 0.1 * logits.square().mean()),
+    "another class masked": Made(
+        after(lambda x: torch.cat([x[:, :2], torch.full_like(x[:, 2:], -torch.inf)], dim=1)), ignore
+    ),
+    "bfloat16 inside": Made(
+        lambda f, c: Body(f, c, before=lambda x: x.bfloat16().float(), after=torch.Tensor.bfloat16)
+    ),
+    "dropout that goes on": Made(after(lambda x: functional.dropout(x, 0.5, training=True))),
+    "draws": Made(after(lambda x: x + 0.1 * torch.randn(x.shape[1]))),
     "transposed": Made(after(lambda x: x.t().contiguous().t())),
 }
 
@@ -239,6 +251,53 @@ def with_buffer(value):
     return make
 
 
+class Ends(BaseException):
+    pass
+
+
+def leaves(error):
+    def leave(*_):
+        raise error
+
+    return leave
+
+
+class Evaluated(Body):
+    """In evaluation mode, and when it is `still`, something else is done to its logits."""
+
+    def __init__(self, f, c, change, still=False):
+        super().__init__(f, c)
+        self.change = change
+        if still:
+            nn.init.zeros_(self.h.weight)
+            nn.init.zeros_(self.h.bias)
+
+    def forward(self, x):
+        return self.h(x) if self.training else self.change(self.h(x))
+
+
+class Learns(nn.Module):
+    """A task whose loss has a parameter."""
+
+    def __init__(self):
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(1))
+
+    def model(self, f, c):
+        return nn.Linear(f, c)
+
+    def loss(self, logits, y):
+        return functional.cross_entropy(logits * self.gain, y)
+
+
+GAIN = torch.ones(1, requires_grad=True)
+
+
+class BadState(Body):
+    def state_dict(self, *args, **kwargs):
+        raise RuntimeError("no state")
+
+
 def asserts(x):
     assert x.shape[1] == 99
 
@@ -299,6 +358,42 @@ REFUSED = {
         Made(nn.Linear, lambda logits, y: functional.cross_entropy(logits.detach(), y)),
         "can't be differentiated",
     ),
+    "exit in model": (
+        Made(leaves(SystemExit(2))),
+        r"fails in its model\n  got: SystemExit: 2 \(test_task_check\.py:\d+\)",
+    ),
+    "exit without a word": (Made(leaves(SystemExit())), r"fails in its model\n  got: SystemExit"),
+    "exit in forward": (Made(after(leaves(SystemExit(2)))), r"asked about 2 row\(s\)\n  got: SystemExit: 2"),
+    "exit in loss": (Made(nn.Linear, leaves(SystemExit(2))), r"model or loss, in training mode\n  got: SystemExit: 2"),
+    "BaseException": (Made(leaves(Ends("odd"))), r"fails in its model\n  got: Ends: odd"),
+    "bad state": (Made(BadState), r"fails in its model\n  got: RuntimeError: no state"),
+    "minus the mean": (Made(lambda f, c: Body(f, c, before=lambda x: x - x.mean(0))), r"otherwise beside other rows"),
+    "minus the mean, from zero": (
+        Made(lambda f, c: Evaluated(f, c, lambda x: x - 0.1 * x.mean(0), still=True)),
+        r"answers a row otherwise beside other rows",
+    ),
+    "by count": (Made(after(lambda x: x / len(x))), r"answers a row otherwise beside other rows"),
+    "by place": (Made(after(lambda x: x * torch.arange(1, len(x) + 1)[:, None])), r"otherwise beside other rows"),
+    "few answers": (Made(after(lambda x: x[:3])), r"returns \[3, 3\] for 12 row\(s\)\n  expected: \[12, 3\]"),
+    "infinite": (
+        Made(lambda f, c: Evaluated(f, c, lambda x: x + torch.inf)),
+        r"returns no logits for 2 row\(s\)[\s\S]*got: infinite ones",
+    ),
+    "all masked": (Made(lambda f, c: Evaluated(f, c, lambda x: x - torch.inf)), "got: infinite ones"),
+    "NaN loss": (
+        Made(nn.Linear, lambda logits, y: functional.cross_entropy(logits, y) * float("nan")),
+        r"a loss that is never finite[\s\S]*got: nan for every one",
+    ),
+    "infinite loss": (
+        Made(nn.Linear, lambda logits, y: functional.cross_entropy(logits, y) / 0.0),
+        r"a loss that is never finite[\s\S]*got: inf for every one",
+    ),
+    "NaN in training": (Made(lambda f, c: NoNumbers(f, c)), r"a loss that is never finite"),
+    "learns itself": (Learns(), r"has parameters of its own, which would never be trained"),
+    "learns outside": (
+        Made(nn.Linear, lambda logits, y: functional.cross_entropy(logits * GAIN, y)),
+        r"has parameters of its own, which would never be trained",
+    ),
     "loss fails": (Made(nn.Linear, lambda logits, y: {}["z"]), "fails in its model or loss, in training"),
     "own batch statistics": (
         Made(lambda f, c: Body(f, c, before=lambda x: x - x[1])),
@@ -309,6 +404,11 @@ REFUSED = {
         r"can't be trained on a single row[\s\S]*ValueError: two, please",
     ),
 }
+
+
+class NoNumbers(Body):
+    def forward(self, x):
+        return self.h(x) * (torch.nan if self.training else 1.0)
 
 
 class NeedsTwo(Body):
@@ -333,6 +433,17 @@ def test_a_batch_of_one_row_cannot_teach_batch_statistics():
 def test_parts_of_a_batch_have_no_statistics_of_it():
     with pytest.raises(ConfigError, match="parts of a batch do not have"):
         check(trial(WORKS["batch norm"], parts=2))
+
+
+def test_an_interrupt_in_a_task_is_an_interrupt():
+    with pytest.raises(KeyboardInterrupt):
+        check(trial(Made(leaves(KeyboardInterrupt()))))
+
+
+def test_a_loss_that_is_no_number_for_the_classes_at_hand_passes():
+    given = trial(WORKS["weightless class"])
+    given.rows.y.zero_()
+    assert check(given)
 
 
 def test_what_trained_before_may_need_two_rows():

@@ -96,6 +96,28 @@ def test_only_a_class_says_by_its_source_what_it_does(module, text):
         ("class Net(:\n", r"can't be imported\n  got: SyntaxError"),
         ("raise RuntimeError('no licence')\n", r"RuntimeError: no licence \(sourced_\d+\.py:1\)"),
         ("import sys\nsys.exit(3)\n", r"SystemExit: 3 \(sourced_\d+\.py:2\)"),
+        (
+            "class Own(BaseException): pass\nraise Own('odd')\n",
+            r"can't be imported\n  got: Own: odd \(sourced_\d+\.py:2\)",
+        ),
+        ("class Net:\n    def __init__(self): raise SystemExit(3)\n", r"can't be made[\s\S]*SystemExit: 3 \(sourced_"),
+        (
+            "class Meta(type):\n    def __call__(self): raise SystemExit\nclass Net(metaclass=Meta): pass\n",
+            r"can't be made with these options\n  got: SystemExit",
+        ),
+        (
+            "class Net:\n    @property\n    def model(self): raise RuntimeError('no model')\n",
+            r"fails when it is asked for its 'model'\n  got: RuntimeError: no model \(sourced_\d+\.py:3\)",
+        ),
+        (
+            "class Net:\n    model = print\n    @property\n    def loss(self): raise SystemExit(2)\n",
+            r"fails when it is asked for its 'loss'\n  got: SystemExit: 2",
+        ),
+        (
+            "class Odd(BaseException):\n    def __str__(self): raise Odd\n"
+            "class Net:\n    def __init__(self): raise Odd\n",
+            r"got: Odd: its text can't be read: Odd",
+        ),
         ("class Outer:\n    class Net: pass\n", "has no attribute 'Net'"),
         ("class Net:\n    pass\n", "no method 'model'"),
         ("class Net:\n    def __init__(self): self.x = {}['gain']\n", r"KeyError: 'gain' \(sourced_\d+\.py:2\)"),

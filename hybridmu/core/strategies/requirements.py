@@ -10,7 +10,7 @@ from hybridmu.core.kernel.training import trained
 from hybridmu.core.strategies.curvature import gauss_newton
 from hybridmu.core.tasks.base import Task
 from hybridmu.types import StrategyName
-from hybridmu.user_code import told
+from hybridmu.user_code import contained, told
 
 _BY_GRADIENTS: tuple[StrategyName, ...] = ("dpus", "dpus-optimised", "dpus-newton")
 
@@ -31,16 +31,18 @@ def unfit_updates(model: SubModel, task: Task, features: int) -> dict[StrategyNa
         return dict.fromkeys(_BY_GRADIENTS, "the model has no parameter that is trained")
     x, y = torch.zeros(2, features), torch.zeros(2, dtype=torch.int64)
     try:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), contained():
             task.loss(model.eval()(x), y)
     except Exception:  # of the user's code, which no real row may raise
         return {}
     try:
-        gradients_of(model, task, parameters)(x, y)
+        with contained():
+            gradients_of(model, task, parameters)(x, y)
     except Exception as error:
         return dict.fromkeys(_BY_GRADIENTS, f"the model's loss has no gradient in evaluation mode: {told(error)}")
     try:
-        gauss_newton(model, x)([torch.zeros_like(parameter) for parameter in parameters])
+        with contained():
+            gauss_newton(model, x)([torch.zeros_like(parameter) for parameter in parameters])
     except Exception as error:
         return {"dpus-newton": f"a layer of the model has no second derivative: {told(error)}"}
     return {}

@@ -11,7 +11,7 @@ from typing import Any
 from hybridmu.core.tasks.base import Task
 from hybridmu.core.tasks.networks import Cnn, Linear, Mlp
 from hybridmu.errors import ConfigError
-from hybridmu.user_code import told
+from hybridmu.user_code import contained, told
 
 _BUILTIN: dict[str, type] = {"mlp": Mlp, "cnn": Cnn, "linear": Linear}
 
@@ -36,7 +36,8 @@ def make_task(name: str, options: Mapping[str, Any]) -> Task:
     """
     factory = _BUILTIN.get(name) or _imported(name)
     try:
-        task: Task = factory(**options)
+        with contained():
+            task: Task = factory(**options)
     except ConfigError:
         raise
     except TypeError as error:
@@ -45,7 +46,12 @@ def make_task(name: str, options: Mapping[str, Any]) -> Task:
         raise ConfigError(f"task {name!r} can't be made with these options", got=told(error)) from error
     _refuse_unsourced(name, {base.__module__ for base in type(task).__mro__})
     for method in ("model", "loss"):
-        if not callable(getattr(task, method, None)):
+        try:
+            with contained():
+                found = callable(getattr(task, method, None))
+        except Exception as error:  # a property, or __getattr__
+            raise ConfigError(f"task {name!r} fails when it is asked for its {method!r}", got=told(error)) from error
+        if not found:
             raise ConfigError(
                 f"task {name!r} has no method {method!r}",
                 expected="a class with the methods `model` and `loss`",
@@ -71,10 +77,12 @@ def _imported(name: str) -> type:
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.append(here)  # a module in the current folder, as with `python -m`
     try:
-        found = getattr(importlib.import_module(module), attribute)
-    except (Exception, SystemExit) as error:  # whatever the user's module does while it is imported
+        with contained():
+            found: type = getattr(importlib.import_module(module), attribute)
+            is_class = isinstance(found, type)
+    except Exception as error:  # whatever the user's module does while it is imported
         raise ConfigError(f"task {name!r} can't be imported", got=told(error), remedy="check PYTHONPATH") from None
-    if not isinstance(found, type):
+    if not is_class:
         raise ConfigError(
             f"task {name!r} is no class",
             expected="a class at the top of a module file, whose source says what it does",

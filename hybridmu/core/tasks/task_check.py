@@ -22,13 +22,15 @@ from hybridmu.core.kernel.rows import Rows
 from hybridmu.core.kernel.training import Recipe, batch_statistics, train_slice, trained
 from hybridmu.core.tasks.base import Task
 from hybridmu.errors import ConfigError, DivergedError
-from hybridmu.user_code import told
+from hybridmu.user_code import contained, told
 
 # Rows that are looked at; half of them are of slice 1, so that there is a second one to go on with.
 SAMPLE_ROWS = 16
 _LEAST_ROWS = 4
 # Losses of the same row given once and twice may differ by rounding.
 _ROUNDING = 1e-3
+# Kernels for one row and for several may round each product otherwise, to the three digits of bfloat16.
+_ROUGHLY = 5e-2
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +79,8 @@ class Trial:
             ConfigError: It raised something.
         """
         try:
-            yield
+            with contained():
+                yield
         except ConfigError:
             raise
         except Exception as error:
@@ -122,7 +125,9 @@ def check(trial: Trial, *, begins: bool = True) -> str:
     Raises:
         ConfigError: The task can't be used; the message says what it does and what it should do.
     """
-    with torch.random.fork_rng(devices=[]):
+    _check_own_parameters(trial)
+    # A model's class may bring a `state_dict`, an `eval` and a `to` of its own.
+    with torch.random.fork_rng(devices=[]), trial.calling("model"):
         first = trial.fresh()
         _check_tensors(trial, first)
         untrained = state_of(first)
@@ -136,6 +141,7 @@ def check(trial: Trial, *, begins: bool = True) -> str:
         _train(trial, again, 1)
         _check_same(trial, one, again, "trains two models that differ, with the same seed")
         _check_state(trial, first, one, two)
+        _check_rows_apart(trial, first)  # untrained, all answers may be 0
         if begins:
             _check_single(trial)
     return fingerprint(two)
@@ -179,13 +185,27 @@ def _check_tensors(trial: Trial, model: SubModel) -> None:
             trial.refuse(f"has a tensor that saving changes: {_user(name)}", got=f"{value.dtype}, {value.layout}")
 
 
+def _check_own_parameters(trial: Trial) -> None:
+    """Check that a task has nothing to learn itself."""
+    if isinstance(trial.task, torch.nn.Module) and any(p.requires_grad for p in trial.task.parameters()):
+        _refuse_untrained(trial)
+
+
+def _refuse_untrained(trial: Trial) -> None:
+    trial.refuse(
+        "has parameters of its own, which would never be trained",
+        expected="parameters of the model alone",
+        remedy="put what is learned into the module that `model` returns; what is fixed does not require gradients",
+    )
+
+
 def _check_answers(trial: Trial, model: SubModel) -> None:
-    """Check what a model answers to one row and to two."""
+    """Check what a model answers to one row and to several."""
     model.eval()
     fit_standardize(model, trial.rows)
-    for rows in (2, 1):
+    for rows in (2, 1, len(trial.rows)):
         with trial.calling(f"model, asked about {rows} row(s)"), torch.no_grad():
-            found = model(trial.rows.x[:rows])
+            found = model(trial.rows.x[:rows].clone())
         expected = str([rows, trial.classes])
         what = f"returns no logits for {rows} row(s)"
         if not isinstance(found, Tensor):
@@ -199,8 +219,58 @@ def _check_answers(trial: Trial, model: SubModel) -> None:
             )
         elif not found.dtype.is_floating_point:
             trial.refuse(what, expected="floating point", got=str(found.dtype))
-        elif found.isnan().any():
-            trial.refuse(what, expected="numbers, of an untrained model", got="NaN")
+        elif not found.double().softmax(dim=1).isfinite().all():
+            trial.refuse(
+                what,
+                expected="numbers, of an untrained model",
+                got="NaN" if found.isnan().any() else "infinite ones, which no probabilities can be made of",
+                remedy="a class that must not be answered may have -inf, but not every class of a row",
+            )
+    _check_rows_apart(trial, model)
+
+
+def _check_rows_apart(trial: Trial, model: SubModel) -> None:
+    """Check that a row is answered alike alone and beside others, whichever these are, in evaluation mode.
+
+    Beside others the same kernels run on every row, so that little is left to rounding; alone other ones may run.
+    """
+    x = trial.rows.x
+    model.eval()
+
+    def answers(rows: Tensor) -> Tensor:
+        torch.manual_seed(0)
+        with trial.calling("model"), torch.no_grad():
+            logits: Tensor = model(rows.clone())
+        return logits.double()
+
+    whole = answers(x)
+    drawn = not torch.equal(torch.random.get_rng_state(), torch.Generator().manual_seed(0).get_state())
+    if not bool(whole.softmax(dim=1).isfinite().all()):  # diverged on a handful of rows
+        return
+    if _bits(answers(x)) != _bits(whole):
+        return  # it draws, and not from torch's generator
+    half = len(x) // 2
+    others = x[:1].expand(len(x) - half, -1), x[-1:].expand(half, -1)
+    beside = torch.cat([
+        answers(torch.cat([x[:half], others[0]]))[:half],
+        answers(torch.cat([others[1], x[half:]]))[half:],
+    ])
+    asked = [(beside, _ROUNDING)]
+    if not drawn:  # as dropout that goes on in evaluation mode: a row alone gets the numbers of the first one
+        asked.append((torch.cat([answers(x[row : row + 1]) for row in range(len(x))]), _ROUGHLY))
+    for found, rounding in asked:
+        if not _close(whole, found, rounding):
+            trial.refuse(
+                "answers a row otherwise beside other rows",
+                expected="the same logits for a row, whichever rows are asked with it, in evaluation mode",
+                remedy="nothing of a batch may come into a row's answer: no mean over rows, no count of them",
+            )
+
+
+def _close(one: Tensor, two: Tensor, rounding: float) -> bool:
+    """Return whether two tensors differ by rounding alone, as shares of the largest number in them."""
+    largest = torch.where(one.isfinite(), one, 0.0).abs().max()
+    return bool(((one == two) | ((one - two).abs() <= rounding * largest)).all())
 
 
 def _check_loss(trial: Trial, model: SubModel) -> None:
@@ -210,6 +280,14 @@ def _check_loss(trial: Trial, model: SubModel) -> None:
     with trial.calling("model or loss, in training mode"):
         loss = trial.task.loss(model.train()(x), y)
     _check_number(trial, loss, len(y))
+    _check_depends(trial, model, loss)
+    if not loss.isfinite() and not _ever_finite(trial, model):
+        trial.refuse(
+            "has a loss that is never finite",
+            expected="a number, of an untrained model, for some row and class",
+            got=f"{loss.item()} for every one",
+            remedy="look at the loss, and at the range of the features (data.scale, data.standardize)",
+        )
     if trained(model) and not loss.requires_grad:
         trial.refuse(
             "has a loss that can't be differentiated",
@@ -230,6 +308,34 @@ def _check_loss(trial: Trial, model: SubModel) -> None:
                     got=f"{float(twice):.6g}",
                     remedy="reduction='mean'",
                 )
+
+
+def _check_depends(trial: Trial, model: SubModel, loss: Tensor) -> None:
+    """Check that nothing but the model's parameters would have to be trained for a loss."""
+    ours = {tensor.data_ptr() for tensor in model.parameters()}
+    seen, ahead = set(), [loss.grad_fn]
+    while ahead:
+        node = ahead.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        leaf = getattr(node, "variable", None)
+        if leaf is not None and leaf.data_ptr() not in ours:
+            _refuse_untrained(trial)
+        ahead += [following for following, _ in node.next_functions]
+
+
+def _ever_finite(trial: Trial, model: SubModel) -> bool:
+    """Return whether the loss is a number for some row in training mode, with its own class or with another one."""
+    x, y = trial.rows.x, trial.rows.y
+    # Twice each: layers that normalise over batches take no single row.
+    asked = [(x[row : row + 1], y[row : row + 1]) for row in range(len(y))]
+    asked += [(x[:1], torch.tensor([label])) for label in range(trial.classes)]
+    with trial.calling("model or loss, in training mode"), torch.no_grad():
+        return any(
+            bool(torch.isfinite(trial.task.loss(model.train()(row.repeat(2, 1)), label.repeat(2))))
+            for row, label in asked
+        )
 
 
 def _check_number(trial: Trial, loss: object, rows: int) -> None:

@@ -24,8 +24,10 @@ from hybridmu.store.ledger.ledger import Ledger
 from hybridmu.store.ledger.registry import Registry
 from hybridmu.store.ledger.suppression_list import Guard
 from hybridmu.types import SubModel as SubModelRecord
+from hybridmu.user_code import contained
 
 
+@contained()
 def verify(
     settings: Settings, shards: Sequence[int] | None = None, processes: int = 2, watch: Watch | None = None
 ) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from hybridmu.store.ledger.ledger import Ledger
 from hybridmu.store.ledger.measurements import Measurements
 from hybridmu.store.ledger.registry import Registry
 from hybridmu.types import Calibration, Plan, ResolvedKey, ShardStats, StrategyChoice, StrategyName, SubModel
+from hybridmu.user_code import contained
 
 
 class RemovalPlanner:
@@ -100,7 +101,8 @@ class RemovalPlanner:
     def unfit(self) -> dict[StrategyName, str]:
         """Return which updates the task's model does not allow, and why; tried once, on no row."""
         try:
-            return self.site.unfit_updates()
+            with contained():
+                return self.site.unfit_updates()
         except Exception:  # a model that can't be made here: whoever trains it will tell, and no request is turned away
             return {}
 

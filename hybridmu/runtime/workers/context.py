@@ -13,11 +13,13 @@ from hybridmu.core.kernel.training import Recipe
 from hybridmu.core.proof.lineage import environment, head
 from hybridmu.core.strategies.requirements import unfit_updates
 from hybridmu.core.tasks.registry import make_task
+from hybridmu.errors import ConfigError
 from hybridmu.store.dataset.lake import Lake
 from hybridmu.store.storage.blobs import Blobs
 from hybridmu.store.storage.file_modes import modes_of
 from hybridmu.store.storage.storage import Storage
 from hybridmu.types import ShardJob, StrategyName
+from hybridmu.user_code import contained, told
 
 # Named as such in the environment part of a lineage key.
 _LIBRARIES = {"torch", "numpy"}
@@ -126,10 +128,25 @@ class Site:
         )
 
     def load_model(self, shard: int, blob: str, device: str = "cpu") -> SubModel:
-        """Return a sub-model with stored weights, in evaluation mode."""
-        model = self.fresh_model(shard).to(device)
-        model.load_state_dict(self.blobs.get(blob))
-        return model.eval()
+        """Return a sub-model with stored weights, in evaluation mode.
+
+        Raises:
+            ConfigError: The task makes no model, or another one than when it was trained.
+        """
+        state = self.blobs.get(blob)
+        try:
+            with contained():
+                model = self.fresh_model(shard).to(device)
+                model.load_state_dict(state)
+                return model.eval()
+        except ConfigError:
+            raise
+        except Exception as error:
+            raise ConfigError(
+                f"task {self.settings.task.name} makes no model that its stored weights fit",
+                got=told(error),
+                remedy="its code, and the files and environment variables that it reads, must be as at training",
+            ) from error
 
 
 def configure_torch(settings: Settings) -> None:

@@ -23,7 +23,7 @@ from hybridmu.core.kernel.training import train_slice
 from hybridmu.errors import HybridMUError
 from hybridmu.runtime.workers.context import Site
 from hybridmu.store.dataset.layout import MANIFEST
-from hybridmu.user_code import told
+from hybridmu.user_code import contained, told
 
 Watch = Callable[[int, int], None]
 Seals = tuple[tuple[str, tuple[str, ...]], ...] | None
@@ -80,6 +80,8 @@ def train_from_scratch(
                 said = Path(folder) / f"{number}.error"
                 words = said if said.exists() else Path(folder) / f"{number}.stderr"  # killed, it left no sentence
                 raise HybridMUError("the oracle process failed", got=words.read_text().strip()[-1000:])
+            if not all((Path(folder) / f"{shard}.seconds").exists() for shard in [*shards][number::count]):
+                raise HybridMUError("the oracle process ended before its work was done", got="exit code 0")
         states: dict[int, State | None] = {}
         seconds = 0.0
         for shard in shards:
@@ -132,7 +134,8 @@ def main() -> None:
     document: dict[str, Any] = json.load(sys.stdin)
     sys.path[:] = document["path"]
     try:
-        _train(document)
+        with contained():
+            _train(document)
     except Exception as error:
         (Path(document["output"]) / document["error"]).write_text(told(error))
         raise

@@ -31,7 +31,7 @@ from hybridmu.core.tasks.task_check import SAMPLE_ROWS, Trial, check, sample
 from hybridmu.errors import ConfigError
 from hybridmu.runtime.workers.context import Site, configure_torch, recipe_of
 from hybridmu.types import Tombstone
-from hybridmu.user_code import told
+from hybridmu.user_code import contained, told
 
 
 class TaskChecks:
@@ -153,7 +153,8 @@ def main() -> None:
     rows = safetensors.torch.load(sys.stdin.buffer.read())
     try:
         configure_torch(settings)
-        made = check(_trial(settings, rows["x"], rows["y"], document["classes"]), begins=False)
+        with contained():
+            made = check(_trial(settings, rows["x"], rows["y"], document["classes"]), begins=False)
         answer = {"fingerprint": made}
     except Exception as error:  # the other process tells of it
         answer = {"error": told(error)}
