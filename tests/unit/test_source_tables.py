@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 
 import numpy as np
 import pandas as pd
@@ -87,7 +88,71 @@ def test_a_hudi_partition_is_known_by_its_mark(tmp_path):
     assert "a Hudi table" in refused(tmp_path, train=str(tmp_path / "t"))
 
 
+@pytest.mark.parametrize("kind", LOGS)
+@pytest.mark.parametrize("link", ["a file", "a folder", "a folder above", "another link"])
+def test_a_link_into_a_table_with_a_log_of_its_own_is_refused(tmp_path, kind, link):
+    write(tmp_path / "logged" / "data" / "day=1", table(20, start=20), "p.parquet")
+    for name in LOGS[kind]:
+        path = tmp_path / "logged" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("{}")
+    plain, inside = tmp_path / "plain", tmp_path / "logged" / "data" / "day=1"
+    write(plain, table(20))
+    if link == "a file":
+        (plain / "x.parquet").symlink_to("../logged/data/day=1/p.parquet")
+    elif link == "a folder":
+        (plain / "x").symlink_to(inside)
+    elif link == "a folder above":
+        (tmp_path / "there").symlink_to(tmp_path / "logged")
+        (plain / "x").symlink_to("../there/data/day=1")
+    else:  # what lies in that table is itself a link out of it
+        (inside / "p.parquet").rename(tmp_path / "elsewhere.parquet")
+        (inside / "p.parquet").symlink_to(tmp_path / "elsewhere.parquet")
+        (plain / "x.parquet").symlink_to(inside / "p.parquet")
+    message = refused(tmp_path, train=str(plain))
+    assert f"{plain} is part of a" in message
+    assert "export" in message
+
+
 # ---------------------------------------------------------------------- which files
+
+
+def test_links_within_a_folder_are_followed(tmp_path):
+    made = table(30)
+    write(tmp_path / "t", made.slice(0, 10))
+    write(tmp_path / "other" / "deep", made.slice(10, 10), "a.parquet")
+    write(tmp_path / "other", made.slice(20), "b.parquet")
+    (tmp_path / "t" / "folder").symlink_to(tmp_path / "other" / "deep")
+    (tmp_path / "t" / "file").symlink_to("../other/b.parquet")
+    assert sorted(row["id"] for row in rows_of(tmp_path / "t")) == list(range(30))
+
+
+@pytest.mark.parametrize("name", ["b.parquet", "sub/b", "_SUCCESS", "sub"])
+@pytest.mark.parametrize("kind", ["link to nothing", "pipe", "socket"])
+def test_what_is_neither_file_nor_folder_is_named(tmp_path, monkeypatch, kind, name):
+    write(tmp_path / "t", table(20))
+    path = tmp_path / "t" / name
+    path.parent.mkdir(exist_ok=True)
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "socket":
+        monkeypatch.chdir(path.parent)  # the name of a socket may not be long
+        with socket.socket(socket.AF_UNIX) as made:
+            made.bind(path.name)
+    else:
+        path.symlink_to(tmp_path / "nowhere")
+    assert f"{path} is neither a file nor a folder" in refused(tmp_path, train=str(tmp_path / "t"))
+    if kind != "link to nothing":
+        assert f"{path} is neither a file nor a folder" in refused(tmp_path, train=str(path))
+
+
+def test_a_link_back_is_named(tmp_path):
+    write(tmp_path / "t" / "a" / "b", table(20))
+    (tmp_path / "t" / "a" / "b" / "c").symlink_to(tmp_path / "t")
+    assert f"{tmp_path}/t/a/b/c leads back" in refused(tmp_path, train=str(tmp_path / "t"))
+    (tmp_path / "t" / "a" / "b" / "c").unlink()
+    (tmp_path / "t" / "a" / "b" / "c").symlink_to("c")
+    assert f"can't list {tmp_path}/t" in refused(tmp_path, train=str(tmp_path / "t"))
 
 
 @pytest.mark.parametrize(
@@ -104,6 +169,26 @@ def test_what_tools_leave_beside_a_table_is_passed_over(tmp_path):
     write(tmp_path / "t", table(10))
     for name in ("_SUCCESS", "_metadata", "_common_metadata", ".part-0.parquet.crc", "_committed_17", ".DS_Store"):
         (tmp_path / "t" / name).write_text("")
+    assert len(rows_of(tmp_path / "t")) == 10
+
+
+@pytest.mark.parametrize(
+    "name", ["part.crc", "_SUCCESS", "_metadata", "_common_metadata", "_committed_1", "sub/.DS_Store"]
+)
+def test_rows_under_the_name_of_what_tools_leave_are_not_passed_over(tmp_path, name):
+    write(tmp_path / "t", table(10))
+    write((tmp_path / "t" / name).parent, table(10, start=10), (tmp_path / "t" / name).name)
+    assert f"{tmp_path / 't' / name} is a Parquet file" in refused(tmp_path, train=str(tmp_path / "t"))
+
+
+def test_a_summary_of_the_whole_table_is_passed_over(tmp_path):
+    found: list[pq.FileMetaData] = []
+    pq.write_table(table(10), tmp_path / "first", metadata_collector=found)
+    found[0].set_file_path("train.parquet")
+    write(tmp_path / "t", table(10))
+    pq.write_metadata(table(10).schema, tmp_path / "t" / "_metadata", metadata_collector=found)
+    pq.write_metadata(table(10).schema, tmp_path / "t" / "_common_metadata")
+    assert pq.read_metadata(tmp_path / "t" / "_metadata").num_rows == 10
     assert len(rows_of(tmp_path / "t")) == 10
 
 
@@ -196,6 +281,24 @@ def test_a_partition_column_that_contradicts_itself(tmp_path):
     assert "lies in other partition folders" in refused(tmp_path, train=str(tmp_path / "b"))
     write(tmp_path / "c" / "p=1" / "p=2", table(20))
     assert "two folders" in refused(tmp_path, train=str(tmp_path / "c"))
+    write(tmp_path / "d" / "=x", table(20))
+    assert "a folder of =x/train.parquet names no column" in refused(tmp_path, train=str(tmp_path / "d"))
+
+
+@pytest.mark.parametrize("names", [["p=%E9", "p=%EA"], ["%E9=1", "%E9=2"], ["p=a", "p=%C3"], ["p=%ED%A0%80", "p=b"]])
+def test_percent_signs_that_stand_for_no_text_are_refused(tmp_path, names):
+    for number, name in enumerate(names):
+        write(tmp_path / "t" / name, table(20, start=20 * number))
+    message = refused(tmp_path, train=str(tmp_path / "t"), group="p")
+    assert "stand for no text" in message
+    assert "%" in message.split("got: ")[1]
+
+
+@pytest.mark.parametrize("names", [["p=a%", "p=a%25"], ["p=%41", "p=A"], ["p=1", "%70=1"]])
+def test_folders_that_differ_are_not_one_group(tmp_path, names):
+    for number, name in enumerate(names):
+        write(tmp_path / "t" / name, table(20, start=20 * number))
+    assert "two folders that differ mean the same value" in refused(tmp_path, train=str(tmp_path / "t"), group="p")
 
 
 # ---------------------------------------------------------------------- types of several files
