@@ -46,7 +46,13 @@ def local_path(text: str) -> Path | None:
     parts = urlsplit(text)
     if parts.netloc not in {"", "localhost"} or "#" in text or "?" in text or not parts.path.startswith("/"):
         raise ValueError(f"{text!r} is no file URL: write file:///PATH with %23 for # and %3F for ?, or the plain path")
-    return Path(unquote(parts.path))
+    try:
+        path = unquote(parts.path, errors="strict")
+    except UnicodeDecodeError:
+        path = ""
+    if not path or not is_plain(path):  # a replacement would be one name for several folders
+        raise ValueError(f"the percent signs in {text!r} stand for no UTF-8, or for control characters")
+    return Path(path)
 
 
 def database_address(url: str) -> str:

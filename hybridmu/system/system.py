@@ -101,7 +101,8 @@ class System(NewRows, Operating, Auditing, Sizing):
         self.keyring.guard_keys()  # where they are kept must be known before anything is forgotten
         adopt(self.site, self._engine)
         recorder, checks = Recorder(self.site.lake, self._engine), TaskChecks(self.site, self._workers_path())
-        ingest(self.site.lake, self.guard, recorder.begin, checks.of_table)
+        warnings: list[str] = []
+        ingest(self.site.lake, self.guard, recorder.begin, checks.of_table, warnings.append)
         if self.registry.served() is None:  # rows may be there already: a successor's, or of a training that broke off
             checks.of_lake(self.ledger.tombstones(), begins=True)
         already = self.registry.served() is not None and not self._lacks_calibration()
@@ -124,7 +125,7 @@ class System(NewRows, Operating, Auditing, Sizing):
             "classes": list(manifest.encoder.classes),
             "classes_inferred": manifest.classes_inferred,
             "calibrated": bool(self.measurements.calibration().buckets),
-            "warnings": warnings_of(self.site.lake),
+            "warnings": [*warnings, *warnings_of(self.site.lake)],
             "seconds": time.perf_counter() - started,
         }
 

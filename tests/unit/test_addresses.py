@@ -67,7 +67,8 @@ def test_a_file_url_is_decoded(url, path):
 
 
 WRONG = ["file:///a#b", "file:///a?b", "file://host/a", "file:a", "file:/a", "file://a", "s3:bucket", "s3:/bucket/x",
-         "", " ", "a\0b", "a\nb", "s3://bucket/exp#1", "sqlite:x", "~no-such-user-here/x"]  # fmt: skip
+         "", " ", "a\0b", "a\nb", "s3://bucket/exp#1", "sqlite:x", "~no-such-user-here/x",
+         "file:///a/%ff", "file:///a/%C3", "file:///a/%0Ab", "file:///a/%00"]  # fmt: skip
 
 
 @pytest.mark.parametrize("wrong", WRONG)

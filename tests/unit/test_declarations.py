@@ -7,6 +7,7 @@ import pyarrow as pa
 import pytest
 
 from hybridmu.config import Settings
+from hybridmu.core.kernel.table_encoder import Encoder
 from hybridmu.errors import ConfigError, DataError
 from tests.support import local_system, open_lake, settings_dict, table, write
 
@@ -32,6 +33,10 @@ WRONG = {
     "classes too large": ({"classes": [0, 2**63]}, ConfigError, "needs more than 63 bits"),
     "no classes": ({"classes": []}, ConfigError, "data.classes: the list is empty"),
     "classes of another type": ({"classes": ["a", "b"]}, DataError, "different types"),
+    "classes of integers as text": ({"classes": ["00", "01", "02"]}, DataError, "different types"),
+    "classes of booleans as text": ({"label": "b", "classes": ["0", "1"]}, DataError, "different types"),
+    "classes that no boolean is": ({"label": "b", "classes": [0, 1, 2]}, DataError, "different types"),
+    "classes of text as integers": ({"label": "s", "classes": [0, 1]}, DataError, "different types"),
     "a class is missing": ({"classes": [0, 2]}, DataError, "got: 1"),
     "categories of numbers": ({"categories": {"n": ["1"]}}, DataError, "data.categories does not fit column 'n'"),
     "categories of booleans": ({"categories": {"b": ["1"]}}, DataError, "data.categories does not fit column 'b'"),
@@ -43,6 +48,9 @@ WRONG = {
     "scale of text": ({"scale": {"s": 2.0}}, DataError, "data.scale does not fit column 's'"),
     "scale of booleans": ({"scale": {"b": 2.0}}, DataError, "data.scale does not fit column 'b'"),
     "scale of nothing": ({"scale": {"n": 0.0}}, DataError, "makes every value of column 'n' zero"),
+    "scale to nothing": ({"scale": {"n": 1e-60}}, DataError, "zero in float32"),
+    "scale of integers to nothing": ({"scale": {"i": -1e-60}}, DataError, "zero in float32"),
+    "scale of lists to nothing": ({"scale": {"v": 1e-46}}, DataError, "zero in float32"),
     "lists of numbers": ({"lists": {"n": 2}}, DataError, "data.lists does not fit column 'n'"),
     "another length": ({"lists": {"v": 3}}, DataError, "data.lists does not fit column 'v'"),
     "fill of text": ({"fills": {"s": 1}}, DataError, "data.fills does not fit column 's'"),
@@ -113,6 +121,49 @@ def test_other_tables_have_the_types_of_the_first(tmp_path):
         for split in ("test", "validation"):
             with pytest.raises(DataError, match=f"column '{name}' has another type in the {split} table"):
                 open_lake(tmp_path, data={"group": "person", split: str(tmp_path / "test.parquet")})
+
+
+@pytest.mark.parametrize(("found", "later"), [(["0", "1"], [0, 1]), ([0, 1], ["0", "1"]), ([0, 1, 2], [False, True])])
+@pytest.mark.parametrize("declared", [True, False])
+def test_labels_of_another_kind_are_other_classes(tmp_path, found, later, declared):
+    def labelled(values: list, start: int) -> pa.Table:
+        labels = pa.array([values[n % len(values)] for n in range(60)])
+        return table(60, start=start).drop_columns(["label"]).append_column("label", labels)
+
+    write(tmp_path, labelled(found, 0))
+    write(tmp_path, labelled(later, 100), "new.parquet")
+    with local_system(tmp_path, data={"classes": found} if declared else {}) as system:
+        assert system.train()["classes"] == found
+        for verb in (system.ingest, system.correct):
+            with pytest.raises(DataError, match="different types"):
+                verb(tmp_path / "new.parquet")
+    for split in ("validation", "test"):
+        data = {split: str(tmp_path / "new.parquet")} | ({"classes": found} if declared else {})
+        with pytest.raises(DataError, match="different types"):
+            open_lake(tmp_path, data=data, storage_url=str(tmp_path / "other"))
+
+
+@pytest.mark.parametrize("declared", [True, False])
+def test_false_and_true_are_the_classes_0_and_1(tmp_path, declared):
+    write(tmp_path, made())
+    write(tmp_path, made(90).slice(60), "new.parquet")
+    as_numbers = made(120).slice(90)
+    as_numbers = as_numbers.set_column(as_numbers.column_names.index("b"), "b", as_numbers["b"].cast(pa.int8()))
+    write(tmp_path, as_numbers, "numbers.parquet")
+    with local_system(tmp_path, data={"label": "b", **({"classes": [0, 1]} if declared else {})}) as system:
+        assert system.train()["classes"] == [0, 1]
+        system.ingest(tmp_path / "new.parquet", wait=True)
+        system.ingest(tmp_path / "numbers.parquet", wait=True)
+        lake = system.site.lake
+        lake.refresh()
+        rows = [system.site.lake.rows("train", shard, set()) for shard in range(4)]
+        assert sum(int(found.y.sum()) for found in rows) == 60
+
+
+def test_rows_that_an_earlier_release_took_under_other_classes_are_read_as_they_were(tmp_path):
+    """It compared labels of integers with classes of text as text; what it stored can still be retrained."""
+    encoder = Encoder((), "label", ("0", "1", "2"))
+    assert encoder.encode_labels(pa.table({"label": [2, 0, 1]})).tolist() == [2, 0, 1]
 
 
 def test_a_column_without_values_fits_every_type(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 
 import numpy as np
 import pandas as pd
@@ -87,7 +88,71 @@ def test_a_hudi_partition_is_known_by_its_mark(tmp_path):
     assert "a Hudi table" in refused(tmp_path, train=str(tmp_path / "t"))
 
 
+@pytest.mark.parametrize("kind", LOGS)
+@pytest.mark.parametrize("link", ["a file", "a folder", "a folder above", "another link"])
+def test_a_link_into_a_table_with_a_log_of_its_own_is_refused(tmp_path, kind, link):
+    write(tmp_path / "logged" / "data" / "day=1", table(20, start=20), "p.parquet")
+    for name in LOGS[kind]:
+        path = tmp_path / "logged" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("{}")
+    plain, inside = tmp_path / "plain", tmp_path / "logged" / "data" / "day=1"
+    write(plain, table(20))
+    if link == "a file":
+        (plain / "x.parquet").symlink_to("../logged/data/day=1/p.parquet")
+    elif link == "a folder":
+        (plain / "x").symlink_to(inside)
+    elif link == "a folder above":
+        (tmp_path / "there").symlink_to(tmp_path / "logged")
+        (plain / "x").symlink_to("../there/data/day=1")
+    else:  # what lies in that table is itself a link out of it
+        (inside / "p.parquet").rename(tmp_path / "elsewhere.parquet")
+        (inside / "p.parquet").symlink_to(tmp_path / "elsewhere.parquet")
+        (plain / "x.parquet").symlink_to(inside / "p.parquet")
+    message = refused(tmp_path, train=str(plain))
+    assert f"{plain} is part of a" in message
+    assert "export" in message
+
+
 # ---------------------------------------------------------------------- which files
+
+
+def test_links_within_a_folder_are_followed(tmp_path):
+    made = table(30)
+    write(tmp_path / "t", made.slice(0, 10))
+    write(tmp_path / "other" / "deep", made.slice(10, 10), "a.parquet")
+    write(tmp_path / "other", made.slice(20), "b.parquet")
+    (tmp_path / "t" / "folder").symlink_to(tmp_path / "other" / "deep")
+    (tmp_path / "t" / "file").symlink_to("../other/b.parquet")
+    assert sorted(row["id"] for row in rows_of(tmp_path / "t")) == list(range(30))
+
+
+@pytest.mark.parametrize("name", ["b.parquet", "sub/b", "_SUCCESS", "sub"])
+@pytest.mark.parametrize("kind", ["link to nothing", "pipe", "socket"])
+def test_what_is_neither_file_nor_folder_is_named(tmp_path, monkeypatch, kind, name):
+    write(tmp_path / "t", table(20))
+    path = tmp_path / "t" / name
+    path.parent.mkdir(exist_ok=True)
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "socket":
+        monkeypatch.chdir(path.parent)  # the name of a socket may not be long
+        with socket.socket(socket.AF_UNIX) as made:
+            made.bind(path.name)
+    else:
+        path.symlink_to(tmp_path / "nowhere")
+    assert f"{path} is neither a file nor a folder" in refused(tmp_path, train=str(tmp_path / "t"))
+    if kind != "link to nothing":
+        assert f"{path} is neither a file nor a folder" in refused(tmp_path, train=str(path))
+
+
+def test_a_link_back_is_named(tmp_path):
+    write(tmp_path / "t" / "a" / "b", table(20))
+    (tmp_path / "t" / "a" / "b" / "c").symlink_to(tmp_path / "t")
+    assert f"{tmp_path}/t/a/b/c leads back" in refused(tmp_path, train=str(tmp_path / "t"))
+    (tmp_path / "t" / "a" / "b" / "c").unlink()
+    (tmp_path / "t" / "a" / "b" / "c").symlink_to("c")
+    assert f"can't list {tmp_path}/t" in refused(tmp_path, train=str(tmp_path / "t"))
 
 
 @pytest.mark.parametrize(
@@ -104,6 +169,26 @@ def test_what_tools_leave_beside_a_table_is_passed_over(tmp_path):
     write(tmp_path / "t", table(10))
     for name in ("_SUCCESS", "_metadata", "_common_metadata", ".part-0.parquet.crc", "_committed_17", ".DS_Store"):
         (tmp_path / "t" / name).write_text("")
+    assert len(rows_of(tmp_path / "t")) == 10
+
+
+@pytest.mark.parametrize(
+    "name", ["part.crc", "_SUCCESS", "_metadata", "_common_metadata", "_committed_1", "sub/.DS_Store"]
+)
+def test_rows_under_the_name_of_what_tools_leave_are_not_passed_over(tmp_path, name):
+    write(tmp_path / "t", table(10))
+    write((tmp_path / "t" / name).parent, table(10, start=10), (tmp_path / "t" / name).name)
+    assert f"{tmp_path / 't' / name} is a Parquet file" in refused(tmp_path, train=str(tmp_path / "t"))
+
+
+def test_a_summary_of_the_whole_table_is_passed_over(tmp_path):
+    found: list[pq.FileMetaData] = []
+    pq.write_table(table(10), tmp_path / "first", metadata_collector=found)
+    found[0].set_file_path("train.parquet")
+    write(tmp_path / "t", table(10))
+    pq.write_metadata(table(10).schema, tmp_path / "t" / "_metadata", metadata_collector=found)
+    pq.write_metadata(table(10).schema, tmp_path / "t" / "_common_metadata")
+    assert pq.read_metadata(tmp_path / "t" / "_metadata").num_rows == 10
     assert len(rows_of(tmp_path / "t")) == 10
 
 
@@ -196,6 +281,99 @@ def test_a_partition_column_that_contradicts_itself(tmp_path):
     assert "lies in other partition folders" in refused(tmp_path, train=str(tmp_path / "b"))
     write(tmp_path / "c" / "p=1" / "p=2", table(20))
     assert "two folders" in refused(tmp_path, train=str(tmp_path / "c"))
+    write(tmp_path / "d" / "=x", table(20))
+    assert "a folder of =x/train.parquet names no column" in refused(tmp_path, train=str(tmp_path / "d"))
+
+
+@pytest.mark.parametrize("names", [["p=%E9", "p=%EA"], ["%E9=1", "%E9=2"], ["p=a", "p=%C3"], ["p=%ED%A0%80", "p=b"]])
+def test_percent_signs_that_stand_for_no_text_are_refused(tmp_path, names):
+    for number, name in enumerate(names):
+        write(tmp_path / "t" / name, table(20, start=20 * number))
+    message = refused(tmp_path, train=str(tmp_path / "t"), group="p")
+    assert "stand for no text" in message
+    assert "%" in message.split("got: ")[1]
+
+
+@pytest.mark.parametrize("names", [["p=a%", "p=a%25"], ["p=%41", "p=A"], ["p=1", "%70=1"]])
+def test_folders_that_differ_are_not_one_group(tmp_path, names):
+    for number, name in enumerate(names):
+        write(tmp_path / "t" / name, table(20, start=20 * number))
+    assert "two folders that differ mean the same value" in refused(tmp_path, train=str(tmp_path / "t"), group="p")
+
+
+def folders(path, made: pa.Table, column: str, values: list[str]) -> str:
+    """Write one row or more under each of some folders."""
+    rows = len(made) // len(values)
+    for number, value in enumerate(values):
+        write(path / f"{column}={value}", made.slice(number * rows, rows))
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("column", "data"),
+    [
+        ("zip", {}),
+        ("zip", {"categories": {"zip": ["01", "12", "90"]}}),
+        ("zip", {"group": "zip"}),
+        ("label", {"features": ["x0"], "classes": ["01", "12", "90"]}),
+        ("id", {"features": ["x0"]}),
+    ],
+    ids=["feature", "category", "group", "label", "id"],
+)
+def test_names_of_folders_have_the_type_of_the_first_table(tmp_path, column, data):
+    made = table(60) if column == "zip" else table(60).drop_columns([column])
+    many = [f"0{number}" for number in range(20)] if column == "id" else ["01", "12"]
+    data = {**data, "train": folders(tmp_path / "train", made.slice(0, 20), column, many)}
+    data["test"] = folders(tmp_path / "test", made.slice(20, 2), column, ["12", "90"])
+    new = folders(tmp_path / "new", made.slice(40, 1), column, ["90"])
+    with local_system(tmp_path, data=data) as system:
+        system.train()
+        system.ingest(new, wait=True)
+        found = [row[column] for row in lake_rows(system.site.lake)]
+        assert sorted(set(found)) == sorted({*many, "90"})
+        if column == "id" or "group" in data:
+            assert system.forget(**{"ids" if column == "id" else "groups": ["90"]}, wait=True)["keys"] == 1
+        wrong = folders(tmp_path / "wrong", table(20).append_column("zip", pa.array([90] * 20)), "day", ["1"])
+        if column == "zip":
+            with pytest.raises(DataError, match="'zip' has another type in the new table"):
+                system.ingest(wrong)
+
+
+def test_names_of_folders_that_are_no_integers_do_not_become_some(tmp_path):
+    made = table(60)
+    data = {"group": "zip", "train": folders(tmp_path / "train", made.slice(0, 40), "zip", ["10", "12"])}
+    data["test"] = folders(tmp_path / "test", made.slice(40), "zip", ["01"])
+    message = refused(tmp_path, **data)
+    assert "'zip' has another type in the test table" in message
+    assert "instead of into the names of folders" in message
+
+
+@pytest.mark.parametrize("data", [{"categories": {"zip": ["10", "12"]}}, {"hash_buckets": {"zip": 4}},
+                                  {"label": "zip", "features": ["x0"], "classes": ["10", "12"]}])  # fmt: skip
+def test_names_of_folders_are_text_where_that_is_declared(tmp_path, data):
+    url = folders(tmp_path / "train", table(40), "zip", ["10", "12"])
+    lake = open_lake(tmp_path, data={**data, "train": url})
+    assert {row["zip"] for row in lake_rows(lake)} == {"10", "12"}
+
+
+def test_a_group_that_no_folder_names_gets_its_type_later(tmp_path):
+    made = table(60)
+    data = {"group": "zip", "train": folders(tmp_path / "t", made.slice(0, 40), "zip", ["__HIVE_DEFAULT_PARTITION__"])}
+    new = folders(tmp_path / "new", made.slice(40), "zip", ["-7"])
+    with local_system(tmp_path, data=data) as system:
+        system.train()
+        system.ingest(new, wait=True)
+        assert system.site.lake.manifest.group_type == "int64"
+        assert system.forget(groups=[-7], wait=True)["keys"] == 1
+
+
+def test_a_folder_below_0_does_not_fit_keys_without_sign(tmp_path):
+    write(tmp_path, table(40).append_column("zip", pa.array([2**63 + 1] * 40, UINT64)))
+    new = folders(tmp_path / "new", table(20, start=50), "zip", ["-7"])
+    with local_system(tmp_path, data={"group": "zip"}) as system:
+        system.train()
+        with pytest.raises(DataError, match="'zip'"):
+            system.ingest(new)
 
 
 # ---------------------------------------------------------------------- types of several files
@@ -279,6 +457,86 @@ def test_a_column_that_a_file_lacks_is_never_dropped(tmp_path):
     assert len(lake_rows(open_lake(tmp_path, data={"train": str(tmp_path / "t"), "features": ["x0"]}))) == 40
 
 
+EMPTY = {
+    "pandas' empty column": pa.nulls(20, F64),
+    "another type": pa.nulls(20, pa.list_(pa.string())),
+    "lists of nothing": pa.nulls(20, pa.list_(pa.null())),
+    "null": pa.nulls(20),
+}
+FULL = {
+    "text": pa.array(["a"] * 20),
+    "integers": pa.array([2**53 + 1] * 20),
+    "booleans": pa.array([True, False] * 10),
+    "lists": pa.array([[1, 2**53 + 1]] * 20),
+}
+
+
+@pytest.mark.parametrize("empty", EMPTY)
+@pytest.mark.parametrize("full", FULL)
+@pytest.mark.parametrize("first", ["empty", "full"])
+def test_a_file_without_a_value_in_a_column_has_any_type(tmp_path, full, empty, first):
+    made, values = table(40), [EMPTY[empty], FULL[full]]
+    values = values if first == "empty" else values[::-1]
+    url = two_files(tmp_path, *(made.slice(20 * n, 20).append_column("m", value) for n, value in enumerate(values)))
+    found = open_table(url)
+    assert found.type_of("m") == FULL[full].type
+    found = found.with_types({"m": pa.list_(INT64, 2)} if full == "lists" else {})
+    assert [row["m"] for batch in found.batches(["m"]) for row in batch.to_pylist()] == [
+        value for part in values for value in part.to_pylist()
+    ]
+    fill = {"text": "a", "integers": 0, "booleans": True, "lists": 1}[full]
+    assert len(lake_rows(open_lake(tmp_path, data={"train": url, "fills": {"m": fill}}))) == 40
+
+
+@pytest.mark.parametrize("value", [0.0, float("nan")])
+def test_one_value_is_enough_for_a_type(tmp_path, value):
+    late = pa.array([None] * 19 + [value], F64)
+    made = table(40)
+    url = two_files(
+        tmp_path, made.slice(0, 20).append_column("m", late), made.slice(20).append_column("m", pa.array(["a"] * 20))
+    )
+    assert "column 'm' has another type in" in refused(tmp_path, train=url)
+
+
+def test_a_file_without_rows_has_any_types(tmp_path):
+    made = table(40, groups=5)
+    nothing = pa.table({name: pa.array([], pa.binary()) for name in made.column_names})
+    for name in ("a.parquet", "c.parquet"):
+        write(tmp_path / "t", nothing, name)
+    write(tmp_path / "t", made, "b.parquet")
+    lake = open_lake(tmp_path, data={"train": str(tmp_path / "t"), "group": "person"})
+    assert len(lake_rows(lake)) == 40
+
+
+@pytest.mark.parametrize("people", [["a", "b"], [2**53 + 1, 7]])
+def test_people_of_a_file_are_kept_beside_a_file_without_any(tmp_path, people):
+    made = table(40, groups=5)
+    nobody, some = (
+        replaced(made.slice(20 * n, 20), "person", values)
+        for n, values in enumerate([pa.nulls(20, F64), pa.array(people * 10)])
+    )
+    url = two_files(tmp_path, nobody, some)
+    with local_system(tmp_path, data={"train": url, "group": "person"}) as system:
+        system.train()
+        assert system.forget(groups=[people[0]], wait=True)["keys"] == 1
+
+
+def test_a_later_table_without_a_value_in_a_column_has_any_type(tmp_path):
+    made = table(60).append_column("m", pa.array(["a", None] * 30))
+    write(tmp_path, made.slice(0, 40))
+    write(tmp_path, replaced(made.slice(40), "m", pa.nulls(20, F64)), "new.parquet")
+    with local_system(tmp_path, data={"fills": {"m": "x"}}) as system:
+        system.train()
+        system.ingest(tmp_path / "new.parquet", wait=True)
+        assert [row["m"] for row in sorted(lake_rows(system.site.lake), key=lambda row: row["id"])][40:] == [None] * 20
+        write(
+            tmp_path,
+            replaced(table(20, start=90).append_column("m", made["m"].slice(0, 20)), "m", pa.array([0.5] * 20)),
+        )
+        with pytest.raises(DataError, match="'m' has another type in the new table"):
+            system.ingest(tmp_path / "train.parquet")
+
+
 @pytest.mark.parametrize("column", ["id", "person"])
 def test_keys_are_of_one_type_in_all_files(tmp_path, column):
     made = table(40, groups=5)
@@ -345,7 +603,62 @@ def test_an_index_of_pandas_may_be_the_id_or_a_named_feature(tmp_path):
     assert [column.name for column in lake.manifest.encoder.columns] == ["x0", "order"]
 
 
-@pytest.mark.parametrize("data", [b"{", b"[]", b'{"index_columns": 3}', b'{"index_columns": [{"kind": "range"}]}'])
+@pytest.mark.parametrize("index", ["a", ["id", "a"], ["a", "b"], "range"])
+def test_a_column_that_is_an_index_is_not_left_out_without_a_word(tmp_path, index):
+    made = table(60).rename_columns({"x0": "a", "x1": "b"}).to_pandas()
+    order = pd.RangeIndex(60, name="a")
+    made = made.drop(columns="a").set_index(order) if index == "range" else made.set_index(index)
+    made.to_parquet(tmp_path / "train.parquet")
+    with local_system(tmp_path) as system:
+        warnings = system.train()["warnings"]
+        left = [warning for warning in warnings if "an index of pandas is no feature" in warning]
+        assert len(left) == 1
+        assert f"{'a'!r}{', ' + repr('b') if index == ['a', 'b'] else ''} of {tmp_path}" in left[0]
+        assert "a" not in [column.name for column in system.site.lake.manifest.encoder.columns]
+
+
+@pytest.mark.parametrize("index", [None, "id", "label", "unnamed", "declared"])
+def test_an_index_that_is_no_loss_is_none_to_speak_of(tmp_path, index):
+    made = table(60).to_pandas()
+    if index == "unnamed":
+        made = made.set_index(pd.Index([f"k{n}" for n in range(60)]))
+    elif index == "id":
+        made = made.sample(frac=1.0, random_state=1).set_index("id")
+    elif index is not None:
+        made = made.set_index("x0" if index == "declared" else index)
+    made.to_parquet(tmp_path / "train.parquet")
+    data = {"features": ["x1", "x2"]} if index == "declared" else {}
+    with local_system(tmp_path, data=data) as system:
+        assert not [warning for warning in system.train()["warnings"] if "pandas" in warning]
+
+
+@pytest.mark.parametrize("role", ["id", "group", "label", "feature"])
+def test_an_index_that_pandas_wrote_as_a_range_is_asked_for(tmp_path, role):
+    made = table(60, groups=3).to_pandas()
+    name = {"group": "person", "feature": "x0"}.get(role, role)
+    made.drop(columns=name).set_index(pd.RangeIndex(60, name=name)).to_parquet(tmp_path / "train.parquet")
+    message = refused(tmp_path, group="person", features=["x0", "x1"])
+    assert name in message
+    assert "write df.reset_index()" in message
+    write(tmp_path, table(60, groups=3), "first.parquet")
+    data = {"train": str(tmp_path / "first.parquet"), "test": str(tmp_path / "train.parquet")}
+    message = refused(tmp_path, group="person", **data)
+    assert f"the test table lacks columns ['{name}']" in message
+    assert "write df.reset_index()" in message
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"{",
+        b"[]",
+        b'{"index_columns": 3}',
+        b'{"index_columns": [{"kind": "range"}]}',
+        b'{"index_columns": [{"name": ["id"]}]}',
+        b"[" * 100_000,
+        b"\xff",
+    ],
+)
 def test_metadata_that_only_looks_like_that_of_pandas(tmp_path, data):
     write(tmp_path, table(40).replace_schema_metadata({b"pandas": data}))
     assert len(lake_rows(open_lake(tmp_path))) == 40

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
+import numpy as np
+import pyarrow as pa
+
 from hybridmu.config import DataSettings
 from hybridmu.core.kernel.column_types import Kind, check_role
 from hybridmu.errors import ConfigError, DataError
@@ -23,8 +26,29 @@ def features_of(data: DataSettings, table: SourceTable) -> tuple[str, ...]:
     """Return the names of the feature columns: as declared, or all but id, group, label and an index of pandas."""
     if data.features is not None:
         return data.features
-    taken = {data.id, data.group, data.label, *table.index}
+    taken = {data.id, data.group, data.label, *table.columns.index}
     return tuple(name for name in table.names if name not in taken)
+
+
+def as_declared(data: DataSettings, table: SourceTable) -> SourceTable:
+    """Return the training table with names of folders as text where only text would fit: they can't be cast."""
+    text = {*data.categories, *data.hash_buckets}
+    if data.classes and isinstance(data.classes[0], str):
+        text.add(data.label)
+    return table.with_types(dict.fromkeys(text.intersection(table.folders), pa.string()))
+
+
+def left_out(data: DataSettings, table: SourceTable) -> list[str]:
+    """Return a warning where an index of pandas with a name of its own is no column that is read."""
+    if data.features is not None:
+        return []
+    names = [name for name in table.columns.named_index if name not in {data.id, data.group, data.label}]
+    if not names:
+        return []
+    return [
+        f"an index of pandas is no feature: {', '.join(map(repr, names))} of {table.url} was left out. If it is one, "
+        "write the table with df.reset_index(), and train it under another storage_url"
+    ]
 
 
 def check_declarations(data: DataSettings, table: SourceTable) -> None:
@@ -51,20 +75,35 @@ def check_declarations(data: DataSettings, table: SourceTable) -> None:
     for role, name in (("id", data.id), ("group", data.group), ("label", data.label)):
         if name is not None and name not in table.names:
             raise DataError(
-                f"data.{role} names a column that is not in the table", expected=", ".join(table.names), got=name
+                f"data.{role} names a column that is not in the table",
+                expected=", ".join(table.names),
+                got=name,
+                remedy=table.remedy([name], "correct the name, or add the column"),
             )
     check_role(data.id, "id", table.type_of(data.id))
     check_role(data.label, "label", table.type_of(data.label))
     kinds: dict[str, Kind] = {}
     for name in features:
         if name not in table.names:
-            raise DataError(f"feature column {name!r} is missing", got=", ".join(table.names))
+            raise DataError(
+                f"feature column {name!r} is missing",
+                got=", ".join(table.names),
+                remedy=table.remedy([name], "correct data.features, or add the column"),
+            )
         if not name:
             raise DataError(
                 "a feature column has no name", remedy="name it, or leave it out of data.features; often it is an index"
             )
         kinds[name] = check_role(name, "feature", table.type_of(name))
     _check_declared(data, kinds)
+    for name, factor in data.scale.items():
+        if name in kinds and factor and not _keeps_numbers(table, name, kinds[name], factor):
+            raise DataError(
+                f"data.scale makes every value of column {name!r} zero in float32",
+                expected="a factor that leaves magnitudes of about 1",
+                got=f"{factor:g}",
+                remedy="correct the factor, or leave the column out of data.features",
+            )
 
 
 def _check_roles(data: DataSettings, features: Sequence[str]) -> None:
@@ -146,3 +185,21 @@ def _check_declared(data: DataSettings, kinds: Mapping[str, Kind]) -> None:
             expected="one of them",
             remedy="take it out of data.hash_buckets",
         )
+
+
+def _keeps_numbers(table: SourceTable, name: str, kind: Kind, factor: float) -> bool:
+    """Return whether not every number of a column is zero after its scale.
+
+    Lists are scaled in float32, and other numbers in double precision: 1e-60 is of use where all are that large.
+    """
+    with np.errstate(over="ignore", under="ignore"):
+        single = abs(np.float32(factor))
+        if kind == "list" or single >= np.finfo(np.float32).tiny:
+            return bool(single)
+        some = False
+        for batch in table.batches([name]):
+            values = batch.column(0).cast(pa.float64(), safe=False).drop_null().to_numpy()
+            if (values * factor).astype(np.float32).any():
+                return True
+            some = some or bool(values.any())
+        return not some

@@ -13,7 +13,7 @@ from hybridmu.core.kernel.table_encoder import Encoder, infer_classes, label_set
 from hybridmu.core.kernel.training import slice_epochs
 from hybridmu.errors import DataError
 from hybridmu.faults import reach
-from hybridmu.store.dataset.declarations import check_declarations, features_of
+from hybridmu.store.dataset.declarations import as_declared, check_declarations, features_of, left_out
 from hybridmu.store.dataset.generation import Beat, Draft
 from hybridmu.store.dataset.lake import Lake
 from hybridmu.store.dataset.layout import LAYOUT, MANIFEST, Generation, Manifest, Split, as_given
@@ -28,11 +28,20 @@ Check = Callable[[Encoder, pa.Table], None]
 Record = Callable[[Mapping[str, str]], None]  # takes name → seal of files
 
 
+Warn = Callable[[str], None]  # takes what people should know of a table that is read all the same
+
+
 def unrecorded(_: Mapping[str, str]) -> None:
     """Keep no seal, where there is no ledger."""
 
 
-def ingest(lake: Lake, guard: Guard | None = None, record: Record = unrecorded, check: Check | None = None) -> Manifest:
+def ingest(
+    lake: Lake,
+    guard: Guard | None = None,
+    record: Record = unrecorded,
+    check: Check | None = None,
+    warn: Warn = lambda _: None,
+) -> Manifest:
     """Read the source tables once and write the lake.
 
     Args:
@@ -40,6 +49,7 @@ def ingest(lake: Lake, guard: Guard | None = None, record: Record = unrecorded, 
         guard: Knows what must not come in; a new storage may have a ledger with a past.
         record: Keeps the seals of all files, before the manifest makes them the lake's.
         check: Sees some of the training rows first.
+        warn: Is told what of the training table is left out.
 
     Returns:
         The manifest; an existing lake is returned unchanged.
@@ -54,11 +64,13 @@ def ingest(lake: Lake, guard: Guard | None = None, record: Record = unrecorded, 
     if guard is not None:
         guard.check()
     data = lake.settings.data
-    train = open_table(data.train)
+    train = as_declared(data, open_table(data.train))
     tables: list[tuple[Split, SourceTable]] = [("train", train)]
     tables += [("validation", open_table(data.validation))] if data.validation else []
     tables += [("test", open_table(data.test))] if data.test else []
     encoder, inferred = _encoder(lake, train)
+    for warning in left_out(data, train):
+        warn(warning)
     reader = Reader(lake, encoder, guard)
     id_type, group_type = "null", "null" if data.group else None
     fitted: list[tuple[Split, SourceTable]] = []

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from hybridmu.config import DataSettings
-from hybridmu.core.kernel.column_types import Role, check_role
+from hybridmu.core.kernel.column_types import Role, check_role, kind_of
 from hybridmu.core.kernel.partition import Digests, check_key, digests
 from hybridmu.core.kernel.table_encoder import F32, Column, Encoder, Encoding, make_columns
 from hybridmu.errors import DataError
@@ -73,46 +73,38 @@ class Reader:
 
         Raises:
             DataError: It has no rows, lacks columns, or its columns don't mean the same as in the first table.
-        """  # noqa: DOC501 - a function makes one of them
+        """  # noqa: DOC501 - functions make some of them
         if missing := sorted(set(self.columns) - set(source.names)):
             raise DataError(
                 f"the {name} table lacks columns {missing}",
                 expected="the columns of the training table",
                 got=", ".join(source.names) or "no columns",
-                remedy="add them, under the same names",
+                remedy=source.remedy(missing, "add them, under the same names"),
             )
         if not source.rows and not source.stored:  # all rows of a copy may be forgotten by now
             raise no_rows(name, source.url)
         types = {self.data.id: _key_type(name, "id", source, self.data.id, id_type)}
         if self.data.group:
             types[self.data.group] = _key_type(name, "group", source, self.data.group, group_type or "null")
-        check_role(self.encoder.label, "label", source.type_of(self.encoder.label))
+        types[self.encoder.label] = _label_type(source, self.encoder)
         for column in self.encoder.columns:
             found = source.type_of(column.name)
             width = column.width - (column.fill is not None)
-            if pa.types.is_null(found):
-                types[column.name] = _STAND_INS.get(column.kind) or pa.list_(pa.float32(), width)
+            stand_in = _STAND_INS.get(column.kind) or pa.list_(pa.float32(), width)
+            if column.name in source.folders and stand_in == pa.string():
+                types[column.name] = stand_in  # a folder's name is a text, whatever it looks like
+            elif not _alike(found, stand_in):
+                if source.first_value(column.name) is not None:
+                    raise _other_feature(name, source, column)
+                types[column.name] = stand_in
             elif pa.types.is_list(found) and column.kind == "list":
                 types[column.name] = pa.list_(found.value_type, width)
         fitted = source.with_types(types)
-        self._check_features(name, fitted)
-        return fitted
-
-    def _check_features(self, name: str, source: SourceTable) -> None:
-        """Check that features are encoded as those of the first table.
-
-        Raises:
-            DataError: A column has another type.
-        """
         names = [column.name for column in self.encoder.columns]
-        for known, found in zip(self.encoder.columns, columns_of(self.data, source, names), strict=True):
-            if known != found:
-                raise DataError(
-                    f"column {known.name!r} has another type in the {name} table than in the first one",
-                    expected=f"{known.kind} of width {known.width}",
-                    got=str(source.type_of(known.name)),
-                    remedy="cast the column; the encoding of a trained system is fixed",
-                )
+        for known, made in zip(self.encoder.columns, columns_of(self.data, fitted, names), strict=True):
+            if known != made:
+                raise _other_feature(name, source, known)
+        return fitted
 
     def read(self, source: SourceTable) -> Iterator[Batch]:
         """Yield the rows of a source that may come in, and count the others in `skipped`.
@@ -225,7 +217,7 @@ def _check_longest(keys: pa.ChunkedArray) -> None:
 
 
 def _key_type(name: str, role: Role, source: SourceTable, column: str, known: str) -> pa.DataType:
-    """Return the type to which the keys of a table are cast.
+    """Return the type to which the keys of a table are cast; names of folders are texts where the first keys were.
 
     Args:
         name: Of the table, for messages.
@@ -237,19 +229,65 @@ def _key_type(name: str, role: Role, source: SourceTable, column: str, known: st
     Raises:
         DataError: They are no keys, or mean something else than those: 7 is not "7".
     """
-    found = source.type_of(column)
-    if role == "group" and pa.types.is_floating(found) and source.first_value(column) is None:
+    found, folder = source.type_of(column), column in source.folders
+    if role == "group" and (folder or pa.types.is_floating(found)) and source.first_value(column) is None:
         return pa.null()  # pandas writes a column without any value as numbers
     if check_role(column, role, found) == "null" or known == "null":
         return found
+    if folder and "int" not in known:
+        return pa.string()
     if ("int" in known) != pa.types.is_integer(found):
         raise DataError(
             f"column {column!r} has another type in the {name} table",
             expected=known,
             got=str(found),
-            remedy="cast the column: a request could name its rows in one table only",
+            remedy=_cast(source, column, "a request could name its rows in one table only"),
         )
     # No type of integers holds those below 0 and those from 2^63 on: the first table decides.
     if known == "uint64":
         return pa.uint64()
     return pa.int64() if found == pa.uint64() and "int" in known else found
+
+
+def _label_type(source: SourceTable, encoder: Encoder) -> pa.DataType:
+    """Return the type to which the labels of a table are cast, after checking that the classes are of their kind.
+
+    "1" and 1 are two classes, and false and true are the classes 0 and 1, where there are no others.
+
+    Raises:
+        DataError: They are not.
+    """
+    name, classes = encoder.label, encoder.classes
+    found, text = source.type_of(name), isinstance(classes[0], str)
+    kind = check_role(name, "label", found)
+    if text and name in source.folders:
+        return pa.string()
+    if text != (kind == "text") or (kind == "bool" and not set(classes) <= {0, 1}):
+        raise DataError(
+            f"label column {name!r} and the classes have different types",
+            expected=f"one of {list(classes)[:20]}",
+            got=str(found),
+            remedy=_cast(source, name, "or correct data.classes before the first training"),
+        )
+    return found
+
+
+def _other_feature(name: str, source: SourceTable, column: Column) -> DataError:
+    return DataError(
+        f"column {column.name!r} has another type in the {name} table than in the first one",
+        expected=f"{column.kind} of width {column.width}",
+        got=str(source.type_of(column.name)),
+        remedy=_cast(source, column.name, "the encoding of a trained system is fixed"),
+    )
+
+
+def _alike(found: pa.DataType, expected: pa.DataType) -> bool:
+    kinds = {kind_of(found), kind_of(expected)}
+    # What is no plain type is not even looked into: its reader may run foreign code.
+    return len(kinds) == 1 or kinds == {"integer", "float"} or isinstance(found, pa.BaseExtensionType)
+
+
+def _cast(source: SourceTable, column: str, why: str) -> str:
+    if column in source.folders:
+        return f"write the column into the files, in that type, instead of into the names of folders; {why}"
+    return f"cast the column; {why}"
