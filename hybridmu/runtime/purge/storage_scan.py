@@ -1,8 +1,9 @@
 """Looking through storage for what a purge should have left nowhere.
 
 Tables are looked at when they are rewritten, and their footers say that no value stands apart from its row; weights are
-swept by reference; certificates hold keyed hashes alone and are covered by their chain. Everything else under
-`storage_url`, known or not, is searched: names, bytes, and what the bytes don't show (`contents`).
+swept by reference; certificates hold keyed hashes alone and are covered by their chain; manifest and journal are
+searched by field (`own_text`). Everything else under `storage_url`, known or not, is searched: names, bytes, and what
+the bytes don't show (`contents`).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from hybridmu.core.kernel.partition import digest
 from hybridmu.core.proof.byte_search import DIGEST_BYTES, Needles, spelled, widened
 from hybridmu.errors import DataError, PurgeError
 from hybridmu.runtime.purge.file_contents import Filter, Values, contents
+from hybridmu.runtime.purge.own_files import own_text
 from hybridmu.runtime.purge.table_rewrite import stands_apart
 from hybridmu.store.dataset.lake import Lake
 from hybridmu.store.dataset.layout import stored_name
@@ -49,6 +51,7 @@ class Look:
         self._meaning = {spelling: needle for needle in needles for spelling in spelled([needle]) | widened(needle)}
         self._needles = Needles(self._meaning)
         self._digests = frozenset(needle for needle in needles if len(needle) == DIGEST_BYTES)
+        self._hashes = Needles(spelled(self._digests))
         self._skipped = _within(self._storage.local, database)
 
     def run(self) -> tuple[dict[str, frozenset[bytes]], dict[str, int]]:
@@ -100,7 +103,9 @@ class Look:
         return name in self._skipped
 
     def _in_file(self, name: str) -> set[bytes]:
-        held = self._in_bytes(name.encode())
+        if (own := own_text(name, lambda: self._storage.read(name))) is not None:
+            return {self._meaning[one] for one in self._hashes.in_(own.hashes)} | self._in_bytes(own.said)
+        held = self._in_bytes(name.encode(errors="surrogateescape"))
         with self._storage.reading(name) as file:
             for found in self._needles.in_stream(file.read):
                 held |= {self._meaning[spelling] for spelling in found}
