@@ -85,12 +85,12 @@ class Look:
                 continue  # somebody's temporary file
             files, size = files + 1, size + info.size
             if held:
-                found[info.name] = frozenset(held)
+                found[_shown(info.name)] = frozenset(held)
         links = self._storage.links()
         for name in links:
-            _log.warning("%s in storage is a link: what it leads to is not looked at", name)
-            if held := self._in_bytes(name.encode(errors="surrogateescape")):
-                found[name] = frozenset(held)
+            _log.warning("%s in storage is a link: what it leads to is not looked at", _shown(name))
+            if held := self._in_bytes(_written(name)):
+                found[_shown(name)] = frozenset(held)
         looked = {"needles": len(set(self._meaning.values())), "files": files, "bytes": size}
         return found, looked | ({"links_not_followed": len(links)} if links else {})
 
@@ -105,7 +105,7 @@ class Look:
     def _in_file(self, name: str) -> set[bytes]:
         if (own := own_text(name, lambda: self._storage.read(name))) is not None:
             return {self._meaning[one] for one in self._hashes.in_(own.hashes)} | self._in_bytes(own.said)
-        held = self._in_bytes(name.encode(errors="surrogateescape"))
+        held = self._in_bytes(_written(name))
         with self._storage.reading(name) as file:
             for found in self._needles.in_stream(file.read):
                 held |= {self._meaning[spelling] for spelling in found}
@@ -162,6 +162,16 @@ def _as_text(values: Collection[object]) -> Iterator[bytes]:
             yield value
         elif isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool)):
             yield str(value).encode(errors="surrogatepass")
+
+
+def _written(name: str) -> bytes:
+    """Return a file's name as the file system has it, which may be no UTF-8."""
+    return name.encode(errors="surrogateescape")
+
+
+def _shown(name: str) -> str:
+    r"""Return a file's name as the ledger can hold it, other bytes than UTF-8's as `\udcff`."""
+    return name.encode(errors="backslashreplace").decode()
 
 
 def _within(root: Path | None, database: str) -> frozenset[str]:
