@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 
 import pyarrow.parquet as pq
 import pytest
@@ -68,7 +67,6 @@ def test_a_purge_searches_them_and_ends(tmp_path, clocked):
 def test_errors_that_name_them_can_be_told(tmp_path):
     error = PurgeError(f"{os.fsdecode(ODD)} is there", got=os.fsdecode(b"\xff"))
     assert str(error).encode() == b"sub/\\udcff\\udcfe.bin is there\n  got: \\udcff"
-    assert str(pickle.loads(pickle.dumps(error))) == str(error)
     make_table(tmp_path / "train.parquet", 40)
     put(tmp_path / "storage", ODD, b"")
     with local_system(tmp_path) as system, pytest.raises(StateError, match=r"sub/\\udcff"):

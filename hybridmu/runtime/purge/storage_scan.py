@@ -11,13 +11,16 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Collection, Iterator
+from contextlib import suppress
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from hybridmu.core.kernel.partition import digest
 from hybridmu.core.proof.byte_search import DIGEST_BYTES, Needles, spelled, widened
 from hybridmu.errors import DataError, PurgeError
-from hybridmu.runtime.purge.file_contents import Filter, Values, contents
+from hybridmu.runtime.purge.file_contents import contents
+from hybridmu.runtime.purge.file_pieces import Filter, Values
 from hybridmu.runtime.purge.own_files import own_text
 from hybridmu.runtime.purge.table_rewrite import stands_apart
 from hybridmu.store.dataset.lake import Lake
@@ -31,6 +34,7 @@ _WEIGHTS = re.compile(r"blobs/shard-(\d{5})/[0-9a-f]{48}\.safetensors")
 _LINEAGE = re.compile(r"lineage/shard-(\d{5})/[0-9a-f]{48}")
 _CERTIFICATE = re.compile(r"certificates/\d{8,}\.json")
 _OF_A_SHARD = re.compile(r"(?:^|/)shard-(\d{5})(?:/|\.parquet$)")
+_DIGITS = 20  # of the largest integer that is an id
 _PIECE = 1 << 20  # small pieces are searched together
 
 
@@ -125,6 +129,8 @@ class Look:
                 continue
             if isinstance(piece, Values):
                 held |= self._keyed(piece.name, piece.values)
+                if piece.shown:
+                    continue
                 piece = b"\n".join(_as_text(piece.values))
             waiting.append(piece)
             size += len(piece)
@@ -144,15 +150,36 @@ class Look:
         for kind, column, type_ in kinds:
             if column is None or name not in {column, stored_name(column)}:
                 continue
-            for value in values:
-                if isinstance(value, bytes):
-                    value = value.decode(errors="replace")
-                number = "int" in (type_ or "") and str(value).lstrip("-").isdigit()
-                try:
-                    held.add(digest(self._lake.key, kind, int(str(value)) if number else str(value)))
-                except DataError:
-                    continue
+            for spelling in {other for value in values for other in meant(value, "int" in (type_ or ""))}:
+                with suppress(DataError):
+                    held.add(digest(self._lake.key, kind, spelling))
         return held & self._digests
+
+
+def meant(value: object, number: bool) -> set[int | str]:
+    """Return the ids that a value in another file may stand for: a number is one however it is written.
+
+    Args:
+        value: As it was read.
+        number: Whether ids are integers.
+
+    Example:
+        >>> meant(" +1017.0", True), meant(b"r7 ", False) == {"r7", "r7 "}
+        ({1017}, True)
+    """
+    if value is None or isinstance(value, (bool, dict, list, tuple)):
+        return set()
+    text = value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+    whole: set[int | str] = set()
+    with suppress(ArithmeticError, ValueError):
+        exact = Decimal(text.strip())
+        # A number of more digits is no id, and an exponent may ask for a billion of them.
+        if exact.is_finite() and exact.adjusted() < _DIGITS and exact == exact.to_integral_value():
+            whole = {int(exact)}
+    if number:
+        return whole
+    as_text = [] if isinstance(value, (str, bytes)) else map(str, whole)
+    return {text, text.strip(), *as_text}
 
 
 def _as_text(values: Collection[object]) -> Iterator[bytes]:
