@@ -27,6 +27,7 @@ _KEEP = (
     "it is this system's, so don't delete it; put back its newest copy if it was changed, else tell the authors, with "
     "this sentence"
 )
+_RAYS = "it is Ray's, and goes when that session of Ray is over and its folder removed"
 _ELSEWHERE = "delete it, or move it elsewhere"
 
 
