@@ -62,6 +62,8 @@ def own_text(name: str, read: Callable[[], bytes]) -> OwnText | None:
 
 def advice(name: str) -> str:
     """Return what the reader can do about a file that names a purged row."""
+    if name.startswith("/"):  # not relative to storage
+        return _RAYS
     ours = name in _READERS or any(
         pattern.fullmatch(name) for pattern in (_LINEAGE, *(found for found, _ in _PATTERNS))
     )
