@@ -41,6 +41,7 @@ class HybridMUError(Exception):
     """
 
     def __init__(self, what: str, *, expected: str = "", got: str = "", remedy: str = "") -> None:
+        what, expected, got, remedy = map(_encodable, (what, expected, got, remedy))
         self.what, self.expected, self.got, self.remedy = what, expected, got, remedy
         parts = [what]
         parts += [f"expected: {expected}"] if expected else []
@@ -51,6 +52,11 @@ class HybridMUError(Exception):
     def __reduce__(self) -> tuple[object, ...]:
         """Return how to rebuild it on the other side of a process border, keyword arguments included."""
         return (_rebuild, (type(self), self.__dict__.copy(), self.args))
+
+
+def _encodable(text: str) -> str:
+    """Return a text that any file, terminal and database takes: a file's name may be no UTF-8."""
+    return text if text.isascii() else text.encode(errors="backslashreplace").decode()
 
 
 def _rebuild(kind: type[HybridMUError], state: dict[str, object], args: tuple[object, ...]) -> HybridMUError:

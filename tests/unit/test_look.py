@@ -6,10 +6,12 @@ import bz2
 import gzip
 import io
 import json
+import lzma
 import random
 import sqlite3
 import tarfile
 import zipfile
+import zlib
 from contextlib import closing
 
 import numpy as np
@@ -17,11 +19,13 @@ import pyarrow as pa
 import pyarrow.feather as feather
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pyarrow import orc
 
 from hybridmu.core.kernel.partition import digest
 from hybridmu.errors import PurgeError
-from hybridmu.runtime.purge.storage_scan import Look
+from hybridmu.runtime.purge.storage_scan import Look, meant
 from hybridmu.runtime.purge.table_rewrite import outdated, rewrite_tables
 from hybridmu.store.storage.parquet import publish_parquet, read_parquet, writing
 from hybridmu.store.storage.parquet_pages import ParquetParts
@@ -276,6 +280,97 @@ def test_what_the_bytes_of_a_file_do_not_show_is_found(lake, needles, kind):
         data = sink.getvalue()
     put(lake, kind, data)
     assert found(lake, needles) == {kind}
+
+
+def far(count: int = 2) -> pa.Array:
+    """Moments for which Python has no value."""
+    return pa.array([2**61] * count, pa.timestamp("us"))
+
+
+def orc_bytes(made: pa.Table) -> bytes:
+    sink = io.BytesIO()
+    orc.write_table(made, sink, compression="zlib")
+    return sink.getvalue()
+
+
+def sqlite_with(statement: str) -> bytes:
+    """A database whose first table can't be read."""
+    with closing(sqlite3.connect(":memory:")) as connection:
+        connection.execute("CREATE TABLE aaa (x)")
+        connection.execute("CREATE TABLE people (id INTEGER)")
+        connection.execute("INSERT INTO people VALUES (17)")
+        connection.execute("PRAGMA writable_schema = ON")
+        connection.execute("UPDATE sqlite_master SET sql = ?, rootpage = 0 WHERE name = 'aaa'", [statement])
+        connection.commit()
+        return connection.serialize()
+
+
+IDS = pa.array([16, 17])
+AS_NUMBERS = {
+    "Arrow after a far date": arrow(pa.table({"when": far(), "id": IDS})),
+    "an Arrow stream after a far date": arrow(pa.table({"when": far(), "id": IDS}), stream=True),
+    "Arrow beside a far date": arrow(pa.table({"s": pa.StructArray.from_arrays([far(), IDS], ["when", "id"])})),
+    "Arrow in a list of far dates": arrow(
+        pa.table({
+            "s": pa.ListArray.from_arrays(
+                pa.array([0, 2], pa.int32()), pa.StructArray.from_arrays([far(), IDS], ["when", "id"])
+            )
+        })
+    ),
+    "Parquet after a far date": parquet(pa.table({"when": far(), "id": pa.array([16.0, 17.0])})),
+    "ORC after a far date": orc_bytes(
+        pa.table({
+            "when": pa.array([2**40] * 2, pa.int64()).cast(pa.timestamp("s")).cast(pa.timestamp("ms")),
+            "id": IDS,
+        })
+    ),
+    "Parquet, real numbers": parquet(pa.table({"id": pa.array([16.0, 17.0])})),
+    "Parquet, decimals": parquet(pa.table({"id": pa.array([16, 17]).cast(pa.decimal128(21, 2))})),
+    "Parquet, text": parquet(pa.table({"id": ["16", "+17"]})),
+    "NumPy, real numbers": numpy_bytes(np.savez_compressed, id=np.array([16.0, 17.0])),
+    "a table of an unknown module": sqlite_with("CREATE VIRTUAL TABLE aaa USING nosuch(x)"),
+    "a table without a schema": sqlite_with("CREATE NONSENSE"),
+    "real.csv": b"id,x\n16.0,1\n17.0,2\n",
+    "plus.csv": b"id,x\n+17,2\n",
+    "zeros.csv": b"id,x\n00017,2\n",
+    "exponent.csv": b"id,x\n1.7e1,2\n",
+    "spaces.csv": b"x, id\n 2, 17\n",
+    "quotes.csv": b'x, "id"\n 2, "17"\n',
+    "title.csv": b"# export of today\n\nid,x\n17,2\n",
+    "single.csv": b"my people\nid\n17\n",
+    "endless.csv": b"id,x\n16," + b"x" * 200_000 + b"\n17,2\n",
+    "real.json": b'[{"id": 17.0}]',
+    "text.json": b'[{"id": "17"}]',
+    "columns.json": b'{"id": {"0": 16, "1": 17}}',
+    "lists.json": b'{"id": {"values": [16, 17]}}',
+    "split.json": b'{"columns": ["x", "id"], "index": [0], "data": [[2, 17]]}',
+    "header.json": b'[["x", "id"], [2, 17]]',
+    "zlib": zlib.compress(b'{"id": 17}'),
+    "fast zlib": zlib.compress(b'[{"id": 17}]' + b" " * (1 << 20), 1),
+    "LZMA": lzma.compress(b'{"id": 17}', format=lzma.FORMAT_ALONE),
+    "other.csv.lzma": lzma.compress(
+        b"id,x\n17,2\n", format=lzma.FORMAT_ALONE, filters=[{"id": lzma.FILTER_LZMA1, "lc": 0, "lp": 2}]
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", AS_NUMBERS)
+def test_a_number_is_found_however_it_is_written_and_whatever_is_beside_it(lake, needles, kind):
+    put(lake, kind, AS_NUMBERS[kind])
+    assert found(lake, needles) == {kind}
+
+
+@given(st.integers(-(2**63), 2**64 - 1), st.sampled_from(["{}", " {} ", "{:+d}", "{}.0", "{}.", "{}.000e0", "{}e0"]))
+def test_every_spelling_of_a_whole_number_means_it(number, spelling):
+    assert meant(spelling.format(number), number=True) == {number}
+    assert meant(spelling.format(number).encode(), number=True) == {number}
+
+
+def test_what_is_no_whole_number_means_none():
+    for value in (None, True, "", "17.5", "nan", "inf", "1e999999999", "1e-999999999", 17.5, float("nan"), [17], {}):
+        assert meant(value, number=True) == set()
+    assert meant(17.0, number=False) == {"17", "17.0"}
+    assert meant(" r7", number=False) == {"r7", " r7"}
 
 
 def test_minima_and_maxima_count_where_no_row_has_them(lake, needles):

@@ -1,20 +1,26 @@
-"""Cleaning the database after a purge: what deleted values may still lie in is rewritten, then it is searched."""
+"""Cleaning the database after a purge: what deleted values may still lie in is rewritten, then it is searched.
+
+Digests and raw ids must stand in no row data. What people wrote is rewritten without them; names that an operator
+declared and words of our own may be the same as an id, and tell of no row (`store/ledger/free_text.py`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
-from hybridmu.core.proof.byte_search import Needles, spelled
+from hybridmu.core.proof.byte_search import DIGEST_BYTES, Needles, spelled
 from hybridmu.errors import PurgeError
 from hybridmu.faults import reach
 from hybridmu.store.ledger import tables as t
 from hybridmu.store.ledger.database import reader
+from hybridmu.store.ledger.free_text import LIBRARIES, is_declared, is_ours, redact
 
 # How long others are waited for; it must end well before the coordinator's lease does.
 _BUSY_MILLISECONDS = 4000
@@ -23,12 +29,12 @@ Beat = Callable[[], None]
 
 
 def clean(engine: Engine, needles: Collection[bytes], beat: Beat) -> dict[str, int]:
-    """Empty the database's logs and free space of deleted values, and look.
+    """Take purged names out of reasons, empty the database's logs and free space of deleted values, and look.
 
     SQLite overwrites what it deletes with zeros at once (secure_delete), and the checkpoint empties its write-ahead
     log. Where a copy is found all the same, which the balancing of its trees may leave, the file is written anew
-    (VACUUM). PostgreSQL's tables that held such values are always written anew: its files are the server's own, and
-    can't be looked at from here.
+    (VACUUM); what is found even then stands in a live row, and its column decides. PostgreSQL's tables that held such
+    values are always written anew: its files are the server's own, and can't be looked at from here.
 
     Args:
         engine: From `database.connect`.
@@ -41,7 +47,8 @@ def clean(engine: Engine, needles: Collection[bytes], beat: Beat) -> dict[str, i
     Raises:
         PurgeError: A needle is still there, or somebody else kept the database busy.
     """
-    wanted = Needles(spelled(needles))
+    wanted = _Wanted.of(needles)
+    redact(engine, wanted.all, beat)
     if engine.dialect.name == "sqlite":
         return _clean_file(engine, wanted, beat) | {"needles": len(needles)}
     with _alone(engine) as driver:
@@ -55,7 +62,19 @@ def clean(engine: Engine, needles: Collection[bytes], beat: Beat) -> dict[str, i
     return _look_in_tables(engine, wanted, beat) | {"needles": len(needles)}
 
 
-def _clean_file(engine: Engine, needles: Needles, beat: Beat) -> dict[str, int]:
+@dataclass(frozen=True)
+class _Wanted:
+    """What is searched for: everything in row data, digests alone in our own words."""
+
+    all: Needles
+    digests: Needles
+
+    @classmethod
+    def of(cls, needles: Collection[bytes]) -> _Wanted:
+        return cls(Needles(spelled(needles)), Needles(spelled([one for one in needles if len(one) == DIGEST_BYTES])))
+
+
+def _clean_file(engine: Engine, wanted: _Wanted, beat: Beat) -> dict[str, int]:
     """Clean and search an SQLite file with its logs."""  # noqa: DOC201, DOC501 - helper of `clean`
     path = Path(str(engine.url.database))
     with _alone(engine) as driver:
@@ -68,10 +87,71 @@ def _clean_file(engine: Engine, needles: Needles, beat: Beat) -> dict[str, int]:
             if busy:
                 raise PurgeError("a reader keeps the database's log in use", remedy=_AGAIN)
             reach("compact.done")
-            size, held = _search_files([path, Path(f"{path}-wal"), Path(f"{path}-journal")], needles, beat)
+            size, held = _search_files([path, Path(f"{path}-wal"), Path(f"{path}-journal")], wanted.all, beat)
             if not held:
                 return {"bytes": size}
-    raise PurgeError(f"{', '.join(sorted(held))} still hold(s) a purged key", remedy=_AGAIN)
+        _look_in_file(driver, wanted, beat)
+    return {"bytes": size}
+
+
+def _look_in_file(driver: Any, wanted: _Wanted, beat: Beat) -> None:
+    """Search every live value of an SQLite file, also of tables that are not ours."""
+    driver.text_factory = bytes  # somebody else's text may be none
+    known = {*t.metadata.tables, *LIBRARIES}
+    # What has no page holds no value.
+    there = "SELECT name FROM sqlite_master WHERE type = 'table' AND rootpage > 0"
+    for table in [row[0].decode(errors="surrogateescape") for row in driver.execute(there)]:
+        quoted = '"' + table.replace('"', '""') + '"'
+        rows = driver.execute(f"SELECT * FROM {quoted}")
+        columns = [column[0] for column in rows.description]
+        if table not in known:
+            _search(wanted, table, "its names", "", [table, *columns])
+        while part := rows.fetchmany(10_000):
+            beat()
+            _look(wanted, table, columns, part)
+
+
+def _look(wanted: _Wanted, table: str, columns: Sequence[str], rows: Collection[Sequence[Any]]) -> int:
+    """Search some rows of a table.
+
+    Args:
+        wanted: What for.
+        table: Its name.
+        columns: Theirs, in the order of the values.
+        rows: Values of any type.
+
+    Returns:
+        How many bytes were searched.
+
+    Raises:
+        PurgeError: A value holds what must be gone.
+    """
+    size = 0
+    for place, column in enumerate(columns):
+        if (table, column) == ("meta", "value"):
+            at = columns.index("key")
+            for row in rows:
+                size += _search(wanted, table, column, _bytes([row[at]]).decode(errors="replace"), [row[place]])
+        else:
+            size += _search(wanted, table, column, "", [row[place] for row in rows])
+    return size
+
+
+def _search(wanted: _Wanted, table: str, column: str, key: str, values: Collection[Any]) -> int:
+    if is_declared(table, column, key):
+        return 0
+    data = _bytes(values)
+    if (wanted.digests if is_ours(table, column, key) else wanted.all).in_(data):
+        raise PurgeError(f"table {table} still holds a purged key in {column}", remedy=_AGAIN)
+    return len(data)
+
+
+def _bytes(values: Collection[Any]) -> bytes:
+    return b"\0".join(
+        value.encode(errors="surrogateescape") if isinstance(value, str) else bytes(value)
+        for value in values
+        if value and isinstance(value, (str, bytes, memoryview))
+    )
 
 
 def _search_files(files: Collection[Path], needles: Needles, beat: Beat) -> tuple[int, set[str]]:
@@ -88,8 +168,8 @@ def _search_files(files: Collection[Path], needles: Needles, beat: Beat) -> tupl
     return size, held
 
 
-def _look_in_tables(engine: Engine, needles: Needles, beat: Beat) -> dict[str, int]:
-    """Search every text and byte column of a server's tables."""  # noqa: DOC201, DOC501 - helper of `clean`
+def _look_in_tables(engine: Engine, wanted: _Wanted, beat: Beat) -> dict[str, int]:
+    """Search every text and byte column of a server's tables."""  # noqa: DOC201 - helper of `clean`
     size = 0
     with reader(engine).connect() as connection:
         for table in t.metadata.sorted_tables:
@@ -99,12 +179,7 @@ def _look_in_tables(engine: Engine, needles: Needles, beat: Beat) -> dict[str, i
             rows = connection.execution_options(yield_per=10_000).execute(sa.select(*columns))
             for part in rows.partitions():
                 beat()
-                data = b"\0".join(
-                    value if isinstance(value, bytes) else str(value).encode() for row in part for value in row if value
-                )
-                size += len(data)
-                if needles.in_(data):
-                    raise PurgeError(f"table {table.name} still holds a purged key", remedy=_AGAIN)
+                size += _look(wanted, table.name, [column.name for column in columns], part)
     return {"bytes": size}
 
 

@@ -117,7 +117,8 @@ class Decommission:
             raw = json.dumps({**(decommissioned(connection) or {}), "emptied_at": now})
             connection.execute(t.meta.update().where(t.meta.c.key == DECOMMISSIONED).values(value=raw))
         kept = sum(info.name.startswith(_KEPT_FOLDER) for info in self.storage.list())
-        return {"files_deleted": len(going), "certificates_kept": kept, "links_left": links, "at": now}
+        left_alone = [name.encode(errors="backslashreplace").decode() for name in links]  # any bytes may be in a name
+        return {"files_deleted": len(going), "certificates_kept": kept, "links_left": left_alone, "at": now}
 
     def finished(self) -> bool:
         """Return whether the system was decommissioned and nothing is left of it."""

@@ -32,6 +32,7 @@ from hybridmu.runtime.coordinator.dispatcher import revoked_keys
 from hybridmu.runtime.coordinator.file_recorder import Recorder
 from hybridmu.runtime.purge.certifier import Certifier
 from hybridmu.runtime.purge.database_scrub import clean
+from hybridmu.runtime.purge.own_files import advice
 from hybridmu.runtime.workers.context import Site
 from hybridmu.store.ledger.file_seals import Change
 from hybridmu.store.ledger.journal import Journal
@@ -338,7 +339,7 @@ class Purger:
             batch.looked = dict(result.looked)
             for file, held in result.found:
                 names = [name for (name, _), survey in batch.surveys.items() if not survey.needles.isdisjoint(held)]
-                why = f"{file} still names a purged row: delete it, or move it elsewhere"
+                why = f"{file} still names a purged row: {advice(file)}"
                 self._drop(token, dict.fromkeys(names, why))
 
     def _guarded(self, token: int, do: Stage) -> bool:

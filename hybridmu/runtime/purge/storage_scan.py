@@ -1,8 +1,9 @@
 """Looking through storage for what a purge should have left nowhere.
 
 Tables are looked at when they are rewritten, and their footers say that no value stands apart from its row; weights are
-swept by reference; certificates hold keyed hashes alone and are covered by their chain. Everything else under
-`storage_url`, known or not, is searched: names, bytes, and what the bytes don't show (`contents`).
+swept by reference; certificates hold keyed hashes alone and are covered by their chain; manifest and journal are
+searched by field (`own_text`). Everything else under `storage_url`, known or not, is searched: names, bytes, and what
+the bytes don't show (`contents`).
 """
 
 from __future__ import annotations
@@ -10,13 +11,17 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Collection, Iterator
+from contextlib import suppress
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from hybridmu.core.kernel.partition import digest
 from hybridmu.core.proof.byte_search import DIGEST_BYTES, Needles, spelled, widened
 from hybridmu.errors import DataError, PurgeError
-from hybridmu.runtime.purge.file_contents import Filter, Values, contents
+from hybridmu.runtime.purge.file_contents import contents
+from hybridmu.runtime.purge.file_pieces import Filter, Values
+from hybridmu.runtime.purge.own_files import own_text
 from hybridmu.runtime.purge.table_rewrite import stands_apart
 from hybridmu.store.dataset.lake import Lake
 from hybridmu.store.dataset.layout import stored_name
@@ -29,6 +34,7 @@ _WEIGHTS = re.compile(r"blobs/shard-(\d{5})/[0-9a-f]{48}\.safetensors")
 _LINEAGE = re.compile(r"lineage/shard-(\d{5})/[0-9a-f]{48}")
 _CERTIFICATE = re.compile(r"certificates/\d{8,}\.json")
 _OF_A_SHARD = re.compile(r"(?:^|/)shard-(\d{5})(?:/|\.parquet$)")
+_DIGITS = 20  # of the largest integer that is an id
 _PIECE = 1 << 20  # small pieces are searched together
 
 
@@ -49,6 +55,7 @@ class Look:
         self._meaning = {spelling: needle for needle in needles for spelling in spelled([needle]) | widened(needle)}
         self._needles = Needles(self._meaning)
         self._digests = frozenset(needle for needle in needles if len(needle) == DIGEST_BYTES)
+        self._hashes = Needles(spelled(self._digests))
         self._skipped = _within(self._storage.local, database)
 
     def run(self) -> tuple[dict[str, frozenset[bytes]], dict[str, int]]:
@@ -82,12 +89,12 @@ class Look:
                 continue  # somebody's temporary file
             files, size = files + 1, size + info.size
             if held:
-                found[info.name] = frozenset(held)
+                found[_shown(info.name)] = frozenset(held)
         links = self._storage.links()
         for name in links:
-            _log.warning("%s in storage is a link: what it leads to is not looked at", name)
-            if held := self._in_bytes(name.encode(errors="surrogateescape")):
-                found[name] = frozenset(held)
+            _log.warning("%s in storage is a link: what it leads to is not looked at", _shown(name))
+            if held := self._in_bytes(_written(name)):
+                found[_shown(name)] = frozenset(held)
         looked = {"needles": len(set(self._meaning.values())), "files": files, "bytes": size}
         return found, looked | ({"links_not_followed": len(links)} if links else {})
 
@@ -100,7 +107,9 @@ class Look:
         return name in self._skipped
 
     def _in_file(self, name: str) -> set[bytes]:
-        held = self._in_bytes(name.encode())
+        if (own := own_text(name, lambda: self._storage.read(name))) is not None:
+            return {self._meaning[one] for one in self._hashes.in_(own.hashes)} | self._in_bytes(own.said)
+        held = self._in_bytes(_written(name))
         with self._storage.reading(name) as file:
             for found in self._needles.in_stream(file.read):
                 held |= {self._meaning[spelling] for spelling in found}
@@ -120,6 +129,8 @@ class Look:
                 continue
             if isinstance(piece, Values):
                 held |= self._keyed(piece.name, piece.values)
+                if piece.shown:
+                    continue
                 piece = b"\n".join(_as_text(piece.values))
             waiting.append(piece)
             size += len(piece)
@@ -139,15 +150,36 @@ class Look:
         for kind, column, type_ in kinds:
             if column is None or name not in {column, stored_name(column)}:
                 continue
-            for value in values:
-                if isinstance(value, bytes):
-                    value = value.decode(errors="replace")
-                number = "int" in (type_ or "") and str(value).lstrip("-").isdigit()
-                try:
-                    held.add(digest(self._lake.key, kind, int(str(value)) if number else str(value)))
-                except DataError:
-                    continue
+            for spelling in {other for value in values for other in meant(value, "int" in (type_ or ""))}:
+                with suppress(DataError):
+                    held.add(digest(self._lake.key, kind, spelling))
         return held & self._digests
+
+
+def meant(value: object, number: bool) -> set[int | str]:
+    """Return the ids that a value in another file may stand for: a number is one however it is written.
+
+    Args:
+        value: As it was read.
+        number: Whether ids are integers.
+
+    Example:
+        >>> meant(" +1017.0", True), meant(b"r7 ", False) == {"r7", "r7 "}
+        ({1017}, True)
+    """
+    if value is None or isinstance(value, (bool, dict, list, tuple)):
+        return set()
+    text = value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+    whole: set[int | str] = set()
+    with suppress(ArithmeticError, ValueError):
+        exact = Decimal(text.strip())
+        # A number of more digits is no id, and an exponent may ask for a billion of them.
+        if exact.is_finite() and exact.adjusted() < _DIGITS and exact == exact.to_integral_value():
+            whole = {int(exact)}
+    if number:
+        return whole
+    as_text = [] if isinstance(value, (str, bytes)) else map(str, whole)
+    return {text, text.strip(), *as_text}
 
 
 def _as_text(values: Collection[object]) -> Iterator[bytes]:
@@ -157,6 +189,16 @@ def _as_text(values: Collection[object]) -> Iterator[bytes]:
             yield value
         elif isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool)):
             yield str(value).encode(errors="surrogatepass")
+
+
+def _written(name: str) -> bytes:
+    """Return a file's name as the file system has it, which may be no UTF-8."""
+    return name.encode(errors="surrogateescape")
+
+
+def _shown(name: str) -> str:
+    r"""Return a file's name as the ledger can hold it, other bytes than UTF-8's as `\udcff`."""
+    return name.encode(errors="backslashreplace").decode()
 
 
 def _within(root: Path | None, database: str) -> frozenset[str]:

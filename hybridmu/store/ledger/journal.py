@@ -29,11 +29,11 @@ from hybridmu.store.storage.storage import Storage
 from hybridmu.types import RequestState
 
 _FOLDER = "journal"
-_STATE, _SEALS = f"{_FOLDER}/state.json", f"{_FOLDER}/seals.json"
-_TABLES = (t.requests, t.tombstones, t.needs, t.guard, t.idempotency, t.reliances, t.named)
+STATE, SEALS = f"{_FOLDER}/state.json", f"{_FOLDER}/seals.json"
+ENTRY_TABLES = (t.requests, t.tombstones, t.needs, t.guard, t.idempotency, t.reliances, t.named)
 # Members of files that an older release wrote, without a seal.
-_MEMBERS = {_STATE: ("version", "token", "shards"), _SEALS: ()}
-_ENTRY = ("requests", "tombstones", "needs", "guard", "idempotency")
+MEMBERS = {STATE: ("version", "token", "shards"), SEALS: ()}
+ENTRY_MEMBERS = ("requests", "tombstones", "needs", "guard", "idempotency")
 _DAMAGED = (
     "the journal matters only to a ledger that was restored; delete this file if the ledger is the newest one there "
     "is: it is written anew. Otherwise put back its newest copy"
@@ -66,9 +66,9 @@ class Journal:
             stand = [name for part in parts(fresh) for name in _standing(connection, part)]
             if not stand:
                 return
-            for table in _TABLES:
+            for table in ENTRY_TABLES:
                 entry[table.name] = [
-                    _plain(row._mapping)
+                    _kept(row._mapping)
                     for part in parts(stand)
                     for row in connection.execute(table.select().where(table.c.request_id.in_(part)))
                 ]
@@ -89,19 +89,19 @@ class Journal:
             same = (t.version_shards.c.shard == last.c.shard) & (t.version_shards.c.version == last.c.version)
             shards = connection.execute(sa.select(t.version_shards).join(last, same)).all()
         state = {"version": version, "token": token, "shards": [_plain(row._mapping) for row in shards]}
-        self.storage.write(_STATE, sealed(state))
+        self.storage.write(STATE, sealed(state))
 
     def keep_seals(self) -> None:
         """Write down what is recorded of the lake's files."""
         count, seals = Seals(self._write).content()
-        self.storage.write(_SEALS, sealed({"changes": count, "seals": seals}))
+        self.storage.write(SEALS, sealed({"changes": count, "seals": seals}))
 
     def reseal(self) -> None:
         """Write every file anew; those of an older release have no seal."""
         for name, entry in self._entries():
             self.storage.write(name, sealed(entry))
         if (state := self._state()) is not None:
-            self.storage.write(_STATE, sealed(state))
+            self.storage.write(STATE, sealed(state))
         self.keep_seals()
 
     def check(self, *, whole: bool = True) -> None:
@@ -167,7 +167,7 @@ class Journal:
             missing = self._missing(connection, self._requests())
             tombstones = 0
             for _, entry in self._entries():
-                for table in _TABLES:
+                for table in ENTRY_TABLES:
                     rows = [_typed(row) for row in entry.get(table.name, ()) if row["request_id"] in missing]
                     if table is t.requests:
                         rows = [_reopened(row) for row in rows]
@@ -194,7 +194,7 @@ class Journal:
         return {"requests": len(missing), "tombstones": tombstones, "version": int(current)}
 
     def scrub(self, seqs: Collection[int], request_ids: Collection[str]) -> None:
-        """Rewrite entries without what still names rows that are gone; HMACs of ids and counts stay.
+        """Rewrite entries without what still names rows that are gone, and without reasons; HMACs and counts stay.
 
         Args:
             seqs: Tombstones whose rows are gone: their keys go.
@@ -203,13 +203,16 @@ class Journal:
         with self._read.begin() as connection:
             gone, over = set(seqs), set(request_ids) - corrections(connection, request_ids)
         for name, entry in self._entries():
+            said = [row for row in entry["requests"] if row.get("reason") is not None]  # of an older release
             stones = [row for row in entry["tombstones"] if row["seq"] in gone and row["key"] is not None]
             keys = [row for row in entry["idempotency"] if row["request_id"] in over and row["payload"] is not None]
+            for row in said:
+                row["reason"] = None
             for row in stones:
                 row["key"] = None
             for row in keys:
                 row["payload"] = None
-            if stones or keys:
+            if said or stones or keys:
                 self.storage.write(name, sealed(entry))
 
     def drop_unkeyed(self) -> None:
@@ -236,22 +239,22 @@ class Journal:
 
     def _entries(self) -> list[tuple[str, dict[str, Any]]]:
         names = [info.name for info in self.storage.list(_FOLDER) if info.name.endswith(".json")]
-        return [(name, self._read_json(name)) for name in names if name not in _MEMBERS]
+        return [(name, self._read_json(name)) for name in names if name not in MEMBERS]
 
     def _state(self) -> dict[str, Any] | None:
         try:
-            return self._read_json(_STATE)
+            return self._read_json(STATE)
         except FileNotFoundError:
             return None
 
     def _sealed(self) -> dict[str, Any] | None:
         try:
-            return self._read_json(_SEALS)
+            return self._read_json(SEALS)
         except FileNotFoundError:
             return None
 
     def _read_json(self, name: str) -> dict[str, Any]:
-        members = _MEMBERS.get(name, _ENTRY)
+        members = MEMBERS.get(name, ENTRY_MEMBERS)
         return unsealed(self.storage.read(name), f"{name} in {self.storage.url}", members, _DAMAGED)
 
 
@@ -308,6 +311,11 @@ def _reopened(row: dict[str, Any]) -> dict[str, Any]:
     kept |= {"received_at", "deadline_at", "origin"}
     fields = {name: value for name, value in row.items() if name in kept}
     return {**fields, "state": RequestState.PLANNED}
+
+
+def _kept(row: Any) -> dict[str, Any]:
+    """Return a row for the journal, without a reason: nobody reads it there, and it may name somebody."""
+    return {name: None if name == "reason" else value for name, value in _plain(row).items()}
 
 
 def _plain(row: Any) -> dict[str, Any]:

@@ -209,7 +209,7 @@ class Storage:
         """
         with explained(self.url, "read", name, missing=True):
             try:
-                file = self.fs.open_input_file(self.path(name))
+                file = self._opened(name)
             except FileNotFoundError:
                 self._check_bucket()
                 raise FileNotFoundError(errno.ENOENT, "no such file in storage", name) from None
@@ -254,7 +254,10 @@ class Storage:
                 if self.local is not None:
                     self._own(self.local, name)
                 try:
-                    self.fs.delete_file(self.path(name))
+                    if self.local is not None:
+                        Path(self.path(name)).unlink()
+                    else:
+                        self.fs.delete_file(self.path(name))
                     reach("file.deleted")
                 except FileNotFoundError:
                     self._check_bucket()
@@ -301,6 +304,11 @@ class Storage:
         return staging.drop_stale(*self._staging_place())
 
     # ------------------------------------------------------------------ helpers
+
+    def _opened(self, name: str) -> Any:
+        if self.local is not None and not _is_unicode(name):  # Arrow takes no such path
+            return pa.PythonFile(Path(self.path(name)).open("rb"), mode="r")
+        return self.fs.open_input_file(self.path(name))
 
     def _staging_place(self) -> tuple[Path, str]:
         if self.local is not None:
@@ -414,6 +422,11 @@ def open_fs(url: str) -> tuple[pafs.FileSystem, str]:
             f"can't open {url}", expected="a path or a URI that pyarrow.fs knows", got=str(error)
         ) from None
     return fs, root.rstrip("/")
+
+
+def _is_unicode(name: str) -> bool:
+    """Return whether a file's name, of which Python shows other bytes as halves of surrogate pairs, is UTF-8."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
 def _tag(file: Any) -> str:
