@@ -117,6 +117,20 @@ def test_what_does_not_say_whose_it_is_must_not_contradict(ours, name):
     refused(config, StateError, "contradicts the ledger")
 
 
+def test_a_nameless_record_of_another_system_does_not_make_the_ledger_a_damaged_one(ours):
+    config, _, other = ours
+    storage = Path(config["storage_url"])
+    document = json.loads(nameless(other / STATE))
+    shards = [{**row, "version": 1} for row in document["shards"]]
+    (storage / STATE).write_bytes(sealed({**document, "version": 1, "shards": shards}))
+    why = pytest.raises(StateError, match="does not say of which system")
+    with hybridmu.connect(config, executor="local") as system, why as refusal:
+        system.run(until_idle=True)
+    assert "move it out" in refusal.value.remedy
+    (storage / STATE).unlink()
+    works(config)
+
+
 def test_a_journal_of_an_earlier_release_is_taken_and_written_anew(ours):
     config, folder, _ = ours
     storage = Path(config["storage_url"])

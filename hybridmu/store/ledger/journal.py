@@ -173,6 +173,11 @@ class Journal:
         state = self._files.state()
         return [typed(row) for row in state["shards"]] if state else []
 
+    def named(self) -> bool:
+        """Return whether `shards` are certainly those of this system; true as well where there are none yet."""
+        state = self._files.state()
+        return state is None or named(state)
+
     def replay(self) -> dict[str, int]:
         """Give a restored ledger back what it lost, as a whole or not at all.
 
