@@ -113,6 +113,49 @@ class Certificates:
         """Return the ids of the keys that signed the certificates."""
         return {str(document["signature"]["key_id"]) for document in self.all()}
 
+    def chain(self, system: str | None, *, after: int = 0) -> list[dict[str, Any]]:
+        """Return certificates of one system, each of which names the one before.
+
+        Args:
+            system: Its name.
+            after: Begin behind this number; what comes first has to name the certificate of this number.
+
+        Raises:
+            StateError: A number is missing, or one is of another system or chain.
+            CorruptBlobError: A file is damaged.
+        """
+        found: list[dict[str, Any]] = []
+        before = self.get(after) if after else None
+        there = [number for number in self.numbers() if number > after]
+        for expected, number in enumerate(there, start=after + 1):
+            if number != expected:
+                raise StateError(
+                    f"certificate {expected} is missing, and there are later ones",
+                    expected=f"every number up to {there[-1]} in {self.storage.url}/{_FOLDER}",
+                    got=f"number {number} follows number {expected - 1}",
+                    remedy="put it back from a backup or from whoever received it; or, if the later files are not of "
+                    "this system, move them out of this storage",
+                )
+            document = self.get(number)
+            wrong = ""
+            if document["system"] != system:
+                wrong = f"it is of system {document['system']}"
+            elif document["previous"] != (None if before is None else fingerprint(before)):
+                wrong = f"it does not name number {number - 1} as it is here"
+            elif before is not None and document["predecessor"] != before["predecessor"]:
+                wrong = "it names another predecessor of this model than the one before"
+            if wrong:
+                raise StateError(
+                    f"the file of certificate {number} is not of this chain; nothing was changed",
+                    expected=f"the certificate of number {number} of system {system}",
+                    got=wrong,
+                    remedy="move it out of this storage, and put back this system's own, if it had given this number "
+                    "out: from a backup of any day, or from whoever received it",
+                )
+            found.append(document)
+            before = document
+        return found
+
     def last(self) -> dict[str, Any] | None:
         """Return the newest certificate, or None before the first."""
         numbers = self.numbers()

@@ -23,6 +23,7 @@ from hybridmu.runtime.purge.table_repair import mend
 from hybridmu.runtime.purge.table_rewrite import rewrite_tables
 from hybridmu.store.ledger.health import Vitals, read_vitals
 from hybridmu.store.ledger.journal import Journal
+from hybridmu.store.storage.ownership import bind
 from hybridmu.system.arguments import AnyName, Caller, Flag, Name, Number, Reason, Source, Versions, checked
 from hybridmu.system.session import Opened
 
@@ -229,9 +230,10 @@ class Operating(Opened):
             `unsettled` names linked models that could not be asked: link them again.
 
         Raises:
-            StateError: A coordinator is at work.
+            StateError: A coordinator is at work, storage lacks certificates, or something in it is not of this system;
+                the ledger is as it was.
         """
-        self.ledger.bind(self.settings.identity(), create=False)
+        bind(self.site.storage, self.ledger, self.settings, create=False)
         if holder := self.lease.holder():
             raise StateError("a coordinator is at work", got=holder, remedy="stop it first")
         found = Journal(self.site.storage, self._engine).replay()

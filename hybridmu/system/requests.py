@@ -123,7 +123,8 @@ class Forgetting(Opened):
             groups: Groups: every row of these people, in all tables.
             strategy: `auto` lets the planner choose per shard.
             key: Idempotency key: the same one of the same caller, with all the same options, returns the same request.
-                Once that is purged it returns it for exactly the same ids and groups; of the rest nothing is kept.
+                Once that is purged, ids and groups alone are compared, as far as they are remembered; an exact repeat
+                returns the request ever after.
             caller: Who asks; limits under `admission` count per caller.
             deadline_seconds: How long from now until the request must be exact and purged; the policy's by default.
             ignore_unknown: Leave unknown keys out instead of refusing the request.
@@ -369,7 +370,8 @@ class Forgetting(Opened):
         for kind, raw in asked:
             values = list(dict.fromkeys(lookup.typed(kind, value) for value in raw))
             made = self.keyring.macs(kind, values)
-            found += [frozenset(macs) for macs in zip(*made.values(), strict=True)]
+            # One entry for each, also before the first guard key is made: how many there are is remembered.
+            found += [frozenset(macs[place] for macs in made.values()) for place in range(len(values))]
         return found
 
     def _refuse_near(self, missing: Sequence[UnknownKey]) -> None:

@@ -43,7 +43,7 @@ def test_a_key_is_its_callers_own(ledger):
 def test_neither_key_nor_payload_can_be_guessed_without_the_guard_key(system, config):
     system.forget(ids=["r17"], key="ticket-4711", caller="desk")
     [row] = rows_of(system._engine, t.idempotency)
-    kept = {bytes(row.key), bytes(row.payload)}
+    kept = {bytes(row.key), bytes(row.payload)[:32]}
     texts = [json.dumps(["desk", "ticket-4711"]), "ticket-4711", json.dumps([[["r17"], []], "auto"])]
     guesses = [f(text.encode()).digest()[:32] for f in (hashlib.sha256, hashlib.blake2b) for text in texts]
     assert kept.isdisjoint(guesses)
@@ -59,19 +59,27 @@ def test_neither_key_nor_payload_can_be_guessed_without_the_guard_key(system, co
 def test_nothing_of_what_was_asked_is_left_when_it_is_purged(system):
     name = system.forget(ids=["r17", "r18"], key="gdpr/r17", wait=True)["request_id"]
     joined = system.forget(ids=["r17"], key="gdpr/r17", caller="b")["request_id"]
-    [payload, other] = [bytes(row.payload) for row in rows_of(system._engine, t.idempotency)]
+    [payload, other] = [bytes(row.payload)[:32] for row in rows_of(system._engine, t.idempotency)]
     journal = [Path(system.site.storage.path(info.name)) for info in system.site.storage.list("journal")]
     assert any(payload.hex() in path.read_text() for path in journal)
     system.run(until_idle=True)
     assert {system.ledger.request(each).state for each in (name, joined)} == {RequestState.PURGED}
-    assert [row.payload for row in rows_of(system._engine, t.idempotency)] == [None, None]
+    numbers = [(2, 0), (1, 0)]  # how many ids and groups were named, how many of them are unknown
+    assert [numbers_of(row.payload) for row in rows_of(system._engine, t.idempotency)] == numbers
     folder = Path(system.settings.storage_url)
     for path in [*journal, *folder.glob("ledger.sqlite3*")]:
         for each in (payload, other):
             assert each not in path.read_bytes()
             assert each.hex().encode() not in path.read_bytes()
     system.forget(ids=["r17"], key="late", caller="c")
-    assert [row.payload for row in rows_of(system._engine, t.idempotency)] == [None] * 3, "it is over at once"
+    found = [numbers_of(row.payload) for row in rows_of(system._engine, t.idempotency)]
+    assert found == [*numbers, (1, 0)], "it is over at once"
+
+
+def numbers_of(payload):
+    """Return the numbers that are all that is left of what was asked."""
+    assert len(payload) == 8
+    return int.from_bytes(payload[:4]), int.from_bytes(payload[4:])
 
 
 def test_a_repeat_after_the_purge_has_to_name_the_same_rows(system):
@@ -85,6 +93,53 @@ def test_a_repeat_after_the_purge_has_to_name_the_same_rows(system):
             system.forget(ids=ids, key="k")
     system.keyring.rotate("guard", 0)
     assert system.forget(ids=["r18", "r17"], key="k")["request_id"] == name, "old keys still know a repeat"
+
+
+def test_an_exact_repeat_never_conflicts(system):
+    """Whatever became of what it named: purged, unknown, another request's, readmitted."""
+    calls = [
+        {"ids": ["r1", "nobody"], "ignore_unknown": True},
+        {"ids": ["r2", "r2"], "deadline_seconds": 100.0},
+        {"ids": ["r3", "r4"]},
+        {"ids": ["r3"]},  # of the request before
+        {"ids": ["r4", "nobody"], "ignore_unknown": True},  # likewise
+        {"ids": ["r5", "r6"], "strategy": "retrain"},
+        {"ids": ["r1"], "caller": "b"},
+    ]
+
+    def ask():
+        return [system.forget(key=f"k{number}", **call)["request_id"] for number, call in enumerate(calls)]
+
+    first = ask()
+    assert (ask(), len(set(first))) == (first, 5)
+    system.run(until_idle=True)
+    assert {system.ledger.request(name).state for name in first} == {RequestState.PURGED}
+    assert ask() == first
+    system.readmit(ids=["r1", "r3", "r5"], reason="a test")
+    system.keyring.rotate("guard")
+    assert ask() == first
+
+
+def test_another_call_conflicts_after_the_purge(system):
+    system.forget(ids=["r1", "nobody"], ignore_unknown=True, key="k")
+    system.forget(ids=["r1"], key="of-another")
+    system.run(until_idle=True)
+    for ids in (["r1"], ["nobody"], ["r2", "nobody"], ["r1", "r2", "nobody"], ["r1", "r2", "r3"]):
+        with pytest.raises(ConflictError, match="another payload"):
+            system.forget(ids=ids, ignore_unknown=True, key="k")
+    for ids in (["r2"], ["r1", "r2"]):
+        with pytest.raises(ConflictError, match="another payload"):
+            system.forget(ids=ids, key="of-another")
+
+
+def test_what_an_earlier_release_left_of_a_purged_request_still_knows_its_repeat(system):
+    name = system.forget(ids=["r1", "nobody"], ignore_unknown=True, key="k")["request_id"]
+    system.run(until_idle=True)
+    with system._engine.begin() as connection:
+        connection.execute(t.idempotency.update().values(payload=None))
+    assert system.forget(ids=["r1", "nobody"], ignore_unknown=True, key="k")["request_id"] == name
+    with pytest.raises(ConflictError, match="another payload"):
+        system.forget(ids=["r1"], key="k")
 
 
 def test_other_options_are_another_payload(system):

@@ -318,7 +318,13 @@ def undo(world: World) -> None:
 
 def test_a_sealed_document_is_read_as_it_was_written():
     document = {"a": [1, {"seal": "x"}], "b": None}
-    assert unsealed(sealed(document), "x", (), "") == document
-    assert unsealed(json.dumps(document).encode(), "x", ("a", "b"), "") == document
-    with pytest.raises(CorruptBlobError):
-        unsealed(json.dumps(document).encode(), "x", ("a",), "")
+    assert unsealed(sealed(document), "x", ("a",), "") == document
+    assert unsealed(json.dumps(document).encode(), "x", ("a",), "", older=("a", "b")) == document
+    for older in (("a",), None):
+        with pytest.raises(CorruptBlobError):
+            unsealed(json.dumps(document).encode(), "x", ("a",), "", older=older)
+
+
+def test_a_sealed_document_of_another_kind_is_refused():
+    with pytest.raises(CorruptBlobError, match="no member 'c'"):
+        unsealed(sealed({"a": 1}), "x", ("a", "c"), "")

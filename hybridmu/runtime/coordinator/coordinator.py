@@ -136,10 +136,10 @@ class Coordinator:
         """Return whether the lease was taken; false when another coordinator holds it."""
         refuse_links(self.site.storage)
         if self.site.lake.exists:
+            self._bind(create=False)  # first: the journal of a storage says nothing of another system's ledger
             if not self._sound:
                 check_soundness(self._engine, self._journal)
                 self._sound = True
-            self._bind(create=False)
             self._journal.check()
             claim(self.site.storage, self.ledger, self.settings)  # an earlier release did not
             self._check_task()
@@ -491,7 +491,7 @@ class Coordinator:
             self.site.storage.drop_stale_staging()
             self.site.storage.drop_unfinished()
             self._keyring.drop_unfinished()
-            self._journal.drop_unkeyed()
+            self._journal.renew()
             self._journal.keep([r.request_id for r in self.ledger.requests(_BEGUN)])
             self._tidied = True
 

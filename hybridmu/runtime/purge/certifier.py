@@ -21,6 +21,7 @@ from hybridmu.runtime.workers.context import Site
 from hybridmu.store.certificates import Certificates
 from hybridmu.store.keyring import Keyring
 from hybridmu.store.ledger.ingestions import Ingestions
+from hybridmu.store.ledger.journal import Journal
 from hybridmu.store.ledger.ledger import Ledger
 from hybridmu.store.ledger.purge_records import Deletions, Passed
 from hybridmu.types import ForgetRequest, RequestState
@@ -41,6 +42,7 @@ class Certifier:
         self.site, self._renew = site, renew
         self._ledger, self._deletions, self._ingestions = Ledger(engine), Deletions(engine), Ingestions(engine)
         self._certificates, self._keyring = Certificates(site.storage), Keyring(site.settings)
+        self._journal = Journal(site.storage, engine)
 
     def certify(self, token: int, requests: Sequence[str], purge: Mapping[str, Any]) -> None:
         """Give requests the next numbers, write their certificates, and make them PURGED.
@@ -136,4 +138,5 @@ class Certifier:
             self._renew()
             self._certificates.append(document)
             self._deletions.finish(token, request_id, number, passed.purged_at)
+        self._journal.keep_seals()  # the last number: a ledger and a chain that are both older must not give it again
         self._deletions.end(token)

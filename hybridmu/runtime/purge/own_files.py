@@ -16,11 +16,12 @@ from hybridmu.errors import CorruptBlobError
 from hybridmu.store.dataset.layout import LAYOUT, MANIFEST, Manifest
 from hybridmu.store.ledger import tables as t
 from hybridmu.store.ledger.free_text import FREE, is_declared
-from hybridmu.store.ledger.journal import ENTRY_MEMBERS, ENTRY_TABLES, MEMBERS, SEALS, STATE
+from hybridmu.store.ledger.journal_files import ENTRY, ENTRY_MEMBERS, MEMBERS, SEALS, STATE
+from hybridmu.store.ledger.journal_replay import TABLES
 from hybridmu.store.storage.ownership import MARKER
 from hybridmu.store.storage.sealed_json import unsealed
 
-_ENTRY = re.compile(r"journal/[0-9a-f]{32}\.json")
+_NAMES = {"file", "system"}  # what every document of the journal says of itself
 _SCORES = re.compile(r"audits/shard-\d{5}/[0-9a-f-]+/\d{6}\.json")
 _LINEAGE = re.compile(r"lineage/shard-\d{5}/[0-9a-f]{48}")
 _KEEP = (
@@ -87,15 +88,17 @@ def _marker(name: str, data: bytes) -> OwnText:
 
 
 def _journal_state(name: str, data: bytes) -> OwnText:
-    document = unsealed(data, name, MEMBERS[name], "")
-    _only(document, {"version", "token", "shards"} if name == STATE else {"changes", "seals"})
+    document = unsealed(data, name, MEMBERS[name], "", older=MEMBERS[name])
+    _only(document, _NAMES | set(MEMBERS[name]) | ({"certificate"} if name == SEALS else set()))
     return OwnText(data)
 
 
 def _journal_entry(name: str, data: bytes) -> OwnText:
-    document = unsealed(data, name, ENTRY_MEMBERS, "")
-    tables = {table.name: table for table in ENTRY_TABLES}
-    _only(document, set(tables))
+    document = unsealed(data, name, ENTRY_MEMBERS, "", older=ENTRY_MEMBERS)
+    tables = {table.name: table for table in TABLES}
+    _only(document, _NAMES | set(tables))
+    for member in _NAMES & set(document):
+        del document[member]
     free = {column.name for column in FREE if column.table is t.requests}
     said: list[object] = []
     for table, rows in document.items():
@@ -108,7 +111,7 @@ def _journal_entry(name: str, data: bytes) -> OwnText:
 
 
 def _scores(name: str, data: bytes) -> OwnText:
-    _only(unsealed(data, name, (), ""), {"file", "scores"})
+    _only(unsealed(data, name, ("file", "scores"), ""), {"file", "scores"})
     return OwnText(data)
 
 
@@ -125,4 +128,4 @@ _READERS: dict[str, _Reader] = {
     STATE: _journal_state,
     SEALS: _journal_state,
 }
-_PATTERNS: tuple[tuple[re.Pattern[str], _Reader], ...] = ((_ENTRY, _journal_entry), (_SCORES, _scores))
+_PATTERNS: tuple[tuple[re.Pattern[str], _Reader], ...] = ((ENTRY, _journal_entry), (_SCORES, _scores))

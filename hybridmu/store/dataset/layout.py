@@ -206,7 +206,7 @@ class Manifest:
             CorruptBlobError: It is damaged.
         """
         members = ("encoder", "classes_inferred", "salt", "generations", "ancestry")
-        raw = unsealed(data, MANIFEST, members, PUT_BACK)
+        raw = unsealed(data, MANIFEST, members, PUT_BACK, older=members)
         generations = []
         for found in raw["generations"]:
             rows = {split: tuple(tuple(shard) for shard in shards) for split, shards in found["rows"].items()}

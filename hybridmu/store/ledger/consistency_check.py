@@ -12,10 +12,12 @@ import json
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
+from hybridmu.errors import StateError
 from hybridmu.store.ledger import tables as t
 from hybridmu.store.ledger.database import reader
 from hybridmu.store.ledger.database_errors import refuse_damaged
 from hybridmu.store.ledger.journal import Journal
+from hybridmu.store.ledger.journal_files import STATE
 
 
 def check_soundness(engine: Engine, journal: Journal) -> None:
@@ -27,6 +29,7 @@ def check_soundness(engine: Engine, journal: Journal) -> None:
 
     Raises:
         DatabaseError: It is damaged; nothing is trained, published or answered from it.
+        StateError: A journal that does not say whose it is has other records than the ledger.
     """
     try:
         with reader(engine).begin() as connection:
@@ -37,7 +40,7 @@ def check_soundness(engine: Engine, journal: Journal) -> None:
             _compare_needs(connection)
             _compare_texts(connection)
             for row in journal.shards():
-                _compare_version(connection, row)
+                _compare_version(connection, row, journal.named())
     except ValueError as error:  # text that is no text any more
         refuse_damaged(str(error))
 
@@ -66,9 +69,22 @@ def _compare_texts(connection: Connection) -> None:
                 refuse_damaged(f"entry {key!r} can't be read")
 
 
-def _compare_version(connection: Connection, row: dict[str, object]) -> None:
-    """Check a sub-model's record, which never changes, against the journal."""
+def _compare_version(connection: Connection, row: dict[str, object], named: bool) -> None:
+    """Check a sub-model's record, which never changes, against the journal.
+
+    Raises:
+        StateError: They differ, and the journal may be another system's: then the ledger must not be called damaged.
+    """
     mine = (t.version_shards.c.version == row["version"]) & (t.version_shards.c.shard == row["shard"])
     found = connection.execute(t.version_shards.select().where(mine)).first()
-    if found is not None and dict(found._mapping) != row:
-        refuse_damaged(f"the record of shard {row['shard']} in version {row['version']} is not what was published")
+    if found is None or dict(found._mapping) == row:
+        return
+    got = f"the record of shard {row['shard']} in version {row['version']} is not what was published"
+    if named:
+        refuse_damaged(got)
+    raise StateError(
+        f"{STATE} in storage, which does not say of which system it is, contradicts the ledger",
+        got=got,
+        remedy="if this file was copied here, move it out of this storage: it is written anew. Otherwise the database "
+        "was changed from outside: restore it from a backup; see docs/operations.md",
+    )

@@ -166,7 +166,8 @@ class Ledger:
             if training_rows is not None and found.fresh:
                 self._refuse_empty(connection, found, training_rows)
             request = self._request(connection, t.requests.c.request_id == commit(connection, call, found))
-            remember(connection, repeat, request.request_id, over=request.state is RequestState.PURGED)
+            over = request.state is RequestState.PURGED
+            remember(connection, repeat, request.request_id, unknown=ignored_unknown, over=over)
             return request
 
     def _refuse_empty(self, connection: Connection, found: Assessment, training_rows: int) -> None:

@@ -15,6 +15,7 @@ from hybridmu.store.storage.sealed_json import sealed, unsealed
 from hybridmu.store.storage.storage import Storage
 
 _FILE = re.compile(r"audits/shard-\d{5}/([^/]+)/(\d{6})\.json")
+_MEMBERS = ("file", "scores")
 
 
 class Audits:
@@ -45,7 +46,7 @@ class Audits:
         for file in self.storage.list(f"{_folder(shard)}/{name}"):
             if match := _FILE.fullmatch(file.name):
                 with suppress(CorruptBlobError):
-                    kept = unsealed(self.storage.read(file.name), file.name, (), "run the audit again")
+                    kept = unsealed(self.storage.read(file.name), file.name, _MEMBERS, "run the audit again")
                     if kept["file"] == file.name:
                         found[int(match[2])] = kept["scores"]
         return found

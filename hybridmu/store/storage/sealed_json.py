@@ -24,14 +24,17 @@ def sealed(document: Mapping[str, Any]) -> bytes:
     return body.removesuffix(b"}") + _BEFORE + file_seal(body).encode() + _AFTER
 
 
-def unsealed(data: bytes, name: str, members: Collection[str], remedy: str) -> dict[str, Any]:
+def unsealed(
+    data: bytes, name: str, members: Collection[str], remedy: str, *, older: Collection[str] | None = None
+) -> dict[str, Any]:
     """Return the object that `sealed` wrote.
 
     Args:
         data: The file.
         name: How an error calls it.
-        members: Those that a file of an older release has, which wrote no seals.
+        members: Those that such a document has, whoever wrote it; it may have more.
         remedy: What the reader can do about a damaged one.
+        older: Exactly those of a file of an older release, which wrote no seals; None: there never was one.
 
     Returns:
         The object, without its seal.
@@ -45,8 +48,10 @@ def unsealed(data: bytes, name: str, members: Collection[str], remedy: str) -> d
             raise ValueError("its bytes do not match its seal")
         found: dict[str, Any] = json.loads(body.decode())
         # An unsealed file must have no member that a changed seal could have become.
-        if digest is None and (not isinstance(found, dict) or set(found) != set(members)):
+        if digest is None and (older is None or not isinstance(found, dict) or set(found) != set(older)):
             raise ValueError("no seal, and other members than such a file has")
+        if lacking := sorted(set(members) - set(found)):
+            raise ValueError(f"another document: it has no member {lacking[0]!r}")
     except (ValueError, RecursionError) as error:
         raise CorruptBlobError(
             f"{name} is damaged", expected="the bytes that were written", got=str(error)[:200], remedy=remedy

@@ -2,7 +2,8 @@
 
 Callers like to put an id into a key, and what is asked is ids. The ledger holds neither, but HMACs of both by the guard
 key; of what is asked not even that once its rows are purged. Then a repeat is known by the ids and groups themselves:
-it has to name exactly those that the guard remembers of the request.
+it has to name as many as the first call did, and of those all that the guard remembers, but as many as were unknown
+then or readmitted since. An exact repeat always does; options are not compared any more.
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection, Row
+from sqlalchemy.engine import Connection
 
 from hybridmu.errors import ConflictError, RequestError, StateError
 from hybridmu.store.ledger import tables as t
 from hybridmu.store.ledger.database import parts
 
 _LONGEST = 200
+_HMAC, _NUMBER = 32, 4  # bytes: what is kept of a call is an HMAC and two numbers, then the numbers alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,38 +104,57 @@ def repeated(connection: Connection, repeat: RepeatKey | None) -> str | None:
     payload = seals[bytes(row.key)].payload
     if payload is None:
         return str(row.request_id)
-    same = bytes(row.payload) == payload if row.payload is not None else _names_the_same(connection, row, repeat)
+    kept = bytes(row.payload or b"")
+    whole = len(kept) >= _HMAC
+    same = kept[:_HMAC] == payload if whole else _names_the_same(connection, row.request_id, kept, repeat)
     if not same:
         raise ConflictError(
             "this idempotency key was used with another payload",
             expected="the same verb, rows and options"
-            if row.payload is not None
-            else f"exactly the ids and groups of request {row.request_id}: it is purged, and nothing else of what was "
-            "asked is kept",
+            if whole
+            else f"the ids and groups that were asked with it: request {row.request_id} is purged, and nothing else of "
+            "what was asked is kept",
             remedy="use a new key for a new request",
         )
     return str(row.request_id)
 
 
-def remember(connection: Connection, repeat: RepeatKey | None, name: str, *, over: bool = False) -> None:
+def remember(
+    connection: Connection, repeat: RepeatKey | None, name: str, *, unknown: int = 0, over: bool = False
+) -> None:
     """Let a key name a request or ingestion, in the caller's write transaction.
 
     Args:
         connection: In a transaction.
         repeat: From `seal`; None: there is nothing to remember.
         name: The request or ingestion.
+        unknown: How many of the ids and groups that are asked have no row, and no guard entry.
         over: Whether its rows are purged already: what was asked is not kept.
     """
     if repeat is not None:
         made = repeat.seals[-1]
-        values = {"key": made.name, "key_id": made.key_id, "payload": None if over else made.payload}
+        numbers = () if repeat.macs is None or made.payload is None else (len(repeat.macs), unknown)
+        payload = (made.payload or b"") + b"".join(number.to_bytes(_NUMBER) for number in numbers)
+        values = {"key": made.name, "key_id": made.key_id, "payload": spent(payload) if over else payload or None}
         connection.execute(t.idempotency.insert().values(request_id=name, **values))
+
+
+def spent(payload: bytes | None) -> bytes | None:
+    """Return what may stay of what is kept of a call once its rows are purged: how many ids and groups it named."""
+    kept = payload or b""
+    return (kept[_HMAC:] if len(kept) >= _HMAC else kept) or None
 
 
 def forget_payloads(connection: Connection, request_ids: Iterable[str]) -> None:
     """Keep nothing of what these requests asked, in the caller's write transaction."""
+    kept = t.idempotency.c
     for part in parts(sorted(set(request_ids) - corrections(connection, request_ids))):
-        connection.execute(t.idempotency.update().where(t.idempotency.c.request_id.in_(part)).values(payload=None))
+        there = kept.request_id.in_(part) & kept.payload.is_not(None)
+        rows = connection.execute(sa.select(kept.key, kept.payload).where(there)).all()
+        left = [{"of": row.key, "left": spent(bytes(row.payload))} for row in rows]
+        if left:
+            change = t.idempotency.update().where(kept.key == sa.bindparam("of"))
+            connection.execute(change.values(payload=sa.bindparam("left")), left)
 
 
 def corrections(connection: Connection, request_ids: Iterable[str]) -> set[str]:
@@ -166,11 +187,30 @@ def _refuse_lost(connection: Connection, have: set[str]) -> None:
         )
 
 
-def _names_the_same(connection: Connection, row: Row[tuple[object, ...]], repeat: RepeatKey) -> bool:
-    """Return whether a call names exactly the ids and groups that are remembered of a purged request."""
+def _names_the_same(connection: Connection, request_id: str, kept: bytes, repeat: RepeatKey) -> bool:
+    """Return whether a call can be the one that a key came with, now that its request is purged.
+
+    Args:
+        connection: In any transaction.
+        request_id: The request, which may be an earlier one of the same caller that asked for more.
+        kept: How many ids and groups the first call named, and how many of them were unknown; empty: an earlier release
+            kept no numbers, and the request's own stand for them.
+        repeat: The call.
+    """
     if repeat.macs is None:
         return False
-    known: set[bytes] = set()
-    for table in (t.guard, t.named):
-        known |= set(map(bytes, connection.scalars(sa.select(table.c.mac).where(table.c.request_id == row.request_id))))
-    return len(known) == len(repeat.macs) and all(not known.isdisjoint(each) for each in repeat.macs)
+    r, mine = t.requests.c, t.guard.c.request_id == request_id
+    counts = connection.execute(
+        sa.select(r["keys"], r.already_forgotten, r.ignored_unknown).where(r.request_id == request_id)
+    ).one()
+    here = set(map(bytes, connection.scalars(sa.select(t.guard.c.mac).where(mine & ~t.guard.c.absent))))
+    here |= set(map(bytes, connection.scalars(sa.select(t.named.c.mac).where(t.named.c.request_id == request_id))))
+    elsewhere = set(map(bytes, connection.scalars(sa.select(t.guard.c.mac).where(mine & t.guard.c.absent))))
+    had = counts[0] + counts[1]
+    if kept:
+        names, unknown = (int.from_bytes(kept[at : at + _NUMBER]) for at in (0, _NUMBER))
+    else:
+        names, unknown = had + counts[2], counts[2]
+    readmitted = max(0, had - len(here))  # or given up with a lost guard key
+    unmatched = sum(each.isdisjoint(here | elsewhere) for each in repeat.macs)
+    return len(repeat.macs) == names and unmatched <= unknown + readmitted
