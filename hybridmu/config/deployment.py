@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, field_validator
 
+from hybridmu.config.addresses import whole_path
 from hybridmu.config.section import Section
 
 _HOST = re.compile(r"(\*\.)?[0-9A-Za-z_.-]+|[0-9A-Fa-f:.]+")
@@ -174,7 +174,7 @@ class KeySettings(Section):
     @field_validator("folder")
     @classmethod
     def _whole(cls, folder: str | None) -> str | None:
-        return None if folder is None else str(Path(folder).expanduser().absolute())
+        return None if folder is None else str(whole_path(folder))
 
     @field_validator("signing", "guard")
     @classmethod
@@ -182,4 +182,4 @@ class KeySettings(Section):
         kind, _, name = (source or "").partition(":")
         if source is not None and (kind not in {"env", "file"} or not name):
             raise ValueError("expected env:NAME or file:PATH")  # what is there instead may be the key itself
-        return f"file:{Path(name).expanduser().absolute()}" if kind == "file" else source
+        return f"file:{whole_path(name)}" if kind == "file" else source

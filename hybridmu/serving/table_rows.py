@@ -92,7 +92,7 @@ def _scalars(placed: Placed) -> Callable[[Sequence[Row], F32], None]:
         kinds = set(map(type, cells))
         if kinds - _PLAIN:
             for place, cell in enumerate(cells):
-                if cell is not None and not isinstance(cell, _NUMBERS):
+                if isinstance(cell, np.timedelta64) or not (cell is None or isinstance(cell, _NUMBERS)):
                     raise _wrong(columns[place % len(columns)], cell)
             if type(None) in kinds:
                 nulls = np.array([cell is None for cell in cells]).reshape(-1, len(columns))
@@ -133,7 +133,9 @@ def _lists(placed: Placed) -> Callable[[Sequence[Row], F32], None]:
                     out[number, at + width] = 1
                     cells += [column.fill] * width
                     continue
-                if not isinstance(value, list | tuple | np.ndarray):
+                if not isinstance(value, list | tuple | np.ndarray) or (
+                    isinstance(value, np.ndarray) and value.dtype.kind in "mM"  # `tolist` makes integers of moments
+                ):
                     raise _wrong(column, value)
                 if len(value) != width:
                     raise DataError(
@@ -143,7 +145,7 @@ def _lists(placed: Placed) -> Callable[[Sequence[Row], F32], None]:
                     )
                 cells += value.tolist() if isinstance(value, np.ndarray) else value
         for kind in set(map(type, cells)) - _PLAIN:
-            if issubclass(kind, bool) or not issubclass(kind, int | float | np.integer | np.floating):
+            if issubclass(kind, bool | np.timedelta64) or not issubclass(kind, int | float | np.integer | np.floating):
                 place = next(place for place, cell in enumerate(cells) if type(cell) is kind)
                 raise DataError(
                     f"column {owner[place % total].name!r} has a wrong value in its list",

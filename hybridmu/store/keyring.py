@@ -302,12 +302,11 @@ class Keyring:
     def _external(self, which: KeyName) -> bytes:
         source = str(getattr(self.settings.keys, which))
         kind, _, name = source.partition(":")
-        text = config.secret(name) if kind == "env" else None
-        found = text.encode() if text else _read(Path(name)) if kind == "file" and Path(name).is_file() else b""
-        if not found.strip():
+        found = config.secret(name) if kind == "env" else _read(Path(name)) if _is_file(Path(name)) else None
+        if not found or not found.strip():
             raise ConfigError(
-                f"keys.{which} can't be read",
-                expected="a set environment variable" if kind == "env" else "an existing file",
+                f"keys.{which} can't be read, or is empty",
+                expected="a set environment variable" if kind == "env" else "an existing file that this user may read",
                 got=source,
                 remedy="provide it, or leave it out: then the key is a file in keys.folder",
             )
@@ -380,6 +379,13 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except PermissionError:
         raise ConfigError("a key file can't be read", got=str(path), remedy="run as the user that owns it") from None
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a folder above it is closed to us, for one
+        return False
 
 
 def _refuse_open(path: Path, mode: str) -> None:

@@ -33,6 +33,8 @@ _LEAST_ID, _MOST_ID = -(2**63), 2**64 - 1
 _LONGEST = {"caller": 80, "key": 200, "reason": 2000}  # characters; the database's columns
 _INSTANT, _DECADES = 1e-6, 1e9  # seconds
 _MOST = 1_000_000  # rows, models, workers, epochs: more would only fill the machine
+# Python and NumPy count them among the integers: a span of five days is no 5.
+_NO_NUMBERS = (bool, np.bool_, np.timedelta64)
 _WORDS = {list: "a list", tuple: "a tuple", dict: "a dict", str: "a string", bytes: "bytes", type(None): "None"}
 
 
@@ -61,7 +63,8 @@ def checked(verb: Callable[_P, _R]) -> Callable[_P, _R]:
         try:
             bound = signature.bind(*args, **kwargs)
         except TypeError as error:
-            raise _misfit(verb.__name__, signature, kwargs, error) from None
+            name = "System" if verb.__name__ == "__init__" else verb.__name__
+            raise _misfit(name, signature, kwargs, error) from None
         for name, value in bound.arguments.items():
             if (check := checks().get(name)) is None:
                 continue
@@ -129,7 +132,7 @@ def _key(name: str, place: int, value: object) -> int | str:
         if text.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in text):
             return text
         what, got = "holds half a character (a lone surrogate)", "a string that is not Unicode"
-    elif isinstance(value, (int, np.integer)) and not isinstance(value, bool):
+    elif isinstance(value, (int, np.integer)) and not isinstance(value, _NO_NUMBERS):
         if _LEAST_ID <= (number := operator.index(value)) <= _MOST_ID:
             return number
         what, got = "is beyond 64 bits", "an integer"
@@ -160,14 +163,14 @@ def _text(name: str, value: Any, least: int, most: int) -> str:
         raise RequestError(
             f"{name} holds control characters, line breaks or half characters",
             expected="printable text in one line",
-            got=ascii(value)[:100],
+            got=_shown(value),
         )
     return str.__str__(value)
 
 
 def _number(name: str, value: Any, low: float, high: float, whole: bool) -> Any:
     kind = numbers.Integral if whole else numbers.Real
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, kind):
+    if isinstance(value, _NO_NUMBERS) or not isinstance(value, kind):
         expected = "a whole number" if whole else "a number"
         raise RequestError(f"{name} is no {expected[2:]}", expected=expected, got=_kind(value))
     number: Any = value
@@ -230,10 +233,24 @@ def _counts(name: str, value: Any) -> tuple[int, ...]:
 
 
 def _arrivals(name: str, value: Any) -> tuple[Arrival, ...]:
-    found = tuple(_several(name, value, "what System.arrival returns"))
-    if not all(isinstance(each, Arrival) for each in found):
-        raise RequestError(f"{name} holds something else", expected="what System.arrival returns")
-    return found
+    found = _several(name, value, "what System.arrival returns")
+    return tuple(_arrival(f"{name}[{place}]", each) for place, each in enumerate(found))
+
+
+def _arrival(name: str, value: Any) -> Arrival:
+    if not isinstance(value, Arrival):
+        raise RequestError(f"{name} is something else", expected="what System.arrival returns", got=_kind(value))
+    at = _number(f"{name}.at", value.at, 0, _DECADES, whole=False)
+    if not isinstance(value.rows, Mapping):
+        raise RequestError(f"{name}.rows is no mapping", expected="(shard, slice) → rows", got=_kind(value.rows))
+    rows: dict[tuple[int, int], int] = {}
+    for where, count in value.rows.items():
+        if not isinstance(where, tuple) or len(where) != 2:
+            raise RequestError(f"{name}.rows names no place", expected="(shard, slice)", got=_kind(where))
+        shard = _number(f"a shard of {name}.rows", where[0], 0, _MOST, whole=True)
+        slice_ = _number(f"a slice of {name}.rows", where[1], 1, _MOST, whole=True)
+        rows[shard, slice_] = _number(f"a count of {name}.rows", count, 1, _MOST, whole=True)
+    return Arrival(at, rows)
 
 
 def _several(name: str, value: Any, what: str) -> list[Any]:
@@ -267,7 +284,15 @@ def _kind(value: object) -> str:
 
 def _shown(value: object) -> str:
     """Return a value that is no id, for a message."""
-    return ascii(value)[:100] if isinstance(value, (str, numbers.Real)) else _kind(value)
+    if isinstance(value, str):
+        text = str.__str__(value)
+        return ascii(text[:100]) + ("…" if len(text) > 100 else "")
+    if not isinstance(value, numbers.Real):
+        return _kind(value)
+    try:
+        return ascii(value)[:100]
+    except ValueError:  # Python writes out no more than 4,300 digits
+        return "a number of thousands of digits"
 
 
 def _misfit(verb: str, signature: inspect.Signature, given: Mapping[str, object], error: TypeError) -> HybridMUError:
@@ -277,7 +302,7 @@ def _misfit(verb: str, signature: inspect.Signature, given: Mapping[str, object]
     return RequestError(
         f"{verb} does not take these arguments",
         expected=", ".join(known) or "none",
-        got=str(error),
+        got=str(error).removeprefix("got "),
         remedy=f"write {near[0]}" if near else "",
     )
 

@@ -43,6 +43,7 @@ class Operating(Opened):
         self._check_bound()
         return asdict(self.controls.pause(reason, caller))
 
+    @checked
     def resume(self) -> None:
         """Claim requests again."""
         self._check_bound()
@@ -76,15 +77,18 @@ class Operating(Opened):
         self._check_bound()
         self.controls.lift(number)
 
+    @checked
     def holds(self) -> list[dict[str, Any]]:
         """Return the legal holds that are not lifted."""
         self._check_bound()
         return [asdict(hold) for hold in self.controls.holds()]
 
+    @checked
     def vitals(self) -> Vitals:
         """Return how the system is doing, in the numbers that metrics show."""
         return read_vitals(self._engine)
 
+    @checked
     def status(self) -> dict[str, Any]:
         """Return where the system stands: version, shards and what they owe, canaries, requests, holds, replicas."""
         self._check_bound()
@@ -178,6 +182,7 @@ class Operating(Opened):
         keeper = CheckpointKeeper(self.site, self.ledger, self.registry)
         return upgrade_plan(keeper, self.measurements, versions or {})
 
+    @checked
     def rewrite_tables(self) -> int:
         """Return how many tables of an earlier release were rewritten, so that values stand in their rows alone.
 
@@ -221,6 +226,7 @@ class Operating(Opened):
         finally:
             self.lease.release(token)
 
+    @checked
     def replay(self) -> dict[str, Any]:
         """Give a ledger that was restored from a backup what storage has acted on since, and linked models know.
 

@@ -206,6 +206,7 @@ class System(NewRows, Operating, Auditing, Sizing):
         self.linked.link(settings.model_copy(update={"data": catalog.resolve(settings.data)}))
         return self.models()
 
+    @checked
     def models(self) -> list[dict[str, Any]]:
         """Return this model and all that it is or was linked with, read live, as JSON-able data."""
         self._check_bound()
@@ -279,6 +280,7 @@ class System(NewRows, Operating, Auditing, Sizing):
         return not self.ledger.tombstones() and bool(canaries.lacking())
 
 
+@checked
 def connect(settings: Settings | dict[str, Any] | str | Path, executor: Executor = "ray") -> System:
     """Open a system; the entry point for notebooks.
 
