@@ -216,6 +216,22 @@ class Keyring:
             raise StateError(f"another process rotated the {which} key just now", remedy="look at `hybridmu keys show`")
         return self.guard_keys()[-1] if which == "guard" else key_id(_raw(self.signing_key()))
 
+    def check(self) -> None:
+        """Check that the keys from elsewhere can be read, and that the others have a folder to be made in.
+
+        Nothing is made but that folder. What fails here would fail after rows were revoked, or at their certificate.
+
+        Raises:
+            ConfigError: A key or the folder can't be used.
+        """  # noqa: DOC501 - a function makes one of them
+        keys = self.settings.keys
+        if keys.signing:
+            _private(self._external("signing"), keys.signing)
+        self._guards()
+        for source, pattern in ((keys.signing, _PRIVATE), (keys.guard, _GUARD)):
+            if not source and not _numbers(folder := self._folder(), pattern) and not os.access(folder, os.W_OK):
+                raise _no_folder(folder, "this user may not write there")
+
     def drop_unfinished(self) -> None:
         """Remove half-made key files that crashes left."""
         if self._has_folder():
@@ -227,10 +243,13 @@ class Keyring:
 
     def _folder(self, create: bool = True) -> Path:
         folder = self.settings.keys_folder
-        if create:
-            with explained(str(folder.parent), "make", folder.name):
+        try:
+            if create:
                 make_folder(folder)
-        if folder.is_dir():
+            there = folder.is_dir()
+        except OSError as error:
+            raise _no_folder(folder, error.strerror or str(error)) from None
+        if there:
             _refuse_open(folder, "700")
         return folder
 
@@ -302,7 +321,10 @@ class Keyring:
     def _external(self, which: KeyName) -> bytes:
         source = str(getattr(self.settings.keys, which))
         kind, _, name = source.partition(":")
-        found = config.secret(name) if kind == "env" else _read(Path(name)) if _is_file(Path(name)) else None
+        found = config.secret(name) if kind == "env" else None
+        if kind == "file":
+            with suppress(FileNotFoundError, NotADirectoryError):
+                found = _read(Path(name))
         if not found or not found.strip():
             raise ConfigError(
                 f"keys.{which} can't be read, or is empty",
@@ -374,18 +396,11 @@ def _read(path: Path) -> bytes:
     Raises:
         ConfigError: Others than its owner may read it, or its owner may not.
     """
-    _refuse_open(path, "600")
     try:
+        _refuse_open(path, "600")
         return path.read_bytes()
     except PermissionError:
         raise ConfigError("a key file can't be read", got=str(path), remedy="run as the user that owns it") from None
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:  # a folder above it is closed to us, for one
-        return False
 
 
 def _refuse_open(path: Path, mode: str) -> None:
@@ -448,6 +463,15 @@ def _not_of_its_number(path: Path, other: Path) -> ConfigError:
         expected=f"the key that {other.name} was made of",
         got=str(path),
         remedy="restore both files from the backup of the key folder (docs/keys.md)",
+    )
+
+
+def _no_folder(folder: Path, got: str) -> ConfigError:
+    return ConfigError(
+        "the folder of the keys can't be made or used",
+        expected="a folder that this user may make and write to",
+        got=f"{folder}: {got}",
+        remedy="make that possible; where no keys were made yet, keys.folder may name another place apart from storage",
     )
 
 

@@ -147,7 +147,7 @@ def _key(name: str, place: int, value: object) -> int | str:
 
 
 def _strategy(name: str, value: Any) -> Any:
-    if not isinstance(value, str) or value not in get_args(StrategyChoice):
+    if not isinstance(value, str) or str.__str__(value) not in get_args(StrategyChoice):
         expected = f"one of {', '.join(get_args(StrategyChoice))}"
         raise ConfigError(f"unknown {name} {_shown(value)}", expected=expected)
     return str.__str__(value)
@@ -173,7 +173,8 @@ def _number(name: str, value: Any, low: float, high: float, whole: bool) -> Any:
     if isinstance(value, _NO_NUMBERS) or not isinstance(value, kind):
         expected = "a whole number" if whole else "a number"
         raise RequestError(f"{name} is no {expected[2:]}", expected=expected, got=_kind(value))
-    number: Any = value
+    # Of a subclass too, whatever that says of its order.
+    number: Any = int.__index__(value) if isinstance(value, int) else value
     if not low <= number <= high:  # NaN is neither
         raise RequestError(f"{name} is out of range", expected=f"{low:g} to {high:g}", got=_shown(value))
     return operator.index(number) if whole else float(number)
@@ -186,9 +187,9 @@ def _flag(name: str, value: Any) -> bool:
 
 
 def _kind_of_key(name: str, value: Any) -> Any:
-    if not isinstance(value, str) or value not in get_args(KeyKind):
+    if not isinstance(value, str) or str.__str__(value) not in get_args(KeyKind):
         raise RequestError(f"{name} is no kind of key", expected="id, or group", got=_shown(value))
-    return value
+    return str.__str__(value)
 
 
 def _callback(name: str, value: Any) -> Any:
@@ -198,7 +199,7 @@ def _callback(name: str, value: Any) -> Any:
 
 
 def _executor(name: str, value: Any) -> Any:
-    if value not in {"ray", "local"} if isinstance(value, str) else True:
+    if not isinstance(value, str) or str.__str__(value) not in {"ray", "local"}:
         raise ConfigError(f"unknown {name} {_shown(value)}", expected="ray, or local")
     return str.__str__(value)
 
@@ -244,7 +245,7 @@ def _arrival(name: str, value: Any) -> Arrival:
     if not isinstance(value.rows, Mapping):
         raise RequestError(f"{name}.rows is no mapping", expected="(shard, slice) → rows", got=_kind(value.rows))
     rows: dict[tuple[int, int], int] = {}
-    for where, count in value.rows.items():
+    for where, count in _plain_dict(f"{name}.rows", value.rows).items():
         if not isinstance(where, tuple) or len(where) != 2:
             raise RequestError(f"{name}.rows names no place", expected="(shard, slice)", got=_kind(where))
         shard = _number(f"a shard of {name}.rows", where[0], 0, _MOST, whole=True)
@@ -268,13 +269,21 @@ def _rows(name: str, value: Any) -> list[dict[str, Any]]:
         if not isinstance(row, Mapping) or not all(isinstance(column, str) for column in row):
             expected = "a dict from column to value"
             raise RequestError(f"{name}[{place}] is no row", expected=expected, got=_kind(row))
-    return [dict(row) for row in found]
+    return [_plain_dict(f"{name}[{place}]", row) for place, row in enumerate(found)]
 
 
 def _versions(name: str, value: Any) -> dict[str, str]:
-    if not isinstance(value, Mapping) or not all(isinstance(part, str) for pair in value.items() for part in pair):
+    found: dict[Any, Any] = _plain_dict(name, value) if isinstance(value, Mapping) else {None: None}
+    if not all(isinstance(part, str) for pair in found.items() for part in pair):
         raise RequestError(f"{name} is no list of packages", expected="a dict from package to version")
-    return dict(value)
+    return found
+
+
+def _plain_dict(name: str, value: Mapping[Any, Any]) -> dict[Any, Any]:
+    try:
+        return dict(value)
+    except Exception as error:  # whatever the caller's own mapping raises
+        raise RequestError(f"{name} can't be read", expected="a dict", got=type(error).__name__) from error
 
 
 def _kind(value: object) -> str:

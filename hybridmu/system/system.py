@@ -79,9 +79,10 @@ class System(NewRows, Operating, Auditing, Sizing):
 
         Raises:
             StateError: Another coordinator is at work on this storage, or it is a successor without rows yet.
-            ConfigError: The task can't be used: it is tried on a few rows before anything is stored.
+            ConfigError: The task can't be used: it is tried on a few rows before anything is stored; or a key can't.
         """
         started = time.perf_counter()
+        self.keyring.check()  # without them nothing could be forgotten, or certified
         take(self.site.storage, self.settings)
         # The other verbs make no database.
         connect_database(self.settings.database, create=True, modes=self.site.storage.modes).dispose()
@@ -97,7 +98,6 @@ class System(NewRows, Operating, Auditing, Sizing):
                 remedy="correct database_url, or restore the ledger from a backup",
             )
         bind(self.site.storage, self.ledger, self.settings, create=True, replace=not self.site.lake.exists)
-        self.keyring.guard_keys()  # where they are kept must be known before anything is forgotten
         adopt(self.site, self._engine)
         recorder, checks = Recorder(self.site.lake, self._engine), TaskChecks(self.site, self._workers_path())
         ingest(self.site.lake, self.guard, recorder.begin, checks.of_table)
