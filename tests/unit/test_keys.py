@@ -272,9 +272,9 @@ def test_bad_sources_are_refused_without_showing_them(tmp_path, monkeypatch):
 @pytest.mark.parametrize("folder", ["file", "file/below", "/proc/none"])
 def test_a_folder_that_can_not_be_made_is_named_before_anything_is_stored(tmp_path, folder):
     (tmp_path / "file").write_text("x")
-    with local_system(tmp_path, keys={"folder": str(tmp_path / folder)}) as system:
-        with pytest.raises(ConfigError, match=r"keys\.folder") as no:
-            system.train()
+    system = local_system(tmp_path, keys={"folder": str(tmp_path / folder)})
+    with pytest.raises(ConfigError, match=r"keys\.folder") as no:
+        system.train()
     assert str(tmp_path / folder) in str(no.value)
     assert "storage_url" not in str(no.value)
     assert not (tmp_path / "storage").exists()
@@ -285,9 +285,9 @@ def test_a_folder_that_can_not_be_made_is_named_before_anything_is_stored(tmp_pa
 def test_a_key_from_elsewhere_is_read_before_anything_is_stored(tmp_path, which, source):
     (tmp_path / "words").write_text("no key at all")
     (tmp_path / "words").chmod(0o600)
-    with local_system(tmp_path, keys={which: source.format(tmp_path)}) as system:
-        with pytest.raises(ConfigError, match=which):
-            system.train()
+    system = local_system(tmp_path, keys={which: source.format(tmp_path)})
+    with pytest.raises(ConfigError, match=which):
+        system.train()
     assert not (tmp_path / "storage").exists()
 
 
