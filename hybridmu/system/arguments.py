@@ -3,6 +3,9 @@
 A verb names a check in the annotation of each argument, and `checked` applies them before anything is read or written.
 Python lets any value through otherwise: the string "17" is an iterable of the ids "1" and "7", and a deletion can't be
 undone. What an argument holds is never shown where it may be an id.
+
+Arguments that a verb, `System` or `connect` does not take are a `RequestError` under its public name, too, with the
+nearest known one. `load`, `Settings` and what is no verb leave such slips to Python, whose `TypeError` names them.
 """
 
 from __future__ import annotations

@@ -9,7 +9,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from hybridmu.config.addresses import whole_path
 from hybridmu.errors import (
+    RequestError,
     StateError,
 )
 from hybridmu.planning import cost
@@ -255,13 +257,14 @@ class Operating(Opened):
             `left_out`: how many rows of the copy were purged since.
 
         Raises:
+            RequestError: There is no such copy.
             StateError: A coordinator is at work.
             StorageError: What is left of the copy is not what was recorded; nothing was changed.
         """
         self._check_bound()
         if holder := self.lease.holder():
             raise StateError("a coordinator is at work", got=holder, remedy="stop it first")
-        return {"name": name, "left_out": mend(self.site.lake, self.guard, name, Path(copy))}
+        return {"name": name, "left_out": mend(self.site.lake, self.guard, name, _file_here(copy))}
 
     @checked
     def decommission(self, reason: Reason, caller: Caller = "") -> dict[str, Any]:
@@ -279,3 +282,18 @@ class Operating(Opened):
                 requests yet.
         """
         return decommission(self.settings, self.site.storage, self._engine, reason, caller)
+
+
+def _file_here(source: str | Path) -> Path:
+    """Return the path of a file of this machine.
+
+    Raises:
+        RequestError: There is none, or it can't be seen.
+    """
+    try:
+        if (path := whole_path(str(source))).is_file():
+            return path
+        got = "no file"
+    except (ValueError, OSError) as error:
+        got = str(error)
+    raise RequestError("there is no such copy", expected="a file on this machine", got=f"{source}: {got}")

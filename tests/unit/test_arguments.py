@@ -235,6 +235,25 @@ def test_arguments_that_a_verb_does_not_take_are_refused_under_its_name(trained,
     assert (type(error), error.what) == (RequestError, f"{name} does not take these arguments")
 
 
+def test_long_values_are_not_shown_whole(trained):
+    for call in (trained.system.plan, trained.system.forget):
+        error = refused(call, ids=["x" * 60_000, "y" * 60_000])
+        assert error.unknown == ("x" * 60_000, "y" * 60_000)
+        assert len(str(error)) < 1000
+    for call in (trained.system.ingest, trained.system.correct):
+        assert len(str(refused(call, "a/" * 50_000))) < 1000
+    error = HybridMUError("x" * 100_000, got="y" * 99 + "z")
+    assert len(str(error)) < 2300
+    assert "98,000 characters" in error.what
+    assert error.got == "y" * 99 + "z"
+
+
+def test_a_copy_that_is_not_there_is_named(trained):
+    trained.system.close()
+    for copy in ("/no/such/copy", "/etc/hosts/x", "/tmp", "~no-such-user-here/x", "x" * 300):
+        assert "there is no such copy" in str(refused(trained.system.mend, "lake/manifest.json", copy))
+
+
 class Odd(str):
     def __eq__(self, _: object) -> bool:
         raise RuntimeError
