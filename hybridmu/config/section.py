@@ -111,12 +111,14 @@ def _scalars(value: Any, depth: int = 0) -> Iterator[Any]:
     """Yield what a value holds that is no list and no mapping, keys included.
 
     Raises:
-        ValueError: Lists and mappings lie too deep in each other.
+        ValueError: Lists and mappings lie too deep in each other, or a key is no text.
     """
     if depth > _DEEPEST and isinstance(value, (dict, list, tuple)):
         raise ValueError("lists and mappings contain themselves, or lie too deep in each other")
     if isinstance(value, dict):
         for key, each in value.items():
+            if not isinstance(key, str):  # as JSON, in which settings are stored and compared, it would be another
+                raise ValueError(f"a mapping has a key that is no text, but {type(key).__name__}")
             yield key
             yield from _scalars(each, depth + 1)
     elif isinstance(value, (list, tuple)):

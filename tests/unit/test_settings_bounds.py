@@ -104,6 +104,8 @@ def test_every_number_has_bounds(where):
         ("task", {"name": "mlp", "hidden": object()}, "hidden: expected numbers"),
         ("task", {"name": "mlp", "hidden": INSIDE}, "hidden: lists and mappings contain themselves"),
         ("task", {"name": "mlp", "o": {"p": INSIDE}}, "o: lists and mappings contain themselves"),
+        ("task", {"name": "mlp", "o": [{7: None}]}, "o: a mapping has a key that is no text, but int"),
+        ("data.fills", {7: 1}, "data.fills: a mapping has a key that is no text"),
         ("cluster.labels", LOOP, "cluster.labels: lists and mappings contain themselves"),
         ("sisa.seed", "1_0", "sisa.seed: expected a number, got the text '1_0'"),
         ("sisa.seed", "010", "sisa.seed: expected a number, got the text '010'"),
