@@ -29,6 +29,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+# Characters of one part of a message, and of a key in it.
+_LONGEST, _LONGEST_KEY = 2000, 100
+
 
 class HybridMUError(Exception):
     """Base of all errors raised on purpose.
@@ -41,7 +44,7 @@ class HybridMUError(Exception):
     """
 
     def __init__(self, what: str, *, expected: str = "", got: str = "", remedy: str = "") -> None:
-        what, expected, got, remedy = map(_encodable, (what, expected, got, remedy))
+        what, expected, got, remedy = (_cut(_encodable(part)) for part in (what, expected, got, remedy))
         self.what, self.expected, self.got, self.remedy = what, expected, got, remedy
         parts = [what]
         parts += [f"expected: {expected}"] if expected else []
@@ -57,6 +60,12 @@ class HybridMUError(Exception):
 def _encodable(text: str) -> str:
     """Return a text that any file, terminal and database takes: a file's name may be no UTF-8."""
     return text if text.isascii() else text.encode(errors="backslashreplace").decode()
+
+
+def _cut(text: str) -> str:
+    """Return a part of a message without the middle of what nobody would read: a path of 100,000 letters, for one."""
+    left_out = len(text) - _LONGEST
+    return text if left_out <= 0 else f"{text[: _LONGEST - 200]}… ({left_out:,} characters) …{text[-200:]}"
 
 
 def _rebuild(kind: type[HybridMUError], state: dict[str, object], args: tuple[object, ...]) -> HybridMUError:
@@ -91,7 +100,8 @@ class UnknownKeysError(RequestError):
         self, unknown: Sequence[str], *, any_known: bool = True, elsewhere: Mapping[str, int] | None = None
     ) -> None:
         self.unknown = tuple(unknown)
-        shown = ", ".join(self.unknown[:10]) + (f" … and {len(unknown) - 10} more" if len(unknown) > 10 else "")
+        first = (key if len(key) <= _LONGEST_KEY else f"{key[:_LONGEST_KEY]}…" for key in self.unknown[:10])
+        shown = ", ".join(first) + (f" … and {len(unknown) - 10} more" if len(unknown) > 10 else "")
         super().__init__(
             f"{len(unknown)} id(s) or group(s) are unknown" if any_known else "none of the ids and groups is known",
             expected="keys of rows in the train, validation or test table",

@@ -17,6 +17,8 @@ _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 # One or no slash after them is a slip of the pen, and no folder is called so.
 _SLIPS = re.compile(r"(file|s3|gs|gcs|hdfs|viewfs|abfss?|https?|postgres(?:ql)?|sqlite):", re.IGNORECASE)
 SQLITE = "sqlite:///"
+# Bytes of a path and of one name in it; no usual file system of Linux takes more.
+_PATH_BYTES, _NAME_BYTES = 4095, 255
 
 
 def is_url(text: str) -> bool:
@@ -39,11 +41,14 @@ def local_path(text: str) -> Path | None:
         if slip := _SLIPS.match(text):
             raise ValueError(f"{text!r} is neither a URL nor a path: write {slip[1].lower()}://…, or ./{text}")
         return whole_path(text)
+    try:
+        parts = urlsplit(text)
+    except ValueError as error:  # such as a bracket that is never closed
+        raise ValueError(f"{shown(text)!r} is no URL: {error}") from None
     if not text.lower().startswith("file://"):
         if "#" in text:
             raise ValueError(f"what follows # in the URL {shown(text)!r} would be lost; write %23")
         return None
-    parts = urlsplit(text)
     if parts.netloc not in {"", "localhost"} or "#" in text or "?" in text or not parts.path.startswith("/"):
         raise ValueError(f"{text!r} is no file URL: write file:///PATH with %23 for # and %3F for ?, or the plain path")
     try:
@@ -52,7 +57,7 @@ def local_path(text: str) -> Path | None:
         path = ""
     if not path or not is_plain(path):  # a replacement would be one name for several folders
         raise ValueError(f"the percent signs in {text!r} stand for no UTF-8, or for control characters")
-    return Path(path)
+    return checked_path(Path(path))
 
 
 def database_address(url: str) -> str:
@@ -92,7 +97,7 @@ def is_inside(path: Path, folder: Path) -> bool:
 
 def shown(url: str) -> str:
     """Return a URL for a message: without what may be a password."""
-    return re.sub(r"//[^/@]*@", "//…@", url)
+    return re.sub(r"//.*@", "//…@", url)  # up to the last one: a password may hold a slash or an @
 
 
 def _same(one: Path, other: Path) -> bool:
@@ -107,9 +112,23 @@ def whole_path(text: str) -> Path:
     """Return the absolute path of a plain path, with `~` at its beginning resolved.
 
     Raises:
-        ValueError: There is no such user.
+        ValueError: There is no such user, or no file system takes a path of this length.
     """
     try:
-        return Path(text).expanduser().absolute()
-    except RuntimeError as error:  # no such user
-        raise ValueError(f"{text!r}: {error}") from None
+        path = Path(text).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{text[:100]!r} can't be expanded: {error}") from None
+    return checked_path(path.absolute())
+
+
+def checked_path(path: Path) -> Path:
+    """Return a path that a file system can hold.
+
+    Raises:
+        ValueError: It, or a name in it, is too long; what would be tried with it has errors that name no key.
+    """
+    if len(os.fsencode(path)) > _PATH_BYTES:
+        raise ValueError(f"the path {str(path)[:60]!r}… is longer than {_PATH_BYTES} bytes")
+    if longest := next((name for name in path.parts if len(os.fsencode(name)) > _NAME_BYTES), None):
+        raise ValueError(f"the path has a name of more than {_NAME_BYTES} bytes: {longest[:60]!r}…")
+    return path

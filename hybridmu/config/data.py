@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field, FiniteFloat, field_validator, model_validator
 
-from hybridmu.config.addresses import local_path
+from hybridmu.config.addresses import local_path, whole_path
 from hybridmu.config.section import Scalar, Section, check_options
 
 
@@ -66,6 +66,13 @@ class DataSettings(Section):
         if url:
             local_path(url)  # checked here, and read where it is used
         return url
+
+    @field_validator("partition_key")
+    @classmethod
+    def _key_file(cls, source: str) -> str:
+        if source.startswith("file:"):
+            whole_path(source.removeprefix("file:"))  # as it was written, it is part of a storage's identity
+        return source
 
 
 class TaskSettings(Section):

@@ -70,7 +70,7 @@ def _check(path: str, root: yaml.Node) -> None:
             raise ConfigError(f"{path} holds too many values", expected=f"at most {_MOST_VALUES}, aliases written out")
         if isinstance(node, yaml.MappingNode):
             _check_keys(path, where, node)
-        elif isinstance(node, yaml.ScalarNode) and node.style is None:
+        elif isinstance(node, yaml.ScalarNode):
             _check_number(path, where, node)
 
 
@@ -116,6 +116,7 @@ def _check_keys(path: str, where: str, node: yaml.MappingNode) -> None:
 
 
 def _check_number(path: str, where: str, node: yaml.ScalarNode) -> None:
+    # In quotes it is text, which has no such tag, unless the document itself says that it is a number: !!int "010".
     text = node.value
     if node.tag in {f"{_TAG}int", f"{_TAG}float"} and (_OCTAL.fullmatch(text) or _SEXAGESIMAL.fullmatch(text)):
         what = "base 60" if ":" in text else "base 8"

@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 
 from hybridmu import faults
+from hybridmu.config.addresses import whole_path
+from hybridmu.errors import ConfigError
 
 if _fault := os.environ.get("HYBRIDMU_FAULT"):
     faults.arm_text(_fault)
@@ -21,11 +23,20 @@ def default_config() -> str:
     return os.environ.get("HYBRIDMU_CONFIG", "examples/mnist5k.yaml")
 
 
-def secret(variable: str) -> str | None:
-    """Return what an environment variable holds that the configuration names as a key's source."""
-    return os.environ.get(variable)
+def secret(variable: str) -> bytes | None:
+    """Return what an environment variable holds that the configuration names as a key's source, byte for byte."""
+    text = os.environ.get(variable)
+    return None if text is None else text.encode("utf-8", "surrogateescape")  # also where it is no Unicode
 
 
 def data_home() -> Path:
-    """Return the folder that holds converted built-in datasets."""
-    return Path(os.environ.get("HYBRIDMU_DATA", "~/.cache/hybridmu")).expanduser()
+    """Return the folder that holds converted built-in datasets.
+
+    Raises:
+        ConfigError: HYBRIDMU_DATA names none.
+    """
+    named = os.environ.get("HYBRIDMU_DATA", "").strip()
+    try:
+        return whole_path(named or "~/.cache/hybridmu")
+    except ValueError as error:
+        raise ConfigError("HYBRIDMU_DATA names no folder", got=str(error)) from None

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 
@@ -14,6 +15,8 @@ Scalar = bool | int | float | str
 _MOST = 10**15
 # Values of columns may fill 64 bits.
 _MOST_VALUE = 2**64
+_DEEPEST = 50
+_DOUBTFUL = re.compile(r"\s*[-+]?0[0-9]|.*_", re.DOTALL)
 
 
 class Section(BaseModel):
@@ -38,6 +41,7 @@ class Section(BaseModel):
             counted = Counter((type(each), each) for each in part)
             if twice := [each for (_, each), count in counted.items() if count > 1]:
                 raise ValueError(f"the list names {twice[0]!r} twice")
+        _refuse_doubtful(value, field.annotation)
         for part in _scalars(value):
             if isinstance(part, bool) and bool not in kinds and kinds & {int, float}:
                 raise ValueError(f"expected a number, got {part} (YAML reads yes, no, on and off as true and false)")
@@ -55,13 +59,28 @@ def check_options(options: dict[str, Any]) -> None:
         ValueError: A value is none.
     """
     for name, value in options.items():
-        for part in _scalars(value):
-            if part is not None and not isinstance(part, Scalar):
-                raise ValueError(f"{name}: expected numbers, text, lists and mappings, got {type(part).__name__}")
-            try:
+        try:
+            for part in _scalars(value):
+                if part is not None and not isinstance(part, Scalar):
+                    raise ValueError(f"expected numbers, text, lists and mappings, got {type(part).__name__}")
                 _check_scalar(part, _MOST_VALUE)
-            except ValueError as error:
-                raise ValueError(f"{name}: {error}") from None
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+
+
+def _refuse_doubtful(value: Any, annotation: Any) -> None:
+    """Refuse texts in a number's place that are not the same number to everybody: `1_0` and `010`.
+
+    Raises:
+        ValueError: There is one.
+    """
+    held = get_args(annotation)[1] if get_origin(annotation) is dict else annotation
+    kinds = set(_kinds(held))
+    if str in kinds or not kinds & {int, float}:
+        return
+    for part in _scalars(list(value.values()) if isinstance(value, dict) else value):
+        if isinstance(part, str) and _DOUBTFUL.match(part):
+            raise ValueError(f"expected a number, got the text {part[:40]!r}: write no zeros before it, and no _")
 
 
 def _check_scalar(value: Any, most: int) -> None:
@@ -88,14 +107,22 @@ def _lists(value: Any) -> Iterator[list[Any] | tuple[Any, ...]]:
         yield from (each for each in value.values() if isinstance(each, (list, tuple)))
 
 
-def _scalars(value: Any) -> Iterator[Any]:
-    """Yield what a value holds that is no list and no mapping, keys included."""
+def _scalars(value: Any, depth: int = 0) -> Iterator[Any]:
+    """Yield what a value holds that is no list and no mapping, keys included.
+
+    Raises:
+        ValueError: Lists and mappings lie too deep in each other, or a key is no text.
+    """
+    if depth > _DEEPEST and isinstance(value, (dict, list, tuple)):
+        raise ValueError("lists and mappings contain themselves, or lie too deep in each other")
     if isinstance(value, dict):
         for key, each in value.items():
+            if not isinstance(key, str):  # as JSON, in which settings are stored and compared, it would be another
+                raise ValueError(f"a mapping has a key that is no text, but {type(key).__name__}")
             yield key
-            yield from _scalars(each)
+            yield from _scalars(each, depth + 1)
     elif isinstance(value, (list, tuple)):
         for each in value:
-            yield from _scalars(each)
+            yield from _scalars(each, depth + 1)
     else:
         yield value

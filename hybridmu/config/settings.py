@@ -5,16 +5,25 @@ from __future__ import annotations
 import difflib
 import hashlib
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ValidationError, field_validator, model_validator
 
-from hybridmu.config.addresses import SQLITE, database_address, is_inside, is_url, local_path, whole_path
+from hybridmu.config.addresses import (
+    SQLITE,
+    checked_path,
+    database_address,
+    is_inside,
+    is_url,
+    local_path,
+    whole_path,
+)
 from hybridmu.config.data import DataSettings, TaskSettings
 from hybridmu.config.deployment import ApiSettings, ClusterSettings, KeySettings, LogSettings, ServingSettings
 from hybridmu.config.document import read_document
-from hybridmu.config.environment import in_ray_job
+from hybridmu.config.environment import in_ray_job, secret
 from hybridmu.config.policy import AdmissionSettings, PolicySettings
 from hybridmu.config.section import Section
 from hybridmu.config.training import CheckpointSettings, ComputeSettings, OptimizerSettings, SisaSettings
@@ -47,11 +56,23 @@ class Settings(Section):
     storage_mode: Literal["private", "group-read", "group"] = "private"
     database_url: str | None = None
 
+    def __init__(self, **raw: Any) -> None:
+        try:
+            super().__init__(**raw)
+        except ValidationError as error:
+            told = "; ".join(_describe(type(self), item) for item in error.errors())
+            raise ConfigError("the configuration is not valid", got=told) from None
+
     @field_validator("storage_url")
     @classmethod
     def _absolute(cls, url: str) -> str:
         path = local_path(url)
-        if path is None or is_url(url):
+        if path is None:
+            return url
+        if not path.name:
+            raise ValueError("it is the root of the file system; name a folder of its own")
+        checked_path(path.with_name(f"{path.name}-keys"))
+        if is_url(url):
             return url
         _refuse_ephemeral("storage_url", url, (Path.home() / url).as_uri())
         return str(path)
@@ -152,24 +173,26 @@ class Settings(Section):
         """Return the 32-byte key of all id hashes.
 
         Raises:
-            ConfigError: The key's source is missing or unknown.
+            ConfigError: The key's source is missing, empty or unknown.
         """
-        source = self.data.partition_key
+        source, found = self.data.partition_key, b""
         kind, _, name = source.partition(":")
         if source == "seed":
-            secret = f"hybridmu/partition/{self.sisa.seed}".encode()
-        elif kind == "env" and os.environ.get(name):
-            secret = os.environ[name].encode()
-        elif kind == "file" and Path(name).expanduser().is_file():
-            secret = Path(name).expanduser().read_bytes()
-        else:
+            found = f"hybridmu/partition/{self.sisa.seed}".encode()
+        elif kind == "env":
+            found = secret(name) or b""
+        elif kind == "file":
+            with suppress(OSError):  # a folder above it is closed to us, for one
+                path = Path(name).expanduser()
+                found = path.read_bytes() if path.is_file() else b""
+        if not found.strip():
             raise ConfigError(
-                "data.partition_key can't be read",
-                expected="seed, env:NAME of a set variable, or file:PATH of an existing file",
+                "data.partition_key can't be read, or is empty",
+                expected="seed, env:NAME of a variable or file:PATH of a file that holds more than spaces",
                 got=source,
                 remedy="the key must be the one the storage was trained with",
             )
-        return hashlib.blake2b(secret, digest_size=32).digest()
+        return hashlib.blake2b(found, digest_size=32).digest()
 
     def identity(self) -> dict[str, Any]:
         """Return what makes two storages incompatible: data columns, task, schedule, optimizer, step, key."""
@@ -205,12 +228,9 @@ class Settings(Section):
         for key in ("storage_url", "database_url"):
             if override := os.environ.get(f"HYBRIDMU_{key.upper()}"):
                 raw[key] = override
-        try:
-            return cls.model_validate(raw)
-        except ValidationError as error:
-            raise ConfigError(
-                "the configuration is not valid", got="; ".join(_describe(cls, item) for item in error.errors())
-            ) from None
+        if strange := next((type(key) for key in raw if not isinstance(key, str)), None):
+            raise ConfigError("the configuration has a key that is no text", expected="text", got=strange.__name__)
+        return cls(**raw)
 
 
 def load(path: str | Path) -> Settings:

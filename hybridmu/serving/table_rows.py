@@ -94,7 +94,7 @@ def _scalars(placed: Placed) -> Callable[[Sequence[Row], F32], None]:
         kinds = set(map(type, cells))
         if kinds - _PLAIN:
             for place, cell in enumerate(cells):
-                if cell is not None and not isinstance(cell, _NUMBERS):
+                if isinstance(cell, np.timedelta64) or not (cell is None or isinstance(cell, _NUMBERS)):
                     raise _wrong(columns[place % len(columns)], cell)
             for place in () if kinds.isdisjoint(_BOOLS) else numbers:  # true is no 1 to training
                 for cell in cells[place :: len(columns)]:
@@ -139,7 +139,9 @@ def _lists(placed: Placed) -> Callable[[Sequence[Row], F32], None]:
                     out[number, at + width] = 1
                     cells += [column.fill] * width
                     continue
-                if not isinstance(value, list | tuple | np.ndarray):
+                if not isinstance(value, list | tuple | np.ndarray) or (
+                    isinstance(value, np.ndarray) and value.dtype.kind in "mM"  # `tolist` makes integers of moments
+                ):
                     raise _wrong(column, value)
                 if len(value) != width:
                     raise DataError(
@@ -149,7 +151,7 @@ def _lists(placed: Placed) -> Callable[[Sequence[Row], F32], None]:
                     )
                 cells += value.tolist() if isinstance(value, np.ndarray) else value
         for kind in set(map(type, cells)) - _PLAIN:
-            if issubclass(kind, bool) or not issubclass(kind, int | float | np.integer | np.floating):
+            if issubclass(kind, bool | np.timedelta64) or not issubclass(kind, int | float | np.integer | np.floating):
                 place = next(place for place, cell in enumerate(cells) if type(cell) is kind)
                 raise DataError(
                     f"column {owner[place % total].name!r} has a wrong value in its list",

@@ -46,7 +46,6 @@ from hybridmu.store.key_files import (
     refuse_open,
 )
 from hybridmu.store.storage.durable_files import is_temporary, make_folder
-from hybridmu.store.storage.storage_errors import explained
 from hybridmu.types import KeyKind
 
 KeyName = Literal["signing", "guard"]
@@ -261,6 +260,22 @@ class Keyring:
             raise StateError(f"another process rotated the {which} key just now", remedy="look at `hybridmu keys show`")
         return self.guard_keys()[-1] if which == "guard" else key_id(public_bytes(self.signing_key()))
 
+    def check(self) -> None:
+        """Check that the keys from elsewhere can be read, and that the others have a folder to be made in.
+
+        Nothing is made but that folder. What fails here would fail after rows were revoked, or at their certificate.
+
+        Raises:
+            ConfigError: A key or the folder can't be used.
+        """  # noqa: DOC501 - a function makes one of them
+        keys = self.settings.keys
+        if keys.signing:
+            parse_private(self._external("signing"), keys.signing)
+        self._guards()
+        for source, pattern in ((keys.signing, _PRIVATE), (keys.guard, _GUARD)):
+            if not source and not numbers_in(folder := self._folder(), pattern) and not os.access(folder, os.W_OK):
+                raise _no_folder(folder, "this user may not write there")
+
     def drop_unfinished(self) -> None:
         """Remove half-made key files that crashes left."""
         if self._has_folder():
@@ -272,10 +287,13 @@ class Keyring:
 
     def _folder(self, create: bool = True) -> Path:
         folder = self.settings.keys_folder
-        if create:
-            with explained(str(folder.parent), "make", folder.name):
+        try:
+            if create:
                 make_folder(folder)
-        if folder.is_dir():
+            there = folder.is_dir()
+        except OSError as error:
+            raise _no_folder(folder, error.strerror or str(error)) from None
+        if there:
             refuse_open(folder, "700")
         return folder
 
@@ -351,12 +369,14 @@ class Keyring:
     def _external(self, which: KeyName) -> bytes:
         source = str(getattr(self.settings.keys, which))
         kind, _, name = source.partition(":")
-        text = config.secret(name) if kind == "env" else None
-        found = text.encode() if text else read_secret(Path(name)) if kind == "file" and Path(name).is_file() else b""
-        if not found.strip():
+        found = config.secret(name) if kind == "env" else None
+        if kind == "file":
+            with suppress(FileNotFoundError, NotADirectoryError):
+                found = read_secret(Path(name))
+        if not found or not found.strip():
             raise ConfigError(
-                f"keys.{which} can't be read",
-                expected="a set environment variable" if kind == "env" else "an existing file",
+                f"keys.{which} can't be read, or is empty",
+                expected="a set environment variable" if kind == "env" else "an existing file that this user may read",
                 got=source,
                 remedy="provide it, or leave it out: then the key is a file in keys.folder",
             )
@@ -412,3 +432,12 @@ def _lost_signing(expected: str, got: str = "") -> StateError:
 
 def _hmac(key: bytes, kind: KeyKind, value: object) -> bytes:
     return hmac.digest(key, b"hybridmu guard %s\0%s" % (kind.encode(), canonical(value)), "sha256")
+
+
+def _no_folder(folder: Path, got: str) -> ConfigError:
+    return ConfigError(
+        "the folder of the keys can't be made or used",
+        expected="a folder that this user may make and write to",
+        got=f"{folder}: {got}",
+        remedy="make that possible; where no keys were made yet, keys.folder may name another place apart from storage",
+    )

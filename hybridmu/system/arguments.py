@@ -3,6 +3,9 @@
 A verb names a check in the annotation of each argument, and `checked` applies them before anything is read or written.
 Python lets any value through otherwise: the string "17" is an iterable of the ids "1" and "7", and a deletion can't be
 undone. What an argument holds is never shown where it may be an id.
+
+Arguments that a verb, `System` or `connect` does not take are a `RequestError` under its public name, too, with the
+nearest known one. `load`, `Settings` and what is no verb leave such slips to Python, whose `TypeError` names them.
 """
 
 from __future__ import annotations
@@ -33,6 +36,8 @@ _LEAST_ID, _MOST_ID = -(2**63), 2**64 - 1
 _LONGEST = {"caller": 80, "key": 200, "reason": 2000}  # characters; the database's columns
 _INSTANT, _DECADES = 1e-6, 1e9  # seconds
 _MOST = 1_000_000  # rows, models, workers, epochs: more would only fill the machine
+# Python and NumPy count them among the integers: a span of five days is no 5.
+_NO_NUMBERS = (bool, np.bool_, np.timedelta64)
 _WORDS = {list: "a list", tuple: "a tuple", dict: "a dict", str: "a string", bytes: "bytes", type(None): "None"}
 
 
@@ -61,7 +66,8 @@ def checked(verb: Callable[_P, _R]) -> Callable[_P, _R]:
         try:
             bound = signature.bind(*args, **kwargs)
         except TypeError as error:
-            raise _misfit(verb.__name__, signature, kwargs, error) from None
+            name = "System" if verb.__name__ == "__init__" else verb.__name__
+            raise _misfit(name, signature, kwargs, error) from None
         for name, value in bound.arguments.items():
             if (check := checks().get(name)) is None:
                 continue
@@ -129,7 +135,7 @@ def _key(name: str, place: int, value: object) -> int | str:
         if text.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in text):
             return text
         what, got = "holds half a character (a lone surrogate)", "a string that is not Unicode"
-    elif isinstance(value, (int, np.integer)) and not isinstance(value, bool):
+    elif isinstance(value, (int, np.integer)) and not isinstance(value, _NO_NUMBERS):
         if _LEAST_ID <= (number := operator.index(value)) <= _MOST_ID:
             return number
         what, got = "is beyond 64 bits", "an integer"
@@ -144,7 +150,7 @@ def _key(name: str, place: int, value: object) -> int | str:
 
 
 def _strategy(name: str, value: Any) -> Any:
-    if not isinstance(value, str) or value not in get_args(StrategyChoice):
+    if not isinstance(value, str) or str.__str__(value) not in get_args(StrategyChoice):
         expected = f"one of {', '.join(get_args(StrategyChoice))}"
         raise ConfigError(f"unknown {name} {_shown(value)}", expected=expected)
     return str.__str__(value)
@@ -160,17 +166,18 @@ def _text(name: str, value: Any, least: int, most: int) -> str:
         raise RequestError(
             f"{name} holds control characters, line breaks or half characters",
             expected="printable text in one line",
-            got=ascii(value)[:100],
+            got=_shown(value),
         )
     return str.__str__(value)
 
 
 def _number(name: str, value: Any, low: float, high: float, whole: bool) -> Any:
     kind = numbers.Integral if whole else numbers.Real
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, kind):
+    if isinstance(value, _NO_NUMBERS) or not isinstance(value, kind):
         expected = "a whole number" if whole else "a number"
         raise RequestError(f"{name} is no {expected[2:]}", expected=expected, got=_kind(value))
-    number: Any = value
+    # Of a subclass too, whatever that says of its order.
+    number: Any = int.__index__(value) if isinstance(value, int) else value
     if not low <= number <= high:  # NaN is neither
         raise RequestError(f"{name} is out of range", expected=f"{low:g} to {high:g}", got=_shown(value))
     return operator.index(number) if whole else float(number)
@@ -183,9 +190,9 @@ def _flag(name: str, value: Any) -> bool:
 
 
 def _kind_of_key(name: str, value: Any) -> Any:
-    if not isinstance(value, str) or value not in get_args(KeyKind):
+    if not isinstance(value, str) or str.__str__(value) not in get_args(KeyKind):
         raise RequestError(f"{name} is no kind of key", expected="id, or group", got=_shown(value))
-    return value
+    return str.__str__(value)
 
 
 def _callback(name: str, value: Any) -> Any:
@@ -195,7 +202,7 @@ def _callback(name: str, value: Any) -> Any:
 
 
 def _executor(name: str, value: Any) -> Any:
-    if value not in {"ray", "local"} if isinstance(value, str) else True:
+    if not isinstance(value, str) or str.__str__(value) not in {"ray", "local"}:
         raise ConfigError(f"unknown {name} {_shown(value)}", expected="ray, or local")
     return str.__str__(value)
 
@@ -230,10 +237,24 @@ def _counts(name: str, value: Any) -> tuple[int, ...]:
 
 
 def _arrivals(name: str, value: Any) -> tuple[Arrival, ...]:
-    found = tuple(_several(name, value, "what System.arrival returns"))
-    if not all(isinstance(each, Arrival) for each in found):
-        raise RequestError(f"{name} holds something else", expected="what System.arrival returns")
-    return found
+    found = _several(name, value, "what System.arrival returns")
+    return tuple(_arrival(f"{name}[{place}]", each) for place, each in enumerate(found))
+
+
+def _arrival(name: str, value: Any) -> Arrival:
+    if not isinstance(value, Arrival):
+        raise RequestError(f"{name} is something else", expected="what System.arrival returns", got=_kind(value))
+    at = _number(f"{name}.at", value.at, 0, _DECADES, whole=False)
+    if not isinstance(value.rows, Mapping):
+        raise RequestError(f"{name}.rows is no mapping", expected="(shard, slice) → rows", got=_kind(value.rows))
+    rows: dict[tuple[int, int], int] = {}
+    for where, count in _plain_dict(f"{name}.rows", value.rows).items():
+        if not isinstance(where, tuple) or len(where) != 2:
+            raise RequestError(f"{name}.rows names no place", expected="(shard, slice)", got=_kind(where))
+        shard = _number(f"a shard of {name}.rows", where[0], 0, _MOST, whole=True)
+        slice_ = _number(f"a slice of {name}.rows", where[1], 1, _MOST, whole=True)
+        rows[shard, slice_] = _number(f"a count of {name}.rows", count, 1, _MOST, whole=True)
+    return Arrival(at, rows)
 
 
 def _several(name: str, value: Any, what: str) -> list[Any]:
@@ -251,13 +272,21 @@ def _rows(name: str, value: Any) -> list[dict[str, Any]]:
         if not isinstance(row, Mapping) or not all(isinstance(column, str) for column in row):
             expected = "a dict from column to value"
             raise RequestError(f"{name}[{place}] is no row", expected=expected, got=_kind(row))
-    return [dict(row) for row in found]
+    return [_plain_dict(f"{name}[{place}]", row) for place, row in enumerate(found)]
 
 
 def _versions(name: str, value: Any) -> dict[str, str]:
-    if not isinstance(value, Mapping) or not all(isinstance(part, str) for pair in value.items() for part in pair):
+    found: dict[Any, Any] = _plain_dict(name, value) if isinstance(value, Mapping) else {None: None}
+    if not all(isinstance(part, str) for pair in found.items() for part in pair):
         raise RequestError(f"{name} is no list of packages", expected="a dict from package to version")
-    return dict(value)
+    return found
+
+
+def _plain_dict(name: str, value: Mapping[Any, Any]) -> dict[Any, Any]:
+    try:
+        return dict(value)
+    except Exception as error:  # whatever the caller's own mapping raises
+        raise RequestError(f"{name} can't be read", expected="a dict", got=type(error).__name__) from error
 
 
 def _kind(value: object) -> str:
@@ -267,7 +296,15 @@ def _kind(value: object) -> str:
 
 def _shown(value: object) -> str:
     """Return a value that is no id, for a message."""
-    return ascii(value)[:100] if isinstance(value, (str, numbers.Real)) else _kind(value)
+    if isinstance(value, str):
+        text = str.__str__(value)
+        return ascii(text[:100]) + ("…" if len(text) > 100 else "")
+    if not isinstance(value, numbers.Real):
+        return _kind(value)
+    try:
+        return ascii(value)[:100]
+    except ValueError:  # Python writes out no more than 4,300 digits
+        return "a number of thousands of digits"
 
 
 def _misfit(verb: str, signature: inspect.Signature, given: Mapping[str, object], error: TypeError) -> HybridMUError:
@@ -277,7 +314,7 @@ def _misfit(verb: str, signature: inspect.Signature, given: Mapping[str, object]
     return RequestError(
         f"{verb} does not take these arguments",
         expected=", ".join(known) or "none",
-        got=str(error),
+        got=str(error).removeprefix("got "),
         remedy=f"write {near[0]}" if near else "",
     )
 

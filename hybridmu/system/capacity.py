@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import asdict
 from typing import Any
 
+from hybridmu.errors import RequestError
 from hybridmu.planning import cost
 from hybridmu.planning.cost import schedule
 from hybridmu.planning.planner import Pools
@@ -81,8 +82,14 @@ class Sizing(Opened):
             workers: Jobs at once.
             strategy: `auto`, or one for every request.
             seed: Of the spread of seconds.
+
+        Raises:
+            RequestError: A request names a shard or slice that this system does not have.
         """
-        return simulate(self._known(), arrivals, Pools(workers, self.settings.cluster.updaters), strategy, seed)
+        known = self._known()
+        for number, arrival in enumerate(arrivals):
+            _check_places(f"arrivals[{number}]", arrival, known.shape)
+        return simulate(known, arrivals, Pools(workers, self.settings.cluster.updaters), strategy, seed)
 
     @checked
     def arrival(self, at: Moment, ids: Keys) -> Arrival:
@@ -125,3 +132,17 @@ class Sizing(Opened):
         # Those that waited for others are the slow half; the fast quarter is what a request costs by itself.
         start = statistics.quantiles(beside, n=4)[0] if len(beside) > 1 else beside[0]
         return Overheads(start=start, job=0.0, publish=0.0, serve=statistics.median(serving))
+
+
+def _check_places(name: str, arrival: Arrival, shape: Shape) -> None:
+    for shard, slice_ in arrival.rows:
+        slices = len(shape.rows[shard]) if shard < len(shape.rows) else 0
+        if not 1 <= slice_ <= slices:
+            raise RequestError(
+                f"{name} names a place that this system does not have",
+                expected=f"shards 0 to {len(shape.rows) - 1}, and slices 1 to {slices}"
+                if slices
+                else f"shards 0 to {len(shape.rows) - 1}",
+                got=f"shard {shard}, slice {slice_}",
+                remedy="System.arrival makes requests of ids",
+            )

@@ -132,6 +132,7 @@ class NewRows(Forgetting):
         seconds = {f"seconds_to_{name}": at - new.received_at if at else None for name, at in moments.items()}
         return {**asdict(new), "state": str(new.state), **seconds}
 
+    @checked
     def ingests(self) -> list[dict[str, Any]]:
         """Return every ingestion, in the order in which they were accepted."""
         self._check_bound()

@@ -9,7 +9,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from hybridmu.config.addresses import whole_path
 from hybridmu.errors import (
+    RequestError,
     StateError,
 )
 from hybridmu.planning import cost
@@ -44,6 +46,7 @@ class Operating(Opened):
         self._check_bound()
         return asdict(self.controls.pause(reason, caller))
 
+    @checked
     def resume(self) -> None:
         """Claim requests again."""
         self._check_bound()
@@ -77,15 +80,18 @@ class Operating(Opened):
         self._check_bound()
         self.controls.lift(number)
 
+    @checked
     def holds(self) -> list[dict[str, Any]]:
         """Return the legal holds that are not lifted."""
         self._check_bound()
         return [asdict(hold) for hold in self.controls.holds()]
 
+    @checked
     def vitals(self) -> Vitals:
         """Return how the system is doing, in the numbers that metrics show."""
         return read_vitals(self._engine)
 
+    @checked
     def status(self) -> dict[str, Any]:
         """Return where the system stands: version, shards and what they owe, canaries, requests, holds, replicas."""
         self._check_bound()
@@ -179,6 +185,7 @@ class Operating(Opened):
         keeper = CheckpointKeeper(self.site, self.ledger, self.registry)
         return upgrade_plan(keeper, self.measurements, versions or {})
 
+    @checked
     def rewrite_tables(self) -> int:
         """Return how many tables of an earlier release were rewritten, so that values stand in their rows alone.
 
@@ -222,6 +229,7 @@ class Operating(Opened):
         finally:
             self.lease.release(token)
 
+    @checked
     def replay(self) -> dict[str, Any]:
         """Give a ledger that was restored from a backup what storage has acted on since, and linked models know.
 
@@ -251,13 +259,14 @@ class Operating(Opened):
             `left_out`: how many rows of the copy were purged since.
 
         Raises:
+            RequestError: There is no such copy.
             StateError: A coordinator is at work.
             StorageError: What is left of the copy is not what was recorded; nothing was changed.
         """
         self._check_bound()
         if holder := self.lease.holder():
             raise StateError("a coordinator is at work", got=holder, remedy="stop it first")
-        return {"name": name, "left_out": mend(self.site.lake, self.guard, name, Path(copy))}
+        return {"name": name, "left_out": mend(self.site.lake, self.guard, name, _file_here(copy))}
 
     @checked
     def decommission(self, reason: Reason, caller: Caller = "") -> dict[str, Any]:
@@ -275,3 +284,18 @@ class Operating(Opened):
                 requests yet.
         """
         return decommission(self.settings, self.site.storage, self._engine, reason, caller)
+
+
+def _file_here(source: str | Path) -> Path:
+    """Return the path of a file of this machine.
+
+    Raises:
+        RequestError: There is none, or it can't be seen.
+    """
+    try:
+        if (path := whole_path(str(source))).is_file():
+            return path
+        got = "no file"
+    except (ValueError, OSError) as error:
+        got = str(error)
+    raise RequestError("there is no such copy", expected="a file on this machine", got=f"{source}: {got}")

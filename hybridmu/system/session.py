@@ -78,6 +78,7 @@ class Opened:
         self._driver: Driver | None = None
         self._bound = False
 
+    @checked
     def close(self) -> None:
         """Release the lease and stop what this object started."""
         driver, self._driver = self._driver, None

@@ -80,9 +80,10 @@ class System(NewRows, Operating, Auditing, Sizing):
 
         Raises:
             StateError: Another coordinator is at work on this storage, or it is a successor without rows yet.
-            ConfigError: The task can't be used: it is tried on a few rows before anything is stored.
+            ConfigError: The task can't be used: it is tried on a few rows before anything is stored; or a key can't.
         """
         started = time.perf_counter()
+        self.keyring.check()  # without them nothing could be forgotten, or certified
         take(self.site.storage, self.settings)
         # The other verbs make no database.
         connect_database(self.settings.database, create=True, modes=self.site.storage.modes).dispose()
@@ -98,7 +99,6 @@ class System(NewRows, Operating, Auditing, Sizing):
                 remedy="correct database_url, or restore the ledger from a backup",
             )
         bind(self.site.storage, self.ledger, self.settings, create=True, replace=not self.site.lake.exists)
-        self.keyring.guard_keys()  # where they are kept must be known before anything is forgotten
         adopt(self.site, self._engine)
         recorder, checks = Recorder(self.site.lake, self._engine), TaskChecks(self.site, self._workers_path())
         warnings: list[str] = []
@@ -218,6 +218,7 @@ class System(NewRows, Operating, Auditing, Sizing):
         self.linked.link(settings.model_copy(update={"data": catalog.resolve(settings.data)}))
         return self.models()
 
+    @checked
     def models(self) -> list[dict[str, Any]]:
         """Return this model and all that it is or was linked with, read live, as JSON-able data."""
         self._check_bound()
@@ -291,6 +292,7 @@ class System(NewRows, Operating, Auditing, Sizing):
         return not self.ledger.tombstones() and bool(canaries.lacking())
 
 
+@checked
 def connect(settings: Settings | dict[str, Any] | str | Path, executor: Executor = "ray") -> System:
     """Open a system; the entry point for notebooks.
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pyarrow.fs import LocalFileSystem
 
 import hybridmu
 from hybridmu.config import Settings
-from hybridmu.config.addresses import database_address, is_url, local_path
-from hybridmu.errors import ConfigError, DataError, StateError
-from hybridmu.store.ledger.database import database_url
+from hybridmu.config.addresses import database_address, is_url, local_path, shown
+from hybridmu.errors import ConfigError, DatabaseError, DataError, StateError
+from hybridmu.store.ledger.database import connect, database_url
+from hybridmu.store.storage import storage
 from hybridmu.store.storage.storage import Storage, open_fs
 from tests.unit.test_exactness import SGD, config_for, write_table
 
@@ -34,8 +37,7 @@ def test_a_path_is_taken_as_it_is(tmp_path, monkeypatch, name):
         assert found.database == f"sqlite:///{tmp_path / name}/ledger.sqlite3"
         assert database_url(found.database).database == f"{tmp_path / name}/ledger.sqlite3"
         assert found.keys_folder == tmp_path / f"{name}-keys"
-        storage = Storage(found.storage_url)
-        storage.write("f", b"x")
+        Storage(found.storage_url).write("f", b"x")
         assert (tmp_path / name / "f").read_bytes() == b"x"
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
@@ -68,7 +70,8 @@ def test_a_file_url_is_decoded(url, path):
 
 WRONG = ["file:///a#b", "file:///a?b", "file://host/a", "file:a", "file:/a", "file://a", "s3:bucket", "s3:/bucket/x",
          "", " ", "a\0b", "a\nb", "s3://bucket/exp#1", "sqlite:x", "~no-such-user-here/x",
-         "file:///a/%ff", "file:///a/%C3", "file:///a/%0Ab", "file:///a/%00"]  # fmt: skip
+         "file:///a/%ff", "file:///a/%C3", "file:///a/%0Ab", "file:///a/%00", "file:///a%00b", "file:///a%0Ab",
+         "s3://[::1/x", "gs://[::1/x", "file://[::1/x"]  # fmt: skip
 
 
 @pytest.mark.parametrize("wrong", WRONG)
@@ -80,6 +83,50 @@ def test_what_is_neither_path_nor_url_is_refused(wrong):
     if wrong:
         with pytest.raises(ConfigError, match=r"data\.train"):
             parsed(data={"train": wrong})
+
+
+@pytest.mark.parametrize("root", ["/", "//", "/.", "file:///"])
+def test_the_root_is_no_folder_of_its_own(root):
+    with pytest.raises(ConfigError, match="storage_url: it is the root"):
+        parsed(storage_url=root)
+
+
+@pytest.mark.parametrize(
+    "url", ["hf://x/y", "mock://x/y", "ftp://x/y", "abfs://x", "gs://", "gs://b?what=1", "hdfs://no-host/x", "s3://"]
+)
+def test_what_no_file_system_opens_is_refused(url):
+    with pytest.raises(ConfigError, match="can't open"):
+        open_fs(url)
+
+
+def test_another_store_than_s3_gives_up_soon_too(monkeypatch):
+    asked: list[str] = []
+    opener = SimpleNamespace(from_uri=lambda url: asked.append(url) or (LocalFileSystem(), "b"))
+    monkeypatch.setattr(storage.pafs, "FileSystem", opener)
+    for url in ("gs://b/x", "GS://b/x?scheme=http", "gs://b/x?retry_limit_seconds=99", "abfs://b@a/x"):
+        open_fs(url)
+    assert asked == [
+        "gs://b/x?retry_limit_seconds=15",
+        "GS://b/x?scheme=http&retry_limit_seconds=15",
+        "gs://b/x?retry_limit_seconds=99",
+        "abfs://b@a/x",
+    ]
+
+
+@pytest.mark.parametrize("url", ["postgresql://u:se/cr@et@[::1/x", "postgresql://u:secret@h:port/db"])
+def test_a_malformed_database_url_is_refused_without_its_password(url):
+    with pytest.raises(ConfigError, match="is not a database URL") as refused:
+        database_url(parsed(database_url=url).database)
+    assert "se" not in str(refused.value).replace("database", "").replace("characters", "").replace("USER", "")
+    assert shown(url).startswith("postgresql://…@")
+    assert "et@" not in shown(url)
+
+
+def test_a_database_in_memory_is_refused_as_it_was_written(tmp_path):
+    with pytest.raises(ConfigError, match="sqlite:///:memory:"):
+        connect(parsed(database_url="sqlite:///:memory:").database, create=True)
+    with pytest.raises(DatabaseError, match="looked at"):
+        connect(f"sqlite:///{tmp_path / ('a' * 300)}")  # not through the settings
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import inspect
 import math
 import uuid
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import date
 from decimal import Decimal
 from enum import Enum, IntEnum, StrEnum
@@ -18,6 +18,7 @@ import sqlalchemy as sa
 import hybridmu
 from hybridmu import System
 from hybridmu.errors import ConfigError, HybridMUError, RequestError
+from hybridmu.planning.simulator import Arrival
 from hybridmu.store.ledger.tables import metadata
 from hybridmu.system.arguments import check_of, keys_of
 from tests.unit.scene import Scene, scene
@@ -85,6 +86,7 @@ VALID = {
 }
 # No argument of any verb takes one of these.
 JUNK = [object(), b"17", 1j, {1: 2}, [object()], math.nan, "\ud800", "x\0", -1, "a" * 5000]
+JUNK += [10**5000, -(10**5000), np.timedelta64(5, "D"), np.timedelta64("NaT"), [np.timedelta64(5)], "a" * 100_000]
 
 
 @pytest.mark.parametrize(("name", "parameter"), ARGUMENTS, ids=lambda x: x if isinstance(x, str) else x.name)
@@ -100,7 +102,7 @@ def test_a_wrong_argument_is_refused_before_anything_happens(trained, name, para
         if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
             refused(verb, "other", junk, **required)
         else:
-            refused(verb, **{**required, parameter.name: junk})
+            assert len(str(refused(verb, **{**required, parameter.name: junk}))) < 1500
     assert contents(trained.system) == before
 
 
@@ -176,6 +178,8 @@ def test_any_collection_of_keys_is_taken(given_, kept):
         (["a\ud800"], "surrogate"),
         ([2**64], "64 bits"),
         ([10**5000], "64 bits"),
+        ([np.timedelta64(5, "D")], "entry 0"),
+        (np.array([1, np.timedelta64(5)], dtype=object), "entry 1"),
     ],
 )
 def test_what_is_no_list_of_keys_is_refused_and_not_shown(wrong, says):
@@ -222,6 +226,87 @@ def test_misspelt_arguments_name_the_nearest(trained):
     assert "write ids" in str(error)
     refused(trained.system.forget, [1])
     refused(trained.system.hold)
+
+
+@pytest.mark.parametrize("name", [*VERBS, "connect"])
+def test_arguments_that_a_verb_does_not_take_are_refused_under_its_name(trained, name):
+    verb = {"System": System, "connect": hybridmu.connect}.get(name) or getattr(trained.system, name)
+    error = refused(verb, **{"no such argument": 1})
+    assert (type(error), error.what) == (RequestError, f"{name} does not take these arguments")
+
+
+def test_long_values_are_not_shown_whole(trained):
+    for call in (trained.system.plan, trained.system.forget):
+        error = refused(call, ids=["x" * 60_000, "y" * 60_000])
+        assert error.unknown == ("x" * 60_000, "y" * 60_000)
+        assert len(str(error)) < 1000
+    for call in (trained.system.ingest, trained.system.correct):
+        assert len(str(refused(call, "a/" * 50_000))) < 1000
+    error = HybridMUError("x" * 100_000, got="y" * 99 + "z")
+    assert len(str(error)) < 2300
+    assert "98,000 characters" in error.what
+    assert error.got == "y" * 99 + "z"
+
+
+def test_a_copy_that_is_not_there_is_named(trained):
+    trained.system.close()
+    for copy in ("/no/such/copy", "/etc/hosts/x", "/tmp", "~no-such-user-here/x", "x" * 300):
+        assert "there is no such copy" in str(refused(trained.system.mend, "lake/manifest.json", copy))
+
+
+class Odd(str):
+    def __eq__(self, _: object) -> bool:
+        raise RuntimeError
+
+    __hash__ = None
+
+
+class Unordered(int):
+    def __le__(self, _: object) -> bool:
+        raise RuntimeError
+
+
+def test_what_a_value_says_of_itself_decides_nothing(trained):
+    assert trained.system.has_numbers(Odd("id"))
+    assert trained.system.plan(ids=[trained.rows[0][0]], strategy=Odd("retrain")).shards
+    assert trained.system.page(limit=Unordered(3))["requests"] == []
+
+    class Broken(Mapping):
+        def __getitem__(self, key: object) -> object:
+            raise RuntimeError(key)
+
+        def __iter__(self) -> Iterator[str]:
+            return iter(["a"])
+
+        def __len__(self) -> int:
+            return 1
+
+    assert "can't be read" in str(refused(trained.system.predict, [Broken()]))
+    assert "can't be read" in str(refused(trained.system.upgrade, Broken()))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        Arrival(0.0, {(99, 1): 1}),
+        Arrival(0.0, {(0, 99): 1}),
+        Arrival(0.0, {(0, 0): 1}),
+        Arrival(0.0, {(-1, 1): 1}),
+        Arrival(0.0, {(0, 1): -3}),
+        Arrival(0.0, {(0, 1): 1.5}),  # type: ignore[dict-item]
+        Arrival(0.0, {0: 1}),  # type: ignore[dict-item]
+        Arrival(0.0, None),  # type: ignore[arg-type]
+        Arrival("x", {}),  # type: ignore[arg-type]
+        Arrival(math.nan, {(0, 1): 1}),
+        Arrival(math.inf, {}),
+        Arrival(-1.0, {}),
+    ],
+    ids=repr,
+)
+def test_what_is_no_request_is_not_simulated(trained, wrong):
+    good = trained.system.arrival(0.0, [trained.rows[0][0]])
+    assert "arrivals[1]" in str(refused(trained.system.simulate, [good, wrong], 2))
+    assert len(trained.system.simulate([good, Arrival(np.float32(1), {(0, np.int64(1)): 10**6})], 2).requests) == 2
 
 
 @pytest.mark.parametrize(

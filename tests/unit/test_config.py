@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import copy
 import hashlib
 import importlib.util
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -10,8 +12,9 @@ import yaml
 from pydantic import ValidationError
 
 from hybridmu import config
-from hybridmu.config import Settings
+from hybridmu.config import Settings, data_home
 from hybridmu.errors import ConfigError
+from hybridmu.store.keyring import Keyring
 from tests.support import settings_dict
 
 RAY_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
@@ -141,9 +144,60 @@ def test_partition_key_sources(monkeypatch, tmp_path):
     )
     assert key("seed") != key("seed", seed=1)
     assert key("env:MY_KEY", seed=1) == key("env:MY_KEY")
-    for wrong in ("env:NOT_SET_ANYWHERE", "file:/no/such/file", "vault:x"):
+    for wrong in ("env:NOT_SET_ANYWHERE", "file:/no/such/file", "file:/etc/hosts/x", f"file:{tmp_path}", "vault:x"):
         with pytest.raises(ConfigError, match="partition_key can't be read"):
             key(wrong)
+    monkeypatch.setenv("RAW", "\udcff")  # a byte that is no Unicode
+    assert key("env:RAW") == hashlib.blake2b(b"\xff", digest_size=32).digest()
+
+
+@pytest.mark.parametrize("nothing", ["", " ", "\n", "\t \r\n"])
+def test_an_empty_secret_is_none(monkeypatch, tmp_path, nothing):
+    (tmp_path / "secret").write_text(nothing)
+    (tmp_path / "secret").chmod(0o600)
+    monkeypatch.setenv("MY_KEY", nothing)
+    for source in (f"file:{tmp_path / 'secret'}", "env:MY_KEY"):
+        found = Settings.parse({"data": {"train": "t", "partition_key": source}, "storage_url": "/x"})
+        with pytest.raises(ConfigError, match="empty"):
+            found.partition_key()
+        ring = Keyring(Settings.parse(MINIMAL | {"keys": {"signing": source, "guard": source}}))
+        with pytest.raises(ConfigError, match="empty"):
+            ring.signing_key()
+        with pytest.raises(ConfigError, match="empty"):
+            ring.guard_keys()
+
+
+LONG = ["~no-such-user-here/x", "a" * 300, "a/" * 5000]
+
+
+@pytest.mark.parametrize("path", LONG, ids=["user", "name", "path"])
+def test_a_path_that_no_file_system_takes_is_refused_with_its_key(tmp_path, monkeypatch, path):
+    for where, changes in (
+        ("storage_url", {"storage_url": path}),
+        ("database_url", {"database_url": f"sqlite:///{path}"}),
+        ("keys.folder", {"keys": {"folder": path}}),
+        ("keys.signing", {"keys": {"signing": f"file:{path}"}}),
+        ("keys.guard", {"keys": {"guard": f"file:{path}"}}),
+        ("data.train", {"data": {"train": path}}),
+        ("data.partition_key", {"data": {"train": "t", "partition_key": f"file:{path}"}}),
+    ):
+        with pytest.raises(ConfigError, match=re.escape(where)) as refused:
+            Settings.parse(MINIMAL | changes)
+        assert len(str(refused.value)) < 500
+    monkeypatch.setenv("HYBRIDMU_DATA", path)
+    with pytest.raises(ConfigError, match="HYBRIDMU_DATA"):
+        data_home()
+    monkeypatch.setenv("HYBRIDMU_DATA", "")
+    assert data_home() == Path.home() / ".cache/hybridmu"
+
+
+def test_settings_made_without_parse_are_checked_alike():
+    with pytest.raises(ConfigError, match="unknown key 'bogus'"):
+        Settings(**MINIMAL, bogus=1)
+    with pytest.raises(ConfigError, match="no text"):
+        Settings.parse({**MINIMAL, 5: 1})
+    made = Settings(**MINIMAL)
+    assert copy.deepcopy(made) == made == Settings.model_validate_json(made.model_dump_json())
 
 
 def test_identity_hides_the_key_and_ignores_operations():

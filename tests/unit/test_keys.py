@@ -19,7 +19,7 @@ from hybridmu.config import Settings
 from hybridmu.core.proof.document import key_id
 from hybridmu.errors import ConfigError, DataError, StateError
 from hybridmu.store.keyring import Keyring, Uses, load_public_keys
-from tests.support import HANG_SECONDS, flipped, settings_dict
+from tests.support import HANG_SECONDS, flipped, local_system, settings_dict
 
 
 def keyring(folder: Path, **keys: str) -> Keyring:
@@ -308,6 +308,36 @@ def test_bad_sources_are_refused_without_showing_them(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="env:NAME or file:PATH") as refused:
         keyring(tmp_path, guard="11" * 32)
     assert "11" * 32 not in str(refused.value)
+
+
+@pytest.mark.parametrize("folder", ["file", "file/below", "/proc/none"])
+def test_a_folder_that_can_not_be_made_is_named_before_anything_is_stored(tmp_path, folder):
+    (tmp_path / "file").write_text("x")
+    system = local_system(tmp_path, keys={"folder": str(tmp_path / folder)})
+    with pytest.raises(ConfigError, match=r"keys\.folder") as no:
+        system.train()
+    assert str(tmp_path / folder) in str(no.value)
+    assert "storage_url" not in str(no.value)
+    assert not (tmp_path / "storage").exists()
+
+
+@pytest.mark.parametrize("which", ["signing", "guard"])
+@pytest.mark.parametrize("source", ["env:NOT_SET_ANYWHERE", "file:{}/none", "file:{}/words", "file:{}/words/x"])
+def test_a_key_from_elsewhere_is_read_before_anything_is_stored(tmp_path, which, source):
+    (tmp_path / "words").write_text("no key at all")
+    (tmp_path / "words").chmod(0o600)
+    system = local_system(tmp_path, keys={which: source.format(tmp_path)})
+    with pytest.raises(ConfigError, match=which):
+        system.train()
+    assert not (tmp_path / "storage").exists()
+
+
+def test_a_folder_with_all_keys_need_not_be_written_to(tmp_path):
+    ring = keyring(tmp_path)
+    ring.signing_key()
+    ring.mac("id", 1)
+    (tmp_path / "storage-keys").chmod(0o500)
+    ring.check()
 
 
 def test_the_folder(tmp_path):

@@ -164,7 +164,7 @@ def test_the_command(small, warm, tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(replays, "_has_rows", lambda *_, **__: False)
         assert run("--replay", "-c", str(config))[0] == 1
-        patched.setattr(replays, "_superseded", lambda *_, **__: replay.ShardReplay(0, Verdict.SUPERSEDED, "later", 2))
+        patched.setattr(replays, "_superseded", lambda *_, **__: replays.ShardReplay(0, Verdict.SUPERSEDED, "later", 2))
         code, result = run("--replay", "-c", str(config))
         assert (code, result["replay"]["by"]) == (3, 2)
     changed = {**document, "purge": {}}

@@ -18,6 +18,12 @@ from hybridmu.errors import ConfigError
 MINIMAL = {"data": {"train": "t.parquet"}, "storage_url": "/nowhere/storage"}
 
 
+INSIDE: list[Any] = []
+INSIDE += [INSIDE, INSIDE]
+LOOP: dict[str, Any] = {}
+LOOP["a"] = LOOP
+
+
 def fields(model: type[BaseModel], where: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], FieldInfo]]:
     for name, field in model.model_fields.items():
         kind = field.annotation
@@ -96,6 +102,17 @@ def test_every_number_has_bounds(where):
         ("optimizer.lr", "0.1x", "optimizer.lr"),
         ("task", {"name": "mlp", "hidden": [math.nan]}, "hidden: expected a finite number"),
         ("task", {"name": "mlp", "hidden": object()}, "hidden: expected numbers"),
+        ("task", {"name": "mlp", "hidden": INSIDE}, "hidden: lists and mappings contain themselves"),
+        ("task", {"name": "mlp", "o": {"p": INSIDE}}, "o: lists and mappings contain themselves"),
+        ("task", {"name": "mlp", "o": [{7: None}]}, "o: a mapping has a key that is no text, but int"),
+        ("data.fills", {7: 1}, "data.fills: a mapping has a key that is no text"),
+        ("cluster.labels", LOOP, "cluster.labels: lists and mappings contain themselves"),
+        ("sisa.seed", "1_0", "sisa.seed: expected a number, got the text '1_0'"),
+        ("sisa.seed", "010", "sisa.seed: expected a number, got the text '010'"),
+        ("sisa.shards", " 00", "sisa.shards: expected a number"),
+        ("optimizer.lr", "0_1.0", "optimizer.lr: expected a number"),
+        ("data.hash_buckets", {"s": "1_0"}, "data.hash_buckets: expected a number"),
+        ("policy.calibration_shares", ["0.0_1"], "policy.calibration_shares: expected a number"),
     ],
 )
 def test_the_message_names_field_and_bound(where, value, says):
@@ -146,6 +163,9 @@ VALID = "data: {train: t.parquet}\nstorage_url: storage\n"
         (VALID + "sisa: {seed: 1, 'seed': 1}\n", "names sisa.seed twice (lines 3 and 3)"),
         (VALID + "task: {name: x:Y, deep: [{a: 1, a: 2}]}\n", "names task.deep.0.a twice"),
         (VALID + "sisa: {seed: 010}\n", "base 8"),
+        (VALID + "sisa: {seed: !!int '010'}\n", "base 8"),
+        (VALID + 'sisa: {seed: !!int "1:30"}\n', "base 60"),
+        (VALID + "sisa: {seed: '1_0'}\n", "got the text '1_0'"),
         (VALID + "policy: {deadline_seconds: 12:30:00}\n", "base 60"),
         (VALID + "sisa: {seed: no}\n", "sisa.seed: expected a number, got False"),
         ("data: {train: t, label: yes}\nstorage_url: s\n", "data.label"),
@@ -175,6 +195,13 @@ def test_oddities_of_yaml_are_errors_that_name_the_file(tmp_path, text, says):
         load(tmp_path, text)
     assert says in str(error.value)
     assert "c.yaml" in str(error.value)
+
+
+def test_text_that_is_one_number_to_everybody_stays(tmp_path):
+    found = load(tmp_path, VALID + "sisa: {seed: '-7'}\noptimizer: {lr: '0.1'}\ntask: {name: x:Y, o: '010'}\n")
+    assert (found.sisa.seed, found.optimizer.lr, found.task.options) == (-7, 0.1, {"o": "010"})
+    text = "data: {train: t, classes: ['01', '1_0'], fills: {a: '010', '1_0': 1}}\nstorage_url: s\n"
+    assert load(tmp_path, text).data.classes == ("01", "1_0")
 
 
 def test_many_aliases_of_aliases_are_refused(tmp_path):

@@ -119,6 +119,13 @@ def test_whatever_a_request_holds_concerns_that_request_alone(odd, place):
     [
         ("a", "abc", "'a' has a wrong value"),
         ("a", "1.5", "'a' has a wrong value"),
+        ("a", np.timedelta64(5, "D"), "'a' has a wrong value"),
+        ("i", np.timedelta64(5), "'i' has a wrong value"),
+        ("b", np.timedelta64(1), "'b' has a wrong value"),
+        ("maybe", np.timedelta64("NaT"), "'maybe' has a wrong value"),
+        ("l", [np.timedelta64(5, "s"), 1.0], "'l' has a wrong value in its list"),
+        ("l", np.array([5, 6], dtype="m8[ns]"), "'l' has a wrong value"),
+        ("l", np.array([5, 6], dtype="M8[ns]"), "'l' has a wrong value"),
         ("a", None, "'a' has a null and no fill"),
         ("a", math.nan, "'a' has NaN, infinity"),
         ("a", 1e300, "'a' has NaN, infinity"),

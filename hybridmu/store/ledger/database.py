@@ -20,7 +20,7 @@ import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.engine import URL, Connection, Engine, make_url
 
-from hybridmu.config.addresses import sqlite_path
+from hybridmu.config.addresses import SQLITE, sqlite_path
 from hybridmu.errors import ConfigError, DatabaseError, StateError
 from hybridmu.faults import reach
 from hybridmu.store.ledger import migrations
@@ -133,7 +133,7 @@ def database_url(url: str) -> URL:
         return URL.create("sqlite", database=path)
     try:
         parsed = make_url(url)
-    except sa.exc.ArgumentError:
+    except (sa.exc.ArgumentError, ValueError):  # the second: a port that is no number, a bracket that is not closed
         raise ConfigError(
             "database_url is not a database URL",
             expected="sqlite:////PATH/ledger.sqlite3 or postgresql://USER@HOST/DATABASE",
@@ -159,7 +159,9 @@ def _opened(url: URL, create: bool, modes: Modes) -> Engine:
 def _sqlite(url: URL, create: bool, modes: Modes) -> Engine:
     path = Path(url.database or "")
     if not url.database or url.database == ":memory:":
-        raise ConfigError("database_url names no file", expected="sqlite:////PATH/ledger.sqlite3", got=str(url))
+        raise ConfigError(
+            "database_url names no file", expected="sqlite:////PATH/ledger.sqlite3", got=f"{SQLITE}{url.database or ''}"
+        )
     # SQLite keeps its other files beside what a link leads to: where the link is, they would be another database's.
     if links := [each for each in (path, *_beside(path)) if each.is_symlink()]:
         raise ConfigError(
@@ -177,12 +179,26 @@ def _sqlite(url: URL, create: bool, modes: Modes) -> Engine:
             raise DatabaseError(
                 "the file of the database can't be made", got=str(error), remedy="correct database_url or the rights"
             ) from None
-    elif not path.is_file():
+    elif not _is_file(path):
         raise _untrained()
     engine = sa.create_engine(url, connect_args={"timeout": BUSY_SECONDS}, hide_parameters=True)
     event.listen(engine, "connect", _sqlite_pragmas)
     event.listen(engine, "begin", _sqlite_begin)
     return engine
+
+
+def _is_file(path: Path) -> bool:
+    """Return whether the file of the database is there.
+
+    Raises:
+        DatabaseError: It can't be seen: a folder above it is closed to us, for one.
+    """
+    try:
+        return path.is_file()
+    except OSError as error:
+        raise DatabaseError(
+            "the file of the database can't be looked at", got=str(error), remedy="correct database_url or the rights"
+        ) from None
 
 
 def _make_file(path: Path, modes: Modes) -> None:

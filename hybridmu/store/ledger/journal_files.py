@@ -112,3 +112,18 @@ class JournalFiles:
 def named(document: Document) -> bool:
     """Return whether a document says which system it is of; those of earlier releases don't."""
     return document.get("system") is not None
+
+
+def guard_keys_in(storage: Storage) -> set[str]:
+    """Return the ids of the guard keys that a storage's journal names, as far as it can be read."""
+    found: set[str] = set()
+    for info in storage.list(_FOLDER):
+        if not ENTRY.fullmatch(info.name):
+            continue
+        try:
+            entry = unsealed(storage.read(info.name), info.name, ENTRY_MEMBERS, _DAMAGED, older=ENTRY_MEMBERS)
+        except CorruptBlobError:  # told of where it matters
+            continue
+        # An older release made HMACs without naming their key.
+        found |= {str(row["key_id"]) for table in ("guard", "idempotency") for row in entry[table] if "key_id" in row}
+    return found

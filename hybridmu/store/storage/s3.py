@@ -13,6 +13,7 @@ from hybridmu.errors import ConfigError
 CONNECT_SECONDS = 3.0
 SILENT_SECONDS = 5.0
 ATTEMPTS = 3
+RETRY_SECONDS = 15  # for clients whose retries are bounded by time
 _KNOWN = ("region", "scheme", "endpoint_override")
 
 
@@ -106,12 +107,26 @@ _CASES: tuple[tuple[tuple[str, ...], str, str], ...] = (
         "allow this identity s3:GetObject, PutObject, DeleteObject and ListBucket on the bucket and prefix",
     ),
     (
+        ("OAuth2 access token",),
+        "Google's credentials are missing, or can't be asked for",
+        "set GOOGLE_APPLICATION_CREDENTIALS, or run `gcloud auth application-default login`; check the network",
+    ),
+    (
         ("located in", "PermanentRedirect", "MOVED_PERMANENTLY"),
         "the bucket is in another region",
         "name it in storage_url: ?region=…",
     ),
     (
-        ("NETWORK_CONNECTION", "curlCode", "REQUEST_TIMEOUT", "Could not connect", "timed out", "timeout", "Timeout"),
+        (
+            "NETWORK_CONNECTION",
+            "curlCode",
+            "REQUEST_TIMEOUT",
+            "Could not connect",
+            "Could not resolve",
+            "timed out",
+            "timeout",
+            "Timeout",
+        ),
         "the endpoint can't be reached",
         "check the network and endpoint_override and scheme in storage_url; the call can be repeated",
     ),

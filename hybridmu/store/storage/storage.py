@@ -20,12 +20,12 @@ from typing import Any, TypeVar
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from hybridmu.config.addresses import local_path
+from hybridmu.config.addresses import local_path, shown
 from hybridmu.errors import ConfigError, StorageError
 from hybridmu.faults import reach
 from hybridmu.store.storage import durable_files, staging
 from hybridmu.store.storage.file_modes import PRIVATE, Modes
-from hybridmu.store.storage.s3 import address_of
+from hybridmu.store.storage.s3 import RETRY_SECONDS, address_of
 from hybridmu.store.storage.storage_errors import explained
 from hybridmu.store.storage.walk import entries, leads_elsewhere
 
@@ -416,12 +416,24 @@ def open_fs(url: str) -> tuple[pafs.FileSystem, str]:
         address = address_of(url)
         return address.open(), address.path
     try:
-        fs, root = pafs.FileSystem.from_uri(url)
-    except (ValueError, OSError) as error:
+        fs, root = pafs.FileSystem.from_uri(_bounded(url))
+    except (ValueError, OSError, ImportError, pa.ArrowException) as error:
         raise ConfigError(
-            f"can't open {url}", expected="a path or a URI that pyarrow.fs knows", got=str(error)
+            f"can't open {shown(url)}",
+            expected="a path, or a URI of a file system that this installation of pyarrow knows",
+            got=str(error),
         ) from None
-    return fs, root.rstrip("/")
+    root = root.rstrip("/")
+    if fs.type_name == "mock" or (fs.type_name in _FLAT and not root):  # the first is memory: nothing of it would stay
+        raise ConfigError(f"can't open {shown(url)}", expected="a bucket or folder that keeps what is written")
+    return fs, root
+
+
+def _bounded(url: str) -> str:
+    """Return a URL with a limit to retries where its client has none that anyone would wait for (Google's)."""
+    if not url.lower().startswith(("gs://", "gcs://")) or "retry_limit_seconds=" in url:
+        return url
+    return f"{url}{'&' if '?' in url else '?'}retry_limit_seconds={RETRY_SECONDS}"
 
 
 def _is_unicode(name: str) -> bool:

@@ -20,6 +20,7 @@ _CASES: dict[int, tuple[str, str]] = {
     errno.ENOTDIR: ("a file is where a folder should be", "move it away, or name another storage_url"),
     errno.EEXIST: ("a file is where a folder should be", "move it away, or name another storage_url"),
     errno.EISDIR: ("a folder is where a file should be", "move it away, or name another storage_url"),
+    errno.ENAMETOOLONG: ("the path is too long", "name a shorter path"),
     errno.ENOENT: ("its folder vanished", "try again"),
 }
 _OTHER = ("an error was reported", "try again; if it stays so, check the disk or the object store")
