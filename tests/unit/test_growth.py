@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 import hybridmu
 from hybridmu import faults
 from hybridmu.errors import ConflictError, DataError, HybridMUError, RequestError, StateError
-from hybridmu.runtime.coordinator.coordinator import ingestion as growth
+from hybridmu.runtime.coordinator import ingestion as growth
 from hybridmu.runtime.workers.shard_worker import ShardWorker
 from hybridmu.types import IngestState, RequestState
 from tests.unit.test_exactness import OPTIMIZERS, SGD, assert_equal_to_reference, config_for, write_table

@@ -128,11 +128,11 @@ def test_the_weightiest_verdict_is_the_one(small):
     confirmed = replays.ShardReplay(0, Verdict.CONFIRMED, "yes")
     elsewhere, refuted = replace(confirmed, verdict=Verdict.ELSEWHERE), replace(confirmed, verdict=Verdict.REFUTED)
     superseded = [replace(confirmed, shard=n, verdict=Verdict.SUPERSEDED, by=n) for n in (4, 9)]
-    assert replay._summed_up([confirmed]).verdict is Verdict.CONFIRMED
-    assert replay._summed_up([confirmed, elsewhere]).verdict is Verdict.ELSEWHERE
-    found = replay._summed_up([*superseded, elsewhere, confirmed])
+    assert replays._summed_up([confirmed]).verdict is Verdict.CONFIRMED
+    assert replays._summed_up([confirmed, elsewhere]).verdict is Verdict.ELSEWHERE
+    found = replays._summed_up([*superseded, elsewhere, confirmed])
     assert (found.verdict, found.by) == (Verdict.SUPERSEDED, 9)
-    assert replay._summed_up([*superseded, refuted, elsewhere]).verdict is Verdict.REFUTED
+    assert replays._summed_up([*superseded, refuted, elsewhere]).verdict is Verdict.REFUTED
 
 
 def test_the_command(small, warm, tmp_path, monkeypatch):
@@ -179,4 +179,4 @@ def test_weights_are_known_by_their_bytes(small):
     file = small.storage / "blobs" / "shard-00000" / f"{blob.partition('/')[2]}.safetensors"
     assert isinstance(file, Path)
     state = safetensors.torch.load_file(file)
-    assert replay.weights_hash(state) == blob.partition("/")[2]
+    assert replays.weights_hash(state) == blob.partition("/")[2]
