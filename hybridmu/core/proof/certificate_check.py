@@ -1,4 +1,4 @@
-"""Whether a certificate holds, alone and in its chain: by arithmetic alone, without our data."""
+"""Check of a certificate, alone and in its chain: by arithmetic alone, without our data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What readers of files hand to a search: decoded bytes, named values, filters."""
+"""Pieces of files that readers hand to a search: decoded bytes, named values, filters."""
 
 from __future__ import annotations
 

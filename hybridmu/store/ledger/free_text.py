@@ -1,4 +1,4 @@
-"""What the ledger's columns may hold besides row data, and how a purge takes names out of what people wrote.
+"""Free text in the ledger: columns that hold more than row data, and the redaction of what people wrote.
 
 An id or group may be a word that stands in the ledger for another reason: a caller's name, a folder of the
 configuration, a word of our own. Those columns are named here; every other column is row data, also one of a later

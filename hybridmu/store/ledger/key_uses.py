@@ -1,4 +1,4 @@
-"""Which keys a system has used, by all that remembers: ledger, journal and certificates.
+"""Uses of keys, by all that remembers them: ledger, journal and certificates.
 
 A key that is lost with its number must not be made anew under it: its backup could not be put back any more. The key
 folder can't tell what was in it, so it is asked here.
