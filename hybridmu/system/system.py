@@ -170,6 +170,7 @@ class System(NewRows, Operating, Auditing, Sizing):
         with reporting(self.site, self._engine):
             return verify(self.settings, shards, processes, watch)
 
+    @checked
     def feature_columns(self) -> tuple[Column, ...]:
         """Return the columns that a row to be classified has, in the order of the training table.
 

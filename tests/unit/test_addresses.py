@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +18,7 @@ from hybridmu.config.addresses import database_address, is_url, local_path, show
 from hybridmu.errors import ConfigError, DatabaseError, DataError, StateError
 from hybridmu.store.ledger.database import connect, database_url
 from hybridmu.store.storage import storage
+from hybridmu.store.storage.file_modes import PRIVATE, apply_modes
 from hybridmu.store.storage.storage import Storage, open_fs
 from tests.unit.test_exactness import SGD, config_for, write_table
 
@@ -129,6 +131,18 @@ def test_a_database_in_memory_is_refused_as_it_was_written(tmp_path):
         connect(f"sqlite:///{tmp_path / ('a' * 300)}")  # not through the settings
 
 
+def test_what_is_no_file_is_no_database_and_keeps_its_permissions(tmp_path):
+    """As root, /dev/null would have been closed to everybody."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    pipe.chmod(0o666)
+    for create in (True, False):
+        with pytest.raises(ConfigError, match="names no file"):
+            connect(f"sqlite:///{pipe}", create=create)
+    apply_modes(tmp_path, PRIVATE)
+    assert pipe.stat().st_mode & 0o777 == 0o666
+
+
 @pytest.mark.parametrize(
     ("url", "path"),
     [
@@ -182,7 +196,10 @@ def test_two_storages_do_not_share_a_ledger(config, tmp_path, seed):
 
 def test_a_storage_whose_ledger_is_elsewhere_is_not_trained_again(config, tmp_path):
     other = {**config, "database_url": f"sqlite:///{tmp_path / 'new.db'}"}
-    with hybridmu.connect(other, executor="local") as system, pytest.raises(StateError, match="knows nothing"):
+    with (
+        hybridmu.connect(other, executor="local") as system,
+        pytest.raises(StateError, match="belongs to another ledger"),
+    ):
         system.train()
     with hybridmu.connect(other, executor="local") as system, pytest.raises(StateError):
         system.forget(ids=[1])

@@ -9,6 +9,7 @@ and see one snapshot.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
@@ -163,13 +164,19 @@ def _sqlite(url: URL, create: bool, modes: Modes) -> Engine:
             "database_url names no file", expected="sqlite:////PATH/ledger.sqlite3", got=f"{SQLITE}{url.database or ''}"
         )
     # SQLite keeps its other files beside what a link leads to: where the link is, they would be another database's.
-    if links := [each for each in (path, *_beside(path)) if each.is_symlink()]:
+    if links := [each for each in (path, *_beside(path)) if os.path.islink(each)]:
         raise ConfigError(
             "the database is a link",
             expected="the file itself; a folder above it may be a link",
             got=f"{links[0]}, which leads to {links[0].readlink()}",
             remedy="stop everything that uses it, then put the file in the link's place, with those that end in -wal "
             "and -shm if there are any; or name the file in database_url",
+        )
+    if os.path.exists(path) and not os.path.isfile(path):  # a device would be given our permissions
+        raise ConfigError(
+            "database_url names no file",
+            expected="a file, or a name for a new one",
+            got=f"{path}, a folder or a device",
         )
     if create:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,5 +59,6 @@ def apply_modes(root: Path, modes: Modes) -> None:
             for name in names:
                 path = Path(folder, name)
                 with suppress(PermissionError, FileNotFoundError):
-                    if not path.is_symlink() and path.stat().st_mode & 0o777 != mode:
+                    found = path.lstat().st_mode  # no link, pipe or device gets permissions from us
+                    if (stat.S_ISREG(found) or stat.S_ISDIR(found)) and found & 0o777 != mode:
                         path.chmod(mode)
