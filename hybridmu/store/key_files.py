@@ -98,7 +98,7 @@ def _told(path: Path) -> Iterator[None]:
     """Say which key file can't be read; one that is missing is left to the caller."""  # noqa: DOC501
     try:
         yield
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise
     except PermissionError:
         raise ConfigError("a key file can't be read", got=str(path), remedy="run as the user that owns it") from None
