@@ -182,21 +182,7 @@ class StrategyUnavailableError(HybridMUError):
 
 
 class UserExitError(HybridMUError):
-    """The task's code raised what ends a process: `sys.exit()`, or an exception of its own outside of `Exception`.
-
-    Args:
-        got: What it raised, in words.
-        name: The name of its class.
-    """
-
-    def __init__(self, got: str, name: str) -> None:
-        self.name = name
-        super().__init__(
-            "the task's code raised what ends a process",
-            expected="an exception derived from Exception",
-            got=got,
-            remedy="no sys.exit() in a task",
-        )
+    """The task's code raised what ends a process: `sys.exit()`, or an exception of its own outside of `Exception`."""
 
 
 class DivergedError(HybridMUError):

@@ -43,12 +43,18 @@ def contained() -> Iterator[None]:
     except (Exception, KeyboardInterrupt):
         raise
     except BaseException as error:
-        raise UserExitError(told(error), type(error).__name__) from error
+        raise UserExitError(
+            "the task's code raised what ends a process",
+            expected="an exception derived from Exception",
+            got=told(error),
+            remedy="no sys.exit() in a task",
+        ) from error
 
 
 def kind(error: Exception) -> str:
     """Return the name of an exception's class, for those who must not read its text: a row may stand in it."""
-    return error.name if isinstance(error, UserExitError) else type(error).__name__
+    raised = error.__cause__ if isinstance(error, UserExitError) else None
+    return type(raised or error).__name__
 
 
 def told(error: BaseException) -> str:

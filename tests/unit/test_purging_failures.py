@@ -429,7 +429,7 @@ def test_certificates_are_not_listed_for_each_request(small, monkeypatch):
     real = Storage.list
     monkeypatch.setattr(Storage, "list", lambda s, p="": listed.append(p) or real(s, p))
     w.run()
-    assert listed.count("certificates") <= 3
+    assert listed.count("certificates") <= 4  # of twelve requests
     monkeypatch.undo()
     w.assert_certified(*names)
 

@@ -259,9 +259,9 @@ def test_a_forbidden_object_is_an_error_not_a_missing_file(bucket):
 
 def test_training_on_a_dead_endpoint_is_a_clear_error(bucket, tmp_path, make_table):
     make_table(20)
-    url = bucket.url().replace(str(bucket.port), "1")
+    options = {"database_url": f"sqlite:///{tmp_path}/l.sqlite3", "keys": {"folder": str(tmp_path / "keys")}}
     with (
-        support.local_system(tmp_path, storage_url=url, database_url=f"sqlite:///{tmp_path}/l.sqlite3") as system,
+        support.local_system(tmp_path, storage_url=bucket.url().replace(str(bucket.port), "1"), **options) as system,
         pytest.raises(StorageError, match="the endpoint can't be reached"),
     ):
         system.train()
