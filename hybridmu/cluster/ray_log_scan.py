@@ -1,11 +1,18 @@
-"""Looking for traces of purged rows in what Ray itself writes: session logs and spilled objects, on every node.
+"""Scan for purged rows in what Ray itself writes: session logs and spilled objects, on every node.
 
-Imports no torch: every node has a process with this module.
+Ray logs words of its own: logins, hosts, folders, packages, its configuration. An id that is the same as one of them is
+not told from it, so of such an id only digests are searched. Imports no torch: every node has a process with this
+module.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import getpass
+import os
+import platform
+import sys
+from collections.abc import Collection, Iterable
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +31,16 @@ Held = list[tuple[str, tuple[bytes, ...]]]
 class Searcher:
     """Searches what Ray wrote on the node that it lives on."""
 
-    def find(self, needles: Collection[bytes]) -> Held:
+    def find(self, needles: Collection[bytes], words: bytes = b"") -> Held:
         """Return every file of the session's folder that holds a needle, and which.
 
         Args:
             needles: Digests are also searched as hexadecimal text.
+            words: The configuration; what stands in it is no trace of a row.
         """
         session = Path(ray._private.worker._global_node.get_session_dir_path())
-        meaning = {spelling: needle for needle in needles for spelling in spelled([needle])}
+        told = needles_beside([*_words_here(session), words], needles)
+        meaning = {spelling: needle for needle in told for spelling in spelled([needle])}
         wanted = Needles(meaning)
         found = []
         for file in session.rglob("*"):
@@ -57,11 +66,14 @@ class Searchers:
     def __init__(self) -> None:
         self._actors: dict[str, Any] = {}
 
-    def find(self, needles: Collection[bytes]) -> tuple[int, tuple[tuple[str, tuple[bytes, ...]], ...]]:
+    def find(
+        self, needles: Collection[bytes], words: bytes = b""
+    ) -> tuple[int, tuple[tuple[str, tuple[bytes, ...]], ...]]:
         """Search Ray's session folders on all live nodes.
 
         Args:
             needles: Digests and telling raw ids of purged rows.
+            words: The configuration.
 
         Returns:
             (nodes searched, (file with its node, needles in it) for every file that holds one).
@@ -74,9 +86,9 @@ class Searchers:
         here = ray.get_runtime_context().get_node_id()
         alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
         self._actors = {node: self._actors.get(node) or _start(node) for node in sorted(alive - {here})}
-        asked = [actor.find.remote(sorted(needles)) for actor in self._actors.values()]
+        asked = [actor.find.remote(sorted(needles), words) for actor in self._actors.values()]
         try:
-            held = {here: Searcher().find(needles), **dict(zip(self._actors, _answers(asked), strict=True))}
+            held = {here: Searcher().find(needles, words), **dict(zip(self._actors, _answers(asked), strict=True))}
         except RayError as error:
             self._end()
             raise PurgeError(
@@ -92,6 +104,30 @@ class Searchers:
         for actor in self._actors.values():
             ray.kill(actor)
         self._actors = {}
+
+
+def needles_beside(words: Iterable[bytes], needles: Collection[bytes]) -> list[bytes]:
+    """Return the needles that are none of these words, nor a part of one; a digest is none but by a miracle.
+
+    Example:
+        >>> needles_beside([b"/home/platform-team"], [b"platform-team", b"a-person-77"])
+        [b'a-person-77']
+    """
+    said = b"\n".join(words).lower()
+    return [needle for needle in needles if needle.lower() not in said]
+
+
+def _words_here(session: Path) -> list[bytes]:
+    """Return what Ray logs on this machine whoever is forgotten: logins, hosts, folders, variables, packages."""
+    try:
+        login = getpass.getuser()
+    except (KeyError, OSError):  # a user without a name
+        login = ""
+    places = [str(session), str(Path.cwd()), str(Path.home()), sys.executable, *sys.path]
+    packages = [str(found.metadata["Name"]) for found in distributions()]
+    variables = [part for pair in os.environ.items() for part in pair]
+    words = [login, platform.node(), *places, *packages, *variables, *sys.modules]
+    return [os.fsencode(word) for word in words]
 
 
 def _answers(asked: list[Any]) -> list[Held]:

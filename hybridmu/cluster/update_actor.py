@@ -31,5 +31,5 @@ class ClusterUpdater(Updater):
             The files that still hold a needle.
         """
         found = super().look(job)
-        searched, traces = self._searchers.find(job.needles)
+        searched, traces = self._searchers.find(job.needles, self.site.settings.model_dump_json().encode())
         return replace(found, found=found.found + traces, looked=(*found.looked, ("nodes", searched)))

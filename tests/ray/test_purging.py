@@ -89,6 +89,18 @@ def test_a_digest_in_a_log_is_found_as_text() -> None:
     assert held == (needle,)
 
 
+def test_a_word_that_ray_logs_anyway_is_no_trace() -> None:
+    """A person may be called like a package, a folder of the session, or something of the configuration."""
+    words = [b"requests", session().name.encode(), b"a-setting-of-ours"]
+    log = session() / "logs" / "worker-test.out"
+    log.write_bytes(b" ".join([*words, b"a-person-of-77"]))
+    try:
+        _, found = ray_log_scan.Searchers().find([*words, b"a-person-of-77"], b'{"folder": "a-setting-of-ours"}')
+    finally:
+        log.unlink()
+    assert [held for _, held in found] == [(b"a-person-of-77",)]
+
+
 def test_nodes_that_do_not_answer_are_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     def late(*_: object, **__: object) -> None:
         raise GetTimeoutError("no answer in 300 s")
