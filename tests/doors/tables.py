@@ -136,16 +136,21 @@ class Case:
     pandas: bool
     rows: int
 
+    def held(self, name: str) -> list[Any]:
+        """Return the values of a column as its files hold them: half a float has fewer digits."""
+        return [value for part in self.parts for value in self._array(name, part).to_pylist()]
+
+    def _array(self, name: str, part: Part) -> pa.Array:
+        kind, values = self.columns[name]
+        return KINDS[part.recast.get(name, kind)].build(values[part.start : part.stop])
+
     def write(self, folder: Path) -> str | None:
         """Write the files below a folder and return what `data.train` names; None when Parquet can't hold them."""
         for part in self.parts:
             path = folder / "table" / part.name
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
-                arrays = {
-                    name: KINDS[part.recast.get(name, kind)].build(values[part.start : part.stop])
-                    for name, (kind, values) in self.columns.items()
-                }
+                arrays = {name: self._array(name, part) for name in self.columns}
                 table = pa.table(arrays)
                 if self.pandas:
                     table = table.replace_schema_metadata({b"pandas": _index_metadata(self.columns)})

@@ -103,9 +103,10 @@ def served(case: Case, lake: Lake, features: list[str]) -> None:
     plain = [feature for feature in features if feature in case.columns]
     if plain != features:
         return  # a folder's name is a column: what it holds is not in the case
+    held = {feature: case.held(feature) for feature in features}
     for place, value in enumerate(case.columns[name][1]):
         expected = trained[digest(lake.key, "id", lookup.typed("id", value))]
-        row = {feature: case.columns[feature][1][place] for feature in features}
+        row = {feature: values[place] for feature, values in held.items()}
         if all(map(is_json, row.values())):
             sent = json.loads(json.dumps(row))
             np.testing.assert_array_equal(ensemble.encode([sent])[0], expected, err_msg=str(sent))
