@@ -164,7 +164,7 @@ class System(NewRows, Operating, Auditing, Sizing):
             watch: Called with (shards done, shards in all) while the oracle trains.
 
         Returns:
-            See `runtime.verify`.
+            See `runtime.audit.verification`.
         """
         processes = max(1, min(os.cpu_count() or 1, 8) // self.settings.threads)
         with reporting(self.site, self._engine):

@@ -2,7 +2,8 @@
 
 The ledger and the versions are only read. Every job learns the tombstones when it is handed over, as the coordinator's
 jobs do. When a row of an audited shard is revoked meanwhile, what was measured there is thrown away and begun again
-without it. Finished shadow models are kept in storage until the audit ends (`store.audits`), so it can be interrupted.
+without it. Finished shadow models are kept in storage until the audit ends
+(`store.storage.audit_scores`), so it can be interrupted.
 """
 
 from __future__ import annotations

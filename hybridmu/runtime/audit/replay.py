@@ -75,7 +75,7 @@ def replay(settings: Settings, document: Mapping[str, Any], processes: int = 2) 
 
     Args:
         settings: The configuration of the system that issued it.
-        document: A certificate that holds by its own arithmetic (`core.certificate.check`).
+        document: A certificate that holds by its own arithmetic (`core.proof.certificate_check.check`).
         processes: How many train at once.
 
     Returns:

@@ -128,7 +128,7 @@ class Updater:
         """Make shadow models of a shard, and measure them; nothing is written.
 
         Args:
-            job: As in `runtime.auditor`.
+            job: As in `shadow_trainer.py`.
 
         Returns:
             Their scores.
