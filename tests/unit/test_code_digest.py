@@ -144,3 +144,9 @@ def test_sources_that_do_the_same(one, other):
 )
 def test_sources_that_do_something_else(one, other):
     assert canonical(one.encode(), {}) != canonical(other.encode(), {})
+
+
+def test_the_kernel_is_parsed_once_per_process(monkeypatch):
+    kernel_sources()
+    monkeypatch.setattr(digests, "canonical", lambda *_: pytest.fail("parsed again"))
+    assert kernel_sources() == kernel_sources()
