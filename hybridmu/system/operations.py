@@ -25,7 +25,7 @@ from hybridmu.runtime.purge.table_repair import mend
 from hybridmu.runtime.purge.table_rewrite import rewrite_tables
 from hybridmu.store.ledger.health import Vitals, read_vitals
 from hybridmu.store.ledger.journal import Journal
-from hybridmu.store.storage.ownership import bind
+from hybridmu.store.ownership import bind
 from hybridmu.system.arguments import AnyName, Caller, Flag, Name, Number, Reason, Source, Versions, checked
 from hybridmu.system.session import Opened
 

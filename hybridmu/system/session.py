@@ -38,7 +38,7 @@ from hybridmu.store.ledger.registry import Registry
 from hybridmu.store.ledger.replicas import Replicas
 from hybridmu.store.ledger.request_pages import RequestPages
 from hybridmu.store.ledger.suppression_list import Guard
-from hybridmu.store.storage.ownership import bind, is_claimed, lost_ledger
+from hybridmu.store.ownership import bind, is_claimed, lost_ledger
 from hybridmu.system.arguments import Configuration, Executor, Watcher, checked
 
 

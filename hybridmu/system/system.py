@@ -37,7 +37,7 @@ from hybridmu.store.dataset.empty_slices import warnings_of
 from hybridmu.store.dataset.ingest import ingest
 from hybridmu.store.ledger.database import connect as connect_database
 from hybridmu.store.ledger.linked_systems import Links
-from hybridmu.store.storage.ownership import bind, take
+from hybridmu.store.ownership import bind, take
 from hybridmu.system.arguments import (
     Callback,
     Caller,

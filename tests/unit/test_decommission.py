@@ -9,7 +9,7 @@ from hybridmu.errors import StateError
 from hybridmu.serving.replica import Replica
 from hybridmu.store.ledger import tables as t
 from hybridmu.store.ledger.linked_systems import Links
-from hybridmu.store.storage.ownership import MARKER
+from hybridmu.store.ownership import MARKER
 from hybridmu.types import RequestState
 from tests.support import make_table, rows_of, settings_dict
 

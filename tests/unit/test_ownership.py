@@ -12,9 +12,9 @@ import pytest
 import hybridmu
 from hybridmu import faults
 from hybridmu.errors import ConfigError, HybridMUError, StateError, StorageError, StorageMismatchError
+from hybridmu.store.ownership import MARKER
 from hybridmu.store.storage.audit_scores import Audits
 from hybridmu.store.storage.durable_files import temporary_name
-from hybridmu.store.storage.ownership import MARKER
 from hybridmu.store.storage.storage import Storage
 from hybridmu.types import RequestState
 from tests import support

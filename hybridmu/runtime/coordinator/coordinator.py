@@ -54,7 +54,7 @@ from hybridmu.store.ledger.operator_controls import Controls
 from hybridmu.store.ledger.registry import Registry
 from hybridmu.store.ledger.replicas import Replicas
 from hybridmu.store.ledger.suppression_list import Guard
-from hybridmu.store.storage.ownership import bind, claim, refuse_links, refuse_lost_rows, take
+from hybridmu.store.ownership import bind, claim, refuse_links, refuse_lost_rows, take
 from hybridmu.types import (
     JobResult,
     Plan,

@@ -16,8 +16,8 @@ from hybridmu.store.dataset.reshard_import import Predecessor, inherit
 from hybridmu.store.ledger.database import connect
 from hybridmu.store.ledger.ledger import Ledger
 from hybridmu.store.ledger.linked_systems import Links
+from hybridmu.store.ownership import bind, take
 from hybridmu.store.storage.file_modes import modes_of
-from hybridmu.store.storage.ownership import bind, take
 from hybridmu.store.storage.storage import Storage
 from hybridmu.types import IngestState
 

@@ -17,7 +17,7 @@ from hybridmu.store.ledger.database import reader
 from hybridmu.store.ledger.lease import fence
 from hybridmu.store.ledger.ledger_identity import DECOMMISSIONED, decommissioned
 from hybridmu.store.ledger.operator_controls import Controls
-from hybridmu.store.storage.ownership import MARKER
+from hybridmu.store.ownership import MARKER
 from hybridmu.store.storage.storage import Storage
 from hybridmu.types import ForwardState, IngestState, RequestState
 
