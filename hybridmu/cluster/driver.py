@@ -32,7 +32,7 @@ class CoordinatorActor(Coordinator):
         self._ray = RayExecutor(settings)
         super().__init__(settings, self._ray, holder)
         self._announced: int | None = None
-        self._metrics = LedgerMetrics(self._engine)
+        self._metrics = LedgerMetrics(self._database)
 
     def acquire(self) -> bool:
         """Return whether the lease was taken; CPUs that a dead holder left reserved are then free again."""

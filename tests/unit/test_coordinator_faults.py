@@ -175,7 +175,7 @@ def test_one_repair_that_cannot_be_planned_holds_up_no_other(small, monkeypatch)
 
 def test_an_unknown_strategy_in_the_ledger_fails_its_request_at_every_start(small):
     old, other = ask(small, *ids_on(small, 0, 1)), ask(small, *ids_on(small, 1, 1))
-    with small.system._engine.begin() as connection:
+    with small.system.database.engine.begin() as connection:
         connection.execute(t.requests.update().where(t.requests.c.request_id == old).values(strategy="fast"))
     for _ in range(2):
         small.run()

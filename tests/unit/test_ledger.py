@@ -10,6 +10,7 @@ from hybridmu.core.calibration.fit import fit
 from hybridmu.errors import ConflictError, LeaseLostError, RequestError, StateError, StorageMismatchError
 from hybridmu.store.ledger import tables as t
 from hybridmu.store.ledger.ledger import Ledger
+from hybridmu.store.ledger.ledger_identity import Identity
 from hybridmu.store.ledger.measurements import Measurements
 from hybridmu.types import Calibration, CanaryControls, RequestState, RowKey
 from tests.support import curve, key, repeat, rows_of
@@ -184,15 +185,16 @@ def test_curves_are_kept_replaced_and_dropped(engine, lease):
     assert measurements.curves() == [later, *anew]
 
 
-def test_storage_is_bound_to_one_configuration(ledger):
+def test_storage_is_bound_to_one_configuration(engine):
+    identity = Identity(engine)
     with pytest.raises(StateError, match="nothing was trained"):
-        ledger.bind({"a": 1}, create=False)
+        identity.bind({"a": 1}, create=False)
     ours = {"sisa": {"seed": 0, "shards": 2}, "task": {"name": "mlp", "hidden": (3,)}, "partition_key": "x"}
-    ledger.bind(ours, create=True)
-    ledger.bind(ours, create=False)
-    ledger.bind(ours | {"task": {"name": "mlp", "hidden": [3]}}, create=True)  # JSON has no tuples
+    identity.bind(ours, create=True)
+    identity.bind(ours, create=False)
+    identity.bind(ours | {"task": {"name": "mlp", "hidden": [3]}}, create=True)  # JSON has no tuples
     with pytest.raises(StorageMismatchError) as error:
-        ledger.bind(
+        identity.bind(
             {"sisa": {"seed": 9, "shards": 2}, "task": {"name": "mlp"}, "partition_key": "x", "new": 1}, create=True
         )
     differing = [
@@ -205,9 +207,10 @@ def test_storage_is_bound_to_one_configuration(ledger):
     assert "partition_key" not in error.value.got
 
 
-def test_a_storage_without_a_lake_can_be_claimed_anew(ledger):
-    ledger.bind({"seed": 0}, create=True, replace=True)
-    ledger.bind({"seed": 1}, create=True, replace=True)
-    ledger.bind({"seed": 1}, create=False)
+def test_a_storage_without_a_lake_can_be_claimed_anew(engine):
+    identity = Identity(engine)
+    identity.bind({"seed": 0}, create=True, replace=True)
+    identity.bind({"seed": 1}, create=True, replace=True)
+    identity.bind({"seed": 1}, create=False)
     with pytest.raises(StorageMismatchError, match="seed: storage has 1, the configuration 0"):
-        ledger.bind({"seed": 0}, create=True)
+        identity.bind({"seed": 0}, create=True)

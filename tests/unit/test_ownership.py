@@ -87,7 +87,7 @@ def test_a_first_run_that_was_killed_in_its_first_write_goes_on(table):
 def test_a_storage_of_an_earlier_release_is_taken_over(table):
     with system(table) as old:
         old.train()
-        name = old.ledger.system()
+        name = old.database.identity.system()
     (table / "storage" / MARKER).unlink()
     with system(table) as new:
         new.forget(ids=["r1"], wait=True)

@@ -19,11 +19,7 @@ from hybridmu.runtime.workers.context import Site
 from hybridmu.runtime.workers.oracle import Watch, seals_of, train_from_scratch
 from hybridmu.store.dataset.layout import Split
 from hybridmu.store.keyring import Keyring
-from hybridmu.store.ledger.database import connect
-from hybridmu.store.ledger.file_seals import Seals
-from hybridmu.store.ledger.ledger import Ledger
-from hybridmu.store.ledger.registry import Registry
-from hybridmu.store.ledger.suppression_list import Guard
+from hybridmu.store.ledger.database import Database
 from hybridmu.types import SubModel as SubModelRecord
 from hybridmu.user_code import contained
 
@@ -52,10 +48,10 @@ def verify(
     """
     site = Site(settings)
     site.configure_torch()
-    engine = connect(settings.database)
-    ledger, registry = Ledger(engine), Registry(engine)
-    ledger.bind(settings.identity(), create=False)
-    site.lake.compare_with(Seals(engine).known)
+    database = Database.open(settings.database)
+    ledger, registry = database.ledger, database.registry
+    database.identity.bind(settings.identity(), create=False)
+    site.lake.compare_with(database.seals.known)
     version = registry.version()
     chosen = [sub for sub in version.shards if shards is None or sub.shard in set(shards)]
     if not chosen or (shards is not None and set(shards) - {sub.shard for sub in chosen}):
@@ -93,7 +89,7 @@ def verify(
             entry |= _gaps(site, sub, state, oracle[sub.shard], revoked, test)
         report.append(entry)
     exact = [entry for entry in report if entry["exact"]]
-    guard = Guard(engine, Keyring(settings))
+    guard = database.guard(Keyring(settings))
     lost = sum(guard.lost().values())
     return {
         "version": version.version,

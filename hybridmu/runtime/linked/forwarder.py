@@ -11,14 +11,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy.engine import Engine
-
 from hybridmu.config import Settings
 from hybridmu.errors import DatabaseError, HybridMUError, LeaseLostError, StorageError
 from hybridmu.faults import reach
 from hybridmu.runtime.linked.peer import Peer, at, name_of, unreachable
-from hybridmu.store.ledger.ledger import Ledger
-from hybridmu.store.ledger.linked_systems import Forward, Link, Links
+from hybridmu.store.ledger.database import Database
+from hybridmu.store.ledger.linked_systems import Forward, Link
 from hybridmu.types import Origin
 
 _log = logging.getLogger(__name__)
@@ -57,11 +55,11 @@ class Forwarder:
 
     Args:
         settings: The model's configuration.
-        engine: Its database.
+        database: Its database.
     """
 
-    def __init__(self, settings: Settings, engine: Engine) -> None:
-        self._name, self._ledger, self._links = name_of(settings), Ledger(engine), Links(engine)
+    def __init__(self, settings: Settings, database: Database) -> None:
+        self._name, self._identity, self._links = name_of(settings), database.identity, database.links
         self._pauses: dict[tuple[str, str], Pause] = {}  # by model, and request or ""
 
     def step(self, beat: Callable[[], None] = lambda: None, *, patient: bool = True) -> int:
@@ -108,7 +106,7 @@ class Forwarder:
     def _tell(self, peer: Peer, link: Link, forward: Forward) -> bool:
         """Return whether a model has a request now."""  # noqa: DOC501 - what it raises again concerns all requests
         parcel = self._links.parcel(forward)
-        origin = Origin(self._ledger.system(), self._name, forward.request_id, parcel.deadline_at)
+        origin = Origin(self._identity.system(), self._name, forward.request_id, parcel.deadline_at)
         try:
             there = peer.take(parcel, origin)
         except (DatabaseError, StorageError):

@@ -27,10 +27,9 @@ from hybridmu.store.ledger.accept.idempotency import RepeatKey, remember, repeat
 from hybridmu.store.ledger.accept.joining import WAITING, hasten, relied_on, take_up, to_request
 from hybridmu.store.ledger.accept.suppression_entries import known_macs
 from hybridmu.store.ledger.accept.withdrawal import take_back
-from hybridmu.store.ledger.database import parts, reader, transaction
 from hybridmu.store.ledger.ingestions import stamp
 from hybridmu.store.ledger.lease import fence
-from hybridmu.store.ledger.ledger_identity import claim
+from hybridmu.store.ledger.transactions import parts, reader, transaction
 from hybridmu.store.ledger.watermarks import revoked_rows
 from hybridmu.types import (
     ForgetRequest,
@@ -48,44 +47,12 @@ class Ledger:
     """Requests and tombstones.
 
     Args:
-        engine: From `database.connect`.
+        engine: From `engine.connect`.
     """
 
     def __init__(self, engine: Engine) -> None:
         self._write, self._read = engine, reader(engine)
         self._revoked = (0, 0)  # training rows revoked up to a tombstone number
-
-    # ------------------------------------------------------------------ identity
-
-    def bind(self, identity: dict[str, Any], *, create: bool, replace: bool = False) -> None:
-        """Check that this storage belongs to a configuration; the first caller with `create` claims it.
-
-        Args:
-            identity: What makes storages incompatible.
-            create: Claim a storage that nobody claimed.
-            replace: Claim it anew: nothing was ingested yet, so a corrected configuration may take over.
-
-        Raises:
-            StorageMismatchError: It belongs to another one; the differing keys are listed.
-            StateError: Nothing was trained here and `create` is false.
-        """
-        with (self._write if create else self._read).begin() as connection:
-            claim(connection, identity, create=create, replace=replace)
-
-    def claimed(self) -> str | None:
-        """Return the random name of the system that this ledger belongs to; None when nobody claimed it."""
-        with self._read.begin() as connection:
-            return connection.scalar(sa.select(t.meta.c.value).where(t.meta.c.key == "system"))
-
-    def trained(self) -> bool:
-        """Return whether this ledger knows a trained model."""
-        with self._read.begin() as connection:
-            return connection.scalar(sa.select(t.versions.c.version).limit(1)) is not None
-
-    def system(self) -> str:
-        """Return the random name of this system, the same in all its certificates."""
-        with self._read.begin() as connection:
-            return str(connection.scalar(sa.select(t.meta.c.value).where(t.meta.c.key == "system")))
 
     # ------------------------------------------------------------------ accepting
 

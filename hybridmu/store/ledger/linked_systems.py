@@ -17,8 +17,8 @@ from sqlalchemy.engine import Connection, Engine, Row
 
 from hybridmu.store.ledger import tables as t
 from hybridmu.store.ledger.accept.filing import begin_earlier, taken_up
-from hybridmu.store.ledger.database import parts, reader, transaction
 from hybridmu.store.ledger.obfuscation import mask, unmask
+from hybridmu.store.ledger.transactions import parts, reader, transaction
 from hybridmu.types import ForwardState, KeyKind, NamedKey, RequestState, StrategyChoice
 
 _PREDECESSOR = "predecessor"
@@ -93,7 +93,7 @@ class Links:
     """Linked models and forwards of one model.
 
     Args:
-        engine: From `database.connect`.
+        engine: From `engine.connect`.
     """
 
     def __init__(self, engine: Engine) -> None:

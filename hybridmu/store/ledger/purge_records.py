@@ -17,11 +17,11 @@ from hybridmu.store.ledger import tables as t
 from hybridmu.store.ledger.accept.assessment import to_tombstone
 from hybridmu.store.ledger.accept.idempotency import forget_payloads
 from hybridmu.store.ledger.accept.joining import relied_on
-from hybridmu.store.ledger.database import parts, reader, transaction
 from hybridmu.store.ledger.lease import fence
 from hybridmu.store.ledger.linked_systems import undelivered
 from hybridmu.store.ledger.obfuscation import mask, unmask
 from hybridmu.store.ledger.operator_controls import Hold
+from hybridmu.store.ledger.transactions import parts, reader, transaction
 from hybridmu.store.ledger.watermarks import newest
 from hybridmu.types import Proof, RequestNeed, RequestState, Tombstone
 from hybridmu.types.surveys import Key, Survey
@@ -71,7 +71,7 @@ class Deletions:
     """Purges, as the ledger sees them.
 
     Args:
-        engine: From `database.connect`.
+        engine: From `engine.connect`.
     """
 
     def __init__(self, engine: Engine) -> None:

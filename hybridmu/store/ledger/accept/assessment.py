@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy.engine import Connection, Row
 
 from hybridmu.store.ledger import tables as t
-from hybridmu.store.ledger.database import parts
+from hybridmu.store.ledger.transactions import parts
 from hybridmu.types import ResolvedKey, Tombstone
 
 

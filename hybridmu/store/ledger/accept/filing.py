@@ -12,7 +12,7 @@ from sqlalchemy.engine import Connection
 from hybridmu.errors import RequestError
 from hybridmu.store.ledger import tables as t
 from hybridmu.store.ledger.accept.assessment import Assessment
-from hybridmu.store.ledger.database import parts
+from hybridmu.store.ledger.transactions import parts
 from hybridmu.types import RequestState, ResolvedKey
 
 

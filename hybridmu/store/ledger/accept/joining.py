@@ -16,8 +16,8 @@ from sqlalchemy.engine import Connection, Row
 from hybridmu.store.ledger import tables as t
 from hybridmu.store.ledger.accept.assessment import Assessment
 from hybridmu.store.ledger.accept.filing import taken_up
-from hybridmu.store.ledger.database import parts
 from hybridmu.store.ledger.linked_systems import tell_again
+from hybridmu.store.ledger.transactions import parts
 from hybridmu.types import ForgetRequest, Origin, RequestState, ResolvedKey, StrategyChoice, Tombstone
 
 WAITING = (RequestState.RECEIVED, RequestState.PLANNED)

@@ -18,10 +18,10 @@ from hybridmu.store.ledger import tables as t
 from hybridmu.store.ledger.accept.assessment import assess_keys
 from hybridmu.store.ledger.accept.filing import begin_earlier, bury
 from hybridmu.store.ledger.accept.joining import Requests, holders, rely_on, waits_for
-from hybridmu.store.ledger.database import parts
 from hybridmu.store.ledger.ingestions import withdraw
 from hybridmu.store.ledger.linked_systems import withdraw_forwards
 from hybridmu.store.ledger.obfuscation import mask, unmask
+from hybridmu.store.ledger.transactions import parts
 from hybridmu.types import RequestState, ResolvedKey, RowKey
 
 
