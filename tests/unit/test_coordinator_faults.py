@@ -11,11 +11,11 @@ from sqlalchemy.exc import IntegrityError
 from hybridmu.errors import DatabaseError, HybridMUError, StorageError
 from hybridmu.planning.planner import Pools
 from hybridmu.runtime.coordinator.calibrator import Calibrator
+from hybridmu.runtime.coordinator.certifier import Certifier
 from hybridmu.runtime.coordinator.checkpoint_keeper import CheckpointKeeper
 from hybridmu.runtime.coordinator.coordinator import Coordinator
 from hybridmu.runtime.coordinator.integrity import Healer
 from hybridmu.runtime.coordinator.removal_planner import RemovalPlanner
-from hybridmu.runtime.purge.certifier import Certifier
 from hybridmu.runtime.workers.evidence_builder import Prover
 from hybridmu.runtime.workers.executor import LocalExecutor
 from hybridmu.runtime.workers.shard_worker import ShardWorker

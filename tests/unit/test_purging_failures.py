@@ -23,8 +23,8 @@ from hybridmu.errors import (
     PurgeError,
     StorageError,
 )
+from hybridmu.runtime.coordinator import certifier
 from hybridmu.runtime.coordinator.calibrator import Calibrator
-from hybridmu.runtime.purge import certifier
 from hybridmu.runtime.purge.storage_scan import Look
 from hybridmu.runtime.workers.evidence_builder import Prover
 from hybridmu.runtime.workers.shard_worker import ShardWorker

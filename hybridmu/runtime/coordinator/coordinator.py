@@ -30,12 +30,12 @@ from hybridmu.runtime.coordinator.checkpoint_keeper import CheckpointKeeper
 from hybridmu.runtime.coordinator.dispatcher import Dispatcher, revoked_keys
 from hybridmu.runtime.coordinator.ingestion import Growth
 from hybridmu.runtime.coordinator.integrity import Healer
+from hybridmu.runtime.coordinator.purger import Purger
 from hybridmu.runtime.coordinator.removal_planner import RemovalPlanner
 from hybridmu.runtime.coordinator.rounds import Round, new_id
 from hybridmu.runtime.coordinator.scheduler import Claimer
 from hybridmu.runtime.coordinator.table_layout import TableLayout
 from hybridmu.runtime.linked.forwarder import Forwarder
-from hybridmu.runtime.purge.purger import Purger
 from hybridmu.runtime.workers.context import Site
 from hybridmu.runtime.workers.executor import Executor
 from hybridmu.runtime.workers.isolation import Errands, apart

@@ -26,8 +26,8 @@ from typing import Any
 
 from hybridmu.errors import DatabaseError, HybridMUError, LeaseLostError
 from hybridmu.faults import reach
+from hybridmu.runtime.coordinator.certifier import Certifier
 from hybridmu.runtime.coordinator.dispatcher import revoked_keys
-from hybridmu.runtime.purge.certifier import Certifier
 from hybridmu.runtime.purge.own_files import advice
 from hybridmu.runtime.workers.context import Site
 from hybridmu.store.ledger.database import Database
