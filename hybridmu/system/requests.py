@@ -25,8 +25,8 @@ from hybridmu.planning.planner import Pools
 from hybridmu.runtime.coordinator.removal_planner import RemovalPlanner
 from hybridmu.store.dataset.key_lookup import Lookup, Mac, UnknownKey
 from hybridmu.store.dataset.waiting_rows import waiting_keys
-from hybridmu.store.ledger.accept.admission import Limits
-from hybridmu.store.ledger.accept.idempotency import seal
+from hybridmu.store.ledger.accept.accept import Limits
+from hybridmu.store.ledger.idempotency import seal
 from hybridmu.system.arguments import (
     AnyCaller,
     AnyCount,

@@ -14,7 +14,7 @@ from sqlalchemy.engine import Engine
 
 from hybridmu.errors import AdmissionError, RequestError, StateError
 from hybridmu.store.ledger import tables as t
-from hybridmu.store.ledger.accept.admission import Limits
+from hybridmu.store.ledger.accept.accept import Limits
 from hybridmu.store.ledger.engine import connect
 from hybridmu.store.ledger.lease import Lease
 from hybridmu.store.ledger.ledger import Ledger

@@ -12,7 +12,7 @@ import hybridmu
 from hybridmu.errors import ConflictError, RequestError, StateError
 from hybridmu.store.keyring import Keyring
 from hybridmu.store.ledger import tables as t
-from hybridmu.store.ledger.accept.idempotency import seal
+from hybridmu.store.ledger.idempotency import seal
 from hybridmu.types import RequestState
 from tests.support import key, make_table, repeat, rows_of, settings_dict
 

@@ -10,7 +10,7 @@ from sqlalchemy import event
 
 from hybridmu.errors import AdmissionError, ConflictError, RequestError, StateError
 from hybridmu.store.ledger import tables as t
-from hybridmu.store.ledger.accept.admission import Limits
+from hybridmu.store.ledger.accept.accept import Limits
 from hybridmu.store.ledger.ledger import Ledger
 from hybridmu.store.ledger.measurements import Measurements
 from hybridmu.store.ledger.registry import Registry

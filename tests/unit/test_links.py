@@ -8,7 +8,7 @@ import pytest
 
 from hybridmu.errors import StateError
 from hybridmu.store.ledger import tables as t
-from hybridmu.store.ledger.accept.idempotency import RepeatKey, Seal
+from hybridmu.store.ledger.idempotency import RepeatKey, Seal
 from hybridmu.store.ledger.linked_systems import Links
 from hybridmu.types import ForwardState, NamedKey, Origin, RequestState
 from tests.support import key, rows_of

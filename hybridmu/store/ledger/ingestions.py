@@ -12,8 +12,8 @@ from sqlalchemy.engine import Connection, Engine, Row
 from hybridmu.errors import StateError
 from hybridmu.store.dataset.layout import Generation, incoming_file
 from hybridmu.store.ledger import tables as t
-from hybridmu.store.ledger.accept.idempotency import RepeatKey, remember, repeated
 from hybridmu.store.ledger.file_seals import confirm, drop_copies, record_copy
+from hybridmu.store.ledger.idempotency import RepeatKey, remember, repeated
 from hybridmu.store.ledger.lease import fence
 from hybridmu.store.ledger.transactions import reader, transaction
 from hybridmu.types import Ingestion, IngestState, RequestState

@@ -16,8 +16,8 @@ from sqlalchemy.engine import Connection, Engine
 from hybridmu.errors import StateError
 from hybridmu.store.certificates import Certificates
 from hybridmu.store.ledger import tables as t
-from hybridmu.store.ledger.accept.idempotency import corrections, spent
 from hybridmu.store.ledger.file_seals import Seals, changes
+from hybridmu.store.ledger.idempotency import corrections, spent
 from hybridmu.store.ledger.journal_files import SEALS, STATE, Document, JournalFiles, named
 from hybridmu.store.ledger.journal_replay import (
     TABLES,

@@ -16,7 +16,7 @@ from hybridmu.errors import CorruptBlobError
 from hybridmu.store.certificates import Certificates
 from hybridmu.store.keyring import KeyName, Uses
 from hybridmu.store.ledger import tables as t
-from hybridmu.store.ledger.accept.idempotency import remembered_by
+from hybridmu.store.ledger.idempotency import remembered_by
 from hybridmu.store.ledger.journal_files import guard_keys_in
 from hybridmu.store.ledger.transactions import reader
 from hybridmu.store.storage.storage import Storage

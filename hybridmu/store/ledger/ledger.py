@@ -19,16 +19,14 @@ from hybridmu.errors import (
     would_empty,
 )
 from hybridmu.store.ledger import tables as t
-from hybridmu.store.ledger.accept.accept import Call, commit
-from hybridmu.store.ledger.accept.admission import Limits
-from hybridmu.store.ledger.accept.assessment import Assessment, assess_keys, by_key, to_tombstone
-from hybridmu.store.ledger.accept.filing import begin_earlier, being_forgotten, set_values, taken_up
-from hybridmu.store.ledger.accept.idempotency import RepeatKey, remember, repeated
-from hybridmu.store.ledger.accept.joining import WAITING, hasten, relied_on, take_up, to_request
-from hybridmu.store.ledger.accept.suppression_entries import known_macs
+from hybridmu.store.ledger.accept.accept import Call, Limits, being_forgotten, commit, known_macs
+from hybridmu.store.ledger.accept.reliance import WAITING, hasten, relied_on, take_up
 from hybridmu.store.ledger.accept.withdrawal import take_back
+from hybridmu.store.ledger.idempotency import RepeatKey, remember, repeated
 from hybridmu.store.ledger.ingestions import stamp
 from hybridmu.store.ledger.lease import fence
+from hybridmu.store.ledger.request_rows import begin_earlier, set_values, taken_up, to_request
+from hybridmu.store.ledger.tombstones import Assessment, assess_keys, by_key, to_tombstone
 from hybridmu.store.ledger.transactions import parts, reader, transaction
 from hybridmu.store.ledger.watermarks import revoked_rows
 from hybridmu.types import (

@@ -16,8 +16,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine, Row
 
 from hybridmu.store.ledger import tables as t
-from hybridmu.store.ledger.accept.filing import begin_earlier, taken_up
 from hybridmu.store.ledger.obfuscation import mask, unmask
+from hybridmu.store.ledger.request_rows import begin_earlier, taken_up
 from hybridmu.store.ledger.transactions import parts, reader, transaction
 from hybridmu.types import ForwardState, KeyKind, NamedKey, RequestState, StrategyChoice
 

@@ -14,13 +14,13 @@ from sqlalchemy.engine import Connection, Engine
 from hybridmu.core.proof.certificate import RevokedKey
 from hybridmu.core.proof.document import moment
 from hybridmu.store.ledger import tables as t
-from hybridmu.store.ledger.accept.assessment import to_tombstone
-from hybridmu.store.ledger.accept.idempotency import forget_payloads
-from hybridmu.store.ledger.accept.joining import relied_on
+from hybridmu.store.ledger.accept.reliance import relied_on
+from hybridmu.store.ledger.idempotency import forget_payloads
 from hybridmu.store.ledger.lease import fence
 from hybridmu.store.ledger.linked_systems import undelivered
 from hybridmu.store.ledger.obfuscation import mask, unmask
 from hybridmu.store.ledger.operator_controls import Hold
+from hybridmu.store.ledger.tombstones import to_tombstone
 from hybridmu.store.ledger.transactions import parts, reader, transaction
 from hybridmu.store.ledger.watermarks import newest
 from hybridmu.types import Proof, RequestNeed, RequestState, Tombstone

@@ -11,7 +11,7 @@ from sqlalchemy.engine import Connection, Engine, Row
 
 from hybridmu.errors import RequestError
 from hybridmu.store.ledger import tables as t
-from hybridmu.store.ledger.accept.joining import to_request
+from hybridmu.store.ledger.request_rows import to_request
 from hybridmu.store.ledger.transactions import reader
 from hybridmu.types import ForgetRequest, RequestState
 

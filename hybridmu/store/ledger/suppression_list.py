@@ -24,7 +24,7 @@ from hybridmu.store.dataset.lake import Lake
 from hybridmu.store.dataset.layout import SPLITS, digest_column, stored_name
 from hybridmu.store.keyring import Keyring, Uses
 from hybridmu.store.ledger import tables as t
-from hybridmu.store.ledger.accept.idempotency import remembered_by
+from hybridmu.store.ledger.idempotency import remembered_by
 from hybridmu.store.ledger.key_uses import guard_uses
 from hybridmu.store.ledger.transactions import parts, reader
 from hybridmu.store.storage.parquet import read_parquet
