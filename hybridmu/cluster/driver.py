@@ -47,7 +47,7 @@ class CoordinatorActor(Coordinator):
         self._metrics.show()
         if snapshot.version != self._announced and self.replicas.live():
             announce(snapshot.version or 0)
-            self.ledger.mark_served(self._token(), self.replicas.confirmed())
+            self._database.progress.mark_served(self._token(), self.replicas.confirmed())
             snapshot = self.snapshot()
         self._announced = snapshot.version
         return snapshot

@@ -14,6 +14,7 @@ from sqlalchemy import Engine
 from hybridmu.store.ledger.engine import connect
 from hybridmu.store.ledger.lease import Lease
 from hybridmu.store.ledger.ledger import Ledger
+from hybridmu.store.ledger.progress import Progress
 from tests.unit import purged
 
 
@@ -27,6 +28,11 @@ def engine(database_url: str) -> Iterator[Engine]:
 @pytest.fixture
 def ledger(engine: Engine) -> Ledger:
     return Ledger(engine)
+
+
+@pytest.fixture
+def progress(engine: Engine) -> Progress:
+    return Progress(engine)
 
 
 @pytest.fixture

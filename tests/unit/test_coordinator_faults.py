@@ -20,7 +20,7 @@ from hybridmu.runtime.workers.evidence_builder import Prover
 from hybridmu.runtime.workers.executor import LocalExecutor
 from hybridmu.runtime.workers.shard_worker import ShardWorker
 from hybridmu.store.ledger import tables as t
-from hybridmu.store.ledger.ledger import Ledger
+from hybridmu.store.ledger.progress import Progress
 from hybridmu.store.ledger.registry import Registry
 from hybridmu.types import RequestState
 
@@ -51,7 +51,7 @@ _TURN = itertools.count()
 # Where it is raised, and how the poisoned request (or its shard) is told from others there.
 STEPS = {
     "plan": (RemovalPlanner, "plan", lambda args, poison, shard: shard in args[0]),
-    "mark": (Ledger, "mark_planned", lambda args, poison, shard: poison in args[1]),
+    "mark": (Progress, "mark_planned", lambda args, poison, shard: poison in args[1]),
     "jobs": (Coordinator, "_make_jobs", lambda args, poison, shard: poison in args[0].places),
     "dispatch": (LocalExecutor, "submit", lambda args, poison, shard: _retrains(args[0], shard)),
     "work": (ShardWorker, "retrain", lambda args, poison, shard: args[0].shard == shard),

@@ -11,6 +11,7 @@ from sqlalchemy import event
 from hybridmu.errors import LeaseLostError
 from hybridmu.store.ledger import tables as t
 from hybridmu.store.ledger.operator_controls import Controls
+from hybridmu.store.ledger.progress import Progress
 from hybridmu.store.ledger.purge_records import Deletions, Passed
 from hybridmu.store.ledger.registry import Registry
 from hybridmu.store.ledger.replicas import Replicas
@@ -40,7 +41,7 @@ def life(engine, ledger, lease):
 class Life:
     def __init__(self, engine, ledger, lease) -> None:
         self.ledger, self.registry, self.token = ledger, Registry(engine), lease.acquire("me", 1e6)
-        self.replicas = Replicas(engine)
+        self.replicas, self.progress = Replicas(engine), Progress(engine)
         self.registry.publish_training(self.token, [outcome(shard, 0) for shard in range(3)])
 
     def accept(self, *keys, **options) -> str:
@@ -56,7 +57,7 @@ class Life:
         pairs = [(plan(shard), outcome(shard, seq, exact)) for shard, seq in sorted(upto.items())]
         done = names if shards is None else ()
         self.registry.publish(self.token, f"round-{time.monotonic_ns()}", done, pairs)
-        self.ledger.mark_served(self.token, self.replicas.confirmed())
+        self.progress.mark_served(self.token, self.replicas.confirmed())
 
 
 def outcome(shard: int, upto: int, exact: bool = True) -> ShardOutcome:

@@ -120,15 +120,15 @@ def test_many_keys_are_committed_in_order(ledger):
     assert ledger.accept([key(n, shard=n % 3) for n in range(1, 2501)]) == request
 
 
-def test_states_move_under_the_fence_only(ledger, lease):
+def test_states_move_under_the_fence_only(ledger, lease, progress):
     token = lease.acquire("a", 10)
     one, two, three = (ledger.accept([key(n)]).request_id for n in (1, 2, 3))
-    ledger.mark_planned(token, [one, two], "round", 4)
-    ledger.mark_failed(token, [two], "because")
+    progress.mark_planned(token, [one, two], "round", 4)
+    progress.mark_failed(token, [two], "because")
     with pytest.raises(LeaseLostError):
-        ledger.mark_planned(token + 1, [three], "round", 4)
+        progress.mark_planned(token + 1, [three], "round", 4)
     with pytest.raises(LeaseLostError):
-        ledger.mark_failed(token - 1, [one], "x")
+        progress.mark_failed(token - 1, [one], "x")
     states = {r.request_id: (r.state, r.version_before, r.reason) for r in ledger.requests()}
     assert states == {one: ("PLANNED", 4, None), two: ("FAILED", 4, "because"), three: ("RECEIVED", None, None)}
     assert [r.request_id for r in ledger.requests([RequestState.RECEIVED, RequestState.FAILED])] == [two, three]

@@ -101,8 +101,8 @@ class Coordinator:
         self._database, self._sound, self._tried = database, False, False
         self.executor, self.holder = executor, holder
         self._planner = RemovalPlanner(self.site, self.ledger, self.measurements, self.registry)
-        self._claimer = Claimer(settings, self.ledger, self.registry, self._planner, self._journal)
-        self._dispatcher = Dispatcher(self.site, self.ledger, self._journal, executor)
+        self._claimer = Claimer(settings, database, self._planner, self._journal)
+        self._dispatcher = Dispatcher(self.site, database.progress, self._journal, executor)
         self.token: int | None = None
         self._rounds: dict[str, Round] = {}
         self._training: Round | None = None
@@ -235,7 +235,7 @@ class Coordinator:
         self._give()  # to the places that came free, before anything else is looked at
         confirmed = self.replicas.confirmed()
         self._growth.ingestions.mark_served(self._token(), confirmed)
-        if served := self.ledger.mark_served(self._token(), confirmed):
+        if served := self._database.progress.mark_served(self._token(), confirmed):
             _log.info("%d request(s) are served", len(served), extra={"requests": served})
             self._purger.wake()
         return self.snapshot()
@@ -309,7 +309,7 @@ class Coordinator:
     def _fail_shard(self, owner: Round, shard: int, error: str) -> None:
         """Fail the requests that wait for one shard; the round goes on with its other shards."""
         failed = [request_id for request_id, shards in owner.places.items() if shard in shards]
-        self.ledger.mark_failed(self._token(), failed, f"shard {shard}: {error}")
+        self._database.progress.mark_failed(self._token(), failed, f"shard {shard}: {error}")
         owner.places = {request_id: shards for request_id, shards in owner.places.items() if shard not in shards}
         if owner.ingest_id is not None:
             self._growth.postpone(self._token(), owner.ingest_id, f"shard {shard}: {error}")

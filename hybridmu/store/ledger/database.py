@@ -23,6 +23,7 @@ from hybridmu.store.ledger.ledger_identity import Identity
 from hybridmu.store.ledger.linked_systems import Links
 from hybridmu.store.ledger.measurements import Measurements
 from hybridmu.store.ledger.operator_controls import Controls
+from hybridmu.store.ledger.progress import Progress
 from hybridmu.store.ledger.purge_records import Deletions
 from hybridmu.store.ledger.registry import Registry
 from hybridmu.store.ledger.replicas import Replicas
@@ -44,6 +45,7 @@ class Database:
         engine: For functions of this room.
         identity: The configuration and the system that it belongs to.
         ledger: Requests and tombstones.
+        progress: What the coordinator marks on requests.
         pages: Requests as lists show them.
         registry: Versions and the serving pointer.
         replicas: Who serves.
@@ -63,6 +65,7 @@ class Database:
         self.engine = engine
         self.identity = Identity(engine)
         self.ledger = Ledger(engine)
+        self.progress = Progress(engine)
         self.pages = RequestPages(engine)
         self.registry = Registry(engine)
         self.replicas = Replicas(engine)
