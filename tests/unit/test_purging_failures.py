@@ -32,6 +32,7 @@ from hybridmu.store.certificates import Certificates
 from hybridmu.store.keyring import Keyring
 from hybridmu.store.ledger.database import Database
 from hybridmu.store.ledger.journal import Journal
+from hybridmu.store.ledger.purge_evidence import PurgeEvidence
 from hybridmu.store.ledger.purge_records import Deletions
 from hybridmu.store.storage.storage import Storage
 from hybridmu.types import RequestState
@@ -74,7 +75,7 @@ def failing(times: int, error: Exception):
 PLACES = {
     "prove": (Prover, "proof"),
     "survey": (ShardWorker, "prove"),
-    "save": (Deletions, "save_proof"),
+    "save": (PurgeEvidence, "save"),
     "rows": (ShardWorker, "purge"),
     "journal": (Journal, "scrub"),
     "look": (Look, "run"),

@@ -37,7 +37,7 @@ class Certifier:
 
     def __init__(self, site: Site, database: Database, renew: Callable[[], None]) -> None:
         self.site, self._renew = site, renew
-        self._identity = database.identity
+        self._identity, self._evidence = database.identity, database.evidence
         self._ledger, self._deletions, self._ingestions = database.ledger, database.deletions, database.ingestions
         self._certificates, self._keyring = Certificates(site.storage), Keyring(site.settings)
         self._journal = database.journal(site.storage)
@@ -116,8 +116,8 @@ class Certifier:
                 purged_at=passed.purged_at,
                 deadline_at=request.deadline_at,
             ),
-            keys=self._deletions.revoked_keys(request.request_id),
-            shards=[_EVIDENCE.validate_json(text) for text in self._deletions.evidence(request.request_id)],
+            keys=self._evidence.revoked_keys(request.request_id),
+            shards=[_EVIDENCE.validate_json(text) for text in self._evidence.documents(request.request_id)],
             purge=passed.purge,
             issued_at=passed.purged_at,
             predecessor=self._predecessor(),

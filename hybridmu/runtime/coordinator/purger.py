@@ -108,7 +108,11 @@ class Purger:
         self.site, self._recorder = site, recorder
         self._database, self._queue, self._renew, self._clean = database, queue, renew, clean
         self._registry, self._controls, self._replicas = database.registry, database.controls, database.replicas
-        self._measurements, self._deletions = database.measurements, database.deletions
+        self._measurements, self._deletions, self._evidence = (
+            database.measurements,
+            database.deletions,
+            database.evidence,
+        )
         self._journal = database.journal(site.storage)
         self._certifier = Certifier(site, database, renew)
         self._batch: _Batch | None = None
@@ -197,12 +201,12 @@ class Purger:
         reach("purge.begin")
         stones = self._deletions.exact_stones(shards)
         # What did not show a deletion is looked at anew once per start: a person may have looked meanwhile.
-        unproven = self._deletions.unproven(shards & self._proven) | self._deletions.unproven(
+        unproven = self._evidence.unproven(shards & self._proven) | self._evidence.unproven(
             shards - self._proven, again=True
         )
         self._proven |= shards
         held = self._deletions.stones_of([name for name in self._deletions.held(holds) if name])
-        surveyed = self._deletions.surveyed(list(requests))
+        surveyed = self._evidence.surveyed(list(requests))
         since = {shard: min(need.upto for need in needs) for shard, needs in unproven.items() if needs}
         history = self._registry.history(since)
         going: dict[int, list[str]] = {shard: [] for shard in shards}
@@ -226,10 +230,10 @@ class Purger:
 
     def _foresee(self, token: int) -> None:
         batch = self._at_work()
-        self._drop(token, self._deletions.refused(list(batch.requests)))
+        self._drop(token, self._evidence.refused(list(batch.requests)))
         self._keep_held(token)
         # From here on these, and not the tombstones, say what goes: they outlive them in a crash.
-        batch.surveys = self._deletions.surveys(list(batch.requests))
+        batch.surveys = self._evidence.surveys(list(batch.requests))
         batch.then, batch.asked, batch.foreseen = self._index, frozenset(batch.requests), {}
         for shard, keys in sorted(self._going().items()):
             self._send("foresee", shard, tombstones=tuple(sorted(keys)))
@@ -317,7 +321,7 @@ class Purger:
             self._fail(token, touched, f"{_place(result.shard)}{result.error}")
         elif isinstance(result, ProofOutcome):
             surveys = [(request_id, Survey.from_json(text)) for request_id, text in result.surveys]
-            self._deletions.save_proof(token, result.shard, result.proofs, surveys)
+            self._evidence.save(token, result.shard, result.proofs, surveys)
             refused = {proof.request_id: proof.refused for proof in result.proofs if proof.refused}
             self._drop(token, {**dict.fromkeys(result.held, "a legal hold covers some of its rows"), **refused})
         elif isinstance(result, ForeseenOutcome):

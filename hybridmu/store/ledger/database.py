@@ -24,6 +24,7 @@ from hybridmu.store.ledger.linked_systems import Links
 from hybridmu.store.ledger.measurements import Measurements
 from hybridmu.store.ledger.operator_controls import Controls
 from hybridmu.store.ledger.progress import Progress
+from hybridmu.store.ledger.purge_evidence import PurgeEvidence
 from hybridmu.store.ledger.purge_records import Deletions
 from hybridmu.store.ledger.registry import Registry
 from hybridmu.store.ledger.replicas import Replicas
@@ -53,6 +54,7 @@ class Database:
         measurements: What was measured of jobs and updates.
         controls: Pauses and legal holds.
         deletions: Purges.
+        evidence: What was found of rows before they were purged.
         ingestions: New data.
         links: Models over the same people.
         seals: What files of the lake hold.
@@ -73,6 +75,7 @@ class Database:
         self.measurements = Measurements(engine)
         self.controls = Controls(engine)
         self.deletions = Deletions(engine)
+        self.evidence = PurgeEvidence(engine)
         self.ingestions = Ingestions(engine)
         self.links = Links(engine)
         self.seals = Seals(engine)
