@@ -121,7 +121,7 @@ class Operating(Opened):
             "replicas": self.replicas.live(),
             "coordinator": self.lease.holder(),
             "models": [link.name for link in self.linked.links.live()],
-            "undelivered": len(self.linked.links.waiting(begun=False)),
+            "undelivered": len(self.linked.forwards.waiting(begun=False)),
             "predecessor": None if past is None else {"name": past.name, "version": past.version, "root": past.root},
         }
 

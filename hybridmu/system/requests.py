@@ -318,7 +318,7 @@ class Forgetting(Opened):
         since = time.time()
 
         def open_() -> bool:
-            forwards = self.linked.links.of_request(request_id)
+            forwards = self.linked.forwards.of_request(request_id)
             return any(f.state is ForwardState.WAITING and (f.tried_at or 0.0) < since for f in forwards)
 
         while open_():

@@ -92,7 +92,7 @@ def settled(system: hybridmu.System, snapshot: Snapshot) -> bool:
     states = {request.state for request in system.ledger.requests()}
     assert RequestState.FAILED not in states, system.requests()
     at_work = snapshot.jobs_total or snapshot.calibrating or snapshot.purging or snapshot.ingestions
-    at_work = at_work or system.linked.links.waiting(begun=False)
+    at_work = at_work or system.linked.forwards.waiting(begun=False)
     return states <= FINAL and not at_work and not system.registry.debts()
 
 

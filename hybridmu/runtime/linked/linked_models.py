@@ -27,12 +27,12 @@ class Models:
     """
 
     def __init__(self, settings: Settings, database: Database) -> None:
-        self.settings, self.links = settings, database.links
+        self.settings, self.links, self.forwards = settings, database.links, database.forwards
         self._database = database
 
     def all(self) -> list[dict[str, Any]]:
         """Return every model that is or was linked, this one first, as JSON-able data read live."""
-        waiting = self.links.waiting(begun=False)
+        waiting = self.forwards.waiting(begun=False)
         with opened(self.settings) as own:
             found = [{"this": True, **_standing(own)}]
         for known in self.links.all():
@@ -127,7 +127,7 @@ class Models:
             request_id: The request here.
             received_at: When it was accepted here: seconds count from then.
         """
-        forwards = self.links.of_request(request_id)
+        forwards = self.forwards.of_request(request_id)
         links = {known.system: known for known in self.links.all()} if forwards else {}
         found = []
         for forward in forwards:

@@ -111,7 +111,7 @@ def bring(source: Peer, target: Peer) -> None:
         StateError: Rows are on their way into the target.
         WouldEmptyError: No training row would be left there.
     """
-    source.links.begin(target.system)
+    source.database.forwards.begin(target.system)
     remembered, readmitted = source.links.remembered(), target.links.readmitted()
     known = target.links.remembered().keys()
     fresh = [

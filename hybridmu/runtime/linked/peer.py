@@ -20,8 +20,9 @@ from hybridmu.store.dataset.waiting_rows import waiting_pairs
 from hybridmu.store.keyring import Keyring
 from hybridmu.store.ledger.database import Database
 from hybridmu.store.ledger.engine import database_url
+from hybridmu.store.ledger.forwards import Parcel
 from hybridmu.store.ledger.idempotency import RepeatKey, seal
-from hybridmu.store.ledger.linked_systems import Link, Parcel
+from hybridmu.store.ledger.linked_systems import Link
 from hybridmu.store.storage.file_modes import modes_of
 from hybridmu.store.storage.storage import Storage
 from hybridmu.types import ForgetRequest, NamedKey, Origin, ResolvedKey, StrategyChoice

@@ -48,7 +48,7 @@ def decommission(
         over = Decommission(storage, database)
         over.refuse_held()  # before anything of it can't be taken back
         if deliver:
-            database.links.begin()
+            database.forwards.begin()
             forwarder = Forwarder(settings, database)
             while forwarder.step(patient=False):
                 pass

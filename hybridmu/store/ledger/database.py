@@ -14,6 +14,7 @@ from hybridmu.store.ledger.database_scrub import clean
 from hybridmu.store.ledger.decommission_record import DecommissionRecord
 from hybridmu.store.ledger.engine import connect
 from hybridmu.store.ledger.file_seals import Seals
+from hybridmu.store.ledger.forwards import Forwards
 from hybridmu.store.ledger.health import Vitals, read_vitals
 from hybridmu.store.ledger.ingestions import Ingestions
 from hybridmu.store.ledger.journal import Journal
@@ -57,6 +58,7 @@ class Database:
         evidence: What was found of rows before they were purged.
         ingestions: New data.
         links: Models over the same people.
+        forwards: Which requests they have.
         seals: What files of the lake hold.
         damages: Served weights that somebody found damaged.
         decommission: The end of the system.
@@ -77,6 +79,7 @@ class Database:
         self.deletions = Deletions(engine)
         self.evidence = PurgeEvidence(engine)
         self.ingestions = Ingestions(engine)
+        self.forwards = Forwards(engine)
         self.links = Links(engine)
         self.seals = Seals(engine)
         self.damages = Damages(engine)

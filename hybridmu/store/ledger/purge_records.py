@@ -14,9 +14,9 @@ from sqlalchemy.engine import Connection, Engine
 from hybridmu.core.proof.document import moment
 from hybridmu.store.ledger import tables as t
 from hybridmu.store.ledger.accept.reliance import relied_on
+from hybridmu.store.ledger.forwards import undelivered
 from hybridmu.store.ledger.idempotency import forget_payloads
 from hybridmu.store.ledger.lease import fence
-from hybridmu.store.ledger.linked_systems import undelivered
 from hybridmu.store.ledger.operator_controls import Hold
 from hybridmu.store.ledger.purge_evidence import lost_needs
 from hybridmu.store.ledger.tombstones import to_tombstone

@@ -13,6 +13,11 @@ from hybridmu.store.ledger import tables as t
 from hybridmu.store.ledger.transactions import parts
 from hybridmu.types import ForgetRequest, RequestState
 
+# What was asked here can be cancelled until it is begun; what another model passed on can't be.
+BEGUN = (t.requests.c.state != RequestState.CANCELLED) & (
+    (t.requests.c.state != RequestState.RECEIVED) | t.requests.c.origin.is_not(None)
+)
+
 
 def to_request(row: Row[Any]) -> ForgetRequest:
     """Return a row of the table of requests as a value."""
