@@ -33,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a script sees it
 
 import hybridmu
 from benchmarks.study import benchmarks, encoding, torchunlearn
-from hybridmu.core.audit import measures
+from hybridmu.core import evaluation
 from hybridmu.core.kernel.model import State
 from hybridmu.core.kernel.partition import epoch_order
 from hybridmu.core.kernel.rows import Rows
@@ -117,7 +117,7 @@ def bench_loop(rounds: int, epochs: int) -> dict[str, Any]:
         def accuracy(state: State) -> float:
             model = site.fresh_model(shard)
             model.load_state_dict(state)
-            return float((measures.logits_of(model, unseen, 2).argmax(dim=1) == unseen.y).float().mean())
+            return float((evaluation.logits_of(model, unseen, 2).argmax(dim=1) == unseen.y).float().mean())
 
         bare = seconds["bare"][1:]  # the first round warms caches up
         ratios = {

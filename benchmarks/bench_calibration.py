@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a script sees it
 
 import hybridmu
 from benchmarks.study import benchmarks
-from hybridmu.core.audit import measures
+from hybridmu.core import evaluation
 from hybridmu.core.calibration.fit import estimate
 from hybridmu.core.kernel.model import State, SubModel
 from hybridmu.core.kernel.rows import Rows
@@ -141,7 +141,7 @@ def measured(
     def loss(state: State) -> float:
         model: SubModel = site.fresh_model(shard)
         model.load_state_dict(state)
-        return measures.mean_loss(model, context.revoked, site.task)
+        return evaluation.mean_loss(model, context.revoked, site.task)
 
     first = int(context.revoked.slice[0])
     clean = replace(context, checkpoint=lambda slice_: states[slice_ - 1] if slice_ < first else None)

@@ -18,7 +18,7 @@ from hybridmu.config import Settings
 from hybridmu.core.calibration.fit import ALPHAS
 from hybridmu.store.dataset.ingest import ingest
 from hybridmu.store.dataset.lake import Lake
-from hybridmu.store.ledger.accept.idempotency import RepeatKey, Seal
+from hybridmu.store.ledger.idempotency import RepeatKey, Seal
 from hybridmu.store.storage.storage import Storage
 from hybridmu.types import (
     CalibrationCell,

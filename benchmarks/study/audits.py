@@ -24,8 +24,8 @@ from benchmarks.study.trial import PLANNED
 from benchmarks.study.world import prepare  # registers fine-tuning, too
 from hybridmu.config import Settings
 from hybridmu.core.audit import shadow_models as shadow
-from hybridmu.core.audit.measures import mean_loss
 from hybridmu.core.audit.shadow_models import Ground, Score
+from hybridmu.core.evaluation import mean_loss
 from hybridmu.core.kernel.model import State
 from hybridmu.runtime.workers import shadow_trainer
 from hybridmu.runtime.workers.context import Site

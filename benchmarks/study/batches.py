@@ -19,7 +19,7 @@ import torch
 from benchmarks.study import csvfile
 from benchmarks.study.grid import SETUPS, Setup, settings_of
 from benchmarks.study.records import environment
-from hybridmu.core.audit import measures
+from hybridmu.core import evaluation
 from hybridmu.core.kernel.model import SubModel
 from hybridmu.core.kernel.rows import Rows
 from hybridmu.core.kernel.training import Recipe, train_slice
@@ -158,7 +158,7 @@ def _accuracy(model: SubModel | None, rows: Rows) -> float:
     if model is None:
         return 0.0
     with torch.no_grad():
-        return float((measures.logits_of(model, rows, 2).argmax(dim=1) == rows.y).float().mean())
+        return float((evaluation.logits_of(model, rows, 2).argmax(dim=1) == rows.y).float().mean())
 
 
 HEAD = ("system", "batch", "SGD", "rate", "steps ahead", "seeds", "test accuracy [lowest, highest]")

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from benchmarks.study import baselines
 from benchmarks.study.mixes import Keys
 from hybridmu.config import Settings
-from hybridmu.core.audit import measures
+from hybridmu.core import evaluation
 from hybridmu.core.calibration.canary_deletions import other_order
 from hybridmu.core.kernel.model import State, SubModel
 from hybridmu.core.kernel.rows import Rows, carries, concatenate
@@ -150,7 +150,7 @@ class StudyWorker:
             started = time.process_time()
             result = get("rewind").run(made)
             trained = time.process_time()
-            measures.logits_of(model, made.live, 0)
+            evaluation.logits_of(model, made.live, 0)
             visit.append((trained - started) / max(1, result.visits))
             scored.append((time.process_time() - trained) / max(1, len(made.live)))
         return min(visit), min(scored)
@@ -252,8 +252,8 @@ class StudyWorker:
             scored[weights] = Scores(
                 shard,
                 weights,
-                measures.logits_of(model, self._test_rows(test_rows), 0).numpy(),
-                measures.mean_loss(model, revoked, self.site.task),
+                evaluation.logits_of(model, self._test_rows(test_rows), 0).numpy(),
+                evaluation.mean_loss(model, revoked, self.site.task),
                 self._accuracy(model, revoked),
                 self._accuracy(model, live.where(np.arange(len(live)) % (1 + len(live) // LIVE_ROWS) == 0)),
                 len(revoked),
@@ -286,7 +286,7 @@ class StudyWorker:
     def _accuracy(self, model: SubModel, rows: Rows) -> float:
         if not len(rows):
             return float("nan")
-        return float((measures.logits_of(model, rows, 0).argmax(dim=1) == rows.y).float().mean())
+        return float((evaluation.logits_of(model, rows, 0).argmax(dim=1) == rows.y).float().mean())
 
     def _scratch(self, job: Job) -> tuple[str | None, int, int, int]:
         """Return (blob, visits, first slice, checkpoints) of a training that finds nothing ready."""

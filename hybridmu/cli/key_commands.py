@@ -11,7 +11,8 @@ from hybridmu import config
 from hybridmu.cli.output import ConfigOption, JsonOption, emit, errors, tell
 from hybridmu.config import Settings
 from hybridmu.store.keyring import KeyName, Keyring
-from hybridmu.store.ledger.database import connect, has_tables
+from hybridmu.store.ledger.database import Database
+from hybridmu.store.ledger.engine import has_tables
 from hybridmu.store.ledger.key_uses import used_numbers
 from hybridmu.store.storage.storage import Storage
 
@@ -53,11 +54,11 @@ def _used(settings: Settings, which: KeyName) -> int:
     storage = Storage(settings.storage_url)
     if which == "signing" or not has_tables(settings.database):  # nothing was trained yet, or the ledger is lost
         return used_numbers(which, None, storage)
-    engine = connect(settings.database)
+    database = Database.open(settings.database)
     try:
-        return used_numbers(which, engine, storage)
+        return used_numbers(which, database.engine, storage)
     finally:
-        engine.dispose()
+        database.close()
 
 
 def _where(settings: Settings, which: Which) -> str:

@@ -32,7 +32,7 @@ class CoordinatorActor(Coordinator):
         self._ray = RayExecutor(settings)
         super().__init__(settings, self._ray, holder)
         self._announced: int | None = None
-        self._metrics = LedgerMetrics(self._engine)
+        self._metrics = LedgerMetrics(self._database)
 
     def acquire(self) -> bool:
         """Return whether the lease was taken; CPUs that a dead holder left reserved are then free again."""
@@ -47,7 +47,7 @@ class CoordinatorActor(Coordinator):
         self._metrics.show()
         if snapshot.version != self._announced and self.replicas.live():
             announce(snapshot.version or 0)
-            self.ledger.mark_served(self._token(), self.replicas.confirmed())
+            self._database.progress.mark_served(self._token(), self.replicas.confirmed())
             snapshot = self.snapshot()
         self._announced = snapshot.version
         return snapshot

@@ -5,10 +5,9 @@ from __future__ import annotations
 import time
 
 from ray.util.metrics import Gauge, Histogram
-from sqlalchemy.engine import Engine
 
 from hybridmu.report.metric_names import ANSWERING, LEDGER, SWAP, SWAP_BOUNDS, WITHHELD, samples
-from hybridmu.store.ledger.health import read_vitals
+from hybridmu.store.ledger.database import Database
 
 _EVERY_SECONDS = 2.0
 
@@ -17,11 +16,11 @@ class LedgerMetrics:
     """Shows the ledger's metrics, at most every two seconds.
 
     Args:
-        engine: From `database.connect`.
+        database: Of the system.
     """
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine, self._next = engine, 0.0
+    def __init__(self, database: Database) -> None:
+        self._database, self._next = database, 0.0
         self._gauges = {
             metric: Gauge(metric.name, metric.about, (metric.tag,) if metric.tag else ()) for metric in LEDGER
         }
@@ -30,7 +29,7 @@ class LedgerMetrics:
         """Set all gauges from the ledger, if that is due."""
         if time.monotonic() < self._next:
             return
-        for sample in samples(read_vitals(self._engine)):
+        for sample in samples(self._database.vitals()):
             tag = sample.metric.tag
             self._gauges[sample.metric].set(sample.value, {tag: sample.label or ""} if tag else None)
         self._next = time.monotonic() + _EVERY_SECONDS

@@ -21,7 +21,7 @@ from hybridmu.report import plots
 from hybridmu.report.html_page import render
 from hybridmu.runtime.audit.verification import accuracy_of, test_rows
 from hybridmu.runtime.coordinator.removal_planner import policy_of
-from hybridmu.store.storage.ownership import MARKER
+from hybridmu.store.ownership import MARKER
 from hybridmu.system.system import System
 
 _BATCH_SHARE = 0.05

@@ -33,8 +33,6 @@ from hybridmu.server.permissions import certificate, refuse_cancelling, visible
 from hybridmu.server.prometheus import exposition
 from hybridmu.server.request_lists import NAME, RequestId, list_requests
 from hybridmu.server.schemas import Forget, Keys, PlanAnswer, Problem, Report
-from hybridmu.store.ledger.console_sessions import ConsoleSessions
-from hybridmu.store.ledger.tokens import Tokens
 from hybridmu.system.system import System
 from hybridmu.types import RequestState
 
@@ -63,8 +61,8 @@ def make_app(settings: Settings) -> FastAPI:
     health = Lane("health", [System(settings, "local")], api.connections)  # a probe is never one too many
     plans, deletions = lane("plan", api.key_workers), lane("forget", api.key_workers)
     long_plans, long_deletions = lane("long-plan", 1), lane("long-forget", 1)
-    engine = System(settings, "local")._engine
-    entry = Entry(Tokens(engine), api)
+    database = System(settings, "local").database
+    entry = Entry(database.tokens, api)
     refusals: dict[int | str, dict[str, Any]] = {
         code: {"model": Problem, "description": text} for code, text in _REFUSALS.items()
     }
@@ -201,7 +199,7 @@ def make_app(settings: Settings) -> FastAPI:
         await health.run("", lambda system: system.lease.holder())
         return {"status": "ok"}
 
-    sessions = ConsoleSessions(engine, api.console_seconds, api.console_idle_seconds)
+    sessions = database.sessions(api.console_seconds, api.console_idle_seconds)
     add_console(app, entry, sessions, looks)
     add_refusals(app)
     # The last one added is the first to be asked.

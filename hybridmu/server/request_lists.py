@@ -10,7 +10,6 @@ from starlette.exceptions import HTTPException
 
 from hybridmu.core.token_scopes import Token
 from hybridmu.server.permissions import sees
-from hybridmu.store.ledger.list_cursors import number_of
 from hybridmu.system.system import System
 from hybridmu.types import RequestState
 
@@ -37,7 +36,7 @@ def list_requests(
         HTTPException: `before` is no request that the token may see.
     """
     only = sees(token)
-    number = None if before is None else number_of(system._engine, before, only)
+    number = None if before is None else system.pages.number_of(before, only)
     if before is not None and number is None:
         raise HTTPException(404, "there is no such request" + (" of yours" if only is not None else ""))
     page = system.page(states=states, caller=only, limit=limit, before=number)

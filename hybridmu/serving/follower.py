@@ -8,12 +8,7 @@ from abc import ABC, abstractmethod
 
 from hybridmu.config import Settings
 from hybridmu.runtime.workers.context import Site
-from hybridmu.store.ledger.database import connect
-from hybridmu.store.ledger.file_seals import Seals
-from hybridmu.store.ledger.journal import Journal
-from hybridmu.store.ledger.ledger import Ledger
-from hybridmu.store.ledger.registry import Registry
-from hybridmu.store.ledger.replicas import Replicas
+from hybridmu.store.ledger.database import Database
 
 
 class Follower(ABC):
@@ -27,11 +22,11 @@ class Follower(ABC):
     def __init__(self, settings: Settings, replica_id: str) -> None:
         self.settings, self.replica_id = settings, replica_id
         self.site = Site(settings)
-        self._engine = connect(settings.database)
-        Ledger(self._engine).bind(settings.identity(), create=False)
-        Journal(self.site.storage, self._engine).check(whole=False)
-        self.site.lake.compare_with(Seals(self._engine).known)
-        self._registry, self._replicas = Registry(self._engine), Replicas(self._engine)
+        self._database = Database.open(settings.database)
+        self._database.identity.bind(settings.identity(), create=False)
+        self._database.journal(self.site.storage).check(whole=False)
+        self.site.lake.compare_with(self._database.seals.known)
+        self._registry, self._replicas = self._database.registry, self._database.replicas
         self._lease = settings.serving.lease_seconds
         self._renewed = time.monotonic()
         self._nudged = threading.Event()  # there is something to look at before the next poll

@@ -54,7 +54,7 @@ class Replica(Follower):
         # The lease is counted from before it was written, so it ends here no later than in the ledger.
         self._renewed = time.monotonic()
         self._replicas.register(replica_id, 0, self._lease)
-        with reporting(self.site, self._engine):
+        with reporting(self.site, self._database):
             self.ensemble = load(self.site, self._registry.version(), None)
         self._tell(time.monotonic() - self._renewed)
         self.refresh()
@@ -87,7 +87,7 @@ class Replica(Follower):
                         return self.ensemble.version
                     continue
                 began = time.monotonic()
-                with reporting(self.site, self._engine):
+                with reporting(self.site, self._database):
                     fresh = self._load(self.site, self._registry.version(pointer), self.ensemble)
                 self._swap(fresh, self._due(fresh), began)
 

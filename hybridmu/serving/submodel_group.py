@@ -108,7 +108,7 @@ class Voters(Follower):
                 self.held, self._renewed = {}, -math.inf
                 self._replicas.unregister(self.replica_id)
                 raise StateError("this system was decommissioned", remedy="stop its Serve application")
-            with reporting(self.site, self._engine):
+            with reporting(self.site, self._database):
                 self._load(pointer)
             # A replica that starts is on the list as of version 0, so what it may ask for stays.
             oldest = self._replicas.answering()

@@ -10,7 +10,7 @@ from hybridmu.errors import (
     RequestError,
 )
 from hybridmu.store.dataset.key_lookup import Lookup, UnknownKey
-from hybridmu.store.ledger.accept.admission import Limits
+from hybridmu.store.ledger.accept.accept import Limits
 from hybridmu.system.arguments import (
     AnyCount,
     Caller,

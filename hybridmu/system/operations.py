@@ -23,9 +23,8 @@ from hybridmu.runtime.coordinator.upgrade import upgrade_plan
 from hybridmu.runtime.linked.retirement import decommission
 from hybridmu.runtime.purge.table_repair import mend
 from hybridmu.runtime.purge.table_rewrite import rewrite_tables
-from hybridmu.store.ledger.health import Vitals, read_vitals
-from hybridmu.store.ledger.journal import Journal
-from hybridmu.store.storage.ownership import bind
+from hybridmu.store.ledger.health import Vitals
+from hybridmu.store.ownership import bind
 from hybridmu.system.arguments import AnyName, Caller, Flag, Name, Number, Reason, Source, Versions, checked
 from hybridmu.system.session import Opened
 
@@ -89,7 +88,7 @@ class Operating(Opened):
     @checked
     def vitals(self) -> Vitals:
         """Return how the system is doing, in the numbers that metrics show."""
-        return read_vitals(self._engine)
+        return self.database.vitals()
 
     @checked
     def status(self) -> dict[str, Any]:
@@ -122,7 +121,7 @@ class Operating(Opened):
             "replicas": self.replicas.live(),
             "coordinator": self.lease.holder(),
             "models": [link.name for link in self.linked.links.live()],
-            "undelivered": len(self.linked.links.waiting(begun=False)),
+            "undelivered": len(self.linked.forwards.waiting(begun=False)),
             "predecessor": None if past is None else {"name": past.name, "version": past.version, "root": past.root},
         }
 
@@ -241,10 +240,10 @@ class Operating(Opened):
             StateError: A coordinator is at work, storage lacks certificates, or something in it is not of this system;
                 the ledger is as it was.
         """
-        bind(self.site.storage, self.ledger, self.settings, create=False)
+        bind(self.site.storage, self.database.identity, self.settings, create=False)
         if holder := self.lease.holder():
             raise StateError("a coordinator is at work", got=holder, remedy="stop it first")
-        found = Journal(self.site.storage, self._engine).replay()
+        found = self.database.journal(self.site.storage).replay()
         return {**found, "unsettled": self.linked.settle()}
 
     @checked
@@ -283,7 +282,7 @@ class Operating(Opened):
             StateError: Another coordinator is at work, a legal hold is in force, or a linked model has not got all
                 requests yet.
         """
-        return decommission(self.settings, self.site.storage, self._engine, reason, caller)
+        return decommission(self.settings, self.site.storage, self.database, reason, caller)
 
 
 def _file_here(source: str | Path) -> Path:

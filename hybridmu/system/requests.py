@@ -25,8 +25,8 @@ from hybridmu.planning.planner import Pools
 from hybridmu.runtime.coordinator.removal_planner import RemovalPlanner
 from hybridmu.store.dataset.key_lookup import Lookup, Mac, UnknownKey
 from hybridmu.store.dataset.waiting_rows import waiting_keys
-from hybridmu.store.ledger.accept.admission import Limits
-from hybridmu.store.ledger.accept.idempotency import seal
+from hybridmu.store.ledger.accept.accept import Limits
+from hybridmu.store.ledger.idempotency import seal
 from hybridmu.system.arguments import (
     AnyCaller,
     AnyCount,
@@ -318,7 +318,7 @@ class Forgetting(Opened):
         since = time.time()
 
         def open_() -> bool:
-            forwards = self.linked.links.of_request(request_id)
+            forwards = self.linked.forwards.of_request(request_id)
             return any(f.state is ForwardState.WAITING and (f.tried_at or 0.0) < since for f in forwards)
 
         while open_():

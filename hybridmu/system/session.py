@@ -10,8 +10,6 @@ import uuid
 from functools import cached_property
 from typing import Protocol, Self
 
-from sqlalchemy.engine import Engine
-
 from hybridmu.datasets import catalog
 from hybridmu.errors import (
     HybridMUError,
@@ -25,11 +23,9 @@ from hybridmu.runtime.linked.linked_models import Models
 from hybridmu.runtime.workers.context import Site
 from hybridmu.runtime.workers.executor import LocalExecutor
 from hybridmu.store.keyring import Keyring
-from hybridmu.store.ledger.database import connect as connect_database
-from hybridmu.store.ledger.database import has_tables
-from hybridmu.store.ledger.file_seals import Seals
+from hybridmu.store.ledger.database import Database
+from hybridmu.store.ledger.engine import has_tables
 from hybridmu.store.ledger.ingestions import Ingestions
-from hybridmu.store.ledger.journal import Journal
 from hybridmu.store.ledger.lease import Lease
 from hybridmu.store.ledger.ledger import Ledger
 from hybridmu.store.ledger.measurements import Measurements
@@ -38,7 +34,7 @@ from hybridmu.store.ledger.registry import Registry
 from hybridmu.store.ledger.replicas import Replicas
 from hybridmu.store.ledger.request_pages import RequestPages
 from hybridmu.store.ledger.suppression_list import Guard
-from hybridmu.store.storage.ownership import bind, is_claimed, lost_ledger
+from hybridmu.store.ownership import bind, is_claimed, lost_ledger
 from hybridmu.system.arguments import Configuration, Executor, Watcher, checked
 
 
@@ -94,37 +90,37 @@ class Opened:
     @cached_property
     def ledger(self) -> Ledger:
         """Return the ledger."""
-        return Ledger(self._engine)
+        return self.database.ledger
 
     @cached_property
     def pages(self) -> RequestPages:
         """Return the requests as lists show them."""
-        return RequestPages(self._engine)
+        return self.database.pages
 
     @cached_property
     def registry(self) -> Registry:
         """Return the registry of versions."""
-        return Registry(self._engine)
+        return self.database.registry
 
     @cached_property
     def replicas(self) -> Replicas:
         """Who serves them."""
-        return Replicas(self._engine)
+        return self.database.replicas
 
     @cached_property
     def lease(self) -> Lease:
         """Return the coordinator's lease."""
-        return Lease(self._engine)
+        return self.database.lease
 
     @cached_property
     def measurements(self) -> Measurements:
         """Return costs, calibration, and plan against actual."""
-        return Measurements(self._engine)
+        return self.database.measurements
 
     @cached_property
     def controls(self) -> Controls:
         """Return pause and legal holds."""
-        return Controls(self._engine)
+        return self.database.controls
 
     @cached_property
     def keyring(self) -> Keyring:
@@ -134,17 +130,17 @@ class Opened:
     @cached_property
     def guard(self) -> Guard:
         """Return what must not come in again."""
-        return Guard(self._engine, self.keyring)
+        return self.database.guard(self.keyring)
 
     @cached_property
     def linked(self) -> Models:
         """Return the models over the same people."""
-        return Models(self.settings, self._engine)
+        return Models(self.settings, self.database)
 
     @cached_property
     def ingestions(self) -> Ingestions:
         """Return new data that came in or waits."""
-        return Ingestions(self._engine)
+        return self.database.ingestions
 
     @cached_property
     def intake(self) -> Intake:
@@ -152,9 +148,15 @@ class Opened:
         return Intake(self.site, self.ledger, self.registry, self.ingestions, self.guard, self.keyring)
 
     @cached_property
-    def _engine(self) -> Engine:
+    def database(self) -> Database:
+        """Return every store of the ledger.
+
+        Raises:
+            StateError: Nothing was trained here.
+            StorageMismatchError: Storage belongs to a ledger that is not there.
+        """  # noqa: DOC501 - a function makes the second
         try:
-            return connect_database(self.settings.database)
+            return Database.open(self.settings.database)
         except StateError:
             if is_claimed(self.site.storage) and not has_tables(self.settings.database):
                 raise lost_ledger(self.site.storage) from None
@@ -166,9 +168,9 @@ class Opened:
         Neither can change under a system that found it so.
         """
         if not self._bound:
-            bind(self.site.storage, self.ledger, self.settings, create=False)
-            Journal(self.site.storage, self._engine).check(whole=False)
-            self.site.lake.compare_with(Seals(self._engine).known)
+            bind(self.site.storage, self.database.identity, self.settings, create=False)
+            self.database.journal(self.site.storage).check(whole=False)
+            self.site.lake.compare_with(self.database.seals.known)
             self._bound = True
 
     def _look(self) -> None:

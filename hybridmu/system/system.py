@@ -27,7 +27,6 @@ from hybridmu.runtime.audit.verification import verify
 from hybridmu.runtime.coordinator.adoption import adopt
 from hybridmu.runtime.coordinator.canary_jobs import Canaries
 from hybridmu.runtime.coordinator.coordinator import Snapshot
-from hybridmu.runtime.coordinator.file_recorder import Recorder
 from hybridmu.runtime.coordinator.integrity import reporting
 from hybridmu.runtime.linked.peer import opened
 from hybridmu.runtime.linked.resharding import prepare
@@ -35,9 +34,9 @@ from hybridmu.runtime.workers.task_checks import TaskChecks
 from hybridmu.serving.ensemble import Ensemble
 from hybridmu.store.dataset.empty_slices import warnings_of
 from hybridmu.store.dataset.ingest import ingest
-from hybridmu.store.ledger.database import connect as connect_database
-from hybridmu.store.ledger.linked_systems import Links
-from hybridmu.store.storage.ownership import bind, take
+from hybridmu.store.ledger.database import Database
+from hybridmu.store.ledger.file_recorder import Recorder
+from hybridmu.store.ownership import bind, take
 from hybridmu.system.arguments import (
     Callback,
     Caller,
@@ -86,21 +85,21 @@ class System(NewRows, Operating, Auditing, Sizing):
         self.keyring.check()  # without them nothing could be forgotten, or certified
         take(self.site.storage, self.settings)
         # The other verbs make no database.
-        connect_database(self.settings.database, create=True, modes=self.site.storage.modes).dispose()
+        Database.open(self.settings.database, create=True, modes=self.site.storage.modes).close()
         # Reading the source happens here, before a cluster is started: bad input costs nothing.
-        if not self.site.lake.exists and Links(self._engine).predecessor():
-            self.ledger.bind(self.settings.identity(), create=False)  # a decommissioned one says so
+        if not self.site.lake.exists and self.database.links.predecessor():
+            self.database.identity.bind(self.settings.identity(), create=False)  # a decommissioned one says so
             raise StateError("this is a successor in the making", remedy="go on with `hybridmu reshard`")
-        if self.site.lake.exists and self.ledger.claimed() is None:
+        if self.site.lake.exists and self.database.identity.claimed() is None:
             raise StateError(
                 f"{self.site.storage.url} has rows, but this ledger knows nothing: what was forgotten would come back",
                 expected="the ledger that this storage was trained with",
                 got="an empty ledger",
                 remedy="correct database_url, or restore the ledger from a backup",
             )
-        bind(self.site.storage, self.ledger, self.settings, create=True, replace=not self.site.lake.exists)
-        adopt(self.site, self._engine)
-        recorder, checks = Recorder(self.site.lake, self._engine), TaskChecks(self.site, self._workers_path())
+        bind(self.site.storage, self.database.identity, self.settings, create=True, replace=not self.site.lake.exists)
+        adopt(self.site, self.database)
+        recorder, checks = Recorder(self.site.lake, self.database), TaskChecks(self.site, self._workers_path())
         warnings: list[str] = []
         ingest(self.site.lake, self.guard, recorder.begin, checks.of_table, warnings.append)
         if self.registry.served() is None:  # rows may be there already: a successor's, or of a training that broke off
@@ -167,7 +166,7 @@ class System(NewRows, Operating, Auditing, Sizing):
             See `runtime.audit.verification`.
         """
         processes = max(1, min(os.cpu_count() or 1, 8) // self.settings.threads)
-        with reporting(self.site, self._engine):
+        with reporting(self.site, self.database):
             return verify(self.settings, shards, processes, watch)
 
     @checked
@@ -193,7 +192,7 @@ class System(NewRows, Operating, Auditing, Sizing):
             StateError: Nothing was trained here, or no shard is left to vote.
         """
         self._check_bound()
-        with reporting(self.site, self._engine):
+        with reporting(self.site, self.database):
             ensemble = Ensemble.load(self.site, self.registry.version())
         return ensemble.answer(ensemble.encode(rows))
 

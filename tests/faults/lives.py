@@ -24,8 +24,8 @@ from hybridmu.store.certificates import Certificates
 from hybridmu.store.dataset.layout import LAYOUT, MANIFEST
 from hybridmu.store.keyring import Keyring
 from hybridmu.store.ledger import tables as t
+from hybridmu.store.ownership import MARKER
 from hybridmu.store.storage.blobs import blob_file, lineage_file
-from hybridmu.store.storage.ownership import MARKER
 from hybridmu.types import RequestState
 from tests.faults.worlds import Act, second
 from tests.support import HANG_SECONDS, rows_of
@@ -92,7 +92,7 @@ def settled(system: hybridmu.System, snapshot: Snapshot) -> bool:
     states = {request.state for request in system.ledger.requests()}
     assert RequestState.FAILED not in states, system.requests()
     at_work = snapshot.jobs_total or snapshot.calibrating or snapshot.purging or snapshot.ingestions
-    at_work = at_work or system.linked.links.waiting(begun=False)
+    at_work = at_work or system.linked.forwards.waiting(begun=False)
     return states <= FINAL and not at_work and not system.registry.debts()
 
 
@@ -124,7 +124,7 @@ def look(config: dict[str, Any], acts: Sequence[Act], told: Mapping[str, str]) -
                 found[kind] += one[kind]
             where = "second/" if number else ""
             found["blobs"] |= {f"{where}{shard}": blob for shard, blob in one["blobs"].items()}
-            for row in rows_of(system._engine, t.forwards):
+            for row in rows_of(system.database.engine, t.forwards):
                 if row.state != "DELIVERED" or row.there not in known[1 - number]:
                     found["lost"].append(f"{row.request_id} is {row.state} in the linked model, as {row.there}")
     return found
@@ -197,7 +197,7 @@ def _canaries(system: hybridmu.System, forgotten: Iterable[int]) -> Iterable[str
 def _twice(system: hybridmu.System) -> Iterable[str]:
     """Yield what was applied more than once: every new sub-model has removed more than the last, or has new rows."""
     before: dict[int, tuple[Any, ...]] = {}
-    engine = system._engine
+    engine = system.database.engine
     for row in sorted(rows_of(engine, t.version_shards), key=lambda row: row.version):
         now = (row.exact_upto, row.removed_upto, len(json.loads(row.checkpoints)))
         if row.shard in before and now <= before[row.shard]:

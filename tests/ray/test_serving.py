@@ -22,7 +22,6 @@ import hybridmu
 from hybridmu.cluster.announcements import APPLICATION
 from hybridmu.errors import ConfigError
 from hybridmu.serving import grpc_calls
-from hybridmu.store.ledger.tokens import Tokens
 from serve.app import build
 from tests.ray import support
 from tests.support import HANG_SECONDS
@@ -88,7 +87,7 @@ def test_where_tokens_are_asked_for_only_their_scope_opens(system: hybridmu.Syst
     (folder / "guarded.yaml").write_text(yaml.safe_dump(raw))
     serve.run(build({"config": str(folder / "guarded.yaml")}), name="guarded", route_prefix="/guarded")
     try:
-        tokens = Tokens(system._engine)
+        tokens = system.database.tokens
         (right, mine), (wrong, _) = tokens.create("app", ["predict"]), tokens.create("desk", ["forget"])
 
         def code(token: str | None, path: str = "predict") -> int:

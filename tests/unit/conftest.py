@@ -11,9 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 from sqlalchemy import Engine
 
-from hybridmu.store.ledger.database import connect
+from hybridmu.store.ledger.engine import connect
 from hybridmu.store.ledger.lease import Lease
 from hybridmu.store.ledger.ledger import Ledger
+from hybridmu.store.ledger.progress import Progress
 from tests.unit import purged
 
 
@@ -27,6 +28,11 @@ def engine(database_url: str) -> Iterator[Engine]:
 @pytest.fixture
 def ledger(engine: Engine) -> Ledger:
     return Ledger(engine)
+
+
+@pytest.fixture
+def progress(engine: Engine) -> Progress:
+    return Progress(engine)
 
 
 @pytest.fixture
@@ -47,7 +53,7 @@ def clocked(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """`clocked(seconds)` lets the purger's pauses pass."""
     real, ahead = time.monotonic, [0.0]
     clock = SimpleNamespace(monotonic=lambda: real() + ahead[0])
-    monkeypatch.setattr("hybridmu.runtime.purge.purger.time", clock)
+    monkeypatch.setattr("hybridmu.runtime.coordinator.purger.time", clock)
     return lambda seconds=61.0: ahead.__setitem__(0, ahead[0] + seconds)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from hybridmu.core import evaluation
 from hybridmu.core.audit import measures
 from hybridmu.core.calibration.fit import ALPHAS
 from hybridmu.core.kernel.gradients import gradients_of
@@ -128,12 +129,12 @@ def test_a_calibrated_update_after_adamw_comes_nearer_to_the_oracle(name):
         for share in (0.05, 0.15):
             mask = some(shard, share, seed=seed)
             revoked, oracle = shard.rows.where(mask), shard.oracle(mask)
-            target = measures.losses(oracle, revoked, shard.task).mean()
-            nothing.append(measures.losses(shard.model(), revoked, shard.task).mean() - target)
+            target = evaluation.losses(oracle, revoked, shard.task).mean()
+            nothing.append(evaluation.losses(shard.model(), revoked, shard.task).mean() - target)
             along = []
             for alpha in ALPHAS[:6]:
                 made = get(name).run(shard.context(mask, alpha=alpha)).state
-                along.append(measures.losses(shard.model(made), revoked, shard.task).mean() - target)
+                along.append(evaluation.losses(shard.model(made), revoked, shard.task).mean() - target)
             gaps.append(along)
     best = np.sqrt(np.mean(np.square(gaps), axis=0)).min()
     assert best < 0.5 * np.sqrt(np.mean(np.square(nothing)))

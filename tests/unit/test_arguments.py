@@ -47,7 +47,7 @@ def trained(tmp_path_factory) -> Iterator[Scene]:
 
 def contents(system: System) -> dict[str, list[Any]]:
     """Return every row of the ledger."""
-    with system._engine.connect() as connection:
+    with system.database.engine.connect() as connection:
         return {
             table.name: sorted(map(str, connection.execute(sa.select(table)).all()))
             for table in metadata.tables.values()

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from hybridmu.core import evaluation
 from hybridmu.core.audit import measures
 from hybridmu.core.kernel.training import Recipe
 from tests.unit.shards import make_rows, trained
@@ -182,7 +183,7 @@ def test_the_gap_has_a_sign():
 
 def test_a_model_that_knows_the_rows_learns_them_again_faster():
     shard, rows = trained(rows=120), make_rows(120, seed=0)
-    target = measures.mean_loss(shard.model(), rows, shard.task)
+    target = evaluation.mean_loss(shard.model(), rows, shard.task)
     recipe = Recipe((1,), batch_size=16, seed=0, lr=0.1)
     knows = measures.relearn_epochs(shard.model(), rows, target, recipe, shard.task, 60)
     other = trained(rows=120, seed=7).model()

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hybridmu.core.audit import measures
+from hybridmu.core import evaluation
 from hybridmu.core.calibration.canary_deletions import measure, other_order, pick
 from hybridmu.core.calibration.fit import ALPHAS, estimate, fit
 from hybridmu.core.strategies import get
@@ -299,14 +299,14 @@ def test_a_measurement_is_what_the_update_and_the_retrain_give():
     found = {c.strategy: c for c in measure(context, cell, ("dpus", "dpus-optimised", "dpus-newton"), UNSEEN)}
     mask = pick(SHARD.rows, cell, SHARD.recipe.seed, 0)
     revoked, oracle = SHARD.rows.where(mask), SHARD.oracle(mask)
-    target = measures.losses(oracle, revoked, SHARD.task)
+    target = evaluation.losses(oracle, revoked, SHARD.task)
     for strategy in ("dpus", "dpus-optimised", "dpus-newton"):
         one = found[strategy]
         assert (one.shard, one.cell, one.slices, one.canaries) == (0, cell, 3, 12)
         assert one.keys == tuple(sorted(bytes(key) for key in revoked.ids))
         for step in (0, 3, 5, 7):
             made = get(strategy).run(SHARD.context(mask, alpha=ALPHAS[step], finetune_epochs=1.0))
-            each = measures.losses(SHARD.model(made.state), revoked, SHARD.task) - target
+            each = evaluation.losses(SHARD.model(made.state), revoked, SHARD.task) - target
             assert one.gaps[step] == pytest.approx(each.mean(), abs=1e-6)
             assert one.deviations[step] == pytest.approx(each.std(ddof=1), abs=1e-6)
     assert len(set(found["dpus-newton"].gaps)) == 1
@@ -322,14 +322,14 @@ def test_the_noise_is_that_of_a_training_from_scratch_in_another_order():
     revoked, live = SHARD.rows.where(mask), SHARD.rows.where(~mask)
     context = replace(SHARD.context(mask), recipe=other_order(SHARD.recipe), checkpoint=lambda _: None)
     again = get("retrain").run(replace(context, live=live, save=lambda *_: None))
-    target = measures.losses(SHARD.oracle(mask), revoked, SHARD.task)
-    each = measures.losses(SHARD.model(again.state), revoked, SHARD.task) - target
+    target = evaluation.losses(SHARD.oracle(mask), revoked, SHARD.task)
+    each = evaluation.losses(SHARD.model(again.state), revoked, SHARD.task) - target
     assert abs(each).max() > 0
     for one in found:
         assert one.controls.again == pytest.approx(each.mean())
         assert one.controls.again_deviation == pytest.approx(each.std(ddof=1))
         assert one.controls.nothing == pytest.approx(
-            (measures.losses(SHARD.model(), revoked, SHARD.task) - target).mean()
+            (evaluation.losses(SHARD.model(), revoked, SHARD.task) - target).mean()
         )
     once = measure(SHARD.context(NOBODY), cell, updates, UNSEEN)
     assert [replace(one, controls=None) for one in found] == list(once)
@@ -378,12 +378,12 @@ def test_really_measured_gaps_stay_below_what_is_predicted(optimizer, momentum, 
             mask = np.zeros(150, np.bool_)
             mask[random.choice(150, count, replace=False)] = True
             revoked, oracle = shard.rows.where(mask), shard.oracle(mask)
-            target = measures.losses(oracle, revoked, shard.task).mean()
-            nothing = measures.losses(shard.model(), revoked, shard.task).mean() - target
+            target = evaluation.losses(oracle, revoked, shard.task).mean()
+            nothing = evaluation.losses(shard.model(), revoked, shard.task).mean() - target
             for strategy in updates:
                 found = estimate(calibration, strategy, int(revoked.slice[0]), count / 150, count)
                 made = get(strategy).run(shard.context(mask, alpha=found.alpha))
-                gap = measures.losses(shard.model(made.state), revoked, shard.task).mean() - target
+                gap = evaluation.losses(shard.model(made.state), revoked, shard.task).mean() - target
                 below.append(abs(gap) <= found.bound)
                 useful.append(found.bound < abs(nothing))
     assert np.mean(below) >= 0.8

@@ -14,10 +14,11 @@ from sqlalchemy.engine import Engine
 
 from hybridmu.errors import AdmissionError, RequestError, StateError
 from hybridmu.store.ledger import tables as t
-from hybridmu.store.ledger.accept.admission import Limits
-from hybridmu.store.ledger.database import connect
+from hybridmu.store.ledger.accept.accept import Limits
+from hybridmu.store.ledger.engine import connect
 from hybridmu.store.ledger.lease import Lease
 from hybridmu.store.ledger.ledger import Ledger
+from hybridmu.store.ledger.progress import Progress
 from hybridmu.store.ledger.purge_records import Deletions
 from hybridmu.types import ForgetRequest, NamedKey, Origin, RequestState, ResolvedKey, RowKey
 from tests.support import key, rows_of
@@ -117,11 +118,11 @@ def test_nothing_is_waited_for_in_a_circle(ledger, engine, lease):
     assert revoked_rows(ledger) == 3
 
 
-def test_what_a_begun_request_relies_on_is_begun_too(ledger, engine, lease):
+def test_what_a_begun_request_relies_on_is_begun_too(ledger, engine, lease, progress):
     first = ledger.accept([guarded(1)], caller="a")
     second = ledger.accept([guarded(1), guarded(2, shard=5)], caller="b")
     third = ledger.accept([guarded(2, shard=5), guarded(3, shard=6)], caller="c")
-    ledger.take(lease.acquire("me", 60), [6])
+    progress.take(lease.acquire("me", 60), [6])
     states = {request.caller: request.state for request in ledger.requests()}
     assert states == {"a": RequestState.PLANNED, "b": RequestState.PLANNED, "c": RequestState.PLANNED}
     assert rows_of(engine, t.claims) == [], "nothing can be cancelled any more"
@@ -130,17 +131,17 @@ def test_what_a_begun_request_relies_on_is_begun_too(ledger, engine, lease):
             ledger.cancel(request.request_id)
 
 
-def test_a_claim_is_kept_only_while_it_may_be_called_for(ledger, engine, lease):
+def test_a_claim_is_kept_only_while_it_may_be_called_for(ledger, engine, lease, progress):
     ledger.accept([guarded(1)], caller="a")
     token = lease.acquire("me", 60)
-    ledger.take(token, None)
+    progress.take(token, None)
     ledger.accept([guarded(1)], caller="b")
     assert rows_of(engine, t.claims) == [], "what is begun can't be cancelled"
     ledger.accept([guarded(2)], caller="a")
     ledger.accept([guarded(2)], caller="b")
     assert len(rows_of(engine, t.claims)) == 1
     assert key(2).key not in rows_of(engine, t.claims)[0].document
-    ledger.mark_planned(token, [ledger.requests(caller="a")[1].request_id], "round", 1)
+    progress.mark_planned(token, [ledger.requests(caller="a")[1].request_id], "round", 1)
     assert rows_of(engine, t.claims) == []
 
 
@@ -288,7 +289,7 @@ def test_rows_are_forgotten_exactly_as_long_as_somebody_asks_for_them(alone, ste
             del names[chosen]
         elif what == "take":
             token = token or Lease(engine).acquire("me", 600)
-            ledger.take(token, [0])
+            Progress(engine).take(token, [0])
         gone = rows_named(name for asked in names.values() for name in asked)
         live = {int.from_bytes(k.key, "big") - 1 for k, _ in ledger.assess([single(row) for row in ROWS]).fresh}
         assert live == set(ROWS) - gone

@@ -11,16 +11,16 @@ from sqlalchemy.exc import IntegrityError
 from hybridmu.errors import DatabaseError, HybridMUError, StorageError
 from hybridmu.planning.planner import Pools
 from hybridmu.runtime.coordinator.calibrator import Calibrator
+from hybridmu.runtime.coordinator.certifier import Certifier
 from hybridmu.runtime.coordinator.checkpoint_keeper import CheckpointKeeper
 from hybridmu.runtime.coordinator.coordinator import Coordinator
 from hybridmu.runtime.coordinator.integrity import Healer
 from hybridmu.runtime.coordinator.removal_planner import RemovalPlanner
-from hybridmu.runtime.purge.certifier import Certifier
 from hybridmu.runtime.workers.evidence_builder import Prover
 from hybridmu.runtime.workers.executor import LocalExecutor
 from hybridmu.runtime.workers.shard_worker import ShardWorker
 from hybridmu.store.ledger import tables as t
-from hybridmu.store.ledger.ledger import Ledger
+from hybridmu.store.ledger.progress import Progress
 from hybridmu.store.ledger.registry import Registry
 from hybridmu.types import RequestState
 
@@ -51,7 +51,7 @@ _TURN = itertools.count()
 # Where it is raised, and how the poisoned request (or its shard) is told from others there.
 STEPS = {
     "plan": (RemovalPlanner, "plan", lambda args, poison, shard: shard in args[0]),
-    "mark": (Ledger, "mark_planned", lambda args, poison, shard: poison in args[1]),
+    "mark": (Progress, "mark_planned", lambda args, poison, shard: poison in args[1]),
     "jobs": (Coordinator, "_make_jobs", lambda args, poison, shard: poison in args[0].places),
     "dispatch": (LocalExecutor, "submit", lambda args, poison, shard: _retrains(args[0], shard)),
     "work": (ShardWorker, "retrain", lambda args, poison, shard: args[0].shard == shard),
@@ -175,7 +175,7 @@ def test_one_repair_that_cannot_be_planned_holds_up_no_other(small, monkeypatch)
 
 def test_an_unknown_strategy_in_the_ledger_fails_its_request_at_every_start(small):
     old, other = ask(small, *ids_on(small, 0, 1)), ask(small, *ids_on(small, 1, 1))
-    with small.system._engine.begin() as connection:
+    with small.system.database.engine.begin() as connection:
         connection.execute(t.requests.update().where(t.requests.c.request_id == old).values(strategy="fast"))
     for _ in range(2):
         small.run()

@@ -16,11 +16,13 @@ from sqlalchemy import event
 
 import hybridmu
 from hybridmu.errors import ConfigError, DatabaseError, PurgeError, StateError
-from hybridmu.runtime.purge.database_scrub import clean
-from hybridmu.store.ledger import database, migrations
+from hybridmu.store.ledger import migrations, sqlite
+from hybridmu.store.ledger import postgresql as dialect
 from hybridmu.store.ledger import tables as t
-from hybridmu.store.ledger.database import connect, reader
+from hybridmu.store.ledger.database_scrub import clean
+from hybridmu.store.ledger.engine import connect
 from hybridmu.store.ledger.ledger import Ledger
+from hybridmu.store.ledger.transactions import reader
 from tests import postgres
 from tests.support import HANG_SECONDS, key, repeat, rows_of, settings_dict
 
@@ -100,7 +102,7 @@ def test_opening_what_is_up_to_date_is_quick_and_does_without_alembic(tmp_path):
         took.append(time.perf_counter() - started)
     assert min(took) < 0.02, "Alembic alone takes longer"
     script = (
-        "import sys; from hybridmu.store.ledger.database import connect; connect(sys.argv[1], create=True); "
+        "import sys; from hybridmu.store.ledger.engine import connect; connect(sys.argv[1], create=True); "
         "assert not [name for name in sys.modules if name.startswith(('alembic', 'psycopg'))]"
     )
     subprocess.run([sys.executable, "-c", script, url], check=True, cwd=Path(__file__).parents[2])
@@ -198,8 +200,8 @@ def test_writers_wait_for_each_other_and_readers_for_nobody(engine, ledger):
 
 
 def test_a_writer_that_waits_too_long_is_told_so(database_url, monkeypatch):
-    monkeypatch.setattr(database, "BUSY_SECONDS", 0.2)
-    monkeypatch.setattr(database, "_BEGIN_WRITE", database._BEGIN_WRITE.replace("'30s'", "'200ms'"))
+    monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0.2)
+    monkeypatch.setattr(dialect, "_BEGIN_WRITE", dialect._BEGIN_WRITE.replace("'30s'", "'200ms'"))
     engine = connect(database_url, create=True)
     with engine.begin(), pytest.raises(DatabaseError, match="another writer"), engine.begin():
         pass
@@ -208,10 +210,10 @@ def test_a_writer_that_waits_too_long_is_told_so(database_url, monkeypatch):
 
 
 def test_a_writer_that_hangs_is_ended_before_those_that_wait_for_it_give_up(postgresql, monkeypatch):
-    assert "'30s'" in database._BEGIN_WRITE
-    assert "'20s'" in database._BEGIN_WRITE
-    shorter = database._BEGIN_WRITE.replace("'30s'", "'3s'").replace("'20s'", "'1s'")
-    monkeypatch.setattr(database, "_BEGIN_WRITE", shorter)
+    assert "'30s'" in dialect._BEGIN_WRITE
+    assert "'20s'" in dialect._BEGIN_WRITE
+    shorter = dialect._BEGIN_WRITE.replace("'30s'", "'3s'").replace("'20s'", "'1s'")
+    monkeypatch.setattr(dialect, "_BEGIN_WRITE", shorter)
     with postgresql.database() as url:
         hanging, engine = connect(url), connect(url)
         connection = hanging.connect()

@@ -11,6 +11,8 @@ from sqlalchemy import event
 from hybridmu.errors import LeaseLostError
 from hybridmu.store.ledger import tables as t
 from hybridmu.store.ledger.operator_controls import Controls
+from hybridmu.store.ledger.progress import Progress
+from hybridmu.store.ledger.purge_evidence import PurgeEvidence
 from hybridmu.store.ledger.purge_records import Deletions, Passed
 from hybridmu.store.ledger.registry import Registry
 from hybridmu.store.ledger.replicas import Replicas
@@ -27,6 +29,11 @@ def deletions(engine) -> Deletions:
 
 
 @pytest.fixture
+def evidence(engine) -> PurgeEvidence:
+    return PurgeEvidence(engine)
+
+
+@pytest.fixture
 def controls(engine) -> Controls:
     return Controls(engine)
 
@@ -40,7 +47,7 @@ def life(engine, ledger, lease):
 class Life:
     def __init__(self, engine, ledger, lease) -> None:
         self.ledger, self.registry, self.token = ledger, Registry(engine), lease.acquire("me", 1e6)
-        self.replicas = Replicas(engine)
+        self.replicas, self.progress = Replicas(engine), Progress(engine)
         self.registry.publish_training(self.token, [outcome(shard, 0) for shard in range(3)])
 
     def accept(self, *keys, **options) -> str:
@@ -56,7 +63,7 @@ class Life:
         pairs = [(plan(shard), outcome(shard, seq, exact)) for shard, seq in sorted(upto.items())]
         done = names if shards is None else ()
         self.registry.publish(self.token, f"round-{time.monotonic_ns()}", done, pairs)
-        self.ledger.mark_served(self.token, self.replicas.confirmed())
+        self.progress.mark_served(self.token, self.replicas.confirmed())
 
 
 def outcome(shard: int, upto: int, exact: bool = True) -> ShardOutcome:
@@ -150,31 +157,31 @@ def test_a_hold_reaches_a_request_that_named_the_same_rows(life, deletions, cont
 # ---------------------------------------------------------------------- evidence and surveys
 
 
-def test_requests_are_unproven_shard_by_shard(life, deletions):
+def test_requests_are_unproven_shard_by_shard(life, evidence):
     one, two = life.accept(key(1)), life.accept(key(2), key(3, 1))
     life.remove(one, two, exact=False)
     life.remove(one, two, shards={0})
     # `two` is not exact on shard 1 yet, but once the rows of `one` are purged nobody could prove it on shard 0.
-    assert deletions.unproven({0, 1, 2}) == {0: (RequestNeed(one, 1), RequestNeed(two, 2)), 1: (), 2: ()}
-    deletions.save_proof(life.token, 0, [Proof(one, "{}")], [])
-    assert deletions.unproven({0, 1}) == {0: (RequestNeed(two, 2),), 1: ()}
+    assert evidence.unproven({0, 1, 2}) == {0: (RequestNeed(one, 1), RequestNeed(two, 2)), 1: (), 2: ()}
+    evidence.save(life.token, 0, [Proof(one, "{}")], [])
+    assert evidence.unproven({0, 1}) == {0: (RequestNeed(two, 2),), 1: ()}
     life.remove(two, shards={1})
-    assert deletions.unproven({1}) == {1: (RequestNeed(two, 3),)}
+    assert evidence.unproven({1}) == {1: (RequestNeed(two, 3),)}
 
 
-def test_earlier_findings_stay_and_surveys_add_up(life, deletions, engine):
+def test_earlier_findings_stay_and_surveys_add_up(life, engine, evidence):
     request = life.accept(key(1))
     digest, raw = bytes(range(16)), b"customer-4711"
     first = Survey(frozenset({("id", digest)}), frozenset({("train", digest, digest)}), frozenset({raw}))
-    deletions.save_proof(life.token, 0, [Proof(request, "first")], [(request, first)])
-    deletions.save_proof(life.token, 0, [Proof(request, "second", "why")], [(request, Survey(raw=frozenset({b"x"})))])
-    deletions.save_proof(life.token, 1, [Proof(request, "other", "no good")], [(request, Survey())])
-    deletions.save_proof(life.token, 2, [Proof(request, "", "not even made")], [])
-    assert deletions.evidence(request) == ["first", "other"]
-    assert deletions.refused([request]) == {request: "no good"}
+    evidence.save(life.token, 0, [Proof(request, "first")], [(request, first)])
+    evidence.save(life.token, 0, [Proof(request, "second", "why")], [(request, Survey(raw=frozenset({b"x"})))])
+    evidence.save(life.token, 1, [Proof(request, "other", "no good")], [(request, Survey())])
+    evidence.save(life.token, 2, [Proof(request, "", "not even made")], [])
+    assert evidence.documents(request) == ["first", "other"]
+    assert evidence.refused([request]) == {request: "no good"}
     merged = Survey(first.keys, first.rows, frozenset({raw, b"x"}))
-    assert deletions.surveys([request]) == {(request, 0): merged, (request, 1): Survey()}
-    assert deletions.surveyed([request]) == {(request, 0), (request, 1)}
+    assert evidence.surveys([request]) == {(request, 0): merged, (request, 1): Survey()}
+    assert evidence.surveyed([request]) == {(request, 0), (request, 1)}
     stored = b"".join(bytes(row.document) for row in rows_of(engine, t.surveys))
     for needle in (digest, raw, digest.hex().encode()):
         assert needle not in stored, "the search of the database must not find the survey itself"
@@ -222,21 +229,21 @@ def test_tombstones_of_the_same_rows_are_emptied_with_them(life, deletions):
     assert deletions.without_rows([first], {}) == {1}
 
 
-def test_a_purge_that_passed_is_remembered_until_its_certificates_are_written(life, deletions):
+def test_a_purge_that_passed_is_remembered_until_its_certificates_are_written(life, deletions, evidence):
     one, two = life.accept(guarded(1)), life.accept(guarded(2))
     life.remove(one, two)
-    deletions.save_proof(life.token, 0, [Proof(one, "{}"), Proof(two, "{}")], [(one, Survey()), (two, Survey())])
+    evidence.save(life.token, 0, [Proof(one, "{}"), Proof(two, "{}")], [(one, Survey()), (two, Survey())])
     deletions.note(life.token, {one: "not purged: yet"})
     assert deletions.passed() is None
     passed = Passed(((one, 1), (two, 2)), {"rows": 2}, 1000.25)
     deletions.pass_(life.token, passed)
     assert deletions.passed() == passed
-    assert deletions.surveys([one, two]) == {}
+    assert evidence.surveys([one, two]) == {}
     deletions.finish(life.token, one, 1, passed.purged_at)
     done = life.ledger.request(one)
     assert (done.state, done.certificate, done.purged_at, done.reason) == (RequestState.PURGED, 1, 1000.25, None)
-    assert (deletions.evidence(one), deletions.evidence(two)) == ([], ["{}"])
-    assert [key.mac for key in deletions.revoked_keys(one)] == [(1).to_bytes(32, "big")], "the guard remembers"
+    assert (evidence.documents(one), evidence.documents(two)) == ([], ["{}"])
+    assert [key.mac for key in evidence.revoked_keys(one)] == [(1).to_bytes(32, "big")], "the guard remembers"
     deletions.finish(life.token, two, 2, passed.purged_at)
     deletions.end(life.token)
     assert deletions.passed() is None
@@ -258,7 +265,7 @@ def test_forgetting_what_is_purged_can_be_followed_to_the_request_that_did_it(li
 @pytest.mark.parametrize(
     "write",
     [
-        lambda d, token: d.save_proof(token, 0, [Proof("r", "{}")], []),
+        lambda d, token: PurgeEvidence(d._write).save(token, 0, [Proof("r", "{}")], []),
         lambda d, token: d.scrub(token, {1}, []),
         lambda d, token: d.pass_(token, Passed((("r", 1),), {}, 1.0)),
         lambda d, token: d.finish(token, "r", 1, 1.0),
@@ -276,7 +283,7 @@ def test_a_stale_coordinator_marks_nothing(life, deletions, engine, write):
     assert [rows_of(engine, table) for table in tables] == before
 
 
-def test_any_number_of_requests(life, deletions, engine):
+def test_any_number_of_requests(life, deletions, engine, evidence):
     numbers = range(1, 1001)
     request = {
         "state": "SERVED",
@@ -297,4 +304,4 @@ def test_any_number_of_requests(life, deletions, engine):
     assert list(due(deletions)) == names
     assert len(deletions.without_rows(names, {0: {("id", key(n).key) for n in numbers}})) == 1000
     assert sum(map(len, deletions.stones_of(names).values())) == 1000
-    assert deletions.refused(names) == deletions.surveys(names) == {}
+    assert evidence.refused(names) == evidence.surveys(names) == {}

@@ -10,8 +10,8 @@ import pytest
 
 from hybridmu.core.audit import shadow_models as shadow
 from hybridmu.core.audit.audit_report import curve, findings, served
-from hybridmu.core.audit.measures import mean_loss
 from hybridmu.core.audit.shadow_models import Score, Shadow
+from hybridmu.core.evaluation import mean_loss
 from tests.unit.shards import trained
 from tests.unit.test_shadow import ground
 

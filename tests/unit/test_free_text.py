@@ -16,16 +16,14 @@ from hypothesis import strategies as st
 
 from hybridmu.core.proof.byte_search import Needles
 from hybridmu.errors import PurgeError
-from hybridmu.runtime.purge.database_scrub import clean
 from hybridmu.runtime.purge.own_files import advice, own_text
 from hybridmu.runtime.purge.storage_scan import Look
 from hybridmu.store.dataset.layout import MANIFEST
 from hybridmu.store.ledger import free_text
 from hybridmu.store.ledger import tables as t
+from hybridmu.store.ledger.database_scrub import clean
 from hybridmu.store.ledger.free_text import REDACTED, redacted
-from hybridmu.store.ledger.journal import Journal
 from hybridmu.store.ledger.operator_controls import Controls
-from hybridmu.store.ledger.tokens import Tokens
 from hybridmu.store.storage.sealed_json import sealed
 from hybridmu.types import RequestState
 from tests.support import local_system, replaced, table, write
@@ -59,7 +57,7 @@ def held(system):
 
 
 def named_by_a_token(system):
-    Tokens(system._engine).create(PERSON, ["forget"])
+    system.database.tokens.create(PERSON, ["forget"])
     system.forget(groups=[PERSON])
 
 
@@ -85,7 +83,7 @@ def test_what_people_wrote_is_kept_without_the_name(tmp_path, life):
         system.run(until_idle=True)
         states = {request["state"] for request in system.requests()}
         assert states <= {"PURGED", "CANCELLED"}, [request["reason"] for request in system.requests()]
-        with system._engine.connect() as connection:
+        with system.database.engine.connect() as connection:
             said = [text for column in free_text.FREE for text in connection.scalars(sa.select(column)) if text]
         assert not any(PERSON in text for text in said)
         if life is not named_by_a_token:
@@ -268,10 +266,10 @@ def test_nobody_is_told_to_delete_a_file_of_ours(lake):
 def test_a_reason_never_reaches_the_journal_and_an_older_one_leaves_it(tmp_path):
     with system_of(tmp_path) as system:
         name = system.forget(groups=["p1"], wait=False)["request_id"]
-        with system._engine.begin() as connection:
+        with system.database.engine.begin() as connection:
             mine = t.requests.c.request_id == name
             connection.execute(t.requests.update().where(mine).values(reason=f"not yet: {PERSON}"))
-        lake, journal = system.site.lake, Journal(system.site.storage, system._engine)
+        lake, journal = system.site.lake, system.database.journal(system.site.storage)
         journal.keep([name])
         document = json.loads(lake.storage.read(entry_of(lake)))
         assert [row["reason"] for row in document["requests"]] == [None]

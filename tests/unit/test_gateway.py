@@ -20,7 +20,6 @@ from schemathesis.specs.openapi import checks
 
 import hybridmu
 from hybridmu.server.app import make_app
-from hybridmu.store.ledger.tokens import Tokens
 from hybridmu.types import RequestState
 from tests.support import HANG_SECONDS, make_table, settings_dict
 
@@ -44,7 +43,7 @@ class Company:
         (folder / "config.yaml").write_text(yaml.safe_dump(raw))
         self.folder, self.system = folder, hybridmu.connect(folder / "config.yaml", executor="local")
         self.system.train()
-        self.tokens = Tokens(self.system._engine)
+        self.tokens = self.system.database.tokens
         self.app = make_app(self.system.settings)
         self.stranger = TestClient(self.app, raise_server_exceptions=False)
 

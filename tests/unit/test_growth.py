@@ -357,7 +357,7 @@ def test_a_ledger_from_an_older_backup_learns_of_the_rows(trained):
     ids = trained.ingest(9, slices=2)
     name = trained.system.ingests()[0]["ingest_id"]
     trained.system.close()
-    trained.system._engine.dispose()
+    trained.system.database.engine.dispose()
     with sqlite3.connect(trained.folder / "backup.sqlite3") as backup, sqlite3.connect(ledger) as old:
         backup.backup(old)
     with hybridmu.connect(trained.config, executor="local") as again:

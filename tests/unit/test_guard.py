@@ -278,7 +278,7 @@ def test_a_live_row_with_a_forgotten_id_is_a_fault_that_verify_sees(world):
     while system._resolve([live], [], True)[0] == []:
         live = f"row-{int(live.removeprefix('row-')) + 1}"
     key_id, mac = system.keyring.mac("id", live)
-    with system._engine.begin() as connection:
+    with system.database.engine.begin() as connection:
         values = {"mac": mac, "kind": "id", "key_id": key_id, "request_id": "r-0", "returns": False}
         connection.execute(sa.insert(t.guard).values(**values))
     assert system.verify([0])["guarded_rows_in_lake"] == 1
@@ -357,13 +357,13 @@ def test_a_journal_alone_remembers_that_a_guard_key_was_used(fresh):
     system, _, folder = fresh
     forgotten(system, folder)
     system.close()
-    with system._engine.begin() as connection:
+    with system.database.engine.begin() as connection:
         for table in (t.requests, t.guard, t.idempotency):
             connection.execute(table.delete())
     for path in (folder / "storage" / "certificates").iterdir():
         path.unlink()
     (name,), _ = lose(system)
-    assert guard_uses(system._engine, system.site.storage).key_ids == {name}
+    assert guard_uses(system.database.engine, system.site.storage).key_ids == {name}
     with pytest.raises(StateError, match="guard key is lost"):
         system.guard.stamp()
 

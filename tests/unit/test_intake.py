@@ -165,7 +165,7 @@ def test_unknown_or_revoked_rows_are_refused_as_a_whole(world):
         system.correct(write_corrected(table, theirs))
     assert system.ingests() == []
     assert len(system.ledger.requests()) == 1
-    assert len(rows_of(system._engine, t.guard)) == 1
+    assert len(rows_of(system.database.engine, t.guard)) == 1
 
 
 def test_rows_of_a_test_table_are_not_corrected(tmp_path):

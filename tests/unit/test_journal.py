@@ -13,7 +13,6 @@ from hybridmu.core.proof.certificate_check import check_chain
 from hybridmu.errors import CorruptBlobError, StateError
 from hybridmu.faults import observe
 from hybridmu.store.certificates import Certificates
-from hybridmu.store.ledger.journal import Journal
 from hybridmu.types import RequestState
 from tests.support import flipped, make_table, settings_dict
 
@@ -30,7 +29,7 @@ def blobs(system):
 
 def back_up(system, path):
     system.close()
-    with system._engine.connect() as connection:
+    with system.database.engine.connect() as connection:
         connection.connection.driver_connection.execute(f"VACUUM INTO '{path}'")
 
 
@@ -202,7 +201,7 @@ def test_no_flipped_bit_of_the_journal_goes_unnoticed(config, name):
     with hybridmu.connect(config, executor="local") as system:
         system.train()
         system.forget(ids=[1], wait=True)
-        journal, storage = Journal(system.site.storage, system._engine), system.site.storage
+        journal, storage = system.database.journal(system.site.storage), system.site.storage
     names = [info.name for info in storage.list("journal")]
     [file] = [f for f in names if f.endswith(name)] or [min(set(names) - {"journal/state.json", "journal/seals.json"})]
     whole = storage.read(file)

@@ -44,7 +44,7 @@ def test_a_living_holder_keeps_its_lease_though_the_clock_was_set_back(lease, cl
     assert lease.holder() == "alive"
 
 
-def test_a_stale_coordinator_writes_nothing(ledger, engine, clock):
+def test_a_stale_coordinator_writes_nothing(ledger, engine, clock, progress):
     lease, registry = Lease(engine), Registry(engine)
     old = lease.acquire("old", 15)
     first = ShardOutcome("j", 0, "retrain", "b0", True, 0, 9, 1, 10, 1.0, head="h")
@@ -60,9 +60,9 @@ def test_a_stale_coordinator_writes_nothing(ledger, engine, clock):
         before = {table.name: list(connection.execute(table.select())) for table in t.metadata.sorted_tables}
     for write in (
         lambda: lease.heartbeat(old, 15),
-        lambda: ledger.take(old, None),
-        lambda: ledger.mark_planned(old, [request], "round", 1),
-        lambda: ledger.mark_failed(old, [request], "because"),
+        lambda: progress.take(old, None),
+        lambda: progress.mark_planned(old, [request], "round", 1),
+        lambda: progress.mark_failed(old, [request], "because"),
         lambda: registry.satisfy(old, [request]),
         lambda: registry.publish(old, "round", [request], [(plan, outcome)]),
         lambda: registry.publish_training(old, [outcome]),

@@ -10,6 +10,7 @@ from hybridmu.core.calibration.fit import fit
 from hybridmu.errors import ConflictError, LeaseLostError, RequestError, StateError, StorageMismatchError
 from hybridmu.store.ledger import tables as t
 from hybridmu.store.ledger.ledger import Ledger
+from hybridmu.store.ledger.ledger_identity import Identity
 from hybridmu.store.ledger.measurements import Measurements
 from hybridmu.types import Calibration, CanaryControls, RequestState, RowKey
 from tests.support import curve, key, repeat, rows_of
@@ -119,15 +120,15 @@ def test_many_keys_are_committed_in_order(ledger):
     assert ledger.accept([key(n, shard=n % 3) for n in range(1, 2501)]) == request
 
 
-def test_states_move_under_the_fence_only(ledger, lease):
+def test_states_move_under_the_fence_only(ledger, lease, progress):
     token = lease.acquire("a", 10)
     one, two, three = (ledger.accept([key(n)]).request_id for n in (1, 2, 3))
-    ledger.mark_planned(token, [one, two], "round", 4)
-    ledger.mark_failed(token, [two], "because")
+    progress.mark_planned(token, [one, two], "round", 4)
+    progress.mark_failed(token, [two], "because")
     with pytest.raises(LeaseLostError):
-        ledger.mark_planned(token + 1, [three], "round", 4)
+        progress.mark_planned(token + 1, [three], "round", 4)
     with pytest.raises(LeaseLostError):
-        ledger.mark_failed(token - 1, [one], "x")
+        progress.mark_failed(token - 1, [one], "x")
     states = {r.request_id: (r.state, r.version_before, r.reason) for r in ledger.requests()}
     assert states == {one: ("PLANNED", 4, None), two: ("FAILED", 4, "because"), three: ("RECEIVED", None, None)}
     assert [r.request_id for r in ledger.requests([RequestState.RECEIVED, RequestState.FAILED])] == [two, three]
@@ -184,15 +185,16 @@ def test_curves_are_kept_replaced_and_dropped(engine, lease):
     assert measurements.curves() == [later, *anew]
 
 
-def test_storage_is_bound_to_one_configuration(ledger):
+def test_storage_is_bound_to_one_configuration(engine):
+    identity = Identity(engine)
     with pytest.raises(StateError, match="nothing was trained"):
-        ledger.bind({"a": 1}, create=False)
+        identity.bind({"a": 1}, create=False)
     ours = {"sisa": {"seed": 0, "shards": 2}, "task": {"name": "mlp", "hidden": (3,)}, "partition_key": "x"}
-    ledger.bind(ours, create=True)
-    ledger.bind(ours, create=False)
-    ledger.bind(ours | {"task": {"name": "mlp", "hidden": [3]}}, create=True)  # JSON has no tuples
+    identity.bind(ours, create=True)
+    identity.bind(ours, create=False)
+    identity.bind(ours | {"task": {"name": "mlp", "hidden": [3]}}, create=True)  # JSON has no tuples
     with pytest.raises(StorageMismatchError) as error:
-        ledger.bind(
+        identity.bind(
             {"sisa": {"seed": 9, "shards": 2}, "task": {"name": "mlp"}, "partition_key": "x", "new": 1}, create=True
         )
     differing = [
@@ -205,9 +207,10 @@ def test_storage_is_bound_to_one_configuration(ledger):
     assert "partition_key" not in error.value.got
 
 
-def test_a_storage_without_a_lake_can_be_claimed_anew(ledger):
-    ledger.bind({"seed": 0}, create=True, replace=True)
-    ledger.bind({"seed": 1}, create=True, replace=True)
-    ledger.bind({"seed": 1}, create=False)
+def test_a_storage_without_a_lake_can_be_claimed_anew(engine):
+    identity = Identity(engine)
+    identity.bind({"seed": 0}, create=True, replace=True)
+    identity.bind({"seed": 1}, create=True, replace=True)
+    identity.bind({"seed": 1}, create=False)
     with pytest.raises(StorageMismatchError, match="seed: storage has 1, the configuration 0"):
-        ledger.bind({"seed": 0}, create=True)
+        identity.bind({"seed": 0}, create=True)

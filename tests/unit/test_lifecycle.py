@@ -10,7 +10,7 @@ from sqlalchemy import event
 
 from hybridmu.errors import AdmissionError, ConflictError, RequestError, StateError
 from hybridmu.store.ledger import tables as t
-from hybridmu.store.ledger.accept.admission import Limits
+from hybridmu.store.ledger.accept.accept import Limits
 from hybridmu.store.ledger.ledger import Ledger
 from hybridmu.store.ledger.measurements import Measurements
 from hybridmu.store.ledger.registry import Registry
@@ -81,11 +81,11 @@ def test_a_cancelled_number_is_never_given_out_again(ledger):
 
 
 @pytest.mark.parametrize("taken", [[3], [1, 3], None])
-def test_what_a_job_was_started_without_cant_be_cancelled(ledger, lease, taken):
+def test_what_a_job_was_started_without_cant_be_cancelled(ledger, lease, taken, progress):
     request = ledger.accept([key(1, shard=3), key(2, shard=5)])
     elsewhere = ledger.accept([key(3, shard=7)])
     token = lease.acquire("a", 60)
-    assert 3 in ledger.take(token, taken)
+    assert 3 in progress.take(token, taken)
     with pytest.raises(StateError, match=r"(?s)can't be cancelled any more.*RECEIVED.*PLANNED"):
         ledger.cancel(request.request_id)
     assert len(ledger.tombstones()) == 3
@@ -105,29 +105,29 @@ def test_only_a_received_request_can_be_cancelled(ledger, engine, state):
         ledger.cancel("r-unknown")
 
 
-def test_a_request_that_is_cancelled_between_two_looks_of_the_coordinator(ledger, engine, lease):
+def test_a_request_that_is_cancelled_between_two_looks_of_the_coordinator(ledger, engine, lease, progress):
     token = lease.acquire("a", 60)
     gone, stays = ledger.accept([key(1)]).request_id, ledger.accept([key(2)]).request_id
     ledger.cancel(gone)
-    assert ledger.mark_planned(token, [stays, gone], "round", 1) is False
+    assert progress.mark_planned(token, [stays, gone], "round", 1) is False
     assert rows_of(engine, t.rounds) == []
     assert ledger.request(stays).state is RequestState.RECEIVED
-    ledger.mark_failed(token, [gone], "because")
+    progress.mark_failed(token, [gone], "because")
     Registry(engine).satisfy(token, [gone])
     assert ledger.request(gone).state is RequestState.CANCELLED
-    assert ledger.mark_planned(token, [stays], "round", 1) is True
+    assert progress.mark_planned(token, [stays], "round", 1) is True
 
 
-def test_the_first_moment_that_a_request_was_taken_up_is_kept(ledger, lease):
+def test_the_first_moment_that_a_request_was_taken_up_is_kept(ledger, lease, progress):
     token = lease.acquire("a", 60)
     planned, taken, waits = (ledger.accept([key(n, shard=n)]).request_id for n in (1, 2, 3))
-    ledger.mark_planned(token, [planned], "round", 1)
-    ledger.take(token, [2])
+    progress.mark_planned(token, [planned], "round", 1)
+    progress.take(token, [2])
     first = [ledger.request(name) for name in (planned, taken, waits)]
     assert [request.planned_at is None for request in first] == [False, False, True]
     assert all(request.received_at <= request.planned_at <= time.time() for request in first[:2])
-    ledger.mark_planned(token, [planned, taken], "another", 2)
-    ledger.mark_failed(token, [planned], "because")
+    progress.mark_planned(token, [planned, taken], "another", 2)
+    progress.mark_failed(token, [planned], "because")
     ledger.accept([key(1, shard=1)])  # is tried again
     assert [ledger.request(r.request_id).planned_at for r in first] == [r.planned_at for r in first]
 
@@ -144,19 +144,19 @@ def test_the_key_of_a_cancelled_request_is_not_answered_with_it(ledger):
 # ---------------------------------------------------------------------- what is asked twice
 
 
-def test_a_failed_request_is_taken_up_by_whoever_asks_for_its_rows(ledger, lease):
+def test_a_failed_request_is_taken_up_by_whoever_asks_for_its_rows(ledger, lease, progress):
     token = lease.acquire("a", 60)
     request = ledger.accept([key(1), key(2, shard=1)], strategy="dpus", caller="a").request_id
-    ledger.mark_planned(token, [request], "round", 1)
-    ledger.mark_failed(token, [request], "because")
+    progress.mark_planned(token, [request], "round", 1)
+    progress.mark_failed(token, [request], "because")
     other = ledger.accept([key(1)], strategy="auto", caller="b")
     assert (other.caller, other.state, other.keys) == ("b", RequestState.RECEIVED, 0)
     retried = ledger.request(request)
     assert (retried.state, retried.strategy, retried.reason) == (RequestState.PLANNED, "dpus", None), "as it was asked"
-    ledger.mark_failed(token, [request], "because")
+    progress.mark_failed(token, [request], "because")
     again = ledger.accept([key(1)], strategy="auto", caller="a")
     assert (again.request_id, again.state, again.strategy, again.reason) == (request, "PLANNED", "auto", None)
-    ledger.mark_failed(token, [request], "because")
+    progress.mark_failed(token, [request], "because")
     more = ledger.accept([key(1), key(3)])
     assert more.request_id != request
     assert ledger.request(request).state is RequestState.PLANNED
@@ -269,7 +269,7 @@ def test_requests_of_a_state_and_of_a_caller(ledger):
 # ---------------------------------------------------------------------- what worked for it
 
 
-def test_every_round_that_worked_for_a_request_is_known(ledger, engine, lease):
+def test_every_round_that_worked_for_a_request_is_known(ledger, engine, lease, progress):
     """Also those it was not planned in: another request's round took its rows along, or a repair came later."""
     registry, token = Registry(engine), lease.acquire("a", 60)
     made = [ShardOutcome("j", s, "retrain", f"b{s}", True, 0, 9, 1, 10, 1.0, head="h") for s in range(2)]
@@ -277,7 +277,7 @@ def test_every_round_that_worked_for_a_request_is_known(ledger, engine, lease):
     plan = ShardPlan(0, "dpus", 1, 1, 10, 1.0, 1.0, (1.0, 1.0), (), "boundary", (), predicted_error=0.1)
     both = ledger.accept([key(1), key(2, shard=1)]).request_id
     late = ledger.accept([key(3)]).request_id
-    ledger.mark_planned(token, [both], "one", 1)
+    progress.mark_planned(token, [both], "one", 1)
     update = [dataclasses.replace(o, strategy="dpus", blob="u", exact=False, upto=3, slices=()) for o in made]
     registry.publish(token, "one", [both], [(dataclasses.replace(plan, shard=o.shard), o) for o in update])
     registry.satisfy(token, [late])

@@ -60,7 +60,7 @@ def pair(tmp_path):
 
 
 def forwards(system):
-    return {row.request_id: (row.state, row.there) for row in rows_of(system._engine, t.forwards)}
+    return {row.request_id: (row.state, row.there) for row in rows_of(system.database.engine, t.forwards)}
 
 
 # ---------------------------------------------------------------------- one deletion, all models
@@ -80,7 +80,7 @@ def test_a_deletion_in_one_model_is_one_in_all(tmp_path, urls):
         assert report["state"] == "SERVED"
         (there,) = report["models"]
         assert (there["name"], there["state"]) == ("second", "RECEIVED")
-        assert rows_of(models["first"]._engine, t.outbox) == []
+        assert rows_of(models["first"].database.engine, t.outbox) == []
         models.run()
         report = models["first"].report(report["request_id"])
         (there,) = report["models"]
@@ -93,7 +93,7 @@ def test_a_deletion_in_one_model_is_one_in_all(tmp_path, urls):
             assert models.live(name) == set(ids) - set(gone)
         (request,) = models["second"].ledger.requests()
         assert (request.caller, request.keys, request.deadline_at) == ("model first", 3, report["deadline_at"])
-        assert request.origin == f"{models['first'].ledger.system()}:{report['request_id']}"
+        assert request.origin == f"{models['first'].database.identity.system()}:{report['request_id']}"
         assert models["second"].report(there["request_id"])["models"] == [], "it is not passed on again"
 
 
@@ -114,7 +114,7 @@ def test_it_can_be_taken_back_until_it_is_passed_on(pair):
     (there,) = models["first"].report(request)["models"]
     assert (there["state"], there["request_id"]) == ("WAITING", None)
     assert models["first"].cancel(request)["models"] == []
-    assert rows_of(models["first"]._engine, t.outbox) == []
+    assert rows_of(models["first"].database.engine, t.outbox) == []
     models.run()
     assert models["second"].ledger.requests() == []
     request = models["first"].forget(ids=[ids[2]], wait=True)
@@ -199,7 +199,7 @@ def test_a_crash_between_two_ledgers_doubles_nothing(tmp_path, point):
             models["first"].wait(request)
         faults.observe(None)
         models["first"]._driver = None  # it is gone with its process
-        with models["first"]._engine.begin() as connection:
+        with models["first"].database.engine.begin() as connection:
             connection.execute(t.leases.update().values(expires_at=0.0))
         models.run()
         assert models.states("first") == models.states("second") == [RequestState.PURGED]
@@ -343,7 +343,8 @@ def assert_nothing_forgotten_is_live(models: Family) -> None:
     for name, other in (("first", "second"), ("second", "first")):
         states = {r.request_id: r.state for r in models[other].ledger.requests()}
         live = models.live(name)
-        macs = {row.mac for row in rows_of(models[other]._engine, t.guard) if states[row.request_id] != "RECEIVED"}
+        entries = rows_of(models[other].database.engine, t.guard)
+        macs = {row.mac for row in entries if states[row.request_id] != "RECEIVED"}
         alive = {models[name].keyring.mac("id", row)[1] for row in live}
         assert not alive & macs
 

@@ -8,7 +8,8 @@ import pytest
 
 from hybridmu.errors import StateError
 from hybridmu.store.ledger import tables as t
-from hybridmu.store.ledger.accept.idempotency import RepeatKey, Seal
+from hybridmu.store.ledger.forwards import Forwards
+from hybridmu.store.ledger.idempotency import RepeatKey, Seal
 from hybridmu.store.ledger.linked_systems import Links
 from hybridmu.types import ForwardState, NamedKey, Origin, RequestState
 from tests.support import key, rows_of
@@ -19,12 +20,17 @@ def links(engine):
     return Links(engine)
 
 
+@pytest.fixture
+def forwards(engine):
+    return Forwards(engine)
+
+
 def named(number):
     return replace(key(number), mac=number.to_bytes(32, "big"), mac_key="k")
 
 
-def begin(links):
-    links.begin("nobody")
+def begin(forwards):
+    forwards.begin("nobody")
 
 
 def test_a_link_is_written_once_and_two_names_are_told_apart(links):
@@ -43,7 +49,7 @@ def test_a_link_is_written_once_and_two_names_are_told_apart(links):
     assert len(links.live()) == 2
 
 
-def test_a_request_waits_for_every_link_from_its_commit_on(engine, ledger, links):
+def test_a_request_waits_for_every_link_from_its_commit_on(engine, ledger, links, forwards):
     before = ledger.accept([named(1)]).request_id
     for system in ("a", "b"):
         links.add(system, system, {})
@@ -52,25 +58,25 @@ def test_a_request_waits_for_every_link_from_its_commit_on(engine, ledger, links
     request = ledger.accept([named(2), named(3)], absent=[NamedKey("id", b"x" * 16, b"y" * 32, "k")]).request_id
     passed_on = ledger.accept([named(4)], origin=Origin("a", "a", "r-1", 5.0))
     assert (passed_on.origin, passed_on.deadline_at) == ("a:r-1", 5.0)
-    assert [(x.request_id, x.system) for x in links.waiting(begun=False)] == [(request, "a"), (request, "c")]
-    assert links.waiting(begun=True) == [], "it can still be cancelled"
+    assert [(x.request_id, x.system) for x in forwards.waiting(begun=False)] == [(request, "a"), (request, "c")]
+    assert forwards.waiting(begun=True) == [], "it can still be cancelled"
     document = rows_of(engine, t.outbox)[0].document
     assert (2).to_bytes(16, "big") not in document
-    links.begin()
+    forwards.begin()
     assert ledger.request(request).state is RequestState.PLANNED
     assert ledger.request(before).state is RequestState.RECEIVED
-    first, second = links.waiting(begun=True)
-    parcel = links.parcel(first)
+    first, second = forwards.waiting(begun=True)
+    parcel = forwards.parcel(first)
     assert [x.key for x in parcel.keys] == [named(2).key, named(3).key, b"x" * 16]
     assert [x.mac for x in parcel.keys] == [named(2).mac, named(3).mac, b"y" * 32]
-    links.mark_delivered(first, parcel, "r-there")
-    assert [x.system for x in links.waiting(begun=True)] == ["c"]
+    forwards.mark_delivered(first, parcel, "r-there")
+    assert [x.system for x in forwards.waiting(begun=True)] == ["c"]
     assert len(rows_of(engine, t.outbox)) == 1
-    links.note([second], "out of reach")
-    assert links.of_request(request)[1].reason == "out of reach"
-    links.mark_delivered(second, parcel, "r-other")
+    forwards.note([second], "out of reach")
+    assert forwards.of_request(request)[1].reason == "out of reach"
+    forwards.mark_delivered(second, parcel, "r-other")
     assert rows_of(engine, t.outbox) == []
-    assert [x.state for x in links.of_request(request)] == [ForwardState.DELIVERED] * 2
+    assert [x.state for x in forwards.of_request(request)] == [ForwardState.DELIVERED] * 2
 
 
 def test_what_is_cancelled_is_not_passed_on(engine, ledger, links):
@@ -86,34 +92,34 @@ def test_what_another_model_passed_on_is_not_cancelled(ledger):
         ledger.cancel(request)
 
 
-def test_a_deadline_that_changes_on_the_way_is_told_as_well(ledger, links):
+def test_a_deadline_that_changes_on_the_way_is_told_as_well(ledger, links, forwards):
     links.add("a", "a", {})
     request = ledger.accept([named(1)], deadline_seconds=1000.0).request_id
-    links.begin()
-    (forward,) = links.waiting(begun=True)
-    parcel = links.parcel(forward)
+    forwards.begin()
+    (forward,) = forwards.waiting(begun=True)
+    parcel = forwards.parcel(forward)
     ledger.hasten(request, 7.0)
-    links.mark_delivered(forward, parcel, "r-there")
-    (again,) = links.waiting(begun=True)
-    told = links.parcel(again)
+    forwards.mark_delivered(forward, parcel, "r-there")
+    (again,) = forwards.waiting(begun=True)
+    told = forwards.parcel(again)
     assert (told.there, told.deadline_at, told.keys) == ("r-there", 7.0, ())
-    links.mark_delivered(again, told, "r-there")
+    forwards.mark_delivered(again, told, "r-there")
     ledger.hasten(request, 9.0)
-    assert links.waiting(begun=True) == [], "a later one changes nothing"
+    assert forwards.waiting(begun=True) == [], "a later one changes nothing"
 
 
-def test_the_end_of_a_link_lets_its_requests_go(engine, ledger, links):
+def test_the_end_of_a_link_lets_its_requests_go(engine, ledger, links, forwards):
     links.add("a", "a", {})
     request = ledger.accept([named(1)]).request_id
     links.retire("a", "it is over")
-    (forward,) = links.of_request(request)
+    (forward,) = forwards.of_request(request)
     assert (forward.state, forward.reason) == (ForwardState.RETIRED, "it is over")
     assert rows_of(engine, t.outbox) == []
 
 
-def test_a_successor_gets_the_rows_of_requests_that_may_be_cancelled(ledger, links):
+def test_a_successor_gets_the_rows_of_requests_that_may_be_cancelled(ledger, links, forwards):
     begun = ledger.accept([named(1)])
-    begin(links)
+    begin(forwards)
     links.add("new", "new", {})
     ledger.accept([named(2)])
     assert ledger.request(begun.request_id).state is RequestState.PLANNED

@@ -33,7 +33,7 @@ def test_a_ledger_without_anything_has_all_figures(engine):
     assert found == Vitals(found.requests, 0.0, 0.0, 0, None, {}, 0, 0, 0, False, 0, 0)
 
 
-def test_every_figure_follows_what_happens(engine, ledger, lease, clock):
+def test_every_figure_follows_what_happens(engine, ledger, lease, clock, progress):
     registry, replicas, token = Registry(engine), Replicas(engine), lease.acquire("me", 3600)
     registry.publish_training(token, [outcome(shard, 0) for shard in range(3)])
     assert read_vitals(engine).coordinator
@@ -51,7 +51,7 @@ def test_every_figure_follows_what_happens(engine, ledger, lease, clock):
     assert (found.version, found.lag) == (2, 1)
     assert found.jobs == {"retrain": Jobs(1, 0.4, 0.5)}
     replicas.register("slow", 2, 3600)
-    ledger.mark_served(token, replicas.confirmed())
+    progress.mark_served(token, replicas.confirmed())
     held = Controls(engine)
     held.hold(None, "court", "me")
     found = read_vitals(engine)

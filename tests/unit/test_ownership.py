@@ -12,9 +12,9 @@ import pytest
 import hybridmu
 from hybridmu import faults
 from hybridmu.errors import ConfigError, HybridMUError, StateError, StorageError, StorageMismatchError
+from hybridmu.store.ownership import MARKER
 from hybridmu.store.storage.audit_scores import Audits
 from hybridmu.store.storage.durable_files import temporary_name
-from hybridmu.store.storage.ownership import MARKER
 from hybridmu.store.storage.storage import Storage
 from hybridmu.types import RequestState
 from tests import support
@@ -87,7 +87,7 @@ def test_a_first_run_that_was_killed_in_its_first_write_goes_on(table):
 def test_a_storage_of_an_earlier_release_is_taken_over(table):
     with system(table) as old:
         old.train()
-        name = old.ledger.system()
+        name = old.database.identity.system()
     (table / "storage" / MARKER).unlink()
     with system(table) as new:
         new.forget(ids=["r1"], wait=True)

@@ -10,7 +10,7 @@ import pytest
 
 import hybridmu
 from hybridmu import faults
-from hybridmu.store.ledger.database import connect
+from hybridmu.store.ledger.engine import connect
 from hybridmu.types import RequestState
 from tests.unit.purged import POLICY, World, make_table, make_tables, world
 from tests.unit.test_exactness import SGD, config_for
@@ -100,7 +100,7 @@ def test_with_the_ledger_on_a_server(tmp_path, postgresql):
         w.assert_nothing_left([3, 10, 17])
         w.assert_swept()
         w.assert_exact()
-        w.system._engine.dispose()
+        w.system.database.engine.dispose()
 
 
 def test_live_duplicates_stay_and_are_counted(tmp_path):

@@ -23,14 +23,16 @@ from hybridmu.errors import (
     PurgeError,
     StorageError,
 )
+from hybridmu.runtime.coordinator import certifier
 from hybridmu.runtime.coordinator.calibrator import Calibrator
-from hybridmu.runtime.purge import certifier, purger
 from hybridmu.runtime.purge.storage_scan import Look
 from hybridmu.runtime.workers.evidence_builder import Prover
 from hybridmu.runtime.workers.shard_worker import ShardWorker
 from hybridmu.store.certificates import Certificates
 from hybridmu.store.keyring import Keyring
+from hybridmu.store.ledger.database import Database
 from hybridmu.store.ledger.journal import Journal
+from hybridmu.store.ledger.purge_evidence import PurgeEvidence
 from hybridmu.store.ledger.purge_records import Deletions
 from hybridmu.store.storage.storage import Storage
 from hybridmu.types import RequestState
@@ -73,12 +75,12 @@ def failing(times: int, error: Exception):
 PLACES = {
     "prove": (Prover, "proof"),
     "survey": (ShardWorker, "prove"),
-    "save": (Deletions, "save_proof"),
+    "save": (PurgeEvidence, "save"),
     "rows": (ShardWorker, "purge"),
     "journal": (Journal, "scrub"),
     "look": (Look, "run"),
     "scrub": (Deletions, "scrub"),
-    "clean": (purger, "clean"),
+    "clean": (Database, "clean"),
     "key": (Keyring, "signing_key"),
     "build": (certifier, "build"),
     "pass": (Deletions, "pass_"),
@@ -141,9 +143,9 @@ def test_a_storage_that_fails_for_a_moment_costs_no_wait(small, monkeypatch, pla
 def test_errors_of_every_kind_are_survived(small, clocked, monkeypatch):
     w = small
     one = w.forget([3])
-    real = purger.clean
+    real = Database.clean
     for error in ERRORS:
-        monkeypatch.setattr(purger, "clean", failing(1, error)(real))
+        monkeypatch.setattr(Database, "clean", failing(1, error)(real))
         clocked()
         w.run()
         assert w.request(one).reason == f"not purged: {' '.join(told(error).split())}"
@@ -179,7 +181,7 @@ def test_a_ledger_that_can_not_even_be_told_stops_nothing(small, clocked, monkey
     w = small
     one = w.forget([3])
     broken = DatabaseError("the connection broke off")
-    monkeypatch.setattr(purger, "clean", failing(1, broken)(purger.clean))
+    monkeypatch.setattr(Database, "clean", failing(1, broken)(Database.clean))
     monkeypatch.setattr(Deletions, "note", failing(1, broken)(Deletions.note))
     w.run()
     assert (w.state(one), w.request(one).reason) == (RequestState.SERVED, None)

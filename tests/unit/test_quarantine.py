@@ -77,7 +77,7 @@ def test_a_request_is_quarantined_when_every_live_replica_says_so(engine, ledger
 
 
 @pytest.mark.parametrize("how", ["applied", "cancelled"])
-def test_what_is_done_or_taken_back_touches_nothing(engine, ledger, lease, how):
+def test_what_is_done_or_taken_back_touches_nothing(engine, ledger, lease, how, progress):
     registry, replicas = Registry(engine), Replicas(engine)
     token = lease.acquire("me", 60)
     registry.publish_training(token, [outcome(shard, 0) for shard in range(3)])
@@ -91,5 +91,5 @@ def test_what_is_done_or_taken_back_touches_nothing(engine, ledger, lease, how):
     registry.publish(token, "round", [name], [(plan(shard), outcome(shard, upto))])
     removed = {sub.shard: sub.removed_upto for sub in registry.version().shards}
     assert quarantine(replicas.touched(), removed, 1).withheld == frozenset()
-    ledger.mark_served(token, replicas.confirmed())
+    progress.mark_served(token, replicas.confirmed())
     assert replicas.touched() == []

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from hybridmu.errors import LeaseLostError, StateError
 from hybridmu.store.ledger import tables as t
-from hybridmu.store.ledger.database import connect
+from hybridmu.store.ledger.engine import connect
 from hybridmu.store.ledger.lease import Lease
 from hybridmu.store.ledger.ledger import Ledger
 from hybridmu.store.ledger.measurements import Measurements, record_costs
@@ -69,9 +69,9 @@ def trained(registry, lease) -> int:
     return token
 
 
-def test_publishing_moves_the_pointer_and_carries_the_rest_over(registry, ledger, engine, trained):
+def test_publishing_moves_the_pointer_and_carries_the_rest_over(registry, ledger, engine, trained, progress):
     request = ledger.accept([key(1, 1), key(2, 1), key(3, 2)]).request_id
-    ledger.mark_planned(trained, [request], "round", 1)
+    progress.mark_planned(trained, [request], "round", 1)
     pairs = [
         (plan(1), outcome(1, 2, "new")),
         (plan(2, 0.25), outcome(2, 3, "approximate", exact=False, strategy="dpus")),
@@ -120,7 +120,7 @@ def test_a_refused_publish_writes_nothing(registry, ledger, engine, trained, tok
     assert everything(engine) == before
 
 
-def test_a_stolen_lease_stops_the_old_coordinator(registry, ledger, lease, engine, trained):
+def test_a_stolen_lease_stops_the_old_coordinator(registry, ledger, lease, engine, trained, progress):
     request = ledger.accept([key(1, 1)]).request_id
     registry.publish(trained, "round", [request], [(plan(1), outcome(1, 1))])
     lease.heartbeat(trained, -1)
@@ -129,11 +129,11 @@ def test_a_stolen_lease_stops_the_old_coordinator(registry, ledger, lease, engin
     with pytest.raises(LeaseLostError):
         registry.publish(trained, "round", [], [(plan(1), outcome(1, 4))])
     with pytest.raises(LeaseLostError):
-        ledger.mark_served(trained, 5)
+        progress.mark_served(trained, 5)
     assert everything(engine) == before
 
 
-def test_served_means_every_live_replica(engine, registry, ledger, trained):
+def test_served_means_every_live_replica(engine, registry, ledger, trained, progress):
     replicas = Replicas(engine)
     requests = [ledger.accept([key(n, 1)]).request_id for n in (1, 2)]
     for number, request in enumerate(requests, start=1):
@@ -142,10 +142,10 @@ def test_served_means_every_live_replica(engine, registry, ledger, trained):
     replicas.register("slow", 0, 60)
     replicas.register("quick", 3, 60)
     assert (replicas.confirmed(), replicas.live()) == (0, {"slow": 0, "quick": 3})
-    assert ledger.mark_served(trained, replicas.confirmed()) == []
+    assert progress.mark_served(trained, replicas.confirmed()) == []
     replicas.register("slow", 2, 60)
     assert replicas.confirmed() == 2
-    assert ledger.mark_served(trained, 2) == [requests[0]]
+    assert progress.mark_served(trained, 2) == [requests[0]]
     assert ledger.request(requests[0]).served_at is not None
     assert ledger.request(requests[1]).state is RequestState.APPLIED
     replicas.register("slow", 2, -1)  # expired: it took itself out
@@ -156,8 +156,8 @@ def test_served_means_every_live_replica(engine, registry, ledger, trained):
     assert replicas.confirmed() == 3  # never beyond the pointer
     replicas.unregister("ahead")
     assert replicas.confirmed() == 3
-    assert ledger.mark_served(trained, 3) == [requests[1]]
-    assert ledger.mark_served(trained, 3) == []
+    assert progress.mark_served(trained, 3) == [requests[1]]
+    assert progress.mark_served(trained, 3) == []
 
 
 def test_the_cost_window_is_bounded_and_newest_first(engine, trained):
@@ -178,7 +178,7 @@ def test_what_the_cost_model_learns_from_outcomes(engine):
     assert first == CostObservation("retrain", 30, 2, 0.5, rows=10), "but for the first one of a process"
 
 
-def test_a_round_may_have_more_requests_than_a_statement_takes_parameters(registry, ledger, engine, trained):
+def test_a_round_may_have_more_requests_than_a_statement_takes_parameters(registry, ledger, engine, trained, progress):
     many = {"postgresql": 66_000, "sqlite": 33_000}[engine.dialect.name]  # they take 65,535 and 32,766
     with engine.begin() as connection:
         connection.exec_driver_sql(
@@ -189,7 +189,7 @@ def test_a_round_may_have_more_requests_than_a_statement_takes_parameters(regist
     names = [f"r-{number}" for number in range(1, many + 1)]
     registry.publish(trained, "round", names[1:], [(plan(1), outcome(1, 1))])
     registry.satisfy(trained, names)
-    assert len(ledger.mark_served(trained, 2)) == many
+    assert len(progress.mark_served(trained, 2)) == many
     assert {request.version_after for request in ledger.requests([RequestState.SERVED])} == {2}
 
 

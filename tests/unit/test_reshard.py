@@ -90,7 +90,7 @@ def test_its_lineage_is_in_status_and_certificates(tmp_path):
         old.reshard(settings(models))
         new = models.open("new")
         past = new.site.lake.manifest.ancestry
-        assert (past.system, past.version, past.tombstones, past.rows) == (old.ledger.system(), 2, 1, rows)
+        assert (past.system, past.version, past.tombstones, past.rows) == (old.database.identity.system(), 2, 1, rows)
         assert past.generations == (40,)
         stones = {shard: {(x.kind, x.key) for x in found} for shard, found in old.ledger.tombstones().items()}
         counts = [old.site.lake.counts("train", shard, stones.get(shard, set()))[0] for shard in range(3)]

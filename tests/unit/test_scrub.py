@@ -11,11 +11,11 @@ import sqlalchemy as sa
 
 from hybridmu.core.proof.byte_search import Needles, spelled
 from hybridmu.errors import PurgeError
-from hybridmu.runtime.purge import database_scrub
-from hybridmu.runtime.purge.database_scrub import clean
+from hybridmu.store.ledger import database_scrub
 from hybridmu.store.ledger import tables as t
-from hybridmu.store.ledger.database import reader
+from hybridmu.store.ledger.database_scrub import clean
 from hybridmu.store.ledger.purge_records import Deletions
+from hybridmu.store.ledger.transactions import reader
 from tests.support import key, rows_of
 
 

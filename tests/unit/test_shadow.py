@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hybridmu.core.audit import shadow_models as shadow
-from hybridmu.core.audit.measures import differing_tensors, mean_loss
+from hybridmu.core.audit.measures import differing_tensors
 from hybridmu.core.audit.shadow_models import Ground, Score, Shadow
+from hybridmu.core.evaluation import mean_loss
 from hybridmu.core.kernel.model import initial_model, state_of
 from tests.unit.shards import CLASSES, FEATURES, Trained, make_rows, trained
 

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hybridmu.core import evaluation
 from hybridmu.core.audit import measures
 from hybridmu.core.kernel.model import state_of
 from hybridmu.core.kernel.partition import derive, epoch_order
@@ -106,7 +107,7 @@ def test_a_longer_rewind_fits_the_live_rows_better():
     shard = trained(rows=200)
     context = shard.context(mask_of(shard, first=1))
     losses = [
-        measures.mean_loss(
+        evaluation.mean_loss(
             shard.model(get("rewind").run(replace(context, finetune_epochs=epochs)).state), context.live, shard.task
         )
         for epochs in (0.5, 2.0, 8.0)

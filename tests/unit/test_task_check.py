@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from hybridmu.core.kernel.training import Recipe
-from hybridmu.core.tasks.task_check import Trial, check, sample
+from hybridmu.core.task_check import Trial, check, sample
 from hybridmu.errors import ConfigError
 from hybridmu.task import Cnn, CrossEntropyTask, Linear, Mlp
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from hybridmu.core.audit import measures
-from hybridmu.core.audit.measures import F64
 from hybridmu.core.audit.shadow_models import Score, Shadow
+from hybridmu.core.evaluation import F64
 
 _RESAMPLES = 200
 # Models drawn anew from fewer than these say little about other models.

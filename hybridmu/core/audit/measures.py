@@ -7,19 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
-import torch
 from torch import Tensor
 
+from hybridmu.core.evaluation import F64, mean_loss
 from hybridmu.core.kernel.model import SubModel
 from hybridmu.core.kernel.partition import epoch_order
 from hybridmu.core.kernel.rows import Rows
 from hybridmu.core.kernel.training import Recipe, batch_bounds, fit
 from hybridmu.core.tasks.base import Task
 
-F64 = npt.NDArray[np.float64]
-
-_CHUNK = 2048
 # KLoM as published (arXiv 2410.23232): histograms of 20 bins over margins clipped to ±100, smoothed by 1e-5.
 _BINS, _CLIP, _SMOOTH = 20, 100.0, 1e-5
 # Spread that a Gaussian of a likelihood-ratio attack has at least, or a few equal models would give infinite scores.
@@ -61,38 +57,6 @@ def _same_bits(a: Tensor | None, b: Tensor | None) -> bool:
     if a is None or b is None or a.dtype != b.dtype or a.shape != b.shape:
         return False
     return a.contiguous().numpy().tobytes() == b.contiguous().numpy().tobytes()
-
-
-@torch.no_grad()
-def losses(model: SubModel, rows: Rows, task: Task) -> F64:
-    """Return the loss of every row, float64 [n], in evaluation mode.
-
-    A task gives the mean loss of a batch, so the forward pass is batched and the loss is asked row by row.
-    """
-    model.eval()
-    found: list[float] = []
-    for x, y in zip(torch.split(rows.x, _CHUNK), torch.split(rows.y, _CHUNK), strict=True):
-        logits = model(x)
-        found += [float(task.loss(logits[i : i + 1], y[i : i + 1])) for i in range(len(y))]
-    return np.asarray(found)
-
-
-@torch.no_grad()
-def mean_loss(model: SubModel, rows: Rows, task: Task) -> float:
-    """Return the mean loss over rows, in evaluation mode; NaN without rows."""
-    if len(rows) == 0:
-        return float("nan")
-    model.eval()
-    chunks = zip(torch.split(rows.x, _CHUNK), torch.split(rows.y, _CHUNK), strict=True)
-    return sum(float(task.loss(model(x), y)) * len(y) for x, y in chunks) / len(rows)
-
-
-@torch.no_grad()
-def logits_of(model: SubModel, rows: Rows, classes: int) -> Tensor:
-    """Return logits, float32 [n, classes], in evaluation mode."""
-    model.eval()
-    parts = [model(x) for x in torch.split(rows.x, _CHUNK)] if len(rows) else []
-    return torch.cat(parts) if parts else torch.empty(0, classes)
 
 
 def forget_loss_gap(ours: SubModel, oracle: SubModel, revoked: Rows, task: Task) -> float:

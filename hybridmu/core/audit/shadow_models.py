@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from hybridmu.core import evaluation
 from hybridmu.core.audit import measures
 from hybridmu.core.kernel.model import State, SubModel
 from hybridmu.core.kernel.partition import U64, derive, epoch_order
@@ -239,7 +240,7 @@ def score(ground: Ground, model: SubModel, forgotten: Rows, target: float) -> Sc
     task, recipe, shard = ground.context.task, ground.context.recipe, ground.context.shard
     groups = (sample(forgotten, recipe.seed, shard, _FORGOTTEN), ground.retain, ground.unseen)
     forget, retain, unseen = (_margins(model, rows) for rows in groups)
-    loss = measures.mean_loss(model, forgotten, task)
+    loss = evaluation.mean_loss(model, forgotten, task)
     accuracies = (_accuracy(model, forgotten), _accuracy(model, ground.retain), _accuracy(model, ground.unseen))
     relearn = measures.relearn_epochs(model, forgotten, target, recipe, task, _RELEARN_EPOCHS)
     return Score(forget, retain, unseen, loss, accuracies, relearn)
@@ -248,14 +249,14 @@ def score(ground: Ground, model: SubModel, forgotten: Rows, target: float) -> Sc
 def _margins(model: SubModel, rows: Rows) -> tuple[float, ...]:
     if not len(rows):
         return ()
-    return tuple(measures.margins(measures.logits_of(model, rows, 0).cpu(), rows.y.cpu()).tolist())
+    return tuple(measures.margins(evaluation.logits_of(model, rows, 0).cpu(), rows.y.cpu()).tolist())
 
 
 @torch.no_grad()
 def _accuracy(model: SubModel, rows: Rows) -> float:
     if not len(rows):
         return math.nan
-    return float((measures.logits_of(model, rows, 0).argmax(dim=1) == rows.y).float().mean())
+    return float((evaluation.logits_of(model, rows, 0).argmax(dim=1) == rows.y).float().mean())
 
 
 def _last(trajectory: Mapping[int, State]) -> State:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from hybridmu.core.audit import measures
+from hybridmu.core import evaluation
 from hybridmu.core.calibration.fit import ALPHAS
 from hybridmu.core.kernel.model import State, SubModel
 from hybridmu.core.kernel.partition import Digests, epoch_order, order_words
@@ -86,7 +86,7 @@ def measure(
         return ()
     trial = replace(context, live=context.live.where(~mask), revoked=context.live.where(mask))
     oracle = _oracle(trial, cell.first_slice)
-    target, accuracy = measures.losses(oracle, trial.revoked, trial.task), _accuracy(oracle, unseen)
+    target, accuracy = evaluation.losses(oracle, trial.revoked, trial.task), _accuracy(oracle, unseen)
     columns = (trial.revoked.ids, trial.revoked.groups)
     keys = tuple(sorted({row.tobytes() for column in columns for row in column if row.any()}))
     change, _, _ = dpus.contribution(trial)
@@ -97,7 +97,7 @@ def measure(
         try:
             for step, model in _updated(trial, strategy, change):
                 steps.append(step)
-                each = measures.losses(model, trial.revoked, trial.task) - target
+                each = evaluation.losses(model, trial.revoked, trial.task) - target
                 gaps.append(float(each.mean()))
                 deviations.append(_deviation(each))
                 changes.append(_accuracy(model, unseen) - accuracy)
@@ -125,9 +125,9 @@ def _controls(trial: Context, target: npt.NDArray[np.float64]) -> CanaryControls
     """Return what updates are held against; `target` holds the oracle's losses on the canaries."""
     model = trial.fresh_model()
     model.load_state_dict(trial.current or {})
-    nothing = measures.losses(model, trial.revoked, trial.task) - target
+    nothing = evaluation.losses(model, trial.revoked, trial.task) - target
     other = _oracle(replace(trial, recipe=other_order(trial.recipe)), 1)  # no slice as it was
-    again = measures.losses(other, trial.revoked, trial.task) - target
+    again = evaluation.losses(other, trial.revoked, trial.task) - target
     return CanaryControls(float(nothing.mean()), float(again.mean()), _deviation(again))
 
 

@@ -19,7 +19,7 @@ from dataclasses import replace
 import numpy as np
 from torch import Tensor
 
-from hybridmu.core.audit.measures import mean_loss
+from hybridmu.core.evaluation import mean_loss
 from hybridmu.core.kernel.gradients import Gradients, gradients_of
 from hybridmu.core.kernel.model import State, SubModel, state_of
 from hybridmu.core.kernel.partition import derive, epoch_order

@@ -16,9 +16,7 @@ from hybridmu.errors import RequestError, StateError
 from hybridmu.runtime.workers.context import Site
 from hybridmu.runtime.workers.oracle import seals_of, train_from_scratch
 from hybridmu.store.certificates import Certificates
-from hybridmu.store.ledger.database import connect
-from hybridmu.store.ledger.file_seals import Seals
-from hybridmu.store.ledger.ledger import Ledger
+from hybridmu.store.ledger.database import Database
 from hybridmu.store.ledger.registry import Registry
 from hybridmu.store.storage.blobs import weights_hash
 from hybridmu.types import SubModel
@@ -87,13 +85,13 @@ def replay(settings: Settings, document: Mapping[str, Any], processes: int = 2) 
     """
     site = Site(settings)
     site.configure_torch()
-    engine = connect(settings.database)
-    ledger, registry, certificates = Ledger(engine), Registry(engine), Certificates(site.storage)
-    ledger.bind(settings.identity(), create=False)
-    site.lake.compare_with(Seals(engine).known)
-    if document["system"] != ledger.system():
+    database = Database.open(settings.database)
+    ledger, registry, certificates = database.ledger, database.registry, Certificates(site.storage)
+    database.identity.bind(settings.identity(), create=False)
+    site.lake.compare_with(database.seals.known)
+    if document["system"] != database.identity.system():
         raise RequestError(
-            "the certificate is of another system", expected=ledger.system(), got=str(document["system"])
+            "the certificate is of another system", expected=database.identity.system(), got=str(document["system"])
         )
     number = int(document["number"])
     known = certificates.written(number, document["request"]["id"])

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from hybridmu.config import Settings
+from hybridmu.core import evaluation
 from hybridmu.core.aggregate import aggregate
 from hybridmu.core.audit import measures
 from hybridmu.core.kernel.model import State, SubModel
@@ -18,11 +19,7 @@ from hybridmu.runtime.workers.context import Site
 from hybridmu.runtime.workers.oracle import Watch, seals_of, train_from_scratch
 from hybridmu.store.dataset.layout import Split
 from hybridmu.store.keyring import Keyring
-from hybridmu.store.ledger.database import connect
-from hybridmu.store.ledger.file_seals import Seals
-from hybridmu.store.ledger.ledger import Ledger
-from hybridmu.store.ledger.registry import Registry
-from hybridmu.store.ledger.suppression_list import Guard
+from hybridmu.store.ledger.database import Database
 from hybridmu.types import SubModel as SubModelRecord
 from hybridmu.user_code import contained
 
@@ -51,10 +48,10 @@ def verify(
     """
     site = Site(settings)
     site.configure_torch()
-    engine = connect(settings.database)
-    ledger, registry = Ledger(engine), Registry(engine)
-    ledger.bind(settings.identity(), create=False)
-    site.lake.compare_with(Seals(engine).known)
+    database = Database.open(settings.database)
+    ledger, registry = database.ledger, database.registry
+    database.identity.bind(settings.identity(), create=False)
+    site.lake.compare_with(database.seals.known)
     version = registry.version()
     chosen = [sub for sub in version.shards if shards is None or sub.shard in set(shards)]
     if not chosen or (shards is not None and set(shards) - {sub.shard for sub in chosen}):
@@ -92,7 +89,7 @@ def verify(
             entry |= _gaps(site, sub, state, oracle[sub.shard], revoked, test)
         report.append(entry)
     exact = [entry for entry in report if entry["exact"]]
-    guard = Guard(engine, Keyring(settings))
+    guard = database.guard(Keyring(settings))
     lost = sum(guard.lost().values())
     return {
         "version": version.version,
@@ -128,14 +125,14 @@ def _gaps(
     if ours is None or oracle is None:
         return {}
     model, reference = _model(site, sub.shard, ours), _model(site, sub.shard, oracle)
-    unseen = measures.losses(model, test, site.task)
-    unseen_reference = measures.losses(reference, test, site.task)
+    unseen = evaluation.losses(model, test, site.task)
+    unseen_reference = evaluation.losses(reference, test, site.task)
     figures = {
         "forget_loss_gap": measures.forget_loss_gap(model, reference, revoked, site.task),
         "accuracy": _accuracy(model, test),
         "oracle_accuracy": _accuracy(reference, test),
-        "attack_auc": measures.attack_auc(measures.losses(model, revoked, site.task), unseen),
-        "oracle_attack_auc": measures.attack_auc(measures.losses(reference, revoked, site.task), unseen_reference),
+        "attack_auc": measures.attack_auc(evaluation.losses(model, revoked, site.task), unseen),
+        "oracle_attack_auc": measures.attack_auc(evaluation.losses(reference, revoked, site.task), unseen_reference),
         "revoked_rows": len(revoked),
     }
     # A loss may be no number for a row, and there may be no row: what is not known is null, in JSON too.
@@ -163,14 +160,14 @@ def _model(site: Site, shard: int, state: State) -> SubModel:
 def _accuracy(model: SubModel, rows: Rows) -> float | None:
     if len(rows) == 0:
         return None
-    logits = measures.logits_of(model, rows, 0)
+    logits = evaluation.logits_of(model, rows, 0)
     return float((logits.argmax(dim=1) == rows.y).float().mean())
 
 
 def _ensemble_accuracy(site: Site, states: dict[int, State | None], rows: Rows) -> float | None:
     classes = len(site.lake.manifest.encoder.classes)
     logits = [
-        measures.logits_of(_model(site, shard, state), rows, classes)
+        evaluation.logits_of(_model(site, shard, state), rows, classes)
         for shard, state in states.items()
         if state is not None
     ]

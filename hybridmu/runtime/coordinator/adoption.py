@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-from sqlalchemy.engine import Engine
-
 from hybridmu.core.proof.lineage import chain
 from hybridmu.errors import StorageError
 from hybridmu.runtime.workers.context import Site
 from hybridmu.store.dataset.lake import Lake
 from hybridmu.store.dataset.layout import MANIFEST, PUT_BACK
-from hybridmu.store.ledger.file_seals import Seals
-from hybridmu.store.ledger.ingestions import Ingestions
-from hybridmu.store.ledger.journal import Journal
-from hybridmu.store.ledger.ledger import Ledger
-from hybridmu.store.ledger.registry import Registry
+from hybridmu.store.ledger.database import Database
 from hybridmu.store.storage.sealed_json import file_seal
 from hybridmu.types import SubModel, Tombstone
 
 
-def adopt(site: Site, engine: Engine) -> bool:
+def adopt(site: Site, database: Database) -> bool:
     """Record what the files of a lake hold that an older release made; done once, and nothing on a recorded lake.
 
     Args:
         site: Where it is; no other process is at work there.
-        engine: The database.
+        database: Of the system.
 
     Returns:
         Whether there was anything to record.
@@ -31,20 +25,20 @@ def adopt(site: Site, engine: Engine) -> bool:
     Raises:
         StorageError: A table does not hold the rows that the served version was made of.
     """
-    seals, registry, journal = Seals(engine), Registry(engine), Journal(site.storage, engine)
+    seals, registry, journal = database.seals, database.registry, database.journal(site.storage)
     lake = Lake(site.settings, site.storage)  # compares nothing: there is nothing to compare with yet
     if not lake.exists or seals.any():
         return False
     journal.check()
     if registry.served() is not None:
-        tombstones = Ledger(engine).tombstones()
+        tombstones = database.ledger.tombstones()
         for sub in registry.version().shards:
             _refuse_other_rows(lake, sub, tombstones.get(sub.shard, []))
             for record in sub.checkpoints:
                 site.blobs.adopt(sub.shard, record.lineage_key, record.blob)
     data = lake.manifest.to_bytes()
     lake.storage.write(MANIFEST, data)
-    copies = [new.source for new in Ingestions(engine).waiting() if lake.storage.exists(new.source)]
+    copies = [new.source for new in database.ingestions.waiting() if lake.storage.exists(new.source)]
     names = [*lake.every_file(), *copies]
     seals.begin({name: lake.seal_of(name) for name in names} | {MANIFEST: file_seal(data)})
     journal.reseal()

@@ -28,15 +28,14 @@ from hybridmu.runtime.coordinator.calibrator import Calibrator
 from hybridmu.runtime.coordinator.canary_jobs import Canaries
 from hybridmu.runtime.coordinator.checkpoint_keeper import CheckpointKeeper
 from hybridmu.runtime.coordinator.dispatcher import Dispatcher, revoked_keys
-from hybridmu.runtime.coordinator.file_recorder import Recorder
 from hybridmu.runtime.coordinator.ingestion import Growth
 from hybridmu.runtime.coordinator.integrity import Healer
+from hybridmu.runtime.coordinator.purger import Purger
 from hybridmu.runtime.coordinator.removal_planner import RemovalPlanner
 from hybridmu.runtime.coordinator.rounds import Round, new_id
 from hybridmu.runtime.coordinator.scheduler import Claimer
 from hybridmu.runtime.coordinator.table_layout import TableLayout
 from hybridmu.runtime.linked.forwarder import Forwarder
-from hybridmu.runtime.purge.purger import Purger
 from hybridmu.runtime.workers.context import Site
 from hybridmu.runtime.workers.executor import Executor
 from hybridmu.runtime.workers.isolation import Errands, apart
@@ -44,17 +43,9 @@ from hybridmu.runtime.workers.task_checks import TaskChecks
 from hybridmu.store.dataset.ingest import ingest
 from hybridmu.store.keyring import Keyring
 from hybridmu.store.ledger.consistency_check import check_soundness
-from hybridmu.store.ledger.database import connect
-from hybridmu.store.ledger.ingestions import Ingestions
-from hybridmu.store.ledger.journal import Journal
-from hybridmu.store.ledger.lease import Lease
-from hybridmu.store.ledger.ledger import Ledger
-from hybridmu.store.ledger.measurements import Measurements
-from hybridmu.store.ledger.operator_controls import Controls
-from hybridmu.store.ledger.registry import Registry
-from hybridmu.store.ledger.replicas import Replicas
-from hybridmu.store.ledger.suppression_list import Guard
-from hybridmu.store.storage.ownership import bind, claim, refuse_links, refuse_lost_rows, take
+from hybridmu.store.ledger.database import Database
+from hybridmu.store.ledger.file_recorder import Recorder
+from hybridmu.store.ownership import bind, claim, refuse_links, refuse_lost_rows, take
 from hybridmu.types import (
     JobResult,
     Plan,
@@ -101,32 +92,34 @@ class Coordinator:
         self.settings = settings
         self.site = Site(settings)
         take(self.site.storage, settings)  # before the ledger, which may lie in it, is made
-        engine = connect(settings.database, create=True, modes=self.site.storage.modes)  # it may be here to train
-        self.ledger, self.registry, self.replicas = Ledger(engine), Registry(engine), Replicas(engine)
-        self.lease, self.measurements, self.controls = Lease(engine), Measurements(engine), Controls(engine)
-        self._journal = Journal(self.site.storage, engine)
-        self._engine, self._sound, self._tried = engine, False, False
+        database = Database.open(
+            settings.database, create=True, modes=self.site.storage.modes
+        )  # it may be here to train
+        self.ledger, self.registry, self.replicas = database.ledger, database.registry, database.replicas
+        self.lease, self.measurements, self.controls = database.lease, database.measurements, database.controls
+        self._journal = database.journal(self.site.storage)
+        self._database, self._sound, self._tried = database, False, False
         self.executor, self.holder = executor, holder
         self._planner = RemovalPlanner(self.site, self.ledger, self.measurements, self.registry)
-        self._claimer = Claimer(settings, self.ledger, self.registry, self._planner, self._journal)
-        self._dispatcher = Dispatcher(self.site, self.ledger, self._journal, executor)
+        self._claimer = Claimer(settings, database, self._planner, self._journal)
+        self._dispatcher = Dispatcher(self.site, database.progress, self._journal, executor)
         self.token: int | None = None
         self._rounds: dict[str, Round] = {}
         self._training: Round | None = None
         self._not_before: dict[int, float] = {}  # shard → when a failed repair is tried again
         self._keeper = CheckpointKeeper(self.site, self.ledger, self.registry)
         self._keyring, self._tidied = Keyring(settings), False
-        self._guard = Guard(engine, self._keyring)
-        self._recorder = Recorder(self.site.lake, engine)
-        self._growth = Growth(self.site, self.registry, Ingestions(engine), self._guard, self._planner, self._recorder)
+        self._guard = database.guard(self._keyring)
+        self._recorder = Recorder(self.site.lake, database)
+        self._growth = Growth(self.site, self.registry, database.ingestions, self._guard, self._planner, self._recorder)
         queue, clean = self._dispatcher.queue, self._growth.forget_waiting
         canaries = Canaries(self.site, self.ledger, self.measurements, self.registry)
         self._calibrator = Calibrator(canaries, queue)
         self._errands = Errands()
-        self._purger = Purger(self.site, engine, queue, self._renew, clean, self._recorder)
-        self._healer = Healer(self.site, engine)
+        self._purger = Purger(self.site, database, queue, self._renew, clean, self._recorder)
+        self._healer = Healer(self.site, database)
         self._layout = TableLayout(self.site)
-        self._forwarder = Forwarder(settings, engine)
+        self._forwarder = Forwarder(settings, database)
         self._renewed = 0.0
         self._spare = math.inf  # seconds until a repair has to start to meet its deadline
 
@@ -138,13 +131,13 @@ class Coordinator:
         if self.site.lake.exists:
             self._bind(create=False)  # first: the journal of a storage says nothing of another system's ledger
             if not self._sound:
-                check_soundness(self._engine, self._journal)
+                check_soundness(self._database.engine, self._journal)
                 self._sound = True
             self._journal.check()
-            claim(self.site.storage, self.ledger, self.settings)  # an earlier release did not
+            claim(self.site.storage, self._database.identity, self.settings)  # an earlier release did not
             self._check_task()
         else:
-            refuse_lost_rows(self.site.storage, self.ledger)
+            refuse_lost_rows(self.site.storage, self._database.identity)
         self.token = self.lease.acquire(self.holder, LEASE_SECONDS)
         self._renewed = time.monotonic()
         if self.token is not None:
@@ -242,7 +235,7 @@ class Coordinator:
         self._give()  # to the places that came free, before anything else is looked at
         confirmed = self.replicas.confirmed()
         self._growth.ingestions.mark_served(self._token(), confirmed)
-        if served := self.ledger.mark_served(self._token(), confirmed):
+        if served := self._database.progress.mark_served(self._token(), confirmed):
             _log.info("%d request(s) are served", len(served), extra={"requests": served})
             self._purger.wake()
         return self.snapshot()
@@ -316,7 +309,7 @@ class Coordinator:
     def _fail_shard(self, owner: Round, shard: int, error: str) -> None:
         """Fail the requests that wait for one shard; the round goes on with its other shards."""
         failed = [request_id for request_id, shards in owner.places.items() if shard in shards]
-        self.ledger.mark_failed(self._token(), failed, f"shard {shard}: {error}")
+        self._database.progress.mark_failed(self._token(), failed, f"shard {shard}: {error}")
         owner.places = {request_id: shards for request_id, shards in owner.places.items() if shard not in shards}
         if owner.ingest_id is not None:
             self._growth.postpone(self._token(), owner.ingest_id, f"shard {shard}: {error}")
@@ -520,7 +513,7 @@ class Coordinator:
     # ------------------------------------------------------------------ helpers
 
     def _bind(self, *, create: bool, replace: bool = False) -> None:
-        bind(self.site.storage, self.ledger, self.settings, create=create, replace=replace)
+        bind(self.site.storage, self._database.identity, self.settings, create=create, replace=replace)
 
     def _token(self) -> int:
         if self.token is None:

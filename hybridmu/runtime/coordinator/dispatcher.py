@@ -13,7 +13,7 @@ from hybridmu.runtime.workers.isolation import apart
 from hybridmu.store.dataset.lake import Lake
 from hybridmu.store.dataset.layout import MANIFEST, SPLITS
 from hybridmu.store.ledger.journal import Journal
-from hybridmu.store.ledger.ledger import Ledger
+from hybridmu.store.ledger.progress import Progress
 from hybridmu.types import KeyKind, ShardFailure, ShardJob, Tombstone
 
 _READS_NO_ROWS = {"prove", "foresee", "foresee-index", "purge", "purge-index", "look"}
@@ -24,13 +24,13 @@ class Dispatcher:
 
     Args:
         site: Whose tables the jobs read.
-        ledger: Where tombstones are.
+        progress: Hands out tombstones.
         journal: Remembers in storage who brought them.
         executor: Runs the jobs.
     """
 
-    def __init__(self, site: Site, ledger: Ledger, journal: Journal, executor: Executor) -> None:
-        self._site, self._ledger, self._journal, self._executor = site, ledger, journal, executor
+    def __init__(self, site: Site, progress: Progress, journal: Journal, executor: Executor) -> None:
+        self._site, self._progress, self._journal, self._executor = site, progress, journal, executor
         self._waiting: list[ShardJob] = []
         self._given: dict[str, ShardJob] = {}  # what the executor has
 
@@ -112,7 +112,7 @@ class Dispatcher:
         Raises:
             LeaseLostError: Another coordinator took over.
         """
-        gone = self._ledger.take(token, shards)
+        gone = self._progress.take(token, shards)
         self._journal.keep({stone.request_id for stones in gone.values() for stone in stones})
         return gone
 

@@ -9,7 +9,6 @@ from functools import partial
 
 from hybridmu.errors import DataError, LeaseLostError
 from hybridmu.planning.planner import Pools
-from hybridmu.runtime.coordinator.file_recorder import Recorder
 from hybridmu.runtime.coordinator.removal_planner import RemovalPlanner
 from hybridmu.runtime.workers.context import Site
 from hybridmu.store.dataset.generation import Beat
@@ -17,6 +16,7 @@ from hybridmu.store.dataset.ingest import admit, grow, with_generation
 from hybridmu.store.dataset.lake import MissingFileError, OtherRowsError
 from hybridmu.store.dataset.layout import Generation
 from hybridmu.store.dataset.waiting_rows import rewrite, sweep
+from hybridmu.store.ledger.file_recorder import Recorder
 from hybridmu.store.ledger.ingestions import Ingestions
 from hybridmu.store.ledger.registry import Registry
 from hybridmu.store.ledger.suppression_list import Guard

@@ -10,12 +10,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 
-from sqlalchemy.engine import Engine
-
 from hybridmu.errors import CorruptBlobError, DatabaseError
 from hybridmu.runtime.workers.context import Site
-from hybridmu.store.ledger.corruption_reports import Damages
-from hybridmu.store.ledger.registry import Registry
+from hybridmu.store.ledger.database import Database
 from hybridmu.store.storage.blobs import BLOBS, blob_file
 from hybridmu.types import SubModel
 
@@ -25,11 +22,11 @@ class Healer:
 
     Args:
         site: Where the blobs are.
-        engine: The database.
+        database: Of the system.
     """
 
-    def __init__(self, site: Site, engine: Engine) -> None:
-        self._site, self._registry, self._damages = site, Registry(engine), Damages(engine)
+    def __init__(self, site: Site, database: Database) -> None:
+        self._site, self._registry, self._damages = site, database.registry, database.damages
         self._unread: list[int] | None = None
         self._broken: set[int] = set()
 
@@ -72,12 +69,12 @@ class Healer:
 
 
 @contextmanager
-def reporting(site: Site, engine: Engine) -> Iterator[None]:
+def reporting(site: Site, database: Database) -> Iterator[None]:
     """Tell the coordinator which shards' served weights are damaged, when what is done inside meets some.
 
     Args:
         site: Where the blobs are.
-        engine: The database.
+        database: Of the system.
 
     Yields:
         Nothing.
@@ -89,9 +86,9 @@ def reporting(site: Site, engine: Engine) -> Iterator[None]:
         yield
     except CorruptBlobError:
         with suppress(DatabaseError):  # what was met says more
-            for sub in Registry(engine).version().shards:
+            for sub in database.registry.version().shards:
                 if sub.blob and not site.blobs.intact(sub.blob):
-                    Damages(engine).report(sub.shard, sub.blob)
+                    database.damages.report(sub.shard, sub.blob)
         raise
 
 

@@ -14,8 +14,8 @@ from hybridmu.store.dataset.key_lookup import Lookup
 from hybridmu.store.dataset.layout import SPLITS, incoming_file, stored_name
 from hybridmu.store.dataset.waiting_rows import Copy, copy_rows, publish_copy, refuse_known
 from hybridmu.store.keyring import Keyring
-from hybridmu.store.ledger.accept.admission import Limits
-from hybridmu.store.ledger.accept.idempotency import seal
+from hybridmu.store.ledger.accept.accept import Limits
+from hybridmu.store.ledger.idempotency import seal
 from hybridmu.store.ledger.ingestions import Ingestions
 from hybridmu.store.ledger.ledger import Ledger
 from hybridmu.store.ledger.registry import Registry

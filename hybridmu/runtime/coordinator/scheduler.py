@@ -11,9 +11,8 @@ from hybridmu.planning.planner import Pools
 from hybridmu.runtime.coordinator.removal_planner import RemovalPlanner
 from hybridmu.runtime.coordinator.rounds import Round, new_id
 from hybridmu.runtime.workers.isolation import apart
+from hybridmu.store.ledger.database import Database
 from hybridmu.store.ledger.journal import Journal
-from hybridmu.store.ledger.ledger import Ledger
-from hybridmu.store.ledger.registry import Registry
 from hybridmu.types import ForgetRequest, RequestState, StrategyChoice, SubModel
 from hybridmu.user_code import told
 
@@ -25,18 +24,16 @@ class Claimer:
 
     Args:
         settings: How long requests are collected.
-        ledger: Where they are.
-        registry: Which version serves.
+        database: Where they are, and which version serves.
         planner: Plans the removal of a group of them.
         journal: Remembers in storage what was begun.
     """
 
-    def __init__(
-        self, settings: Settings, ledger: Ledger, registry: Registry, planner: RemovalPlanner, journal: Journal
-    ) -> None:
+    def __init__(self, settings: Settings, database: Database, planner: RemovalPlanner, journal: Journal) -> None:
         policy = settings.policy
         self._collect = Batching(policy.batch_seconds, policy.batch_keys, policy.deadline_margin)
-        self._ledger, self._registry, self._planner, self._journal = ledger, registry, planner, journal
+        self._ledger, self._progress, self._registry = database.ledger, database.progress, database.registry
+        self._planner, self._journal = planner, journal
         self._alone: set[str] = set()  # requests that failed together: whose fault it was shows one by one
         self._seen: dict[str, float] = {}  # waiting request → when it was seen first, by a clock that is never set back
 
@@ -88,14 +85,14 @@ class Claimer:
         if len(request_ids) > 1:
             self._alone.update(request_ids)
         else:
-            self._ledger.mark_failed(token, list(request_ids), reason)
+            self._progress.mark_failed(token, list(request_ids), reason)
 
     def _known(self, token: int, request: ForgetRequest) -> bool:
         """Return whether a request asks for a strategy that there is; one of another release's fails."""
         if request.strategy in _STRICTEST:
             return True
         reason = f"unknown strategy {request.strategy!r}; known: {', '.join(_STRICTEST)}; ask for the same again by one"
-        self._ledger.mark_failed(token, [request.request_id], reason)
+        self._progress.mark_failed(token, [request.request_id], reason)
         return False
 
     def _begin(
@@ -130,7 +127,7 @@ class Claimer:
         if not begun and due(waited, plan.makespan_seconds, self._collect) is None:
             return None
         started = Round(new_id("round"), places, {p.shard: p for p in plan.shards})
-        if not self._ledger.mark_planned(token, ids, started.round_id, version.version):
+        if not self._progress.mark_planned(token, ids, started.round_id, version.version):
             return None
         self._journal.keep(ids)  # those that revoked nothing themselves: no job takes a tombstone of theirs
         return started, version.shards

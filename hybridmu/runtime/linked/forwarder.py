@@ -11,14 +11,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy.engine import Engine
-
 from hybridmu.config import Settings
 from hybridmu.errors import DatabaseError, HybridMUError, LeaseLostError, StorageError
 from hybridmu.faults import reach
 from hybridmu.runtime.linked.peer import Peer, at, name_of, unreachable
-from hybridmu.store.ledger.ledger import Ledger
-from hybridmu.store.ledger.linked_systems import Forward, Link, Links
+from hybridmu.store.ledger.database import Database
+from hybridmu.store.ledger.forwards import Forward
+from hybridmu.store.ledger.linked_systems import Link
 from hybridmu.types import Origin
 
 _log = logging.getLogger(__name__)
@@ -57,11 +56,12 @@ class Forwarder:
 
     Args:
         settings: The model's configuration.
-        engine: Its database.
+        database: Its database.
     """
 
-    def __init__(self, settings: Settings, engine: Engine) -> None:
-        self._name, self._ledger, self._links = name_of(settings), Ledger(engine), Links(engine)
+    def __init__(self, settings: Settings, database: Database) -> None:
+        self._name, self._identity = name_of(settings), database.identity
+        self._links, self._forwards = database.links, database.forwards
         self._pauses: dict[tuple[str, str], Pause] = {}  # by model, and request or ""
 
     def step(self, beat: Callable[[], None] = lambda: None, *, patient: bool = True) -> int:
@@ -74,7 +74,7 @@ class Forwarder:
         Returns:
             How many requests were delivered.
         """
-        waiting = self._links.waiting(begun=True)
+        waiting = self._forwards.waiting(begun=True)
         if not waiting:
             return 0
         links = {link.system: link for link in self._links.live()}
@@ -107,8 +107,8 @@ class Forwarder:
 
     def _tell(self, peer: Peer, link: Link, forward: Forward) -> bool:
         """Return whether a model has a request now."""  # noqa: DOC501 - what it raises again concerns all requests
-        parcel = self._links.parcel(forward)
-        origin = Origin(self._ledger.system(), self._name, forward.request_id, parcel.deadline_at)
+        parcel = self._forwards.parcel(forward)
+        origin = Origin(self._identity.system(), self._name, forward.request_id, parcel.deadline_at)
         try:
             there = peer.take(parcel, origin)
         except (DatabaseError, StorageError):
@@ -117,7 +117,7 @@ class Forwarder:
             self._failed(link, [forward], forward.request_id, error)
             return False
         reach("forward.accepted")
-        self._links.mark_delivered(forward, parcel, there)
+        self._forwards.mark_delivered(forward, parcel, there)
         self._pauses.pop((link.system, forward.request_id), None)
         return True
 
@@ -127,7 +127,7 @@ class Forwarder:
         self._pauses[link.system, request_id] = after_failure(
             self._pauses.get((link.system, request_id)), time.monotonic()
         )
-        self._links.note(forwards, unreachable(error))
+        self._forwards.note(forwards, unreachable(error))
 
     def _pausing(self, system: str, request_id: str) -> bool:
         pause = self._pauses.get((system, request_id))

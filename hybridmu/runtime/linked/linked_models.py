@@ -6,8 +6,6 @@ from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, suppress
 from typing import Any
 
-from sqlalchemy.engine import Engine
-
 from hybridmu.config import Settings
 from hybridmu.errors import HybridMUError, StateError
 from hybridmu.runtime.linked.forwarder import Forwarder
@@ -15,7 +13,8 @@ from hybridmu.runtime.linked.linking import bring, link
 from hybridmu.runtime.linked.peer import Peer, at, opened, unreachable
 from hybridmu.runtime.linked.retirement import end_links, retire
 from hybridmu.store.dataset.key_lookup import Pair
-from hybridmu.store.ledger.linked_systems import Link, Links
+from hybridmu.store.ledger.database import Database
+from hybridmu.store.ledger.linked_systems import Link
 from hybridmu.types import ForwardState
 
 
@@ -24,16 +23,16 @@ class Models:
 
     Args:
         settings: The one's configuration.
-        engine: Its database.
+        database: Its database.
     """
 
-    def __init__(self, settings: Settings, engine: Engine) -> None:
-        self.settings, self.links = settings, Links(engine)
-        self._engine = engine
+    def __init__(self, settings: Settings, database: Database) -> None:
+        self.settings, self.links, self.forwards = settings, database.links, database.forwards
+        self._database = database
 
     def all(self) -> list[dict[str, Any]]:
         """Return every model that is or was linked, this one first, as JSON-able data read live."""
-        waiting = self.links.waiting(begun=False)
+        waiting = self.forwards.waiting(begun=False)
         with opened(self.settings) as own:
             found = [{"this": True, **_standing(own)}]
         for known in self.links.all():
@@ -116,7 +115,7 @@ class Models:
 
     def deliver(self) -> int:
         """Return how many requests linked models got now that had waited for them."""
-        forwarder, delivered = Forwarder(self.settings, self._engine), 0
+        forwarder, delivered = Forwarder(self.settings, self._database), 0
         while count := forwarder.step(patient=False):
             delivered += count
         return delivered
@@ -128,7 +127,7 @@ class Models:
             request_id: The request here.
             received_at: When it was accepted here: seconds count from then.
         """
-        forwards = self.links.of_request(request_id)
+        forwards = self.forwards.of_request(request_id)
         links = {known.system: known for known in self.links.all()} if forwards else {}
         found = []
         for forward in forwards:

@@ -79,7 +79,7 @@ def link(ours: Peer, theirs: Peer) -> None:
 def _join(members: Sequence[Peer]) -> None:
     pairs = [*combinations(members, 2)]
     for member in members:
-        member.ledger.bind(member.settings.identity(), create=False)
+        member.database.identity.bind(member.settings.identity(), create=False)
     # One that used the key says so when it is lost; the first makes it, if nothing was forgotten yet.
     for member in (*(each for each in members if each.guard.used()), members[0]):
         member.guard.stamp()
@@ -111,7 +111,7 @@ def bring(source: Peer, target: Peer) -> None:
         StateError: Rows are on their way into the target.
         WouldEmptyError: No training row would be left there.
     """
-    source.links.begin(target.system)
+    source.database.forwards.begin(target.system)
     remembered, readmitted = source.links.remembered(), target.links.readmitted()
     known = target.links.remembered().keys()
     fresh = [

@@ -14,19 +14,15 @@ from hybridmu.config import Settings
 from hybridmu.config.addresses import local_path
 from hybridmu.core.strategies.dpus import unavailable
 from hybridmu.errors import ConfigError, HybridMUError, StateError
-from hybridmu.runtime.purge.decommission import Decommission
 from hybridmu.store.dataset.key_lookup import Lookup, Pair
 from hybridmu.store.dataset.lake import Lake
 from hybridmu.store.dataset.waiting_rows import waiting_pairs
 from hybridmu.store.keyring import Keyring
-from hybridmu.store.ledger.accept.idempotency import RepeatKey, seal
-from hybridmu.store.ledger.database import connect, database_url
-from hybridmu.store.ledger.file_seals import Seals
-from hybridmu.store.ledger.ingestions import Ingestions
-from hybridmu.store.ledger.ledger import Ledger
-from hybridmu.store.ledger.linked_systems import Link, Links, Parcel
-from hybridmu.store.ledger.registry import Registry
-from hybridmu.store.ledger.suppression_list import Guard
+from hybridmu.store.ledger.database import Database
+from hybridmu.store.ledger.engine import database_url
+from hybridmu.store.ledger.forwards import Parcel
+from hybridmu.store.ledger.idempotency import RepeatKey, seal
+from hybridmu.store.ledger.linked_systems import Link
 from hybridmu.store.storage.file_modes import modes_of
 from hybridmu.store.storage.storage import Storage
 from hybridmu.types import ForgetRequest, NamedKey, Origin, ResolvedKey, StrategyChoice
@@ -47,18 +43,18 @@ class Peer:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.engine = connect(settings.database)
-        self.ledger, self.links, self.registry = Ledger(self.engine), Links(self.engine), Registry(self.engine)
-        self.keyring, self.ingestions = Keyring(settings), Ingestions(self.engine)
-        self.guard = Guard(self.engine, self.keyring)
+        self.database = Database.open(settings.database)
+        self.ledger, self.links, self.registry = self.database.ledger, self.database.links, self.database.registry
+        self.keyring, self.ingestions = Keyring(settings), self.database.ingestions
+        self.guard = self.database.guard(self.keyring)
         self.lake = Lake(settings, Storage(settings.storage_url, modes_of(settings.storage_mode)))
-        self.lake.compare_with(Seals(self.engine).known)
-        self.system, self.name = self.ledger.system(), name_of(settings)
+        self.lake.compare_with(self.database.seals.known)
+        self.system, self.name = self.database.identity.system(), name_of(settings)
 
     @property
     def over(self) -> bool:
         """Return whether it was decommissioned, to the end: nothing is left there that could be forgotten."""
-        return Decommission(self.lake.storage, self.engine).finished()
+        return self.database.decommission.finished()
 
     @property
     def trained(self) -> bool:
@@ -71,7 +67,7 @@ class Peer:
         Raises:
             StateError: It was decommissioned, has not been trained yet, or a key is lost there.
         """
-        self.ledger.bind(self.settings.identity(), create=False)
+        self.database.identity.bind(self.settings.identity(), create=False)
         if not self.trained:
             raise StateError(f"model {self.name} is not trained yet", remedy="it gets its requests when it is")
         self.lake.refresh()
@@ -209,7 +205,7 @@ def opened(settings: Settings) -> Iterator[Peer]:
     try:
         yield peer
     finally:
-        peer.engine.dispose()
+        peer.database.close()
 
 
 @contextmanager

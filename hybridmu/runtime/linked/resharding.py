@@ -8,16 +8,14 @@ from __future__ import annotations
 
 from hybridmu.config import Settings
 from hybridmu.errors import StateError
-from hybridmu.runtime.coordinator.file_recorder import Recorder
 from hybridmu.runtime.linked.linking import link
 from hybridmu.runtime.linked.peer import Peer, opened
 from hybridmu.store.dataset.lake import Lake
 from hybridmu.store.dataset.reshard_import import Predecessor, inherit
-from hybridmu.store.ledger.database import connect
-from hybridmu.store.ledger.ledger import Ledger
-from hybridmu.store.ledger.linked_systems import Links
+from hybridmu.store.ledger.database import Database
+from hybridmu.store.ledger.file_recorder import Recorder
+from hybridmu.store.ownership import bind, take
 from hybridmu.store.storage.file_modes import modes_of
-from hybridmu.store.storage.ownership import bind, take
 from hybridmu.store.storage.storage import Storage
 from hybridmu.types import IngestState
 
@@ -36,10 +34,9 @@ def prepare(old: Peer, settings: Settings) -> None:
     _refuse_unlike(old, settings)
     storage = Storage(settings.storage_url, modes_of(settings.storage_mode))
     take(storage, settings)
-    engine = connect(settings.database, create=True, modes=storage.modes)
-    ledger, links = Ledger(engine), Links(engine)
-    written = _empty_or_ours(old, storage, settings, ledger, links)
-    engine.dispose()
+    database = Database.open(settings.database, create=True, modes=storage.modes)
+    written = _empty_or_ours(old, storage, settings, database)
+    database.close()
     with opened(settings) as new:
         link(old, new)
         if written:
@@ -48,7 +45,7 @@ def prepare(old: Peer, settings: Settings) -> None:
         old.lake.refresh()
         version = old.registry.version().version
         new.lake.storage.drop_stale_staging()
-        record = Recorder(new.lake, new.engine).begin
+        record = Recorder(new.lake, new.database).begin
         inherit(new.lake, Predecessor(old.system, old.name, version, old.lake, gone, tombstones), new.guard, record)
 
 
@@ -74,7 +71,7 @@ def _refuse_unlike(old: Peer, settings: Settings) -> None:
         )
 
 
-def _empty_or_ours(old: Peer, storage: Storage, settings: Settings, ledger: Ledger, links: Links) -> bool:
+def _empty_or_ours(old: Peer, storage: Storage, settings: Settings, database: Database) -> bool:
     """Return whether a successor's tables are there already, after claiming its storage.
 
     Returns:
@@ -85,10 +82,10 @@ def _empty_or_ours(old: Peer, storage: Storage, settings: Settings, ledger: Ledg
     """
     lake = Lake(settings, storage)
     if not lake.exists:
-        bind(storage, ledger, settings, create=True, replace=True)
-        links.succeeds(old.system)
+        bind(storage, database.identity, settings, create=True, replace=True)
+        database.links.succeeds(old.system)
         return False
-    bind(storage, ledger, settings, create=False)
+    bind(storage, database.identity, settings, create=False)
     past = lake.manifest.ancestry
     if past is None or past.system != old.system:
         raise StateError(

@@ -8,16 +8,12 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy.engine import Engine
-
 from hybridmu.config import Settings
 from hybridmu.errors import StateError
 from hybridmu.runtime.linked.forwarder import Forwarder
 from hybridmu.runtime.linked.peer import Peer
 from hybridmu.runtime.purge.decommission import Decommission
-from hybridmu.store.ledger.lease import Lease
-from hybridmu.store.ledger.linked_systems import Links
-from hybridmu.store.ledger.replicas import Replicas
+from hybridmu.store.ledger.database import Database
 from hybridmu.store.storage.storage import Storage
 
 # Emptying storage takes long, and nobody renews the lease meanwhile.
@@ -25,14 +21,14 @@ _SECONDS = 3600.0
 
 
 def decommission(
-    settings: Settings, storage: Storage, engine: Engine, reason: str, caller: str, *, deliver: bool = False
+    settings: Settings, storage: Storage, database: Database, reason: str, caller: str, *, deliver: bool = False
 ) -> dict[str, Any]:
     """Stop serving, empty storage and the ledger, and look; certificates and the guard stay.
 
     Args:
         settings: The system's configuration.
         storage: Its storage.
-        engine: Its database.
+        database: Its database.
         reason: Why, for the log.
         caller: Who.
         deliver: Tell linked models first of every request that they have not got, also of those not begun yet.
@@ -44,16 +40,16 @@ def decommission(
         StateError: Another coordinator is at work, a legal hold is in force, or a linked model has not got all
             requests.
     """
-    lease, replicas = Lease(engine), Replicas(engine)
+    lease, replicas = database.lease, database.replicas
     token = lease.acquire(f"decommission/{os.getpid()}/{uuid.uuid4().hex[:6]}", _SECONDS)
     if token is None:
         raise StateError("a coordinator is at work", got=str(lease.holder()), remedy="stop it first")
     try:
-        over = Decommission(storage, engine)
+        over = Decommission(storage, database)
         over.refuse_held()  # before anything of it can't be taken back
         if deliver:
-            Links(engine).begin()
-            forwarder = Forwarder(settings, engine)
+            database.forwards.begin()
+            forwarder = Forwarder(settings, database)
             while forwarder.step(patient=False):
                 pass
         over.announce(token, reason, caller)
@@ -79,7 +75,7 @@ def retire(model: Peer, others: Sequence[Peer], reason: str, caller: str) -> dic
     Raises:
         StateError: As `decommission`.
     """
-    done = decommission(model.settings, model.lake.storage, model.engine, reason, caller, deliver=True)
+    done = decommission(model.settings, model.lake.storage, model.database, reason, caller, deliver=True)
     end_links(model.system, others, f"that model is retired: {reason}")
     return done
 

@@ -1,1 +1,1 @@
-"""Purge: rows leave storage and database, a scan looks for what is left, a certificate says so."""
+"""Purge: rows leave the files of storage, and a scan looks for what is left of them."""

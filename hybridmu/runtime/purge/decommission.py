@@ -2,30 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import time
 from typing import Any
 
-import sqlalchemy as sa
-from sqlalchemy.engine import Connection, Engine
-
 from hybridmu.errors import PurgeError, StateError
-from hybridmu.runtime.purge.database_scrub import clean
 from hybridmu.store.key_files import is_key_file
-from hybridmu.store.ledger import tables as t
-from hybridmu.store.ledger.database import reader
-from hybridmu.store.ledger.lease import fence
-from hybridmu.store.ledger.ledger_identity import DECOMMISSIONED, decommissioned
-from hybridmu.store.ledger.operator_controls import Controls
-from hybridmu.store.storage.ownership import MARKER
+from hybridmu.store.ledger.database import Database
+from hybridmu.store.ownership import MARKER
 from hybridmu.store.storage.storage import Storage
-from hybridmu.types import ForwardState, IngestState, RequestState
 
 _KEPT_FOLDER = "certificates/"
-_EMPTIED = (
-    *(t.serving, t.versions, t.version_shards, t.tombstones, t.needs, t.rounds, t.outcomes, t.costs, t.idempotency),
-    *(t.evidence, t.surveys, t.curves, t.replicas, t.links, t.forwards, t.outbox, t.claims, t.seals),
-)
 
 
 class Decommission:
@@ -33,12 +19,11 @@ class Decommission:
 
     Args:
         storage: What is emptied; certificates stay.
-        engine: The database; requests, guard entries and their log stay.
+        database: Of the system; requests, guard entries and their log stay.
     """
 
-    def __init__(self, storage: Storage, engine: Engine) -> None:
-        self.storage = storage
-        self._engine, self._read = engine, reader(engine)
+    def __init__(self, storage: Storage, database: Database) -> None:
+        self.storage, self._database = storage, database
 
     def announce(self, token: int, reason: str, caller: str) -> None:
         """Say in the ledger, fenced, that the system is over: no request is accepted, no replica answers any more.
@@ -48,13 +33,7 @@ class Decommission:
         """
         self.refuse_held()
         self._refuse_keys()
-        with self._engine.begin() as connection:
-            fence(connection, token)
-            _refuse_undelivered(connection)
-            if decommissioned(connection) is None:
-                value = json.dumps({"at": time.time(), "reason": reason, "caller": caller})
-                connection.execute(t.meta.insert().values(key=DECOMMISSIONED, value=value))
-            connection.execute(t.serving.delete())
+        self._database.decommission.announce(token, reason, caller)
 
     def refuse_held(self) -> None:
         """Refuse to end while a legal hold is in force.
@@ -62,7 +41,7 @@ class Decommission:
         Raises:
             StateError: One is.
         """
-        if holds := Controls(self._engine).holds():
+        if holds := self._database.controls.holds():
             raise StateError(
                 "a legal hold keeps this system from being decommissioned",
                 got=f"hold {holds[0].number}: {holds[0].reason}",
@@ -98,49 +77,18 @@ class Decommission:
             self.storage.delete_folder(folder)
         self.storage.delete(*[name for name in going if "/" not in name or name.partition("/")[0] in linked])
         now = time.time()
-        with self._engine.begin() as connection:
-            fence(connection, token)
-            for table in _EMPTIED:
-                connection.execute(table.delete())
-            connection.execute(t.meta.delete().where(t.meta.c.key.in_(["calibrating", "pause"])))
-            done = {"state": RequestState.PURGED, "purged_at": now, "reason": "the whole system was decommissioned"}
-            ended = [RequestState.PURGED, RequestState.CANCELLED]
-            connection.execute(t.requests.update().where(t.requests.c.state.not_in(ended)).values(**done))
-            waiting = t.ingestions.c.state.in_([IngestState.RECEIVED, IngestState.APPLIED])
-            over = {"state": IngestState.FAILED, "reason": done["reason"]}
-            connection.execute(t.ingestions.update().where(waiting).values(**over))
-        clean(self._engine, (), _nothing)
+        self._database.decommission.empty(token, now)
+        self._database.clean((), _nothing)
         if left := [info.name for info in self.storage.list() if not self._stays(info.name)]:
             raise PurgeError(f"{len(left)} file(s) are still in storage", got=", ".join(left[:5]), remedy="try again")
-        with self._engine.begin() as connection:
-            fence(connection, token)
-            raw = json.dumps({**(decommissioned(connection) or {}), "emptied_at": now})
-            connection.execute(t.meta.update().where(t.meta.c.key == DECOMMISSIONED).values(value=raw))
+        self._database.decommission.finish(token, now)
         kept = sum(info.name.startswith(_KEPT_FOLDER) for info in self.storage.list())
         left_alone = [name.encode(errors="backslashreplace").decode() for name in links]  # any bytes may be in a name
         return {"files_deleted": len(going), "certificates_kept": kept, "links_left": left_alone, "at": now}
 
-    def finished(self) -> bool:
-        """Return whether the system was decommissioned and nothing is left of it."""
-        with self._read.begin() as connection:
-            return bool((decommissioned(connection) or {}).get("emptied_at"))
-
     def _stays(self, name: str) -> bool:
-        database = self._engine.url.database or ""
-        ours = {f"{database}{suffix}" for suffix in ("", "-wal", "-shm", "-journal")}
+        ours = {str(path) for path in self._database.files()}
         return name == MARKER or name.startswith(_KEPT_FOLDER) or self.storage.path(name) in ours
-
-
-def _refuse_undelivered(connection: Connection) -> None:
-    """Refuse to end while a linked model has not been told of a request: nobody else would tell it."""  # noqa: DOC501
-    waiting = sa.select(sa.func.count()).where(t.forwards.c.state == ForwardState.WAITING)
-    if count := connection.scalar(waiting):
-        raise StateError(
-            "linked models have not got all requests of this one yet",
-            expected="every request delivered",
-            got=f"{count} not delivered",
-            remedy="let its coordinator run (`hybridmu run`), or retire it from one of them: `hybridmu models retire`",
-        )
 
 
 def _nothing() -> None:

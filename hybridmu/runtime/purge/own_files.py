@@ -18,7 +18,7 @@ from hybridmu.store.ledger import tables as t
 from hybridmu.store.ledger.free_text import FREE, is_declared
 from hybridmu.store.ledger.journal_files import ENTRY, ENTRY_MEMBERS, MEMBERS, SEALS, STATE
 from hybridmu.store.ledger.journal_replay import TABLES
-from hybridmu.store.storage.ownership import MARKER
+from hybridmu.store.ownership import MARKER
 from hybridmu.store.storage.sealed_json import unsealed
 
 _NAMES = {"file", "system"}  # what every document of the journal says of itself

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from contextlib import suppress
 
-from hybridmu.core.audit import measures
+from hybridmu.core import evaluation
 from hybridmu.core.audit import shadow_models as shadow
 from hybridmu.core.audit.shadow_models import Ground, Score
 from hybridmu.core.kernel.model import State, SubModel, initial_model, state_of
@@ -32,7 +32,7 @@ def run(site: Site, job: ShardJob) -> AuditOutcome:
     on = ground(site, job)
     models, _ = shadow.make(on, job.number, job.audited, job.alpha)
     canaries, task = on.context.revoked, site.task
-    target = measures.mean_loss(models["nothing"], canaries, task)
+    target = evaluation.mean_loss(models["nothing"], canaries, task)
     # Scores end with training on: what a model says of revoked rows is asked before.
     watched = _watched(site, job, on, on.model(state_of(models["nothing"])))
     scores = {kind: shadow.score(on, model, canaries, target) for kind, model in models.items()}
@@ -98,7 +98,7 @@ def _watched(site: Site, job: ShardJob, on: Ground, oracle: SubModel) -> dict[st
         states = {"served": _state(site, job.current_blob), "before": _state(site, *job.trajectory[-1:])}
         models |= {name: on.model(state) for name, state in states.items() if state is not None}
     known = models.get("before") or models.get("served") or oracle
-    target = measures.mean_loss(known, rows, site.task)
+    target = evaluation.mean_loss(known, rows, site.task)
     return {name: shadow.score(on, model, rows, target) for name, model in models.items()}
 
 

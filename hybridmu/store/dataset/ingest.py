@@ -19,7 +19,7 @@ from hybridmu.store.dataset.lake import Lake
 from hybridmu.store.dataset.layout import LAYOUT, MANIFEST, Generation, Manifest, Split, as_given
 from hybridmu.store.dataset.source_rows import Batch, Reader, columns_of, no_rows
 from hybridmu.store.dataset.source_table import SourceTable, open_copy, open_table
-from hybridmu.store.ledger.suppression_list import Guard
+from hybridmu.store.dataset.suppression import Suppression
 from hybridmu.store.storage.sealed_json import file_seal
 from hybridmu.types import Ingestion
 
@@ -37,7 +37,7 @@ def unrecorded(_: Mapping[str, str]) -> None:
 
 def ingest(
     lake: Lake,
-    guard: Guard | None = None,
+    guard: Suppression | None = None,
     record: Record = unrecorded,
     check: Check | None = None,
     warn: Warn = lambda _: None,
@@ -141,7 +141,9 @@ def found(lake: Lake, manifest: Manifest, seals: Mapping[str, str], record: Reco
     return lake.manifest
 
 
-def grow(lake: Lake, new: Ingestion, guard: Guard, beat: Beat, ready: Beat) -> tuple[Generation, dict[str, str]] | None:
+def grow(
+    lake: Lake, new: Ingestion, guard: Suppression, beat: Beat, ready: Beat
+) -> tuple[Generation, dict[str, str]] | None:
     """Write the files of the next generation; the manifest does not name them yet.
 
     Args:

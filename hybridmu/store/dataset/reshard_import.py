@@ -17,7 +17,7 @@ from hybridmu.store.dataset.lake import Lake
 from hybridmu.store.dataset.layout import Ancestry, Manifest, Split, digest_column, stored_name
 from hybridmu.store.dataset.list_packing import unpacked_field
 from hybridmu.store.dataset.source_rows import Reader
-from hybridmu.store.ledger.suppression_list import Guard
+from hybridmu.store.dataset.suppression import Suppression
 from hybridmu.store.storage.parquet import open_parquet
 
 Gone = Mapping[int, set[tuple[str, bytes]]]
@@ -45,7 +45,7 @@ class Predecessor:
 
 
 def inherit(
-    lake: Lake, old: Predecessor, guard: Guard, record: Record = unrecorded, beat: Beat = lambda: None
+    lake: Lake, old: Predecessor, guard: Suppression, record: Record = unrecorded, beat: Beat = lambda: None
 ) -> Manifest:
     """Write a new lake from the live rows of another: one generation, in other shards and slices.
 

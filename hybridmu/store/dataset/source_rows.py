@@ -19,7 +19,7 @@ from hybridmu.errors import DataError
 from hybridmu.store.dataset.lake import Lake
 from hybridmu.store.dataset.layout import as_stored, digest_array
 from hybridmu.store.dataset.source_table import SourceTable
-from hybridmu.store.ledger.suppression_list import Guard
+from hybridmu.store.dataset.suppression import Suppression
 
 # What a column without any value is kept as, since only its nulls are encoded.
 _STAND_INS = {"number": pa.float64(), "bool": pa.bool_(), "category": pa.string(), "hash": pa.string()}
@@ -48,7 +48,7 @@ class Reader:
         returning: The request whose revoked rows may come back (a correction).
     """
 
-    def __init__(self, lake: Lake, encoder: Encoder, guard: Guard | None, returning: str | None = None) -> None:
+    def __init__(self, lake: Lake, encoder: Encoder, guard: Suppression | None, returning: str | None = None) -> None:
         self.data, self.key, self.encoder = lake.settings.data, lake.key, encoder
         self._encoding, self._guard, self._returning = Encoding(encoder), guard, returning
         self.skipped = 0

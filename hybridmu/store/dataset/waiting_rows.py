@@ -20,7 +20,7 @@ from hybridmu.store.dataset.layout import INCOMING, as_given, digest_column, inc
 from hybridmu.store.dataset.source_rows import Reader
 from hybridmu.store.dataset.source_table import open_table
 from hybridmu.store.dataset.spill_files import Streams
-from hybridmu.store.ledger.suppression_list import Guard
+from hybridmu.store.dataset.suppression import Suppression
 from hybridmu.store.storage.parquet import TableWriter, open_parquet, read_parquet, seal_footer
 from hybridmu.store.storage.sealed_json import path_seal
 from hybridmu.types import Ingestion
@@ -51,7 +51,7 @@ class Copy:
     known: int
 
 
-def copy_rows(lake: Lake, url: str, guard: Guard, staging: Path) -> Copy:
+def copy_rows(lake: Lake, url: str, guard: Suppression, staging: Path) -> Copy:
     """Read a table of new rows once, check every one of them, and copy what may come in.
 
     Args:
@@ -139,7 +139,7 @@ def waiting_pairs(lake: Lake, pairs: Iterable[Pair], waiting: Sequence[Ingestion
     return coming
 
 
-def rewrite(lake: Lake, new: Ingestion, guard: Guard, propose: Propose) -> int:
+def rewrite(lake: Lake, new: Ingestion, guard: Suppression, propose: Propose) -> int:
     """Take rows out of a waiting copy that were forgotten after it was made.
 
     Args:

@@ -14,17 +14,17 @@ from sqlalchemy.engine import Connection, Engine
 
 from hybridmu.errors import StateError
 from hybridmu.store.ledger import tables as t
-from hybridmu.store.ledger.database import reader
 from hybridmu.store.ledger.database_errors import refuse_damaged
 from hybridmu.store.ledger.journal import Journal
 from hybridmu.store.ledger.journal_files import STATE
+from hybridmu.store.ledger.transactions import reader
 
 
 def check_soundness(engine: Engine, journal: Journal) -> None:
     """Refuse a ledger whose content was changed by something else than this program.
 
     Args:
-        engine: From `database.connect`.
+        engine: From `engine.connect`.
         journal: The same system's.
 
     Raises:

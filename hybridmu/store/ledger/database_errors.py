@@ -11,7 +11,7 @@ from typing import NoReturn
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import InterfaceError, OperationalError
 
-from hybridmu.errors import DatabaseError
+from hybridmu.errors import DatabaseError, StateError
 
 _AGAIN = "repeat the call; nothing is half-written, and an idempotency key keeps a request from being doubled"
 _BUSY = ("another writer kept the database for too long", "repeat the call; see who else writes to this database")
@@ -87,3 +87,13 @@ def _meaning(context: ExceptionContext) -> tuple[str, str] | None:
     if context.is_disconnect:
         return _BROKE_OFF
     return _REFUSED if isinstance(context.sqlalchemy_exception, (OperationalError, InterfaceError)) else None
+
+
+def untrained() -> StateError:
+    """Return the refusal of a database without a ledger."""
+    return StateError(
+        "nothing was trained here",
+        expected="a ledger at database_url",
+        remedy="run `hybridmu train -c CONFIG` first; if it was trained, correct database_url, or restore the ledger "
+        "from a backup",
+    )

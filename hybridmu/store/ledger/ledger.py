@@ -19,18 +19,14 @@ from hybridmu.errors import (
     would_empty,
 )
 from hybridmu.store.ledger import tables as t
-from hybridmu.store.ledger.accept.accept import Call, commit
-from hybridmu.store.ledger.accept.admission import Limits
-from hybridmu.store.ledger.accept.assessment import Assessment, assess_keys, by_key, to_tombstone
-from hybridmu.store.ledger.accept.filing import begin_earlier, being_forgotten, set_values, taken_up
-from hybridmu.store.ledger.accept.idempotency import RepeatKey, remember, repeated
-from hybridmu.store.ledger.accept.joining import WAITING, hasten, relied_on, take_up, to_request
-from hybridmu.store.ledger.accept.suppression_entries import known_macs
+from hybridmu.store.ledger.accept.accept import Call, Limits, being_forgotten, commit, known_macs
+from hybridmu.store.ledger.accept.reliance import hasten, relied_on, take_up
 from hybridmu.store.ledger.accept.withdrawal import take_back
-from hybridmu.store.ledger.database import parts, reader, transaction
+from hybridmu.store.ledger.idempotency import RepeatKey, remember, repeated
 from hybridmu.store.ledger.ingestions import stamp
-from hybridmu.store.ledger.lease import fence
-from hybridmu.store.ledger.ledger_identity import claim
+from hybridmu.store.ledger.request_rows import to_request
+from hybridmu.store.ledger.tombstones import Assessment, assess_keys, by_key, to_tombstone
+from hybridmu.store.ledger.transactions import parts, reader, transaction
 from hybridmu.store.ledger.watermarks import revoked_rows
 from hybridmu.types import (
     ForgetRequest,
@@ -48,44 +44,12 @@ class Ledger:
     """Requests and tombstones.
 
     Args:
-        engine: From `database.connect`.
+        engine: From `engine.connect`.
     """
 
     def __init__(self, engine: Engine) -> None:
         self._write, self._read = engine, reader(engine)
         self._revoked = (0, 0)  # training rows revoked up to a tombstone number
-
-    # ------------------------------------------------------------------ identity
-
-    def bind(self, identity: dict[str, Any], *, create: bool, replace: bool = False) -> None:
-        """Check that this storage belongs to a configuration; the first caller with `create` claims it.
-
-        Args:
-            identity: What makes storages incompatible.
-            create: Claim a storage that nobody claimed.
-            replace: Claim it anew: nothing was ingested yet, so a corrected configuration may take over.
-
-        Raises:
-            StorageMismatchError: It belongs to another one; the differing keys are listed.
-            StateError: Nothing was trained here and `create` is false.
-        """
-        with (self._write if create else self._read).begin() as connection:
-            claim(connection, identity, create=create, replace=replace)
-
-    def claimed(self) -> str | None:
-        """Return the random name of the system that this ledger belongs to; None when nobody claimed it."""
-        with self._read.begin() as connection:
-            return connection.scalar(sa.select(t.meta.c.value).where(t.meta.c.key == "system"))
-
-    def trained(self) -> bool:
-        """Return whether this ledger knows a trained model."""
-        with self._read.begin() as connection:
-            return connection.scalar(sa.select(t.versions.c.version).limit(1)) is not None
-
-    def system(self) -> str:
-        """Return the random name of this system, the same in all its certificates."""
-        with self._read.begin() as connection:
-            return str(connection.scalar(sa.select(t.meta.c.value).where(t.meta.c.key == "system")))
 
     # ------------------------------------------------------------------ accepting
 
@@ -341,65 +305,6 @@ class Ledger:
         """Return which of these key digests have a tombstone."""
         with self._read.begin() as connection:
             return {bytes(row.key) for row in by_key(connection, sorted(set(digests)))}
-
-    # ------------------------------------------------------------------ the coordinator's marks
-
-    def mark_planned(self, token: int, request_ids: Sequence[str], round_id: str, version: int) -> bool:
-        """Move requests to PLANNED in a round, fenced.
-
-        Returns:
-            False, and nothing is changed, when one of them was cancelled since it was looked at.
-        """
-        with transaction(self._write, "planned") as connection:
-            fence(connection, token)
-            for part in parts(list(request_ids)):
-                cancelled = t.requests.c.request_id.in_(part) & (t.requests.c.state == RequestState.CANCELLED)
-                if connection.execute(sa.select(t.requests.c.seq).where(cancelled)).first():
-                    return False
-            set_values(connection, request_ids, version_before=version, **taken_up())
-            connection.execute(t.rounds.insert(), [{"request_id": r, "round_id": round_id} for r in request_ids])
-            begin_earlier(connection)
-            return True
-
-    def take(self, token: int, shards: Sequence[int] | None) -> dict[int, list[Tombstone]]:
-        """Return shard → its tombstones for a job that starts now, fenced.
-
-        Requests that brought them are PLANNED from here on: what is started without their rows can't be cancelled.
-        """
-        there = t.tombstones.c.key.is_not(None)
-        where = there if shards is None else sa.and_(there, t.tombstones.c.shard.in_(list(shards)))
-        taken = sa.select(t.tombstones.c.request_id).where(where).distinct()
-        received = t.requests.c.state == RequestState.RECEIVED
-        found: dict[int, list[Tombstone]] = {}
-        with transaction(self._write, "take") as connection:
-            fence(connection, token)
-            connection.execute(
-                t.requests.update().where(received & t.requests.c.request_id.in_(taken)).values(**taken_up())
-            )
-            begin_earlier(connection)
-            for row in connection.execute(t.tombstones.select().where(where).order_by(t.tombstones.c.seq)):
-                found.setdefault(row.shard, []).append(to_tombstone(row))
-        return found
-
-    def mark_failed(self, token: int, request_ids: Sequence[str], reason: str) -> None:
-        """Move requests to FAILED, fenced; their tombstones stay. What was cancelled meanwhile stays so."""
-        with self._write.begin() as connection:
-            fence(connection, token)
-            for part in parts(list(request_ids)):
-                open_ = t.requests.c.request_id.in_(part) & t.requests.c.state.in_(WAITING)
-                connection.execute(t.requests.update().where(open_).values(state=RequestState.FAILED, reason=reason))
-
-    def mark_served(self, token: int, upto_version: int) -> list[str]:
-        """Return the requests of versions ≤ `upto_version` that this call moved from APPLIED to SERVED, fenced."""
-        where = (t.requests.c.state == RequestState.APPLIED) & (t.requests.c.version_after <= upto_version)
-        with self._read.begin() as connection:  # most calls find nothing and need not write
-            if not connection.scalar(sa.select(sa.func.count()).select_from(t.requests).where(where)):
-                return []
-        with transaction(self._write, "served") as connection:
-            fence(connection, token)
-            ids = list(connection.scalars(sa.select(t.requests.c.request_id).where(where)))
-            set_values(connection, ids, state=RequestState.SERVED, served_at=time.time())
-            return ids
 
     # ------------------------------------------------------------------ helpers
 

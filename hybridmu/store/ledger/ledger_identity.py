@@ -7,17 +7,59 @@ import uuid
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection
+from sqlalchemy.engine import Connection, Engine
 
 from hybridmu.errors import StateError, StorageMismatchError
 from hybridmu.store.ledger import tables as t
 from hybridmu.store.ledger.database_errors import refuse_damaged
+from hybridmu.store.ledger.transactions import reader
 
 DECOMMISSIONED = "decommissioned"  # its entry among the ledger's facts
 
 
-def claim(connection: Connection, identity: dict[str, Any], *, create: bool, replace: bool = False) -> None:
-    """Check that a ledger belongs to a configuration, or claim it; see `Ledger.bind`.
+class Identity:
+    """The configuration and the system that a ledger belongs to.
+
+    Args:
+        engine: From `engine.connect`.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._write, self._read = engine, reader(engine)
+
+    def bind(self, identity: dict[str, Any], *, create: bool, replace: bool = False) -> None:
+        """Check that this storage belongs to a configuration; the first caller with `create` claims it.
+
+        Args:
+            identity: What makes storages incompatible.
+            create: Claim a storage that nobody claimed.
+            replace: Claim it anew: nothing was ingested yet, so a corrected configuration may take over.
+
+        Raises:
+            StorageMismatchError: It belongs to another one; the differing keys are listed.
+            StateError: Nothing was trained here and `create` is false.
+        """
+        with (self._write if create else self._read).begin() as connection:
+            _claim(connection, identity, create=create, replace=replace)
+
+    def claimed(self) -> str | None:
+        """Return the random name of the system that this ledger belongs to; None when nobody claimed it."""
+        with self._read.begin() as connection:
+            return connection.scalar(sa.select(t.meta.c.value).where(t.meta.c.key == "system"))
+
+    def trained(self) -> bool:
+        """Return whether this ledger knows a trained model."""
+        with self._read.begin() as connection:
+            return connection.scalar(sa.select(t.versions.c.version).limit(1)) is not None
+
+    def system(self) -> str:
+        """Return the random name of this system, the same in all its certificates."""
+        with self._read.begin() as connection:
+            return str(connection.scalar(sa.select(t.meta.c.value).where(t.meta.c.key == "system")))
+
+
+def _claim(connection: Connection, identity: dict[str, Any], *, create: bool, replace: bool = False) -> None:
+    """Check that a ledger belongs to a configuration, or claim it; see `Identity.bind`.
 
     Raises:
         StorageMismatchError: It belongs to another one.

@@ -1,14 +1,10 @@
-"""Models over the same people, as one of them knows the others: who they are, and which of its requests they have.
-
-A request that is asked here leaves one *forward* per linked model, in the transaction that accepts it; what the others
-need to know of it lies in the *outbox* until all of them have it.
-"""
+"""Models over the same people, as one of them knows the others: who they are, and what they start from."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,16 +12,12 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine, Row
 
 from hybridmu.store.ledger import tables as t
-from hybridmu.store.ledger.accept.filing import begin_earlier, taken_up
-from hybridmu.store.ledger.database import parts, reader, transaction
-from hybridmu.store.ledger.obfuscation import mask, unmask
-from hybridmu.types import ForwardState, KeyKind, NamedKey, RequestState, StrategyChoice
+from hybridmu.store.ledger.forwards import clear_outbox
+from hybridmu.store.ledger.request_rows import BEGUN
+from hybridmu.store.ledger.transactions import reader, transaction
+from hybridmu.types import ForwardState, KeyKind, NamedKey
 
 _PREDECESSOR = "predecessor"
-# What was asked here can be cancelled until it is begun; what another model passed on can't be.
-_BEGUN = (t.requests.c.state != RequestState.CANCELLED) & (
-    (t.requests.c.state != RequestState.RECEIVED) | t.requests.c.origin.is_not(None)
-)
 
 
 @dataclass(frozen=True)
@@ -49,51 +41,11 @@ class Link:
     retired_at: float | None
 
 
-@dataclass(frozen=True)
-class Forward:
-    """One request's copy for one linked model.
-
-    Attributes:
-        request_id: The request here.
-        system: The model.
-        state: Whether it has it.
-        there: The request that it became there.
-        tried_at: When it was tried last.
-        reason: Why it is not there yet.
-    """
-
-    request_id: str
-    system: str
-    state: ForwardState
-    there: str | None
-    tried_at: float | None
-    reason: str | None
-
-
-@dataclass(frozen=True)
-class Parcel:
-    """What a linked model is told.
-
-    Attributes:
-        request_id: The request here.
-        strategy: What its caller asked for.
-        deadline_at: When it must be exact and purged.
-        there: The request there, when that model has it already and learns of an earlier deadline.
-        keys: What to forget; empty when it has it already.
-    """
-
-    request_id: str
-    strategy: StrategyChoice
-    deadline_at: float | None
-    there: str | None
-    keys: tuple[NamedKey, ...]
-
-
 class Links:
-    """Linked models and forwards of one model.
+    """Linked models of one model.
 
     Args:
-        engine: From `database.connect`.
+        engine: From `engine.connect`.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -130,7 +82,7 @@ class Links:
             connection.execute(t.links.update().where(mine).values(retired_at=time.time()))
             waiting = (t.forwards.c.system == system) & (t.forwards.c.state == ForwardState.WAITING)
             connection.execute(t.forwards.update().where(waiting).values(state=ForwardState.RETIRED, reason=reason))
-            _clear_outbox(connection)
+            clear_outbox(connection)
 
     def succeeds(self, system: str) -> None:
         """Note that this model gets its rows from another one, and not from source tables."""
@@ -143,82 +95,7 @@ class Links:
         with self._read.begin() as connection:
             return connection.scalar(sa.select(t.meta.c.value).where(t.meta.c.key == _PREDECESSOR))
 
-    # ------------------------------------------------------------------ forwards
-
-    def of_request(self, request_id: str) -> list[Forward]:
-        """Return the forwards of one request, in the order of the links."""
-        query = t.forwards.select().join(t.links, t.links.c.system == t.forwards.c.system)
-        query = query.where(t.forwards.c.request_id == request_id).order_by(t.links.c.linked_at, t.links.c.system)
-        with self._read.begin() as connection:
-            return [_to_forward(row) for row in connection.execute(query)]
-
-    def waiting(self, *, begun: bool) -> list[Forward]:
-        """Return the forwards that no model has yet, in the order in which their requests were accepted.
-
-        Args:
-            begun: Only those of requests that can't be cancelled any more: these are due.
-        """
-        query = t.forwards.select().join(t.requests, t.requests.c.request_id == t.forwards.c.request_id)
-        query = query.where(t.forwards.c.state == ForwardState.WAITING).order_by(t.requests.c.seq)
-        if begun:
-            query = query.where(_BEGUN)
-        with self._read.begin() as connection:
-            return [_to_forward(row) for row in connection.execute(query)]
-
-    def parcel(self, forward: Forward) -> Parcel:
-        """Return what a model is told of a request."""
-        mine = t.requests.c.request_id == forward.request_id
-        with self._read.begin() as connection:
-            request = connection.execute(t.requests.select().where(mine)).one()
-            data = connection.scalar(sa.select(t.outbox.c.document).where(t.outbox.c.request_id == forward.request_id))
-        keys = () if data is None or forward.there else _unpacked(data)
-        return Parcel(forward.request_id, request.strategy, request.deadline_at, forward.there, keys)
-
-    def mark_delivered(self, forward: Forward, parcel: Parcel, there: str) -> None:
-        """Note that a model has a request. It is not fenced: it is true, whoever found it out.
-
-        Args:
-            forward: The forward.
-            parcel: What that model was told; a deadline that is earlier by now has still to be told.
-            there: The request there.
-        """
-        mine = (t.forwards.c.request_id == forward.request_id) & (t.forwards.c.system == forward.system)
-        request = sa.select(t.requests.c.deadline_at).where(t.requests.c.request_id == forward.request_id)
-        with transaction(self._write, "forward") as connection:
-            told = connection.scalar(request) == parcel.deadline_at
-            state = ForwardState.DELIVERED if told else ForwardState.WAITING
-            values = {"state": state, "there": there, "tried_at": time.time(), "reason": None}
-            still = mine & (t.forwards.c.state == ForwardState.WAITING)
-            connection.execute(t.forwards.update().where(still).values(**values))
-            _clear_outbox(connection)
-
-    def note(self, forwards: Collection[Forward], reason: str) -> None:
-        """Write down why forwards are not there yet."""
-        with self._write.begin() as connection:
-            for forward in forwards:
-                mine = (t.forwards.c.request_id == forward.request_id) & (t.forwards.c.system == forward.system)
-                still = mine & (t.forwards.c.state == ForwardState.WAITING)
-                connection.execute(t.forwards.update().where(still).values(tried_at=time.time(), reason=reason))
-
     # ------------------------------------------------------------------ what links start from
-
-    def begin(self, system: str | None = None) -> None:
-        """Take up requests that could still be cancelled, so that others may be told of them.
-
-        Args:
-            system: Only those of which this model has no forward: they are older than its link.
-        """
-        if system is None:
-            mine = sa.select(t.forwards.c.request_id).where(t.forwards.c.state == ForwardState.WAITING)
-            wanted = t.requests.c.request_id.in_(mine)
-        else:
-            wanted = t.requests.c.request_id.not_in(
-                sa.select(t.forwards.c.request_id).where(t.forwards.c.system == system)
-            )
-        received = (t.requests.c.state == RequestState.RECEIVED) & t.requests.c.origin.is_(None)
-        with self._write.begin() as connection:
-            connection.execute(t.requests.update().where(received & wanted).values(**taken_up()))
-            begin_earlier(connection)
 
     def remembered(self) -> dict[bytes, tuple[NamedKey, float]]:
         """Return HMAC → (key, since when) of every entry of the guard that stays.
@@ -228,7 +105,7 @@ class Links:
         since = sa.select(t.guard, t.requests.c.received_at).join(
             t.requests, t.requests.c.request_id == t.guard.c.request_id, isouter=True
         )
-        kept = ~t.guard.c.returns & (t.requests.c.request_id.is_(None) | _BEGUN)
+        kept = ~t.guard.c.returns & (t.requests.c.request_id.is_(None) | BEGUN)
         with self._read.begin() as connection:
             return {
                 bytes(row.mac): (NamedKey(row.kind, b"", bytes(row.mac), row.key_id), row.received_at or 0.0)
@@ -248,12 +125,12 @@ class Links:
         their guard key. Left out are requests that may still be cancelled, and corrections.
         """
         corrected = sa.select(t.ingestions.c.after_request).where(t.ingestions.c.after_request.is_not(None))
-        deadlines = sa.select(sa.func.min(t.requests.c.deadline_at)).where(_BEGUN & t.requests.c.purged_at.is_(None))
+        deadlines = sa.select(sa.func.min(t.requests.c.deadline_at)).where(BEGUN & t.requests.c.purged_at.is_(None))
         query = (
             sa
             .select(t.tombstones.c.kind, t.tombstones.c.key)
             .join(t.requests, t.requests.c.request_id == t.tombstones.c.request_id)
-            .where(t.tombstones.c.key.is_not(None) & _BEGUN & t.tombstones.c.request_id.not_in(corrected))
+            .where(t.tombstones.c.key.is_not(None) & BEGUN & t.tombstones.c.request_id.not_in(corrected))
             .where(t.tombstones.c.request_id.not_in(sa.select(t.guard.c.request_id)))
         )
         with self._read.begin() as connection:
@@ -268,67 +145,9 @@ class Links:
         query = t.tombstones.select().join(t.requests, t.requests.c.request_id == t.tombstones.c.request_id)
         with self._read.begin() as connection:
             found: dict[int, set[tuple[str, bytes]]] = {}
-            for row in connection.execute(query.where(t.tombstones.c.key.is_not(None) & _BEGUN)):
+            for row in connection.execute(query.where(t.tombstones.c.key.is_not(None) & BEGUN)):
                 found.setdefault(row.shard, set()).add((row.kind, bytes(row.key)))
             return found, int(connection.scalar(sa.select(sa.func.max(t.tombstones.c.seq))) or 0)
-
-
-# ---------------------------------------------------------------------- in the transactions of others
-
-
-def live_systems(connection: Connection) -> list[str]:
-    """Return the systems of the models that are linked now."""
-    return list(connection.scalars(sa.select(t.links.c.system).where(t.links.c.retired_at.is_(None))))
-
-
-def file_forwards(connection: Connection, request_id: str, systems: Sequence[str], keys: Sequence[NamedKey]) -> None:
-    """Write that linked models must be told of a new request."""
-    state = ForwardState.WAITING
-    connection.execute(
-        t.forwards.insert(), [{"request_id": request_id, "system": system, "state": state} for system in systems]
-    )
-    connection.execute(t.outbox.insert().values(request_id=request_id, document=_packed(keys)))
-
-
-def withdraw_forwards(connection: Connection, request_id: str) -> None:
-    """Forget the forwards of a request that was cancelled; no model was told of it yet."""
-    for table in (t.forwards, t.outbox):
-        connection.execute(table.delete().where(table.c.request_id == request_id))
-
-
-def tell_again(connection: Connection, request_id: str) -> None:
-    """Let models that have a request learn that its deadline is earlier now."""
-    had = (t.forwards.c.request_id == request_id) & (t.forwards.c.state == ForwardState.DELIVERED)
-    connection.execute(t.forwards.update().where(had).values(state=ForwardState.WAITING))
-
-
-def undelivered(connection: Connection, request_ids: Sequence[str]) -> dict[str, str]:
-    """Return which of these requests some linked model has not got yet, and why not."""
-    found: dict[str, str] = {}
-    for part in parts(list(request_ids)):
-        query = sa.select(t.forwards.c.request_id, t.forwards.c.reason, t.links.c.name)
-        query = query.join(t.links, t.links.c.system == t.forwards.c.system)
-        waiting = t.forwards.c.request_id.in_(part) & (t.forwards.c.state == ForwardState.WAITING)
-        for row in connection.execute(query.where(waiting).order_by(t.links.c.linked_at)):
-            why = f": {row.reason}" if row.reason else ""
-            found.setdefault(row.request_id, f"not purged: model {row.name} has not got it yet{why}")
-    return found
-
-
-def _clear_outbox(connection: Connection) -> None:
-    waiting = sa.select(t.forwards.c.request_id).where(t.forwards.c.state == ForwardState.WAITING)
-    connection.execute(t.outbox.delete().where(t.outbox.c.request_id.not_in(waiting)))
-
-
-def _packed(keys: Sequence[NamedKey]) -> bytes:
-    return mask(json.dumps([[key.kind, key.key.hex(), key.mac.hex(), key.mac_key] for key in keys]).encode())
-
-
-def _unpacked(data: bytes) -> tuple[NamedKey, ...]:
-    return tuple(
-        NamedKey(kind, bytes.fromhex(key), bytes.fromhex(mac), mac_key)
-        for kind, key, mac, mac_key in json.loads(unmask(data))
-    )
 
 
 def _named(rows: Sequence[Row[Any]]) -> list[Link]:
@@ -347,5 +166,6 @@ def _named(rows: Sequence[Row[Any]]) -> list[Link]:
     ]
 
 
-def _to_forward(row: Row[Any]) -> Forward:
-    return Forward(row.request_id, row.system, ForwardState(row.state), row.there, row.tried_at, row.reason)
+def live_systems(connection: Connection) -> list[str]:
+    """Return the systems of the models that are linked now."""
+    return list(connection.scalars(sa.select(t.links.c.system).where(t.links.c.retired_at.is_(None))))

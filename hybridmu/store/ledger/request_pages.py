@@ -11,8 +11,8 @@ from sqlalchemy.engine import Connection, Engine, Row
 
 from hybridmu.errors import RequestError
 from hybridmu.store.ledger import tables as t
-from hybridmu.store.ledger.accept.joining import to_request
-from hybridmu.store.ledger.database import reader
+from hybridmu.store.ledger.request_rows import to_request
+from hybridmu.store.ledger.transactions import reader
 from hybridmu.types import ForgetRequest, RequestState
 
 MOST = 1000
@@ -35,7 +35,7 @@ class RequestPages:
     """Requests as lists show them; the cost of a page does not grow with the ledger.
 
     Args:
-        engine: From `database.connect`.
+        engine: From `engine.connect`.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -74,6 +74,22 @@ class RequestPages:
         more = len(rows) > limit
         shown = rows[:limit]
         return Page(tuple(map(to_request, shown)), int(shown[-1].seq) if more else None)
+
+    def number_of(self, request_id: str, caller: str | None = None) -> int | None:
+        """Return what `page` takes as `before` for the requests before one, or None where there is none.
+
+        A part of a list is named by a request: its number would tell how many requests others made.
+
+        Args:
+            request_id: The request.
+            caller: It must be this caller's.
+        """
+        query = sa.select(t.requests.c.seq).where(t.requests.c.request_id == request_id)
+        if caller is not None:
+            query = query.where(t.requests.c.caller == caller)
+        with self._read.begin() as connection:
+            found = connection.scalar(query)
+        return None if found is None else int(found)
 
     def totals(self, caller: str | None = None) -> dict[RequestState, int]:
         """Return how many requests are in each state, every state.

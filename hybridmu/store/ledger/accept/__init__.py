@@ -1,1 +1,1 @@
-"""Acceptance of a request: everything that happens in its one transaction."""
+"""Acceptance of a request: everything that happens in its one transaction, and its taking back."""

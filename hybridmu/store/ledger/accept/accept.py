@@ -1,19 +1,18 @@
-"""A call becomes a request, in one transaction: its tombstones, what it waits for, its guard entries, its forwards."""
+"""Acceptance: a call becomes a request in one transaction, with all that it revokes, waits for and passes on."""
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
+import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from hybridmu.errors import RequestError
+from hybridmu.errors import AdmissionError, RequestError
 from hybridmu.store.ledger import tables as t
-from hybridmu.store.ledger.accept.admission import Limits, admit
-from hybridmu.store.ledger.accept.assessment import Assessment
-from hybridmu.store.ledger.accept.filing import bury, end_at_once
-from hybridmu.store.ledger.accept.joining import (
+from hybridmu.store.ledger.accept.reliance import (
     Requests,
     asked_before,
     hasten,
@@ -23,14 +22,30 @@ from hybridmu.store.ledger.accept.joining import (
     take_up,
     waits_for,
 )
-from hybridmu.store.ledger.accept.suppression_entries import remember_forgotten
 from hybridmu.store.ledger.accept.withdrawal import claim
+from hybridmu.store.ledger.forwards import file_forwards
 from hybridmu.store.ledger.ingestions import insert
-from hybridmu.store.ledger.linked_systems import file_forwards, live_systems
+from hybridmu.store.ledger.linked_systems import live_systems
+from hybridmu.store.ledger.tombstones import Assessment, bury
+from hybridmu.store.ledger.transactions import parts
 from hybridmu.types import Ingestion, NamedKey, Origin, RequestState, ResolvedKey, StrategyChoice
 
 _NOT_HERE = "it has no row here"
 _PURGED = "its rows were forgotten and purged before"
+_OPEN = (RequestState.RECEIVED, RequestState.PLANNED, RequestState.APPLIED)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one caller may ask; None is no limit.
+
+    Attributes:
+        open_requests: Requests of the caller that are not served yet.
+        per_minute: Requests of the caller in the last 60 seconds.
+    """
+
+    open_requests: int | None = None
+    per_minute: int | None = None
 
 
 @dataclass(frozen=True)
@@ -93,7 +108,7 @@ def commit(connection: Connection, call: Call, found: Assessment) -> str:
         if call.deadline is not None:
             hasten(connection, own.request_id, call.deadline)
         returns = call.ingestion is not None
-        remember_forgotten(connection, own.request_id, call.keys, call.purged, (), returns=returns)
+        _remember_forgotten(connection, own.request_id, call.keys, call.purged, (), returns=returns)
         return own.request_id
     return _file(connection, call, found, earlier)
 
@@ -106,7 +121,7 @@ def _file(connection: Connection, call: Call, found: Assessment, earlier: Reques
     passes_on = bool(systems and (found.fresh or open_ or call.absent))
     if not (found.fresh or earlier or call.origin or passes_on):
         raise RequestError("the request is empty", expected="at least one id or group")
-    admit(connection, call.caller, call.limits, call.at)
+    _admit(connection, call.caller, call.limits, call.at)
     values = {
         "request_id": name,
         "strategy": call.strategy,
@@ -122,12 +137,12 @@ def _file(connection: Connection, call: Call, found: Assessment, earlier: Reques
         connection.execute(t.requests.insert().values(state=RequestState.RECEIVED, keys=keys, **values))
         bury(connection, name, found.fresh, waits_for(connection, found.covering, earlier))
     else:
-        end_at_once(connection, call.at, _PURGED if earlier else _NOT_HERE, values)
+        _end_at_once(connection, call.at, _PURGED if earlier else _NOT_HERE, values)
     if passes_on:
         known = {(key.kind, key.key): NamedKey(key.kind, key.key, key.mac, key.mac_key) for key in call.keys}
         file_forwards(connection, name, systems, [*known.values(), *call.absent])
     returns = call.ingestion is not None
-    remember_forgotten(connection, name, call.keys, call.purged, call.absent, returns=returns)
+    _remember_forgotten(connection, name, call.keys, call.purged, call.absent, returns=returns)
     macs = {key.mac for key in call.keys if key.mac} | set(call.purged)
     note_named(connection, name, macs)
     rely_on(connection, name, found, earlier, call.deadline)
@@ -135,3 +150,106 @@ def _file(connection: Connection, call: Call, found: Assessment, earlier: Reques
     if call.ingestion is not None:
         insert(connection, replace(call.ingestion, after_request=name), call.copy_seal)
     return name
+
+
+def being_forgotten(found: Assessment) -> RequestError:
+    """Return why rows that are revoked can't be corrected."""
+    requests = sorted({stone.request_id for stone in found.covering})
+    return RequestError(
+        f"{len({(key.kind, key.key) for key in found.known})} row(s) to be corrected are revoked already",
+        expected="live rows; nothing was changed",
+        got=f"rows of request(s) {', '.join(requests[:5])}",
+        remedy="once the request is PURGED, `readmit` their ids and `ingest` the corrected rows",
+    )
+
+
+def known_macs(connection: Connection, macs: Collection[bytes]) -> set[bytes]:
+    """Return which of these HMACs the guard has."""
+    guard = t.guard.c.mac
+    found: set[bytes] = set()
+    for part in parts(sorted(macs)):
+        found |= {bytes(mac) for mac in connection.scalars(sa.select(guard).where(guard.in_(part)))}
+    return found
+
+
+def _admit(connection: Connection, caller: str, limits: Limits | None, now: float) -> None:
+    """Check the limits of a caller in the transaction that accepts a request.
+
+    Raises:
+        AdmissionError: They are reached.
+    """
+    if limits is None:
+        return
+    mine = sa.select(sa.func.count()).select_from(t.requests).where(t.requests.c.caller == caller)
+    checks = (
+        ("open requests", limits.open_requests, mine.where(t.requests.c.state.in_(_OPEN))),
+        # What a clock that was set back left in the future is not counted: it would keep a caller out for as long.
+        ("requests in the last minute", limits.per_minute, mine.where(t.requests.c.received_at.between(now - 60, now))),
+    )
+    for what, limit, query in checks:
+        if limit is not None and (have := connection.scalar(query) or 0) >= limit:
+            raise AdmissionError(
+                f"caller {caller!r} has too many {what}",
+                expected=f"at most {limit}",
+                got=str(have + 1),
+                remedy="put many ids into one request, wait, or raise the limit under admission:",
+            )
+
+
+def _end_at_once(connection: Connection, now: float, reason: str, values: dict[str, Any]) -> None:
+    """Write a request that touches no row here: PURGED, without a certificate of its own."""
+    version = connection.scalar(sa.select(t.serving.c.version))
+    times = dict.fromkeys(("applied_at", "served_at", "exact_at", "purged_at"), now)
+    versions = dict.fromkeys(("version_before", "version_after", "version_exact"), version)
+    mine = {"state": RequestState.PURGED, "keys": 0, "reason": reason}
+    connection.execute(t.requests.insert().values(**mine, **times, **versions, **values))
+
+
+def _remember_forgotten(
+    connection: Connection,
+    request_id: str,
+    keys: Sequence[ResolvedKey],
+    purged: Sequence[bytes],
+    absent: Sequence[NamedKey],
+    *,
+    returns: bool,
+) -> None:
+    """Write guard entries of all keys of a call, also of those that an earlier one revoked.
+
+    What a correction would have brought back does not come back when it is asked to be forgotten meanwhile.
+
+    Args:
+        connection: Of the caller's transaction.
+        request_id: The request.
+        keys: Keys with rows here.
+        purged: HMACs that the guard has.
+        absent: Keys without a row here that the guard does not have.
+        returns: Whether a correction brings the keys back.
+    """
+    macs = {key.mac: key for key in keys if key.mac}
+    there = known_macs(connection, {*macs, *purged})
+    for part in parts(sorted(there)):
+        if not returns:
+            connection.execute(
+                t.guard.update().where(t.guard.c.mac.in_(part) & t.guard.c.returns).values(returns=False)
+            )
+        if mine := [mac for mac in part if mac in macs]:  # rows were found of what was known by name only
+            named = t.guard.c.mac.in_(mine) & t.guard.c.absent
+            connection.execute(t.guard.update().where(named).values(absent=False, request_id=request_id))
+    new: list[tuple[bytes, Any, str, bool]] = [
+        (mac, key.kind, key.mac_key, False) for mac, key in macs.items() if mac not in there
+    ]
+    new += [(key.mac, key.kind, key.mac_key, True) for key in absent]
+    if new:
+        entries = [
+            {
+                "mac": mac,
+                "kind": kind,
+                "key_id": key_id,
+                "request_id": request_id,
+                "returns": returns,
+                "absent": not_here,
+            }
+            for mac, kind, key_id, not_here in sorted(new)
+        ]
+        connection.execute(t.guard.insert(), entries)

@@ -1,15 +1,16 @@
-"""Assessment of keys: which of their rows are live, and which tombstones revoked the others."""
+"""Tombstones: which rows keys would revoke now, which tombstones revoked the others, and new ones."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
 from hybridmu.store.ledger import tables as t
-from hybridmu.store.ledger.database import parts
+from hybridmu.store.ledger.transactions import parts
 from hybridmu.types import ResolvedKey, Tombstone
 
 
@@ -91,3 +92,41 @@ def by_key(connection: Connection, keys: Sequence[bytes], before: int | None = N
 def to_tombstone(row: Row[Any]) -> Tombstone:
     """Return a tombstone from its row in the database."""
     return Tombstone(row.seq, row.kind, bytes(row.key), row.shard, row.slice, row.request_id, row.rows)
+
+
+def bury(
+    connection: Connection,
+    request_id: str,
+    fresh: Sequence[tuple[ResolvedKey, int]],
+    waits: Mapping[int, int],
+) -> None:
+    """Write tombstones and what the request waits for.
+
+    Args:
+        connection: In a write transaction.
+        request_id: The request.
+        fresh: Its keys, with the training rows that each alone revokes; one that it buried before is counted anew.
+        waits: Shard → up to which of others' tombstones it waits as well.
+    """
+    stones = t.tombstones.c
+    mine = sa.select(stones.kind, stones.key, stones.shard, stones.slice, stones.seq).where(
+        stones.request_id == request_id
+    )
+    there = {tuple(row[:4]): row.seq for row in connection.execute(mine)}
+    new = []
+    for k, rows in fresh:
+        if seq := there.get((k.kind, k.key, k.shard, k.slice)):
+            connection.execute(t.tombstones.update().where(stones.seq == seq).values(rows=rows))
+        else:
+            place = {"kind": k.kind, "key": k.key, "shard": k.shard, "slice": k.slice}
+            new.append({"request_id": request_id, "rows": rows, **place})
+    if new:
+        connection.execute(t.tombstones.insert(), new)
+    own = sa.select(stones.shard, sa.func.max(stones.seq)).where(stones.request_id == request_id)
+    upto = dict(waits)
+    for shard, seq in connection.execute(own.group_by(stones.shard)):
+        upto[shard] = max(upto.get(shard, 0), seq)
+    connection.execute(
+        t.needs.insert(),
+        [{"request_id": request_id, "shard": shard, "upto": seq} for shard, seq in sorted(upto.items())],
+    )

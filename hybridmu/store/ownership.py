@@ -14,8 +14,8 @@ from typing import Any
 from hybridmu.config import Settings
 from hybridmu.errors import CorruptBlobError, StateError, StorageError, StorageMismatchError
 from hybridmu.store.dataset.layout import MANIFEST
-from hybridmu.store.ledger.database import database_url, has_tables
-from hybridmu.store.ledger.ledger import Ledger
+from hybridmu.store.ledger.engine import database_url, has_tables
+from hybridmu.store.ledger.ledger_identity import Identity
 from hybridmu.store.storage.file_modes import apply_modes
 from hybridmu.store.storage.storage import Storage
 
@@ -88,13 +88,13 @@ def is_claimed(storage: Storage) -> bool:
     return marker is not None and marker["system"] is not None
 
 
-def refuse_lost_rows(storage: Storage, ledger: Ledger) -> None:
+def refuse_lost_rows(storage: Storage, identity: Identity) -> None:
     """Refuse a storage without a manifest under a ledger that knows a trained model.
 
     Raises:
         StorageError: It is so.
     """
-    if not storage.exists(MANIFEST) and ledger.trained():
+    if not storage.exists(MANIFEST) and identity.trained():
         raise StorageError(
             f"{MANIFEST} in {storage.url} is missing",
             expected="the manifest of the tables that the ledger knows",
@@ -112,15 +112,15 @@ def refuse_links(storage: Storage) -> None:
     storage.refuse_links(*_PLACES, *(name for name in storage.links() if _OURS.fullmatch(name)))
 
 
-def bind(storage: Storage, ledger: Ledger, settings: Settings, *, create: bool, replace: bool = False) -> None:
+def bind(storage: Storage, identity: Identity, settings: Settings, *, create: bool, replace: bool = False) -> None:
     """Check that storage, ledger and configuration belong together, and with `create` claim what nobody claimed.
 
     Args:
         storage: Of the system.
-        ledger: Of the system.
+        identity: Of the ledger.
         settings: Of the system.
-        create: As in `Ledger.bind`.
-        replace: As in `Ledger.bind`.
+        create: As in `Identity.bind`.
+        replace: As in `Identity.bind`.
 
     Raises:
         StorageMismatchError: Storage belongs to another ledger, or the ledger to another configuration.
@@ -129,25 +129,25 @@ def bind(storage: Storage, ledger: Ledger, settings: Settings, *, create: bool, 
     storage.refuse_links(*_PLACES)
     marker = _read(storage)
     owner = marker["system"] if marker else None
-    if owner is not None and ledger.system() != owner:
+    if owner is not None and identity.system() != owner:
         raise StorageMismatchError(
             f"the storage {storage.url} belongs to another ledger",
             expected="the database_url with which it was trained",
             got="a ledger of another system, or a new one",
             remedy="use that database_url, or another storage_url",
         )
-    ledger.bind(settings.identity(), create=create, replace=replace)
+    identity.bind(settings.identity(), create=create, replace=replace)
     if create:
-        claim(storage, ledger, settings)
+        claim(storage, identity, settings)
     else:
-        refuse_lost_rows(storage, ledger)
+        refuse_lost_rows(storage, identity)
 
 
-def claim(storage: Storage, ledger: Ledger, settings: Settings) -> None:
+def claim(storage: Storage, identity: Identity, settings: Settings) -> None:
     """Write down in a storage that names no ledger yet that it belongs to this one, which is bound to it."""
     marker = _read(storage)
     if marker is not None and marker["system"] is None:
-        _write(storage, ledger.system(), settings.storage_mode)
+        _write(storage, identity.system(), settings.storage_mode)
 
 
 def _made_before(storage: Storage, settings: Settings) -> bool:

@@ -24,23 +24,17 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from sqlalchemy.engine import Engine
-
 from hybridmu.errors import DatabaseError, HybridMUError, LeaseLostError
 from hybridmu.faults import reach
+from hybridmu.runtime.coordinator.certifier import Certifier
 from hybridmu.runtime.coordinator.dispatcher import revoked_keys
-from hybridmu.runtime.coordinator.file_recorder import Recorder
-from hybridmu.runtime.purge.certifier import Certifier
-from hybridmu.runtime.purge.database_scrub import clean
 from hybridmu.runtime.purge.own_files import advice
 from hybridmu.runtime.workers.context import Site
+from hybridmu.store.ledger.database import Database
+from hybridmu.store.ledger.file_recorder import Recorder
 from hybridmu.store.ledger.file_seals import Change
-from hybridmu.store.ledger.journal import Journal
-from hybridmu.store.ledger.measurements import Measurements
-from hybridmu.store.ledger.operator_controls import Controls, Hold
-from hybridmu.store.ledger.purge_records import Deletions, Purgeable
-from hybridmu.store.ledger.registry import Registry
-from hybridmu.store.ledger.replicas import Replicas
+from hybridmu.store.ledger.operator_controls import Hold
+from hybridmu.store.ledger.purge_records import Purgeable
 from hybridmu.types import (
     ForeseenOutcome,
     JobResult,
@@ -95,7 +89,7 @@ class Purger:
 
     Args:
         site: Storage and settings.
-        engine: The database.
+        database: Of the system.
         queue: Queues a job with the coordinator.
         renew: Keeps the coordinator's lease during longer work.
         clean: Takes forgotten rows out of the copies of new data that wait; returns their names.
@@ -105,18 +99,22 @@ class Purger:
     def __init__(
         self,
         site: Site,
-        engine: Engine,
+        database: Database,
         queue: Queue,
         renew: Callable[[], None],
         clean: Clean,
         recorder: Recorder,
     ) -> None:
         self.site, self._recorder = site, recorder
-        self._engine, self._queue, self._renew, self._clean = engine, queue, renew, clean
-        self._registry, self._controls, self._replicas = Registry(engine), Controls(engine), Replicas(engine)
-        self._measurements, self._deletions = Measurements(engine), Deletions(engine)
-        self._journal = Journal(site.storage, engine)
-        self._certifier = Certifier(site, engine, renew)
+        self._database, self._queue, self._renew, self._clean = database, queue, renew, clean
+        self._registry, self._controls, self._replicas = database.registry, database.controls, database.replicas
+        self._measurements, self._deletions, self._evidence = (
+            database.measurements,
+            database.deletions,
+            database.evidence,
+        )
+        self._journal = database.journal(site.storage)
+        self._certifier = Certifier(site, database, renew)
         self._batch: _Batch | None = None
         self._look_at = 0.0
         self._retry_at: dict[str, float] = {}
@@ -203,12 +201,12 @@ class Purger:
         reach("purge.begin")
         stones = self._deletions.exact_stones(shards)
         # What did not show a deletion is looked at anew once per start: a person may have looked meanwhile.
-        unproven = self._deletions.unproven(shards & self._proven) | self._deletions.unproven(
+        unproven = self._evidence.unproven(shards & self._proven) | self._evidence.unproven(
             shards - self._proven, again=True
         )
         self._proven |= shards
         held = self._deletions.stones_of([name for name in self._deletions.held(holds) if name])
-        surveyed = self._deletions.surveyed(list(requests))
+        surveyed = self._evidence.surveyed(list(requests))
         since = {shard: min(need.upto for need in needs) for shard, needs in unproven.items() if needs}
         history = self._registry.history(since)
         going: dict[int, list[str]] = {shard: [] for shard in shards}
@@ -232,10 +230,10 @@ class Purger:
 
     def _foresee(self, token: int) -> None:
         batch = self._at_work()
-        self._drop(token, self._deletions.refused(list(batch.requests)))
+        self._drop(token, self._evidence.refused(list(batch.requests)))
         self._keep_held(token)
         # From here on these, and not the tombstones, say what goes: they outlive them in a crash.
-        batch.surveys = self._deletions.surveys(list(batch.requests))
+        batch.surveys = self._evidence.surveys(list(batch.requests))
         batch.then, batch.asked, batch.foreseen = self._index, frozenset(batch.requests), {}
         for shard, keys in sorted(self._going().items()):
             self._send("foresee", shard, tombstones=tuple(sorted(keys)))
@@ -290,10 +288,8 @@ class Purger:
         batch.emptied = self._emptied()
         self._journal.scrub(batch.emptied, self._deletions.naming(batch.requests))
         needles = {needle for survey in self._surveys() for needle in survey.needles}
-        # PostgreSQL's URL names no file.
-        database = self._engine.url.database if self._engine.dialect.name == "sqlite" else None
         shards = tuple(sorted(self._going()))
-        where = {"database": database or "", "waiting": self._clean(token)}
+        where = {"database": next(map(str, self._database.files()), ""), "waiting": self._clean(token)}
         self._send("look", -1, needles=tuple(sorted(needles)), purged_shards=shards, **where)
 
     def _finish(self, token: int) -> None:
@@ -302,7 +298,7 @@ class Purger:
         needles = {needle for survey in self._surveys() for needle in survey.needles}
         self._measurements.drop_curves(token, needles)
         self._deletions.scrub(token, batch.emptied, self._deletions.naming(batch.requests))
-        database = clean(self._engine, needles, self._renew)
+        database = self._database.clean(needles, self._renew)
         rows = sum(len(survey.rows) for survey in self._surveys())
         purge = {
             "rows": rows,
@@ -325,7 +321,7 @@ class Purger:
             self._fail(token, touched, f"{_place(result.shard)}{result.error}")
         elif isinstance(result, ProofOutcome):
             surveys = [(request_id, Survey.from_json(text)) for request_id, text in result.surveys]
-            self._deletions.save_proof(token, result.shard, result.proofs, surveys)
+            self._evidence.save(token, result.shard, result.proofs, surveys)
             refused = {proof.request_id: proof.refused for proof in result.proofs if proof.refused}
             self._drop(token, {**dict.fromkeys(result.held, "a legal hold covers some of its rows"), **refused})
         elif isinstance(result, ForeseenOutcome):

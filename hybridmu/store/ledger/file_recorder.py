@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from sqlalchemy.engine import Engine
-
 from hybridmu.store.dataset.lake import Lake
 from hybridmu.store.dataset.layout import MANIFEST
-from hybridmu.store.ledger.file_seals import Change, Seals
-from hybridmu.store.ledger.journal import Journal
+from hybridmu.store.ledger.database import Database
+from hybridmu.store.ledger.file_seals import Change
 from hybridmu.store.storage.sealed_json import file_seal
 
 
@@ -18,11 +16,11 @@ class Recorder:
 
     Args:
         lake: What is read of it is compared with the ledger from now on.
-        engine: The database.
+        database: Of the system.
     """
 
-    def __init__(self, lake: Lake, engine: Engine) -> None:
-        self._lake, self._seals, self._journal = lake, Seals(engine), Journal(lake.storage, engine)
+    def __init__(self, lake: Lake, database: Database) -> None:
+        self._lake, self._seals, self._journal = lake, database.seals, database.journal(lake.storage)
         lake.compare_with(self._seals.known)
 
     def begin(self, seals: Mapping[str, str]) -> None:

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from pydantic import TypeAdapter
-from sqlalchemy.engine import Engine
 
 from hybridmu.core.proof.certificate import RequestFacts, build, sign
 from hybridmu.core.proof.document import Predecessor
@@ -20,10 +19,8 @@ from hybridmu.errors import StateError
 from hybridmu.runtime.workers.context import Site
 from hybridmu.store.certificates import Certificates
 from hybridmu.store.keyring import Keyring
-from hybridmu.store.ledger.ingestions import Ingestions
-from hybridmu.store.ledger.journal import Journal
-from hybridmu.store.ledger.ledger import Ledger
-from hybridmu.store.ledger.purge_records import Deletions, Passed
+from hybridmu.store.ledger.database import Database
+from hybridmu.store.ledger.purge_records import Passed
 from hybridmu.types import ForgetRequest, RequestState
 
 _EVIDENCE = TypeAdapter(ShardEvidence)
@@ -34,15 +31,16 @@ class Certifier:
 
     Args:
         site: Storage and settings.
-        engine: The database.
+        database: Of the system.
         renew: Keeps the coordinator's lease during longer work.
     """
 
-    def __init__(self, site: Site, engine: Engine, renew: Callable[[], None]) -> None:
+    def __init__(self, site: Site, database: Database, renew: Callable[[], None]) -> None:
         self.site, self._renew = site, renew
-        self._ledger, self._deletions, self._ingestions = Ledger(engine), Deletions(engine), Ingestions(engine)
+        self._identity, self._evidence = database.identity, database.evidence
+        self._ledger, self._deletions, self._ingestions = database.ledger, database.deletions, database.ingestions
         self._certificates, self._keyring = Certificates(site.storage), Keyring(site.settings)
-        self._journal = Journal(site.storage, engine)
+        self._journal = database.journal(site.storage)
 
     def certify(self, token: int, requests: Sequence[str], purge: Mapping[str, Any]) -> None:
         """Give requests the next numbers, write their certificates, and make them PURGED.
@@ -106,7 +104,7 @@ class Certifier:
         assert request.exact_at is not None
         return build(
             previous=last,
-            system=self._ledger.system(),
+            system=self._identity.system(),
             request=RequestFacts(
                 id=request.request_id,
                 kind="forget" if self._ingestions.of_request(request.request_id) is None else "correct",
@@ -118,8 +116,8 @@ class Certifier:
                 purged_at=passed.purged_at,
                 deadline_at=request.deadline_at,
             ),
-            keys=self._deletions.revoked_keys(request.request_id),
-            shards=[_EVIDENCE.validate_json(text) for text in self._deletions.evidence(request.request_id)],
+            keys=self._evidence.revoked_keys(request.request_id),
+            shards=[_EVIDENCE.validate_json(text) for text in self._evidence.documents(request.request_id)],
             purge=passed.purge,
             issued_at=passed.purged_at,
             predecessor=self._predecessor(),

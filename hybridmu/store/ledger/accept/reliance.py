@@ -14,10 +14,10 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
 from hybridmu.store.ledger import tables as t
-from hybridmu.store.ledger.accept.assessment import Assessment
-from hybridmu.store.ledger.accept.filing import taken_up
-from hybridmu.store.ledger.database import parts
-from hybridmu.store.ledger.linked_systems import tell_again
+from hybridmu.store.ledger.forwards import tell_again
+from hybridmu.store.ledger.request_rows import taken_up, to_request
+from hybridmu.store.ledger.tombstones import Assessment
+from hybridmu.store.ledger.transactions import parts
 from hybridmu.types import ForgetRequest, Origin, RequestState, ResolvedKey, StrategyChoice, Tombstone
 
 WAITING = (RequestState.RECEIVED, RequestState.PLANNED)
@@ -163,12 +163,6 @@ def relied_on(connection: Connection, request_ids: Collection[str]) -> dict[str,
         for row in connection.execute(query):
             found.setdefault(row.request_id, []).append(row.earlier)
     return found
-
-
-def to_request(row: Row[Any]) -> ForgetRequest:
-    """Return a row of the table of requests as a value."""
-    fields = {name: getattr(row, name) for name in ForgetRequest.__dataclass_fields__ if name != "state"}
-    return ForgetRequest(state=RequestState(row.state), **fields)
 
 
 def _rowless(covering: Sequence[Tombstone], earlier: Requests) -> set[str]:

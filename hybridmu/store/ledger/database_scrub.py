@@ -19,8 +19,8 @@ from hybridmu.core.proof.byte_search import DIGEST_BYTES, Needles, spelled
 from hybridmu.errors import PurgeError
 from hybridmu.faults import reach
 from hybridmu.store.ledger import tables as t
-from hybridmu.store.ledger.database import reader
 from hybridmu.store.ledger.free_text import LIBRARIES, is_declared, is_ours, redact
+from hybridmu.store.ledger.transactions import reader
 
 # How long others are waited for; it must end well before the coordinator's lease does.
 _BUSY_MILLISECONDS = 4000
@@ -37,7 +37,7 @@ def clean(engine: Engine, needles: Collection[bytes], beat: Beat) -> dict[str, i
     values are always written anew: its files are the server's own, and can't be looked at from here.
 
     Args:
-        engine: From `database.connect`.
+        engine: From `engine.connect`.
         needles: Digests and telling raw ids of purged rows.
         beat: Called between pieces of work, to keep the coordinator's lease.
 

@@ -1,0 +1,47 @@
+"""Evaluation of a sub-model on rows: losses and logits."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from hybridmu.core.kernel.model import SubModel
+from hybridmu.core.kernel.rows import Rows
+from hybridmu.core.tasks.base import Task
+
+F64 = npt.NDArray[np.float64]
+_CHUNK = 2048
+
+
+@torch.no_grad()
+def losses(model: SubModel, rows: Rows, task: Task) -> F64:
+    """Return the loss of every row, float64 [n], in evaluation mode.
+
+    A task gives the mean loss of a batch, so the forward pass is batched and the loss is asked row by row.
+    """
+    model.eval()
+    found: list[float] = []
+    for x, y in zip(torch.split(rows.x, _CHUNK), torch.split(rows.y, _CHUNK), strict=True):
+        logits = model(x)
+        found += [float(task.loss(logits[i : i + 1], y[i : i + 1])) for i in range(len(y))]
+    return np.asarray(found)
+
+
+@torch.no_grad()
+def mean_loss(model: SubModel, rows: Rows, task: Task) -> float:
+    """Return the mean loss over rows, in evaluation mode; NaN without rows."""
+    if len(rows) == 0:
+        return float("nan")
+    model.eval()
+    chunks = zip(torch.split(rows.x, _CHUNK), torch.split(rows.y, _CHUNK), strict=True)
+    return sum(float(task.loss(model(x), y)) * len(y) for x, y in chunks) / len(rows)
+
+
+@torch.no_grad()
+def logits_of(model: SubModel, rows: Rows, classes: int) -> Tensor:
+    """Return logits, float32 [n, classes], in evaluation mode."""
+    model.eval()
+    parts = [model(x) for x in torch.split(rows.x, _CHUNK)] if len(rows) else []
+    return torch.cat(parts) if parts else torch.empty(0, classes)
