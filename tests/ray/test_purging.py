@@ -17,7 +17,7 @@ from hybridmu.cluster.driver import CoordinatorActor
 from hybridmu.core.proof.certificate_check import check
 from hybridmu.errors import PurgeError
 from hybridmu.store.certificates import Certificates
-from tests import support as tests_support
+from tests import support as tables
 from tests.ray import support
 
 pytestmark = pytest.mark.usefixtures("cluster")
@@ -107,9 +107,9 @@ WORDS = ["CoreWorkerProcess", "Constructing", "gcs_server", "listening", "ShardW
 
 
 def test_a_person_whose_name_is_a_word_of_rays_messages_is_purged(tmp_path: Path) -> None:
-    rows = tests_support.table(300, features=8, ids="str")
+    rows = tables.table(300, features=8, ids="str")
     names = [*WORDS, *rows["id"].to_pylist()[len(WORDS) :]]
-    tests_support.write(tmp_path, tests_support.replaced(rows, "id", pa.array(names)))
+    tables.write(tmp_path, tables.replaced(rows, "id", pa.array(names)))
     policy = {"strategy": "retrain", "verify_share": 0.0, "retention_seconds": 0.0}
     raw = support.config(tmp_path, sisa={"shards": 2, "slices": 2, "epochs": 2}, policy=policy)
     with hybridmu.connect(raw, executor="local") as system:
