@@ -5,7 +5,7 @@ Ids come from files only: the dashboard shows a job's command line to everyone w
 
 import sys
 
-from hybridmu.cli.main import app
+from hybridmu.cli.start import main as start
 
 
 def main() -> None:
@@ -15,7 +15,7 @@ def main() -> None:
         sys.exit(
             "error: the dashboard shows a job's command line; put ids into a file and pass --ids FILE or --groups FILE"
         )
-    app(["forget", *arguments])
+    start(["forget", *arguments])
 
 
 if __name__ == "__main__":

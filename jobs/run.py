@@ -2,12 +2,12 @@
 
 import sys
 
-from hybridmu.cli.main import app
+from hybridmu.cli.start import main as start
 
 
 def main() -> None:
     """Run the verb with this script's arguments."""
-    app(["run", *sys.argv[1:]])
+    start(["run", *sys.argv[1:]])
 
 
 if __name__ == "__main__":

@@ -172,7 +172,7 @@ def run(
     as_json: JsonOption = False,
     local: LocalOption = False,
 ) -> None:
-    """Be the coordinator: fulfil requests until interrupted."""
+    """Be the coordinator: fulfil requests until interrupted; fails when a shard's repair is left undone at the end."""  # noqa: DOC501
     with _system(config_file, as_json, local) as system:
         start_logging(system.settings.logs)
         last: list[Snapshot] = []
@@ -191,6 +191,10 @@ def run(
         except KeyboardInterrupt:
             snapshot = last[0] if last else Snapshot(None, 0, 0, 0)
     emit(asdict(snapshot), as_json, lambda: _facts("stopped", asdict(snapshot)))
+    if until_idle and snapshot.blocked:
+        shards = ", ".join(map(str, snapshot.blocked))
+        err.print(f"the exact retrain failed of shard {shards}: the log above says how; `hybridmu run` tries it again")
+        raise typer.Exit(1)
 
 
 @app.command()

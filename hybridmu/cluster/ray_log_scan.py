@@ -1,8 +1,9 @@
 """Scan for purged rows in what Ray itself writes: session logs and spilled objects, on every node.
 
-Ray logs words of its own: logins, hosts, folders, packages, its configuration. An id that is the same as one of them is
-not told from it, so of such an id only digests are searched. Imports no torch: every node has a process with this
-module.
+Words of the machines and of the configuration stand everywhere in there: logins, hosts, addresses, folders, packages.
+An id that is the same as one of them is not told from it, so of such an id only digests are searched. Words of Ray's
+own messages are told from ids by the line that they stand in (`ray_log_words`). Imports no torch: every node has a
+process with this module.
 """
 
 from __future__ import annotations
@@ -11,19 +12,22 @@ import getpass
 import os
 import platform
 import sys
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from importlib.metadata import distributions
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from hybridmu.cluster.ray_log_words import is_component, needles_beside, traces
 from hybridmu.core.proof.byte_search import Needles, spelled
 from hybridmu.errors import PurgeError
 
 _TIMEOUT_SECONDS = 300.0
+_PROGRAMS = (Path(ray.__file__).parent, Path(__file__).parents[1])
+_LOGS = {"logs", "metrics"}
 
 Held = list[tuple[str, tuple[bytes, ...]]]
 
@@ -36,7 +40,7 @@ class Searcher:
 
         Args:
             needles: Digests are also searched as hexadecimal text.
-            words: The configuration; what stands in it is no trace of a row.
+            words: The configuration and the cluster's nodes; what stands there is no trace of a row.
         """
         session = Path(ray._private.worker._global_node.get_session_dir_path())
         told = needles_beside([*_words_here(session), words], needles)
@@ -48,11 +52,15 @@ class Searcher:
                 if not file.is_file() or file.is_socket():
                     continue
                 with file.open("rb") as stream:
-                    held = {meaning[spelling] for piece in wanted.in_stream(stream.read) for spelling in piece}
+                    held = {spelling for piece in wanted.in_stream(stream.read) for spelling in piece}
+                place = PurePosixPath(file.relative_to(session))
+                if held and place.parts[0] in _LOGS:
+                    with file.open("rb") as lines:
+                        held = traces(lines, held, is_component(place), _PROGRAMS)
             except OSError:
                 continue  # rotated or removed meanwhile
             if held:
-                found.append((str(file), tuple(sorted(held))))
+                found.append((str(file), tuple(sorted({meaning[spelling] for spelling in held}))))
         return found
 
 
@@ -86,6 +94,7 @@ class Searchers:
         here = ray.get_runtime_context().get_node_id()
         alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
         self._actors = {node: self._actors.get(node) or _start(node) for node in sorted(alive - {here})}
+        words += b"\n" + str(ray.nodes()).encode()  # addresses and ports, which Ray logs
         asked = [actor.find.remote(sorted(needles), words) for actor in self._actors.values()]
         try:
             held = {here: Searcher().find(needles, words), **dict(zip(self._actors, _answers(asked), strict=True))}
@@ -104,17 +113,6 @@ class Searchers:
         for actor in self._actors.values():
             ray.kill(actor)
         self._actors = {}
-
-
-def needles_beside(words: Iterable[bytes], needles: Collection[bytes]) -> list[bytes]:
-    """Return the needles that are none of these words, nor a part of one; a digest is none but by a miracle.
-
-    Example:
-        >>> needles_beside([b"/home/platform-team"], [b"platform-team", b"a-person-77"])
-        [b'a-person-77']
-    """
-    said = b"\n".join(words).lower()
-    return [needle for needle in needles if needle.lower() not in said]
 
 
 def _words_here(session: Path) -> list[bytes]:

@@ -39,6 +39,7 @@ class Ensemble:
         how: `mean` or `vote`.
         removed: Shard → tombstones up to this number are out of its sub-model.
         elsewhere: Has the sub-models run by the processes that hold them, x → logits, and the seconds of a sample.
+        whole: Columns that hold whole numbers alone.
     """
 
     def __init__(
@@ -49,10 +50,11 @@ class Ensemble:
         how: str,
         removed: Mapping[int, int] | None = None,
         elsewhere: tuple[Forward, float] | None = None,
+        whole: Collection[str] = (),
     ) -> None:
         self.version, self.encoder, self.how = version, encoder, how
         self.models = models
-        self._rows = RowEncoder(encoder)
+        self._rows = RowEncoder(encoder, whole)
         self.removed = {shard: upto for shard, upto in (removed or {}).items() if shard in models}
         self.withheld: frozenset[int] = frozenset()
         voters = [model for _, model in models.values() if model is not None]
@@ -91,8 +93,9 @@ class Ensemble:
                 models[sub.shard] = same
             else:
                 models[sub.shard] = (sub.blob, site.load_model(sub.shard, sub.blob))
-        how = site.settings.serving.aggregation
-        return cls(version.version, models, site.lake.manifest.encoder, how, removed_of(version))
+        how, encoder = site.settings.serving.aggregation, site.lake.manifest.encoder
+        whole = site.feature_types.whole()
+        return cls(version.version, models, encoder, how, removed_of(version), whole=whole)
 
     def withholding(self, shards: frozenset[int]) -> Ensemble:
         """Return the same version with some sub-models out of the vote; nothing is loaded or copied."""

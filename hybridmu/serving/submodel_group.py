@@ -75,7 +75,8 @@ def spread(site: Site, version: ModelVersion, _: Ensemble | None, ask: Ask) -> E
     started = time.perf_counter()
     if models:
         forward(sample(encoder))
-    return Ensemble(number, models, encoder, how, removed_of(version), (forward, time.perf_counter() - started))
+    elsewhere = forward, time.perf_counter() - started
+    return Ensemble(number, models, encoder, how, removed_of(version), elsewhere, site.feature_types.whole())
 
 
 class Voters(Follower):

@@ -6,8 +6,9 @@ Every cell is judged by itself: what is accepted, and the bits that come of it, 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from decimal import Decimal
+from functools import partial
 from itertools import chain
 from operator import itemgetter
 from typing import Any
@@ -38,15 +39,21 @@ class RowEncoder:
 
     Args:
         encoder: Of the trained system.
+        whole: Columns that hold whole numbers alone: nothing was trained on another number there.
     """
 
-    def __init__(self, encoder: Encoder) -> None:
+    def __init__(self, encoder: Encoder, whole: Collection[str] = ()) -> None:
         ends = np.cumsum([0, *(column.width for column in encoder.columns)])
         placed = list(zip(encoder.columns, map(int, ends), strict=False))
         self._features = int(ends[-1])
         self._names = ", ".join(column.name for column in encoder.columns)
         self._groups: list[Callable[[Sequence[Row], F32], None]] = []
-        for make, kinds in ((_scalars, ("number", "bool")), (_lists, ("list",)), (_texts, ("category", "hash"))):
+        makers: list[tuple[Callable[[Placed], Callable[[Sequence[Row], F32], None]], tuple[str, ...]]] = [
+            (partial(_scalars, whole=whole), ("number", "bool")),
+            (partial(_lists, whole=whole), ("list",)),
+            (_texts, ("category", "hash")),
+        ]
+        for make, kinds in makers:
             if some := [(column, at) for column, at in placed if column.kind in kinds]:
                 self._groups.append(make(some))
         # What reading one row takes, in values.
@@ -77,7 +84,7 @@ class RowEncoder:
         return out
 
 
-def _scalars(placed: Placed) -> Callable[[Sequence[Row], F32], None]:
+def _scalars(placed: Placed, whole: Collection[str]) -> Callable[[Sequence[Row], F32], None]:
     """Return what encodes all columns with one number a row, as one matrix."""
     columns = [column for column, _ in placed]
     get, at = _getter(columns), np.array([at for _, at in placed])
@@ -85,6 +92,7 @@ def _scalars(placed: Placed) -> Callable[[Sequence[Row], F32], None]:
     fills = np.array([math.nan if column.fill is None else float(column.fill) for column in columns])
     filled = np.array([column.fill is not None for column in columns])
     bools = np.array([column.kind == "bool" for column in columns])
+    integers = np.array([column.name in whole for column in columns])
     numbers = np.flatnonzero(~bools).tolist()
     where: slice | npt.NDArray[np.intp] = _side_by_side(at)
 
@@ -113,12 +121,13 @@ def _scalars(placed: Placed) -> Callable[[Sequence[Row], F32], None]:
         with np.errstate(over="ignore", invalid="ignore"):
             made = (values * scale).astype(np.float32)
         _refuse(columns, ~np.isfinite(made), "has NaN, infinity or a number beyond float32", "finite numbers")
+        _refuse_parts(columns, integers, values, fills)
         out[:, where] = made
 
     return encode
 
 
-def _lists(placed: Placed) -> Callable[[Sequence[Row], F32], None]:
+def _lists(placed: Placed, whole: Collection[str]) -> Callable[[Sequence[Row], F32], None]:
     """Return what encodes all columns of lists, as one matrix."""
     columns = [column for column, _ in placed]
     get = _getter(columns)
@@ -130,6 +139,8 @@ def _lists(placed: Placed) -> Callable[[Sequence[Row], F32], None]:
     )
     owner = [column for column, width in zip(columns, widths, strict=True) for _ in range(width)]
     scale = np.array([column.scale for column in owner], dtype=np.float32)
+    integers = np.array([column.name in whole for column in owner])
+    fills = np.array([math.nan if column.fill is None else float(column.fill) for column in owner])
 
     def encode(rows: Sequence[Row], out: F32) -> None:
         cells: list[Any] = []
@@ -166,6 +177,7 @@ def _lists(placed: Placed) -> Callable[[Sequence[Row], F32], None]:
                     made[place] = np.array(int(cells[place])).astype(np.float32)
             made = made.reshape(-1, total) * scale  # in float32, as in training
         _refuse(owner, ~np.isfinite(made), "has NaN, infinity or a number beyond float32", "finite numbers")
+        _refuse_parts(owner, integers, doubles.reshape(-1, total), fills)
         out[:, where] = made
 
     return encode
@@ -250,6 +262,13 @@ def _double(cell: Any) -> float:
 def _refuse(columns: Sequence[Column], wrong: Bools, says: str, expected: str) -> None:
     if wrong.any():
         raise DataError(f"column {columns[int(wrong.any(axis=0).argmax())].name!r} {says}", expected=expected)
+
+
+def _refuse_parts(columns: Sequence[Column], integers: Bools, values: F64, fills: F64) -> None:
+    """Refuse what is between two whole numbers, in columns of these; a declared fill is what it is."""
+    if integers.any():
+        parts = integers & (values != np.floor(values)) & (values != fills)
+        _refuse(columns, parts, "has a number that is not whole", "whole numbers, as in the training table")
 
 
 def _wrong(column: Column, value: Any) -> DataError:

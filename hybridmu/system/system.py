@@ -133,7 +133,8 @@ class System(NewRows, Operating, Auditing, Sizing):
         """Be the coordinator until interrupted, or until no request is open.
 
         Args:
-            until_idle: Return when every request is served, and what can be repaired and purged now is.
+            until_idle: Return when every request is served, and what can be repaired and purged now is. Shards whose
+                repair failed as often as `policy.max_attempts` says are `blocked` in the snapshot.
             watch: Called with a snapshot after every step.
 
         Returns:
@@ -146,8 +147,8 @@ class System(NewRows, Operating, Auditing, Sizing):
             if watch:
                 watch(snapshot)
             idle = snapshot.open_requests == snapshot.jobs_total == snapshot.ingestions == 0
-            idle = idle and not snapshot.purging and not snapshot.calibrating
-            # The step that finds nothing waiting any more is the one that starts repairs.
+            idle = idle and not (snapshot.purging or snapshot.calibrating or snapshot.repairing)
+            # The step that finds nothing waiting any more is the one that starts repairs which are due by a deadline.
             if until_idle and idle and (was_idle or not self.registry.debts()):
                 return snapshot
             was_idle = idle

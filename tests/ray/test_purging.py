@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import ray
 from ray.exceptions import GetTimeoutError
@@ -16,6 +17,7 @@ from hybridmu.cluster.driver import CoordinatorActor
 from hybridmu.core.proof.certificate_check import check
 from hybridmu.errors import PurgeError
 from hybridmu.store.certificates import Certificates
+from tests import support as tables
 from tests.ray import support
 
 pytestmark = pytest.mark.usefixtures("cluster")
@@ -99,6 +101,54 @@ def test_a_word_that_ray_logs_anyway_is_no_trace() -> None:
     finally:
         log.unlink()
     assert [held for _, held in found] == [(b"a-person-of-77",)]
+
+
+WORDS = ["CoreWorkerProcess", "Constructing", "gcs_server", "listening", "ShardWorker", "127.0.0.1"]
+
+
+def test_a_person_whose_name_is_a_word_of_rays_messages_is_purged(tmp_path: Path) -> None:
+    rows = tables.table(300, features=8, ids="str")
+    names = [*WORDS, *rows["id"].to_pylist()[len(WORDS) :]]
+    tables.write(tmp_path, tables.replaced(rows, "id", pa.array(names)))
+    policy = {"strategy": "retrain", "verify_share": 0.0, "retention_seconds": 0.0}
+    raw = support.config(tmp_path, sisa={"shards": 2, "slices": 2, "epochs": 2}, policy=policy)
+    with hybridmu.connect(raw, executor="local") as system:
+        system.train()
+    made = CoordinatorActor(hybridmu.Settings.parse(raw), "test")
+    assert made.acquire()
+    try:
+        with hybridmu.connect(raw, executor="local") as system:
+            request = system.forget(ids=WORDS)["request_id"]
+
+            def ended() -> bool:
+                made.step(0.05)
+                assert "still names" not in (system.ledger.request(request).reason or "")
+                return system.ledger.request(request).state == "PURGED"
+
+            support.until(ended)
+    finally:
+        made.close()
+    logs = b"".join(file.read_bytes() for file in (session() / "logs").rglob("*.*") if file.is_file())
+    assert all(word.encode() in logs for word in WORDS)
+
+
+def test_what_a_task_prints_or_raises_is_found_even_if_it_is_a_word_of_rays() -> None:
+    @ray.remote
+    def tell(text: str) -> None:
+        print(text, flush=True)
+        raise KeyError("a-person-of-99")
+
+    told = [b"Constructing", b"a-person-of-88", b"a-person-of-99"]
+    with pytest.raises(KeyError):
+        ray.get(tell.remote("no row for Constructing nor a-person-of-88"))
+
+    def found() -> dict[str, tuple[bytes, ...]]:
+        return dict(ray_log_scan.Searchers().find([*told, b"a-person-of-66"])[1])
+
+    files = support.until(lambda: [held for held in found().items() if len(held[1]) > 1])
+    assert [held for file, held in files if "/logs/worker-" in file] == [(b"Constructing", b"a-person-of-88")]
+    for log in (session() / "logs").glob("worker-*.out"):
+        log.write_bytes(log.read_bytes().replace(b"Constructing", b"-").replace(b"a-person-of-88", b"-"))
 
 
 def test_nodes_that_do_not_answer_are_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import grpc
 import httpx
+import pyarrow as pa
 import pytest
 import yaml
 from ray import serve
@@ -23,10 +24,11 @@ from hybridmu.cluster.announcements import APPLICATION
 from hybridmu.errors import ConfigError
 from hybridmu.serving import grpc_calls
 from serve.app import build
+from tests import support as tables
 from tests.ray import support
 from tests.support import HANG_SECONDS
 
-ROWS = [{f"x{i}": (row - 2) * (i % 3 - 1.0) for i in range(8)} for row in range(5)]
+ROWS = [{**{f"x{i}": (row - 2) * (i % 3 - 1.0) for i in range(8)}, "whole": row} for row in range(5)]
 CLIENTS = 4
 GRPC = support.free_port()
 FORGETS = 4
@@ -36,6 +38,8 @@ FORGETS = 4
 def system(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[hybridmu.System]:
     """Trained in this process, its requests are applied on Ray."""
     folder = tmp_path_factory.mktemp("serving")
+    rows = tables.table(300, features=8)
+    tables.write(folder, rows.append_column("whole", pa.array([n % 5 for n in range(300)])))
     # Replicas never look for a new version by themselves: every swap comes from the broadcast.
     serving = {"poll_seconds": 4 * HANG_SECONDS, "lease_seconds": 8 * HANG_SECONDS}
     raw = support.config(folder, sisa={"shards": 3, "slices": 2}, serving=serving)
@@ -127,7 +131,17 @@ def test_where_tokens_are_asked_for_only_their_scope_opens(system: hybridmu.Syst
             assert refusal("hmu_x", asked) == "UNAUTHENTICATED"
             assert refusal(wrong, asked) == "PERMISSION_DENIED"
             assert refusal(right, asked, APPLICATION) == "UNAUTHENTICATED", "no tokens are asked for there"
-            for body in ({"rows": []}, {}, {"rows": [{"x0": "much"}]}, {**asked, "version": 1}, {"rows": ROWS * 2}):
+            part = [{**ROWS[0], "whole": 0.3}]
+            with pytest.raises(grpc.RpcError, match="'whole' has a number that is not whole"):
+                grpc_calls.call(channel, {"rows": part}, right, "guarded")
+            for body in (
+                {"rows": []},
+                {"rows": part},
+                {},
+                {"rows": [{"x0": "much"}]},
+                {**asked, "version": 1},
+                {"rows": ROWS * 2},
+            ):
                 assert refusal(right, body) == "INVALID_ARGUMENT"
             assert refusal(right, {"rows": [{**ROWS[0], "x": "y" * 30_000}]}) == "RESOURCE_EXHAUSTED"
             assert refusal("hmu_x", {"rows": [{**ROWS[0], "x": "y" * 30_000}]}) == "UNAUTHENTICATED"
@@ -149,8 +163,9 @@ def test_where_tokens_are_asked_for_only_their_scope_opens(system: hybridmu.Syst
         ({**ROWS[0], "x3": 2**64}, "x3"),
         ({**ROWS[0], "x3": math.nan}, "x3"),
         ({**ROWS[0], "x3": "\ud800"}, "x3"),
+        ({**ROWS[0], "whole": 0.3}, "whole"),
     ],
-    ids=["word", "missing", "null", "list", "mapping", "number as text", "2**64", "NaN", "surrogate"],
+    ids=["word", "missing", "null", "list", "mapping", "number as text", "2**64", "NaN", "surrogate", "part"],
 )
 def test_a_bad_row_is_refused_with_a_remedy(url: str, row: dict[str, Any], word: str) -> None:
     refused = httpx.post(f"{url}/v1/predict", content=json.dumps({"rows": [ROWS[0], row]}))

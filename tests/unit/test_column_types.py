@@ -206,6 +206,30 @@ def test_lists_of_one_length_train_serve_and_grow_as_fixed_ones(tmp_path, make, 
             system.ingest(tmp_path / "bad.parquet")
 
 
+def test_a_served_row_has_whole_numbers_where_every_generation_had(tmp_path):
+    def rows(start: int, numbers: pa.DataType) -> pa.Table:
+        made = table(40, start=start).append_column("n", pa.array([n % 5 for n in range(40)], numbers))
+        return made.append_column("v", pa.array([[n, 1] for n in range(40)], pa.list_(pa.int8())))
+
+    pq.write_table(rows(0, pa.int16()), tmp_path / "train.parquet")
+    pq.write_table(rows(40, pa.float32()), tmp_path / "new.parquet")
+    whole = {**{f"x{n}": 0.5 for n in range(4)}, "n": 2.0, "v": [1, 2.0]}
+    with local_system(tmp_path) as system:
+        system.train()
+        assert system.predict([whole])["version"] == 1
+        for column, part in {"n": 0.3, "v": [1, 0.3]}.items():
+            with pytest.raises(DataError, match=f"'{column}' has a number that is not whole"):
+                system.predict([{**whole, column: part}])
+        system.ingest(tmp_path / "new.parquet", wait=True)
+        assert system.predict([{**whole, "n": 0.3}])["version"] == 2
+        with pytest.raises(DataError, match="'v' has a number that is not whole"):
+            system.predict([{**whole, "v": [1, 0.3]}])
+    for table_of_a_shard in (tmp_path / "storage/lake/g0001/train").iterdir():
+        table_of_a_shard.write_bytes(b"")
+    with local_system(tmp_path) as system:
+        assert system.predict([{**whole, "v": [1, 0.3]}])["version"] == 2, "weights answer without the tables"
+
+
 @pytest.mark.parametrize(
     ("lists", "declared", "says"),
     [

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 import hybridmu
 from hybridmu.cli.main import app
+from hybridmu.runtime.coordinator.removal_planner import RemovalPlanner
 from hybridmu.store.ledger import tables as t
 from jobs import forget as forget_job
 from tests.support import make_table, settings_dict
@@ -129,6 +130,41 @@ def test_both_times_of_an_approximate_request_are_shown(cli):
     assert "owe an exact retrain" not in text
     assert "purged    not yet" in text
     assert "owe an exact repair: none" in cli.says("status")
+
+
+def failing_plans(monkeypatch, times: int) -> list[int]:
+    """Let the planning of repairs fail so many times, as on a machine that is out of memory; return the tries."""
+    plan, tries = RemovalPlanner.plan, []
+
+    def crowded(planner, shards, strategy, *args, **fields):
+        if strategy == "retrain":
+            tries.append(len(tries))
+            if len(tries) <= times:
+                raise MemoryError
+        return plan(planner, shards, strategy, *args, **fields)
+
+    monkeypatch.setattr(RemovalPlanner, "plan", crowded)
+    return tries
+
+
+def test_run_until_idle_ends_when_repairs_are_done_though_planning_them_failed(cli, monkeypatch):
+    name = cli.json("forget", "--id", "1", "--strategy", "dpus", "--wait")["request_id"]
+    assert len(cli.json("status")["debts"]) == 1
+    failing_plans(monkeypatch, 4)  # together and alone, twice
+    assert cli.json("run", "--until-idle")["blocked"] == []
+    assert cli.json("status")["debts"] == []
+    assert cli.json("requests", "show", name)["version_exact"] == 3
+
+
+def test_run_until_idle_names_the_shards_whose_repair_can_not_be_had(cli, monkeypatch):
+    cli.json("forget", "--id", "1", "--strategy", "dpus", "--wait")
+    (debt,) = cli.json("status")["debts"]
+    tries = failing_plans(monkeypatch, 1000)
+    done = cli.run("run", "--until-idle", "--json")
+    assert (done.exit_code, json.loads(done.stdout)["blocked"]) == (1, [debt["shard"]])
+    assert f"the exact retrain failed of shard {debt['shard']}" in done.stderr
+    assert len(tries) == 6, "three times, together and alone"
+    assert cli.json("status")["debts"] == [debt]
 
 
 @pytest.mark.parametrize(

@@ -179,6 +179,20 @@ def test_an_empty_request_beside_others():
     assert isinstance(nothing, DataError)
 
 
+WHOLE = RowEncoder(ENCODER, {"i", "filled", "lf"})
+
+
+@pytest.mark.parametrize(("column", "value"), [("i", 0.3), ("i", Decimal("0.3")), ("filled", 1e-9), ("lf", [1, 2.5])])
+def test_a_part_of_a_number_is_refused_where_training_had_whole_ones(column, value):
+    with pytest.raises(DataError, match=f"'{column}' has a number that is not whole"):
+        WHOLE.encode([GOOD, {**GOOD, column: value}])
+
+
+def test_whole_numbers_are_one_however_they_are_written():
+    rows = [{**GOOD, "i": 3.0, "filled": None, "lf": None}, {**GOOD, "i": 1e18, "lf": [2.0, 3]}]
+    assert WHOLE.encode(rows).tobytes() == RowEncoder(ENCODER).encode(rows).tobytes()
+
+
 class Picky(nn.Linear):
     """Raises at some rows, and says infinity of others."""
 

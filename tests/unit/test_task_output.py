@@ -97,6 +97,17 @@ def test_a_task_that_ends_the_process_fails_the_verb(shell, leave):
     assert kind in refused("verify", LEAVE="1")["got"], "its other process tells of it"
 
 
+@pytest.mark.parametrize("where", ["model", "forward"])
+def test_a_task_that_ends_the_process_without_an_exception_is_told_before_training(shell, where):
+    shell.task(**{where: "os._exit(4)"})
+    done = shell.run("train", "--local")
+    assert done.returncode == 2, done.stderr
+    found = json.loads(done.stdout)
+    assert (found["what"], found["got"]) == ("task nets:Net ends a process that uses it", "exit code 4")
+    assert "os._exit" in found["remedy"]
+    assert not (shell.folder / "storage" / "lake").exists()
+
+
 def test_an_oracle_that_ends_without_a_word_is_no_proof(shell):
     shell.task("if 'LEAVE' in os.environ: os._exit(0)")
     assert shell.run("train", "--local").returncode == 0
@@ -105,20 +116,25 @@ def test_an_oracle_that_ends_without_a_word_is_no_proof(shell):
     assert "ended before its work was done" in json.loads(done.stdout)["what"]
 
 
-def test_an_interrupt_while_everything_is_imported_is_one_sentence(tmp_path):
+_JOBS = ["train", "run", "forget", "verify", "audit"]
+
+
+@pytest.mark.parametrize("entry", ["hybridmu.cli.start", *(f"jobs.{verb}" for verb in _JOBS)])
+def test_an_interrupt_while_everything_is_imported_is_one_sentence(entry):
     """As if Ctrl-C were pressed when the first import of the command line begins."""
-    code = """
+    code = f"""
 import sys
 class Press:
     def find_spec(self, name, *_):
         if name == "hybridmu.cli.main":
             raise KeyboardInterrupt
 sys.meta_path.insert(0, Press())
-from hybridmu.cli.start import main
+from {entry} import main
 main()
 """
+    project = Path(__file__).parents[2]
     done = subprocess.run(
-        [sys.executable, "-c", code, "status", "--json"], cwd=tmp_path, capture_output=True, text=True, check=False
+        [sys.executable, "-c", code, "status", "--json"], cwd=project, capture_output=True, text=True, check=False
     )
     assert done.returncode == 130
     assert done.stderr == "interrupted: nothing was changed\n"

@@ -15,6 +15,7 @@ import logging
 import math
 import time
 import uuid
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -62,12 +63,26 @@ from hybridmu.user_code import told
 _log = logging.getLogger(__name__)
 LEASE_SECONDS = 15.0
 _REPAIR_RETRY_SECONDS = 60.0
+_SOON_SECONDS = 0.5  # until what failed for the first times is tried again: a crowded machine is calm again, or not
 _BEGUN = (RequestState.PLANNED, RequestState.APPLIED, RequestState.SERVED, RequestState.FAILED)
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Where the coordinator stands after a step."""
+    """Where the coordinator stands after a step.
+
+    Attributes:
+        version: What is served.
+        jobs_total: Shard jobs of all rounds at work.
+        jobs_done: How many of them came back.
+        open_requests: Requests that are not served yet.
+        calibrating: Whether canaries are deleted, or may be next.
+        paused: Whether requests are accepted and not begun.
+        purging: Whether a purge is at work or due.
+        ingestions: New data that is not in yet.
+        repairing: Whether a shard owes an exact retrain that comes next, or again in a moment.
+        blocked: Shards that owe one which failed again and again; it is tried once a minute.
+    """
 
     version: int | None
     jobs_total: int
@@ -77,6 +92,8 @@ class Snapshot:
     paused: bool = False
     purging: bool = False
     ingestions: int = 0
+    repairing: bool = False
+    blocked: tuple[int, ...] = ()
 
 
 class Coordinator:
@@ -107,6 +124,7 @@ class Coordinator:
         self._rounds: dict[str, Round] = {}
         self._training: Round | None = None
         self._not_before: dict[int, float] = {}  # shard → when a failed repair is tried again
+        self._failures: Counter[int] = Counter()  # shard → how often it failed since one came through
         self._keeper = CheckpointKeeper(self.site, self.ledger, self.registry)
         self._keyring, self._tidied = Keyring(settings), False
         self._guard = database.guard(self._keyring)
@@ -246,6 +264,8 @@ class Coordinator:
         waiting = self.ledger.requests((RequestState.RECEIVED, RequestState.PLANNED, RequestState.APPLIED))
         version, paused = self.registry.served(), self.controls.paused() is not None
         looks = version is not None and not (rounds or waiting or paused)  # then it may delete canaries next
+        owing = set() if version is None else set(self.registry.debts())
+        blocked = {shard for shard in owing if self._failures[shard] >= self.settings.policy.max_attempts}
         return Snapshot(
             version=version,
             jobs_total=sum(len(r.plans) for r in rounds),
@@ -255,6 +275,8 @@ class Coordinator:
             paused=paused,
             purging=self._purger.busy and not paused,
             ingestions=self._growth.open(),
+            repairing=bool(owing - blocked) and self.settings.policy.repair == "idle" and not paused,
+            blocked=tuple(sorted(blocked)),
         )
 
     def _receive(self, result: JobResult) -> None:
@@ -314,6 +336,7 @@ class Coordinator:
         if owner.ingest_id is not None:
             self._growth.postpone(self._token(), owner.ingest_id, f"shard {shard}: {error}")
         del owner.plans[shard]
+        self._failures[shard] = self.settings.policy.max_attempts  # it had them, or no other would help
         self._put_off([shard])
         self._finish_if_done(owner)
 
@@ -348,6 +371,8 @@ class Coordinator:
             self._purger.wake()
             self._calibrator.wake()
             del self._rounds[done.round_id]
+            for shard in done.plans:
+                self._failures.pop(shard, None)
             self._growth.settle(self._token())
         self._evict()
 
@@ -430,8 +455,11 @@ class Coordinator:
                 self._launch(started, self.registry.version().shards)
 
     def _put_off(self, shards: Iterable[int], _: Exception | None = None) -> None:
-        """Let a while pass before what no request asks for is tried again on some shards."""
-        self._not_before |= dict.fromkeys(shards, time.monotonic() + _REPAIR_RETRY_SECONDS)
+        """Let a while pass before what no request asks for is tried again on some shards; first a short one."""
+        for shard in shards:
+            self._failures[shard] += 1
+            soon = self._failures[shard] < self.settings.policy.max_attempts
+            self._not_before[shard] = time.monotonic() + (_SOON_SECONDS if soon else _REPAIR_RETRY_SECONDS)
 
     def _purge(self) -> None:
         """Purge what is due."""

@@ -14,6 +14,7 @@ from hybridmu.core.proof.lineage import environment, head
 from hybridmu.core.strategies.requirements import unfit_updates
 from hybridmu.core.tasks.registry import make_task
 from hybridmu.errors import ConfigError
+from hybridmu.store.dataset.feature_types import FeatureTypes
 from hybridmu.store.dataset.lake import Lake
 from hybridmu.store.storage.blobs import Blobs
 from hybridmu.store.storage.file_modes import modes_of
@@ -37,6 +38,7 @@ class Site:
         self.storage = Storage(settings.storage_url, modes_of(settings.storage_mode))
         self.blobs = Blobs(self.storage)
         self.lake = Lake(settings, self.storage)
+        self.feature_types = FeatureTypes(self.lake)
         self.task = make_task(settings.task.name, settings.task.options)
         self._code = code_digest(self.task)  # of what is imported now, not of what lies on disk later
 

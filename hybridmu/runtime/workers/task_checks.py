@@ -77,10 +77,13 @@ class TaskChecks:
         if self._done:
             return
         settings = self._site.settings
+        foreign = not is_own(settings.task.name)
+        # First: what ends a process without an exception would end this one.
+        theirs = _elsewhere(settings, x, y, classes, self._first) if foreign else {}
         with _alone(settings):
             ours = check(_trial(settings, x, y, classes), begins=begins)
-        if not is_own(settings.task.name):
-            _compare(settings, x, y, classes, ours, self._first)
+        if foreign:
+            _compare(settings.task.name, ours, theirs)
         self._done = True
 
 
@@ -104,11 +107,14 @@ def _alone(settings: Settings) -> Iterator[None]:
         torch.utils.deterministic.fill_uninitialized_memory = filled  # type: ignore[attr-defined]
 
 
-def _compare(settings: Settings, x: Tensor, y: Tensor, classes: int, ours: str, first: Sequence[str] | None) -> None:
-    """Try the task in a fresh process too.
+def _elsewhere(settings: Settings, x: Tensor, y: Tensor, classes: int, first: Sequence[str] | None) -> dict[str, str]:
+    """Try the task in a fresh process.
+
+    Returns:
+        Its `fingerprint`, or its `error`.
 
     Raises:
-        ConfigError: That one can't use it, or comes to other bits.
+        ConfigError: It ended before it could tell.
     """
     name = settings.task.name
     with tempfile.TemporaryDirectory(prefix="hybridmu-check-") as folder:
@@ -127,8 +133,21 @@ def _compare(settings: Settings, x: Tensor, y: Tensor, classes: int, ours: str, 
         done = subprocess.run([sys.executable, "-m", __name__], input=given, capture_output=True, check=False)
         if not answer.exists():
             words = done.stderr.decode(errors="replace").strip()[-500:]
-            raise ConfigError(f"task {name} ends a process that uses it", got=words or f"exit code {done.returncode}")
-        found = json.loads(answer.read_text())
+            raise ConfigError(
+                f"task {name} ends a process that uses it",
+                got=words or f"exit code {done.returncode}",
+                remedy="no os._exit() in a task, and no library that ends the process",
+            )
+        found: dict[str, str] = json.loads(answer.read_text())
+    return found
+
+
+def _compare(name: str, ours: str, found: Mapping[str, str]) -> None:
+    """Compare what both processes came to.
+
+    Raises:
+        ConfigError: The other one can't use the task, or came to other bits.
+    """
     if "error" in found:
         raise ConfigError(
             f"task {name} can't be used by another process",
