@@ -28,6 +28,7 @@ from hybridmu.config.policy import AdmissionSettings, PolicySettings
 from hybridmu.config.section import Section
 from hybridmu.config.training import CheckpointSettings, ComputeSettings, OptimizerSettings, SisaSettings
 from hybridmu.errors import ConfigError
+from hybridmu.kinds import import_plugins
 
 
 class Settings(Section):
@@ -54,6 +55,7 @@ class Settings(Section):
     keys: KeySettings = KeySettings()
     storage_url: str
     storage_mode: Literal["private", "group-read", "group"] = "private"
+    plugins: tuple[str, ...] = ()
     database_url: str | None = None
 
     def __init__(self, **raw: Any) -> None:
@@ -62,6 +64,15 @@ class Settings(Section):
         except ValidationError as error:
             told = "; ".join(_describe(type(self), item) for item in error.errors())
             raise ConfigError("the configuration is not valid", got=told) from None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _plugins(cls, raw: Any) -> Any:
+        """Return the configuration, once plugins have registered the names that sections look for."""
+        named = raw.get("plugins") if isinstance(raw, dict) else None
+        if isinstance(named, (list, tuple)) and all(isinstance(module, str) for module in named):
+            import_plugins(named)
+        return raw
 
     @field_validator("storage_url")
     @classmethod

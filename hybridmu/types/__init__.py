@@ -25,8 +25,8 @@ from hybridmu.types.jobs import (
     ShardJob,
     ShardOutcome,
 )
-from hybridmu.types.names import UPDATES, Errand, KeyKind, StrategyChoice, StrategyName
-from hybridmu.types.plans import CostObservation, Plan, ShardPlan, ShardStats
+from hybridmu.types.names import Errand, KeyKind, StrategyChoice, StrategyName
+from hybridmu.types.plans import CostObservation, Plan, ShardPlan, ShardStats, Workload
 from hybridmu.types.requests import (
     ForgetRequest,
     ForwardState,
@@ -44,7 +44,6 @@ from hybridmu.types.requests import (
 from hybridmu.types.versions import ModelVersion, PastSubModel, SliceRecord, SubModel
 
 __all__ = [
-    "UPDATES",
     "AuditOutcome",
     "Calibration",
     "CalibrationBucket",
@@ -87,4 +86,5 @@ __all__ = [
     "SubModel",
     "Tombstone",
     "Touched",
+    "Workload",
 ]

@@ -14,6 +14,7 @@ from hybridmu.core.proof.lineage import environment, head
 from hybridmu.core.strategies.requirements import unfit_updates
 from hybridmu.core.tasks.registry import make_task
 from hybridmu.errors import ConfigError
+from hybridmu.kinds import import_plugins
 from hybridmu.store.dataset.lake import Lake
 from hybridmu.store.storage.blobs import Blobs
 from hybridmu.store.storage.file_modes import modes_of
@@ -33,6 +34,7 @@ class Site:
     """
 
     def __init__(self, settings: Settings) -> None:
+        import_plugins(settings.plugins)  # settings that come from another process were checked there
         self.settings = settings
         self.storage = Storage(settings.storage_url, modes_of(settings.storage_mode))
         self.blobs = Blobs(self.storage)

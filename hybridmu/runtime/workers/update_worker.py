@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from functools import lru_cache
-from typing import cast
 
 import numpy as np
 
@@ -25,7 +24,6 @@ from hybridmu.types import (
     PurgeOutcome,
     ShardJob,
     ShardOutcome,
-    StrategyName,
 )
 from hybridmu.user_code import placed
 
@@ -111,7 +109,7 @@ class Updater:
         return ShardOutcome(
             job_id=job.job_id,
             shard=shard,
-            strategy=cast("StrategyName", job.strategy),
+            strategy=job.strategy,
             blob=site.blobs.put(result.state, shard),
             exact=False,
             upto=job.upto,
