@@ -8,6 +8,7 @@ configuration names: every process imports those modules, and they register what
 from __future__ import annotations
 
 import importlib
+import re
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -15,6 +16,10 @@ from typing import Any
 
 from hybridmu.errors import ConfigError
 from hybridmu.user_code import contained, told
+
+AUTO = "auto"  # what a request asks for that leaves the choice to the planner
+# As the ledger and certificates hold it.
+_NAME = re.compile("[a-z][a-z0-9_-]{0,15}")
 
 
 class Registry:
@@ -37,8 +42,10 @@ class Registry:
             kind: Its class.
 
         Raises:
-            ValueError: The name is taken by another class.
+            ValueError: The name is taken by another class, or is none.
         """
+        if not _NAME.fullmatch(name) or name == AUTO:
+            raise ValueError(f"{name!r} can't name a {self._what}: use at most 16 of a-z, 0-9, - and _")
         known = self._kinds.get(name)
         if known is not None and not (isinstance(known, type) and _place(known) == _place(kind)):
             raise ValueError(f"{self._what} {name!r} is registered already")
@@ -57,6 +64,11 @@ class Registry:
             module, _, attribute = found.partition(":")
             found = self._kinds[name] = getattr(importlib.import_module(module), attribute)
         return found
+
+    @property
+    def default(self) -> str:
+        """Return the name of the first built-in kind."""
+        return next(iter(self._kinds))
 
     def names(self) -> tuple[str, ...]:
         """Return the names of all kinds, the built-in ones first."""
@@ -78,12 +90,14 @@ STRATEGIES = Registry(
     },
 )
 # Exact, and possible on every shard whatever happened to it: what trains first, repairs, and stands in for the others.
-FALLBACK = STRATEGIES.names()[0]
+FALLBACK = STRATEGIES.default
+
+LEARNERS = Registry("learner", {"sliced_sgd": "hybridmu.core.learners.sliced_sgd:SlicedSgd"})
 
 
 def choices() -> tuple[str, ...]:
     """Return what a request may ask for: `auto`, which leaves the choice to the planner, or a strategy."""
-    return ("auto", *STRATEGIES.names())
+    return (AUTO, *STRATEGIES.names())
 
 
 def import_plugins(modules: Iterable[str]) -> None:

@@ -26,7 +26,13 @@ from hybridmu.config.document import read_document
 from hybridmu.config.environment import in_ray_job, secret
 from hybridmu.config.policy import AdmissionSettings, PolicySettings
 from hybridmu.config.section import Section
-from hybridmu.config.training import CheckpointSettings, ComputeSettings, OptimizerSettings, SisaSettings
+from hybridmu.config.training import (
+    CheckpointSettings,
+    ComputeSettings,
+    LearnerSettings,
+    OptimizerSettings,
+    SisaSettings,
+)
 from hybridmu.errors import ConfigError
 from hybridmu.kinds import import_plugins
 
@@ -42,6 +48,7 @@ class Settings(Section):
 
     data: DataSettings
     task: TaskSettings = TaskSettings()
+    learner: LearnerSettings = LearnerSettings()
     sisa: SisaSettings = SisaSettings()
     optimizer: OptimizerSettings = OptimizerSettings()
     compute: ComputeSettings = ComputeSettings()
@@ -211,9 +218,13 @@ class Settings(Section):
         left_out = {"train", "validation", "test"} if self.data.name else set()
         if not self.data.lists:  # a key that older storages don't know
             left_out |= {"lists"}
+        learner: dict[str, Any] = {}
+        if self.learner != LearnerSettings():  # likewise
+            learner = {"learner": self.learner.model_dump(mode="json")}
         return {
             "data": self.data.model_dump(mode="json", exclude=left_out),
             "task": self.task.model_dump(mode="json"),
+            **learner,
             "sisa": self.sisa.model_dump(mode="json"),
             "optimizer": self.optimizer.model_dump(mode="json"),
             "compute": self.compute.model_dump(mode="json"),

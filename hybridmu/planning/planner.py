@@ -12,12 +12,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from hybridmu.core import learners
 from hybridmu.core.calibration.fit import NINE_OF_TEN, estimate
 from hybridmu.core.strategies import Extent, calibrated, get, unavailable
 from hybridmu.errors import StrategyUnavailableError
-from hybridmu.kinds import FALLBACK
+from hybridmu.kinds import FALLBACK, LEARNERS
 from hybridmu.planning.cost import CostModel, schedule
-from hybridmu.planning.workload import count
 from hybridmu.types import (
     Calibration,
     CalibrationEstimate,
@@ -26,6 +26,7 @@ from hybridmu.types import (
     ShardStats,
     StrategyChoice,
     StrategyName,
+    Workload,
 )
 
 # So many pairs of trainings are asked for, before what they differ by is believed.
@@ -48,6 +49,7 @@ class Policy:
     approximate: tuple[StrategyName, ...] = field(default_factory=calibrated)
     alpha: float | None = None
     finetune_epochs: float = 2.0
+    learner: str = LEARNERS.default
     optimizer: str = "sgd"
     batch_size: int = 64
     class_excess: float = 0.02
@@ -149,7 +151,11 @@ def _update(stats: ShardStats, base: ShardPlan, name: StrategyName, cost: CostMo
 
 
 def _extent(stats: ShardStats, policy: Policy) -> Extent:
-    return Extent(stats, count(stats), policy.optimizer, policy.batch_size, policy.finetune_epochs)
+    return Extent(stats, _workload(stats, policy), policy.optimizer, policy.batch_size, policy.finetune_epochs)
+
+
+def _workload(stats: ShardStats, policy: Policy) -> Workload:
+    return learners.get(policy.learner).workload(stats)
 
 
 def _blocked(stats: ShardStats, policy: Policy, name: StrategyName) -> str | None:
@@ -247,7 +253,7 @@ def _calibrated(
     """Return the updates that the policy allows and canaries say something of, the plain one first."""
     plans = []
     for name in policy.approximate:
-        found = None if policy.bars(name) else _weigh(stats, name, calibration)
+        found = None if policy.bars(name) else _weigh(stats, name, policy, calibration)
         if found:
             plan = _update(stats, retrain, name, cost, policy)
             plans.append(replace(plan, alpha=found.alpha, predicted_error=found.bound, calibration=found))
@@ -288,7 +294,7 @@ def _forced(
             f"{name} can't run on shard {stats.shard}", got=reason, remedy=f"ask for auto or {FALLBACK}"
         )
     update = _update(stats, retrain, name, cost, policy)
-    strategy, found = get(name), _weigh(stats, name, calibration)
+    strategy, found = get(name), _weigh(stats, name, policy, calibration)
     reason = f"the request asks for {name}"
     if strategy.exact:
         return replace(update, rule="request", reasons=(reason,))
@@ -308,10 +314,12 @@ def _forced(
     )
 
 
-def _weigh(stats: ShardStats, name: StrategyName, calibration: Calibration) -> CalibrationEstimate | None:
+def _weigh(
+    stats: ShardStats, name: StrategyName, policy: Policy, calibration: Calibration
+) -> CalibrationEstimate | None:
     """Return what canaries say of an update."""
     fresh = sum(stats.newly_revoked)
-    return estimate(calibration, name, count(stats).first_new, fresh / max(1, sum(stats.rows)), fresh)
+    return estimate(calibration, name, _workload(stats, policy).first_new, fresh / max(1, sum(stats.rows)), fresh)
 
 
 def _fitted(found: CalibrationEstimate) -> tuple[str, ...]:

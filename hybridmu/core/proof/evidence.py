@@ -19,7 +19,6 @@ from hybridmu.core.proof.lineage import Lineage, Link, rechain
 from hybridmu.core.proof.merkle import Absence, Inclusion
 from hybridmu.core.strategies import get, names
 from hybridmu.errors import CertificateRefusedError
-from hybridmu.types import StrategyName
 
 Hash = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 ChainKey = Annotated[str, Field(pattern="^[0-9a-f]{48}$")]
@@ -51,7 +50,7 @@ class Document(BaseModel):
 class Stage(Document):
     """One removal that the shard went through for the request: by which strategy, first in which version."""
 
-    strategy: StrategyName
+    strategy: Annotated[str, Field(pattern="^[a-z][a-z0-9_-]{0,15}$")]
     version: Annotated[Count, Field(ge=1)]
     exact: bool
 

@@ -51,14 +51,7 @@ def needs_model(choice: str) -> bool:
 
 
 def unavailable(choice: str, optimizer: str) -> str | None:
-    """Return why a choice can't be fulfilled after training by an optimizer, or None.
-
-    Example:
-        >>> unavailable("dpus", "adamw") is None, unavailable("dpus-newton", "sgd") is None
-        (True, True)
-        >>> unavailable("dpus-newton", "adamw")
-        'dpus-newton has no preconditioned variant that is shown to work for adamw'
-    """
+    """Return why a choice can't be fulfilled after training by an optimizer, or None."""
     return get(choice).unavailable(optimizer) if choice in names() else None
 
 

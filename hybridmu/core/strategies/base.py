@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import ClassVar, Literal
 
 import numpy as np
 import torch
 
+from hybridmu.core import learners
 from hybridmu.core.kernel.gradients import gradients_of
 from hybridmu.core.kernel.model import State, SubModel
 from hybridmu.core.kernel.rows import Positions, Rows
 from hybridmu.core.kernel.training import Across, Recipe, trained
+from hybridmu.core.learners import Learner
 from hybridmu.core.tasks.base import Task
 from hybridmu.types import ShardStats, Workload
 from hybridmu.user_code import contained, told
@@ -39,6 +41,7 @@ class Context:
         finetune_epochs: Budget of the fine-tuning, in epochs over the live rows.
         finetune_rate: Its starting rate.
         across: Opens a model for training by several processes; None: by this one.
+        learner: How exact sub-models are made.
         part: Those of the live rows that the strategy's `reads` names, with their features; None: `live` has them all.
     """
 
@@ -57,6 +60,7 @@ class Context:
     finetune_rate: float = 0.0
     part: Rows | None = None
     across: Across | None = None
+    learner: Learner = field(default_factory=learners.get)
 
     def read(self, reads: Reads) -> Rows:
         """Return live rows with their features.

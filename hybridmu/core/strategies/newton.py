@@ -96,7 +96,14 @@ class DpusNewton(Removal):
         return sampled(context)
 
     def unavailable(self, optimizer: str) -> str | None:
-        """Return why it can't be used after training by an optimizer, or None."""
+        """Return why it can't be used after training by an optimizer, or None.
+
+        Example:
+            >>> DpusNewton().unavailable("sgd") is None
+            True
+            >>> DpusNewton().unavailable("adamw")
+            'dpus-newton has no preconditioned variant that is shown to work for adamw'
+        """
         if optimizer == "sgd":
             return None
         return f"{self.name} has no preconditioned variant that is shown to work for {optimizer}"

@@ -6,7 +6,7 @@ by the lineage of the *live* rows, so one that saw a revoked row can't be picked
 
 from __future__ import annotations
 
-from hybridmu.core.kernel.retraining import train_from
+from hybridmu.core.learners import Fit
 from hybridmu.core.strategies.base import Context, Extent, Removal, Result, Work
 
 
@@ -20,7 +20,7 @@ class Retrain(Removal):
     colour = "#20639b"
 
     def run(self, context: Context) -> Result:
-        """Train from the last clean checkpoint on, saving every new one.
+        """Let the learner go on from the last clean checkpoint, saving every new one.
 
         Args:
             context: `checkpoint(i)` must answer by the lineage of `context.live`.
@@ -28,7 +28,7 @@ class Retrain(Removal):
         Returns:
             The final state; bitwise what training from scratch on `context.live` gives.
         """
-        state, first, visits = train_from(
+        job = Fit(
             context.fresh_model(),
             context.live,
             context.recipe,
@@ -38,7 +38,8 @@ class Retrain(Removal):
             context.save,
             context.across,
         )
-        return Result(state, first, visits)
+        made = context.learner.fit(job)
+        return Result(made.state, made.first_slice, made.visits)
 
     def work(self, extent: Extent) -> Work:
         """Return the visits of all slices from the first that is trained on; the worker has its rows in memory."""

@@ -25,7 +25,6 @@ from hybridmu.errors import LeaseLostError, ShardFailedError, StateError
 from hybridmu.faults import reach
 from hybridmu.kinds import FALLBACK
 from hybridmu.planning.repair import Debt, repair_due
-from hybridmu.planning.workload import count
 from hybridmu.runtime.coordinator.calibrator import Calibrator
 from hybridmu.runtime.coordinator.canary_jobs import Canaries
 from hybridmu.runtime.coordinator.checkpoint_keeper import CheckpointKeeper
@@ -190,7 +189,9 @@ class Coordinator:
         epochs = self.site.recipe_for(shard).epochs
         slices = len(epochs)
         rows = self.site.lake.counts("train", shard, set())[0][:slices]
-        work = count(ShardStats(shard, epochs, rows, (0,) * slices, (0,) * slices, (False,) * slices))
+        work = self.site.learner.workload(
+            ShardStats(shard, epochs, rows, (0,) * slices, (0,) * slices, (False,) * slices)
+        )
         return ShardPlan(
             shard, FALLBACK, 1, 0, work.full_visits, 1.0, 0.0, (0.0, 0.0), (), "training", ("first training",)
         )

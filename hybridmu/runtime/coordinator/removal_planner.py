@@ -161,6 +161,7 @@ def policy_of(settings: Settings) -> Policy:
         approximate=approximate_of(settings),
         alpha=policy.alpha,
         finetune_epochs=policy.finetune_epochs,
+        learner=settings.learner.name,
         optimizer=settings.optimizer.name,
         batch_size=settings.sisa.batch_size,
         class_excess=policy.class_excess,

@@ -114,6 +114,7 @@ class ShardWorker:
                 checkpoint=lambda slice_: self.site.blobs.load(self.shard, keys[slice_ - 1]),
                 save=save,
                 across=self._across,
+                learner=self.site.learner,
             )
         )
         if not self._saves:
@@ -185,6 +186,7 @@ class ShardWorker:
             held_out=self.site.lake.rows("validation", self.shard, set(job.tombstones)).to(self.site.device),
             finetune_epochs=settings.policy.finetune_epochs,
             finetune_rate=settings.policy.finetune_lr * settings.optimizer.lr,
+            learner=self.site.learner,
         )
         unseen, avoid = self._unseen(job), set(job.avoid)
         unfit = self.site.unfit_updates()

@@ -99,6 +99,7 @@ class Updater:
             alpha=job.alpha,
             finetune_epochs=policy.finetune_epochs,
             finetune_rate=policy.finetune_lr * site.settings.optimizer.lr,
+            learner=site.learner,
         )
         going, part = tables.rows(revoked, live[strategy.reads(context)])
         result = strategy.run(replace(context, revoked=going.to(site.device), part=part.to(site.device)))
