@@ -27,8 +27,7 @@ from hybridmu.core import evaluation
 from hybridmu.core.calibration.fit import estimate
 from hybridmu.core.kernel.model import State, SubModel
 from hybridmu.core.kernel.rows import Rows
-from hybridmu.core.strategies import Context, get
-from hybridmu.core.strategies.dpus import unavailable
+from hybridmu.core.strategies import Context, get, unavailable
 from hybridmu.planning.canary_schedule import class_excess
 from hybridmu.system.system import System
 from hybridmu.types import StrategyName
@@ -154,7 +153,7 @@ def measured(
     for name in _UPDATES:
         found = estimate(calibration, name, first, gone / len(rows), gone)
         if found is None:
-            assert unavailable(system.settings.optimizer.name, name)
+            assert unavailable(name, system.settings.optimizer.name)
             continue
         gap = loss(get(name).run(replace(context, alpha=found.alpha)).state) - oracle
         yield {**common, "update": name, "gap": gap, "error": found.error, "bound": found.bound}

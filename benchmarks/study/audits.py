@@ -13,7 +13,6 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
-from typing import cast
 
 from benchmarks.study import csvfile
 from benchmarks.study.grid import CONTENDERS, SETUPS, Setup
@@ -29,7 +28,7 @@ from hybridmu.core.evaluation import mean_loss
 from hybridmu.core.kernel.model import State
 from hybridmu.runtime.workers import shadow_trainer
 from hybridmu.runtime.workers.context import Site
-from hybridmu.types import ShardJob, StrategyChoice
+from hybridmu.types import ShardJob
 
 # One sub-model of all 3,700 rows of MNIST-5k, and one of a quarter of Adult: enough revoked rows for rates of 0.1 %.
 AUDITED = (replace(SETUPS["mnist5k/mlp"], shards=1), replace(SETUPS["adult/mlp"], shards=4))
@@ -163,7 +162,7 @@ def tasks(
                 contender = CONTENDERS[name]
                 alphas[name] = contender.alpha or 0.0
                 if contender.runs in PLANNED:
-                    plan = world.plan(deletion, cast("StrategyChoice", contender.runs), 1)
+                    plan = world.plan(deletion, contender.runs, 1)
                     alphas[name] = next(line.alpha for line in plan.shards if line.shard == _SHARD)
             cases.append((mix, deletion.keys[_SHARD], alphas))
         for number in range(models):

@@ -9,8 +9,9 @@ from hybridmu.core.kernel.model import State, SubModel, fit_standardize, state_o
 from hybridmu.core.kernel.partition import epoch_order
 from hybridmu.core.kernel.rows import Rows, carries
 from hybridmu.core.kernel.training import Recipe, batch_bounds, make_step
-from hybridmu.core.strategies import Context, Result, Strategy, register
-from hybridmu.core.strategies.dpus import fine_tune, subtract
+from hybridmu.core.strategies import Context, Extent, Removal, Result, Work, register
+from hybridmu.core.strategies.dpus import subtract
+from hybridmu.core.strategies.dpus_optimised import fine_tune
 from hybridmu.task import Task
 
 
@@ -64,8 +65,17 @@ class BatchLog:
         self.updates[shard] = dict(zip(named, total, strict=True))
         return state_of(model)
 
+
+LOG = BatchLog()
+
+
+class Amnesiac(Removal):
+    """Amnesiac unlearning (Graves et al. 2021, arXiv 2010.10981): subtract the logged updates, then fine-tune."""
+
+    name = "amnesiac"
+
     def run(self, context: Context) -> Result:
-        """Subtract the logged updates, then fine-tune (Graves et al. 2021, arXiv 2010.10981).
+        """Subtract the logged updates, then fine-tune.
 
         Args:
             context: Of a shard that was replayed.
@@ -73,20 +83,36 @@ class BatchLog:
         Returns:
             The changed state.
         """
-        state = subtract(context.current or {}, self.updates[context.shard], -context.alpha)
+        state = subtract(context.current or {}, LOG.updates[context.shard], -context.alpha)
         model = context.fresh_model()
         model.load_state_dict(state)
         return Result(state_of(model), 1, fine_tune(model, context))
 
-
-def only_fine_tune(context: Context) -> Result:
-    """Fine-tune on the live rows, nothing else (the budget of the optimised update)."""
-    model = context.fresh_model()
-    model.load_state_dict(context.current or {})
-    visits = fine_tune(model, context)
-    return Result(state_of(model), 1, visits)
+    def work(self, extent: Extent) -> Work:
+        """Return the work of the fine-tuning; what the log takes was spent in training."""
+        return _fine_tuning(extent)
 
 
-LOG = BatchLog()
-register(Strategy("amnesiac", exact=False, run=LOG.run))
-register(Strategy("fine-tune", exact=False, run=only_fine_tune))
+class FineTune(Removal):
+    """Fine-tuning on the live rows, nothing else (the budget of the optimised update)."""
+
+    name = "fine-tune"
+
+    def run(self, context: Context) -> Result:
+        """Return the current state after fine-tuning."""
+        model = context.fresh_model()
+        model.load_state_dict(context.current or {})
+        visits = fine_tune(model, context)
+        return Result(state_of(model), 1, visits)
+
+    def work(self, extent: Extent) -> Work:
+        """Return the visits of the budget."""
+        return _fine_tuning(extent)
+
+
+def _fine_tuning(extent: Extent) -> Work:
+    return Work(round(extent.finetune_epochs * extent.stats.live), 1, extent.stats.live)
+
+
+register(Amnesiac)
+register(FineTune)

@@ -23,9 +23,9 @@ import numpy.typing as npt
 from benchmarks.study.records import Key
 from benchmarks.study.regret import RETRAIN, deletions
 from benchmarks.study.shards import ShardRecord
+from hybridmu.core.learners.workload import count
 from hybridmu.planning import cost
 from hybridmu.planning.cost import CostModel
-from hybridmu.planning.workload import count
 from hybridmu.types import CostObservation
 
 BUDGETS = (5, 10, 20, 50, 100)

@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from benchmarks.study.world import World
 from hybridmu.core.aggregate import aggregate
 from hybridmu.core.audit.measures import tow
 from hybridmu.planning.cost import schedule
-from hybridmu.types import Plan, StrategyChoice
+from hybridmu.types import Plan
 
 
 class Judge:
@@ -71,7 +71,7 @@ class Judge:
             return Trial((), self._score(live), 0.0, owing=frozenset(self.deletion.keys))
         plan = None
         if contender.runs in PLANNED:
-            plan = self.world.plan(self.deletion, cast("StrategyChoice", contender.runs), self.pool.workers)
+            plan = self.world.plan(self.deletion, contender.runs, self.pool.workers)
         jobs = self._jobs(contender, plan)
         rounds: list[tuple[list[Made], float]] = []
         scores: dict[int, Scores] = {}

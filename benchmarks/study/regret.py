@@ -22,10 +22,10 @@ from dataclasses import dataclass
 
 from benchmarks.study.records import Key
 from benchmarks.study.shards import ShardRecord
+from hybridmu.core.learners.workload import count
 from hybridmu.planning import cost
 from hybridmu.planning.cost import CostModel, schedule
 from hybridmu.planning.planner import Policy, Pools, make_plan
-from hybridmu.planning.workload import count
 from hybridmu.types import Calibration, CalibrationBucket, CostObservation, ShardPlan, StrategyName
 
 RETRAIN: StrategyName = "retrain"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from benchmarks.study.trial import PLANNED, Trial
 from benchmarks.study.worker import Job, Made
 from benchmarks.study.world import World
 from hybridmu.planning.cost import schedule
-from hybridmu.types import ShardStats, StrategyChoice, StrategyName
+from hybridmu.types import ShardStats, StrategyName
 
 # A request arrives, on average, in this share of the time that one shard's training takes on one worker: a system that
 # retrains a shard per request falls behind, and fulfils several at once.
@@ -117,7 +117,7 @@ def _fulfil(
     errors = dict.fromkeys(keys, 0.0)
     if contender.runs in PLANNED:
         stats = [_stats(world, s, shards[s], fresh[s]) for s in keys]
-        for line in world.plan_for(stats, cast("StrategyChoice", contender.runs), pool.workers).shards:
+        for line in world.plan_for(stats, contender.runs, pool.workers).shards:
             names[line.shard], errors[line.shard] = line.strategy, line.predicted_error
             alphas[line.shard] = line.alpha if contender.alpha is None else contender.alpha
     jobs = []

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +27,7 @@ from hybridmu.runtime.workers.update_worker import Updater
 from hybridmu.store.dataset.layout import Split
 from hybridmu.store.storage.blobs import Blobs, weights_hash
 from hybridmu.store.storage.storage import Storage
-from hybridmu.types import CalibrationCell, CalibrationOutcome, ShardJob, ShardOutcome, StrategyName
+from hybridmu.types import CalibrationCell, CalibrationOutcome, ShardJob, ShardOutcome
 
 # Live rows of one shard beyond about these change its accuracy by less than half a point.
 LIVE_ROWS = 5_000
@@ -187,7 +187,7 @@ class StudyWorker:
             blob, visits, first, checkpoints = self._scratch(job)
             seconds = time.perf_counter() - started
             return Made(job.shard, blob, True, seconds, time.process_time() - cpu, visits, first, checkpoints)
-        name = cast("StrategyName", job.runs)
+        name = job.runs
         if job.runs == "retrain":
             gone = (*job.removed, *job.keys)
             outcome = self._shards[job.shard].retrain(ShardJob("study", job.shard, name, tombstones=gone))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, cast, get_args
+from typing import Annotated
 
 import typer
 from rich.table import Table
@@ -11,10 +11,9 @@ from rich.table import Table
 from hybridmu import config
 from hybridmu.cli.output import ConfigOption, JsonOption, bar, emit, err, errors, print_table, tell
 from hybridmu.errors import ConfigError
+from hybridmu.kinds import choices
 from hybridmu.system.system import connect
-from hybridmu.types import StrategyChoice
 
-_CHOICES = get_args(StrategyChoice)
 _GOES_ON = "finished shadow models are kept, and the same command goes on from there"
 
 
@@ -22,7 +21,7 @@ def audit(
     config_file: ConfigOption,
     strategy_: Annotated[
         str | None,
-        typer.Option("--strategy", help=f"One of {', '.join(_CHOICES)}; by default the first of policy.approximate."),
+        typer.Option("--strategy", help=f"One of {', '.join(choices())}; by default the first of policy.approximate."),
     ] = None,
     share: Annotated[float, typer.Option("--share", help="Canaries over live rows of a shard.")] = 0.01,
     models: Annotated[int, typer.Option("--models", help="Shadow models of each kind and shard.")] = 30,
@@ -39,9 +38,8 @@ def audit(
     from hybridmu.report.audit_page import headline, lines, page, served, strategy  # plots: the other verbs do without
 
     with errors(as_json, _GOES_ON), connect(config.load(config_file), "local" if local else "ray") as system:
-        wanted = cast("StrategyChoice | None", strategy_)
-        if strategy_ is not None and strategy_ not in _CHOICES:
-            raise ConfigError(f"unknown strategy {strategy_!r}", expected=f"one of {', '.join(_CHOICES)}")
+        if strategy_ is not None and strategy_ not in choices():
+            raise ConfigError(f"unknown strategy {strategy_!r}", expected=f"one of {', '.join(choices())}")
         if output.is_dir():
             raise ConfigError(f"--output {output} is a folder", expected="the HTML file to write")
         output.parent.mkdir(parents=True, exist_ok=True)  # known to be possible before an hour's work
@@ -54,7 +52,7 @@ def audit(
                 advance(done, total, f"audit: shadow models, about {_duration(left)} left")
 
             result = system.audit(
-                strategy=wanted,
+                strategy=strategy_,
                 share=share,
                 models=models,
                 shards=shards,

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
@@ -47,6 +47,7 @@ from hybridmu.cli.output import (
 )
 from hybridmu.datasets import catalog
 from hybridmu.errors import ConfigError
+from hybridmu.kinds import choices
 from hybridmu.logs import start_logging
 from hybridmu.runtime.coordinator.coordinator import Snapshot
 from hybridmu.system.system import System, connect
@@ -94,7 +95,7 @@ IdOption = Annotated[list[str] | None, typer.Option("--id", help="A row id; may 
 IdsOption = Annotated[str | None, typer.Option("--ids", help="File with one id per line, or - for standard input.")]
 GroupOption = Annotated[list[str] | None, typer.Option("--group", help="A group; may be repeated.")]
 GroupsOption = Annotated[str | None, typer.Option("--groups", help="File with one group per line, or -.")]
-StrategyOption = Annotated[str, typer.Option("--strategy", help=f"One of {', '.join(get_args(StrategyChoice))}.")]
+StrategyOption = Annotated[str, typer.Option("--strategy", help=f"One of {', '.join(choices())}.")]
 IgnoreOption = Annotated[bool, typer.Option("--ignore-unknown", help="Leave unknown ids out.")]
 
 
@@ -295,9 +296,9 @@ def _keys(system: System, kind: KeyKind, given: list[str] | None, source: str | 
 
 
 def _strategy(name: str) -> StrategyChoice:
-    if name not in get_args(StrategyChoice):
-        raise ConfigError(f"unknown strategy {name!r}", expected=f"one of {', '.join(get_args(StrategyChoice))}")
-    return name  # type: ignore[return-value]
+    if name not in choices():
+        raise ConfigError(f"unknown strategy {name!r}", expected=f"one of {', '.join(choices())}")
+    return name
 
 
 def _facts(title: str, facts: dict[str, Any]) -> None:

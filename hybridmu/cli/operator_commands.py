@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
@@ -15,7 +15,7 @@ from rich.table import Table
 from hybridmu import config
 from hybridmu.cli.output import ConfigOption, JsonOption, emit, errors, operator, print_table, tell
 from hybridmu.system.system import System, connect
-from hybridmu.types import ForwardState, RequestState, StrategyChoice
+from hybridmu.types import ForwardState, RequestState
 
 app = typer.Typer(no_args_is_help=True, help="Deletion requests: list, look, take back.")
 
@@ -77,7 +77,7 @@ def retry(
 ) -> None:
     """Take up again a request that FAILED, once the reason is mended; its rows were kept out all the time."""
     with _system(config_file, as_json) as system:
-        result = system.retry(request_id, cast("StrategyChoice", strategy))
+        result = system.retry(request_id, strategy)
     emit(result, as_json, lambda: tell(f"{request_id} {result['state']}: a coordinator (`hybridmu run`) fulfils it"))
 
 

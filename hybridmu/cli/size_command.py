@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
@@ -10,8 +10,8 @@ from rich.table import Table
 from hybridmu import config
 from hybridmu.cli.output import ConfigOption, JsonOption, emit, errors, print_table, tell
 from hybridmu.errors import ConfigError
+from hybridmu.kinds import choices
 from hybridmu.system.system import connect
-from hybridmu.types import StrategyChoice
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
@@ -24,18 +24,16 @@ def size(
     ],
     rows: Annotated[int, typer.Option("--rows", help="Rows of each request.")] = 1,
     days: Annotated[float, typer.Option("--days", help="How long the simulated load lasts.")] = 7.0,
-    strategy: Annotated[
-        str, typer.Option("--strategy", help=f"One of {', '.join(get_args(StrategyChoice))}.")
-    ] = "auto",
+    strategy: Annotated[str, typer.Option("--strategy", help=f"One of {', '.join(choices())}.")] = "auto",
     workers: Annotated[list[int] | None, typer.Option("--workers", help="Try this number; may be repeated.")] = None,
     seed: Annotated[int, typer.Option("--seed", help="Of the simulated load.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
     """Simulate a load of deletions with the costs that this system measured; nothing is changed."""  # noqa: DOC501
     with errors(as_json):
-        chosen = next((name for name in get_args(StrategyChoice) if name == strategy), None)
+        chosen = next((name for name in choices() if name == strategy), None)
         if chosen is None:
-            raise ConfigError(f"there is no strategy {strategy!r}", expected=", ".join(get_args(StrategyChoice)))
+            raise ConfigError(f"there is no strategy {strategy!r}", expected=", ".join(choices()))
         with connect(config.load(config_file), "local") as system:
             found = system.size(
                 per_day, _seconds(deadline), rows=rows, days=days, strategy=chosen, workers=workers, seed=seed

@@ -21,6 +21,7 @@ from hybridmu.cluster.fleet import Fleet, Member
 from hybridmu.cluster.reservations import Reservations
 from hybridmu.cluster.resources import nodes, pools, refuse_ledger_in_a_file, slots
 from hybridmu.config import Settings
+from hybridmu.core.strategies import asks_exact
 from hybridmu.errors import HybridMUError
 from hybridmu.planning.planner import Pools
 from hybridmu.runtime.workers.executor import failure
@@ -72,7 +73,7 @@ class RayExecutor:
         refuse_ledger_in_a_file(settings, nodes())
         found = nodes(settings.cluster.labels)
         self._pools, self._slots = pools(settings, found), slots(settings, found)
-        if not self._gpu and settings.policy.strategy != "retrain":
+        if not self._gpu and not asks_exact(settings.policy.strategy):
             self._fleet.for_update(self._pools.updaters)  # up before the first update needs it
 
     def pools(self) -> Pools:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from hybridmu.config.one_of import OneOf
 from hybridmu.config.section import Section
-from hybridmu.types import StrategyChoice
+from hybridmu.kinds import STRATEGIES, choices
 
 
 class PolicySettings(Section):
@@ -36,7 +37,8 @@ class PolicySettings(Section):
             budget, while nine of ten updates stay within so many times what nine of ten trainings in another order of
             the rows do, and end nearer to the retrain than by doing nothing. Each set of canaries then costs a second
             training; 0: only the budget counts.
-        approximate: Which updates `auto` may choose: the fastest one that the quality guard lets through.
+        approximate: Which updates `auto` may choose: the fastest one that the quality guard lets through; null: all
+            that canary deletions calibrate.
         fast_enough: Updates at least so many times faster than the retrain count as equally fast, and the one of least
             predicted error is chosen; a great number: always the fastest.
         calibrate: Fit α by canary deletions after training (each set costs about one and a half shard retrains).
@@ -52,7 +54,7 @@ class PolicySettings(Section):
         max_attempts: How often a failed shard job is tried.
     """
 
-    strategy: StrategyChoice = "auto"
+    strategy: Annotated[str, OneOf(choices)] = "auto"
     workload_threshold: float = Field(0.0, ge=0, le=1)
     time_ratio: float = Field(1.0, gt=0, le=1e6)
     light_seconds: float = Field(1.0, ge=0, le=1e9)
@@ -68,9 +70,7 @@ class PolicySettings(Section):
     quality_budget: float = Field(0.1, ge=0, le=1e9)
     quality_noises: float = Field(0.0, ge=0, le=1e6)
     fast_enough: float = Field(8.0, ge=1, le=1e12)
-    approximate: tuple[Literal["dpus", "dpus-optimised", "dpus-newton"], ...] = Field(
-        ("dpus-newton", "dpus-optimised", "dpus"), min_length=1
-    )
+    approximate: Annotated[tuple[Annotated[str, OneOf(STRATEGIES.names)], ...], Field(min_length=1)] | None = None
     calibrate: bool = True
     calibration_shards: int = Field(2, ge=1, le=100_000)
     calibration_shares: tuple[Annotated[float, Field(gt=0, le=1)], ...] = (0.01, 0.1)
@@ -80,6 +80,13 @@ class PolicySettings(Section):
     finetune_epochs: float = Field(2.0, gt=0, le=100_000)
     finetune_lr: float = Field(0.3, gt=0, le=1000)
     max_attempts: int = Field(3, ge=1, le=100)
+
+    @field_validator("approximate")
+    @classmethod
+    def _calibrated(cls, names: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if wrong := [name for name in names or () if not STRATEGIES.get(name).calibrated]:
+            raise ValueError(f"canary deletions don't calibrate {wrong[0]!r}, so that `auto` knows no error of it")
+        return names
 
 
 class AdmissionSettings(Section):

@@ -26,8 +26,15 @@ from hybridmu.config.document import read_document
 from hybridmu.config.environment import in_ray_job, secret
 from hybridmu.config.policy import AdmissionSettings, PolicySettings
 from hybridmu.config.section import Section
-from hybridmu.config.training import CheckpointSettings, ComputeSettings, OptimizerSettings, SisaSettings
+from hybridmu.config.training import (
+    CheckpointSettings,
+    ComputeSettings,
+    LearnerSettings,
+    OptimizerSettings,
+    SisaSettings,
+)
 from hybridmu.errors import ConfigError
+from hybridmu.kinds import import_plugins
 
 
 class Settings(Section):
@@ -41,6 +48,7 @@ class Settings(Section):
 
     data: DataSettings
     task: TaskSettings = TaskSettings()
+    learner: LearnerSettings = LearnerSettings()
     sisa: SisaSettings = SisaSettings()
     optimizer: OptimizerSettings = OptimizerSettings()
     compute: ComputeSettings = ComputeSettings()
@@ -54,6 +62,7 @@ class Settings(Section):
     keys: KeySettings = KeySettings()
     storage_url: str
     storage_mode: Literal["private", "group-read", "group"] = "private"
+    plugins: tuple[str, ...] = ()
     database_url: str | None = None
 
     def __init__(self, **raw: Any) -> None:
@@ -62,6 +71,15 @@ class Settings(Section):
         except ValidationError as error:
             told = "; ".join(_describe(type(self), item) for item in error.errors())
             raise ConfigError("the configuration is not valid", got=told) from None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _plugins(cls, raw: Any) -> Any:
+        """Return the configuration, once plugins have registered the names that sections look for."""
+        named = raw.get("plugins") if isinstance(raw, dict) else None
+        if isinstance(named, (list, tuple)) and all(isinstance(module, str) for module in named):
+            import_plugins(named)
+        return raw
 
     @field_validator("storage_url")
     @classmethod
@@ -200,9 +218,13 @@ class Settings(Section):
         left_out = {"train", "validation", "test"} if self.data.name else set()
         if not self.data.lists:  # a key that older storages don't know
             left_out |= {"lists"}
+        learner: dict[str, Any] = {}
+        if self.learner != LearnerSettings():  # likewise
+            learner = {"learner": self.learner.model_dump(mode="json")}
         return {
             "data": self.data.model_dump(mode="json", exclude=left_out),
             "task": self.task.model_dump(mode="json"),
+            **learner,
             "sisa": self.sisa.model_dump(mode="json"),
             "optimizer": self.optimizer.model_dump(mode="json"),
             "compute": self.compute.model_dump(mode="json"),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
+from hybridmu.config.one_of import OneOf
 from hybridmu.config.section import Section
+from hybridmu.kinds import LEARNERS
 
 
 class SisaSettings(Section):
@@ -25,6 +27,16 @@ class SisaSettings(Section):
     epochs: int = Field(10, ge=1, le=100_000)
     batch_size: int = Field(64, ge=1, le=10_000_000)
     seed: int = Field(0, ge=-(2**63), lt=2**63)
+
+
+class LearnerSettings(Section):
+    """How a shard's rows become a sub-model.
+
+    Attributes:
+        name: A registered learner.
+    """
+
+    name: Annotated[str, OneOf(LEARNERS.names)] = LEARNERS.default
 
 
 class OptimizerSettings(Section):

@@ -12,6 +12,8 @@ import pyarrow.parquet as pq
 from rich.console import Console
 
 from hybridmu.config import Settings
+from hybridmu.core.strategies import asks_exact
+from hybridmu.core.strategies.dpus_optimised import DpusOptimised
 from hybridmu.demo.ending import certificates, purge, repair, replayed
 from hybridmu.demo.load import serving
 from hybridmu.demo.screen import Phases, phases, show
@@ -93,7 +95,7 @@ def _live(system: System, bar: Phases) -> dict[str, Any]:
         forget(system, bar, "one row", ids=[row]),
         forget(system, bar, f"one user ({user})", deadline_seconds=_DEADLINE_SECONDS, groups=[user]),
         # Asked for: left to itself, the planner retrains shards as small as these, and nothing would need repair.
-        forget(system, bar, "a batch over all shards", ids=batch, strategy="dpus-optimised"),
+        forget(system, bar, "a batch over all shards", ids=batch, strategy=DpusOptimised.name),
     ]
     with serving(system, bar) as clients:
         deletions.append(forget(system, bar, "one row, while serving", deadline_seconds=_DEADLINE_SECONDS, ids=[late]))
@@ -184,7 +186,7 @@ def _revoked(system: System) -> int:
 
 
 def _updated(deletions: list[dict[str, Any]]) -> int:
-    return sum(entry["strategy"] != "retrain" for deletion in deletions for entry in deletion["shards"])
+    return sum(not asks_exact(entry["strategy"]) for deletion in deletions for entry in deletion["shards"])
 
 
 def _light_row(system: System, ids: list[int]) -> int:

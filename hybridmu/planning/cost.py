@@ -20,6 +20,7 @@ from itertools import chain, combinations
 import numpy as np
 import numpy.typing as npt
 
+from hybridmu.kinds import FALLBACK
 from hybridmu.types import CostObservation
 
 # Before anything was measured: a small model on one core, seconds per visit, checkpoint, row read, and job. Replaced by
@@ -92,7 +93,7 @@ class CostModel:
         Returns:
             Seconds with a two-sigma interval of the relative error, never below 0.
         """
-        fit = self.fits.get(strategy) or self.fits.get("retrain") or _UNMEASURED
+        fit = self.fits.get(strategy) or self.fits.get(FALLBACK) or _UNMEASURED
         seconds = fit.seconds(visits, checkpoints, rows)
         return Estimate(seconds, seconds * max(0.0, 1 - 2 * fit.spread), seconds * (1 + 2 * fit.spread))
 

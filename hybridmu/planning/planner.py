@@ -12,12 +12,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from hybridmu.core import learners
 from hybridmu.core.calibration.fit import NINE_OF_TEN, estimate
-from hybridmu.core.strategies import newton, second_moments
-from hybridmu.core.strategies.dpus import unavailable
+from hybridmu.core.strategies import Extent, calibrated, get, unavailable
 from hybridmu.errors import StrategyUnavailableError
+from hybridmu.kinds import FALLBACK, LEARNERS
 from hybridmu.planning.cost import CostModel, schedule
-from hybridmu.planning.workload import Workload, count
 from hybridmu.types import (
     Calibration,
     CalibrationEstimate,
@@ -26,14 +26,8 @@ from hybridmu.types import (
     ShardStats,
     StrategyChoice,
     StrategyName,
+    Workload,
 )
-
-# Middle of what calibration found on MNIST-5k (docs/log.md); only for updates forced without a calibration.
-_UNCALIBRATED_ALPHA: dict[str, dict[StrategyName, float]] = {
-    "sgd": {"dpus": 0.3, "dpus-optimised": 0.5, "dpus-newton": 1.0},
-    "adamw": {"dpus": 0.25, "dpus-optimised": 0.35},
-}
-
 
 # So many pairs of trainings are asked for, before what they differ by is believed.
 _PAIRS = 4
@@ -52,17 +46,18 @@ class Policy:
     quality_budget: float = 0.1
     quality_noises: float = 0.0
     fast_enough: float = 8.0
-    approximate: tuple[StrategyName, ...] = ("dpus-newton", "dpus-optimised", "dpus")
+    approximate: tuple[StrategyName, ...] = field(default_factory=calibrated)
     alpha: float | None = None
     finetune_epochs: float = 2.0
+    learner: str = LEARNERS.default
     optimizer: str = "sgd"
     batch_size: int = 64
     class_excess: float = 0.02
     unfit: Mapping[StrategyName, str] = field(default_factory=dict)
 
     def bars(self, name: StrategyName) -> str | None:
-        """Return why an update can't be used with this model or optimizer, or None."""
-        return self.unfit.get(name) or unavailable(self.optimizer, name)
+        """Return why a strategy can't be used with this model or optimizer, or None."""
+        return self.unfit.get(name) or unavailable(name, self.optimizer)
 
 
 @dataclass(frozen=True)
@@ -101,9 +96,9 @@ def make_plan(
     Raises:
         StrategyUnavailableError: A forced update can't run on a shard.
     """
-    retrains = {s.shard: _retrain(s, cost) for s in stats}
-    if strategy == "retrain":
-        chosen = [_decided(retrains[s.shard], "request", "the request asks for retrain") for s in stats]
+    retrains = {s.shard: _retrain(s, cost, policy) for s in stats}
+    if strategy == FALLBACK:
+        chosen = [_decided(retrains[s.shard], "request", f"the request asks for {strategy}") for s in stats]
     elif strategy == "auto":
         ends = schedule([retrains[s.shard].estimated_seconds for s in stats], pools.workers)
         chosen = [
@@ -113,27 +108,26 @@ def make_plan(
     else:
         chosen = [_forced(s, retrains[s.shard], strategy, cost, policy, calibration) for s in stats]
     chosen.sort(key=lambda plan: (-plan.estimated_seconds, plan.shard))
-    exact = [plan.estimated_seconds for plan in chosen if plan.strategy == "retrain"]
-    updates = [plan.estimated_seconds for plan in chosen if plan.strategy != "retrain"]
-    makespan = max([0.0, *schedule(exact, pools.workers), *schedule(updates, pools.updaters)])
+    at_shard = [plan.estimated_seconds for plan in chosen if get(plan.strategy).place == "shard"]
+    central = [plan.estimated_seconds for plan in chosen if get(plan.strategy).place == "updater"]
+    makespan = max([0.0, *schedule(at_shard, pools.workers), *schedule(central, pools.updaters)])
     return Plan(tuple(chosen), makespan, pools.workers, pools.updaters, tuple(warnings))
 
 
-def _retrain(stats: ShardStats, cost: CostModel) -> ShardPlan:
-    work = count(stats)
-    slices = len(stats.epochs)
-    checkpoints = slices - work.first_trained + 1 + (work.first_trained > 1)
-    estimate = cost.estimate("retrain", work.retrain_visits, checkpoints)
+def _retrain(stats: ShardStats, cost: CostModel, policy: Policy) -> ShardPlan:
+    extent = _extent(stats, policy)
+    work, jobs = extent.workload, get(FALLBACK).work(extent)
+    estimate = cost.estimate(FALLBACK, jobs.visits, jobs.checkpoints, jobs.rows)
     return ShardPlan(
         shard=stats.shard,
-        strategy="retrain",
+        strategy=FALLBACK,
         first_slice=work.first_trained,
         revoked=sum(stats.revoked),
-        sample_visits=work.retrain_visits,
+        sample_visits=jobs.visits,
         workload_ratio=work.ratio,
         estimated_seconds=estimate.seconds,
         interval=(estimate.low, estimate.high),
-        alternatives=(("retrain", estimate.seconds),),
+        alternatives=((FALLBACK, estimate.seconds),),
         rule="",
         reasons=(),
     )
@@ -141,28 +135,27 @@ def _retrain(stats: ShardStats, cost: CostModel) -> ShardPlan:
 
 def _update(stats: ShardStats, base: ShardPlan, name: StrategyName, cost: CostModel, policy: Policy) -> ShardPlan:
     """Return the update's plan, made from the retrain's, with its own visits and seconds."""
-    work: Workload = count(stats)
-    budget = round(policy.finetune_epochs * stats.live)
-    visits, checkpoints = work.gradient_visits, len(stats.epochs) - work.first_new + 2
-    if name == "rewind":  # from a checkpoint before every open deletion, not on top of the current weights
-        visits, checkpoints = budget, 2
-    elif name == "dpus-optimised":
-        visits += budget
-    elif name == "dpus-newton":
-        visits += newton.cost(stats.live)
-    if name != "rewind" and policy.optimizer == "adamw":
-        visits += second_moments.visits(checkpoints, stats.live, policy.batch_size) + work.gradient_visits
-    estimate = cost.estimate(name, visits, checkpoints, stats.live)
+    extent, strategy = _extent(stats, policy), get(name)
+    jobs = strategy.work(extent)
+    estimate = cost.estimate(name, jobs.visits, jobs.checkpoints, jobs.rows)
     return replace(
         base,
         strategy=name,
-        first_slice=work.first_touched if name == "rewind" else work.first_new,
-        revoked=sum(stats.revoked if name == "rewind" else stats.newly_revoked),
-        sample_visits=visits,
+        first_slice=extent.workload.first_touched if strategy.clean else extent.workload.first_new,
+        revoked=sum(stats.revoked if strategy.clean else stats.newly_revoked),
+        sample_visits=jobs.visits,
         estimated_seconds=estimate.seconds,
         interval=(estimate.low, estimate.high),
         alternatives=(*base.alternatives, (name, estimate.seconds)),
     )
+
+
+def _extent(stats: ShardStats, policy: Policy) -> Extent:
+    return Extent(stats, _workload(stats, policy), policy.optimizer, policy.batch_size, policy.finetune_epochs)
+
+
+def _workload(stats: ShardStats, policy: Policy) -> Workload:
+    return learners.get(policy.learner).workload(stats)
 
 
 def _blocked(stats: ShardStats, policy: Policy, name: StrategyName) -> str | None:
@@ -170,7 +163,7 @@ def _blocked(stats: ShardStats, policy: Policy, name: StrategyName) -> str | Non
         return "no live row is left: the shard leaves the vote"
     if sum(stats.newly_revoked) == 0:
         return "the current weights hold none of the rows"
-    if name != "rewind" and (reason := policy.bars(name)):
+    if reason := policy.bars(name):
         return reason
     if not stats.trajectory:
         return "a checkpoint of the run that saw the rows is missing"
@@ -260,15 +253,15 @@ def _calibrated(
     """Return the updates that the policy allows and canaries say something of, the plain one first."""
     plans = []
     for name in policy.approximate:
-        found = None if policy.bars(name) else _weigh(stats, name, calibration)
+        found = None if policy.bars(name) else _weigh(stats, name, policy, calibration)
         if found:
             plan = _update(stats, retrain, name, cost, policy)
             plans.append(replace(plan, alpha=found.alpha, predicted_error=found.bound, calibration=found))
     # The plain update is a part of the others and can't take longer. If it was slow once and were not chosen for that,
     # nothing would ever correct its estimate.
     least = min((plan.estimated_seconds for plan in plans), default=0.0)
-    plans = [replace(plan, estimated_seconds=least) if plan.strategy == "dpus" else plan for plan in plans]
-    return sorted(plans, key=lambda plan: plan.strategy != "dpus")
+    plans = [replace(plan, estimated_seconds=least) if get(plan.strategy).basic else plan for plan in plans]
+    return sorted(plans, key=lambda plan: not get(plan.strategy).basic)
 
 
 def _preferred(updates: Sequence[ShardPlan], retrain: ShardPlan, policy: Policy) -> ShardPlan:
@@ -298,17 +291,19 @@ def _forced(
         return _decided(retrain, "availability", str(_blocked(stats, policy, name)))
     if reason := _blocked(stats, policy, name):
         raise StrategyUnavailableError(
-            f"{name} can't run on shard {stats.shard}", got=reason, remedy="ask for auto or retrain"
+            f"{name} can't run on shard {stats.shard}", got=reason, remedy=f"ask for auto or {FALLBACK}"
         )
     update = _update(stats, retrain, name, cost, policy)
-    found = _weigh(stats, name, calibration)
+    strategy, found = get(name), _weigh(stats, name, policy, calibration)
     reason = f"the request asks for {name}"
-    if name == "rewind":
+    if strategy.exact:
+        return replace(update, rule="request", reasons=(reason,))
+    if strategy.clean:
         # No influence is left, but the gap to a retrain is unknown: the next deletion is to be exact.
         reasons = (reason, f"{policy.finetune_epochs:g} epoch(s) from the last clean checkpoint")
         return replace(update, rule="request", reasons=reasons, predicted_error=policy.quality_budget)
     if found is None:
-        alpha = policy.alpha if policy.alpha is not None else _UNCALIBRATED_ALPHA[policy.optimizer][name]
+        alpha = policy.alpha if policy.alpha is not None else strategy.uncalibrated.get(policy.optimizer, 1.0)
         reasons = (reason, f"alpha {alpha:g}: {_uncalibrated(name, calibration)}")
         return replace(update, rule="request", reasons=reasons, alpha=alpha, predicted_error=policy.quality_budget)
     says, error = [reason, *_fitted(found)], found.bound
@@ -319,10 +314,12 @@ def _forced(
     )
 
 
-def _weigh(stats: ShardStats, name: StrategyName, calibration: Calibration) -> CalibrationEstimate | None:
+def _weigh(
+    stats: ShardStats, name: StrategyName, policy: Policy, calibration: Calibration
+) -> CalibrationEstimate | None:
     """Return what canaries say of an update."""
     fresh = sum(stats.newly_revoked)
-    return estimate(calibration, name, count(stats).first_new, fresh / max(1, sum(stats.rows)), fresh)
+    return estimate(calibration, name, _workload(stats, policy).first_new, fresh / max(1, sum(stats.rows)), fresh)
 
 
 def _fitted(found: CalibrationEstimate) -> tuple[str, ...]:

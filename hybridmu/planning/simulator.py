@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import simpy
 
+from hybridmu.core.strategies import get
+from hybridmu.kinds import FALLBACK
 from hybridmu.planning.batching import claim
 from hybridmu.planning.cost import CostModel
 from hybridmu.planning.planner import Policy, Pools, make_plan
@@ -226,7 +228,7 @@ class _World:
                 self._launch(taken, set().union(*(each.shards for each in taken)), self.strategy)
             if not self.waiting and not self.busy:
                 for shard in sorted({shard for each in self.open for shard in each.owes}):
-                    self._launch([], {shard}, "retrain")
+                    self._launch([], {shard}, FALLBACK)
 
     def _launch(self, group: list[_Open], shards: set[int], strategy: StrategyChoice) -> None:
         known = self.known
@@ -257,7 +259,7 @@ class _World:
         yield self.env.timeout(self.known.overheads.publish)
         for place, shard in enumerate(sorted(shards)):
             plan = next(each for each in plans if each.shard == shard)
-            exact = plan.strategy == "retrain"
+            exact = get(plan.strategy).exact
             self.fresh[shard] -= fresh[shard]
             if exact:
                 self.rows[shard] -= included[place]
@@ -282,8 +284,7 @@ class _World:
         self._ring()
 
     def _job(self, plan: ShardPlan) -> Generator[Any, Any, None]:
-        exact = plan.strategy == "retrain"
-        pool = self.workers if exact else self.updaters
+        pool = self.workers if get(plan.strategy).place == "shard" else self.updaters
         fit = self.known.cost.fits.get(plan.strategy)
         spread = min(fit.spread, 0.5) if fit else 0.0
         factor = float(np.exp(self.draw.normal(-(spread**2) / 2, spread)))  # of mean 1: estimates are means

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
+from hybridmu.kinds import FALLBACK
 from hybridmu.planning.checkpoint_retention import ShardCheckpoints, expected, total
 from hybridmu.planning.cost import CostModel
 
@@ -139,7 +140,7 @@ def plan_upgrade(
     """
 
     def seconds(work: tuple[float, float]) -> float:
-        return cost.estimate("retrain", round(work[0]), round(work[1])).seconds
+        return cost.estimate(FALLBACK, round(work[0]), round(work[1])).seconds
 
     made = []
     for shard in shards:

@@ -10,17 +10,13 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
+from hybridmu.core import strategies
+from hybridmu.kinds import FALLBACK
 from hybridmu.planning.cost import CostModel
 from hybridmu.planning.planner import Policy, Pools, make_plan
 from hybridmu.types import Calibration, ShardStats
 
-_COLOURS = {
-    "retrain": "#20639b",
-    "rewind": "#7b5ea7",
-    "dpus": "#f6a600",
-    "dpus-optimised": "#ed553b",
-    "dpus-newton": "#3caea3",
-}
+_UPDATE = "#ed553b"  # of updates as such, whichever it is
 _MOMENTS = {
     "applied": (">", "#f6a600"),
     "served": ("o", "#ed553b"),
@@ -42,16 +38,16 @@ def time_against_workload(outcomes: Sequence[dict[str, Any]], cost: CostModel) -
     """
     figure = Figure(figsize=(6, 3.6), layout="constrained")
     axes = figure.subplots()
-    for strategy, colour in _COLOURS.items():
+    for strategy in strategies.names():
         visits = [o["sample_visits"] for o in outcomes if o["strategy"] == strategy]
         seconds = [o["measured_seconds"] for o in outcomes if o["strategy"] == strategy]
         if visits:
-            axes.scatter(visits, seconds, s=22, color=colour, label=strategy)
-    fit = cost.fits.get("retrain")
+            axes.scatter(visits, seconds, s=22, color=strategies.get(strategy).colour, label=strategy)
+    fit = cost.fits.get(FALLBACK)
     if fit is not None and outcomes:
         line = np.linspace(0, max(o["sample_visits"] for o in outcomes) * 1.05, 50)
         fitted = line * fit.per_visit + 2 * fit.per_checkpoint + fit.per_job
-        axes.plot(line, fitted, color="#999999", lw=1, label="fitted retrain")
+        axes.plot(line, fitted, color="#999999", lw=1, label=f"fitted {FALLBACK}")
     axes.set(xlabel="sample visits", ylabel="seconds on one worker", title="Time against workload")
     axes.legend(fontsize=8)
     return svg(figure)
@@ -84,10 +80,10 @@ def boundary(
                 0, tuple(epochs), (rows_per_slice,) * slices, tuple(spread), tuple(spread), (True,) * slices
             )
             plan = make_plan([stats], cost, policy, Pools(1, 1), calibration)
-            grid[line, column] = 0 if plan.shards[0].strategy == "retrain" else 1
+            grid[line, column] = 0 if strategies.asks_exact(plan.shards[0].strategy) else 1
     figure = Figure(figsize=(6, 3.2), layout="constrained")
     axes = figure.subplots()
-    colours = mpl.colors.ListedColormap([_COLOURS["retrain"], _COLOURS["dpus-optimised"]])
+    colours = mpl.colors.ListedColormap([strategies.get(FALLBACK).colour, _UPDATE])
     axes.imshow(grid, origin="lower", aspect="auto", cmap=colours, vmin=0, vmax=1)
     axes.set_xticks(range(slices), [str(i + 1) for i in range(slices)])
     axes.set_yticks(range(len(_SHARES)), [f"{share:.1%}" for share in _SHARES])
@@ -113,7 +109,7 @@ def gaps(shards: Sequence[dict[str, Any]]) -> str:
     known = [entry for entry in shards if entry.get("forget_loss_gap") is not None]
     axes.axhline(0, color="#333333", lw=0.8)
     axes.axhspan(-0.05, 0.05, color="#20639b", alpha=0.1)
-    axes.bar([str(e["shard"]) for e in known], [e["forget_loss_gap"] for e in known], color=_COLOURS["dpus-optimised"])
+    axes.bar([str(e["shard"]) for e in known], [e["forget_loss_gap"] for e in known], color=_UPDATE)
     axes.set(xlabel="shard", ylabel="loss minus oracle's", title="Forget-loss gap of approximate shards (band: ±0.05)")
     return svg(figure)
 

@@ -18,10 +18,12 @@ from pydantic import (
     model_validator,
 )
 
+from hybridmu.config.one_of import OneOf
 from hybridmu.core.kernel.partition import LONGEST_KEY, check_key
 from hybridmu.errors import DataError, HybridMUError, too_many_keys
+from hybridmu.kinds import choices
 from hybridmu.serving import answer_schemas
-from hybridmu.types import RequestState, StrategyChoice
+from hybridmu.types import RequestState
 from hybridmu.types.json_objects import DoubledNameError, each_once
 
 # PostgreSQL has no text with NUL in it.
@@ -64,7 +66,7 @@ class Keys(BaseModel):
     # The first wrong one is named: a list of a million errors would cost more than the call.
     ids: Annotated[list[Key], FailFast()] = []
     groups: Annotated[list[Key], FailFast()] = []
-    strategy: StrategyChoice = "auto"
+    strategy: Annotated[str, OneOf(choices)] = "auto"
     ignore_unknown: bool = False
 
     @model_validator(mode="after")

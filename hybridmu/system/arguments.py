@@ -24,6 +24,7 @@ import numpy as np
 
 from hybridmu.config import Settings
 from hybridmu.errors import ConfigError, HybridMUError, RequestError
+from hybridmu.kinds import choices
 from hybridmu.planning.simulator import Arrival
 from hybridmu.runtime.coordinator.coordinator import Snapshot
 from hybridmu.types import KeyKind, RequestState, StrategyChoice
@@ -150,8 +151,8 @@ def _key(name: str, place: int, value: object) -> int | str:
 
 
 def _strategy(name: str, value: Any) -> Any:
-    if not isinstance(value, str) or str.__str__(value) not in get_args(StrategyChoice):
-        expected = f"one of {', '.join(get_args(StrategyChoice))}"
+    if not isinstance(value, str) or str.__str__(value) not in choices():
+        expected = f"one of {', '.join(choices())}"
         raise ConfigError(f"unknown {name} {_shown(value)}", expected=expected)
     return str.__str__(value)
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from hybridmu.runtime.audit.audit_run import Audit, Watch
 from hybridmu.runtime.audit.audit_targets import Wanted
-from hybridmu.runtime.coordinator.removal_planner import RemovalPlanner
+from hybridmu.runtime.coordinator.removal_planner import RemovalPlanner, approximate_of
 from hybridmu.runtime.workers.executor import Executor, LocalExecutor
 from hybridmu.system.arguments import AnyStrategy, Callback, Count, Share, checked
 from hybridmu.system.session import Opened
@@ -52,7 +52,7 @@ class Auditing(Opened):
         """
         self._look()
         planner = RemovalPlanner(self.site, self.ledger, self.measurements, self.registry)
-        audit = Audit(planner, Wanted(strategy or self.settings.policy.approximate[0], share, models, shards))
+        audit = Audit(planner, Wanted(strategy or approximate_of(self.settings)[0], share, models, shards))
         with self._workers() as executor:
             if announce:
                 workers = executor.pools().updaters

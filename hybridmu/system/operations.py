@@ -14,6 +14,7 @@ from hybridmu.errors import (
     RequestError,
     StateError,
 )
+from hybridmu.kinds import FALLBACK
 from hybridmu.planning import cost
 from hybridmu.planning.upgrade_impact import UpgradePlan
 from hybridmu.runtime.coordinator import coordinator
@@ -158,8 +159,8 @@ class Operating(Opened):
                 plan = keeper.plan()
                 keeper.apply(plan)
         fitted = cost.fit(self.measurements.costs())
-        before = fitted.estimate("retrain", round(plan.visits_before), round(plan.files_before))
-        after = fitted.estimate("retrain", round(plan.visits_after), round(plan.files_after))
+        before = fitted.estimate(FALLBACK, round(plan.visits_before), round(plan.files_before))
+        after = fitted.estimate(FALLBACK, round(plan.visits_after), round(plan.files_after))
         return {
             **asdict(plan),
             "fits": plan.fits,

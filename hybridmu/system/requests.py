@@ -11,7 +11,7 @@ from typing import Any
 
 from hybridmu.config import Settings
 from hybridmu.core.kernel.partition import digest
-from hybridmu.core.strategies.dpus import unavailable
+from hybridmu.core.strategies import needs_model, unavailable
 from hybridmu.errors import (
     HybridMUError,
     RequestError,
@@ -46,7 +46,6 @@ from hybridmu.system.arguments import (
 )
 from hybridmu.system.session import Opened
 from hybridmu.types import (
-    UPDATES,
     ForgetRequest,
     ForwardState,
     KeyKind,
@@ -142,12 +141,12 @@ class Forgetting(Opened):
             StrategyUnavailableError: The strategy does not fit the optimizer or the model; nothing was changed.
         """
         ids, groups = list(ids), list(groups)
-        if reason := unavailable(self.settings.optimizer.name, strategy):
+        if reason := unavailable(strategy, self.settings.optimizer.name):
             raise StrategyUnavailableError(f"{strategy} can't run here", got=reason, remedy="ask for auto or retrain")
         self._refuse_many(ids, groups)
         admission = self.settings.admission
         self._look()
-        if strategy in UPDATES and (reason := self._unfit.get(strategy)):
+        if strategy != "auto" and needs_model(strategy) and (reason := self._unfit.get(strategy)):
             raise StrategyUnavailableError(f"{strategy} can't run here", got=reason, remedy="ask for auto or retrain")
         within = None if deadline_seconds is None else float(deadline_seconds)  # 60 and 60.0 are one deadline
         asked = [sorted(map(str, ids)), sorted(map(str, groups)), strategy, within, ignore_unknown]

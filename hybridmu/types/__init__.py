@@ -4,6 +4,7 @@ Slices are numbered 1..R as in the literature; a tuple indexed by slice holds sl
 """
 
 from hybridmu.types.calibration import (
+    ALPHAS,
     Calibration,
     CalibrationBucket,
     CalibrationCell,
@@ -25,8 +26,8 @@ from hybridmu.types.jobs import (
     ShardJob,
     ShardOutcome,
 )
-from hybridmu.types.names import UPDATES, Errand, KeyKind, StrategyChoice, StrategyName
-from hybridmu.types.plans import CostObservation, Plan, ShardPlan, ShardStats
+from hybridmu.types.names import Errand, KeyKind, StrategyChoice, StrategyName
+from hybridmu.types.plans import CostObservation, Plan, ShardPlan, ShardStats, Workload
 from hybridmu.types.requests import (
     ForgetRequest,
     ForwardState,
@@ -44,7 +45,7 @@ from hybridmu.types.requests import (
 from hybridmu.types.versions import ModelVersion, PastSubModel, SliceRecord, SubModel
 
 __all__ = [
-    "UPDATES",
+    "ALPHAS",
     "AuditOutcome",
     "Calibration",
     "CalibrationBucket",
@@ -87,4 +88,5 @@ __all__ = [
     "SubModel",
     "Tombstone",
     "Touched",
+    "Workload",
 ]

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 from hybridmu.types.names import StrategyName
 
+# Steps that are tried. 0 is not among them: an update that does nothing is never offered as unlearning.
+ALPHAS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8, 1.0)
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class CalibrationCell:
@@ -38,7 +41,7 @@ class CanaryControls:
 
 @dataclass(frozen=True, slots=True)
 class CalibrationCurve:
-    """What one update did to one shard's canaries, along the grid of steps of `core.calibration.ALPHAS`.
+    """What one update did to one shard's canaries, along the grid of steps `ALPHAS`.
 
     Attributes:
         strategy: The update.

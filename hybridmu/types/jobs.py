@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import get_args
 
 from hybridmu.types.calibration import CalibrationCell, CalibrationOutcome
-from hybridmu.types.names import UPDATES, Errand, KeyKind, StrategyName
+from hybridmu.types.names import Errand, KeyKind, StrategyName
 from hybridmu.types.requests import RequestNeed, Tombstone
 from hybridmu.types.versions import PastSubModel, SliceRecord
 
@@ -83,12 +84,13 @@ class ShardJob:
     @property
     def central(self) -> bool:
         """Return whether an updater does it, and not the shard's own worker."""
-        return self.strategy in UPDATES | {"audit", "foresee-index", "purge-index", "look"}
+        return self.strategy not in {"retrain", "calibrate", "prove", "foresee", "purge"}
 
     @property
     def method(self) -> str:
         """Return the name of the worker's method."""
-        return "update" if self.strategy in UPDATES else self.strategy.replace("-", "_")
+        known = {"retrain", *get_args(Errand)}
+        return self.strategy.replace("-", "_") if self.strategy in known else "update"
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Literal
 
 KeyKind = Literal["id", "group"]
-StrategyName = Literal["retrain", "rewind", "dpus", "dpus-optimised", "dpus-newton"]
+# Names in the registry of strategies (`hybridmu.kinds`); configuration, command line, HTTP and Python check them there.
+StrategyName = str
+StrategyChoice = str  # or `auto`
 # Jobs that change no weights.
 Errand = Literal["calibrate", "audit", "prove", "foresee", "foresee-index", "purge", "purge-index", "look"]
-StrategyChoice = Literal["auto", "retrain", "rewind", "dpus", "dpus-optimised", "dpus-newton"]
-UPDATES: frozenset[str] = frozenset({"rewind", "dpus", "dpus-optimised", "dpus-newton"})  # done by updaters, not exact

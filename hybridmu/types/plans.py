@@ -42,6 +42,32 @@ class ShardStats:
 
 
 @dataclass(frozen=True, slots=True)
+class Workload:
+    """What each strategy has to do on one shard.
+
+    Attributes:
+        first_touched: First slice with a revoked row; R + 1 when none.
+        first_trained: Where a retrain starts; R + 1 when nothing is to be trained.
+        retrain_visits: W_s(U).
+        full_visits: W_s of training the whole shard without U.
+        first_new: First slice with a newly revoked row, where an update starts; R + 1 when none.
+        gradient_visits: Σ_{i ≥ first_new} |new U up to i| + |new U|, gradients of the update.
+    """
+
+    first_touched: int
+    first_trained: int
+    retrain_visits: int
+    full_visits: int
+    first_new: int
+    gradient_visits: int
+
+    @property
+    def ratio(self) -> float:
+        """Return ρ = retrain_visits / full_visits; 0 for an emptied shard."""
+        return self.retrain_visits / self.full_visits if self.full_visits else 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class ShardPlan:
     """What will happen to one shard, and why.
 

@@ -10,13 +10,13 @@ import torch
 
 from hybridmu.core import evaluation
 from hybridmu.core.audit import measures
-from hybridmu.core.calibration.fit import ALPHAS
 from hybridmu.core.kernel.gradients import gradients_of
 from hybridmu.core.kernel.partition import epoch_order
 from hybridmu.core.kernel.training import batch_bounds
-from hybridmu.core.strategies import dpus, get, newton, second_moments
+from hybridmu.core.strategies import dpus, get, second_moments
 from hybridmu.errors import StrategyUnavailableError
 from hybridmu.task import Cnn
+from hybridmu.types import ALPHAS
 from tests.unit.shards import trained
 
 
@@ -157,4 +157,4 @@ def test_other_networks_work_and_the_damped_update_is_refused():
     context = shard.context(some(shard))
     assert all(torch.isfinite(tensor).all() for tensor in get("dpus-optimised").run(context).state.values())
     with pytest.raises(StrategyUnavailableError, match="adamw"):
-        newton.run(context)
+        get("dpus-newton").run(context)

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from hybridmu.core import evaluation
 from hybridmu.core.calibration.canary_deletions import measure, other_order, pick
-from hybridmu.core.calibration.fit import ALPHAS, estimate, fit
+from hybridmu.core.calibration.fit import estimate, fit
 from hybridmu.core.strategies import get
-from hybridmu.types import Calibration, CalibrationBucket, CalibrationCell, CanaryControls, RetrainNoise
+from hybridmu.types import ALPHAS, Calibration, CalibrationBucket, CalibrationCell, CanaryControls, RetrainNoise
 from tests.support import curve
 from tests.unit.shards import make_rows, trained
 

@@ -16,11 +16,11 @@ from typer.testing import CliRunner
 import hybridmu
 from hybridmu.cli.main import app
 from hybridmu.config import CheckpointSettings
+from hybridmu.core.learners.workload import count
 from hybridmu.errors import StateError
 from hybridmu.planning.checkpoint_retention import EvictionPlan, ShardCheckpoints, _there, evict, expected
 from hybridmu.planning.cost import Coefficients, CostModel
 from hybridmu.planning.planner import Policy, Pools, make_plan
-from hybridmu.planning.workload import count
 from hybridmu.runtime.coordinator.checkpoint_keeper import CheckpointKeeper
 from hybridmu.runtime.workers.context import Site
 from hybridmu.store.dataset.key_lookup import Lookup

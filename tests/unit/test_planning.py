@@ -12,8 +12,8 @@ from hypothesis.extra.numpy import arrays
 from scipy.optimize import nnls
 
 from hybridmu.core.kernel.training import slice_epochs
+from hybridmu.core.learners.workload import count
 from hybridmu.planning.cost import PULL, Coefficients, CostModel, fit, least_squares, schedule
-from hybridmu.planning.workload import count
 from hybridmu.types import CostObservation, ShardStats
 from tests.support import touched_at
 

@@ -16,9 +16,8 @@ from hybridmu.core.kernel.model import state_of
 from hybridmu.core.kernel.partition import derive, epoch_order
 from hybridmu.core.kernel.rows import Rows
 from hybridmu.core.kernel.training import batch_bounds, fit, make_step
-from hybridmu.core.strategies import dpus, get, newton
+from hybridmu.core.strategies import dpus, dpus_optimised, get, newton, unavailable
 from hybridmu.core.strategies.curvature import gauss_newton
-from hybridmu.core.strategies.dpus import unavailable
 from hybridmu.errors import StrategyUnavailableError
 from hybridmu.task import Cnn
 from tests.unit.shards import trained
@@ -143,8 +142,8 @@ def gaps_of(runs, shares=(0.02, 0.1), seeds=range(4), **changes):
 
 def test_damping_beats_no_damping_and_doing_nothing():
     found = gaps_of({
-        "newton": lambda c: newton.run(c).state,
-        "raw": lambda c: dpus.run_plain(replace(c, alpha=1.0)).state,
+        "newton": lambda c: get("dpus-newton").run(c).state,
+        "raw": lambda c: get("dpus").run(replace(c, alpha=1.0)).state,
         "nothing": lambda c: c.current,
     })
     assert found["newton"][0] < 0.5 * found["nothing"][0]
@@ -156,21 +155,21 @@ def test_without_learning_time_the_update_is_plain_subtraction(monkeypatch):
     shard = trained()
     context = shard.context(mask_of(shard))
     monkeypatch.setattr(newton, "_mean_time", lambda _: 0.0)
-    plain = dpus.run_plain(replace(context, alpha=1.0)).state
-    damped = newton.run(context).state
+    plain = get("dpus").run(replace(context, alpha=1.0)).state
+    damped = get("dpus-newton").run(context).state
     assert all(torch.allclose(plain[name], damped[name], atol=1e-6) for name in plain)
 
 
 def test_nothing_revoked_changes_nothing():
     shard = trained(rows=40)
     context = shard.context(np.zeros(40, np.bool_))
-    assert equal(newton.run(context).state, context.current)
+    assert equal(get("dpus-newton").run(context).state, context.current)
 
 
 def test_the_update_repeats_its_bits_and_counts_its_visits():
     shard = trained()
     context = shard.context(mask_of(shard, first=2))
-    first, second = newton.run(context), newton.run(context)
+    first, second = get("dpus-newton").run(context), get("dpus-newton").run(context)
     assert equal(first.state, second.state)
     gradients = dpus.contribution(context)[2]
     assert first.visits == gradients + newton.cost(len(context.live))
@@ -211,15 +210,15 @@ def test_with_momentum_it_is_how_far_a_constant_gradient_moves_a_weight(momentum
 def test_the_update_is_unavailable_without_its_checkpoints():
     shard = trained(rows=40)
     with pytest.raises(StrategyUnavailableError, match="missing"):
-        newton.run(shard.context(mask_of(shard), checkpoint=lambda _: None))
+        get("dpus-newton").run(shard.context(mask_of(shard), checkpoint=lambda _: None))
     with pytest.raises(StrategyUnavailableError, match="no live sub-model"):
-        newton.run(shard.context(mask_of(shard), current=None))
+        get("dpus-newton").run(shard.context(mask_of(shard), current=None))
 
 
 def test_other_networks_are_updated_too():
     shard = trained(rows=40, epochs=1, task=Cnn(shape=[1, 2, 3], width=8, stages=1))
     context = shard.context(mask_of(shard))
-    state = newton.run(context).state
+    state = get("dpus-newton").run(context).state
     assert all(torch.isfinite(tensor).all() for tensor in state.values())
     assert not equal(state, context.current)
 
@@ -289,12 +288,12 @@ def test_updates_have_the_bits_of_their_formulas(first, share, seed):
         gauss_newton(model, context.live.x[order]), list(summed.values()), mean_time(context) / 2, 6
     )
     expected = dpus.subtract(context.current, dict(zip(summed, damped, strict=True)), 1.0)
-    assert equal(newton.run(context).state, expected)
+    assert equal(get("dpus-newton").run(context).state, expected)
 
     for budget in (0.4, 1.7):
         short = replace(context, finetune_epochs=budget)
         model = shard.model(dpus.subtract(context.current, summed, 0.5))
-        chosen = dpus.subset(short)
+        chosen = dpus_optimised.subset(short)
         recipe = replace(shard.recipe, lr=short.finetune_rate)
         fit(model, short.live, [chosen], batch_bounds(len(chosen), recipe.batch_size), recipe, shard.task)
         assert equal(get("dpus-optimised").run(short).state, state_of(model))
@@ -312,7 +311,7 @@ def mean_time(context):
 @pytest.mark.parametrize("budget", [0.4, 2.0])
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_a_strategy_needs_the_rows_that_it_names_and_no_others(name, budget, optimizer):
-    if unavailable(optimizer, name):
+    if unavailable(name, optimizer):
         return
     shard = trained(rows=400, optimizer=optimizer, lr=0.1 if optimizer == "sgd" else 0.01)
     context = shard.context(mask_of(shard), finetune_epochs=budget)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from hybridmu.core.strategies import get, newton
+from hybridmu.core.strategies import get
 from hybridmu.core.strategies.curvature import gauss_newton
 from hybridmu.core.strategies.requirements import unfit_updates
 from hybridmu.errors import StrategyUnavailableError
@@ -83,7 +83,7 @@ def test_a_frozen_layer_of_a_plain_network_is_left_out_of_curvature():
     assert all(part.abs().sum() > 0 for part in found)
     revoked = np.zeros(40, np.bool_)
     revoked[:3] = True
-    state = newton.run(shard.context(revoked)).state
+    state = get("dpus-newton").run(shard.context(revoked)).state
     frozen = [name for name in state if name.startswith("1.0.")]
     assert frozen
     assert all(torch.equal(state[name], shard.states[3][name]) for name in frozen)
@@ -179,7 +179,7 @@ def test_a_damped_update_without_derivatives_is_unavailable_rather_than_a_traceb
     revoked = np.zeros(30, np.bool_)
     revoked[:2] = True
     with pytest.raises(StrategyUnavailableError, match=r"damped update is unavailable[\s\S]*RuntimeError"):
-        newton.run(shard.context(revoked))
+        get("dpus-newton").run(shard.context(revoked))
 
 
 # ---------------------------------------------------------------------- batch normalisation, down to one row

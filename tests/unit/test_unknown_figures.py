@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hybridmu.core.calibration.fit import ALPHAS, estimate, fit, usable
+from hybridmu.core.calibration.fit import estimate, fit, usable
 from hybridmu.planning import cost
 from hybridmu.planning.planner import Policy, Pools, make_plan
 from hybridmu.store.ledger import tables as t
 from hybridmu.store.ledger.measurements import Measurements, record_costs
-from hybridmu.types import Calibration, CanaryControls, CostObservation, ShardOutcome
+from hybridmu.types import ALPHAS, Calibration, CanaryControls, CostObservation, ShardOutcome
 from tests.support import curve, rows_of, touched_at
 
 BAD = [math.nan, math.inf, -math.inf]

@@ -31,6 +31,7 @@ from hybridmu.core.kernel.partition import U64, derive, epoch_order
 from hybridmu.core.kernel.rows import Rows
 from hybridmu.core.strategies import Context, get
 from hybridmu.errors import DivergedError
+from hybridmu.kinds import FALLBACK
 
 # Margins are taken at so many rows of each kind: enough for a distribution, small enough to be kept.
 _FORGOTTEN, _OTHERS = 512, 256
@@ -191,7 +192,7 @@ def train(ground: Ground, seed: int, *, everything: bool = False) -> dict[int, S
     def save(slice_: int, state: State, _: int) -> None:
         made[slice_] = state
 
-    get("retrain").run(replace(ground.seeded(seed, everything=everything), checkpoint=lambda _: None, save=save))
+    get(FALLBACK).run(replace(ground.seeded(seed, everything=everything), checkpoint=lambda _: None, save=save))
     return made
 
 

@@ -6,7 +6,7 @@ as possible of what was measured. The model that serves is not changed.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -14,19 +14,14 @@ import numpy.typing as npt
 import torch
 
 from hybridmu.core import evaluation
-from hybridmu.core.calibration.fit import ALPHAS
 from hybridmu.core.kernel.model import State, SubModel
 from hybridmu.core.kernel.partition import Digests, epoch_order, order_words
 from hybridmu.core.kernel.rows import Rows, carries
 from hybridmu.core.kernel.training import Recipe
-from hybridmu.core.strategies import dpus, newton, retrain
-from hybridmu.core.strategies.base import Context
+from hybridmu.core.strategies import Context, get
 from hybridmu.errors import StrategyUnavailableError
-from hybridmu.types import CalibrationCell, CalibrationCurve, CanaryControls, StrategyName
-
-# Where fine-tuning makes a step dear, a few are tried: in between the gap is nearly a straight line, but for small
-# steps on convolutional networks.
-_FEW = (0.1, 0.2, 0.4, 0.65, 1.0)
+from hybridmu.kinds import FALLBACK
+from hybridmu.types import ALPHAS, CalibrationCell, CalibrationCurve, CanaryControls
 
 
 def pick(
@@ -62,7 +57,7 @@ def pick(
 def measure(
     context: Context,
     cell: CalibrationCell,
-    strategies: Sequence[StrategyName],
+    strategies: Sequence[str],
     unseen: Rows,
     avoid: Collection[bytes] = (),
     controlled: bool = False,
@@ -89,13 +84,12 @@ def measure(
     target, accuracy = evaluation.losses(oracle, trial.revoked, trial.task), _accuracy(oracle, unseen)
     columns = (trial.revoked.ids, trial.revoked.groups)
     keys = tuple(sorted({row.tobytes() for column in columns for row in column if row.any()}))
-    change, _, _ = dpus.contribution(trial)
     controls = _controls(trial, target) if controlled else None
     curves = []
     for strategy in strategies:
         steps, gaps, deviations, changes = [], [], [], []
         try:
-            for step, model in _updated(trial, strategy, change):
+            for step, model in get(strategy).trials(trial):
                 steps.append(step)
                 each = evaluation.losses(model, trial.revoked, trial.task) - target
                 gaps.append(float(each.mean()))
@@ -153,25 +147,10 @@ def _oracle(trial: Context, first: int) -> SubModel:
     def clean(slice_: int) -> State | None:
         return trial.checkpoint(slice_) if slice_ < first else None
 
-    result = retrain.run(replace(trial, checkpoint=clean, save=lambda *_: None))
+    result = get(FALLBACK).run(replace(trial, checkpoint=clean, save=lambda *_: None))
     model = trial.fresh_model()
     model.load_state_dict(result.state)
     return model
-
-
-def _updated(trial: Context, strategy: StrategyName, change: State) -> Iterator[tuple[float, SubModel]]:
-    """Yield what the update gives, per step that is tried; the damped one has no step."""
-    if strategy == "dpus-newton":
-        model = trial.fresh_model()
-        model.load_state_dict(newton.run(trial).state)
-        yield 1.0, model
-        return
-    for alpha in _FEW if strategy == "dpus-optimised" else ALPHAS:
-        model = trial.fresh_model()
-        model.load_state_dict(dpus.subtract(trial.current or {}, change, alpha))
-        if strategy == "dpus-optimised":
-            dpus.fine_tune(model, trial)
-        yield alpha, model
 
 
 @torch.no_grad()

@@ -17,23 +17,19 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
+from hybridmu.core import strategies
 from hybridmu.types import (
-    UPDATES,
+    ALPHAS,
     Calibration,
     CalibrationBucket,
     CalibrationCell,
     CalibrationCurve,
     CalibrationEstimate,
     RetrainNoise,
-    StrategyName,
 )
 
-# Steps that are tried. 0 is not among them: an update that does nothing is never offered as unlearning.
-ALPHAS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8, 1.0)
 # Student's t, two-sided 90 %, by degrees of freedom 1, 2, …; for more of them the last one, which is a little too wide.
 _T90 = (6.314, 2.920, 2.353, 2.132, 2.015, 1.943, 1.895, 1.860, 1.833, 1.812)
-# Updates that take their step from elsewhere: only their error is learned.
-_STEPLESS: frozenset[StrategyName] = frozenset({"dpus-newton"})
 # Nine of ten draws from a bell curve lie within so many of its deviations.
 NINE_OF_TEN = 1.645
 # A deletion of exactly a calibrated share may come out a row larger or smaller.
@@ -46,7 +42,11 @@ def usable(curve: CalibrationCurve) -> bool:
     controls = () if curve.controls is None else astuple(curve.controls)
     numbers = (curve.cell.share, curve.seconds, *controls, *(value for values in along for value in values))
     whole = all(len(values) == len(ALPHAS) for values in along) and curve.canaries > 0 and curve.cell.share > 0
-    return whole and curve.seconds >= 0 and all(map(math.isfinite, numbers)) and curve.strategy in UPDATES
+    return whole and curve.seconds >= 0 and all(map(math.isfinite, numbers)) and _is_calibrated(curve.strategy)
+
+
+def _is_calibrated(strategy: str) -> bool:
+    return strategy in strategies.names() and strategies.get(strategy).calibrated
 
 
 def fit(curves: Iterable[CalibrationCurve]) -> Calibration:
@@ -61,7 +61,7 @@ def fit(curves: Iterable[CalibrationCurve]) -> Calibration:
         update, but at least the cell's own and that of so many canaries, plus what accuracy is lost; a single curve
         has nothing but its canaries to tell the spread from.
     """
-    by_update: dict[StrategyName, dict[CalibrationCell, list[CalibrationCurve]]] = {}
+    by_update: dict[str, dict[CalibrationCell, list[CalibrationCurve]]] = {}
     canaries: dict[tuple[int, CalibrationCell], CalibrationCurve] = {}
     for curve in curves:
         by_update.setdefault(curve.strategy, {}).setdefault(curve.cell, []).append(curve)
@@ -112,9 +112,11 @@ class _Merged:
         self.strategy = group[0].strategy
         weights = [curve.canaries for curve in group]
         self.mean = np.average([curve.gaps for curve in group], axis=0, weights=weights)
-        self.alpha = 1.0 if self.strategy in _STEPLESS else _zero(self.mean)
+        # An update that takes no step has only its error to be learned.
+        self.stepless = not strategies.get(self.strategy).steps
+        self.alpha = 1.0 if self.stepless else _zero(self.mean)
         self.gaps = self._at([curve.gaps for curve in group])
-        self.freedom = len(group) - (self.strategy not in _STEPLESS)  # a fitted step takes one
+        self.freedom = len(group) - (not self.stepless)  # a fitted step takes one
 
     def bucket(self, cell: CalibrationCell, pooled: float, t: float) -> CalibrationBucket:
         """Return the bucket.
@@ -132,7 +134,6 @@ class _Merged:
         sigma = max(pooled, own, deviation / math.sqrt(canaries / shards))
         change = float(np.mean(self._at([curve.accuracy_changes for curve in group])))
         around = t * sigma / math.sqrt(shards)
-        stepless = self.strategy in _STEPLESS
         idle = [curve.controls.nothing for curve in group if curve.controls]
         return CalibrationBucket(
             strategy=self.strategy,
@@ -143,7 +144,7 @@ class _Merged:
             accuracy_change=change,
             canaries=canaries,
             spread=sigma * (t * math.sqrt(1 + 1 / shards) - 1),
-            alpha_range=(1.0, 1.0) if stepless else (_zero(self.mean + around), _zero(self.mean - around)),
+            alpha_range=(1.0, 1.0) if self.stepless else (_zero(self.mean + around), _zero(self.mean - around)),
             shards=shards,
             deviation=deviation,
             nothing=float(np.sqrt(np.mean(np.square(idle)))) if idle else None,
@@ -154,7 +155,7 @@ class _Merged:
 
 
 def estimate(
-    calibration: Calibration, strategy: StrategyName, first_slice: int, share: float, rows: int
+    calibration: Calibration, strategy: str, first_slice: int, share: float, rows: int
 ) -> CalibrationEstimate | None:
     """Return what the buckets around a deletion say of it.
 

@@ -17,8 +17,8 @@ from hybridmu.core.kernel.rows import Rows
 from hybridmu.core.proof import merkle
 from hybridmu.core.proof.lineage import Lineage, Link, rechain
 from hybridmu.core.proof.merkle import Absence, Inclusion
+from hybridmu.core.strategies import get, names
 from hybridmu.errors import CertificateRefusedError
-from hybridmu.types import UPDATES, StrategyName
 
 Hash = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 ChainKey = Annotated[str, Field(pattern="^[0-9a-f]{48}$")]
@@ -50,7 +50,7 @@ class Document(BaseModel):
 class Stage(Document):
     """One removal that the shard went through for the request: by which strategy, first in which version."""
 
-    strategy: StrategyName
+    strategy: Annotated[str, Field(pattern="^[a-z][a-z0-9_-]{0,15}$")]
     version: Annotated[Count, Field(ge=1)]
     exact: bool
 
@@ -250,11 +250,16 @@ def _gone(proof: SliceProof, old: ChainLink, new: ChainLink) -> bool:
 
 
 def _measured(claim: str, shard: ShardEvidence) -> Finding:
-    if any(stage.exact == (stage.strategy in UPDATES) for stage in shard.stages):
+    if any(stage.exact != _is_exact(stage.strategy) for stage in shard.stages):
         return Finding(False, claim, "an update is called exact, or an exact removal approximate")
     if shard.evidence.forget_loss_gap is not None and all(stage.exact for stage in shard.stages):
         return Finding(False, claim, "there is a gap of an approximate stage, but no such stage")
     return Finding(True, claim)
+
+
+def _is_exact(strategy: str) -> bool:
+    """Return whether a strategy is exact; one that is not known here can't be believed to be."""
+    return strategy in names() and get(strategy).exact
 
 
 def _changed(name: str, shard: ShardEvidence) -> Finding:

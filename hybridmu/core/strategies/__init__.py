@@ -1,39 +1,83 @@
-"""Ways to remove revoked rows from one sub-model, registered by name."""
+"""Ways to remove revoked rows from one sub-model: one file each, registered by name."""
 
 from __future__ import annotations
 
-from hybridmu.core.strategies import dpus, newton, retrain, rewind, second_moments
-from hybridmu.core.strategies.base import Context, Result, Strategy
-
-_REGISTRY: dict[str, Strategy] = {}
+from hybridmu.core.strategies.base import Context, Extent, Probe, Removal, Result, Work
+from hybridmu.kinds import STRATEGIES
 
 
-def register(strategy: Strategy) -> None:
+def register(strategy: type[Removal]) -> None:
     """Add a strategy.
 
     Raises:
         ValueError: The name is taken.
     """
-    if strategy.name in _REGISTRY:
-        raise ValueError(f"strategy {strategy.name!r} is registered already")
-    _REGISTRY[strategy.name] = strategy
+    STRATEGIES.register(strategy.name, strategy)
 
 
-def get(name: str) -> Strategy:
+def get(name: str) -> Removal:
     """Return a strategy by name.
 
     Raises:
         ValueError: No such strategy; the message lists the known ones.
     """
-    if name not in _REGISTRY:
-        raise ValueError(f"unknown strategy {name!r}; known: {', '.join(sorted(_REGISTRY))}")
-    return _REGISTRY[name]
+    found: Removal = STRATEGIES.get(name)()
+    return found
 
 
-register(Strategy("retrain", exact=True, run=retrain.run))
-register(Strategy("rewind", exact=False, run=rewind.run))
-register(Strategy("dpus", exact=False, run=dpus.run_plain, reads=second_moments.sampled))
-register(Strategy("dpus-optimised", exact=False, run=dpus.run_optimised, reads=dpus.tuned, validates=True))
-register(Strategy("dpus-newton", exact=False, run=newton.run, reads=newton.sampled))
+def names() -> tuple[str, ...]:
+    """Return the names of all strategies, the built-in ones first."""
+    return STRATEGIES.names()
 
-__all__ = ["Context", "Result", "Strategy", "get", "register"]
+
+def calibrated() -> tuple[str, ...]:
+    """Return the strategies whose step and error canaries tell, the newest first."""
+    return tuple(name for name in reversed(names()) if get(name).calibrated)
+
+
+def asks_exact(choice: str) -> bool:
+    """Return whether a choice is a strategy whose result is exact; `auto` may be answered by an update."""
+    return choice in names() and get(choice).exact
+
+
+def asks_canaries(choice: str) -> bool:
+    """Return whether a plan by a choice depends on canaries: by `auto`, and by every strategy that they calibrate."""
+    return choice not in names() or get(choice).calibrated
+
+
+def needs_model(choice: str) -> bool:
+    """Return whether it takes the task's model to tell if a choice can be fulfilled."""
+    return choice not in names() or type(get(choice)).unfit is not Removal.unfit
+
+
+def unavailable(choice: str, optimizer: str) -> str | None:
+    """Return why a choice can't be fulfilled after training by an optimizer, or None."""
+    return get(choice).unavailable(optimizer) if choice in names() else None
+
+
+def strictest(asked: list[str]) -> str:
+    """Return the choice that fulfils several at once: the one that leaves the least behind."""
+    return min(asked, key=lambda choice: (-_rank(choice), choice))
+
+
+def _rank(choice: str) -> int:
+    return get(choice).rank if choice in names() else 0
+
+
+__all__ = [
+    "Context",
+    "Extent",
+    "Probe",
+    "Removal",
+    "Result",
+    "Work",
+    "asks_canaries",
+    "asks_exact",
+    "calibrated",
+    "get",
+    "names",
+    "needs_model",
+    "register",
+    "strictest",
+    "unavailable",
+]

@@ -1,16 +1,25 @@
-"""Context and result of every strategy."""
+"""Removal: what a strategy says of itself, what it is given, and what it returns."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import ClassVar, Literal
 
 import numpy as np
+import torch
 
+from hybridmu.core import learners
+from hybridmu.core.kernel.gradients import gradients_of
 from hybridmu.core.kernel.model import State, SubModel
 from hybridmu.core.kernel.rows import Positions, Rows
-from hybridmu.core.kernel.training import Across, Recipe
+from hybridmu.core.kernel.training import Across, Recipe, trained
+from hybridmu.core.learners import Learner
 from hybridmu.core.tasks.base import Task
+from hybridmu.types import ShardStats, Workload
+from hybridmu.user_code import contained, told
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +41,7 @@ class Context:
         finetune_epochs: Budget of the fine-tuning, in epochs over the live rows.
         finetune_rate: Its starting rate.
         across: Opens a model for training by several processes; None: by this one.
+        learner: How exact sub-models are made.
         part: Those of the live rows that the strategy's `reads` names, with their features; None: `live` has them all.
     """
 
@@ -50,12 +60,13 @@ class Context:
     finetune_rate: float = 0.0
     part: Rows | None = None
     across: Across | None = None
+    learner: Learner = field(default_factory=learners.get)
 
     def read(self, reads: Reads) -> Rows:
         """Return live rows with their features.
 
         Args:
-            reads: Names the rows; it must be the one that the strategy is registered with.
+            reads: Names the rows; it must be the strategy's own.
         """
         if self.part is not None:
             return self.part
@@ -89,19 +100,145 @@ class Result:
 
 
 @dataclass(frozen=True)
-class Strategy:
-    """A named strategy.
+class Extent:
+    """One shard's removal before a strategy is chosen, for an estimate of the work.
 
     Attributes:
-        name: In plans and configurations.
-        exact: The result equals a from-scratch training on the live rows, bit for bit.
-        run: Does it.
-        reads: Names the live rows whose features `run` asks `Context.read` for.
-        validates: Whether `run` looks at `Context.held_out`.
+        stats: Rows and revocations per slice.
+        workload: Visits of a retrain, and gradients of an update.
+        optimizer: That trained.
+        batch_size: B.
+        finetune_epochs: Budget of fine-tuning, in epochs over the live rows.
     """
 
-    name: str
-    exact: bool
-    run: Callable[[Context], Result]
-    reads: Reads = every
-    validates: bool = False
+    stats: ShardStats
+    workload: Workload
+    optimizer: str
+    batch_size: int
+    finetune_epochs: float
+
+
+@dataclass(frozen=True)
+class Work:
+    """The terms of a job's cost, which the cost model turns into seconds.
+
+    Attributes:
+        visits: Sample visits; a gradient counts as one.
+        checkpoints: Checkpoints read and written.
+        rows: Rows that it reads from storage.
+    """
+
+    visits: int
+    checkpoints: int
+    rows: int
+
+
+@dataclass(frozen=True, eq=False)
+class Probe:
+    """A model on which it is tried what strategies need of it, on two rows of zeros.
+
+    Attributes:
+        model: Untrained, on the CPU, in evaluation mode.
+        task: Supplies the loss.
+        features: Encoded width.
+    """
+
+    model: SubModel
+    task: Task
+    features: int
+
+    @property
+    def x(self) -> torch.Tensor:
+        """Return the rows, float32 [2, features]."""
+        return torch.zeros(2, self.features)
+
+    @cached_property
+    def without_gradient(self) -> str | None:
+        """Return why the loss has no gradient in evaluation mode, or None."""
+        parameters = trained(self.model)
+        if not parameters:
+            return "the model has no parameter that is trained"
+        try:
+            with contained():
+                gradients_of(self.model, self.task, parameters)(self.x, torch.zeros(2, dtype=torch.int64))
+        except Exception as error:  # of the user's code
+            return f"the model's loss has no gradient in evaluation mode: {told(error)}"
+        return None
+
+
+class Removal(ABC):
+    """A strategy: one way to remove revoked rows from one sub-model. Stateless.
+
+    Attributes:
+        name: In plans, configurations and certificates.
+        exact: The result equals a from-scratch training on the live rows, bit for bit.
+        place: Who does it: the shard's own worker, which holds its rows, or an updater, which reads what it needs.
+        clean: It starts from a checkpoint before every open deletion instead of the current weights, so that no
+            influence of a revoked row is left.
+        rank: Requests that are fulfilled together get the strategy of the highest rank among those they ask for;
+            `auto` has 0, and what leaves no influence of the rows more.
+        validates: `run` looks at `Context.held_out`.
+        calibrated: Canary deletions tell its step and error; `auto` chooses no update without them.
+        steps: The steps α that canaries try, rising; empty for an update that takes no step.
+        uncalibrated: Optimizer → α of a request that asks for it before anything is calibrated; else 1.
+        basic: Its work is a part of that of every other calibrated update, so that it takes no longer.
+        colour: In reports.
+    """
+
+    name: ClassVar[str]
+    exact: ClassVar[bool] = False
+    place: ClassVar[Literal["shard", "updater"]] = "updater"
+    clean: ClassVar[bool] = False
+    rank: ClassVar[int] = -100
+    validates: ClassVar[bool] = False
+    calibrated: ClassVar[bool] = False
+    steps: ClassVar[tuple[float, ...]] = ()
+    uncalibrated: ClassVar[Mapping[str, float]] = {}
+    basic: ClassVar[bool] = False
+    colour: ClassVar[str] = "#666666"
+
+    @abstractmethod
+    def run(self, context: Context) -> Result:
+        """Return new weights without the revoked rows.
+
+        Args:
+            context: The shard, ready for it.
+        """
+
+    @abstractmethod
+    def work(self, extent: Extent) -> Work:
+        """Return what `run` costs; the less it is off, the better the planner chooses.
+
+        Args:
+            extent: What is to be removed from what.
+        """
+
+    def reads(self, context: Context) -> Positions:
+        """Return the positions in `Context.live` (sorted, each once) of the rows whose features `run` asks for.
+
+        Args:
+            context: With outlines of live and revoked rows alone: reading features is most of what an update costs.
+        """
+        return every(context)
+
+    def unavailable(self, optimizer: str) -> str | None:
+        """Return why it can't be used after training by an optimizer, or None."""
+        return None
+
+    def unfit(self, probe: Probe) -> str | None:
+        """Return why it can't be used with a model, or None."""
+        return None
+
+    def trials(self, context: Context) -> Iterator[tuple[float, SubModel]]:
+        """Yield (α, changed model) for every step that canaries try; of an update without a step, one with α = 1.
+
+        Args:
+            context: A removal of canaries.
+
+        Yields:
+            Rising α.
+        """
+        for alpha in self.steps or (1.0,):
+            model = context.fresh_model()
+            model.load_state_dict(self.run(replace(context, alpha=alpha)).state)
+            yield alpha, model

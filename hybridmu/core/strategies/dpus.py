@@ -13,41 +13,81 @@ of the second moments (`adam.py`). α is calibrated by canary deletions: α = 1 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from typing import ClassVar
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from torch import Tensor
 
-from hybridmu.core.evaluation import mean_loss
 from hybridmu.core.kernel.gradients import Gradients, gradients_of
-from hybridmu.core.kernel.model import State, SubModel, state_of
-from hybridmu.core.kernel.partition import derive, epoch_order
+from hybridmu.core.kernel.model import State, SubModel
 from hybridmu.core.kernel.rows import Positions, Rows
-from hybridmu.core.kernel.training import Recipe, batch_bounds, fit, trained_epochs
+from hybridmu.core.kernel.training import Recipe, batch_bounds, trained_epochs
 from hybridmu.core.strategies import second_moments
-from hybridmu.core.strategies.base import Context, Reads, Result
+from hybridmu.core.strategies.base import Context, Extent, Probe, Reads, Removal, Result, Work
 from hybridmu.errors import StrategyUnavailableError
+from hybridmu.types import ALPHAS
 
 # Gradients of the revoked rows are summed over chunks of this many rows, to bound activations.
 _CHUNK = 2048
-# Fine-tuning stops between rounds when the held-out loss no longer falls by this share.
-_ROUNDS = 3
-_PLATEAU = 1e-3
 
 
-def unavailable(optimizer: str, strategy: str) -> str | None:
-    """Return why an update can't be used with an optimizer, or None.
+class Dpus(Removal):
+    """The plain update: one subtraction of all revoked rows' contributions."""
 
-    Example:
-        >>> unavailable("adamw", "dpus") is None, unavailable("sgd", "dpus-newton") is None
-        (True, True)
-        >>> unavailable("adamw", "dpus-newton")
-        'dpus-newton has no preconditioned variant that is shown to work for adamw'
-    """
-    if optimizer != "sgd" and strategy == "dpus-newton":
-        return f"{strategy} has no preconditioned variant that is shown to work for {optimizer}"
-    return None
+    name = "dpus"
+    rank = -30
+    calibrated = True
+    steps = ALPHAS
+    # Middle of what calibration found on MNIST-5k (docs/log.md).
+    uncalibrated: ClassVar[Mapping[str, float]] = {"sgd": 0.3, "adamw": 0.25}
+    basic = True
+    colour = "#f6a600"
+
+    def run(self, context: Context) -> Result:
+        """Subtract the summed contribution of all revoked rows, once.
+
+        Args:
+            context: With `current` and `alpha`.
+
+        Returns:
+            The changed state. Approximate: measure it against the exact oracle.
+        """
+        current = current_of(context)
+        change, first, visits = contribution(context)
+        return Result(subtract(current, change, context.alpha), first, visits)
+
+    def work(self, extent: Extent) -> Work:
+        """Return the gradients of the revoked rows, at every checkpoint from their first slice on."""
+        return gradient_work(extent)
+
+    def reads(self, context: Context) -> Positions:
+        """Return the positions of the rows that AdamW's moments are taken over."""
+        return second_moments.sampled(context)
+
+    def unfit(self, probe: Probe) -> str | None:
+        """Return why the model has no gradient, or None."""
+        return probe.without_gradient
+
+    def trials(self, context: Context) -> Iterator[tuple[float, SubModel]]:
+        """Yield (α, changed model), all from one contribution.
+
+        Args:
+            context: A removal of canaries.
+
+        Yields:
+            Rising α.
+        """
+        change = shared_contribution(context)
+        for alpha in self.steps:
+            model = context.fresh_model()
+            model.load_state_dict(subtract(current_of(context), change, alpha))
+            yield alpha, model
+
+
+# Contributions that several updates of the same rows begin with, for as long as the context lives.
+_SHARED: WeakKeyDictionary[Context, State] = WeakKeyDictionary()
 
 
 def contribution(
@@ -107,6 +147,13 @@ def contribution(
     return under_all_names(model, total), first, visits + (moments.visits if moments else 0)
 
 
+def shared_contribution(context: Context) -> State:
+    """Return the contribution of the revoked rows, estimated once per context: canaries try several updates on one."""
+    if context not in _SHARED:
+        _SHARED[context] = contribution(context)[0]
+    return _SHARED[context]
+
+
 def under_all_names(model: SubModel, change: State) -> State:
     """Return a change of parameters under every name that a shared one has in a state.
 
@@ -130,96 +177,6 @@ def learning_time(context: Context) -> list[float]:
 def subtract(state: Mapping[str, Tensor], change: Mapping[str, Tensor], alpha: float) -> State:
     """Return state + α·change; gradients point uphill, so adding them back undoes the descent."""
     return {name: (value + alpha * change[name].cpu() if name in change else value) for name, value in state.items()}
-
-
-def run_plain(context: Context) -> Result:
-    """Subtract the summed contribution of all revoked rows, once.
-
-    Args:
-        context: With `current` and `alpha`.
-
-    Returns:
-        The changed state. Approximate: measure it against the exact oracle.
-    """
-    current = current_of(context)
-    change, first, visits = contribution(context)
-    return Result(subtract(current, change, context.alpha), first, visits)
-
-
-def run_optimised(context: Context) -> Result:
-    """Subtract once, then fine-tune on live rows of the touched slices plus a replay sample of the others.
-
-    The rate decays to 0 over the budget of `finetune_epochs`; between rounds fine-tuning stops when the held-out loss
-    has reached a plateau (only if the shard has validation rows).
-
-    Args:
-        context: With `current`, `alpha` and the fine-tuning budget.
-
-    Returns:
-        The changed state. Approximate: measure it against the exact oracle.
-    """
-    current, model = current_of(context), context.fresh_model()
-    change, first, visits = contribution(context, model, tuned)
-    model.load_state_dict(subtract(current, change, context.alpha))
-    visits += fine_tune(model, context)
-    return Result(state_of(model), first, visits)
-
-
-def fine_tune(model: SubModel, context: Context) -> int:
-    """Fine-tune in place within the budget.
-
-    Args:
-        model: Changed in place.
-        context: Rows, budget and rate.
-
-    Returns:
-        Sample visits made.
-    """
-    live = context.read(tuned)
-    chosen = np.searchsorted(tuned(context), subset(context))
-    if len(chosen) == 0:
-        return 0
-    rounds = _ROUNDS if context.held_out is not None and len(context.held_out) else 1
-    size = len(chosen) // rounds
-    if size == 0:
-        rounds, size = 1, len(chosen)
-    best, visits = np.inf, 0
-    for number in range(rounds):
-        low, high = number * size, (number + 1) * size if number < rounds - 1 else len(chosen)
-        # Without momentum, at the rate that it amounted to. Each round decays towards the next one's start.
-        start = context.finetune_rate / (1 - context.recipe.momentum) * (1 - low / len(chosen))
-        recipe = replace(context.recipe, momentum=0.0, lr=start, schedule="linear")
-        fit(model, live, [chosen[low:high]], batch_bounds(high - low, recipe.batch_size), recipe, context.task)
-        visits += high - low
-        if rounds > 1 and context.held_out is not None:
-            loss = mean_loss(model, context.held_out, context.task)
-            if loss > best * (1 - _PLATEAU):
-                break
-            best = loss
-    return visits
-
-
-def tuned(context: Context) -> Positions:
-    """Return the positions of the live rows to fine-tune on, and of those that AdamW's moments are taken over."""
-    return np.unique(np.concatenate([subset(context), second_moments.sampled(context)]))
-
-
-def subset(context: Context) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """Return row positions to fine-tune on: half from touched slices, half a replay of the others, in seeded order.
-
-    When one half is too small the other fills the budget; rows may repeat only when the budget exceeds an epoch.
-    """
-    live = context.live
-    budget = max(1, round(context.finetune_epochs * len(live))) if len(live) else 0
-    label = f"{len(context.revoked)}/{context.shard}"
-    order = epoch_order(live.words, context.recipe.seed ^ (derive(label) >> 1), context.shard, 0, 0)
-    touched = np.isin(live.slice[order], np.unique(context.revoked.slice))
-    near, far = order[touched], order[~touched]
-    share = min(len(near), max(budget // 2, budget - len(far)))
-    chosen = np.concatenate([near[:share], far[: budget - share]])
-    while len(chosen) < budget:
-        chosen = np.concatenate([chosen, order[: budget - len(chosen)]])
-    return chosen[epoch_order(live.words[chosen], context.recipe.seed, context.shard, 0, 1)]
 
 
 def restore(model: SubModel, context: Context, point: int) -> None:
@@ -289,3 +246,12 @@ def _trained_rows(context: Context) -> list[int]:
     slices = len(context.recipe.epochs)
     pairs = zip(context.live.counts(slices), context.revoked.counts(slices), strict=True)
     return [live + gone for live, gone in pairs]
+
+
+def gradient_work(extent: Extent) -> Work:
+    """Return what the contribution of the newly revoked rows costs; every update begins with it."""
+    work, stats = extent.workload, extent.stats
+    visits, checkpoints = work.gradient_visits, len(stats.epochs) - work.first_new + 2
+    if extent.optimizer == "adamw":
+        visits += second_moments.visits(checkpoints, stats.live, extent.batch_size) + work.gradient_visits
+    return Work(visits, checkpoints, stats.live)

@@ -13,24 +13,27 @@ which let T go to infinity, and plain DPUS, which lets G be 0.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
 from hybridmu.core.kernel.partition import derive, epoch_order
 from hybridmu.core.kernel.rows import Positions, Rows
-from hybridmu.core.strategies.base import Context, Result
+from hybridmu.core.kernel.training import trained
+from hybridmu.core.strategies.base import Context, Extent, Probe, Removal, Result, Work
 from hybridmu.core.strategies.curvature import gauss_newton, solve
 from hybridmu.core.strategies.dpus import (
     contribution,
     current_of,
+    gradient_work,
     learning_time,
     restore,
     subtract,
-    unavailable,
     under_all_names,
 )
 from hybridmu.errors import StrategyUnavailableError
-from hybridmu.user_code import told
+from hybridmu.user_code import contained, told
 
 # Conjugate-gradient steps, and live rows that G is taken over: a sixteenth of the shard within these bounds, so that
 # a large shard is solved in less than half an epoch.
@@ -39,41 +42,83 @@ _SHARE = 16
 _LEAST_ROWS, _MOST_ROWS = 256, 1024
 
 
-def run(context: Context) -> Result:
-    """Subtract the damped contribution of all revoked rows, once.
+class DpusNewton(Removal):
+    """The update damped by curvature; it takes no step."""
 
-    Args:
-        context: With `current`; `checkpoint` as for DPUS. `alpha` is not read.
+    name = "dpus-newton"
+    rank = -20
+    calibrated = True
+    colour = "#3caea3"
 
-    Returns:
-        The changed state. Approximate: measure it against the exact oracle.
+    def run(self, context: Context) -> Result:
+        """Subtract the damped contribution of all revoked rows, once.
 
-    Raises:
-        StrategyUnavailableError: AdamW trained, whose steps the formula does not hold for, or a layer has no second
-            derivative.
-    """
-    if reason := unavailable(context.recipe.optimizer, "dpus-newton"):
-        raise StrategyUnavailableError("the damped update is unavailable", got=reason, remedy="use dpus or retrain")
-    current = current_of(context)
-    model = context.fresh_model()
-    change, first, visits = contribution(context, model)
-    sample = context.read(sampled)
-    if not change or not len(sample):
-        return Result(subtract(current, change, 1.0), first, visits)
-    slices = len(context.recipe.epochs)
-    restore(model, context, (min(first, slices) + slices) // 2)
-    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    right = [change.get(name, torch.zeros_like(parameter)) for name, parameter in named]
-    try:
-        product = gauss_newton(model, sample.x[_order(context, sample)])
-        damped = solve(product, right, _mean_time(context) / 2, _STEPS)
-    except (RuntimeError, NotImplementedError) as error:  # a kernel without a second derivative
-        raise StrategyUnavailableError(
-            "the damped update is unavailable", got=told(error), remedy="use dpus or retrain"
-        ) from error
-    solved = {name: part for (name, _), part in zip(named, damped, strict=True)}
-    state = subtract(current, under_all_names(model, solved), 1.0)
-    return Result(state, first, visits + (_STEPS + 1) * len(sample))
+        Args:
+            context: With `current`; `checkpoint` as for DPUS. `alpha` is not read.
+
+        Returns:
+            The changed state. Approximate: measure it against the exact oracle.
+
+        Raises:
+            StrategyUnavailableError: AdamW trained, whose steps the formula does not hold for, or a layer has no second
+                derivative.
+        """
+        if reason := self.unavailable(context.recipe.optimizer):
+            raise StrategyUnavailableError("the damped update is unavailable", got=reason, remedy="use dpus or retrain")
+        current = current_of(context)
+        model = context.fresh_model()
+        change, first, visits = contribution(context, model)
+        sample = context.read(sampled)
+        if not change or not len(sample):
+            return Result(subtract(current, change, 1.0), first, visits)
+        slices = len(context.recipe.epochs)
+        restore(model, context, (min(first, slices) + slices) // 2)
+        named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+        right = [change.get(name, torch.zeros_like(parameter)) for name, parameter in named]
+        try:
+            product = gauss_newton(model, sample.x[_order(context, sample)])
+            damped = solve(product, right, _mean_time(context) / 2, _STEPS)
+        except (RuntimeError, NotImplementedError) as error:  # a kernel without a second derivative
+            raise StrategyUnavailableError(
+                "the damped update is unavailable", got=told(error), remedy="use dpus or retrain"
+            ) from error
+        solved = {name: part for (name, _), part in zip(named, damped, strict=True)}
+        state = subtract(current, under_all_names(model, solved), 1.0)
+        return Result(state, first, visits + (_STEPS + 1) * len(sample))
+
+    def work(self, extent: Extent) -> Work:
+        """Return the work of the subtraction, and the products with G."""
+        work = gradient_work(extent)
+        return replace(work, visits=work.visits + cost(extent.stats.live))
+
+    def reads(self, context: Context) -> Positions:
+        """Return the positions of the live rows that G is taken over."""
+        return sampled(context)
+
+    def unavailable(self, optimizer: str) -> str | None:
+        """Return why it can't be used after training by an optimizer, or None.
+
+        Example:
+            >>> DpusNewton().unavailable("sgd") is None
+            True
+            >>> DpusNewton().unavailable("adamw")
+            'dpus-newton has no preconditioned variant that is shown to work for adamw'
+        """
+        if optimizer == "sgd":
+            return None
+        return f"{self.name} has no preconditioned variant that is shown to work for {optimizer}"
+
+    def unfit(self, probe: Probe) -> str | None:
+        """Return why the model has no gradient, or a layer no second derivative; or None."""
+        if probe.without_gradient:
+            return probe.without_gradient
+        try:
+            with contained():
+                parameters = trained(probe.model)
+                gauss_newton(probe.model, probe.x)([torch.zeros_like(parameter) for parameter in parameters])
+        except Exception as error:  # of the user's code, or a kernel's
+            return f"a layer of the model has no second derivative: {told(error)}"
+        return None
 
 
 def sampled(context: Context) -> Positions:

@@ -12,36 +12,49 @@ import numpy as np
 from hybridmu.core.kernel.model import fit_standardize, state_of
 from hybridmu.core.kernel.partition import epoch_order
 from hybridmu.core.kernel.training import batch_bounds, fit
-from hybridmu.core.strategies.base import Context, Result, every
+from hybridmu.core.strategies.base import Context, Extent, Removal, Result, Work, every
 
 
-def run(context: Context) -> Result:
-    """Go back to the checkpoint before the first revoked row, then train on all live rows within the budget.
+class Rewind(Removal):
+    """A short schedule on all live rows, from the checkpoint before the first revoked row."""
 
-    The recipe's own optimizer runs at its own rate, which decays to 0 over the budget of `finetune_epochs`.
+    name = "rewind"
+    clean = True
+    rank = 50
+    colour = "#7b5ea7"
 
-    Args:
-        context: `revoked` holds every row that the run behind `checkpoint` saw and the result must not: a checkpoint is
-            clean when it lies before the first of them. Without a clean one training starts from the fresh model.
+    def run(self, context: Context) -> Result:
+        """Go back to the checkpoint before the first revoked row, then train on all live rows within the budget.
 
-    Returns:
-        The new state; no influence of the revoked rows, but not the bits of a retrain.
-    """
-    first = int(context.revoked.slice[0]) if len(context.revoked) else len(context.recipe.epochs) + 1
-    model, live = context.fresh_model(), context.read(every)
-    for point in range(first - 1, 0, -1):
-        state = context.checkpoint(point)
-        if state is not None:
-            model.load_state_dict(state)
-            break
-    else:
-        fit_standardize(model, live)
-    budget = round(context.finetune_epochs * len(live))
-    if budget:
-        words, seed = live.words, context.recipe.seed
-        epochs = range(-(-budget // len(live)))
-        # Epochs of "slice 0" are never trained: the order is another one than in training.
-        orders = [epoch_order(words, seed, context.shard, 0, 2 + epoch) for epoch in epochs]
-        chosen = np.concatenate(orders)[:budget]
-        fit(model, live, [chosen], batch_bounds(budget, context.recipe.batch_size), context.recipe, context.task)
-    return Result(state_of(model), first, budget)
+        The recipe's own optimizer runs at its own rate, which decays to 0 over the budget of `finetune_epochs`.
+
+        Args:
+            context: `revoked` holds every row that the run behind `checkpoint` saw and the result must not: a
+                checkpoint is clean when it lies before the first of them. Without a clean one training starts from the
+                fresh model.
+
+        Returns:
+            The new state; no influence of the revoked rows, but not the bits of a retrain.
+        """
+        first = int(context.revoked.slice[0]) if len(context.revoked) else len(context.recipe.epochs) + 1
+        model, live = context.fresh_model(), context.read(every)
+        for point in range(first - 1, 0, -1):
+            state = context.checkpoint(point)
+            if state is not None:
+                model.load_state_dict(state)
+                break
+        else:
+            fit_standardize(model, live)
+        budget = round(context.finetune_epochs * len(live))
+        if budget:
+            words, seed = live.words, context.recipe.seed
+            epochs = range(-(-budget // len(live)))
+            # Epochs of "slice 0" are never trained: the order is another one than in training.
+            orders = [epoch_order(words, seed, context.shard, 0, 2 + epoch) for epoch in epochs]
+            chosen = np.concatenate(orders)[:budget]
+            fit(model, live, [chosen], batch_bounds(budget, context.recipe.batch_size), context.recipe, context.task)
+        return Result(state_of(model), first, budget)
+
+    def work(self, extent: Extent) -> Work:
+        """Return the visits of the budget; one checkpoint is read, and one state written."""
+        return Work(round(extent.finetune_epochs * extent.stats.live), 2, extent.stats.live)

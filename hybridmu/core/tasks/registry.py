@@ -11,6 +11,7 @@ from typing import Any
 from hybridmu.core.tasks.base import Task
 from hybridmu.core.tasks.networks import Cnn, Linear, Mlp
 from hybridmu.errors import ConfigError
+from hybridmu.kinds import search_here
 from hybridmu.user_code import contained, told
 
 _BUILTIN: dict[str, type] = {"mlp": Mlp, "cnn": Cnn, "linear": Linear}
@@ -74,8 +75,7 @@ def _imported(name: str) -> type:
         )
     if module == "__main__":
         _refuse_unsourced(name, {module})
-    if (here := str(Path.cwd())) not in sys.path:
-        sys.path.append(here)  # a module in the current folder, as with `python -m`
+    search_here()
     try:
         with contained():
             found: type = getattr(importlib.import_module(module), attribute)

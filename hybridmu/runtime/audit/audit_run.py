@@ -21,6 +21,7 @@ import numpy as np
 from hybridmu.core.audit import audit_report as findings
 from hybridmu.core.audit import shadow_models as shadow
 from hybridmu.errors import RequestError, ShardFailedError, StateError, StorageError
+from hybridmu.kinds import FALLBACK
 from hybridmu.planning import cost
 from hybridmu.runtime.audit import audit_targets
 from hybridmu.runtime.audit.audit_targets import Target, Wanted
@@ -78,7 +79,7 @@ class Audit:
         known = cost.fit(self._planner.measurements.costs())
         jobs = []
         for shard, found in self.targets.items():
-            seconds = known.estimate("retrain", found.visits, 3 * found.slices).seconds
+            seconds = known.estimate(FALLBACK, found.visits, 3 * found.slices).seconds
             left = self.wanted.models - len(self._kept.kept(shard, found.name))
             jobs += [seconds + found.plan.estimated_seconds] * left
         return max(cost.schedule(jobs, workers), default=0.0)

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import replace
 
 from hybridmu.core.calibration.fit import fit
+from hybridmu.core.strategies import asks_exact
 from hybridmu.planning.canary_schedule import Candidate, lacking, without
 from hybridmu.runtime.workers.context import Site
 from hybridmu.store.ledger.ledger import Ledger
@@ -31,7 +32,7 @@ class Canaries:
     def wanted(self) -> bool:
         """Return whether this system is calibrated at all: an update may be used, and the policy says so."""
         policy = self.site.settings.policy
-        return policy.calibrate and policy.strategy != "retrain"
+        return policy.calibrate and not asks_exact(policy.strategy)
 
     def curves(self) -> list[CalibrationCurve]:
         """Return what can be used: none of its canaries is revoked."""

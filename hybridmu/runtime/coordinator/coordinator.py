@@ -21,10 +21,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from hybridmu.config import Settings
+from hybridmu.core.strategies import get
 from hybridmu.errors import LeaseLostError, ShardFailedError, StateError
 from hybridmu.faults import reach
+from hybridmu.kinds import FALLBACK
 from hybridmu.planning.repair import Debt, repair_due
-from hybridmu.planning.workload import count
 from hybridmu.runtime.coordinator.calibrator import Calibrator
 from hybridmu.runtime.coordinator.canary_jobs import Canaries
 from hybridmu.runtime.coordinator.checkpoint_keeper import CheckpointKeeper
@@ -190,7 +191,7 @@ class Coordinator:
             work = {shard: self._training_plan(shard) for shard in range(self.settings.sisa.shards)}
             self._training = Round(new_id("train"), {}, work)
             for plan in sorted(work.values(), key=lambda p: (-p.sample_visits, p.shard)):
-                self._queue(self._training, ShardJob(_job_id(), plan.shard, "retrain"))
+                self._queue(self._training, ShardJob(_job_id(), plan.shard, FALLBACK))
         elif self.registry.served() is not None and not self._calibrator.at_work:
             self._begin_calibration()  # what a crash after the first version may have left undone
         return self.snapshot()
@@ -199,9 +200,11 @@ class Coordinator:
         epochs = self.site.recipe_for(shard).epochs
         slices = len(epochs)
         rows = self.site.lake.counts("train", shard, set())[0][:slices]
-        work = count(ShardStats(shard, epochs, rows, (0,) * slices, (0,) * slices, (False,) * slices))
+        work = self.site.learner.workload(
+            ShardStats(shard, epochs, rows, (0,) * slices, (0,) * slices, (False,) * slices)
+        )
         return ShardPlan(
-            shard, "retrain", 1, 0, work.full_visits, 1.0, 0.0, (0.0, 0.0), (), "training", ("first training",)
+            shard, FALLBACK, 1, 0, work.full_visits, 1.0, 0.0, (0.0, 0.0), (), "training", ("first training",)
         )
 
     def _finish_training(self, done: Round) -> None:
@@ -317,9 +320,9 @@ class Coordinator:
         _log.warning("a job of shard %d failed", job.shard, extra=fields)
         if result.strategy_unavailable:
             plan = owner.plans[job.shard]
-            reasons = (*plan.reasons, f"fell back to retrain: {result.error.splitlines()[0]}")
-            owner.plans[job.shard] = replace(plan, strategy="retrain", rule="fallback", reasons=reasons)
-            self._queue(owner, replace(job, job_id=_job_id(), strategy="retrain"))
+            reasons = (*plan.reasons, f"fell back to {FALLBACK}: {result.error.splitlines()[0]}")
+            owner.plans[job.shard] = replace(plan, strategy=FALLBACK, rule="fallback", reasons=reasons)
+            self._queue(owner, replace(job, job_id=_job_id(), strategy=FALLBACK))
         elif result.retryable and attempts < self.settings.policy.max_attempts:
             self._queue(owner, replace(job, job_id=_job_id()))
         elif owner is self._training:
@@ -403,11 +406,11 @@ class Coordinator:
             return
         failed: list[Exception] = []
         with apart("planning repairs", failed.append):
-            self._repair_by(self._planner.plan(owing, "retrain", self.executor.pools(), None), owing, idle)
+            self._repair_by(self._planner.plan(owing, FALLBACK, self.executor.pools(), None), owing, idle)
         if failed:  # one of them can't be planned: which one shows alone
             for alone in [{shard: deadline} for shard, deadline in owing.items() if shard not in self._busy()]:
                 with apart("a repair", partial(self._put_off, alone)):
-                    self._repair_by(self._planner.plan(alone, "retrain", self.executor.pools(), None), alone, idle)
+                    self._repair_by(self._planner.plan(alone, FALLBACK, self.executor.pools(), None), alone, idle)
 
     def _repair_by(self, plan: Plan, owing: Mapping[int, float | None], idle: bool) -> None:
         now, policy, version = time.time(), self.settings.policy, self.registry.version()
@@ -490,8 +493,8 @@ class Coordinator:
         gone = self._dispatcher.take(self._token(), list(started.plans))
         for shard, plan in started.plans.items():
             sub, stones = current[shard], gone.get(shard, [])
-            # An update changes the current weights; a rewind starts from a checkpoint of the last exact run.
-            out = sub.exact_upto if plan.strategy == "rewind" else sub.removed_upto
+            # An update changes the current weights, or starts from a checkpoint of the last exact run.
+            out = sub.exact_upto if get(plan.strategy).clean else sub.removed_upto
             job = ShardJob(
                 job_id=_job_id(),
                 shard=shard,

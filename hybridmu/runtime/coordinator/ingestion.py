@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from hybridmu.errors import DataError, LeaseLostError
+from hybridmu.kinds import FALLBACK
 from hybridmu.planning.planner import Pools
 from hybridmu.runtime.coordinator.removal_planner import RemovalPlanner
 from hybridmu.runtime.workers.context import Site
@@ -233,7 +234,7 @@ class Growth:
         behind = self._behind(new, self.registry.version().shards)
         if not behind:
             return {}
-        plan = self._planner.plan(behind, "retrain", pools, None)
+        plan = self._planner.plan(behind, FALLBACK, pools, None)
         reason = f"rows came in with {new.ingest_id}, generation {new.generation}"
         return {shard.shard: replace(shard, rule="ingest", reasons=(reason,)) for shard in plan.shards}
 

@@ -9,6 +9,7 @@ from functools import cached_property
 
 from hybridmu.config import Settings
 from hybridmu.core.kernel.training import trained_epochs
+from hybridmu.core.strategies import asks_canaries, asks_exact, calibrated, needs_model
 from hybridmu.planning import cost
 from hybridmu.planning.canary_schedule import class_excess
 from hybridmu.planning.planner import Policy, Pools, make_plan
@@ -66,11 +67,11 @@ class RemovalPlanner:
             extra[key.shard, key.slice] += rows
         stats = [self.stats(sub, counts.get(sub.shard, {}), extra) for sub in subs]
         settings, model = self.site.settings, cost.fit(self.measurements.costs())
-        calibration = Calibration() if strategy in {"retrain", "rewind"} else self.calibration()
+        calibration = self.calibration() if asks_canaries(strategy) else Calibration()
         chosen = settings.policy.strategy if strategy == "auto" else strategy
 
         policy = policy_of(settings)
-        if chosen not in {"retrain", "rewind"}:
+        if needs_model(chosen):
             policy = replace(policy, unfit=self.unfit)
 
         def planned() -> Plan:
@@ -78,7 +79,7 @@ class RemovalPlanner:
 
         plan = planned()
         # Labels are only read of shards that would be updated, which costs far more than that.
-        updated = {one.shard for one in plan.shards if one.calibration is not None and one.strategy != "retrain"}
+        updated = {one.shard for one in plan.shards if one.calibration is not None and not asks_exact(one.strategy)}
         if updated:
             excess = self._class_excess([sub for sub in subs if sub.shard in updated], [key for key, _ in fresh])
             stats = [replace(one, class_excess=excess.get(one.shard)) for one in stats]
@@ -142,6 +143,11 @@ class RemovalPlanner:
         )
 
 
+def approximate_of(settings: Settings) -> tuple[str, ...]:
+    """Return the updates that `auto` may choose: those that the policy names, or all that canaries calibrate."""
+    return settings.policy.approximate or calibrated()
+
+
 def policy_of(settings: Settings) -> Policy:
     """Return the planner's policy from the settings."""
     policy = settings.policy
@@ -152,9 +158,10 @@ def policy_of(settings: Settings) -> Policy:
         quality_budget=policy.quality_budget,
         quality_noises=policy.quality_noises,
         fast_enough=policy.fast_enough,
-        approximate=policy.approximate,
+        approximate=approximate_of(settings),
         alpha=policy.alpha,
         finetune_epochs=policy.finetune_epochs,
+        learner=settings.learner.name,
         optimizer=settings.optimizer.name,
         batch_size=settings.sisa.batch_size,
         class_excess=policy.class_excess,

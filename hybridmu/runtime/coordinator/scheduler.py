@@ -6,6 +6,8 @@ import time
 from collections.abc import Collection, Iterator, Sequence
 
 from hybridmu.config import Settings
+from hybridmu.core.strategies import asks_exact, strictest
+from hybridmu.kinds import choices
 from hybridmu.planning.batching import Batching, Waiting, claim, due
 from hybridmu.planning.planner import Pools
 from hybridmu.runtime.coordinator.removal_planner import RemovalPlanner
@@ -13,10 +15,8 @@ from hybridmu.runtime.coordinator.rounds import Round, new_id
 from hybridmu.runtime.workers.isolation import apart
 from hybridmu.store.ledger.database import Database
 from hybridmu.store.ledger.journal import Journal
-from hybridmu.types import ForgetRequest, RequestState, StrategyChoice, SubModel
+from hybridmu.types import ForgetRequest, RequestState, SubModel
 from hybridmu.user_code import told
-
-_STRICTEST: tuple[StrategyChoice, ...] = ("retrain", "rewind", "auto", "dpus-optimised", "dpus-newton", "dpus")
 
 
 class Claimer:
@@ -89,9 +89,9 @@ class Claimer:
 
     def _known(self, token: int, request: ForgetRequest) -> bool:
         """Return whether a request asks for a strategy that there is; one of another release's fails."""
-        if request.strategy in _STRICTEST:
+        if request.strategy in choices():
             return True
-        reason = f"unknown strategy {request.strategy!r}; known: {', '.join(_STRICTEST)}; ask for the same again by one"
+        reason = f"unknown strategy {request.strategy!r}; known: {', '.join(choices())}; ask for the same again by one"
         self._progress.mark_failed(token, [request.request_id], reason)
         return False
 
@@ -107,8 +107,8 @@ class Claimer:
         self, token: int, group: Sequence[ForgetRequest], places: dict[str, set[int]], pools: Pools
     ) -> tuple[Round, Sequence[SubModel]] | None:
         ids = list(places)
-        strategy = next(choice for choice in _STRICTEST if any(r.strategy == choice for r in group))
-        exactly = strategy == "retrain"  # asked for by name, it also repairs what an update did before
+        strategy = strictest([r.strategy for r in group])
+        exactly = asks_exact(strategy)  # asked for by name, it also repairs what an update did before
         version = self._registry.version()
         done = {sub.shard: sub.exact_upto if exactly else sub.removed_upto for sub in version.shards}
         upto = self._ledger.shards_of(ids)

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, get_args
+from typing import Any
 from urllib.parse import urlparse
 
 from hybridmu.config import Settings
 from hybridmu.config.addresses import local_path
-from hybridmu.core.strategies.dpus import unavailable
+from hybridmu.core.strategies import unavailable
 from hybridmu.errors import ConfigError, HybridMUError, StateError
+from hybridmu.kinds import choices
 from hybridmu.store.dataset.key_lookup import Lookup, Pair
 from hybridmu.store.dataset.lake import Lake
 from hybridmu.store.dataset.waiting_rows import waiting_pairs
@@ -25,7 +26,7 @@ from hybridmu.store.ledger.idempotency import RepeatKey, seal
 from hybridmu.store.ledger.linked_systems import Link
 from hybridmu.store.storage.file_modes import modes_of
 from hybridmu.store.storage.storage import Storage
-from hybridmu.types import ForgetRequest, NamedKey, Origin, ResolvedKey, StrategyChoice
+from hybridmu.types import ForgetRequest, NamedKey, Origin, ResolvedKey
 
 _MOMENTS = ("applied", "served", "exact", "purged")
 
@@ -176,8 +177,8 @@ class Peer:
         looked_at: int | None,
     ) -> ForgetRequest:
         strategy = parcel.strategy if parcel else "auto"
-        known = strategy in get_args(StrategyChoice)  # the other model may be of another release
-        if not known or unavailable(self.settings.optimizer.name, strategy):
+        known = strategy in choices()  # the other model may be of another release
+        if not known or unavailable(strategy, self.settings.optimizer.name):
             strategy = "auto"  # what was asked of another optimizer can't run here
         return self.ledger.accept(
             found,

@@ -8,12 +8,14 @@ import torch
 
 from hybridmu.code_digest import code_digest
 from hybridmu.config import Settings
-from hybridmu.core.kernel.model import SubModel, initial_model
+from hybridmu.core import learners
+from hybridmu.core.kernel.model import SubModel
 from hybridmu.core.kernel.training import Recipe
 from hybridmu.core.proof.lineage import environment, head
 from hybridmu.core.strategies.requirements import unfit_updates
 from hybridmu.core.tasks.registry import make_task
 from hybridmu.errors import ConfigError
+from hybridmu.kinds import LEARNERS, import_plugins
 from hybridmu.store.dataset.feature_types import FeatureTypes
 from hybridmu.store.dataset.lake import Lake
 from hybridmu.store.storage.blobs import Blobs
@@ -34,13 +36,16 @@ class Site:
     """
 
     def __init__(self, settings: Settings) -> None:
+        import_plugins(settings.plugins)  # settings that come from another process were checked there
         self.settings = settings
         self.storage = Storage(settings.storage_url, modes_of(settings.storage_mode))
         self.blobs = Blobs(self.storage)
         self.lake = Lake(settings, self.storage)
         self.feature_types = FeatureTypes(self.lake)
         self.task = make_task(settings.task.name, settings.task.options)
-        self._code = code_digest(self.task)  # of what is imported now, not of what lies on disk later
+        self.learner = learners.get(settings.learner.name)
+        # Of what is imported now, not of what lies on disk later.
+        self._code, self._learner_code = code_digest(self.task), code_digest(self.learner)
 
     @property
     def device(self) -> str:
@@ -80,7 +85,16 @@ class Site:
             "standardize": settings.data.standardize,
             "shards": settings.sisa.shards,
             "partition": settings.identity()["partition_key"],
+            **self._other_learner(versions),
         }
+
+    def _other_learner(self, versions: Mapping[str, str] | None) -> dict[str, object]:
+        """Return what tells a learner from the default one, whose code is the kernel's: an edited one begins anew."""
+        name = self.settings.learner.name
+        if name == LEARNERS.default:
+            return {}
+        code = code_digest(self.learner, versions) if versions else self._learner_code
+        return {"learner": {"name": name, "code": code}}
 
     def head(self, shard: int, versions: Mapping[str, str] | None = None) -> str:
         """Return the hash of what shapes a shard's bits besides its rows, as this process would make them.
@@ -120,7 +134,7 @@ class Site:
 
     def _untrained(self, shard: int) -> SubModel:
         manifest = self.lake.manifest
-        return initial_model(
+        return self.learner.initial(
             self.task,
             features=manifest.features,
             classes=len(manifest.encoder.classes),

@@ -18,8 +18,8 @@ from typing import Any
 import safetensors.torch
 
 from hybridmu.config import Settings
-from hybridmu.core.kernel.model import State, state_of
-from hybridmu.core.kernel.training import train_slice
+from hybridmu.core.kernel.model import State
+from hybridmu.core.learners import Fit
 from hybridmu.errors import HybridMUError
 from hybridmu.runtime.workers.context import Site
 from hybridmu.store.dataset.layout import MANIFEST
@@ -155,10 +155,8 @@ def _train(document: dict[str, Any]) -> None:
         live = site.lake.rows("train", shard, gone, generations=generations).to(site.device)
         started = time.perf_counter()
         if len(live):
-            model = site.fresh_model(shard)
-            for slice_ in range(1, len(recipe.epochs) + 1):
-                train_slice(model, live, slice_, recipe, site.task, shard)
-            safetensors.torch.save_file(state_of(model), output / f"{name}.safetensors")
+            job = Fit(site.fresh_model(shard), live, recipe, site.task, shard, lambda _: None, lambda *_: None)
+            safetensors.torch.save_file(site.learner.fit(job).state, output / f"{name}.safetensors")
         (output / f"{name}.seconds").write_text(str(time.perf_counter() - started))
 
 

@@ -8,7 +8,7 @@ from contextlib import suppress
 from hybridmu.core import evaluation
 from hybridmu.core.audit import shadow_models as shadow
 from hybridmu.core.audit.shadow_models import Ground, Score
-from hybridmu.core.kernel.model import State, SubModel, initial_model, state_of
+from hybridmu.core.kernel.model import State, SubModel, state_of
 from hybridmu.core.kernel.rows import carries
 from hybridmu.core.strategies import Context
 from hybridmu.errors import CorruptBlobError
@@ -58,7 +58,7 @@ def ground(site: Site, job: ShardJob) -> Ground:
     unseen = site.lake.rows("test", shard, gone) if "test" in manifest.rows else held_out
 
     def fresh(seed: int) -> SubModel:
-        model = initial_model(
+        model = site.learner.initial(
             site.task,
             features=manifest.features,
             classes=len(manifest.encoder.classes),
@@ -80,6 +80,7 @@ def ground(site: Site, job: ShardJob) -> Ground:
         held_out=held_out.to(site.device),
         finetune_epochs=settings.policy.finetune_epochs,
         finetune_rate=settings.policy.finetune_lr * settings.optimizer.lr,
+        learner=site.learner,
     )
     points = [shadow.sample(rows, recipe.seed, shard).to(site.device) for rows in (live, unseen)]
     return Ground(context, everything, fresh, *points)

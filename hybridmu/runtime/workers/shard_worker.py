@@ -14,9 +14,9 @@ from hybridmu.core.kernel.rows import Rows, carries, concatenate
 from hybridmu.core.kernel.training import Across, Recipe
 from hybridmu.core.proof.lineage import Lineage, lineage
 from hybridmu.core.proof.merkle import Leaves, make_leaves
-from hybridmu.core.strategies import Context, get
-from hybridmu.core.strategies.dpus import unavailable
+from hybridmu.core.strategies import Context, calibrated, get, unavailable
 from hybridmu.errors import DivergedError, StorageError, StrategyUnavailableError
+from hybridmu.kinds import FALLBACK
 from hybridmu.runtime.purge.row_purge import foresee_rows, purge_rows, sweep
 from hybridmu.runtime.purge.survey import survey
 from hybridmu.runtime.workers.context import Site
@@ -34,14 +34,11 @@ from hybridmu.types import (
     ShardJob,
     ShardOutcome,
     SliceRecord,
-    StrategyName,
 )
 from hybridmu.user_code import placed, told
 
 # Validation rows that are enough to compare accuracies during calibration.
 _UNSEEN_ROWS = 2000
-
-_CALIBRATED: tuple[StrategyName, ...] = ("dpus", "dpus-optimised", "dpus-newton")
 
 Keys = Iterable[tuple[KeyKind, bytes]]
 
@@ -106,7 +103,7 @@ class ShardWorker:
             new[slice_] = SliceRecord(slice_, keys[slice_ - 1], blob, visits, now - mark[0])
             mark[0] = now
 
-        result = get("retrain").run(
+        result = get(FALLBACK).run(
             Context(
                 shard=self.shard,
                 task=self.site.task,
@@ -117,6 +114,7 @@ class ShardWorker:
                 checkpoint=lambda slice_: self.site.blobs.load(self.shard, keys[slice_ - 1]),
                 save=save,
                 across=self._across,
+                learner=self.site.learner,
             )
         )
         if not self._saves:
@@ -188,10 +186,11 @@ class ShardWorker:
             held_out=self.site.lake.rows("validation", self.shard, set(job.tombstones)).to(self.site.device),
             finetune_epochs=settings.policy.finetune_epochs,
             finetune_rate=settings.policy.finetune_lr * settings.optimizer.lr,
+            learner=self.site.learner,
         )
         unseen, avoid = self._unseen(job), set(job.avoid)
         unfit = self.site.unfit_updates()
-        updates = [name for name in _CALIBRATED if name not in unfit and not unavailable(recipe.optimizer, name)]
+        updates = [name for name in calibrated() if name not in unfit and not unavailable(name, recipe.optimizer)]
         controlled = settings.policy.quality_noises > 0
         curves: list[CalibrationCurve] = []
         for cell in job.cells:
@@ -312,7 +311,7 @@ class ShardWorker:
         return ShardOutcome(
             job_id=job.job_id,
             shard=self.shard,
-            strategy="retrain",
+            strategy=FALLBACK,
             blob=blob,
             exact=True,
             upto=job.upto,

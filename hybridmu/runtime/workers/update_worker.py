@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from functools import lru_cache
-from typing import cast
 
 import numpy as np
 
@@ -25,7 +24,6 @@ from hybridmu.types import (
     PurgeOutcome,
     ShardJob,
     ShardOutcome,
-    StrategyName,
 )
 from hybridmu.user_code import placed
 
@@ -101,6 +99,7 @@ class Updater:
             alpha=job.alpha,
             finetune_epochs=policy.finetune_epochs,
             finetune_rate=policy.finetune_lr * site.settings.optimizer.lr,
+            learner=site.learner,
         )
         going, part = tables.rows(revoked, live[strategy.reads(context)])
         result = strategy.run(replace(context, revoked=going.to(site.device), part=part.to(site.device)))
@@ -111,7 +110,7 @@ class Updater:
         return ShardOutcome(
             job_id=job.job_id,
             shard=shard,
-            strategy=cast("StrategyName", job.strategy),
+            strategy=job.strategy,
             blob=site.blobs.put(result.state, shard),
             exact=False,
             upto=job.upto,

@@ -13,6 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
+from hybridmu.core.strategies import asks_exact
 from hybridmu.store.ledger import tables as t
 from hybridmu.store.ledger.forwards import tell_again
 from hybridmu.store.ledger.request_rows import taken_up, to_request
@@ -180,8 +181,8 @@ def _does(row: Row[Any], strategy: StrategyChoice) -> bool:
     """Return whether a request, as it is now, does what a strategy asks for."""
     if row.state == RequestState.CANCELLED:
         return False
-    return strategy != "retrain" or row.exact_at is not None or row.state == RequestState.FAILED or (
-        row.state in WAITING and row.strategy == "retrain"
+    return not asks_exact(strategy) or row.exact_at is not None or row.state == RequestState.FAILED or (
+        row.state in WAITING and asks_exact(row.strategy)
     )  # fmt: skip
 
 

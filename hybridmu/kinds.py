@@ -1,0 +1,133 @@
+"""Registries of kinds: strategies, tasks, learners, feature sources and partitioners.
+
+A built-in kind is one file and one line below. The file is imported when the kind is first asked for, so that names can
+be checked by processes that never train. A kind of the operator's own comes from a module that `plugins` in the
+configuration names: every process imports those modules, and they register what they have.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from hybridmu.errors import ConfigError
+from hybridmu.user_code import contained, told
+
+AUTO = "auto"  # what a request asks for that leaves the choice to the planner
+# As the ledger and certificates hold it.
+_NAME = re.compile("[a-z][a-z0-9_-]{0,15}")
+
+
+class Registry:
+    """Name → class of one sort of kinds.
+
+    Args:
+        what: The sort, for errors.
+        builtin: Name → `module:Class`, in the order in which they are listed.
+    """
+
+    def __init__(self, what: str, builtin: Mapping[str, str]) -> None:
+        self._what, self._builtin = what, frozenset(builtin)
+        self._kinds: dict[str, type | str] = dict(builtin)
+
+    def register(self, name: str, kind: type) -> None:
+        """Add a kind.
+
+        Args:
+            name: In configurations, plans and certificates.
+            kind: Its class.
+
+        Raises:
+            ValueError: The name is taken by another class, or is none.
+        """
+        if not _NAME.fullmatch(name) or name == AUTO:
+            raise ValueError(f"{name!r} can't name a {self._what}: use at most 16 of a-z, 0-9, - and _")
+        known = self._kinds.get(name)
+        if known is not None and not (isinstance(known, type) and _place(known) == _place(kind)):
+            raise ValueError(f"{self._what} {name!r} is registered already")
+        self._kinds[name] = kind
+
+    def get(self, name: str) -> Any:
+        """Return a kind's class.
+
+        Raises:
+            ValueError: There is no such kind; the message lists the known ones.
+        """
+        found = self._kinds.get(name)
+        if found is None:
+            raise ValueError(f"unknown {self._what} {name!r}; known: {', '.join(sorted(self._kinds))}")
+        if isinstance(found, str):
+            module, _, attribute = found.partition(":")
+            found = self._kinds[name] = getattr(importlib.import_module(module), attribute)
+        return found
+
+    @property
+    def default(self) -> str:
+        """Return the name of the first built-in kind."""
+        return next(iter(self._kinds))
+
+    def names(self) -> tuple[str, ...]:
+        """Return the names of all kinds, the built-in ones first."""
+        return tuple(self._kinds)
+
+    def is_builtin(self, name: str) -> bool:
+        """Return whether a kind is one of this package."""
+        return name in self._builtin
+
+
+STRATEGIES = Registry(
+    "strategy",
+    {
+        "retrain": "hybridmu.core.strategies.retrain:Retrain",
+        "rewind": "hybridmu.core.strategies.rewind:Rewind",
+        "dpus": "hybridmu.core.strategies.dpus:Dpus",
+        "dpus-optimised": "hybridmu.core.strategies.dpus_optimised:DpusOptimised",
+        "dpus-newton": "hybridmu.core.strategies.newton:DpusNewton",
+    },
+)
+# Exact, and possible on every shard whatever happened to it: what trains first, repairs, and stands in for the others.
+FALLBACK = STRATEGIES.default
+
+LEARNERS = Registry("learner", {"sliced_sgd": "hybridmu.core.learners.sliced_sgd:SlicedSgd"})
+
+
+def choices() -> tuple[str, ...]:
+    """Return what a request may ask for: `auto`, which leaves the choice to the planner, or a strategy."""
+    return (AUTO, *STRATEGIES.names())
+
+
+def import_plugins(modules: Iterable[str]) -> None:
+    """Import the modules that register kinds of the operator's own; each once per process.
+
+    Args:
+        modules: As `plugins` names them. They are found as a task's module is: on the path, or in the current folder.
+
+    Raises:
+        ConfigError: A module can't be imported.
+    """
+    for module in modules:
+        search_here()
+        try:
+            with contained():
+                importlib.import_module(module)
+        except Exception as error:  # whatever the module does while it is imported
+            raise ConfigError(
+                f"plugin {module!r} can't be imported",
+                expected="a module whose import registers strategies or learners",
+                got=told(error),
+                remedy="check PYTHONPATH",
+            ) from None
+
+
+def search_here() -> None:
+    """Let imports find modules in the current folder, as with `python -m`."""
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)
+
+
+def _place(kind: type) -> tuple[str, str]:
+    return kind.__module__, kind.__qualname__

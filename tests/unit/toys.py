@@ -1,0 +1,66 @@
+"""A strategy and a learner of an operator's own, as a plugin registers them."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from hybridmu.core import learners, strategies
+from hybridmu.core.kernel.model import SubModel, state_of
+from hybridmu.core.learners import Fit, Fitted, Learner
+from hybridmu.core.learners.workload import count
+from hybridmu.core.strategies import Context, Extent, Removal, Result, Work
+
+
+class Fade(Removal):
+    """Shrinks all parameters a little: an update that reads no row, and forgets badly."""
+
+    name = "fade"
+
+    def run(self, context: Context) -> Result:
+        """Return smaller weights."""
+        state = {name: value * 0.9 for name, value in (context.current or {}).items()}
+        return Result(state, int(context.revoked.slice[0]), 0)
+
+    def work(self, extent: Extent) -> Work:
+        """Return one read and one write."""
+        return Work(0, 2, 0)
+
+
+class ClassMeans(Learner):
+    """Nearest mean of a class, as a linear layer; slice after slice."""
+
+    name = "class-means"
+
+    def initial(self, task, *, features, classes, standardize, seed, shard):
+        """Return a layer of zeros."""
+        model = SubModel(nn.Linear(features, classes))
+        model.load_state_dict({name: torch.zeros_like(value) for name, value in model.state_dict().items()})
+        return model
+
+    def fit(self, job: Fit) -> Fitted:
+        """Return the means of all rows, and save those of the rows up to every slice."""
+        slices = len(job.recipe.epochs)
+        done = next((slice_ for slice_ in range(slices, 0, -1) if job.checkpoint(slice_) is not None), 0)
+        if done:
+            job.model.load_state_dict(job.checkpoint(done))
+        visits = 0
+        for slice_ in range(done + 1, slices + 1):
+            rows = job.rows.upto(slice_)
+            x, y = job.rows.x[:rows].double(), job.rows.y[:rows]
+            for label in range(job.model[0].out_features):
+                mine = x[y == label]
+                mean = mine.mean(dim=0) if len(mine) else torch.zeros(x.shape[1], dtype=torch.float64)
+                job.model[0].weight.data[label] = mean.float()
+                job.model[0].bias.data[label] = float(-mean.square().sum() / 2)
+            job.save(slice_, state_of(job.model), rows)
+            visits += rows
+        return Fitted(state_of(job.model), done + 1, visits)
+
+    def workload(self, stats):
+        """Return one visit per row and slice."""
+        return count(stats)
+
+
+strategies.register(Fade)
+learners.register(ClassMeans)
