@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import simpy
 
+from hybridmu.extras import extra
 from hybridmu.planning.batching import claim
 from hybridmu.planning.cost import CostModel
 from hybridmu.planning.planner import Policy, Pools, make_plan
@@ -172,6 +172,8 @@ class _Open:
 
 class _World:
     def __init__(self, known: Known, pools: Pools, strategy: StrategyChoice, seed: int) -> None:
+        with extra("simulate"):
+            import simpy
         self.env = simpy.Environment()
         self.workers = simpy.PriorityResource(self.env, pools.workers)
         self.updaters = simpy.PriorityResource(self.env, pools.updaters)
