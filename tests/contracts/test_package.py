@@ -63,7 +63,10 @@ def test_every_dependency_has_a_reason() -> None:
 
 def test_every_dependency_is_pinned() -> None:
     project = tomllib.loads(PYPROJECT)["project"]
-    wanted = [*project["dependencies"], *(each for extra in project["optional-dependencies"].values() for each in extra)]
+    wanted = [
+        *project["dependencies"],
+        *(each for extra in project["optional-dependencies"].values() for each in extra),
+    ]
     pinned = {_plain(line) for line in (ROOT / "constraints.txt").read_text().splitlines()}
     # What a pin would tie to one build, or what an environment has anyway, is left free.
     assert {_plain(each) for each in wanted} - pinned == {"hybridmu", "setuptools"}
@@ -79,9 +82,7 @@ def test_the_version_is_the_installed_one() -> None:
     ("repository", "tags", "version"),
     [(False, (), r"0\.1\.0\.dev0"), (True, (), r"0\.1\.0\.dev\d+"), (True, ("v7.8.9",), r"7\.8\.9")],
 )
-def test_the_version_comes_from_the_tag(
-    repository: bool, tags: tuple[str, ...], version: str, tmp_path: Path
-) -> None:
+def test_the_version_comes_from_the_tag(repository: bool, tags: tuple[str, ...], version: str, tmp_path: Path) -> None:
     folder = _copy(tmp_path)
     assert re.fullmatch(version, _version(_commit(folder, *tags) if repository else folder))
 
