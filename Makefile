@@ -1,40 +1,62 @@
 PYTHON ?= python3
 BIN := .venv/bin
+INSTALL := $(BIN)/pip install --quiet --constraint constraints.txt
 # Ray on this machine alone: no usage reports, loopback only.
 export RAY_USAGE_STATS_ENABLED ?= 0
 export RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER ?= 0
 # Two processes, also where there are more cores: Ray's tests are one half of the time, and run in one.
-PYTEST := $(BIN)/python -m pytest --numprocesses 2 --no-loadscope-reorder
+PYTEST := -m pytest --numprocesses 2 --no-loadscope-reorder
 
-.PHONY: browser demo test test-full check format clean
+.PHONY: browser check clean coverage demo docs format test test-full wheel
 
-.venv/.installed: pyproject.toml constraints.txt
+.venv/.made:
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-demo: .venv/.installed      ## train, forget, prove, serve, purge and certify on real digits
+# What the demo needs, and no tools of those who change the code.
+.venv/.demo: .venv/.made pyproject.toml constraints.txt
+	$(INSTALL) --editable '.[datasets,report,serve]'
+	touch $@
+
+.venv/.dev: .venv/.made pyproject.toml constraints.txt
+	$(INSTALL) --editable '.[dev]'
+	touch $@ .venv/.demo
+
+demo: .venv/.demo     ## train, forget, prove, serve, purge and certify on real digits
 	$(BIN)/hybridmu demo
 
-test: .venv/.installed      ## the suite
-	$(PYTEST) -m "not slow"
+test: .venv/.dev      ## the suite
+	$(BIN)/python $(PYTEST) -m "not slow"
 
-test-full: .venv/.installed ## the suite with its slow part
-	$(PYTEST)
+test-full: .venv/.dev ## the suite with its slow part
+	$(BIN)/python $(PYTEST)
 
-browser: .venv/.installed   ## what the console's test in a real browser needs (Debian, as root)
+# TESTS names a part of the suite: make coverage TESTS=tests/unit/test_merkle.py
+coverage: .venv/.dev  ## lines of the package that the suite runs; fails under 90 %
+	$(BIN)/coverage erase
+	$(BIN)/coverage run $(PYTEST) -m "not slow" $(TESTS)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+
+docs: .venv/.dev      ## the pages: their commands, the files and names in them
+	$(BIN)/python -m pytest tests/contracts
+
+browser: .venv/.dev   ## what the console's test in a real browser needs (Debian, as root)
 	apt-get install --yes --no-install-recommends chromium
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[browser]'
+	$(INSTALL) --editable '.[browser]'
 
-check: .venv/.installed     ## lint, docstrings, types, import direction
+check: .venv/.dev     ## lint, docstrings, types, import direction
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-format: .venv/.installed
+format: .venv/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+wheel:                ## the package as a file in dist/
+	$(PYTHON) -m pip wheel --quiet --no-deps --wheel-dir dist .
+
 clean:
-	rm -rf .venv runs build *.egg-info
+	rm -rf .venv runs build dist *.egg-info .coverage*

@@ -1,5 +1,6 @@
 """HybridMU: distributed machine unlearning on Ray.
 
+`__version__` is the installed version, made from the release's tag. docs/public-api.md says what is public.
 Names are imported when they are first used, so that a worker process that needs only the core starts quickly.
 """
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from hybridmu.system.system import System, connect
     from hybridmu.task import Task
     from hybridmu.types import ForgetRequest, ModelVersion, Plan
+
+    __version__: str
 
 _HOME = {
     "ForgetRequest": "types",
@@ -31,6 +34,18 @@ __all__ = ["ForgetRequest", "HybridMUError", "ModelVersion", "Plan", "Settings",
 
 
 def __getattr__(name: str) -> object:
+    if name == "__version__":
+        return _version()
     if name not in _HOME:
         raise AttributeError(f"module 'hybridmu' has no attribute {name!r}")
     return getattr(importlib.import_module(f"hybridmu.{_HOME[name]}"), name)
+
+
+def _version() -> str:
+    """Return the version of the installed package; of a folder that nobody installed, one that is older than any."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("hybridmu")
+    except PackageNotFoundError:
+        return "0+unknown"

@@ -22,6 +22,7 @@
     ├── DivergedError          training produced non-finite weights
     ├── ShardFailedError       a shard job failed after all its attempts
     ├── PurgeError             something that must be gone was found
+    ├── MissingExtraError      an optional dependency that the call needs is not installed
     └── ResourceError          the cluster is too small for the plan
 """
 
@@ -195,6 +196,10 @@ class ShardFailedError(HybridMUError):
 
 class PurgeError(HybridMUError):
     """Something that must be gone was found."""
+
+
+class MissingExtraError(HybridMUError):
+    """An optional dependency that the call needs is not installed."""
 
 
 class ResourceError(HybridMUError):

@@ -11,6 +11,7 @@ from rich.table import Table
 from hybridmu import config
 from hybridmu.cli.output import ConfigOption, JsonOption, bar, emit, err, errors, print_table, tell
 from hybridmu.errors import ConfigError
+from hybridmu.extras import extra
 from hybridmu.kinds import choices
 from hybridmu.system.system import connect
 
@@ -35,7 +36,9 @@ def audit(
     Live rows play the part of forgotten ones in throw-away copies of some shards. Interrupted, it goes on when it is
     called again.
     """  # noqa: DOC501
-    from hybridmu.report.audit_page import headline, lines, page, served, strategy  # plots: the other verbs do without
+    with errors(as_json, _GOES_ON), extra("report"):
+        # Plots: the other verbs do without.
+        from hybridmu.report.audit_page import headline, lines, page, served, strategy
 
     with errors(as_json, _GOES_ON), connect(config.load(config_file), "local" if local else "ray") as system:
         if strategy_ is not None and strategy_ not in choices():

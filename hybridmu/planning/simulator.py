@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import simpy
 
 from hybridmu.core.strategies import get
+from hybridmu.extras import extra
 from hybridmu.kinds import FALLBACK
 from hybridmu.planning.batching import claim
 from hybridmu.planning.cost import CostModel
@@ -174,6 +174,8 @@ class _Open:
 
 class _World:
     def __init__(self, known: Known, pools: Pools, strategy: StrategyChoice, seed: int) -> None:
+        with extra("simulate"):
+            import simpy
         self.env = simpy.Environment()
         self.workers = simpy.PriorityResource(self.env, pools.workers)
         self.updaters = simpy.PriorityResource(self.env, pools.updaters)

@@ -1,0 +1,48 @@
+"""Optional dependencies: which extra of this package provides which modules, and the error where one is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from hybridmu.errors import MissingExtraError
+
+# Extra → top-level modules of its packages, and of what these need; pyproject.toml names the packages.
+EXTRAS: Mapping[str, frozenset[str]] = {
+    "serve": frozenset({"fastapi", "google", "grpc", "h11", "jinja2", "prometheus_client", "starlette", "uvicorn"}),
+    "datasets": frozenset({"matplotlib", "mlxtend", "sklearn"}),
+    "report": frozenset({"jinja2", "matplotlib"}),
+    "simulate": frozenset({"simpy"}),
+}
+
+
+@contextmanager
+def extra(*names: str) -> Iterator[None]:
+    """Import what extras provide; where it is not installed, the error names the extras.
+
+    Args:
+        names: Keys of `EXTRAS`. What they provide is imported inside the context.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        MissingExtraError: A module of these extras is not installed.
+        ModuleNotFoundError: Another module is not.
+
+    Example:
+        >>> with extra("simulate"):
+        ...     import simpy
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if not any(missing in EXTRAS[name] for name in names):
+            raise
+        wanted = ",".join(sorted(names))
+        raise MissingExtraError(
+            f"{missing} is not installed",
+            expected=f"the optional dependencies {wanted}",
+            remedy=f"pip install 'hybridmu[{wanted}]'",
+        ) from error

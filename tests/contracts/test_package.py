@@ -1,0 +1,122 @@
+"""The package as a wheel: its version, what is in it, and that it works away from the checkout."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+
+import hybridmu
+from tests.support import HANG_SECONDS, make_table, settings_dict
+
+ROOT = Path(__file__).parents[2]
+PYPROJECT = (ROOT / "pyproject.toml").read_text()
+_INSTALLED = "import sys; from hybridmu.cli.start import main; sys.argv[0] = 'hybridmu'; main()"
+
+
+def _run(*command: str | Path, cwd: Path, **environment: str) -> str:
+    done = subprocess.run(
+        list(map(str, command)),
+        cwd=cwd,
+        env={"PATH": "/usr/bin:/bin", "HOME": str(cwd), **environment},
+        capture_output=True,
+        text=True,
+        timeout=HANG_SECONDS,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def _copy(folder: Path) -> Path:
+    """Return a copy of what a wheel is made of, without git."""
+    shutil.copytree(ROOT / "hybridmu", folder / "hybridmu", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, folder)
+    return folder
+
+
+def _commit(folder: Path, *tags: str) -> Path:
+    """Return a folder as a repository of one commit."""
+    who = ("-c", "user.name=n", "-c", "user.email=e@example.org", "-c", "commit.gpgsign=false")
+    for command in (("init", "-q"), ("add", "-A"), (*who, "commit", "-qm", "all"), *(("tag", tag) for tag in tags)):
+        _run("git", *command, cwd=folder)
+    return folder
+
+
+def _version(folder: Path) -> str:
+    return _run(sys.executable, "-m", "setuptools_scm", cwd=folder).split()[-1]
+
+
+def test_every_dependency_has_a_reason() -> None:
+    block = PYPROJECT.partition("\ndependencies = [")[2].partition("[project.scripts]")[0]
+    listed = [line for line in block.splitlines() if line.strip().startswith('"')]
+    assert len(listed) >= 30
+    assert [line for line in listed if not re.search(r'",\s+# \S', line)] == []
+
+
+def test_every_dependency_is_pinned() -> None:
+    project = tomllib.loads(PYPROJECT)["project"]
+    wanted = [
+        *project["dependencies"],
+        *(each for extra in project["optional-dependencies"].values() for each in extra),
+    ]
+    pinned = {_plain(line) for line in (ROOT / "constraints.txt").read_text().splitlines()}
+    # What a pin would tie to one build, or what an environment has anyway, is left free.
+    assert {_plain(each) for each in wanted} - pinned == {"hybridmu", "setuptools"}
+
+
+def test_the_version_is_the_installed_one() -> None:
+    assert re.match(r"\d+\.\d+", hybridmu.__version__)
+    shown = _run(sys.executable, "-c", _INSTALLED, "--version", cwd=ROOT).strip()
+    assert shown == hybridmu.__version__
+
+
+@pytest.mark.parametrize(
+    ("repository", "tags", "version"),
+    [(False, (), r"0\.1\.0\.dev0"), (True, (), r"0\.1\.0\.dev\d+"), (True, ("v7.8.9",), r"7\.8\.9")],
+)
+def test_the_version_comes_from_the_tag(repository: bool, tags: tuple[str, ...], version: str, tmp_path: Path) -> None:
+    folder = _copy(tmp_path)
+    assert re.fullmatch(version, _version(_commit(folder, *tags) if repository else folder))
+
+
+@pytest.mark.slow
+def test_the_wheel_works_away_from_the_checkout(tmp_path: Path) -> None:
+    (tmp_path / "source").mkdir()
+    source = _commit(_copy(tmp_path / "source"), "v7.8.9")
+    build = ("wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", tmp_path, source)
+    _run(sys.executable, "-m", "pip", *build, cwd=tmp_path)
+    wheel = zipfile.ZipFile(tmp_path / "hybridmu-7.8.9-py3-none-any.whl")
+
+    packed = {name for name in wheel.namelist() if name.startswith("hybridmu/")}
+    here = {path.relative_to(source).as_posix() for path in (source / "hybridmu").rglob("*") if path.is_file()}
+    assert packed == here
+    assert any(name.endswith("versions/0001_first.py") for name in packed)
+    assert {name.rpartition(".")[2] for name in packed} >= {"css", "j2", "mako", "typed"}
+    assert {name.partition("/")[0] for name in wheel.namelist()} == {"hybridmu", "hybridmu-7.8.9.dist-info"}
+
+    wheel.extractall(tmp_path / "installed")
+    make_table(tmp_path / "train.parquet", 120)
+    settings = settings_dict(tmp_path, sisa={"shards": 2, "slices": 2, "epochs": 2})
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
+
+    def run(*arguments: str) -> str:
+        path = str(tmp_path / "installed")
+        return _run(sys.executable, "-c", _INSTALLED, *arguments, cwd=tmp_path, PYTHONPATH=path)
+
+    assert run("--version").strip() == "7.8.9"
+    run("train", "-c", "config.yaml", "--local")
+    run("forget", "-c", "config.yaml", "--id", "17", "--wait", "--local")
+    assert "proven bit for bit" in run("verify", "-c", "config.yaml")
+
+
+def _plain(requirement: str) -> str:
+    """Return the name of a requirement as indexes compare it."""
+    return re.sub(r"[-_.]+", "-", re.split(r"[\[<>=;]", requirement)[0].strip()).lower()
