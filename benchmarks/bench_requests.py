@@ -116,7 +116,7 @@ def plan(shards: int, pending: int) -> dict[str, Any]:
     Returns:
         Seconds of both parts.
     """
-    from hybridmu.store.ledger.engine import connect
+    from hybridmu.store.ledger.engine.opening import connect
     from hybridmu.store.ledger.ledger import Ledger
 
     random = np.random.default_rng(0)

@@ -18,7 +18,7 @@ from benchmarks.study import records
 from hybridmu.planning.cost import Coefficients, CostModel
 from hybridmu.planning.planner import Policy, Pools, make_plan
 from hybridmu.planning.simulator import Known, Shape, poisson, simulate
-from hybridmu.store.ledger.engine import connect
+from hybridmu.store.ledger.engine.opening import connect
 from hybridmu.store.ledger.lease import Lease
 from hybridmu.store.ledger.ledger import Ledger
 from hybridmu.store.ledger.registry import Registry

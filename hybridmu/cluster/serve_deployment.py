@@ -28,7 +28,7 @@ from hybridmu.serving.auth import Door
 from hybridmu.serving.ensemble import Ensemble as LocalEnsemble
 from hybridmu.serving.replica import Replica
 from hybridmu.serving.submodel_group import BehindError, spread
-from hybridmu.store.ledger.engine import connect
+from hybridmu.store.ledger.engine.opening import connect
 from hybridmu.store.ledger.tokens import Tokens
 
 api = FastAPI(
