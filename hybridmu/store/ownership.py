@@ -14,7 +14,7 @@ from typing import Any
 from hybridmu.config import Settings
 from hybridmu.errors import CorruptBlobError, StateError, StorageError, StorageMismatchError
 from hybridmu.store.dataset.layout import MANIFEST
-from hybridmu.store.ledger.engine import database_url, has_tables
+from hybridmu.store.ledger.engine.opening import database_url, has_tables
 from hybridmu.store.ledger.ledger_identity import Identity
 from hybridmu.store.storage.file_modes import apply_modes
 from hybridmu.store.storage.storage import Storage

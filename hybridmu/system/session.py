@@ -24,7 +24,7 @@ from hybridmu.runtime.workers.context import Site
 from hybridmu.runtime.workers.executor import LocalExecutor
 from hybridmu.store.keyring import Keyring
 from hybridmu.store.ledger.database import Database
-from hybridmu.store.ledger.engine import has_tables
+from hybridmu.store.ledger.engine.opening import has_tables
 from hybridmu.store.ledger.ingestions import Ingestions
 from hybridmu.store.ledger.lease import Lease
 from hybridmu.store.ledger.ledger import Ledger

@@ -16,7 +16,7 @@ import hybridmu
 from hybridmu.config import Settings
 from hybridmu.config.addresses import database_address, is_url, local_path, shown
 from hybridmu.errors import ConfigError, DatabaseError, DataError, StateError
-from hybridmu.store.ledger.engine import connect, database_url
+from hybridmu.store.ledger.engine.opening import connect, database_url
 from hybridmu.store.storage import storage
 from hybridmu.store.storage.file_modes import PRIVATE, apply_modes
 from hybridmu.store.storage.storage import Storage, open_fs

@@ -15,11 +15,11 @@ from sqlalchemy.engine import Engine
 from hybridmu.errors import AdmissionError, RequestError, StateError
 from hybridmu.store.ledger import tables as t
 from hybridmu.store.ledger.accept.accept import Limits
-from hybridmu.store.ledger.engine import connect
+from hybridmu.store.ledger.engine.opening import connect
 from hybridmu.store.ledger.lease import Lease
 from hybridmu.store.ledger.ledger import Ledger
 from hybridmu.store.ledger.progress import Progress
-from hybridmu.store.ledger.purge_records import Deletions
+from hybridmu.store.ledger.purge.purge_records import Deletions
 from hybridmu.types import ForgetRequest, NamedKey, Origin, RequestState, ResolvedKey, RowKey
 from tests.support import key, rows_of
 from tests.unit.test_lifecycle import group_of, guarded, member, revoked_rows

@@ -15,7 +15,7 @@ from sqlalchemy import event
 import hybridmu
 from hybridmu.errors import ConflictError, LeaseLostError
 from hybridmu.store.ledger import tables as t
-from hybridmu.store.ledger.engine import connect
+from hybridmu.store.ledger.engine.opening import connect
 from hybridmu.store.ledger.lease import Lease, fence
 from hybridmu.store.ledger.ledger import Ledger
 from hybridmu.types import RequestState
@@ -143,7 +143,7 @@ def test_what_is_written_under_the_fence_is_in_the_order_of_tokens(engine, datab
 
 HOLDER = """
 import sys, time
-from hybridmu.store.ledger.engine import connect
+from hybridmu.store.ledger.engine.opening import connect
 from hybridmu.store.ledger.lease import Lease
 lease = Lease(connect(sys.argv[1]))
 print("ready", flush=True)

@@ -16,13 +16,14 @@ from sqlalchemy import event
 
 import hybridmu
 from hybridmu.errors import ConfigError, DatabaseError, PurgeError, StateError
-from hybridmu.store.ledger import migrations, sqlite
-from hybridmu.store.ledger import postgresql as dialect
+from hybridmu.store.ledger import migrations
 from hybridmu.store.ledger import tables as t
-from hybridmu.store.ledger.database_scrub import clean
-from hybridmu.store.ledger.engine import connect
+from hybridmu.store.ledger.engine import postgresql as dialect
+from hybridmu.store.ledger.engine import sqlite
+from hybridmu.store.ledger.engine.opening import connect
+from hybridmu.store.ledger.engine.transactions import reader
 from hybridmu.store.ledger.ledger import Ledger
-from hybridmu.store.ledger.transactions import reader
+from hybridmu.store.ledger.purge.database_scrub import clean
 from tests import postgres
 from tests.support import HANG_SECONDS, key, repeat, rows_of, settings_dict
 
@@ -102,7 +103,7 @@ def test_opening_what_is_up_to_date_is_quick_and_does_without_alembic(tmp_path):
         took.append(time.perf_counter() - started)
     assert min(took) < 0.02, "Alembic alone takes longer"
     script = (
-        "import sys; from hybridmu.store.ledger.engine import connect; connect(sys.argv[1], create=True); "
+        "import sys; from hybridmu.store.ledger.engine.opening import connect; connect(sys.argv[1], create=True); "
         "assert not [name for name in sys.modules if name.startswith(('alembic', 'psycopg'))]"
     )
     subprocess.run([sys.executable, "-c", script, url], check=True, cwd=Path(__file__).parents[2])

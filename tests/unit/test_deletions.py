@@ -12,8 +12,8 @@ from hybridmu.errors import LeaseLostError
 from hybridmu.store.ledger import tables as t
 from hybridmu.store.ledger.operator_controls import Controls
 from hybridmu.store.ledger.progress import Progress
-from hybridmu.store.ledger.purge_evidence import PurgeEvidence
-from hybridmu.store.ledger.purge_records import Deletions, Passed
+from hybridmu.store.ledger.purge.purge_evidence import PurgeEvidence
+from hybridmu.store.ledger.purge.purge_records import Deletions, Passed
 from hybridmu.store.ledger.registry import Registry
 from hybridmu.store.ledger.replicas import Replicas
 from hybridmu.types import Proof, RequestNeed, RequestState, ShardOutcome, ShardPlan

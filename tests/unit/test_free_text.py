@@ -19,11 +19,11 @@ from hybridmu.errors import PurgeError
 from hybridmu.runtime.purge.own_files import advice, own_text
 from hybridmu.runtime.purge.storage_scan import Look
 from hybridmu.store.dataset.layout import MANIFEST
-from hybridmu.store.ledger import free_text
 from hybridmu.store.ledger import tables as t
-from hybridmu.store.ledger.database_scrub import clean
-from hybridmu.store.ledger.free_text import REDACTED, redacted
 from hybridmu.store.ledger.operator_controls import Controls
+from hybridmu.store.ledger.purge import free_text
+from hybridmu.store.ledger.purge.database_scrub import clean
+from hybridmu.store.ledger.purge.free_text import REDACTED, redacted
 from hybridmu.store.storage.sealed_json import sealed
 from hybridmu.types import RequestState
 from tests.support import local_system, replaced, table, write

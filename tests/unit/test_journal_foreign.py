@@ -14,7 +14,7 @@ import pytest
 import hybridmu
 from hybridmu.errors import CorruptBlobError, HybridMUError, StateError
 from hybridmu.store.certificates import Certificates
-from hybridmu.store.ledger.journal_files import SEALS, STATE
+from hybridmu.store.ledger.journal.journal_files import SEALS, STATE
 from hybridmu.store.storage.sealed_json import sealed
 from hybridmu.types import RequestState
 from tests.support import make_table, settings_dict

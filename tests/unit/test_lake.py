@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hybridmu.core.kernel.partition import digest
 from hybridmu.errors import DataError, HybridMUError
 from hybridmu.store.dataset.key_lookup import Lookup
-from hybridmu.store.ledger.engine import connect
+from hybridmu.store.ledger.engine.opening import connect
 from hybridmu.store.ledger.ledger import Ledger
 from tests.support import lake_rows, open_lake, replaced, table, write
 

@@ -11,10 +11,10 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from hybridmu.store.ledger import migrations
-from hybridmu.store.ledger.engine import connect
+from hybridmu.store.ledger.engine.opening import connect
+from hybridmu.store.ledger.engine.transactions import reader
 from hybridmu.store.ledger.ledger import Ledger
 from hybridmu.store.ledger.tables import metadata
-from hybridmu.store.ledger.transactions import reader
 from tests.support import rows_of
 
 

@@ -10,7 +10,7 @@ import pytest
 
 import hybridmu
 from hybridmu import faults
-from hybridmu.store.ledger.engine import connect
+from hybridmu.store.ledger.engine.opening import connect
 from hybridmu.types import RequestState
 from tests.unit.purged import POLICY, World, make_table, make_tables, world
 from tests.unit.test_exactness import SGD, config_for

@@ -31,9 +31,9 @@ from hybridmu.runtime.workers.shard_worker import ShardWorker
 from hybridmu.store.certificates import Certificates
 from hybridmu.store.keyring import Keyring
 from hybridmu.store.ledger.database import Database
-from hybridmu.store.ledger.journal import Journal
-from hybridmu.store.ledger.purge_evidence import PurgeEvidence
-from hybridmu.store.ledger.purge_records import Deletions
+from hybridmu.store.ledger.journal.journal import Journal
+from hybridmu.store.ledger.purge.purge_evidence import PurgeEvidence
+from hybridmu.store.ledger.purge.purge_records import Deletions
 from hybridmu.store.storage.storage import Storage
 from hybridmu.types import RequestState
 from hybridmu.user_code import told

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from hybridmu.errors import LeaseLostError, StateError
 from hybridmu.store.ledger import tables as t
-from hybridmu.store.ledger.engine import connect
+from hybridmu.store.ledger.engine.opening import connect
 from hybridmu.store.ledger.lease import Lease
 from hybridmu.store.ledger.ledger import Ledger
 from hybridmu.store.ledger.measurements import Measurements, record_costs

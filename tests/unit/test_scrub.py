@@ -11,11 +11,11 @@ import sqlalchemy as sa
 
 from hybridmu.core.proof.byte_search import Needles, spelled
 from hybridmu.errors import PurgeError
-from hybridmu.store.ledger import database_scrub
 from hybridmu.store.ledger import tables as t
-from hybridmu.store.ledger.database_scrub import clean
-from hybridmu.store.ledger.purge_records import Deletions
-from hybridmu.store.ledger.transactions import reader
+from hybridmu.store.ledger.engine.transactions import reader
+from hybridmu.store.ledger.purge import database_scrub
+from hybridmu.store.ledger.purge.database_scrub import clean
+from hybridmu.store.ledger.purge.purge_records import Deletions
 from tests.support import key, rows_of
 
 

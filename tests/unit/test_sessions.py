@@ -11,7 +11,7 @@ from fastapi.testclient import TestClient
 from hybridmu.server.app import make_app
 from hybridmu.store.ledger import tables as t
 from hybridmu.store.ledger.console_sessions import ConsoleSessions
-from hybridmu.store.ledger.transactions import reader
+from hybridmu.store.ledger.engine.transactions import reader
 from tests.unit.test_gateway import Company
 
 

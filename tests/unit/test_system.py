@@ -6,7 +6,7 @@ import pytest
 
 import hybridmu
 from hybridmu.runtime.coordinator import coordinator
-from hybridmu.store.ledger.engine import connect
+from hybridmu.store.ledger.engine.opening import connect
 from hybridmu.store.ledger.lease import Lease
 from tests.support import until
 from tests.unit.test_exactness import SGD, config_for, write_table

@@ -8,8 +8,8 @@ import sqlalchemy as sa
 from hybridmu.core import token_scopes
 from hybridmu.errors import RequestError, StateError
 from hybridmu.store.ledger import tables as t
+from hybridmu.store.ledger.engine.transactions import reader
 from hybridmu.store.ledger.tokens import Tokens
-from hybridmu.store.ledger.transactions import reader
 
 
 def test_what_is_kept_is_no_secret(ledger, engine):

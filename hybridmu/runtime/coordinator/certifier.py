@@ -20,7 +20,7 @@ from hybridmu.runtime.workers.context import Site
 from hybridmu.store.certificates import Certificates
 from hybridmu.store.keyring import Keyring
 from hybridmu.store.ledger.database import Database
-from hybridmu.store.ledger.purge_records import Passed
+from hybridmu.store.ledger.purge.purge_records import Passed
 from hybridmu.types import ForgetRequest, RequestState
 
 _EVIDENCE = TypeAdapter(ShardEvidence)

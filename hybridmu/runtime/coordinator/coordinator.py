@@ -110,9 +110,8 @@ class Coordinator:
         self.settings = settings
         self.site = Site(settings)
         take(self.site.storage, settings)  # before the ledger, which may lie in it, is made
-        database = Database.open(
-            settings.database, create=True, modes=self.site.storage.modes
-        )  # it may be here to train
+        # Made where there is none: it may be here to train.
+        database = Database.open(settings.database, create=True, modes=self.site.storage.modes)
         self.ledger, self.registry, self.replicas = database.ledger, database.registry, database.replicas
         self.lease, self.measurements, self.controls = database.lease, database.measurements, database.controls
         self._journal = database.journal(self.site.storage)

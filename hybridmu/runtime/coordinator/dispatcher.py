@@ -12,7 +12,7 @@ from hybridmu.runtime.workers.executor import Executor, failure
 from hybridmu.runtime.workers.isolation import apart
 from hybridmu.store.dataset.lake import Lake
 from hybridmu.store.dataset.layout import MANIFEST, SPLITS
-from hybridmu.store.ledger.journal import Journal
+from hybridmu.store.ledger.journal.journal import Journal
 from hybridmu.store.ledger.progress import Progress
 from hybridmu.types import KeyKind, ShardFailure, ShardJob, Tombstone
 

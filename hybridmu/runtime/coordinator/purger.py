@@ -34,7 +34,7 @@ from hybridmu.store.ledger.database import Database
 from hybridmu.store.ledger.file_recorder import Recorder
 from hybridmu.store.ledger.file_seals import Change
 from hybridmu.store.ledger.operator_controls import Hold
-from hybridmu.store.ledger.purge_records import Purgeable
+from hybridmu.store.ledger.purge.purge_records import Purgeable
 from hybridmu.types import (
     ForeseenOutcome,
     JobResult,

@@ -14,7 +14,7 @@ from hybridmu.runtime.coordinator.removal_planner import RemovalPlanner
 from hybridmu.runtime.coordinator.rounds import Round, new_id
 from hybridmu.runtime.workers.isolation import apart
 from hybridmu.store.ledger.database import Database
-from hybridmu.store.ledger.journal import Journal
+from hybridmu.store.ledger.journal.journal import Journal
 from hybridmu.types import ForgetRequest, RequestState, SubModel
 from hybridmu.user_code import told
 

@@ -20,7 +20,7 @@ from hybridmu.store.dataset.lake import Lake
 from hybridmu.store.dataset.waiting_rows import waiting_pairs
 from hybridmu.store.keyring import Keyring
 from hybridmu.store.ledger.database import Database
-from hybridmu.store.ledger.engine import database_url
+from hybridmu.store.ledger.engine.opening import database_url
 from hybridmu.store.ledger.forwards import Parcel
 from hybridmu.store.ledger.idempotency import RepeatKey, seal
 from hybridmu.store.ledger.linked_systems import Link

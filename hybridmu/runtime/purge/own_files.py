@@ -15,9 +15,9 @@ from typing import Any
 from hybridmu.errors import CorruptBlobError
 from hybridmu.store.dataset.layout import LAYOUT, MANIFEST, Manifest
 from hybridmu.store.ledger import tables as t
-from hybridmu.store.ledger.free_text import FREE, is_declared
-from hybridmu.store.ledger.journal_files import ENTRY, ENTRY_MEMBERS, MEMBERS, SEALS, STATE
-from hybridmu.store.ledger.journal_replay import TABLES
+from hybridmu.store.ledger.journal.journal_files import ENTRY, ENTRY_MEMBERS, MEMBERS, SEALS, STATE
+from hybridmu.store.ledger.journal.journal_replay import TABLES
+from hybridmu.store.ledger.purge.free_text import FREE, is_declared
 from hybridmu.store.ownership import MARKER
 from hybridmu.store.storage.sealed_json import unsealed
 

@@ -14,17 +14,17 @@ from sqlalchemy.engine import Connection, Engine
 
 from hybridmu.errors import StateError
 from hybridmu.store.ledger import tables as t
-from hybridmu.store.ledger.database_errors import refuse_damaged
-from hybridmu.store.ledger.journal import Journal
-from hybridmu.store.ledger.journal_files import STATE
-from hybridmu.store.ledger.transactions import reader
+from hybridmu.store.ledger.engine.database_errors import refuse_damaged
+from hybridmu.store.ledger.engine.transactions import reader
+from hybridmu.store.ledger.journal.journal import Journal
+from hybridmu.store.ledger.journal.journal_files import STATE
 
 
 def check_soundness(engine: Engine, journal: Journal) -> None:
     """Refuse a ledger whose content was changed by something else than this program.
 
     Args:
-        engine: From `engine.connect`.
+        engine: From `opening.connect`.
         journal: The same system's.
 
     Raises:

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
 from hybridmu.store.ledger import tables as t
-from hybridmu.store.ledger.transactions import reader
+from hybridmu.store.ledger.engine.transactions import reader
 
 _BYTES = 32
 # That somebody was seen is written this many times within the time after which a session ends unseen.
@@ -25,7 +25,7 @@ class ConsoleSessions:
     """Begins, finds and ends sessions.
 
     Args:
-        engine: From `engine.connect`.
+        engine: From `opening.connect`.
         seconds: How long a session lasts.
         idle_seconds: It ends earlier when nobody is seen for so long.
         clock: Seconds since the epoch.

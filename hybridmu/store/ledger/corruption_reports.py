@@ -5,8 +5,8 @@ from __future__ import annotations
 from sqlalchemy.engine import Engine
 
 from hybridmu.store.ledger import tables as t
+from hybridmu.store.ledger.engine.transactions import reader
 from hybridmu.store.ledger.lease import fence
-from hybridmu.store.ledger.transactions import reader
 
 _PREFIX = "damaged/"
 
@@ -15,7 +15,7 @@ class Damages:
     """Reports of damage, at most one per shard.
 
     Args:
-        engine: From `engine.connect`.
+        engine: From `opening.connect`.
     """
 
     def __init__(self, engine: Engine) -> None:

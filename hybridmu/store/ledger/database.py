@@ -10,14 +10,13 @@ from sqlalchemy.engine import Engine
 from hybridmu.store.keyring import Keyring
 from hybridmu.store.ledger.console_sessions import ConsoleSessions
 from hybridmu.store.ledger.corruption_reports import Damages
-from hybridmu.store.ledger.database_scrub import clean
-from hybridmu.store.ledger.decommission_record import DecommissionRecord
-from hybridmu.store.ledger.engine import connect
+from hybridmu.store.ledger.engine.opening import connect
+from hybridmu.store.ledger.engine.sqlite import files_beside
 from hybridmu.store.ledger.file_seals import Seals
 from hybridmu.store.ledger.forwards import Forwards
 from hybridmu.store.ledger.health import Vitals, read_vitals
 from hybridmu.store.ledger.ingestions import Ingestions
-from hybridmu.store.ledger.journal import Journal
+from hybridmu.store.ledger.journal.journal import Journal
 from hybridmu.store.ledger.lease import Lease
 from hybridmu.store.ledger.ledger import Ledger
 from hybridmu.store.ledger.ledger_identity import Identity
@@ -25,12 +24,13 @@ from hybridmu.store.ledger.linked_systems import Links
 from hybridmu.store.ledger.measurements import Measurements
 from hybridmu.store.ledger.operator_controls import Controls
 from hybridmu.store.ledger.progress import Progress
-from hybridmu.store.ledger.purge_evidence import PurgeEvidence
-from hybridmu.store.ledger.purge_records import Deletions
+from hybridmu.store.ledger.purge.database_scrub import clean
+from hybridmu.store.ledger.purge.decommission_record import DecommissionRecord
+from hybridmu.store.ledger.purge.purge_evidence import PurgeEvidence
+from hybridmu.store.ledger.purge.purge_records import Deletions
 from hybridmu.store.ledger.registry import Registry
 from hybridmu.store.ledger.replicas import Replicas
 from hybridmu.store.ledger.request_pages import RequestPages
-from hybridmu.store.ledger.sqlite import files_beside
 from hybridmu.store.ledger.suppression_list import Guard
 from hybridmu.store.ledger.tokens import Tokens
 from hybridmu.store.storage.file_modes import PRIVATE, Modes
@@ -41,7 +41,7 @@ class Database:
     """The stores of one ledger. Outside this room it stands for the database; nobody else speaks SQL.
 
     Args:
-        engine: From `engine.connect`; see `open`.
+        engine: From `opening.connect`; see `open`.
 
     Attributes:
         engine: For functions of this room.
@@ -88,7 +88,7 @@ class Database:
 
     @classmethod
     def open(cls, url: str, *, create: bool = False, modes: Modes = PRIVATE) -> Database:
-        """Return the database at a URL; arguments and errors as those of `engine.connect`."""
+        """Return the database at a URL; arguments and errors as those of `opening.connect`."""
         return cls(connect(url, create=create, modes=modes))
 
     def guard(self, keyring: Keyring) -> Guard:

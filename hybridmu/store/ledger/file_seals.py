@@ -17,8 +17,8 @@ from sqlalchemy.engine import Connection, Engine
 
 from hybridmu.store.dataset.layout import INCOMING
 from hybridmu.store.ledger import tables as t
+from hybridmu.store.ledger.engine.transactions import parts, reader, transaction
 from hybridmu.store.ledger.lease import fence
-from hybridmu.store.ledger.transactions import parts, reader, transaction
 
 _IS_COPY = t.seals.c.name.startswith(f"{INCOMING}/")
 _CHANGES = "changes"
@@ -29,7 +29,7 @@ class Seals:
     """The seals of one system's lake.
 
     Args:
-        engine: From `engine.connect`.
+        engine: From `opening.connect`.
     """
 
     def __init__(self, engine: Engine) -> None:

@@ -16,9 +16,9 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine, Row
 
 from hybridmu.store.ledger import tables as t
+from hybridmu.store.ledger.engine.transactions import parts, reader, transaction
 from hybridmu.store.ledger.obfuscation import mask, unmask
 from hybridmu.store.ledger.request_rows import BEGUN, begin_earlier, taken_up
-from hybridmu.store.ledger.transactions import parts, reader, transaction
 from hybridmu.types import ForwardState, NamedKey, RequestState, StrategyChoice
 
 
@@ -66,7 +66,7 @@ class Forwards:
     """Forwards of one model.
 
     Args:
-        engine: From `engine.connect`.
+        engine: From `opening.connect`.
     """
 
     def __init__(self, engine: Engine) -> None:

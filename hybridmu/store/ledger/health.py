@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
 from hybridmu.store.ledger import tables as t
-from hybridmu.store.ledger.transactions import reader
+from hybridmu.store.ledger.engine.transactions import reader
 from hybridmu.types import RequestState
 
 _UNSERVED = (RequestState.RECEIVED, RequestState.PLANNED, RequestState.APPLIED)
@@ -62,7 +62,7 @@ def read_vitals(engine: Engine) -> Vitals:
     """Return how the system is doing now; one transaction of aggregates.
 
     Args:
-        engine: From `engine.connect`.
+        engine: From `opening.connect`.
     """
     asked, now = t.requests.c, time.time()
     unpurged = asked.state.in_([*_UNSERVED, RequestState.SERVED, RequestState.FAILED])

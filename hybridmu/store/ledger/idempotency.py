@@ -17,7 +17,7 @@ from sqlalchemy.engine import Connection
 
 from hybridmu.errors import ConflictError, RequestError, StateError
 from hybridmu.store.ledger import tables as t
-from hybridmu.store.ledger.transactions import parts
+from hybridmu.store.ledger.engine.transactions import parts
 
 _LONGEST = 200
 _HMAC, _NUMBER = 32, 4  # bytes: what is kept of a call is an HMAC and two numbers, then the numbers alone

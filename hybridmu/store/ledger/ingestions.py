@@ -12,10 +12,10 @@ from sqlalchemy.engine import Connection, Engine, Row
 from hybridmu.errors import StateError
 from hybridmu.store.dataset.layout import Generation, incoming_file
 from hybridmu.store.ledger import tables as t
+from hybridmu.store.ledger.engine.transactions import reader, transaction
 from hybridmu.store.ledger.file_seals import confirm, drop_copies, record_copy
 from hybridmu.store.ledger.idempotency import RepeatKey, remember, repeated
 from hybridmu.store.ledger.lease import fence
-from hybridmu.store.ledger.transactions import reader, transaction
 from hybridmu.types import Ingestion, IngestState, RequestState
 
 
@@ -23,7 +23,7 @@ class Ingestions:
     """New data of one system.
 
     Args:
-        engine: From `engine.connect`.
+        engine: From `opening.connect`.
     """
 
     def __init__(self, engine: Engine) -> None:

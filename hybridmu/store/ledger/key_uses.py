@@ -16,9 +16,9 @@ from hybridmu.errors import CorruptBlobError
 from hybridmu.store.certificates import Certificates
 from hybridmu.store.keyring import KeyName, Uses
 from hybridmu.store.ledger import tables as t
+from hybridmu.store.ledger.engine.transactions import reader
 from hybridmu.store.ledger.idempotency import remembered_by
-from hybridmu.store.ledger.journal_files import guard_keys_in
-from hybridmu.store.ledger.transactions import reader
+from hybridmu.store.ledger.journal.journal_files import guard_keys_in
 from hybridmu.store.storage.storage import Storage
 
 # Nothing of these is ever written without the guard key; most of them name none.

@@ -9,7 +9,7 @@ from sqlalchemy.engine import Connection, Engine
 
 from hybridmu.errors import LeaseLostError
 from hybridmu.store.ledger import tables as t
-from hybridmu.store.ledger.transactions import reader, transaction
+from hybridmu.store.ledger.engine.transactions import reader, transaction
 
 _COORDINATOR = "coordinator"
 
@@ -22,7 +22,7 @@ class Lease:
     keep the next one out: no lease is believed to last longer than it was asked for.
 
     Args:
-        engine: From `engine.connect`.
+        engine: From `opening.connect`.
     """
 
     def __init__(self, engine: Engine) -> None:

@@ -22,11 +22,11 @@ from hybridmu.store.ledger import tables as t
 from hybridmu.store.ledger.accept.accept import Call, Limits, being_forgotten, commit, known_macs
 from hybridmu.store.ledger.accept.reliance import hasten, relied_on, take_up
 from hybridmu.store.ledger.accept.withdrawal import take_back
+from hybridmu.store.ledger.engine.transactions import parts, reader, transaction
 from hybridmu.store.ledger.idempotency import RepeatKey, remember, repeated
 from hybridmu.store.ledger.ingestions import stamp
 from hybridmu.store.ledger.request_rows import to_request
 from hybridmu.store.ledger.tombstones import Assessment, assess_keys, by_key, to_tombstone
-from hybridmu.store.ledger.transactions import parts, reader, transaction
 from hybridmu.store.ledger.watermarks import revoked_rows
 from hybridmu.types import (
     ForgetRequest,
@@ -44,7 +44,7 @@ class Ledger:
     """Requests and tombstones.
 
     Args:
-        engine: From `engine.connect`.
+        engine: From `opening.connect`.
     """
 
     def __init__(self, engine: Engine) -> None:

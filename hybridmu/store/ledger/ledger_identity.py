@@ -11,8 +11,8 @@ from sqlalchemy.engine import Connection, Engine
 
 from hybridmu.errors import StateError, StorageMismatchError
 from hybridmu.store.ledger import tables as t
-from hybridmu.store.ledger.database_errors import refuse_damaged
-from hybridmu.store.ledger.transactions import reader
+from hybridmu.store.ledger.engine.database_errors import refuse_damaged
+from hybridmu.store.ledger.engine.transactions import reader
 
 DECOMMISSIONED = "decommissioned"  # its entry among the ledger's facts
 
@@ -21,7 +21,7 @@ class Identity:
     """The configuration and the system that a ledger belongs to.
 
     Args:
-        engine: From `engine.connect`.
+        engine: From `opening.connect`.
     """
 
     def __init__(self, engine: Engine) -> None:

@@ -12,9 +12,9 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine, Row
 
 from hybridmu.store.ledger import tables as t
+from hybridmu.store.ledger.engine.transactions import reader, transaction
 from hybridmu.store.ledger.forwards import clear_outbox
 from hybridmu.store.ledger.request_rows import BEGUN
-from hybridmu.store.ledger.transactions import reader, transaction
 from hybridmu.types import ForwardState, KeyKind, NamedKey
 
 _PREDECESSOR = "predecessor"
@@ -45,7 +45,7 @@ class Links:
     """Linked models of one model.
 
     Args:
-        engine: From `engine.connect`.
+        engine: From `opening.connect`.
     """
 
     def __init__(self, engine: Engine) -> None:

@@ -14,8 +14,8 @@ from sqlalchemy.engine import Connection, Engine, Row
 
 from hybridmu.core.calibration.fit import fit, usable
 from hybridmu.store.ledger import tables as t
+from hybridmu.store.ledger.engine.transactions import parts, reader, transaction
 from hybridmu.store.ledger.lease import fence
-from hybridmu.store.ledger.transactions import parts, reader, transaction
 from hybridmu.types import (
     Calibration,
     CalibrationCell,
@@ -35,7 +35,7 @@ class Measurements:
     """Costs, calibration, and plan against actual.
 
     Args:
-        engine: From `engine.connect`.
+        engine: From `opening.connect`.
     """
 
     def __init__(self, engine: Engine) -> None:

@@ -11,7 +11,7 @@ from sqlalchemy.engine import Engine
 
 from hybridmu.errors import StateError
 from hybridmu.store.ledger import tables as t
-from hybridmu.store.ledger.transactions import reader
+from hybridmu.store.ledger.engine.transactions import reader
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Controls:
     """Pause and holds, kept in the ledger.
 
     Args:
-        engine: From `engine.connect`.
+        engine: From `opening.connect`.
     """
 
     def __init__(self, engine: Engine) -> None:

@@ -10,10 +10,10 @@ from sqlalchemy.engine import Engine
 
 from hybridmu.store.ledger import tables as t
 from hybridmu.store.ledger.accept.reliance import WAITING
+from hybridmu.store.ledger.engine.transactions import parts, reader, transaction
 from hybridmu.store.ledger.lease import fence
 from hybridmu.store.ledger.request_rows import begin_earlier, set_values, taken_up
 from hybridmu.store.ledger.tombstones import to_tombstone
-from hybridmu.store.ledger.transactions import parts, reader, transaction
 from hybridmu.types import RequestState, Tombstone
 
 
@@ -21,7 +21,7 @@ class Progress:
     """The coordinator's marks on requests.
 
     Args:
-        engine: From `engine.connect`.
+        engine: From `opening.connect`.
     """
 
     def __init__(self, engine: Engine) -> None:

@@ -16,10 +16,10 @@ from sqlalchemy.engine import Connection, Engine, Row
 
 from hybridmu.errors import StateError
 from hybridmu.store.ledger import tables as t
-from hybridmu.store.ledger.database_errors import refuse_damaged
+from hybridmu.store.ledger.engine.database_errors import refuse_damaged
+from hybridmu.store.ledger.engine.transactions import parts, reader, transaction
 from hybridmu.store.ledger.lease import fence
 from hybridmu.store.ledger.measurements import record_costs, record_outcomes
-from hybridmu.store.ledger.transactions import parts, reader, transaction
 from hybridmu.types import ModelVersion, PastSubModel, RequestState, ShardOutcome, ShardPlan, SliceRecord, SubModel
 
 
@@ -27,7 +27,7 @@ class Registry:
     """Versions and which one is served.
 
     Args:
-        engine: From `engine.connect`.
+        engine: From `opening.connect`.
     """
 
     def __init__(self, engine: Engine) -> None:

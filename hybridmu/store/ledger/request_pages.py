@@ -11,8 +11,8 @@ from sqlalchemy.engine import Connection, Engine, Row
 
 from hybridmu.errors import RequestError
 from hybridmu.store.ledger import tables as t
+from hybridmu.store.ledger.engine.transactions import reader
 from hybridmu.store.ledger.request_rows import to_request
-from hybridmu.store.ledger.transactions import reader
 from hybridmu.types import ForgetRequest, RequestState
 
 MOST = 1000
@@ -35,7 +35,7 @@ class RequestPages:
     """Requests as lists show them; the cost of a page does not grow with the ledger.
 
     Args:
-        engine: From `engine.connect`.
+        engine: From `opening.connect`.
     """
 
     def __init__(self, engine: Engine) -> None:

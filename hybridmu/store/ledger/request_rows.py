@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
 from hybridmu.store.ledger import tables as t
-from hybridmu.store.ledger.transactions import parts
+from hybridmu.store.ledger.engine.transactions import parts
 from hybridmu.types import ForgetRequest, RequestState
 
 # What was asked here can be cancelled until it is begun; what another model passed on can't be.

@@ -24,9 +24,9 @@ from hybridmu.store.dataset.lake import Lake
 from hybridmu.store.dataset.layout import SPLITS, digest_column, stored_name
 from hybridmu.store.keyring import Keyring, Uses
 from hybridmu.store.ledger import tables as t
+from hybridmu.store.ledger.engine.transactions import parts, reader
 from hybridmu.store.ledger.idempotency import remembered_by
 from hybridmu.store.ledger.key_uses import guard_uses
-from hybridmu.store.ledger.transactions import parts, reader
 from hybridmu.store.storage.parquet import read_parquet
 from hybridmu.store.storage.storage import Storage
 from hybridmu.types import KeyKind, NamedKey, RequestState
@@ -45,7 +45,7 @@ class Guard:
     """Forgotten ids and groups.
 
     Args:
-        engine: From `engine.connect`.
+        engine: From `opening.connect`.
         keyring: Holds the keys that made the HMACs.
     """
 

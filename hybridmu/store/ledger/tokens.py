@@ -13,7 +13,7 @@ from hybridmu.core import token_scopes
 from hybridmu.core.token_scopes import Token
 from hybridmu.errors import RequestError, StateError
 from hybridmu.store.ledger import tables as t
-from hybridmu.store.ledger.transactions import reader
+from hybridmu.store.ledger.engine.transactions import reader
 from hybridmu.types.text import is_plain
 
 _MAX_CALLER = 80
@@ -24,7 +24,7 @@ class Tokens:
     """Makes, lists and revokes tokens.
 
     Args:
-        engine: From `engine.connect`.
+        engine: From `opening.connect`.
     """
 
     def __init__(self, engine: Engine) -> None:

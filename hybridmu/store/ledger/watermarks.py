@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from hybridmu.store.ledger import tables as t
-from hybridmu.store.ledger.transactions import parts
+from hybridmu.store.ledger.engine.transactions import parts
 
 
 def newest() -> sa.Subquery:

@@ -23,11 +23,11 @@ from hybridmu.store.ledger.accept.reliance import (
     waits_for,
 )
 from hybridmu.store.ledger.accept.withdrawal import claim
+from hybridmu.store.ledger.engine.transactions import parts
 from hybridmu.store.ledger.forwards import file_forwards
 from hybridmu.store.ledger.ingestions import insert
 from hybridmu.store.ledger.linked_systems import live_systems
 from hybridmu.store.ledger.tombstones import Assessment, bury
-from hybridmu.store.ledger.transactions import parts
 from hybridmu.types import Ingestion, NamedKey, Origin, RequestState, ResolvedKey, StrategyChoice
 
 _NOT_HERE = "it has no row here"

@@ -15,10 +15,10 @@ from sqlalchemy.engine import Connection, Row
 
 from hybridmu.core.strategies import asks_exact
 from hybridmu.store.ledger import tables as t
+from hybridmu.store.ledger.engine.transactions import parts
 from hybridmu.store.ledger.forwards import tell_again
 from hybridmu.store.ledger.request_rows import taken_up, to_request
 from hybridmu.store.ledger.tombstones import Assessment
-from hybridmu.store.ledger.transactions import parts
 from hybridmu.types import ForgetRequest, Origin, RequestState, ResolvedKey, StrategyChoice, Tombstone
 
 WAITING = (RequestState.RECEIVED, RequestState.PLANNED)

@@ -16,12 +16,12 @@ from sqlalchemy.engine import Connection, Row
 
 from hybridmu.store.ledger import tables as t
 from hybridmu.store.ledger.accept.reliance import Requests, holders, rely_on, waits_for
+from hybridmu.store.ledger.engine.transactions import parts
 from hybridmu.store.ledger.forwards import withdraw_forwards
 from hybridmu.store.ledger.ingestions import withdraw
 from hybridmu.store.ledger.obfuscation import mask, unmask
 from hybridmu.store.ledger.request_rows import begin_earlier
 from hybridmu.store.ledger.tombstones import assess_keys, bury
-from hybridmu.store.ledger.transactions import parts
 from hybridmu.types import RequestState, ResolvedKey, RowKey
 
 

@@ -15,9 +15,9 @@ from sqlalchemy.engine import URL, Connection, Engine
 
 from hybridmu.config.addresses import SQLITE
 from hybridmu.errors import ConfigError, DatabaseError
-from hybridmu.store.ledger.database_errors import refuse_damaged, untrained
+from hybridmu.store.ledger.engine.database_errors import refuse_damaged, untrained
+from hybridmu.store.ledger.engine.transactions import BUSY_SECONDS, is_reader
 from hybridmu.store.ledger.tables import metadata
-from hybridmu.store.ledger.transactions import BUSY_SECONDS, is_reader
 from hybridmu.store.storage.durable_files import make_folder
 from hybridmu.store.storage.file_modes import Modes
 from hybridmu.store.storage.file_modes import create as create_file

@@ -32,7 +32,7 @@ def transaction(engine: Engine, name: str) -> Iterator[Connection]:
     """Begin a write transaction that is a fault point before and after its commit.
 
     Args:
-        engine: From `engine.connect`.
+        engine: From `opening.connect`.
         name: One of `faults.TRANSACTIONS`.
 
     Yields:

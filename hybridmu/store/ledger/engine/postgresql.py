@@ -7,7 +7,7 @@ from sqlalchemy import event
 from sqlalchemy.engine import URL, Connection, Engine
 
 from hybridmu.errors import ConfigError
-from hybridmu.store.ledger.transactions import BUSY_SECONDS, is_reader
+from hybridmu.store.ledger.engine.transactions import BUSY_SECONDS, is_reader
 
 # A writer that hangs between two statements is ended before any that waits for it gives up.
 _HUNG_SECONDS = 20

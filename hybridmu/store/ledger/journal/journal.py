@@ -16,10 +16,11 @@ from sqlalchemy.engine import Connection, Engine
 from hybridmu.errors import StateError
 from hybridmu.store.certificates import Certificates
 from hybridmu.store.ledger import tables as t
+from hybridmu.store.ledger.engine.transactions import parts, reader
 from hybridmu.store.ledger.file_seals import Seals, changes
 from hybridmu.store.ledger.idempotency import corrections, spent
-from hybridmu.store.ledger.journal_files import SEALS, STATE, Document, JournalFiles, named
-from hybridmu.store.ledger.journal_replay import (
+from hybridmu.store.ledger.journal.journal_files import SEALS, STATE, Document, JournalFiles, named
+from hybridmu.store.ledger.journal.journal_replay import (
     TABLES,
     keyed,
     last_number,
@@ -31,8 +32,7 @@ from hybridmu.store.ledger.journal_replay import (
     typed,
 )
 from hybridmu.store.ledger.ledger_identity import decommissioned
-from hybridmu.store.ledger.purge_records import certificate_numbers
-from hybridmu.store.ledger.transactions import parts, reader
+from hybridmu.store.ledger.purge.purge_records import certificate_numbers
 from hybridmu.store.storage.storage import Storage
 from hybridmu.types import RequestState
 

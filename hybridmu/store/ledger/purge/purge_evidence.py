@@ -9,9 +9,9 @@ from sqlalchemy.engine import Engine
 
 from hybridmu.core.proof.certificate import RevokedKey
 from hybridmu.store.ledger import tables as t
+from hybridmu.store.ledger.engine.transactions import parts, reader, transaction
 from hybridmu.store.ledger.lease import fence
 from hybridmu.store.ledger.obfuscation import mask, unmask
-from hybridmu.store.ledger.transactions import parts, reader, transaction
 from hybridmu.store.ledger.watermarks import newest
 from hybridmu.types import Proof, RequestNeed, RequestState
 from hybridmu.types.surveys import Survey
@@ -21,7 +21,7 @@ class PurgeEvidence:
     """What certificates will show of requests, and what their purges remove.
 
     Args:
-        engine: From `engine.connect`.
+        engine: From `opening.connect`.
     """
 
     def __init__(self, engine: Engine) -> None:

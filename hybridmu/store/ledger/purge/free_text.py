@@ -16,7 +16,7 @@ from sqlalchemy.engine import Connection, Engine
 
 from hybridmu.core.proof.byte_search import Needles
 from hybridmu.store.ledger import tables as t
-from hybridmu.store.ledger.transactions import reader
+from hybridmu.store.ledger.engine.transactions import reader
 
 
 def _names(columns: Iterable[sa.Column[object]]) -> frozenset[tuple[str, str]]:
@@ -83,7 +83,7 @@ def redact(engine: Engine, needles: Needles, beat: Callable[[], None]) -> int:
     """Take what must not be found any more out of what people wrote.
 
     Args:
-        engine: From `engine.connect`.
+        engine: From `opening.connect`.
         needles: What is searched for.
         beat: Called between pieces of work.
 

@@ -14,13 +14,13 @@ from sqlalchemy.engine import Connection, Engine
 from hybridmu.core.proof.document import moment
 from hybridmu.store.ledger import tables as t
 from hybridmu.store.ledger.accept.reliance import relied_on
+from hybridmu.store.ledger.engine.transactions import parts, reader, transaction
 from hybridmu.store.ledger.forwards import undelivered
 from hybridmu.store.ledger.idempotency import forget_payloads
 from hybridmu.store.ledger.lease import fence
 from hybridmu.store.ledger.operator_controls import Hold
-from hybridmu.store.ledger.purge_evidence import lost_needs
+from hybridmu.store.ledger.purge.purge_evidence import lost_needs
 from hybridmu.store.ledger.tombstones import to_tombstone
-from hybridmu.store.ledger.transactions import parts, reader, transaction
 from hybridmu.store.ledger.watermarks import newest
 from hybridmu.types import RequestState, Tombstone
 from hybridmu.types.surveys import Key
@@ -70,7 +70,7 @@ class Deletions:
     """Purges, as the ledger sees them.
 
     Args:
-        engine: From `engine.connect`.
+        engine: From `opening.connect`.
     """
 
     def __init__(self, engine: Engine) -> None:

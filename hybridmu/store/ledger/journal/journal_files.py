@@ -16,7 +16,7 @@ from sqlalchemy.engine import Engine
 
 from hybridmu.errors import CorruptBlobError, StateError
 from hybridmu.store.ledger import tables as t
-from hybridmu.store.ledger.transactions import reader
+from hybridmu.store.ledger.engine.transactions import reader
 from hybridmu.store.storage.sealed_json import sealed, unsealed
 from hybridmu.store.storage.storage import Storage
 

@@ -11,10 +11,10 @@ from sqlalchemy.engine import URL, Engine, make_url
 from hybridmu.config.addresses import sqlite_path
 from hybridmu.errors import ConfigError, StateError
 from hybridmu.store.ledger import migrations
-from hybridmu.store.ledger.database_errors import translate, untrained
-from hybridmu.store.ledger.postgresql import postgresql_engine
-from hybridmu.store.ledger.sqlite import compare_tables, sqlite_engine
-from hybridmu.store.ledger.transactions import reader
+from hybridmu.store.ledger.engine.database_errors import translate, untrained
+from hybridmu.store.ledger.engine.postgresql import postgresql_engine
+from hybridmu.store.ledger.engine.sqlite import compare_tables, sqlite_engine
+from hybridmu.store.ledger.engine.transactions import reader
 from hybridmu.store.storage.file_modes import PRIVATE, Modes
 
 

@@ -10,9 +10,9 @@ from sqlalchemy.engine import Connection, Engine
 
 from hybridmu.errors import StateError
 from hybridmu.store.ledger import tables as t
+from hybridmu.store.ledger.engine.transactions import reader
 from hybridmu.store.ledger.lease import fence
 from hybridmu.store.ledger.ledger_identity import DECOMMISSIONED, decommissioned
-from hybridmu.store.ledger.transactions import reader
 from hybridmu.types import ForwardState, IngestState, RequestState
 
 _EMPTIED = (
@@ -25,7 +25,7 @@ class DecommissionRecord:
     """What the ledger says of the end of its system; requests, guard entries and their log stay.
 
     Args:
-        engine: From `engine.connect`.
+        engine: From `opening.connect`.
     """
 
     def __init__(self, engine: Engine) -> None:

@@ -1,7 +1,7 @@
 """Cleaning the database after a purge: what deleted values may still lie in is rewritten, then it is searched.
 
 Digests and raw ids must stand in no row data. What people wrote is rewritten without them; names that an operator
-declared and words of our own may be the same as an id, and tell of no row (`store/ledger/free_text.py`).
+declared and words of our own may be the same as an id, and tell of no row (`store/ledger/purge/free_text.py`).
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from hybridmu.core.proof.byte_search import DIGEST_BYTES, Needles, spelled
 from hybridmu.errors import PurgeError
 from hybridmu.faults import reach
 from hybridmu.store.ledger import tables as t
-from hybridmu.store.ledger.free_text import LIBRARIES, is_declared, is_ours, redact
-from hybridmu.store.ledger.transactions import reader
+from hybridmu.store.ledger.engine.transactions import reader
+from hybridmu.store.ledger.purge.free_text import LIBRARIES, is_declared, is_ours, redact
 
 # How long others are waited for; it must end well before the coordinator's lease does.
 _BUSY_MILLISECONDS = 4000
@@ -37,7 +37,7 @@ def clean(engine: Engine, needles: Collection[bytes], beat: Beat) -> dict[str, i
     values are always written anew: its files are the server's own, and can't be looked at from here.
 
     Args:
-        engine: From `engine.connect`.
+        engine: From `opening.connect`.
         needles: Digests and telling raw ids of purged rows.
         beat: Called between pieces of work, to keep the coordinator's lease.
 

@@ -1,0 +1,1 @@
+"""Journal: the storage's own memory of the ledger."""
