@@ -1,4 +1,4 @@
-"""Registries of kinds: strategies, tasks, learners, feature sources and partitioners.
+"""Registries of kinds: strategies, tasks, learners and partitioners.
 
 A built-in kind is one file and one line below. The file is imported when the kind is first asked for, so that names can
 be checked by processes that never train. A kind of the operator's own comes from a module that `plugins` in the
@@ -92,7 +92,16 @@ STRATEGIES = Registry(
 # Exact, and possible on every shard whatever happened to it: what trains first, repairs, and stands in for the others.
 FALLBACK = STRATEGIES.default
 
+TASKS = Registry(
+    "task",
+    {
+        "mlp": "hybridmu.core.tasks.networks:Mlp",
+        "cnn": "hybridmu.core.tasks.networks:Cnn",
+        "linear": "hybridmu.core.tasks.networks:Linear",
+    },
+)
 LEARNERS = Registry("learner", {"sliced_sgd": "hybridmu.core.learners.sliced_sgd:SlicedSgd"})
+PARTITIONERS = Registry("partitioner", {"hashed": "hybridmu.core.partitioners.hashed:Hashed"})
 
 
 def choices() -> tuple[str, ...]:

@@ -31,6 +31,7 @@ from hybridmu.config.training import (
     ComputeSettings,
     LearnerSettings,
     OptimizerSettings,
+    PartitionerSettings,
     SisaSettings,
 )
 from hybridmu.errors import ConfigError
@@ -49,6 +50,7 @@ class Settings(Section):
     data: DataSettings
     task: TaskSettings = TaskSettings()
     learner: LearnerSettings = LearnerSettings()
+    partitioner: PartitionerSettings = PartitionerSettings()
     sisa: SisaSettings = SisaSettings()
     optimizer: OptimizerSettings = OptimizerSettings()
     compute: ComputeSettings = ComputeSettings()
@@ -218,13 +220,13 @@ class Settings(Section):
         left_out = {"train", "validation", "test"} if self.data.name else set()
         if not self.data.lists:  # a key that older storages don't know
             left_out |= {"lists"}
-        learner: dict[str, Any] = {}
-        if self.learner != LearnerSettings():  # likewise
-            learner = {"learner": self.learner.model_dump(mode="json")}
+        kinds = {"learner": self.learner, "partitioner": self.partitioner}
+        # Likewise: only one that is not the default is named.
+        others = {name: kind.model_dump(mode="json") for name, kind in kinds.items() if kind != type(kind)()}
         return {
             "data": self.data.model_dump(mode="json", exclude=left_out),
             "task": self.task.model_dump(mode="json"),
-            **learner,
+            **others,
             "sisa": self.sisa.model_dump(mode="json"),
             "optimizer": self.optimizer.model_dump(mode="json"),
             "compute": self.compute.model_dump(mode="json"),

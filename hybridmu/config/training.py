@@ -8,7 +8,7 @@ from pydantic import Field
 
 from hybridmu.config.one_of import OneOf
 from hybridmu.config.section import Section
-from hybridmu.kinds import LEARNERS
+from hybridmu.kinds import LEARNERS, PARTITIONERS
 
 
 class SisaSettings(Section):
@@ -37,6 +37,16 @@ class LearnerSettings(Section):
     """
 
     name: Annotated[str, OneOf(LEARNERS.names)] = LEARNERS.default
+
+
+class PartitionerSettings(Section):
+    """How rows are placed in shards and slices.
+
+    Attributes:
+        name: A registered partitioner.
+    """
+
+    name: Annotated[str, OneOf(PARTITIONERS.names)] = PARTITIONERS.default
 
 
 class OptimizerSettings(Section):

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from hybridmu.core.kernel.partition import Digests, place
+from hybridmu.core.kernel.partition import Digests
+from hybridmu.core.partitioners import Partitioner
 
 # A partition that leaves more slices empty than this in the mean leaves none empty once in twenty keys: not tried.
 _HOPELESS = 3.0
@@ -30,10 +31,11 @@ def empty_slices(rows: Sequence[Sequence[int]]) -> int:
     return sum(count == 0 for shard in rows for count in shard)
 
 
-def fitting(owners: Digests, shards: int, slices: int) -> tuple[int, int]:
+def fitting(partitioner: Partitioner, owners: Digests, shards: int, slices: int) -> tuple[int, int]:
     """Return the finest partition that leaves no slice empty, under the key of these digests.
 
     Args:
+        partitioner: Places the rows.
         owners: uint8 [n, 16], the groups of the rows, or their ids without groups; at least one, each once.
         shards: S, the most shards.
         slices: R, the most slices.
@@ -44,10 +46,12 @@ def fitting(owners: Digests, shards: int, slices: int) -> tuple[int, int]:
     pairs = [(s, r) for s in range(1, shards + 1) for r in range(1, slices + 1)]
     finest = sorted(pairs, key=lambda pair: (pair[0] * pair[1], pair[0]), reverse=True)
     return next(
-        (s, r) for s, r in finest if s * r * (1 - 1 / (s * r)) ** len(owners) <= _HOPELESS and _fills(owners, s, r)
+        (s, r)
+        for s, r in finest
+        if s * r * (1 - 1 / (s * r)) ** len(owners) <= _HOPELESS and _fills(partitioner, owners, s, r)
     )
 
 
-def _fills(owners: Digests, shards: int, slices: int) -> bool:
-    shard, slice_ = place(owners, shards, slices)
+def _fills(partitioner: Partitioner, owners: Digests, shards: int, slices: int) -> bool:
+    shard, slice_ = partitioner.place(owners, shards, slices)
     return len(np.unique(shard * slices + slice_ - 1)) == shards * slices

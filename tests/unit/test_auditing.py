@@ -18,6 +18,7 @@ from hybridmu.config import Settings
 from hybridmu.core.kernel.partition import digest
 from hybridmu.errors import RequestError, ShardFailedError, StateError, StrategyUnavailableError
 from hybridmu.report.audit_page import headline, lines, page, served
+from hybridmu.runtime.coordinator.removal_planner import approximate_of
 from hybridmu.store.storage.audit_scores import Audits
 from hybridmu.types import AuditOutcome
 from tests.support import make_table, rows_of, settings_dict
@@ -131,7 +132,7 @@ def test_every_figure_has_its_controls_and_a_sentence(system):
 
 def test_the_default_strategy_is_the_policys_update_and_auto_asks_the_planner(system):
     few = {**QUICK, "models": 3}
-    assert system.audit(**few)["shards"][0]["strategy"] == system.settings.policy.approximate[0]
+    assert system.audit(**few)["shards"][0]["strategy"] == approximate_of(system.settings)[0]
     auto = system.audit(strategy="auto", **few)
     assert auto["shards"][0]["strategy"] == "retrain"
     assert auto["shards"][0]["reasons"]

@@ -8,6 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hybridmu.core import partitioners
 from hybridmu.core.kernel.partition import digests, place
 from hybridmu.planning.partition_sizing import empty_slices, fitting
 
@@ -27,7 +28,7 @@ def counts(people, shards: int, slices: int) -> list[list[int]]:
 
 @given(st.integers(1, 60), st.integers(1, 8), st.integers(1, 8))
 def test_what_is_suggested_leaves_none_empty_and_is_the_finest_but_for_the_hopeless(people, shards, slices):
-    found = fitting(owners(people), shards, slices)
+    found = fitting(partitioners.get(), owners(people), shards, slices)
     assert found[0] <= shards
     assert found[1] <= slices
     assert empty_slices(counts(owners(people), *found)) == 0
@@ -38,11 +39,11 @@ def test_what_is_suggested_leaves_none_empty_and_is_the_finest_but_for_the_hopel
 
 
 def test_a_partition_that_is_full_is_what_is_suggested():
-    assert fitting(owners(500), 8, 5) == (8, 5)
+    assert fitting(partitioners.get(), owners(500), 8, 5) == (8, 5)
 
 
 def test_many_shards_and_few_people_are_decided_at_once():
-    assert np.prod(fitting(owners(3_000), 1_000, 20)) < 1_000
+    assert np.prod(fitting(partitioners.get(), owners(3_000), 1_000, 20)) < 1_000
 
 
 def partition(shards: int, slices: int) -> dict[str, object]:

@@ -9,39 +9,44 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from hybridmu.config import Settings
-from hybridmu.core import learners, strategies
+from hybridmu.core import learners, partitioners, strategies
+from hybridmu.core.kernel.partition import digests, place
 from hybridmu.core.proof.certificate_check import check, check_chain
 from hybridmu.core.strategies import Removal
 from hybridmu.errors import ConfigError
-from hybridmu.kinds import FALLBACK, LEARNERS, STRATEGIES, Registry, choices
+from hybridmu.kinds import FALLBACK, LEARNERS, PARTITIONERS, STRATEGIES, Registry, choices
 from hybridmu.server.schemas import Keys
 from hybridmu.store.keyring import Keyring
 from hybridmu.types import RequestState
 from tests.unit.purged import make_tables, world
 
 PLUGIN = "tests.unit.toys"
-TOYS = {"plugins": [PLUGIN], "learner": {"name": "class-means"}}
+TOYS = {"plugins": [PLUGIN], "learner": {"name": "class-means"}, "partitioner": {"name": "mirrored"}}
 
 
 @pytest.fixture
 def registries(monkeypatch):
     """Leave the registries as they were, so that no other test meets a toy."""
-    for registry in (STRATEGIES, LEARNERS):
+    for registry in (STRATEGIES, LEARNERS, PARTITIONERS):
         monkeypatch.setattr(registry, "_kinds", dict(registry._kinds))
     yield
     sys.modules.pop(PLUGIN, None)
 
 
 @pytest.mark.usefixtures("registries")
-def test_a_whole_life_with_a_strategy_and_a_learner_of_a_plugin(tmp_path):
+def test_a_whole_life_with_kinds_of_a_plugin(tmp_path):
     ids = make_tables(tmp_path, long_ids=True, groups=0)["train"]
     with world(tmp_path, policy={"verify_share": 1.0, "calibrate": False}, **TOYS) as w:
         assert_made_by_class_means(w)
+        assert {"learner", "partitioner"} <= w.system.site.lineage_static().keys()
         asked = [ids[3], ids[50]]
+        usual = place(digests(w.system.site.lake.key, "id", ids), 3, 1)[0]
+        assert w.places(ids) != {shard: [ids[n] for n in np.flatnonzero(usual == shard)] for shard in range(3)}
         shards = set(w.places(asked))
         updated = w.forget(asked, strategy="fade")
         made = {shard["shard"]: shard["strategy"] for shard in w.system.report(updated)["shards"]}
@@ -98,11 +103,12 @@ def test_a_worker_finds_what_a_plugin_registers(tmp_path):
 
 
 @pytest.mark.usefixtures("registries")
-def test_another_learner_is_another_storage_and_another_lineage(tmp_path):
+def test_other_kinds_are_another_storage(tmp_path):
     raw = {"data": {"train": "t.parquet"}, "storage_url": str(tmp_path / "storage")}
     usual, other = Settings.parse(raw), Settings.parse({**raw, **TOYS})
-    assert "learner" not in usual.identity(), "a key that older storages don't know"
-    assert other.identity() == {**usual.identity(), "learner": {"name": "class-means"}}
+    assert not {"learner", "partitioner"} & usual.identity().keys(), "older storages don't know them"
+    others = {name: TOYS[name] for name in ("learner", "partitioner")}
+    assert other.identity() == {**usual.identity(), **others}
 
 
 @pytest.mark.usefixtures("registries")
@@ -169,7 +175,7 @@ def test_every_strategy_says_what_the_planner_asks():
         assert list(strategy.steps) == sorted(strategy.steps)
     assert strategies.get(FALLBACK).exact
     assert strategies.calibrated() == ("dpus-newton", "dpus-optimised", "dpus")
-    assert learners.get().name == LEARNERS.default
+    assert (learners.get().name, partitioners.get().name) == (LEARNERS.default, PARTITIONERS.default)
 
 
 # Where it is the kind of a job, and the worker's method.

@@ -1,14 +1,16 @@
-"""A strategy and a learner of an operator's own, as a plugin registers them."""
+"""A strategy, a learner and a partitioner of an operator's own, as a plugin registers them."""
 
 from __future__ import annotations
 
 import torch
 from torch import nn
 
-from hybridmu.core import learners, strategies
+from hybridmu.core import learners, partitioners, strategies
 from hybridmu.core.kernel.model import SubModel, state_of
+from hybridmu.core.kernel.partition import place
 from hybridmu.core.learners import Fit, Fitted, Learner
 from hybridmu.core.learners.workload import count
+from hybridmu.core.partitioners import Partitioner
 from hybridmu.core.strategies import Context, Extent, Removal, Result, Work
 
 
@@ -62,5 +64,16 @@ class ClassMeans(Learner):
         return count(stats)
 
 
+class Mirrored(Partitioner):
+    """Places by the digest read backwards."""
+
+    name = "mirrored"
+
+    def place(self, owners, shards, slices):
+        """Return other places than the usual ones."""
+        return place(owners[:, ::-1].copy(), shards, slices)
+
+
 strategies.register(Fade)
 learners.register(ClassMeans)
+partitioners.register(Mirrored)

@@ -1,4 +1,4 @@
-"""Registry of tasks: built-in ones by name, others by import path."""
+"""Making of tasks: registered ones by name, others by import path."""
 
 from __future__ import annotations
 
@@ -9,21 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from hybridmu.core.tasks.base import Task
-from hybridmu.core.tasks.networks import Cnn, Linear, Mlp
 from hybridmu.errors import ConfigError
-from hybridmu.kinds import search_here
+from hybridmu.kinds import TASKS, search_here
 from hybridmu.user_code import contained, told
-
-_BUILTIN: dict[str, type] = {"mlp": Mlp, "cnn": Cnn, "linear": Linear}
 
 
 def is_own(name: str) -> bool:
     """Return whether a task is one of this package."""
-    return name in _BUILTIN
+    return TASKS.is_builtin(name)
 
 
 def make_task(name: str, options: Mapping[str, Any]) -> Task:
-    """Build a task by built-in name or import path `package.module:Class`.
+    """Build a task by registered name or import path `package.module:Class`.
 
     Args:
         name: The name or path.
@@ -35,7 +32,7 @@ def make_task(name: str, options: Mapping[str, Any]) -> Task:
     Raises:
         ConfigError: Unknown name, no such module or class, a class without a source file, or wrong options.
     """
-    factory = _BUILTIN.get(name) or _imported(name)
+    factory = TASKS.get(name) if name in TASKS.names() else _imported(name)
     try:
         with contained():
             task: Task = factory(**options)
@@ -71,7 +68,7 @@ def _imported(name: str) -> type:
     module, _, attribute = name.partition(":")
     if not attribute:
         raise ConfigError(
-            f"unknown task {name!r}", expected=f"one of {sorted(_BUILTIN)} or an import path package.module:Class"
+            f"unknown task {name!r}", expected=f"one of {sorted(TASKS.names())} or an import path package.module:Class"
         )
     if module == "__main__":
         _refuse_unsourced(name, {module})

@@ -11,11 +11,13 @@ from hybridmu.config import Settings
 from hybridmu.core import learners
 from hybridmu.core.kernel.model import SubModel
 from hybridmu.core.kernel.training import Recipe
+from hybridmu.core.learners import Learner
+from hybridmu.core.partitioners import Partitioner
 from hybridmu.core.proof.lineage import environment, head
 from hybridmu.core.strategies.requirements import unfit_updates
 from hybridmu.core.tasks.registry import make_task
 from hybridmu.errors import ConfigError
-from hybridmu.kinds import LEARNERS, import_plugins
+from hybridmu.kinds import LEARNERS, PARTITIONERS, import_plugins
 from hybridmu.store.dataset.feature_types import FeatureTypes
 from hybridmu.store.dataset.lake import Lake
 from hybridmu.store.storage.blobs import Blobs
@@ -45,7 +47,8 @@ class Site:
         self.task = make_task(settings.task.name, settings.task.options)
         self.learner = learners.get(settings.learner.name)
         # Of what is imported now, not of what lies on disk later.
-        self._code, self._learner_code = code_digest(self.task), code_digest(self.learner)
+        self._code = code_digest(self.task)
+        self._other_code = {name: code_digest(kind) for name, kind in self._others().items()}
 
     @property
     def device(self) -> str:
@@ -85,16 +88,20 @@ class Site:
             "standardize": settings.data.standardize,
             "shards": settings.sisa.shards,
             "partition": settings.identity()["partition_key"],
-            **self._other_learner(versions),
+            **{
+                name: {"name": kind.name, "code": code_digest(kind, versions) if versions else self._other_code[name]}
+                for name, kind in self._others().items()
+            },
         }
 
-    def _other_learner(self, versions: Mapping[str, str] | None) -> dict[str, object]:
-        """Return what tells a learner from the default one, whose code is the kernel's: an edited one begins anew."""
-        name = self.settings.learner.name
-        if name == LEARNERS.default:
-            return {}
-        code = code_digest(self.learner, versions) if versions else self._learner_code
-        return {"learner": {"name": name, "code": code}}
+    def _others(self) -> dict[str, Learner | Partitioner]:
+        """Return the kinds that are not the default ones, whose code is the kernel's; an edited one begins anew."""
+        others: dict[str, Learner | Partitioner] = {}
+        if self.learner.name != LEARNERS.default:
+            others["learner"] = self.learner
+        if self.lake.partitioner.name != PARTITIONERS.default:
+            others["partitioner"] = self.lake.partitioner
+        return others
 
     def head(self, shard: int, versions: Mapping[str, str] | None = None) -> str:
         """Return the hash of what shapes a shard's bits besides its rows, as this process would make them.

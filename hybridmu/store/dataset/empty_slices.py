@@ -23,7 +23,7 @@ def warnings_of(lake: Lake) -> list[str]:
     everyone = np.unique(np.concatenate([keys.owners[keys.slices <= first.slices] for keys in found]), axis=0)
     if not len(everyone):  # all are forgotten by now
         return []
-    shards, each = fitting(everyone, lake.shards, first.slices)
+    shards, each = fitting(lake.partitioner, everyone, lake.shards, first.slices)
     whose = f"values of data.group ({lake.settings.data.group})" if lake.settings.data.group else "ids"
     return [
         f"{empty} of {slices} slices have no row: {len(everyone)} {whose} are too few for {lake.shards} shards of "

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from hybridmu.core.kernel.partition import Digests, held_out, place
+from hybridmu.core.kernel.partition import Digests, held_out
 from hybridmu.core.kernel.rows import carries
 from hybridmu.errors import DataError
 from hybridmu.faults import reach
@@ -83,7 +83,7 @@ class Draft:
         self._splits += [name for name in names if name not in self._splits]
         for batch in batches:
             self._beat()
-            shard, slice_ = place(batch.places, self.lake.shards, self._slices)
+            shard, slice_ = self.lake.partitioner.place(batch.places, self.lake.shards, self._slices)
             table = batch.table.append_column("_slice", pa.array(slice_ + np.int32(self._first - 1)))
             aside = held_out(batch.places, fraction)
             for name in names:

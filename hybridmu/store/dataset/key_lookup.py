@@ -15,7 +15,7 @@ from hybridmu.core.kernel.partition import check_key, digest
 from hybridmu.errors import DataError
 from hybridmu.store.dataset.key_index import id_index
 from hybridmu.store.dataset.lake import Lake
-from hybridmu.store.dataset.layout import SPLITS, id_file, part_of, parts_of
+from hybridmu.store.dataset.layout import SPLITS, id_file, part_of
 from hybridmu.types import KeyKind, NamedKey, ResolvedKey, RowKey
 
 Mac = Callable[[KeyKind, object], tuple[str, bytes]]
@@ -142,7 +142,7 @@ class Lookup:
         computed = [pair for pair in asked if pair[0] == "group" or lake.manifest.group_type is None]
         if computed:
             joined = np.frombuffer(b"".join(key for _, key in computed), dtype=np.uint8).reshape(-1, 16)
-            shards = parts_of(joined, lake.shards)
+            shards = lake.partitioner.shards_of(joined, lake.shards)
             yield from zip(computed, shards.tolist(), strict=True)
         looked_up: dict[int, list[bytes]] = {}
         for kind, key in asked:

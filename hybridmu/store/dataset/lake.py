@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 import torch
 
 from hybridmu.config import Settings
+from hybridmu.core import partitioners
 from hybridmu.core.kernel.rows import Rows, carries
 from hybridmu.errors import StateError, StorageError
 from hybridmu.store.dataset.key_index import KeyColumns, joined, key_columns, stored_seal
@@ -67,6 +68,7 @@ class Lake:
         self.settings, self.storage = settings, storage
         self.shards = settings.sisa.shards
         self.key = settings.partition_key()
+        self.partitioner = partitioners.get(settings.partitioner.name)
         self._manifest: Manifest | None = None
         self._version = ""
         self._recorded: Recorded | None = None
