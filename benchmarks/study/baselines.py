@@ -12,6 +12,7 @@ from hybridmu.core.kernel.training import Recipe, batch_bounds, make_step
 from hybridmu.core.strategies import Context, Result, Strategy, register
 from hybridmu.core.strategies.dpus import fine_tune, subtract
 from hybridmu.task import Task
+from hybridmu.types import KeySet
 
 
 class BatchLog:
@@ -25,9 +26,7 @@ class BatchLog:
     def __init__(self) -> None:
         self.updates: dict[int, State] = {}
 
-    def replay(
-        self, model: SubModel, rows: Rows, keys: set[tuple[str, bytes]], recipe: Recipe, task: Task, shard: int
-    ) -> State:
+    def replay(self, model: SubModel, rows: Rows, keys: KeySet, recipe: Recipe, task: Task, shard: int) -> State:
         """Train a shard as it was trained, and log the batches that held one of `keys`.
 
         Args:

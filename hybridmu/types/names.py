@@ -1,4 +1,4 @@
-"""Names of strategies, errands and kinds of keys."""
+"""Names of strategies and kinds of keys."""
 
 from __future__ import annotations
 
@@ -6,7 +6,5 @@ from typing import Literal
 
 KeyKind = Literal["id", "group"]
 StrategyName = Literal["retrain", "rewind", "dpus", "dpus-optimised", "dpus-newton"]
-# Jobs that change no weights.
-Errand = Literal["calibrate", "audit", "prove", "foresee", "foresee-index", "purge", "purge-index", "look"]
 StrategyChoice = Literal["auto", "retrain", "rewind", "dpus", "dpus-optimised", "dpus-newton"]
 UPDATES: frozenset[str] = frozenset({"rewind", "dpus", "dpus-optimised", "dpus-newton"})  # done by updaters, not exact

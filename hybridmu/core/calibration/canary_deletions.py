@@ -22,7 +22,7 @@ from hybridmu.core.kernel.training import Recipe
 from hybridmu.core.strategies import dpus, newton, retrain
 from hybridmu.core.strategies.base import Context
 from hybridmu.errors import StrategyUnavailableError
-from hybridmu.types import CalibrationCell, CalibrationCurve, CanaryControls, StrategyName
+from hybridmu.types import CalibrationCell, CalibrationCurve, CanaryControls, KeySet, StrategyName
 
 # Where fine-tuning makes a step dear, a few are tried: in between the gap is nearly a straight line, but for small
 # steps on convolutional networks.
@@ -49,7 +49,8 @@ def pick(
     owners = _owners(rows)
     order = epoch_order(order_words(owners), seed, shard, -cell.first_slice, round(cell.share * 1e6))
     order = order[rows.slice[order] >= cell.first_slice]
-    taken = carries(rows.ids, rows.groups, {(kind, key) for key in avoid for kind in ("id", "group")})[order]
+    others = KeySet([*(("id", key) for key in avoid), *(("group", key) for key in avoid)])
+    taken = carries(rows.ids, rows.groups, others)[order]
     order = np.concatenate([order[~taken], order[taken]])
     inside = order[rows.slice[order] == cell.first_slice]
     if len(inside):

@@ -15,7 +15,7 @@ from hybridmu.store.ledger.journal import Journal
 from hybridmu.store.ledger.ledger import Ledger
 from hybridmu.store.ledger.registry import Registry
 from hybridmu.store.storage.sealed_json import file_seal
-from hybridmu.types import SubModel, Tombstone
+from hybridmu.types import KeySet, SubModel, Tombstone
 
 
 def adopt(site: Site, engine: Engine) -> bool:
@@ -59,7 +59,7 @@ def _refuse_other_rows(lake: Lake, sub: SubModel, stones: list[Tombstone]) -> No
     """
     manifest = lake.manifest
     schedule = manifest.epochs_of(sub.shard, sub.generations)
-    gone = {(str(stone.kind), stone.key) for stone in stones if stone.seq <= sub.exact_upto}
+    gone = KeySet.of(stone for stone in stones if stone.seq <= sub.exact_upto)
     rows = lake.outline(sub.shard, gone)
     rows = rows.where(rows.slice <= len(schedule))
     keys = chain(sub.head or "", rows, schedule, manifest.salt).keys

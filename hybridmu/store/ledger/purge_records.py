@@ -23,8 +23,8 @@ from hybridmu.store.ledger.linked_systems import undelivered
 from hybridmu.store.ledger.obfuscation import mask, unmask
 from hybridmu.store.ledger.operator_controls import Hold
 from hybridmu.store.ledger.watermarks import newest
-from hybridmu.types import Proof, RequestNeed, RequestState, Tombstone
-from hybridmu.types.surveys import Key, Survey
+from hybridmu.types import Key, Proof, RequestNeed, RequestState, Tombstone
+from hybridmu.types.surveys import Survey
 
 _PASSED, _CERTIFICATES = "purge", "certificates"
 _HOLD = "legal hold"

@@ -13,7 +13,7 @@ from hybridmu.errors import RequestError
 from hybridmu.store.ledger import tables as t
 from hybridmu.store.ledger.accept.assessment import Assessment
 from hybridmu.store.ledger.database import parts
-from hybridmu.types import RequestState, ResolvedKey
+from hybridmu.types import KeySet, RequestState, ResolvedKey
 
 
 def bury(
@@ -67,7 +67,7 @@ def being_forgotten(found: Assessment) -> RequestError:
     """Return why rows that are revoked can't be corrected."""
     requests = sorted({stone.request_id for stone in found.covering})
     return RequestError(
-        f"{len({(key.kind, key.key) for key in found.known})} row(s) to be corrected are revoked already",
+        f"{len(KeySet.of(found.known))} row(s) to be corrected are revoked already",
         expected="live rows; nothing was changed",
         got=f"rows of request(s) {', '.join(requests[:5])}",
         remedy="once the request is PURGED, `readmit` their ids and `ingest` the corrected rows",
