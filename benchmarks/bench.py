@@ -38,9 +38,10 @@ from hybridmu.core.kernel.model import State
 from hybridmu.core.kernel.partition import epoch_order
 from hybridmu.core.kernel.rows import Rows
 from hybridmu.core.kernel.training import batch_bounds, slice_epochs
-from hybridmu.core.strategies import Context, get
+from hybridmu.core.strategies import get
 from hybridmu.store.dataset.key_lookup import Lookup
 from hybridmu.system.system import System
+from hybridmu.types import NO_KEYS
 
 _SHARDS, _SLICES, _HIDDEN, _BATCH, _LR = 8, 5, 128, 16, 0.1
 
@@ -96,7 +97,7 @@ def bench_loop(rounds: int, epochs: int) -> dict[str, Any]:
         system = _peer_system(Path(folder), "local", epochs)
         system.train()
         site, shard = system.site, 0
-        rows, unseen = site.lake.rows("train", shard, set()), site.lake.rows("train", 1, set())
+        rows, unseen = site.lake.rows("train", shard, NO_KEYS), site.lake.rows("train", 1, NO_KEYS)
         site.configure_torch()
         ways: dict[str, dict[str, Any]] = {
             "float32": {},
@@ -107,7 +108,7 @@ def bench_loop(rounds: int, epochs: int) -> dict[str, Any]:
         states: dict[str, list[State]] = {name: [] for name in ways}
         for _ in range(rounds + 1):
             for name, way in ways.items():
-                context = _context(system, shard, rows, rows.where(np.zeros(len(rows), bool)), lambda _: None)
+                context = site.strategy_context(shard, rows)
                 context = replace(context, recipe=replace(context.recipe, **way))
                 started = time.perf_counter()
                 states[name].append(get("retrain").run(context).state)
@@ -266,20 +267,6 @@ def _peer_system(folder: Path, executor: Any, epochs: int) -> System:
             "storage_url": str(folder / "storage"),
         },
         executor=executor,
-    )
-
-
-def _context(system: System, shard: int, live: Rows, revoked: Rows, checkpoint: Callable[[int], Any]) -> Context:
-    site = system.site
-    return Context(
-        shard=shard,
-        task=site.task,
-        recipe=site.recipe_for(shard),
-        live=live,
-        revoked=revoked,
-        fresh_model=lambda: site.fresh_model(shard),
-        checkpoint=checkpoint,
-        save=lambda *_: None,
     )
 
 

@@ -27,10 +27,10 @@ from hybridmu.core import evaluation
 from hybridmu.core.calibration.fit import estimate
 from hybridmu.core.kernel.model import State, SubModel
 from hybridmu.core.kernel.rows import Rows
-from hybridmu.core.strategies import Context, get, unavailable
+from hybridmu.core.strategies import get, unavailable
 from hybridmu.planning.canary_schedule import class_excess
 from hybridmu.system.system import System
-from hybridmu.types import StrategyName
+from hybridmu.types import NO_KEYS, StrategyName
 
 _UPDATES: tuple[StrategyName, ...] = ("dpus", "dpus-optimised", "dpus-newton")
 _DATA = {"mnist5k": (20, 0.1, 1e-3), "adult": (10, 0.02, 1e-3)}  # epochs, rate of SGD, of AdamW
@@ -87,7 +87,7 @@ def settings(data: str, optimizer: str, seed: int, folder: str) -> dict[str, Any
 def deletions(system: System, shard: int, seed: int) -> Iterator[dict[str, Any]]:
     """Yield what every update does in every deletion of a shard."""
     site = system.site
-    rows, held_out = (site.lake.rows(split, shard, set()) for split in ("train", "validation"))
+    rows, held_out = (site.lake.rows(split, shard, NO_KEYS) for split in ("train", "validation"))
     canaries = {key for curve in system.measurements.curves() for key in curve.keys}
     free = np.array([bytes(key) not in canaries for key in rows.ids])
     labels, random = rows.y.numpy(), np.random.default_rng([seed, shard])
@@ -122,19 +122,13 @@ def measured(
     site, policy = system.site, system.settings.policy
     sub = system.registry.version().shards[shard]
     states = [site.blobs.get(record.blob) for record in sub.checkpoints]
-    context = Context(
-        shard=shard,
-        task=site.task,
-        recipe=site.recipe_for(shard),
-        live=rows.where(~mask),
-        revoked=rows.where(mask),
-        fresh_model=lambda: site.fresh_model(shard),
+    context = site.strategy_context(
+        shard,
+        rows.where(~mask),
+        rows.where(mask),
         checkpoint=lambda slice_: states[slice_ - 1],
-        save=lambda *_: None,
         current=states[-1],
         held_out=held_out,
-        finetune_epochs=policy.finetune_epochs,
-        finetune_rate=policy.finetune_lr * system.settings.optimizer.lr,
     )
 
     def loss(state: State) -> float:

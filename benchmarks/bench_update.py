@@ -17,7 +17,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,7 @@ from hybridmu.runtime.workers.context import Site
 from hybridmu.runtime.workers.shard_worker import ShardWorker
 from hybridmu.runtime.workers.update_worker import Updater
 from hybridmu.store.dataset.ingest import ingest
-from hybridmu.types import KeyKind, ShardJob, ShardOutcome, StrategyName
+from hybridmu.types import KeySet, RetrainJob, ShardOutcome, StrategyName, UpdateJob
 
 _SHARES = (0.01, 0.1)
 _UPDATES: tuple[StrategyName, ...] = ("dpus", "dpus-newton", "dpus-optimised", "rewind")
@@ -102,40 +103,44 @@ def measure(setup: Setup, shards: int, rounds: int) -> Iterator[Figure]:
         taken: dict[tuple[float, StrategyName], list[tuple[float, float]]] = {}
         for shard in range(shards):
             worker = ShardWorker(settings, shard)
-            trained = worker.retrain(ShardJob("train", shard, "retrain"))
+            trained = worker.retrain(RetrainJob(job_id="train", shard=shard))
             ids = site.lake.keys("train", shard).ids
             for share in _SHARES:
                 random = np.random.default_rng(shard)
                 chosen = np.sort(random.choice(len(ids), max(1, round(share * len(ids))), replace=False))
-                gone: tuple[tuple[KeyKind, bytes], ...] = tuple(("id", ids[row].tobytes()) for row in chosen)
-                job = ShardJob(
-                    "bench",
-                    shard,
-                    "retrain",
-                    tombstones=gone,
-                    fresh=gone,
-                    trajectory=tuple(record.blob for record in trained.slices),
-                    current_blob=trained.blob,
-                    alpha=0.3,
-                )
+                gone = KeySet(("id", ids[row].tobytes()) for row in chosen)
                 ready = ShardWorker(settings, shard)
-                ready.retrain(ShardJob("warm", shard, "retrain"))
+                ready.retrain(RetrainJob(job_id="warm", shard=shard))
+                exact = RetrainJob(job_id="bench", shard=shard, tombstones=gone)
+                runs: dict[StrategyName, Callable[[], object]] = {"retrain": partial(ready.retrain, exact)}
+                runs |= {name: partial(updater.update, _update(trained, name, gone)) for name in _UPDATES}
                 for number in range(rounds + 1):
-                    for strategy in ("retrain", *_UPDATES):
-                        run = ready.retrain if strategy == "retrain" else updater.update
-                        seconds = _timed(site, shard, run, job, strategy)
+                    for strategy, run in runs.items():
+                        seconds = _timed(site, shard, run)
                         if number:  # the first round warms caches up
                             taken.setdefault((share, strategy), []).append(seconds)
         yield from _figures(setup.name, taken)
 
 
-def _timed(
-    site: Site, shard: int, run: Callable[[ShardJob], ShardOutcome], job: ShardJob, strategy: StrategyName
-) -> tuple[float, float]:
+def _update(trained: ShardOutcome, strategy: StrategyName, gone: KeySet) -> UpdateJob:
+    """Return the job of an update of a shard that was just trained."""
+    return UpdateJob(
+        job_id="bench",
+        shard=trained.shard,
+        strategy=strategy,
+        tombstones=gone,
+        revoked=gone,
+        trajectory=tuple(record.blob for record in trained.slices),
+        current_blob=trained.blob,
+        alpha=0.3,
+    )
+
+
+def _timed(site: Site, shard: int, run: Callable[[], object]) -> tuple[float, float]:
     """Return (wall, processor) seconds of a job; what it wrote is deleted, so that the next one finds nothing ready."""
     there = site.blobs.listed(shard)
     started, cpu = time.perf_counter(), time.process_time()
-    run(replace(job, strategy=strategy))
+    run()
     seconds = time.perf_counter() - started, time.process_time() - cpu
     refs, keys = site.blobs.listed(shard)
     site.blobs.drop(shard, refs - there[0], keys - there[1])

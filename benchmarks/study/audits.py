@@ -28,7 +28,7 @@ from hybridmu.core.evaluation import mean_loss
 from hybridmu.core.kernel.model import State
 from hybridmu.runtime.workers import shadow_trainer
 from hybridmu.runtime.workers.context import Site
-from hybridmu.types import ShardJob
+from hybridmu.types import KeySet
 
 # One sub-model of all 3,700 rows of MNIST-5k, and one of a quarter of Adult: enough revoked rows for rates of 0.1 %.
 AUDITED = (replace(SETUPS["mnist5k/mlp"], shards=1), replace(SETUPS["adult/mlp"], shards=4))
@@ -215,7 +215,7 @@ def make(task: Task) -> list[AuditRecord]:
     trajectory: dict[int, State] = {}
     training = 0.0
     for mix, keys, names, alphas in task.mixes:
-        ground = shadow_trainer.ground(site, ShardJob("study", _SHARD, "audit", fresh=keys))
+        ground = shadow_trainer.ground(site, _SHARD, KeySet(keys))
         ours, theirs = shadow.seeds(ground.context.recipe.seed, task.number)
         if not trajectory:
             begun = time.process_time()

@@ -13,6 +13,7 @@ from hybridmu.core.strategies import Context, Extent, Removal, Result, Work, reg
 from hybridmu.core.strategies.dpus import subtract
 from hybridmu.core.strategies.dpus_optimised import fine_tune
 from hybridmu.task import Task
+from hybridmu.types import KeySet
 
 
 class BatchLog:
@@ -26,9 +27,7 @@ class BatchLog:
     def __init__(self) -> None:
         self.updates: dict[int, State] = {}
 
-    def replay(
-        self, model: SubModel, rows: Rows, keys: set[tuple[str, bytes]], recipe: Recipe, task: Task, shard: int
-    ) -> State:
+    def replay(self, model: SubModel, rows: Rows, keys: KeySet, recipe: Recipe, task: Task, shard: int) -> State:
         """Train a shard as it was trained, and log the batches that held one of `keys`.
 
         Args:

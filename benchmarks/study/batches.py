@@ -26,6 +26,7 @@ from hybridmu.core.kernel.training import Recipe, train_slice
 from hybridmu.errors import DivergedError
 from hybridmu.runtime.workers.context import Site
 from hybridmu.store.dataset.ingest import ingest
+from hybridmu.types import NO_KEYS
 
 PARTS = 8
 FASTER_RATES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
@@ -127,8 +128,8 @@ def _key(name: str, seed: int, planned: Planned) -> tuple[object, ...]:
 def _run(site: Site, setup: Setup, seed: int, batch: int, way: str, rate: float, steps: float) -> Run:
     own = site.recipe_for(0)
     large = replace(own, batch_size=batch, lr=rate, parts=PARTS, momentum=0.9, extrapolation=steps)
-    live = site.lake.rows("train", 0, set())
-    unseen, test = (site.lake.rows(split, 0, set()) for split in ("validation", "test"))
+    live = site.lake.rows("train", 0, NO_KEYS)
+    unseen, test = (site.lake.rows(split, 0, NO_KEYS) for split in ("validation", "test"))
     model = _fitted(site, live, own if way == "small" else large)
     return Run(
         setup.name,

@@ -26,6 +26,7 @@ from hybridmu.store.dataset.lake import Lake
 from hybridmu.store.dataset.source_rows import Reader
 from hybridmu.store.dataset.source_table import open_table
 from hybridmu.store.storage.storage import Storage
+from hybridmu.types import NO_KEYS
 
 WIDTHS = (1, 100, 784, 5_000)
 _CELLS, _LEAST_ROWS, _MOST_ROWS, _LIST, _BUCKETS = 1_000_000, 1_024, 100_000, 8, 8
@@ -103,7 +104,7 @@ def measure(kind: str, width: int, rounds: int, cells: int = _CELLS) -> dict[str
         found = _best(
             rounds,
             bare=lambda: _bare(shard, encoder, rows),
-            read=lambda: lake.rows("train", 0, set()),
+            read=lambda: lake.rows("train", 0, NO_KEYS),
             bare_source=lambda: _bare(str(path), encoder, rows),
             checked=lambda: list(Reader(lake, encoder, None).read(open_table(str(path)))),
             row=lambda: served.encode(row),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,16 @@ from hybridmu.runtime.workers.update_worker import Updater
 from hybridmu.store.dataset.layout import Split
 from hybridmu.store.storage.blobs import Blobs, weights_hash
 from hybridmu.store.storage.storage import Storage
-from hybridmu.types import CalibrationCell, CalibrationOutcome, ShardJob, ShardOutcome
+from hybridmu.types import (
+    NO_KEYS,
+    CalibrateJob,
+    CalibrationCell,
+    CalibrationOutcome,
+    KeySet,
+    RetrainJob,
+    ShardOutcome,
+    UpdateJob,
+)
 
 # Live rows of one shard beyond about these change its accuracy by less than half a point.
 LIVE_ROWS = 5_000
@@ -139,7 +148,7 @@ class StudyWorker:
 
     def train(self, shard: int) -> ShardOutcome:
         """Train a shard for the first time; finished checkpoints are found again."""
-        return ShardWorker(self.site.settings, shard).retrain(ShardJob("train", shard, "retrain"))
+        return ShardWorker(self.site.settings, shard).retrain(RetrainJob(job_id="train", shard=shard))
 
     def probe(self, shard: int) -> tuple[float, float]:
         """Return the processor seconds that a row of the first slice costs, in training and in scoring."""
@@ -157,7 +166,9 @@ class StudyWorker:
 
     def calibrate(self, shard: int, cells: tuple[CalibrationCell, ...]) -> CalibrationOutcome:
         """Delete canaries on a shard, as the product does after the first training."""
-        return ShardWorker(self.site.settings, shard).calibrate(ShardJob("calibrate", shard, "calibrate", cells=cells))
+        return ShardWorker(self.site.settings, shard).calibrate(
+            CalibrateJob(job_id="calibrate", shard=shard, cells=cells)
+        )
 
     def outline(self, shard: int) -> Rows:
         """Return a shard's training rows without their features."""
@@ -173,12 +184,13 @@ class StudyWorker:
         """
         if job.runs == "retrain":
             self._shards[job.shard] = ShardWorker(self.site.settings, job.shard)
-            self._shards[job.shard].retrain(ShardJob("warm", job.shard, "retrain"))
+            self._shards[job.shard].retrain(RetrainJob(job_id="warm", shard=job.shard))
         if job.runs == "amnesiac":
             rows = self._training_rows(job.shard)
             recipe = self.site.recipe_for(job.shard)
-            keys = {(str(kind), key) for kind, key in job.keys}
-            baselines.LOG.replay(self.site.fresh_model(job.shard), rows, keys, recipe, self.site.task, job.shard)
+            baselines.LOG.replay(
+                self.site.fresh_model(job.shard), rows, KeySet(job.keys), recipe, self.site.task, job.shard
+            )
 
     def run(self, job: Job) -> Made:
         """Run one job and measure it."""
@@ -187,22 +199,21 @@ class StudyWorker:
             blob, visits, first, checkpoints = self._scratch(job)
             seconds = time.perf_counter() - started
             return Made(job.shard, blob, True, seconds, time.process_time() - cpu, visits, first, checkpoints)
-        name = job.runs
+        gone = KeySet((*job.removed, *job.keys))
         if job.runs == "retrain":
-            gone = (*job.removed, *job.keys)
-            outcome = self._shards[job.shard].retrain(ShardJob("study", job.shard, name, tombstones=gone))
+            outcome = self._shards[job.shard].retrain(RetrainJob(job_id="study", shard=job.shard, tombstones=gone))
         else:
             outcome = self._updater.update(
-                ShardJob(
-                    "study",
-                    job.shard,
-                    name,
-                    tombstones=(*job.removed, *job.keys),
+                UpdateJob(
+                    job_id="study",
+                    shard=job.shard,
+                    strategy=job.runs,
+                    tombstones=gone,
                     trajectory=job.trajectory,
                     current_blob=job.current,
                     alpha=job.alpha,
-                    fresh=job.keys,
-                    removed=job.removed,
+                    revoked=KeySet(job.keys),
+                    removed=KeySet(job.removed),
                 )
             )
         new = tuple((record.blob, record.lineage_key) for record in outcome.slices if record.visits)
@@ -235,7 +246,7 @@ class StudyWorker:
         Several strategies end in the same bits: what was measured of them on this deletion is known.
         """
         rows = self._training_rows(shard)
-        mask = carries(rows.ids, rows.groups, {(str(kind), key) for kind, key in keys})
+        mask = carries(rows.ids, rows.groups, KeySet(keys))
         if blob is None:
             nan = float("nan")
             return Scores(shard, "", None, nan, nan, nan, int(mask.sum()), int((~mask).sum()))
@@ -272,7 +283,7 @@ class StudyWorker:
             parts: list[Rows] = []
             for shard in range(self.site.settings.sisa.shards):
                 if sum(map(len, parts)) < most:
-                    parts.append(self.site.lake.rows(split, shard, set()))
+                    parts.append(self.site.lake.rows(split, shard, NO_KEYS))
             found = concatenate(parts)
             self._test = found.where(np.arange(len(found)) < most)
         return self._test
@@ -280,7 +291,7 @@ class StudyWorker:
     def _training_rows(self, shard: int) -> Rows:
         """Return every row of a shard, which stay in memory: what is timed reads its own."""
         if shard not in self._rows:
-            self._rows[shard] = self.site.lake.rows("train", shard, set())
+            self._rows[shard] = self.site.lake.rows("train", shard, NO_KEYS)
         return self._rows[shard]
 
     def _accuracy(self, model: SubModel, rows: Rows) -> float:
@@ -290,7 +301,7 @@ class StudyWorker:
 
     def _scratch(self, job: Job) -> tuple[str | None, int, int, int]:
         """Return (blob, visits, first slice, checkpoints) of a training that finds nothing ready."""
-        live = self.site.lake.rows("train", job.shard, {(str(kind), key) for kind, key in job.keys})
+        live = self.site.lake.rows("train", job.shard, KeySet(job.keys))
         if not len(live):
             return None, 0, len(self.site.recipe_for(job.shard).epochs) + 1, 0
         context = self._context(job.shard, live, live.where(np.zeros(len(live), np.bool_)), lambda _: None, job.again)
@@ -300,18 +311,11 @@ class StudyWorker:
     def _context(
         self, shard: int, live: Rows, revoked: Rows, checkpoint: Callable[[int], State | None], again: bool = False
     ) -> Context:
-        recipe = self.site.recipe_for(shard)
-        return Context(
-            shard=shard,
-            task=self.site.task,
-            recipe=other_order(recipe) if again else recipe,
-            live=live,
-            revoked=revoked,
-            fresh_model=lambda: self.site.fresh_model(shard),
-            checkpoint=checkpoint,
-            save=lambda _, state, __: _written(self.side, shard, state),
-            finetune_epochs=1.0,
+        context = self.site.strategy_context(
+            shard, live, revoked, checkpoint=checkpoint, save=lambda _, state, __: _written(self.side, shard, state)
         )
+        recipe = other_order(context.recipe) if again else context.recipe
+        return replace(context, recipe=recipe, finetune_epochs=1.0)
 
 
 def _written(blobs: Blobs, shard: int, state: State) -> None:

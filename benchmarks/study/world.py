@@ -32,9 +32,11 @@ from hybridmu.runtime.workers.context import Site
 from hybridmu.store.dataset.empty_slices import warnings_of
 from hybridmu.store.dataset.ingest import ingest
 from hybridmu.types import (
+    NO_KEYS,
     Calibration,
     CalibrationBucket,
     CalibrationCell,
+    KeySet,
     Plan,
     RetrainNoise,
     ShardOutcome,
@@ -103,8 +105,7 @@ class World:
         for shard, keys in deletion.keys.items():
             mine = self.outline.shard == shard
             labels = self.outline.label[mine]
-            named = {(str(kind), key) for kind, key in keys}
-            gone = labels[carries(self.outline.ids[mine], self.outline.groups[mine], named)]
+            gone = labels[carries(self.outline.ids[mine], self.outline.groups[mine], KeySet(keys))]
             counts = (np.bincount(labels, minlength=classes), np.bincount(gone, minlength=classes))
             found[shard] = class_excess(*counts, len(deletion.keys))
         return found
@@ -260,7 +261,7 @@ def _first_deletions(
 
     A running system has such outcomes. It warms the workers up too.
     """
-    rows = site.lake.rows("train", shard, set())
+    rows = site.lake.rows("train", shard, NO_KEYS)
     order = np.random.default_rng(0).permutation(len(rows))
     slices = len(site.lake.manifest.epochs)
     found = []

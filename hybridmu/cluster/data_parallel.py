@@ -21,7 +21,7 @@ from hybridmu.cluster import distributed_batches
 from hybridmu.config import Settings
 from hybridmu.core.kernel.training import trained_epochs
 from hybridmu.runtime.workers.shard_worker import ShardWorker
-from hybridmu.types import ShardJob, ShardOutcome
+from hybridmu.types import RetrainJob, ShardOutcome
 
 _FAILURES = 3
 
@@ -29,12 +29,13 @@ _FAILURES = 3
 class WideShard(ShardWorker):
     """A shard worker whose retrains run on several processes; everything else it does by itself."""
 
-    def retrain(self, job: ShardJob) -> ShardOutcome:
+    def retrain(self, job: RetrainJob) -> ShardOutcome:
         """Return what `ShardWorker.retrain` gives, bit for bit, from `compute.parts` processes."""
-        started, already = time.perf_counter(), self._rows_read
+        started, already = time.perf_counter(), self._rows.read
         self.site.expect(job)
-        live, recipe = self._live(job), self.site.recipe_for(self.shard, job.generations)
-        keys = self._lineage(live, recipe).keys
+        recipe = self.site.recipe_for(self.shard, job.generations)
+        live = self._rows.without(job.tombstones, job.generations)
+        keys = self._rows.lineage(live, recipe).keys
         if job.mend:
             self.site.blobs.mend(self.shard, keys)
             job = replace(job, mend=False)
@@ -46,10 +47,10 @@ class WideShard(ShardWorker):
             self._fit(job)
         seen = super().retrain(job)  # every slice is there now: this only looks
         seconds = time.perf_counter() - started
-        rows_read = self._rows_read - already
+        rows_read = self._rows.read - already
         return replace(seen, first_slice=first, visits=visits, seconds=seconds, rows_read=rows_read)
 
-    def _fit(self, job: ShardJob) -> None:
+    def _fit(self, job: RetrainJob) -> None:
         settings, cluster = self.site.settings, self.site.settings.cluster
         resources: dict[str, float] = {"CPU": cluster.cpus_per_shard}
         if cluster.gpus_per_shard:

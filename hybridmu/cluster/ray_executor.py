@@ -25,7 +25,7 @@ from hybridmu.core.strategies import asks_exact
 from hybridmu.errors import HybridMUError
 from hybridmu.planning.planner import Pools
 from hybridmu.runtime.workers.executor import failure
-from hybridmu.types import JobResult, ShardFailure, ShardJob, ShardOutcome
+from hybridmu.types import Job, JobResult, RetrainJob, ShardFailure, ShardOutcome, UpdaterJob
 
 _ADOPT_SECONDS = 120.0
 _NODES_SECONDS = 1.0
@@ -36,7 +36,7 @@ _CALLED_SECONDS = 0.05
 class _Flight:
     """A job on its way: waiting for its actor and its reservation, then running."""
 
-    job: ShardJob
+    job: Job
     member: Member
     since: float
     group: PlacementGroup | None = None
@@ -66,7 +66,7 @@ class RayExecutor:
         self._gpu = bool(settings.cluster.gpus_per_shard)
         self._fleet = Fleet(settings)
         self._reservations = Reservations(settings, purpose)
-        self._queue: list[ShardJob] = []
+        self._queue: list[Job] = []
         self._flights: list[_Flight] = []
         self._failed: list[ShardFailure] = []
         self._looked_at = time.monotonic()
@@ -84,15 +84,15 @@ class RayExecutor:
         """Free CPUs that a dead coordinator of the same ledger left reserved; call only while holding the lease."""
         self._reservations.reclaim()
 
-    def has_core(self, job: ShardJob) -> bool:
+    def has_core(self, job: Job) -> bool:
         """Return whether the node that the shard's actor lives on has a free core; without an actor, true."""
-        member = None if job.central else self._fleet.find(job.shard)
+        member = None if isinstance(job, UpdaterJob) else self._fleet.find(job.shard)
         if member is None or self._gpu:  # with GPUs, an actor that lives has what it needs
             return True
-        queued = [self._fleet.find(other.shard) for other in self._queue if not other.central]
+        queued = [self._fleet.find(other.shard) for other in self._queue if not isinstance(other, UpdaterJob)]
         return self._is_free(member.node, [other.node for other in queued if other is not None])
 
-    def submit(self, job: ShardJob) -> None:
+    def submit(self, job: Job) -> None:
         """Start a job at once, or queue it until its pool has room."""
         self._queue.append(job)
         self._start()
@@ -152,8 +152,8 @@ class RayExecutor:
         """Give queued jobs their actors, oldest first, as far as pools and nodes have room."""
         waiting = []
         for job in self._queue:
-            central = job.central
-            flying = sum(flight.job.central == central for flight in self._flights)
+            central = isinstance(job, UpdaterJob)
+            flying = sum(isinstance(flight.job, UpdaterJob) == central for flight in self._flights)
             room = flying < (self._pools.updaters if central else self._pools.workers)
             if room and not self._gpu:
                 # Both pools share the CPUs; a job beyond them would wait for our own jobs until it times out.
@@ -168,18 +168,20 @@ class RayExecutor:
         if waiting and not self._gpu:
             self._prestart(waiting)
 
-    def _member(self, job: ShardJob) -> Member | None:
-        return self._fleet.for_update(self._pools.updaters) if job.central else self._fleet.for_shard(job.shard)
+    def _member(self, job: Job) -> Member | None:
+        if isinstance(job, UpdaterJob):
+            return self._fleet.for_update(self._pools.updaters)
+        return self._fleet.for_shard(job.shard)
 
     def _is_free(self, node: str, queued: Sequence[str] = ()) -> bool:
         """Return whether a node has a core beside what flies there and what is queued for it."""
         taken = Counter([*(flight.member.node for flight in self._flights), *queued])
         return taken[node] < self._slots.get(node, 0)
 
-    def _prestart(self, waiting: list[ShardJob]) -> None:
+    def _prestart(self, waiting: list[Job]) -> None:
         """Bring up the actors of jobs that wait for a core, so that they load their rows meanwhile."""
         for job in waiting:
-            if not job.central and self._fleet.has_room():
+            if not isinstance(job, UpdaterJob) and self._fleet.has_room():
                 self._fleet.for_shard(job.shard)
 
     def _start_reserved(self) -> None:
@@ -187,8 +189,7 @@ class RayExecutor:
         for flight in list(self._flights):
             if flight.result is not None or not self._is_up(flight) or not self._reserved(flight):
                 continue
-            actor, job = flight.member.actor, flight.job
-            flight.result = getattr(actor, job.method).remote(job)
+            flight.result = flight.member.actor.run.remote(flight.job)
             flight.deadline = time.monotonic() + self._settings.cluster.job_timeout_seconds
 
     def _is_up(self, flight: _Flight) -> bool:
@@ -203,7 +204,7 @@ class RayExecutor:
 
     def _reserved(self, flight: _Flight) -> bool:
         """Return whether the job's CPUs are held on the actor's node; asks for them when they are not yet."""
-        wide = self._settings.compute.parts > 1 and flight.job.method == "retrain"
+        wide = self._settings.compute.parts > 1 and isinstance(flight.job, RetrainJob)
         if self._gpu or wide:  # its processes ask for their own
             return True
         if flight.group is None:
@@ -249,7 +250,7 @@ class RayExecutor:
             self._fleet.drop(flight.member)
             return failure(flight.job, error, retryable=True)
         if isinstance(result, ShardOutcome) and not result.exact and result.blob:
-            self._adopt(flight.job.shard, result.blob)
+            self._adopt(result.shard, result.blob)
         return result
 
     def _adopt(self, shard: int, blob: str) -> None:

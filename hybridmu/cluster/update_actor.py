@@ -7,7 +7,7 @@ from dataclasses import replace
 from hybridmu.cluster.ray_log_scan import Searchers
 from hybridmu.config import Settings
 from hybridmu.runtime.workers.update_worker import Updater
-from hybridmu.types import LookOutcome, ShardJob
+from hybridmu.types import SearchJob, SearchOutcome
 
 
 class ClusterUpdater(Updater):
@@ -21,7 +21,7 @@ class ClusterUpdater(Updater):
         super().__init__(settings)
         self._searchers = Searchers()
 
-    def look(self, job: ShardJob) -> LookOutcome:
+    def search(self, job: SearchJob) -> SearchOutcome:
         """Search storage, then what Ray wrote on every node, for what was purged.
 
         Args:
@@ -30,6 +30,6 @@ class ClusterUpdater(Updater):
         Returns:
             The files that still hold a needle.
         """
-        found = super().look(job)
+        found = super().search(job)
         searched, traces = self._searchers.find(job.needles, self.site.settings.model_dump_json().encode())
         return replace(found, found=found.found + traces, looked=(*found.looked, ("nodes", searched)))

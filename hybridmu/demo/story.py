@@ -25,6 +25,7 @@ from hybridmu.runtime.audit.verification import accuracy_of, test_rows
 from hybridmu.runtime.coordinator.removal_planner import policy_of
 from hybridmu.store.ownership import MARKER
 from hybridmu.system.system import System
+from hybridmu.types import KeySet
 
 _BATCH_SHARE = 0.05
 _DEADLINE_SECONDS = 3600.0
@@ -201,7 +202,7 @@ def _light_row(system: System, ids: list[int]) -> int:
 
 
 def _accuracy(system: System) -> float:
-    gone = {s: {(str(x.kind), x.key) for x in stones} for s, stones in system.ledger.tombstones().items()}
+    gone = {shard: KeySet.of(stones) for shard, stones in system.ledger.tombstones().items()}
     return accuracy_of(system.site, system.registry.version().shards, test_rows(system.site, gone)) or 0.0
 
 

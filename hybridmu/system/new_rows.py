@@ -9,7 +9,7 @@ from hybridmu.errors import (
     HybridMUError,
     RequestError,
 )
-from hybridmu.store.dataset.key_lookup import Lookup, UnknownKey
+from hybridmu.store.dataset.key_lookup import Lookup, RawKey
 from hybridmu.store.ledger.accept.accept import Limits
 from hybridmu.system.arguments import (
     AnyCount,
@@ -177,7 +177,7 @@ class NewRows(Forgetting):
         kinds: list[tuple[KeyKind, object]] = [*(("id", x) for x in ids), *(("group", x) for x in groups)]
         if not kinds:
             raise RequestError("nothing is readmitted", expected="at least one id or group")
-        keys = [UnknownKey(kind, str(raw), lookup.typed(kind, raw)) for kind, raw in dict.fromkeys(kinds)]
+        keys = [RawKey(kind, str(raw), lookup.typed(kind, raw)) for kind, raw in dict.fromkeys(kinds)]
         return {"readmitted": self.guard.readmit(keys, reason, caller)}
 
     @checked

@@ -23,7 +23,7 @@ from hybridmu.errors import (
 )
 from hybridmu.planning.planner import Pools
 from hybridmu.runtime.coordinator.removal_planner import RemovalPlanner
-from hybridmu.store.dataset.key_lookup import Lookup, Mac, UnknownKey
+from hybridmu.store.dataset.key_lookup import Lookup, Mac, RawKey
 from hybridmu.store.dataset.waiting_rows import waiting_keys
 from hybridmu.store.ledger.accept.accept import Limits
 from hybridmu.store.ledger.idempotency import seal
@@ -49,10 +49,12 @@ from hybridmu.types import (
     ForgetRequest,
     ForwardState,
     KeyKind,
+    KeySet,
     NamedKey,
     Plan,
     RequestState,
     ResolvedKey,
+    Tombstone,
 )
 from hybridmu.types.text import spellings
 
@@ -333,7 +335,7 @@ class Forgetting(Opened):
 
     def _resolve(
         self, ids: Iterable[object], groups: Iterable[object], ignore_unknown: bool, mac: Mac | None = None
-    ) -> tuple[list[ResolvedKey], list[bytes], list[UnknownKey]]:
+    ) -> tuple[list[ResolvedKey], list[bytes], list[RawKey]]:
         """Return (keys with rows in the lake, HMACs of keys that were purged before, unknown keys).
 
         Raises:
@@ -358,7 +360,7 @@ class Forgetting(Opened):
         self._refuse_near(missing)
         if (missing and not ignore_unknown) or not (found or purged):
             key = self.site.lake.key
-            elsewhere = self.linked.elsewhere((x.kind, digest(key, x.kind, x.value)) for x in missing)
+            elsewhere = self.linked.elsewhere(KeySet((x.kind, digest(key, x.kind, x.value)) for x in missing))
             raise UnknownKeysError([x.text for x in missing], any_known=bool(found or purged), elsewhere=elsewhere)
         return found, purged, missing
 
@@ -373,7 +375,7 @@ class Forgetting(Opened):
             found += [frozenset(macs[place] for macs in made.values()) for place in range(len(values))]
         return found
 
-    def _refuse_near(self, missing: Sequence[UnknownKey]) -> None:
+    def _refuse_near(self, missing: Sequence[RawKey]) -> None:
         """Refuse unknown keys that are known in another spelling: one of both is a slip, and a person would be missed.
 
         Raises:
@@ -388,7 +390,7 @@ class Forgetting(Opened):
                 remedy="correct the list; nothing was changed",
             )
 
-    def _named(self, unknown: Sequence[UnknownKey], mac: Mac) -> list[NamedKey]:
+    def _named(self, unknown: Sequence[RawKey], mac: Mac) -> list[NamedKey]:
         """Return how linked models know ids and groups that have no row here; none where no model is linked."""
         if not unknown or not self.linked.links.live():
             return []
@@ -408,10 +410,10 @@ class Forgetting(Opened):
     def _warnings(self, fresh: Sequence[ResolvedKey]) -> list[str]:
         if not fresh:
             return []
-        revoked = {shard: {(str(x.kind), x.key) for x in stones} for shard, stones in self.ledger.tombstones().items()}
+        revoked: dict[int, list[Tombstone | ResolvedKey]] = {s: [*x] for s, x in self.ledger.tombstones().items()}
         for key in fresh:
-            revoked.setdefault(key.shard, set()).add((str(key.kind), key.key))
-        twins = self.site.lake.twins(fresh, revoked)
+            revoked.setdefault(key.shard, []).append(key)
+        twins = self.site.lake.twins(fresh, {shard: KeySet.of(keys) for shard, keys in revoked.items()})
         if not twins:
             return []
         return [

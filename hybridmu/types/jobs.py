@@ -1,259 +1,229 @@
-"""Work on one shard, and what comes back."""
+"""Jobs: what the coordinator asks of workers, one type per kind of work.
+
+A `ShardJob` is done by the worker of its shard, which has the shard's rows in memory; an `UpdaterJob` by any updater.
+Whoever makes a job says what is to be done. Generations, seals and tombstones are filled in when the job leaves for a
+worker (`runtime.coordinator.dispatcher`): rows that were revoked while it waited must not be read any more.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import get_args
 
-from hybridmu.types.calibration import CalibrationCell, CalibrationOutcome
-from hybridmu.types.names import Errand, KeyKind, StrategyName
+from hybridmu.types.calibration import CalibrationCell
+from hybridmu.types.keys import NO_KEYS, KeySet
+from hybridmu.types.names import StrategyName
 from hybridmu.types.requests import RequestNeed, Tombstone
-from hybridmu.types.versions import PastSubModel, SliceRecord
+from hybridmu.types.versions import PastSubModel
+
+Seals = tuple[tuple[str, tuple[str, ...]], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class ShardJob:
-    """One unit of work for a shard actor or an updater.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Job:
+    """Base of all jobs.
 
     Attributes:
         job_id: Names this attempt; an outcome carries it back.
-        shard: Shard number.
-        strategy: What to run: a strategy that makes weights, or an errand: `calibrate` fits α by canary deletions,
-            `audit` makes shadow models, `prove` makes evidence, `foresee` and `foresee-index` say what files will hold
-            without rows, `purge` and `purge-index` remove rows and old files, `look` searches.
-        tombstones: (kind, key) of every deletion in this shard that the result must not contain.
-        upto: Highest tombstone seq covered; becomes the sub-model's watermark.
-        trajectory: Blobs of the last exact run's checkpoints, slice 1 first; only an update reads them.
-        current_blob: Blob of the sub-model that is live now; None for an empty shard.
-        alpha: Step of the subtraction.
-        fresh: (kind, key) that an update subtracts: the current sub-model still contains them. Of a rewind: all that
-            the trajectory contains. Of an `audit`: the canaries, which are live.
-        removed: (kind, key) that the current sub-model contains no more; of a rewind, the trajectory. Of an `audit`:
-            those that are looked at.
-        mend: Read every checkpoint first, and train anew from the first damaged one on.
         generations: How many generations of rows the job is about; later ones are not read.
         seals: (file of the lake, seals that it may have), of every file that the job reads; None: not to be compared.
-        stones: Of a `prove`: the shard's tombstones that are out exactly and not purged.
-        history: Of a `prove`: the shard's sub-models, oldest first.
-        requests: Of a `prove`: requests that need evidence of this shard.
-        going: Of a `prove`: requests whose rows are about to be purged.
-        held: Of a `prove`: (kind, key) whose rows a legal hold keeps.
-        keep: Of a `purge`: blobs and lineage keys that the served version stands on.
-        gone: Of a `purge-index` or `foresee-index`: (shard, id digest) of the rows.
-        content: Likewise: content digests of those in the training table.
-        needles: Of a `look`: digests and telling raw ids that must not be found.
-        purged_shards: Of a `look`: shards whose files were purged.
-        database: Of a `look`: path of SQLite's file, which is searched later.
-        waiting: Of a `look`: copies of new rows, which went through the guard.
-        audited: Of an `audit`: the strategy.
-        number: Of an `audit`: decides the seeds.
-        cells: Of a `calibrate`: for what canaries are deleted.
-        avoid: Of a `calibrate`: digests of ids and groups that are canaries of other cells.
     """
 
     job_id: str
+    generations: int = 1
+    seals: Seals | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _OneShardJob(_Job):
+    """Base of the jobs on one shard.
+
+    Attributes:
+        shard: Shard number.
+    """
+
     shard: int
-    strategy: StrategyName | Errand
-    tombstones: tuple[tuple[KeyKind, bytes], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _WholeLakeJob(_Job):
+    """Base of the jobs on what all shards share."""
+
+    @property
+    def shard(self) -> None:
+        """Return None: the job is on no shard of its own."""
+        return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetrainJob(_OneShardJob):
+    """Train a shard exactly, without its tombstoned rows.
+
+    Attributes:
+        tombstones: Keys of every deletion in the shard.
+        upto: Highest tombstone seq covered; becomes the sub-model's watermark.
+        mend: Read every checkpoint first, and train anew from the first damaged one on.
+    """
+
+    tombstones: KeySet = NO_KEYS
+    upto: int = 0
+    mend: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpdateJob(_OneShardJob):
+    """Change a shard's weights by a strategy that is not exact.
+
+    Attributes:
+        strategy: Which; any but `retrain`.
+        tombstones: Keys of every deletion in the shard that the result must not contain.
+        upto: Highest tombstone seq covered; becomes the sub-model's watermark.
+        trajectory: Blobs of the last exact run's checkpoints, slice 1 first.
+        current_blob: Blob of the sub-model that is live now.
+        alpha: Step of the subtraction.
+        revoked: Keys to subtract: the current sub-model still contains them. Of a rewind: all that the trajectory
+            contains.
+        removed: Keys that the current sub-model contains no more; of a rewind, the trajectory.
+    """
+
+    strategy: StrategyName
+    tombstones: KeySet = NO_KEYS
     upto: int = 0
     trajectory: tuple[str, ...] = ()
     current_blob: str | None = None
     alpha: float = 0.0
-    fresh: tuple[tuple[KeyKind, bytes], ...] = ()
-    removed: tuple[tuple[KeyKind, bytes], ...] = ()
-    mend: bool = False
-    generations: int = 1
-    seals: tuple[tuple[str, tuple[str, ...]], ...] | None = None
-    stones: tuple[Tombstone, ...] = ()
+    revoked: KeySet = NO_KEYS
+    removed: KeySet = NO_KEYS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CalibrateJob(_OneShardJob):
+    """Delete canaries among a shard's live rows by every update, to learn what updates are worth.
+
+    Attributes:
+        cells: For what canaries are deleted.
+        avoid: Digests of ids and groups that are canaries of other cells.
+        tombstones: Keys of every deletion in any shard: validation rows of others are read.
+    """
+
+    cells: tuple[CalibrationCell, ...]
+    avoid: tuple[bytes, ...] = ()
+    tombstones: KeySet = NO_KEYS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditJob(_OneShardJob):
+    """Make and measure the shadow models of one number.
+
+    Attributes:
+        strategy: What is audited.
+        number: Decides the seeds.
+        canaries: Keys of live rows that are forgotten for the audit.
+        tombstones: Keys of rows that no shadow model may see.
+        watched: Keys of rows that were really revoked, whose traces in the served sub-model are looked for.
+        served_blob: The served sub-model; None: it is not looked at.
+        before_blob: The one that saw the watched rows; None when there is none.
+        alpha: Step of the subtraction.
+    """
+
+    strategy: StrategyName
+    number: int
+    canaries: KeySet
+    tombstones: KeySet = NO_KEYS
+    watched: KeySet = NO_KEYS
+    served_blob: str | None = None
+    before_blob: str | None = None
+    alpha: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProveJob(_OneShardJob):
+    """Make the evidence that certificates need of a shard, and survey what its purge will remove.
+
+    Attributes:
+        tombstones: The shard's tombstones that are out exactly and not purged.
+        history: The shard's sub-models, oldest first.
+        needs: Requests that need evidence of this shard.
+        going: Requests whose rows are about to be purged.
+        held: Keys whose rows a legal hold keeps.
+    """
+
+    tombstones: tuple[Tombstone, ...] = ()
     history: tuple[PastSubModel, ...] = ()
-    requests: tuple[RequestNeed, ...] = ()
+    needs: tuple[RequestNeed, ...] = ()
     going: tuple[str, ...] = ()
-    held: tuple[tuple[KeyKind, bytes], ...] = ()
-    keep: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
-    gone: tuple[tuple[int, bytes], ...] = ()
+    held: KeySet = NO_KEYS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForeseeRowsJob(_OneShardJob):
+    """Work out what a shard's tables will hold without rows.
+
+    Attributes:
+        keys: Keys of the rows.
+    """
+
+    keys: KeySet
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PurgeRowsJob(_OneShardJob):
+    """Remove rows from a shard's tables, and every file that the served version does not stand on.
+
+    Attributes:
+        keys: Keys of the rows.
+        blobs: Blobs to keep.
+        lineage_keys: Lineage entries to keep.
+    """
+
+    keys: KeySet
+    blobs: tuple[str, ...] = ()
+    lineage_keys: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForeseeIndexJob(_WholeLakeJob):
+    """Work out what the index files, which all shards share, will hold without rows.
+
+    Attributes:
+        rows: (shard, id digest) of the rows.
+        content: Content digests of those in the training table.
+    """
+
+    rows: tuple[tuple[int, bytes], ...]
     content: tuple[bytes, ...] = ()
-    needles: tuple[bytes, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PurgeIndexJob(_WholeLakeJob):
+    """Remove rows from the index files, which all shards share.
+
+    Attributes:
+        rows: (shard, id digest) of the rows.
+        content: Content digests of those in the training table.
+    """
+
+    rows: tuple[tuple[int, bytes], ...]
+    content: tuple[bytes, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchJob(_WholeLakeJob):
+    """Search storage for what was purged.
+
+    Attributes:
+        needles: Digests and telling raw ids that must not be found.
+        purged_shards: Shards whose files were purged.
+        database: Path of SQLite's file, which is searched later; empty for another database.
+        waiting: Copies of new rows, which went through the guard.
+    """
+
+    needles: tuple[bytes, ...]
     purged_shards: tuple[int, ...] = ()
     database: str = ""
     waiting: tuple[str, ...] = ()
-    cells: tuple[CalibrationCell, ...] = ()
-    avoid: tuple[bytes, ...] = ()
-    audited: StrategyName = "retrain"
-    number: int = 0
-
-    @property
-    def central(self) -> bool:
-        """Return whether an updater does it, and not the shard's own worker."""
-        return self.strategy not in {"retrain", "calibrate", "prove", "foresee", "purge"}
-
-    @property
-    def method(self) -> str:
-        """Return the name of the worker's method."""
-        known = {"retrain", *get_args(Errand)}
-        return self.strategy.replace("-", "_") if self.strategy in known else "update"
 
 
-@dataclass(frozen=True, slots=True)
-class Proof:
-    """What a shard shows of a request.
-
-    Attributes:
-        request_id: The request.
-        document: JSON of its `ShardEvidence`; empty when none could be made.
-        refused: Why it does not show the deletion; None when it does.
-    """
-
-    request_id: str
-    document: str
-    refused: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ProofOutcome:
-    """What a `prove` job found.
-
-    Attributes:
-        job_id: The job's.
-        shard: Shard number.
-        proofs: One per request that needed evidence.
-        surveys: (request, JSON of what its purge will remove).
-        held: Requests some of whose rows a legal hold keeps.
-    """
-
-    job_id: str
-    shard: int
-    proofs: tuple[Proof, ...]
-    surveys: tuple[tuple[str, str], ...]
-    held: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class ForeseenOutcome:
-    """What a `foresee` or `foresee-index` job worked out.
-
-    Attributes:
-        job_id: The job's.
-        shard: Shard number.
-        seals: (file, its seal now, its seal without the rows).
-    """
-
-    job_id: str
-    shard: int
-    seals: tuple[tuple[str, str, str], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class PurgeOutcome:
-    """What a `purge` or `purge-index` job removed.
-
-    Attributes:
-        job_id: The job's.
-        shard: Shard number.
-        tables: Tables or index files that were rewritten.
-        files: Blobs, lineage entries and temporary files that were deleted.
-        twins: Of a `purge-index`: training rows left that have the features and label of a purged one.
-    """
-
-    job_id: str
-    shard: int
-    tables: int
-    files: int = 0
-    twins: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class LookOutcome:
-    """What a `look` job found.
-
-    Attributes:
-        job_id: The job's.
-        shard: −1.
-        found: (file, needles in it), of files that still name a purged row.
-        looked: How much was searched, by name.
-    """
-
-    job_id: str
-    shard: int
-    found: tuple[tuple[str, tuple[bytes, ...]], ...]
-    looked: tuple[tuple[str, int], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class ShardOutcome:
-    """What a job did.
-
-    Attributes:
-        job_id: The job's.
-        shard: Shard number.
-        strategy: What ran.
-        blob: New weights; None when no live row is left: the shard leaves the vote.
-        exact: Whether the weights equal a from-scratch training.
-        upto: Highest tombstone seq covered.
-        live: Training rows left.
-        first_slice: First slice trained or corrected.
-        visits: Sample visits made.
-        seconds: Wall time on the worker, I/O included.
-        slices: Every checkpoint of an exact run, reused ones with 0 visits; empty for an update.
-        checkpoints_read: Checkpoints loaded.
-        head: Of an exact run: hash of the code, libraries, hyper-parameters and machine that made it.
-        generations: How many generations of rows an exact run was made of.
-        rows_read: Rows that were read from storage; a worker that has them in memory reads none.
-    """
-
-    job_id: str
-    shard: int
-    strategy: StrategyName
-    blob: str | None
-    exact: bool
-    upto: int
-    live: int
-    first_slice: int
-    visits: int
-    seconds: float
-    slices: tuple[SliceRecord, ...] = ()
-    checkpoints_read: int = 0
-    head: str | None = None
-    generations: int = 1
-    rows_read: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class ShardFailure:
-    """Why a job did not finish; `retryable` when another attempt may succeed."""
-
-    job_id: str
-    shard: int
-    error: str
-    retryable: bool
-    strategy_unavailable: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class AuditOutcome:
-    """What an `audit` job measured.
-
-    Attributes:
-        job_id: The job's.
-        shard: Shard number.
-        number: Which shadow models.
-        seconds: Wall time on the worker.
-        document: JSON of their `core.shadow.Shadow`.
-    """
-
-    job_id: str
-    shard: int
-    number: int
-    seconds: float
-    document: str
-
-
-JobResult = (
-    ShardOutcome
-    | ShardFailure
-    | CalibrationOutcome
-    | AuditOutcome
-    | ProofOutcome
-    | ForeseenOutcome
-    | PurgeOutcome
-    | LookOutcome
-)
+ModelJob = RetrainJob | UpdateJob  # makes a sub-model
+ShardJob = RetrainJob | CalibrateJob | ProveJob | ForeseeRowsJob | PurgeRowsJob
+UpdaterJob = UpdateJob | AuditJob | ForeseeIndexJob | PurgeIndexJob | SearchJob
+Job = ShardJob | UpdaterJob

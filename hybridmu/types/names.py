@@ -1,4 +1,4 @@
-"""Names of strategies, errands and kinds of keys."""
+"""Names of strategies and kinds of keys."""
 
 from __future__ import annotations
 
@@ -8,5 +8,3 @@ KeyKind = Literal["id", "group"]
 # Names in the registry of strategies (`hybridmu.kinds`); configuration, command line, HTTP and Python check them there.
 StrategyName = str
 StrategyChoice = str  # or `auto`
-# Jobs that change no weights.
-Errand = Literal["calibrate", "audit", "prove", "foresee", "foresee-index", "purge", "purge-index", "look"]

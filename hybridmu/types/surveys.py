@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from hybridmu.types.names import KeyKind
-
-Key = tuple[KeyKind, bytes]
+from hybridmu.types.keys import NO_KEYS, KeySet
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,12 +13,12 @@ class Survey:
     """What goes from one shard for one request.
 
     Attributes:
-        keys: (kind, digest) that the request revoked.
+        keys: Those that the request revoked.
         rows: (table, id digest, content digest) of every row that carries one of them.
         raw: Ids and groups of the rows as they are in the table, where they are long enough to be telling.
     """
 
-    keys: frozenset[Key] = frozenset()
+    keys: KeySet = NO_KEYS
     rows: frozenset[tuple[str, bytes, bytes]] = frozenset()
     raw: frozenset[bytes] = frozenset()
 
@@ -41,7 +39,7 @@ class Survey:
 
     def merged(self, other: Survey) -> Survey:
         """Return what either survey names: a later one no more finds what is gone already."""
-        return Survey(self.keys | other.keys, self.rows | other.rows, self.raw | other.raw)
+        return Survey(KeySet(self.keys | other.keys), self.rows | other.rows, self.raw | other.raw)
 
     def to_json(self) -> str:
         """Return the text that `from_json` reads."""
@@ -56,7 +54,7 @@ class Survey:
         """Return the survey that `to_json` wrote."""
         read = json.loads(text)
         return cls(
-            frozenset((kind, bytes.fromhex(key)) for kind, key in read["keys"]),
+            KeySet((kind, bytes.fromhex(key)) for kind, key in read["keys"]),
             frozenset((split, bytes.fromhex(id_), bytes.fromhex(content)) for split, id_, content in read["rows"]),
             frozenset(map(bytes.fromhex, read["raw"])),
         )

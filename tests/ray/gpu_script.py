@@ -17,7 +17,7 @@ from hybridmu.cluster import actors, ray_executor
 from hybridmu.config import Settings
 from hybridmu.planning.planner import Pools
 from hybridmu.runtime.workers.shard_worker import ShardWorker
-from hybridmu.types import ShardJob, ShardOutcome
+from hybridmu.types import ModelJob, RetrainJob, ShardOutcome, UpdateJob
 from tests.ray import support
 
 
@@ -30,15 +30,13 @@ class Probe:
     def ready(self) -> int:
         return self.shard
 
-    def retrain(self, job: ShardJob) -> ShardOutcome:
+    def run(self, job: ModelJob) -> ShardOutcome:
         time.sleep(0.3)
         devices = f"{os.environ.get('CUDA_VISIBLE_DEVICES')}/{ray.get_gpu_ids()}"
         return ShardOutcome(job.job_id, job.shard, "retrain", devices, True, 0, 1, 1, 0, 0.0)
 
-    update = retrain
 
-
-def finish(runner: ray_executor.RayExecutor, jobs: list[ShardJob]) -> tuple[dict[str, str], int]:
+def finish(runner: ray_executor.RayExecutor, jobs: list[ModelJob]) -> tuple[dict[str, str], int]:
     """Return job → devices it ran with, and the most GPUs held at any look."""
     for job in jobs:
         runner.submit(job)
@@ -67,15 +65,15 @@ def main(folder: Path, temporary: str) -> None:
     print("fleet")
 
     # Four shards on two devices: idle actors make room, and each that runs holds one device of its own.
-    found, held = finish(runner, [ShardJob(f"r{shard}", shard, "retrain") for shard in range(4)])
+    found, held = finish(runner, [RetrainJob(job_id=f"r{shard}", shard=shard) for shard in range(4)])
     assert set(found.values()) <= {"0/[0]", "1/[1]"}, found
     assert held == 2
     print("shards")
 
     # Both devices are held by idle shard actors now; the updater gets one, and the shards get it back.
-    found, _ = finish(runner, [ShardJob("u", 0, "dpus")])
+    found, _ = finish(runner, [UpdateJob(job_id="u", shard=0, strategy="dpus")])
     assert set(found.values()) <= {"0/[0]", "1/[1]"}, found
-    found, _ = finish(runner, [ShardJob(f"again{shard}", shard, "retrain") for shard in range(2)])
+    found, _ = finish(runner, [RetrainJob(job_id=f"again{shard}", shard=shard) for shard in range(2)])
     assert len(found) == 2
     runner.close()
     support.until(lambda: ray.available_resources().get("GPU") == 2)

@@ -18,7 +18,7 @@ from hybridmu.core.kernel.partition import digest
 from hybridmu.errors import LeaseLostError, StrategyUnavailableError
 from hybridmu.runtime.coordinator.canary_jobs import Canaries
 from hybridmu.runtime.workers.shard_worker import ShardWorker
-from hybridmu.types import CalibrationCurve, RequestState, ShardJob
+from hybridmu.types import CalibrateJob, CalibrationCurve, KeySet, RequestState
 from tests.unit.scene import Scene, scene
 
 # Whatever has an error below 99 is updated, and canaries are deleted again whatever that costs.
@@ -124,9 +124,7 @@ def test_a_revoked_canary_costs_one_set_and_that_is_measured_again_without_it(tm
         # What was measured is what this shard's live rows and exact checkpoints give, and nobody else's.
         avoid = tuple(key for (s, c), one in after.items() if s == shard and c != cell for key in one[0].keys)
         stones = it.system.ledger.tombstones()[shard]
-        job = ShardJob(
-            "j", shard, "calibrate", cells=(cell,), avoid=avoid, tombstones=tuple((s.kind, s.key) for s in stones)
-        )
+        job = CalibrateJob(job_id="j", shard=shard, cells=(cell,), avoid=avoid, tombstones=KeySet.of(stones))
         found = ShardWorker(it.system.settings, shard).calibrate(job).curves
         assert [(c.strategy, c.gaps, c.keys) for c in found] == [(c.strategy, c.gaps, c.keys) for c in anew]
 
@@ -136,9 +134,10 @@ def test_canaries_are_deleted_on_the_exact_run_of_the_live_rows_only(tmp_path):
         key = digest(it.system.site.lake.key, "id", it.rows[0][0])
         worker = ShardWorker(it.system.settings, 0)
         cells = tuple(cell for _, cell in sets(curves(it)))
-        assert worker.calibrate(ShardJob("j", 0, "calibrate", cells=cells[:1])).curves
+        job = CalibrateJob(job_id="j", shard=0, cells=cells[:1])
+        assert worker.calibrate(job).curves
         with pytest.raises(StrategyUnavailableError, match="no complete run on its live rows"):
-            worker.calibrate(ShardJob("j", 0, "calibrate", cells=cells[:1], tombstones=(("id", key),)))
+            worker.calibrate(replace(job, tombstones=KeySet([("id", key)])))
 
 
 def test_until_then_the_plan_says_so(tmp_path):

@@ -22,7 +22,7 @@ from hybridmu.runtime.workers.shard_worker import ShardWorker
 from hybridmu.store.ledger import tables as t
 from hybridmu.store.ledger.progress import Progress
 from hybridmu.store.ledger.registry import Registry
-from hybridmu.types import RequestState
+from hybridmu.types import RequestState, RetrainJob
 
 SECRET = "customer-17"
 
@@ -70,7 +70,7 @@ ERRANDS = {
 
 
 def _retrains(job, shard):
-    return (job.strategy, job.shard) == ("retrain", shard)
+    return isinstance(job, RetrainJob) and job.shard == shard
 
 
 def poison_step(monkeypatch, step, poison, shard, error):

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import tomllib
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -82,7 +83,7 @@ def test_a_whole_life_without_extras(tmp_path: Path, make_table, settings_dict) 
     )
     assert done.returncode == 0, done.stderr
     said = done.stderr.split("CODE ")
-    for before, after in zip(said, said[1:], strict=False):
+    for before, after in pairwise(said):
         code, line = after.splitlines()[0].split(" ", 1)
         assert (code == "0") == (line not in fails), f"{line}\n{before}"
         assert fails.get(line, "") in before

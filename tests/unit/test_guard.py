@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 import hybridmu
 from hybridmu.cli.main import app
 from hybridmu.errors import RequestError, StateError, UnknownKeysError
-from hybridmu.store.dataset.key_lookup import UnknownKey
+from hybridmu.store.dataset.key_lookup import RawKey
 from hybridmu.store.keyring import Keyring
 from hybridmu.store.ledger import tables as t
 from hybridmu.store.ledger.key_uses import guard_uses
@@ -46,7 +46,7 @@ def forget(ledger, keyring, *values, **options):
 
 
 def unknown(*values, kind="id"):
-    return [UnknownKey(kind, str(value), value) for value in values]
+    return [RawKey(kind, str(value), value) for value in values]
 
 
 def test_nothing_is_blocked_by_an_empty_guard_and_no_key_is_made(guard, tmp_path):

@@ -12,7 +12,7 @@ from hybridmu.runtime.coordinator.integrity import Healer
 from hybridmu.runtime.workers.shard_worker import ShardWorker
 from hybridmu.store.ledger.corruption_reports import Damages
 from hybridmu.store.storage.blobs import blob_file
-from hybridmu.types import RequestState, ShardJob, ShardOutcome
+from hybridmu.types import RequestState, RetrainJob, ShardOutcome
 from tests.unit.scene import Scene, scene
 
 
@@ -101,7 +101,7 @@ def test_a_shard_that_can_not_be_retrained_is_tried_again_later(
 ) -> None:
     real, tries = ShardWorker.retrain, []
 
-    def broken(worker: ShardWorker, job: ShardJob) -> ShardOutcome:
+    def broken(worker: ShardWorker, job: RetrainJob) -> ShardOutcome:
         tries.append(job.shard)
         if worker.shard == 1:
             raise HybridMUError("no luck")

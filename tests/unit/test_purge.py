@@ -20,6 +20,7 @@ from hybridmu.store.storage.blobs import Blobs
 from hybridmu.store.storage.parquet import publish_parquet, read_parquet, values_apart, writing
 from hybridmu.store.storage.plain_tables import plain
 from hybridmu.store.storage.storage import Storage
+from hybridmu.types import NO_KEYS, KeySet
 from hybridmu.types.surveys import Survey
 from tests import support
 
@@ -33,13 +34,10 @@ def lake(tmp_path):
     return support.open_lake(tmp_path, data=data, sisa={"shards": 3})
 
 
-def places(lake, *, ids=(), groups=()) -> dict[int, list[tuple[str, bytes]]]:
-    """Shard → (kind, digest) of raw ids and groups."""
+def places(lake, *, ids=(), groups=()) -> dict[int, KeySet]:
+    """Shard → keys of raw ids and groups."""
     found, _ = Lookup(lake).find([*(("id", x) for x in ids), *(("group", x) for x in groups)])
-    keys: dict[int, list[tuple[str, bytes]]] = {}
-    for one in found:
-        keys.setdefault(one.shard, []).append((one.kind, one.key))
-    return keys
+    return {shard: KeySet.of(one for one in found if one.shard == shard) for shard in {one.shard for one in found}}
 
 
 def survey_of(lake, shard, keys) -> Survey:
@@ -89,11 +87,11 @@ def test_requests_are_surveyed_apart_and_held_rows_are_noticed(lake):
     person = everything(lake, "train")["r20"]["person"]
     [(shard, group)] = places(lake, groups=[person]).items()
     one = places(lake, ids=["r20"])[shard]
-    found, waiting = survey(lake, shard, {"group": group, "one": one, "none": []}, held=one)
+    found, waiting = survey(lake, shard, {"group": group, "one": one, "none": NO_KEYS}, held=one)
     assert (found["one"].rows < found["group"].rows, len(found["one"].rows)) == (True, 1)
     assert found["none"] == Survey()
     assert waiting == {"group", "one"}, "the group has the held row among others"
-    assert survey(lake, shard, {"group": group}, held=[("id", bytes(16))])[1] == frozenset()
+    assert survey(lake, shard, {"group": group}, held=KeySet([("id", bytes(16))]))[1] == frozenset()
 
 
 def test_a_repeated_survey_adds_to_an_earlier_one(lake):

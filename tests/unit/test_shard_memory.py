@@ -31,7 +31,7 @@ from pathlib import Path
 from hybridmu.config import Settings
 from hybridmu.core.kernel.partition import digest
 from hybridmu.runtime.workers.shard_worker import ShardWorker
-from hybridmu.types import ShardJob
+from hybridmu.types import KeySet, RetrainJob
 
 def status(name):
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -39,9 +39,9 @@ def status(name):
 
 def retrain(settings, gone=()):
     worker = ShardWorker(settings, 0)
-    ids = tuple(("id", digest(worker.site.lake.key, "id", row)) for row in gone)
-    first = worker.retrain(ShardJob("first", 0, "retrain", generations=1))
-    return first, worker.retrain(ShardJob("second", 0, "retrain", tombstones=ids, generations=1))
+    ids = KeySet(("id", digest(worker.site.lake.key, "id", row)) for row in gone)
+    first = worker.retrain(RetrainJob(job_id="first", shard=0))
+    return first, worker.retrain(RetrainJob(job_id="second", shard=0, tombstones=ids))
 
 small, large = (Settings.parse(json.loads(raw)) for raw in sys.argv[1:])
 retrain(small, [3])  # loads what is loaded once

@@ -17,7 +17,7 @@ from hybridmu.core.kernel.rows import carries
 from hybridmu.core.strategies import Context, get, newton
 from hybridmu.errors import StorageError, StrategyUnavailableError
 from hybridmu.runtime.workers.update_worker import Updater
-from hybridmu.types import ShardJob
+from hybridmu.types import NO_KEYS, KeySet, UpdateJob
 from tests.support import lake_rows, local_system, table, write
 
 STRATEGIES = ("dpus", "dpus-newton", "dpus-optimised", "rewind")
@@ -45,41 +45,36 @@ def it(tmp_path_factory):
         yield World(system, [row["id"] for row in np.random.default_rng(0).permutation(rows)])
 
 
-def keys_of(it: World, ids) -> tuple:
-    return tuple(("id", digest(it.system.site.lake.key, "id", row)) for row in ids)
+def keys_of(it: World, ids) -> KeySet:
+    return KeySet(("id", digest(it.system.site.lake.key, "id", row)) for row in ids)
 
 
-def job_of(it: World, strategy: str, fresh: tuple, removed: tuple = ()) -> ShardJob:
+def job_of(it: World, strategy: str, revoked: KeySet, removed: KeySet = NO_KEYS) -> UpdateJob:
     sub = it.system.registry.version().shards[0]
-    return ShardJob(
-        "update", 0, strategy, tombstones=(*fresh, *removed), generations=2, alpha=0.4, fresh=(*fresh, *removed[:1]),
-        removed=removed, trajectory=tuple(record.blob for record in sub.checkpoints), current_blob=sub.blob,
+    return UpdateJob(
+        job_id="update", shard=0, strategy=strategy, tombstones=KeySet(revoked | removed), generations=2, alpha=0.4,
+        revoked=KeySet([*revoked, *sorted(removed)[:1]]), removed=removed, current_blob=sub.blob,
+        trajectory=tuple(record.blob for record in sub.checkpoints),
     )  # fmt: skip
 
 
-def in_memory(it: World, job: ShardJob, budget: float = 2.0) -> Context:
+def in_memory(it: World, job: UpdateJob, budget: float = 2.0) -> Context:
     """Return what the job asks for, every row read."""
     site = it.system.site
-    rows = site.lake.rows("train", 0, set())
-    policy = it.system.settings.policy
-    gone, fresh, removed = (
-        carries(rows.ids, rows.groups, set(keys)) for keys in (job.tombstones, job.fresh, job.removed)
+    rows = site.lake.rows("train", 0, NO_KEYS)
+    gone, revoked, removed = (
+        carries(rows.ids, rows.groups, keys) for keys in (job.tombstones, job.revoked, job.removed)
     )
-    return Context(
-        shard=0,
-        task=site.task,
-        recipe=site.recipe_for(0),
-        live=rows.where(~gone),
-        revoked=rows.where(fresh & ~removed),
-        fresh_model=lambda: site.fresh_model(0),
+    context = site.strategy_context(
+        0,
+        rows.where(~gone),
+        rows.where(revoked & ~removed),
         checkpoint=lambda slice_: site.blobs.get(job.trajectory[slice_ - 1]),
-        save=lambda *_: None,
         current=site.blobs.get(job.current_blob),
-        held_out=site.lake.rows("validation", 0, set(job.tombstones)),
+        held_out=site.lake.rows("validation", 0, job.tombstones),
         alpha=job.alpha,
-        finetune_epochs=budget,
-        finetune_rate=policy.finetune_lr * it.system.settings.optimizer.lr,
     )
+    return replace(context, finetune_epochs=budget)
 
 
 @pytest.mark.parametrize("budget", [0.4, 2.5])
@@ -103,7 +98,7 @@ def test_an_update_has_the_bits_of_one_in_memory(it, monkeypatch, strategy, budg
 
 
 def test_all_rows_revoked_at_once(it):
-    job = job_of(it, "dpus-newton", tuple(("id", row.tobytes()) for row in it.system.site.lake.keys("train", 0).ids))
+    job = job_of(it, "dpus-newton", KeySet(("id", row.tobytes()) for row in it.system.site.lake.keys("train", 0).ids))
     outcome = Updater(it.system.settings).update(job)
     expected = get("dpus-newton").run(in_memory(it, job))
     assert outcome.live == 0
@@ -130,7 +125,7 @@ def test_damage_is_found_by_who_reads_it(it, strategy, column, reads):
     lake = it.system.site.lake
     path = Path(lake.storage.path(lake.files("train", 0)[0]))
     early = [row.tobytes() for row, s in zip(*_keys(lake), strict=True) if s == 1][:4]
-    job = job_of(it, strategy, tuple(("id", key) for key in early))
+    job = job_of(it, strategy, KeySet(("id", key) for key in early))
     metadata = pq.ParquetFile(path).metadata
     group = metadata.row_group(metadata.num_row_groups - 1)
     (chunk,) = (c for c in map(group.column, range(group.num_columns)) if c.path_in_schema == column)

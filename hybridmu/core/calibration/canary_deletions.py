@@ -21,7 +21,7 @@ from hybridmu.core.kernel.training import Recipe
 from hybridmu.core.strategies import Context, get
 from hybridmu.errors import StrategyUnavailableError
 from hybridmu.kinds import FALLBACK
-from hybridmu.types import ALPHAS, CalibrationCell, CalibrationCurve, CanaryControls
+from hybridmu.types import ALPHAS, CalibrationCell, CalibrationCurve, CanaryControls, KeySet
 
 
 def pick(
@@ -44,7 +44,8 @@ def pick(
     owners = _owners(rows)
     order = epoch_order(order_words(owners), seed, shard, -cell.first_slice, round(cell.share * 1e6))
     order = order[rows.slice[order] >= cell.first_slice]
-    taken = carries(rows.ids, rows.groups, {(kind, key) for key in avoid for kind in ("id", "group")})[order]
+    others = KeySet([*(("id", key) for key in avoid), *(("group", key) for key in avoid)])
+    taken = carries(rows.ids, rows.groups, others)[order]
     order = np.concatenate([order[~taken], order[taken]])
     inside = order[rows.slice[order] == cell.first_slice]
     if len(inside):

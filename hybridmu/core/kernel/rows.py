@@ -85,7 +85,7 @@ def concatenate(parts: Sequence[Rows]) -> Rows:
     )
 
 
-def carries(ids: Digests, groups: Digests, keys: set[tuple[str, bytes]]) -> npt.NDArray[np.bool_]:
+def carries(ids: Digests, groups: Digests, keys: frozenset[tuple[str, bytes]]) -> npt.NDArray[np.bool_]:
     """Return which rows carry one of the revoked keys.
 
     Args:

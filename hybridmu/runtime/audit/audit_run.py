@@ -29,7 +29,7 @@ from hybridmu.runtime.coordinator.dispatcher import files_of
 from hybridmu.runtime.coordinator.removal_planner import RemovalPlanner
 from hybridmu.runtime.workers.executor import Executor
 from hybridmu.store.storage.audit_scores import Audits
-from hybridmu.types import AuditOutcome, RequestState, ShardFailure, ShardJob
+from hybridmu.types import AuditJob, AuditOutcome, KeySet, RequestState, ShardFailure
 
 Watch = Callable[[int, int, float], None]  # models done, in all, seconds left
 
@@ -41,7 +41,7 @@ _RESTARTS = 3
 class _Progress:
     done: dict[int, dict[int, shadow.Shadow]]  # shard → number → its models
     waiting: deque[tuple[int, int]] = field(default_factory=deque)
-    flying: dict[str, tuple[Target, ShardJob, int]] = field(default_factory=dict)  # job → shard, job, attempt
+    flying: dict[str, tuple[Target, AuditJob, int]] = field(default_factory=dict)  # job → shard, job, attempt
     seconds: list[float] = field(default_factory=list)
 
 
@@ -136,9 +136,7 @@ class Audit:
         """Return the audited shards of which a row was revoked since."""
         now = self._planner.ledger.tombstones(self.targets)
         return [
-            shard
-            for shard, target in self.targets.items()
-            if not {(stone.kind, stone.key) for stone in now.get(shard, [])} <= set(target.tombstones)
+            shard for shard, target in self.targets.items() if not KeySet.of(now.get(shard, [])) <= target.tombstones
         ]
 
     def _restart(self, progress: _Progress, shard: int, restarts: int) -> None:
@@ -158,20 +156,20 @@ class Audit:
 
     def _submit(self, progress: _Progress, executor: Executor, shard: int, number: int, attempt: int = 1) -> None:
         target = self.targets[shard]
-        job = ShardJob(
+        sub = target.sub
+        job = AuditJob(
             job_id=uuid.uuid4().hex,
-            shard=shard,
-            strategy="audit",
-            tombstones=target.tombstones,
-            trajectory=tuple(record.blob for record in target.sub.checkpoints[-1:]),
-            current_blob=target.sub.blob,
-            alpha=target.plan.alpha,
-            fresh=target.canaries,
-            removed=target.watched,
-            generations=target.sub.generations,
+            generations=sub.generations,
             seals=self.site.lake.recorded(files_of(self.site.lake, shard)),
-            audited=target.plan.strategy,
+            shard=shard,
+            strategy=target.plan.strategy,
             number=number,
+            canaries=target.canaries,
+            tombstones=target.tombstones,
+            watched=target.watched,
+            served_blob=sub.blob,
+            before_blob=sub.checkpoints[-1].blob if sub.checkpoints else None,
+            alpha=target.plan.alpha,
         )
         progress.flying[job.job_id] = (target, job, attempt)
         executor.submit(job)

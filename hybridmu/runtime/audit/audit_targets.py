@@ -22,9 +22,7 @@ from hybridmu.planning.planner import Pools, make_plan
 from hybridmu.runtime.coordinator.removal_planner import RemovalPlanner, policy_of
 from hybridmu.runtime.workers import shadow_trainer
 from hybridmu.runtime.workers.context import Site
-from hybridmu.types import KeyKind, ModelVersion, ShardPlan, ShardStats, StrategyChoice, SubModel
-
-Keys = tuple[tuple[KeyKind, bytes], ...]
+from hybridmu.types import KeySet, ModelVersion, ShardPlan, ShardStats, StrategyChoice, SubModel
 
 
 @dataclass(frozen=True)
@@ -62,9 +60,9 @@ class Target:
     """
 
     sub: SubModel
-    tombstones: Keys
-    canaries: Keys
-    watched: Keys
+    tombstones: KeySet
+    canaries: KeySet
+    watched: KeySet
     plan: ShardPlan
     rows: int
     slices: int
@@ -109,10 +107,10 @@ def target(planner: RemovalPlanner, sub: SubModel, wanted: Wanted) -> Target | N
     """
     site, shard = planner.site, sub.shard
     stones = planner.ledger.tombstones([shard]).get(shard, [])
-    tombstones: Keys = tuple((stone.kind, stone.key) for stone in stones)
+    tombstones = KeySet.of(stones)
     recipe = site.recipe_for(shard, sub.generations)
     slices = len(recipe.epochs)
-    live = site.lake.outline(shard, {(str(kind), key) for kind, key in tombstones})
+    live = site.lake.outline(shard, tombstones)
     live = live.where(live.slice <= slices)  # later generations are not in the served sub-model yet
     if len(live) < 2:
         return None
@@ -120,13 +118,13 @@ def target(planner: RemovalPlanner, sub: SubModel, wanted: Wanted) -> Target | N
     stats = _stats(shard, recipe, live, live.where(mask))
     known, calibration = cost.fit(planner.measurements.costs()), planner.calibration()
     [plan] = make_plan([stats], known, policy_of(site.settings), Pools(1, 1), calibration, wanted.strategy).shards
-    canaries: Keys = tuple(("id", row.tobytes()) for row in live.ids[mask])
+    canaries = KeySet(("id", row.tobytes()) for row in live.ids[mask])
     seen = hashlib.blake2b(live.ids.tobytes() + live.content.tobytes(), digest_size=12).hexdigest()
     return Target(
         sub=sub,
         tombstones=tombstones,
         canaries=canaries,
-        watched=tuple((stone.kind, stone.key) for stone in stones if stone.seq <= sub.removed_upto),
+        watched=KeySet.of(stone for stone in stones if stone.seq <= sub.removed_upto),
         plan=plan,
         rows=len(live),
         slices=slices,
@@ -144,12 +142,12 @@ def _stats(shard: int, recipe: Recipe, live: Rows, canaries: Rows) -> ShardStats
     return ShardStats(shard, trained_epochs(recipe, left), rows, revoked, revoked, clean=(True,) * slices)
 
 
-def _shape(site: Site, sub: SubModel, plan: ShardPlan, canaries: Keys, tombstones: Keys) -> str:
+def _shape(site: Site, sub: SubModel, plan: ShardPlan, canaries: KeySet, tombstones: KeySet) -> str:
     """Return a name of all that shapes the scores besides the rows that are trained on."""
     policy = site.settings.policy
     shaped = [site.head(sub.shard), _code(), plan.strategy, plan.alpha, policy.finetune_epochs, policy.finetune_lr]
     shaped += [sub.blob, sub.generations, sub.removed_upto]
-    shaped += [[key.hex() for _, key in keys] for keys in (canaries, tombstones)]
+    shaped += [[key.hex() for _, key in sorted(keys)] for keys in (canaries, tombstones)]
     return hashlib.blake2b(json.dumps(shaped).encode(), digest_size=12).hexdigest()
 
 

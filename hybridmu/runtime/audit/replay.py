@@ -19,7 +19,7 @@ from hybridmu.store.certificates import Certificates
 from hybridmu.store.ledger.database import Database
 from hybridmu.store.ledger.registry import Registry
 from hybridmu.store.storage.blobs import weights_hash
-from hybridmu.types import SubModel
+from hybridmu.types import NO_KEYS, KeySet, SubModel
 
 
 class Verdict(StrEnum):
@@ -101,12 +101,12 @@ def replay(settings: Settings, document: Mapping[str, Any], processes: int = 2) 
     tombstones = ledger.tombstones()
     done: dict[int, ShardReplay] = {}
     asked: dict[int, tuple[ShardEvidence, int]] = {}
-    gone: dict[int, set[tuple[str, bytes]]] = {}
+    gone: dict[int, KeySet] = {}
     for raw in document["shards"]:
         evidence = ShardEvidence.model_validate(raw, strict=False)
         shard = evidence.shard
         sub = _version_of(registry, evidence)
-        keys = {(str(s.kind), s.key) for s in tombstones.get(shard, []) if sub and s.seq <= sub.exact_upto}
+        keys = KeySet.of(s for s in tombstones.get(shard, []) if sub and s.seq <= sub.exact_upto)
         if sub is None or not _has_rows(site, evidence, sub, keys):
             done[shard] = _superseded(certificates, number, shard)
         elif evidence.after.head != site.head(shard):
@@ -136,9 +136,9 @@ def _version_of(registry: Registry, evidence: ShardEvidence) -> SubModel | None:
     return next((sub for sub in version.shards if sub.shard == evidence.shard and sub.exact), None)
 
 
-def _has_rows(site: Site, evidence: ShardEvidence, sub: SubModel, gone: set[tuple[str, bytes]]) -> bool:
+def _has_rows(site: Site, evidence: ShardEvidence, sub: SubModel, gone: KeySet) -> bool:
     """Return whether the table still has the very rows that the chain after the removal was made of."""
-    rows = site.lake.outline(evidence.shard, set())
+    rows = site.lake.outline(evidence.shard, NO_KEYS)
     schedule = site.recipe_for(evidence.shard, sub.generations).epochs
     rows = rows.where(~carries(rows.ids, rows.groups, gone) & (rows.slice <= len(schedule)))
     found = chain(evidence.after.head, rows, schedule, site.lake.manifest.salt)

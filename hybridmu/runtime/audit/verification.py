@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from hybridmu.runtime.workers.oracle import Watch, seals_of, train_from_scratch
 from hybridmu.store.dataset.layout import Split
 from hybridmu.store.keyring import Keyring
 from hybridmu.store.ledger.database import Database
+from hybridmu.types import NO_KEYS, KeySet
 from hybridmu.types import SubModel as SubModelRecord
 from hybridmu.user_code import contained
 
@@ -59,17 +60,15 @@ def verify(
             "there is nothing to verify", expected=f"shards 0 to {len(version.shards) - 1}", got=str(list(shards or ()))
         )
     tombstones = ledger.tombstones()
-    gone: dict[int, set[tuple[str, bytes]]] = {
-        sub.shard: {(x.kind, x.key) for x in tombstones.get(sub.shard, []) if x.seq <= sub.removed_upto}
+    gone = {
+        sub.shard: KeySet.of(x for x in tombstones.get(sub.shard, []) if x.seq <= sub.removed_upto)
         for sub in version.shards
     }
     seals = seals_of(site, [sub.shard for sub in chosen])
     oracle, seconds = train_from_scratch(
         settings, gone, {sub.shard: sub.generations for sub in chosen}, processes, watch, seals
     )
-    every: dict[int, set[tuple[str, bytes]]] = {
-        shard: {(x.kind, x.key) for x in stones} for shard, stones in tombstones.items()
-    }
+    every = {shard: KeySet.of(stones) for shard, stones in tombstones.items()}
     test = test_rows(site, every)
     report = []
     for sub in chosen:
@@ -106,10 +105,10 @@ def verify(
     }
 
 
-def test_rows(site: Site, gone: dict[int, set[tuple[str, bytes]]]) -> Rows:
+def test_rows(site: Site, gone: Mapping[int, KeySet]) -> Rows:
     """Return the live test rows of all shards (of validation, when there is no test table)."""
     split: Split = "test" if "test" in site.lake.manifest.rows else "validation"
-    parts = [site.lake.rows(split, s, gone.get(s, set())) for s in range(site.settings.sisa.shards)]
+    parts = [site.lake.rows(split, s, gone.get(s, NO_KEYS)) for s in range(site.settings.sisa.shards)]
 
     return concatenate(parts)
 

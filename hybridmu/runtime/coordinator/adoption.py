@@ -9,7 +9,7 @@ from hybridmu.store.dataset.lake import Lake
 from hybridmu.store.dataset.layout import MANIFEST, PUT_BACK
 from hybridmu.store.ledger.database import Database
 from hybridmu.store.storage.sealed_json import file_seal
-from hybridmu.types import SubModel, Tombstone
+from hybridmu.types import KeySet, SubModel, Tombstone
 
 
 def adopt(site: Site, database: Database) -> bool:
@@ -53,7 +53,7 @@ def _refuse_other_rows(lake: Lake, sub: SubModel, stones: list[Tombstone]) -> No
     """
     manifest = lake.manifest
     schedule = manifest.epochs_of(sub.shard, sub.generations)
-    gone = {(str(stone.kind), stone.key) for stone in stones if stone.seq <= sub.exact_upto}
+    gone = KeySet.of(stone for stone in stones if stone.seq <= sub.exact_upto)
     rows = lake.outline(sub.shard, gone)
     rows = rows.where(rows.slice <= len(schedule))
     keys = chain(sub.head or "", rows, schedule, manifest.salt).keys

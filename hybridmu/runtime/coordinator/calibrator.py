@@ -15,7 +15,7 @@ from hybridmu.faults import reach
 from hybridmu.planning.canary_schedule import affordable
 from hybridmu.runtime.coordinator.canary_jobs import Canaries
 from hybridmu.runtime.workers.isolation import apart
-from hybridmu.types import CalibrationCell, CalibrationOutcome, JobResult, ShardJob
+from hybridmu.types import CalibrateJob, CalibrationCell, CalibrationOutcome, Job, JobResult
 
 # How often the ledger is asked while nothing changed, and when a job that failed is tried again.
 _LOOK_SECONDS = 30.0
@@ -30,10 +30,10 @@ class Calibrator:
         queue: Queues a job with the coordinator.
     """
 
-    def __init__(self, canaries: Canaries, queue: Callable[[ShardJob], None]) -> None:
+    def __init__(self, canaries: Canaries, queue: Callable[[Job], None]) -> None:
         self._canaries, self._queue = canaries, queue
         self._measurements = canaries.measurements
-        self._jobs: dict[str, ShardJob] = {}
+        self._jobs: dict[str, CalibrateJob] = {}
         self._again: set[str] = set()  # jobs that count against the budget
         self._look_at = 0.0
         self._not_before: dict[tuple[int, CalibrationCell], float] = {}
@@ -112,7 +112,7 @@ class Calibrator:
 
     def _send(self, shard: int, cells: tuple[CalibrationCell, ...]) -> str:
         avoid = {key for c in self._canaries.curves() if c.shard == shard and c.cell not in cells for key in c.keys}
-        job = ShardJob(uuid.uuid4().hex, shard, "calibrate", cells=cells, avoid=tuple(sorted(avoid)))
+        job = CalibrateJob(job_id=uuid.uuid4().hex, shard=shard, cells=cells, avoid=tuple(sorted(avoid)))
         self._jobs[job.job_id] = job
         self._queue(job)
         return job.job_id

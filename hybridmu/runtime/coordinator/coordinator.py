@@ -29,7 +29,7 @@ from hybridmu.planning.repair import Debt, repair_due
 from hybridmu.runtime.coordinator.calibrator import Calibrator
 from hybridmu.runtime.coordinator.canary_jobs import Canaries
 from hybridmu.runtime.coordinator.checkpoint_keeper import CheckpointKeeper
-from hybridmu.runtime.coordinator.dispatcher import Dispatcher, revoked_keys
+from hybridmu.runtime.coordinator.dispatcher import Dispatcher
 from hybridmu.runtime.coordinator.ingestion import Growth
 from hybridmu.runtime.coordinator.integrity import Healer
 from hybridmu.runtime.coordinator.purger import Purger
@@ -49,15 +49,19 @@ from hybridmu.store.ledger.database import Database
 from hybridmu.store.ledger.file_recorder import Recorder
 from hybridmu.store.ownership import bind, claim, refuse_links, refuse_lost_rows, take
 from hybridmu.types import (
+    NO_KEYS,
     JobResult,
+    KeySet,
+    ModelJob,
     Plan,
     RequestState,
+    RetrainJob,
     ShardFailure,
-    ShardJob,
     ShardOutcome,
     ShardPlan,
     ShardStats,
     SubModel,
+    UpdateJob,
 )
 from hybridmu.user_code import told
 
@@ -190,7 +194,7 @@ class Coordinator:
             work = {shard: self._training_plan(shard) for shard in range(self.settings.sisa.shards)}
             self._training = Round(new_id("train"), {}, work)
             for plan in sorted(work.values(), key=lambda p: (-p.sample_visits, p.shard)):
-                self._queue(self._training, ShardJob(_job_id(), plan.shard, FALLBACK))
+                self._queue(self._training, RetrainJob(job_id=_job_id(), shard=plan.shard))
         elif self.registry.served() is not None and not self._calibrator.at_work:
             self._begin_calibration()  # what a crash after the first version may have left undone
         return self.snapshot()
@@ -198,7 +202,7 @@ class Coordinator:
     def _training_plan(self, shard: int) -> ShardPlan:
         epochs = self.site.recipe_for(shard).epochs
         slices = len(epochs)
-        rows = self.site.lake.counts("train", shard, set())[0][:slices]
+        rows = self.site.lake.counts("train", shard, NO_KEYS)[0][:slices]
         work = self.site.learner.workload(
             ShardStats(shard, epochs, rows, (0,) * slices, (0,) * slices, (False,) * slices)
         )
@@ -303,7 +307,7 @@ class Coordinator:
         with apart("a round", lambda error: self._fail_round(owner, error)):
             self._take(owner, job, result)
 
-    def _take(self, owner: Round, job: ShardJob, result: JobResult) -> None:
+    def _take(self, owner: Round, job: ModelJob, result: JobResult) -> None:
         """Take the result of a round's job.
 
         Raises:
@@ -314,14 +318,14 @@ class Coordinator:
                 owner.outcomes[job.shard] = result
                 self._finish_if_done(owner)
             return
-        attempts = owner.attempts[job.shard]
-        fields = {"shard": job.shard, "strategy": job.strategy, "attempt": attempts}  # not the error: it may name a row
+        attempts, plan = owner.attempts[job.shard], owner.plans[job.shard]
+        # Not the error: it may name a row.
+        fields = {"shard": job.shard, "strategy": plan.strategy, "attempt": attempts}
         _log.warning("a job of shard %d failed", job.shard, extra=fields)
         if result.strategy_unavailable:
-            plan = owner.plans[job.shard]
             reasons = (*plan.reasons, f"fell back to {FALLBACK}: {result.error.splitlines()[0]}")
             owner.plans[job.shard] = replace(plan, strategy=FALLBACK, rule="fallback", reasons=reasons)
-            self._queue(owner, replace(job, job_id=_job_id(), strategy=FALLBACK))
+            self._queue(owner, RetrainJob(job_id=_job_id(), shard=job.shard, upto=job.upto, mend=owner.mends))
         elif result.retryable and attempts < self.settings.policy.max_attempts:
             self._queue(owner, replace(job, job_id=_job_id()))
         elif owner is self._training:
@@ -492,19 +496,22 @@ class Coordinator:
         gone = self._dispatcher.take(self._token(), list(started.plans))
         for shard, plan in started.plans.items():
             sub, stones = current[shard], gone.get(shard, [])
+            upto = max([sub.removed_upto, *(stone.seq for stone in stones)])
+            if plan.strategy == FALLBACK:
+                self._queue(started, RetrainJob(job_id=_job_id(), shard=shard, upto=upto, mend=started.mends))
+                continue
             # An update changes the current weights, or starts from a checkpoint of the last exact run.
             out = sub.exact_upto if get(plan.strategy).clean else sub.removed_upto
-            job = ShardJob(
+            job = UpdateJob(
                 job_id=_job_id(),
                 shard=shard,
                 strategy=plan.strategy,
-                upto=max([sub.removed_upto, *(stone.seq for stone in stones)]),
+                upto=upto,
                 trajectory=sub.trajectory(len(self.site.recipe_for(shard).epochs)),
                 current_blob=sub.blob,
                 alpha=plan.alpha,
-                fresh=revoked_keys([stone for stone in stones if stone.seq > out]),
-                removed=revoked_keys([stone for stone in stones if stone.seq <= out]),
-                mend=started.mends,
+                revoked=KeySet.of(stone for stone in stones if stone.seq > out),
+                removed=KeySet.of(stone for stone in stones if stone.seq <= out),
             )
             self._queue(started, job)
 
@@ -531,7 +538,7 @@ class Coordinator:
         """Return the shards on which nothing else may start."""
         return self._at_work() | self._purger.shards
 
-    def _queue(self, owner: Round, job: ShardJob) -> None:
+    def _queue(self, owner: Round, job: ModelJob) -> None:
         owner.jobs[job.job_id] = job
         owner.attempts[job.shard] = owner.attempts.get(job.shard, 0) + 1
         self._dispatcher.queue(job)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from typing import assert_never
 
 from hybridmu.faults import reach
 from hybridmu.runtime.purge.row_purge import touched_indexes
@@ -14,9 +15,23 @@ from hybridmu.store.dataset.lake import Lake
 from hybridmu.store.dataset.layout import MANIFEST, SPLITS
 from hybridmu.store.ledger.journal.journal import Journal
 from hybridmu.store.ledger.progress import Progress
-from hybridmu.types import KeyKind, ShardFailure, ShardJob, Tombstone
-
-_READS_NO_ROWS = {"prove", "foresee", "foresee-index", "purge", "purge-index", "look"}
+from hybridmu.types import (
+    AuditJob,
+    CalibrateJob,
+    ForeseeIndexJob,
+    ForeseeRowsJob,
+    Job,
+    KeySet,
+    ProveJob,
+    PurgeIndexJob,
+    PurgeRowsJob,
+    RetrainJob,
+    SearchJob,
+    ShardFailure,
+    Tombstone,
+    UpdateJob,
+    UpdaterJob,
+)
 
 
 class Dispatcher:
@@ -31,8 +46,8 @@ class Dispatcher:
 
     def __init__(self, site: Site, progress: Progress, journal: Journal, executor: Executor) -> None:
         self._site, self._progress, self._journal, self._executor = site, progress, journal, executor
-        self._waiting: list[ShardJob] = []
-        self._given: dict[str, ShardJob] = {}  # what the executor has
+        self._waiting: list[Job] = []
+        self._given: dict[str, Job] = {}  # what the executor has
 
     @property
     def busy(self) -> bool:
@@ -41,10 +56,10 @@ class Dispatcher:
 
     @property
     def shards(self) -> set[int]:
-        """Return the shards of all jobs that wait or run."""
-        return {job.shard for job in (*self._waiting, *self._given.values())}
+        """Return the shards of all jobs that wait or run, of those that are on one."""
+        return {job.shard for job in (*self._waiting, *self._given.values()) if job.shard is not None}
 
-    def queue(self, job: ShardJob) -> None:
+    def queue(self, job: Job) -> None:
         """Let a job wait for its turn."""
         self._waiting.append(job)
 
@@ -74,33 +89,47 @@ class Dispatcher:
         pools = self._executor.pools()
         room = {False: pools.workers, True: pools.updaters}
         for given in self._given.values():
-            room[given.central] -= 1
-        later, failed = list[ShardJob](), list[ShardFailure]()
+            room[isinstance(given, UpdaterJob)] -= 1
+        later, failed = list[Job](), list[ShardFailure]()
         for job in self._waiting:
             errors: list[Exception] = []
             with apart("giving a job", errors.append):
-                if room[job.central] <= 0 or not self._executor.has_core(job):
+                central = isinstance(job, UpdaterJob)
+                if room[central] <= 0 or not self._executor.has_core(job):
                     later.append(job)
                     continue
-                room[job.central] -= 1
+                room[central] -= 1
                 self._submit(token, job)
             failed += [failure(job, error, retryable=True) for error in errors]
         self._waiting = later
         return failed
 
-    def _submit(self, token: int, job: ShardJob) -> None:
+    def _submit(self, token: int, job: Job) -> None:
         lake = self._site.lake
         seals = lake.recorded(_read_by(lake, job))
         job = replace(job, generations=len(lake.manifest.generations), seals=seals)
         self._given[job.job_id] = job
         reach("job.submit")
-        if job.strategy in _READS_NO_ROWS:
-            self._executor.submit(job)
-            return
-        gone = self.take(token, None if job.strategy == "calibrate" else [job.shard])
-        stones = [stone for found in gone.values() for stone in found]
-        upto = max([job.upto, *(stone.seq for stone in stones)]) if job.strategy == "retrain" else job.upto
-        self._executor.submit(replace(job, tombstones=revoked_keys(stones), upto=upto))
+        self._executor.submit(self._informed(token, job))
+
+    def _informed(self, token: int, job: Job) -> Job:
+        """Return a job with the tombstones that it needs; what only removes rows, or looks for them, needs none."""
+        match job:
+            case RetrainJob():
+                stones = self._stones(token, [job.shard])
+                upto = max([job.upto, *(stone.seq for stone in stones)])
+                return replace(job, tombstones=KeySet.of(stones), upto=upto)
+            case UpdateJob() | AuditJob():
+                return replace(job, tombstones=KeySet.of(self._stones(token, [job.shard])))
+            case CalibrateJob():
+                return replace(job, tombstones=KeySet.of(self._stones(token, None)))
+            case ProveJob() | ForeseeRowsJob() | PurgeRowsJob() | ForeseeIndexJob() | PurgeIndexJob() | SearchJob():
+                return job
+            case _:
+                assert_never(job)
+
+    def _stones(self, token: int, shards: Sequence[int] | None) -> list[Tombstone]:
+        return [stone for found in self.take(token, shards).values() for stone in found]
 
     def take(self, token: int, shards: Sequence[int] | None) -> dict[int, list[Tombstone]]:
         """Return the tombstones that a job must know, once storage remembers who brought them.
@@ -122,16 +151,18 @@ def files_of(lake: Lake, shard: int) -> list[str]:
     return [MANIFEST, *(name for split in SPLITS for name in lake.files(split, shard))]
 
 
-def _read_by(lake: Lake, job: ShardJob) -> list[str]:
+def _read_by(lake: Lake, job: Job) -> list[str]:
     """Return the names of the files of the lake that a job may read."""
-    names = files_of(lake, job.shard) if job.shard >= 0 else [MANIFEST]
-    if job.strategy == "calibrate":  # compares accuracies on validation rows of other shards, too
-        names += [name for shard in range(lake.shards) for name in lake.files("validation", shard)]
-    if job.gone:
-        names += touched_indexes(lake, job.gone, job.content)
+    match job:
+        case ForeseeIndexJob() | PurgeIndexJob():
+            names = [MANIFEST, *touched_indexes(lake, job.rows, job.content)]
+        case SearchJob():
+            names = [MANIFEST]
+        case CalibrateJob():  # compares accuracies on validation rows of other shards, too
+            every = [name for shard in range(lake.shards) for name in lake.files("validation", shard)]
+            names = [*files_of(lake, job.shard), *every]
+        case RetrainJob() | UpdateJob() | AuditJob() | ProveJob() | ForeseeRowsJob() | PurgeRowsJob():
+            names = files_of(lake, job.shard)
+        case _:
+            assert_never(job)
     return list(dict.fromkeys(names))
-
-
-def revoked_keys(tombstones: Collection[Tombstone]) -> tuple[tuple[KeyKind, bytes], ...]:
-    """Return what names the rows of tombstones."""
-    return tuple((tombstone.kind, tombstone.key) for tombstone in tombstones)

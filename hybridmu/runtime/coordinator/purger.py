@@ -27,7 +27,6 @@ from typing import Any
 from hybridmu.errors import DatabaseError, HybridMUError, LeaseLostError
 from hybridmu.faults import reach
 from hybridmu.runtime.coordinator.certifier import Certifier
-from hybridmu.runtime.coordinator.dispatcher import revoked_keys
 from hybridmu.runtime.purge.own_files import advice
 from hybridmu.runtime.workers.context import Site
 from hybridmu.store.ledger.database import Database
@@ -36,15 +35,25 @@ from hybridmu.store.ledger.file_seals import Change
 from hybridmu.store.ledger.operator_controls import Hold
 from hybridmu.store.ledger.purge.purge_records import Purgeable
 from hybridmu.types import (
-    ForeseenOutcome,
+    ForeseeIndexJob,
+    ForeseeIndexOutcome,
+    ForeseeRowsJob,
+    ForeseeRowsOutcome,
+    Job,
     JobResult,
-    LookOutcome,
+    Key,
+    KeySet,
     ProofOutcome,
-    PurgeOutcome,
+    ProveJob,
+    PurgeIndexJob,
+    PurgeIndexOutcome,
+    PurgeRowsJob,
+    PurgeRowsOutcome,
+    SearchJob,
+    SearchOutcome,
     ShardFailure,
-    ShardJob,
 )
-from hybridmu.types.surveys import Key, Survey
+from hybridmu.types.surveys import Survey
 from hybridmu.user_code import told
 
 _log = logging.getLogger(__name__)
@@ -59,7 +68,7 @@ _PATIENCE_SECONDS = 60.0
 # A certificate costs some milliseconds, and a step of the coordinator must end.
 _MOST_REQUESTS = 200
 
-Queue = Callable[[ShardJob], None]
+Queue = Callable[[Job], None]
 Stage = Callable[[int], None]
 Clean = Callable[[int], tuple[str, ...]]
 
@@ -71,11 +80,12 @@ class _Batch:
     requests: dict[str, frozenset[int]]  # request → its shards
     shards: frozenset[int]
     then: Stage  # what comes when the jobs are done
-    jobs: dict[str, ShardJob] = field(default_factory=dict)
-    attempts: Counter[tuple[str, int]] = field(default_factory=Counter)  # by strategy and shard
+    jobs: dict[str, Job] = field(default_factory=dict)
+    attempts: Counter[tuple[type[Job], int | None]] = field(default_factory=Counter)  # by kind of job and shard
     surveys: dict[tuple[str, int], Survey] = field(default_factory=dict)
     emptied: set[int] = field(default_factory=set)  # tombstones without rows
-    foreseen: dict[int, dict[str, Change]] = field(default_factory=dict)  # shard → file → its seal now and then
+    # Shard, None for the indexes → file → its seal now and then.
+    foreseen: dict[int | None, dict[str, Change]] = field(default_factory=dict)
     changed: set[str] = field(default_factory=set)  # files that are as foreseen
     asked: frozenset[str] = frozenset()  # for which requests that was worked out
     looked: dict[str, Any] = field(default_factory=dict)
@@ -216,14 +226,16 @@ class Purger:
         for shard, mine in sorted(going.items()):
             # A shard that a hold touches is looked at again: the hold may be younger than the survey.
             if unproven[shard] or shard in held or any((name, shard) not in surveyed for name in mine):
-                self._send(
-                    "prove",
-                    shard,
-                    stones=tuple(stones[shard]),
-                    history=history.get(shard, ()),
-                    requests=unproven[shard],
-                    going=tuple(mine),
-                    held=revoked_keys(held.get(shard, ())),
+                self._hand(
+                    ProveJob(
+                        job_id=_job_id(),
+                        shard=shard,
+                        tombstones=tuple(stones[shard]),
+                        history=history.get(shard, ()),
+                        needs=unproven[shard],
+                        going=tuple(mine),
+                        held=KeySet.of(held.get(shard, ())),
+                    )
                 )
         if not batch.jobs:
             self._guarded(token, batch.then)
@@ -236,9 +248,10 @@ class Purger:
         batch.surveys = self._evidence.surveys(list(batch.requests))
         batch.then, batch.asked, batch.foreseen = self._index, frozenset(batch.requests), {}
         for shard, keys in sorted(self._going().items()):
-            self._send("foresee", shard, tombstones=tuple(sorted(keys)))
-        if indexed := self._indexed():
-            self._send("foresee-index", -1, **indexed)
+            self._hand(ForeseeRowsJob(job_id=_job_id(), shard=shard, keys=keys))
+        rows, content = self._indexed()
+        if rows:
+            self._hand(ForeseeIndexJob(job_id=_job_id(), rows=rows, content=content))
         if not batch.jobs:
             self._end()  # none of its requests was left
 
@@ -251,8 +264,9 @@ class Purger:
         changes = {name: change for files in batch.foreseen.values() for name, change in files.items()}
         self._recorder.propose(token, changes)
         batch.then = self._rows
-        if indexed := self._indexed():
-            self._send("purge-index", -1, **indexed)
+        rows, content = self._indexed()
+        if rows:
+            self._hand(PurgeIndexJob(job_id=_job_id(), rows=rows, content=content))
         else:
             self._rows(token)
 
@@ -260,12 +274,12 @@ class Purger:
         for name, number in self._deletions.held(self._controls.holds()).items():
             self._drop(token, dict.fromkeys([name] if name else [*self._at_work().requests], f"legal hold {number}"))
 
-    def _indexed(self) -> dict[str, Any]:
-        """Return what tells index jobs which rows go; nothing when none does."""
+    def _indexed(self) -> tuple[tuple[tuple[int, bytes], ...], tuple[bytes, ...]]:
+        """Return what tells index jobs which rows go: (shard, id digest) of all, content digests of training rows."""
         surveys = self._at_work().surveys
         rows = {(shard, id_) for (_, shard), survey in surveys.items() for id_ in survey.ids}
         content = {content for survey in surveys.values() for content in survey.content}
-        return {"gone": tuple(sorted(rows)), "content": tuple(sorted(content))} if rows else {}
+        return tuple(sorted(rows)), tuple(sorted(content))
 
     def _rows(self, token: int) -> None:
         batch = self._at_work()
@@ -275,8 +289,9 @@ class Purger:
             sub = current[shard]
             refs = {record.blob for record in sub.checkpoints} | ({sub.blob} if sub.blob else set())
             names = {record.lineage_key for record in sub.checkpoints}
-            keep = (tuple(sorted(refs)), tuple(sorted(names)))
-            self._send("purge", shard, tombstones=tuple(sorted(keys)), keep=keep)
+            blobs, lineage_keys = tuple(sorted(refs)), tuple(sorted(names))
+            job = PurgeRowsJob(job_id=_job_id(), shard=shard, keys=keys, blobs=blobs, lineage_keys=lineage_keys)
+            self._hand(job)
         if not batch.jobs:
             self._end()  # none of its requests was left
 
@@ -289,8 +304,14 @@ class Purger:
         self._journal.scrub(batch.emptied, self._deletions.naming(batch.requests))
         needles = {needle for survey in self._surveys() for needle in survey.needles}
         shards = tuple(sorted(self._going()))
-        where = {"database": next(map(str, self._database.files()), ""), "waiting": self._clean(token)}
-        self._send("look", -1, needles=tuple(sorted(needles)), purged_shards=shards, **where)
+        job = SearchJob(
+            job_id=_job_id(),
+            needles=tuple(sorted(needles)),
+            purged_shards=shards,
+            database=next(map(str, self._database.files()), ""),
+            waiting=self._clean(token),
+        )
+        self._hand(job)
 
     def _finish(self, token: int) -> None:
         batch = self._at_work()
@@ -312,26 +333,29 @@ class Purger:
 
     # ------------------------------------------------------------------ results and failures
 
-    def _take(self, token: int, batch: _Batch, job: ShardJob, result: JobResult) -> None:
+    def _take(self, token: int, batch: _Batch, job: Job, result: JobResult) -> None:
         if isinstance(result, ShardFailure):
-            if result.retryable and batch.attempts[job.strategy, job.shard] < self.site.settings.policy.max_attempts:
-                self._hand(replace(job, job_id=uuid.uuid4().hex))  # an actor died, or the network: nothing of a request
+            if result.retryable and batch.attempts[type(job), job.shard] < self.site.settings.policy.max_attempts:
+                self._hand(replace(job, job_id=_job_id()))  # an actor died, or the network: nothing of a request
                 return
-            touched = [name for name, shards in batch.requests.items() if result.shard < 0 or result.shard in shards]
-            self._fail(token, touched, f"{_place(result.shard)}{result.error}")
+            shard = result.shard
+            touched = [name for name, shards in batch.requests.items() if shard is None or shard in shards]
+            self._fail(token, touched, f"{_place(shard)}{result.error}")
         elif isinstance(result, ProofOutcome):
             surveys = [(request_id, Survey.from_json(text)) for request_id, text in result.surveys]
             self._evidence.save(token, result.shard, result.proofs, surveys)
             refused = {proof.request_id: proof.refused for proof in result.proofs if proof.refused}
             self._drop(token, {**dict.fromkeys(result.held, "a legal hold covers some of its rows"), **refused})
-        elif isinstance(result, ForeseenOutcome):
-            batch.foreseen[result.shard] = {name: (now, then) for name, now, then in result.seals}
-        elif isinstance(result, PurgeOutcome):
-            batch.changed |= batch.foreseen[result.shard].keys()
+        elif isinstance(result, (ForeseeRowsOutcome, ForeseeIndexOutcome)):
+            batch.foreseen[job.shard] = {name: (now, then) for name, now, then in result.seals}
+        elif isinstance(result, (PurgeRowsOutcome, PurgeIndexOutcome)):
+            batch.changed |= batch.foreseen[job.shard].keys()
             batch.tables += result.tables
-            batch.files += result.files
-            batch.twins += result.twins
-        elif isinstance(result, LookOutcome):
+            if isinstance(result, PurgeRowsOutcome):
+                batch.files += result.files
+            else:
+                batch.twins += result.twins
+        elif isinstance(result, SearchOutcome):
             batch.looked = dict(result.looked)
             for file, held in result.found:
                 names = [name for (name, _), survey in batch.surveys.items() if not survey.needles.isdisjoint(held)]
@@ -400,12 +424,12 @@ class Purger:
     def _surveys(self) -> list[Survey]:
         return list(self._at_work().surveys.values())
 
-    def _going(self) -> dict[int, set[Key]]:
+    def _going(self) -> dict[int, KeySet]:
         """Return shard → keys whose rows go."""
         found: dict[int, set[Key]] = {}
         for (_, shard), survey in self._at_work().surveys.items():
             found.setdefault(shard, set()).update(survey.keys)
-        return found
+        return {shard: KeySet(keys) for shard, keys in found.items()}
 
     def _emptied(self) -> set[int]:
         """Return the tombstones that nothing carries any more: those of the batch, and others' of the same rows."""
@@ -415,15 +439,16 @@ class Purger:
             gone.setdefault(shard, set()).update(survey.keys, (("id", id_) for id_ in survey.ids))
         return self._deletions.without_rows(list(batch.requests), gone)
 
-    def _send(self, strategy: Any, shard: int, **fields: Any) -> None:
-        self._hand(ShardJob(uuid.uuid4().hex, shard, strategy, **fields))
-
-    def _hand(self, job: ShardJob) -> None:
+    def _hand(self, job: Job) -> None:
         batch = self._at_work()
         batch.jobs[job.job_id] = job
-        batch.attempts[job.strategy, job.shard] += 1
+        batch.attempts[type(job), job.shard] += 1
         self._queue(job)
 
 
-def _place(shard: int) -> str:
-    return "" if shard < 0 else f"shard {shard}: "
+def _place(shard: int | None) -> str:
+    return "" if shard is None else f"shard {shard}: "
+
+
+def _job_id() -> str:
+    return uuid.uuid4().hex

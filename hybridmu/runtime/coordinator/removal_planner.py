@@ -19,7 +19,7 @@ from hybridmu.store.dataset.class_counts import class_counts
 from hybridmu.store.ledger.ledger import Ledger
 from hybridmu.store.ledger.measurements import Measurements
 from hybridmu.store.ledger.registry import Registry
-from hybridmu.types import Calibration, Plan, ResolvedKey, ShardStats, StrategyChoice, StrategyName, SubModel
+from hybridmu.types import Calibration, KeySet, Plan, ResolvedKey, ShardStats, StrategyChoice, StrategyName, SubModel
 from hybridmu.user_code import contained
 
 
@@ -91,9 +91,9 @@ class RemovalPlanner:
         stones, found = self.ledger.tombstones([sub.shard for sub in subs]), {}
         for sub in subs:
             mine = stones.get(sub.shard, [])
-            out = {(str(stone.kind), stone.key) for stone in mine if stone.seq <= sub.exact_upto}
-            revoked = {(str(stone.kind), stone.key) for stone in mine if stone.seq > sub.exact_upto}
-            revoked |= {(str(key.kind), key.key) for key in fresh if key.shard == sub.shard}
+            out = KeySet.of(stone for stone in mine if stone.seq <= sub.exact_upto)
+            later = [stone for stone in mine if stone.seq > sub.exact_upto]
+            revoked = KeySet.of([*later, *(key for key in fresh if key.shard == sub.shard)])
             counts = class_counts(self.site.lake, sub.shard, sub.generations, out, revoked)
             found[sub.shard] = class_excess(*counts, len(subs))
         return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from dataclasses import dataclass, field
 
-from hybridmu.types import ShardJob, ShardOutcome, ShardPlan
+from hybridmu.types import ModelJob, ShardOutcome, ShardPlan
 
 
 @dataclass
@@ -28,7 +28,7 @@ class Round:
     plans: dict[int, ShardPlan]
     ingest_id: str | None = None
     mends: bool = False
-    jobs: dict[str, ShardJob] = field(default_factory=dict)
+    jobs: dict[str, ModelJob] = field(default_factory=dict)
     attempts: dict[int, int] = field(default_factory=dict)
     outcomes: dict[int, ShardOutcome] = field(default_factory=dict)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from typing import Any
 
@@ -12,10 +12,9 @@ from hybridmu.runtime.linked.forwarder import Forwarder
 from hybridmu.runtime.linked.linking import bring, link
 from hybridmu.runtime.linked.peer import Peer, at, opened, unreachable
 from hybridmu.runtime.linked.retirement import end_links, retire
-from hybridmu.store.dataset.key_lookup import Pair
 from hybridmu.store.ledger.database import Database
 from hybridmu.store.ledger.linked_systems import Link
-from hybridmu.types import ForwardState
+from hybridmu.types import ForwardState, KeySet
 
 
 class Models:
@@ -148,12 +147,12 @@ class Models:
                 found.append({**entry, "state": "unknown", "reason": unreachable(error)})
         return found
 
-    def elsewhere(self, keys: Iterable[Pair]) -> dict[str, int]:
+    def elsewhere(self, keys: KeySet) -> dict[str, int]:
         """Return model → how many of these keys have rows there; models out of reach are left out."""
-        wanted, found = list(keys), {}
+        found = {}
         for known in self.links.live():
             with suppress(HybridMUError, OSError), at(known) as other:
-                found[known.name] = other.known(wanted)
+                found[known.name] = other.known(keys)
         return {name: count for name, count in found.items() if count}
 
     def _named(self, name: str) -> Link:

@@ -15,9 +15,9 @@ from hybridmu.config.addresses import local_path
 from hybridmu.core.strategies import unavailable
 from hybridmu.errors import ConfigError, HybridMUError, StateError
 from hybridmu.kinds import choices
-from hybridmu.store.dataset.key_lookup import Lookup, Pair
+from hybridmu.store.dataset.key_lookup import Lookup
 from hybridmu.store.dataset.lake import Lake
-from hybridmu.store.dataset.waiting_rows import waiting_pairs
+from hybridmu.store.dataset.waiting_rows import waiting_among
 from hybridmu.store.keyring import Keyring
 from hybridmu.store.ledger.database import Database
 from hybridmu.store.ledger.engine.opening import database_url
@@ -26,7 +26,7 @@ from hybridmu.store.ledger.idempotency import RepeatKey, seal
 from hybridmu.store.ledger.linked_systems import Link
 from hybridmu.store.storage.file_modes import modes_of
 from hybridmu.store.storage.storage import Storage
-from hybridmu.types import ForgetRequest, NamedKey, Origin, ResolvedKey
+from hybridmu.types import ForgetRequest, KeySet, NamedKey, Origin, ResolvedKey
 
 _MOMENTS = ("applied", "served", "exact", "purged")
 
@@ -101,7 +101,7 @@ class Peer:
         looked_at = self.ingestions.stamp()
         self.lake.refresh()
         found, absent = Lookup(self.lake).find_named(parcel.keys)
-        if waiting_pairs(self.lake, [(key.kind, key.key) for key in absent], self.ingestions.waiting()):
+        if waiting_among(self.lake, KeySet.of(absent), self.ingestions.waiting()):
             raise StateError(f"rows of it are on their way into model {self.name}", remedy="it is told again later")
         # Of a random name there is no other payload; and it is told again when its rows are purged here long since.
         repeat = seal(self.guard.seals, f"link:{origin.system}", origin.request_id, None)
@@ -112,11 +112,11 @@ class Peer:
         if keys:
             self._accept([], keys, origin, None, None, None)
 
-    def forget_covered(self, named: set[Pair], origin: Origin) -> str | None:
+    def forget_covered(self, named: KeySet, origin: Origin) -> str | None:
         """Forget live rows that the guard knows, or that these keys name.
 
         Args:
-            named: (kind, digest) of keys that another model has not purged yet.
+            named: Keys that another model has not purged yet.
             origin: That model.
 
         Returns:
@@ -133,22 +133,21 @@ class Peer:
         looked_at = self.ingestions.stamp()
         self.lake.refresh()
         tombstones = self.ledger.tombstones()
-        revoked: dict[int, set[tuple[str, bytes]]] = {s: {(x.kind, x.key) for x in tombstones[s]} for s in tombstones}
+        revoked = {shard: KeySet.of(stones) for shard, stones in tombstones.items()}
         keys = self.guard.covered(self.lake, revoked)
-        have = {(key.kind, key.key) for key in keys}
-        keys |= {NamedKey(kind, key, b"", "") for kind, key in named - have}
+        keys |= {NamedKey(kind, key, b"", "") for kind, key in named - KeySet.of(keys)}
         found, _ = Lookup(self.lake).find_named(keys)
-        live = {(key.kind, key.key) for key, _ in self.ledger.assess(found).fresh}
+        live = KeySet.of(key for key, _ in self.ledger.assess(found).fresh)
         found = [key for key in found if (key.kind, key.key) in live]
         if not found:
             return None
         return self._accept(found, [], origin, None, None, looked_at).request_id
 
-    def known(self, keys: list[Pair]) -> int:
+    def known(self, keys: KeySet) -> int:
         """Return how many of these keys have a row here."""
         self.check()
         found, _ = Lookup(self.lake).find_named(NamedKey(kind, key, b"", "") for kind, key in keys)
-        return len({(key.kind, key.key) for key in found})
+        return len(KeySet.of(found))
 
     def report(self, request_id: str, received_at: float) -> dict[str, Any]:
         """Return how far a request is here, as JSON-able data.

@@ -22,17 +22,18 @@ from hybridmu.store.dataset.lake import Lake
 from hybridmu.store.dataset.layout import SPLITS, digest_column, part_of
 from hybridmu.store.storage.blobs import Blobs
 from hybridmu.store.storage.parquet import read_parquet
+from hybridmu.types import KeySet
 
 _REMEDY = "another process wrote to storage, or the disk lies: stop that process, and let the purge run again"
 
 
-def purge_rows(lake: Lake, shard: int, keys: Collection[tuple[str, bytes]]) -> tuple[str, ...]:
+def purge_rows(lake: Lake, shard: int, keys: KeySet) -> tuple[str, ...]:
     """Rewrite a shard's tables without the rows that carry a key, and look at what was written.
 
     Args:
         lake: The tables.
         shard: Shard number.
-        keys: (kind, digest) of what must go.
+        keys: Those of what must go.
 
     Returns:
         The files that were rewritten; none when an earlier call did it already.
@@ -40,16 +41,15 @@ def purge_rows(lake: Lake, shard: int, keys: Collection[tuple[str, bytes]]) -> t
     Raises:
         PurgeError: A rewritten file still holds such a row, or lost another one.
     """
-    wanted = set(keys)
 
     def gone(table: pa.Table) -> npt.NDArray[np.bool_]:
-        return carries(digest_column(table, "_id"), digest_column(table, "_group"), wanted)
+        return carries(digest_column(table, "_id"), digest_column(table, "_group"), keys)
 
     done = []
     for split in SPLITS:
         for name in lake.files(split, shard):
             columns = lake.keys_of(name)
-            mask = carries(columns.ids, columns.groups, wanted)
+            mask = carries(columns.ids, columns.groups, keys)
             if not mask.any():
                 continue
             expected = Counter(row.tobytes() for row in columns.content[~mask])  # live duplicates stay
@@ -57,7 +57,7 @@ def purge_rows(lake: Lake, shard: int, keys: Collection[tuple[str, bytes]]) -> t
             reach("purge.rows")
             left = lake.keys_of(name)
             same = Counter(row.tobytes() for row in left.content) == expected
-            if carries(left.ids, left.groups, wanted).any() or not same:
+            if carries(left.ids, left.groups, keys).any() or not same:
                 raise PurgeError(f"{name} is not what a purge should leave", remedy=_REMEDY)
             done.append(name)
     return tuple(done)
@@ -100,13 +100,13 @@ def touched_indexes(lake: Lake, rows: Collection[tuple[int, bytes]], content: Co
     return [name for part in sorted(by_id | by_content) for name in lake.index_files(part)]
 
 
-def foresee_rows(lake: Lake, shard: int, keys: Collection[tuple[str, bytes]]) -> dict[str, tuple[str, str]]:
+def foresee_rows(lake: Lake, shard: int, keys: KeySet) -> dict[str, tuple[str, str]]:
     """Return name → (seal now, seal once `purge_rows` is done) of a shard's tables."""
     found = {}
     for split in SPLITS:
         for name in lake.files(split, shard):
             columns = lake.keys_of(name)
-            gone = carries(columns.ids, columns.groups, set(keys))
+            gone = carries(columns.ids, columns.groups, keys)
             found[name] = (columns.seal, columns.where(~gone).seal)
     return found
 

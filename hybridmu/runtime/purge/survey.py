@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -11,8 +11,8 @@ from hybridmu.store.dataset.key_index import KeyColumns
 from hybridmu.store.dataset.lake import Lake
 from hybridmu.store.dataset.layout import SPLITS, stored_name
 from hybridmu.store.storage.parquet import read_parquet
-from hybridmu.types import KeyKind
-from hybridmu.types.surveys import Key, Survey
+from hybridmu.types import NO_KEYS, Key, KeyKind, KeySet
+from hybridmu.types.surveys import Survey
 
 # Shorter raw ids occur by chance in any file.
 _TELLING_BYTES = 8
@@ -20,15 +20,15 @@ _TELLING_DIGITS = 14
 
 
 def survey(
-    lake: Lake, shard: int, keys: Mapping[str, Collection[Key]], held: Collection[Key] = ()
+    lake: Lake, shard: int, keys: Mapping[str, KeySet], held: KeySet = NO_KEYS
 ) -> tuple[dict[str, Survey], frozenset[str]]:
     """Look up what requests' keys name in a shard's tables, in one pass over them; changes nothing.
 
     Args:
         lake: The tables.
         shard: Shard number.
-        keys: Request → (kind, digest) whose rows go.
-        held: (kind, digest) whose rows a legal hold keeps.
+        keys: Request → keys whose rows go.
+        held: Keys whose rows a legal hold keeps.
 
     Returns:
         (request → what goes for it; requests some of whose rows are held, and must wait).
@@ -37,16 +37,17 @@ def survey(
     for request, mine in keys.items():
         for key in mine:
             owners.setdefault(key, []).append(request)
+    going = KeySet(owners)
     rows: dict[str, set[tuple[str, bytes, bytes]]] = {request: set() for request in keys}
     raw: dict[str, set[bytes]] = {request: set() for request in keys}
     waiting: set[str] = set()
     for split in SPLITS:
         for name in lake.files(split, shard):
             columns = lake.keys_of(name)
-            places = np.flatnonzero(carries(columns.ids, columns.groups, set(owners)))
+            places = np.flatnonzero(carries(columns.ids, columns.groups, going))
             if not len(places):
                 continue
-            kept = carries(columns.ids, columns.groups, set(held))
+            kept = carries(columns.ids, columns.groups, held)
             values = _raw(lake, name, places)
             for number, place in enumerate(places.tolist()):
                 for key in _keys_at(columns, place):
@@ -56,7 +57,7 @@ def survey(
                         raw[request] |= {values[kind][number] for kind in {"id", key[0]} if values[kind][number]}
                         if kept[place]:
                             waiting.add(request)
-    found = {r: Survey(frozenset(keys[r]), frozenset(rows[r]), frozenset(raw[r])) for r in keys}
+    found = {r: Survey(keys[r], frozenset(rows[r]), frozenset(raw[r])) for r in keys}
     return found, frozenset(waiting)
 
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
+import numpy as np
 import torch
 
 from hybridmu.code_digest import code_digest
 from hybridmu.config import Settings
 from hybridmu.core import learners
-from hybridmu.core.kernel.model import SubModel
-from hybridmu.core.kernel.training import Recipe
+from hybridmu.core.kernel.model import State, SubModel
+from hybridmu.core.kernel.rows import Rows
+from hybridmu.core.kernel.training import Across, Recipe
 from hybridmu.core.learners import Learner
 from hybridmu.core.partitioners import Partitioner
 from hybridmu.core.proof.lineage import environment, head
+from hybridmu.core.strategies import Context
 from hybridmu.core.strategies.requirements import unfit_updates
 from hybridmu.core.tasks.registry import make_task
 from hybridmu.errors import ConfigError
@@ -23,7 +26,7 @@ from hybridmu.store.dataset.lake import Lake
 from hybridmu.store.storage.blobs import Blobs
 from hybridmu.store.storage.file_modes import modes_of
 from hybridmu.store.storage.storage import Storage
-from hybridmu.types import ShardJob, StrategyName
+from hybridmu.types import Job, StrategyName
 from hybridmu.user_code import contained, told
 
 # Named as such in the environment part of a lineage key.
@@ -55,7 +58,7 @@ class Site:
         """Return `cpu` or `cuda`; only workers that hold a GPU get `cuda`."""
         return self.settings.device
 
-    def expect(self, job: ShardJob) -> None:
+    def expect(self, job: Job) -> None:
         """See the generations that a job is about, and compare what is read for it with what the ledger recorded.
 
         Args:
@@ -131,22 +134,74 @@ class Site:
         manifest = self.lake.manifest
         return recipe_of(self.settings, manifest.epochs_of(shard, generations), manifest.initial_slices)
 
-    def fresh_model(self, shard: int) -> SubModel:
-        """Return the untrained sub-model of a shard on the training device."""
-        return self._untrained(shard).to(self.device)
+    def strategy_context(
+        self,
+        shard: int,
+        live: Rows,
+        revoked: Rows | None = None,
+        *,
+        generations: int | None = None,
+        checkpoint: Callable[[int], State | None] = lambda _: None,
+        save: Callable[[int, State, int], None] = lambda *_: None,
+        current: State | None = None,
+        held_out: Rows | None = None,
+        alpha: float = 0.0,
+        across: Across | None = None,
+    ) -> Context:
+        """Return a shard as a strategy meets it, with this system's task, hyper-parameters and policy.
+
+        Args:
+            shard: Shard number.
+            live: Rows that stay.
+            revoked: Rows whose influence goes; none by default.
+            generations: Of the first so many generations of rows; of all that were seen by default.
+            checkpoint: Slice → state of the trajectory; by default there is none.
+            save: Called after every exactly trained slice.
+            current: State that is live now.
+            held_out: Validation rows of the shard.
+            alpha: Step of the subtraction.
+            across: Opens a model for training by several processes.
+        """
+        policy = self.settings.policy
+        return Context(
+            shard=shard,
+            task=self.task,
+            recipe=self.recipe_for(shard, generations),
+            live=live,
+            revoked=live.take(np.zeros(0, np.int64)) if revoked is None else revoked,
+            fresh_model=lambda: self.fresh_model(shard),
+            checkpoint=checkpoint,
+            save=save,
+            current=current,
+            held_out=held_out,
+            alpha=alpha,
+            finetune_epochs=policy.finetune_epochs,
+            finetune_rate=policy.finetune_lr * self.settings.optimizer.lr,
+            across=across,
+            learner=self.learner,
+        )
+
+    def fresh_model(self, shard: int, seed: int | None = None) -> SubModel:
+        """Return the untrained sub-model of a shard on the training device.
+
+        Args:
+            shard: Shard number.
+            seed: Draws its weights; the system's own by default.
+        """
+        return self._untrained(shard, seed).to(self.device)
 
     def unfit_updates(self) -> dict[StrategyName, str]:
         """Return which updates the task's model does not allow, and why."""
         return unfit_updates(self._untrained(0), self.task, self.lake.manifest.features)
 
-    def _untrained(self, shard: int) -> SubModel:
+    def _untrained(self, shard: int, seed: int | None = None) -> SubModel:
         manifest = self.lake.manifest
         return self.learner.initial(
             self.task,
             features=manifest.features,
             classes=len(manifest.encoder.classes),
             standardize=self.settings.data.standardize,
-            seed=self.settings.sisa.seed,
+            seed=self.settings.sisa.seed if seed is None else seed,
             shard=shard,
         )
 

@@ -25,7 +25,7 @@ from hybridmu.core.proof.merkle import make_leaves, root
 from hybridmu.errors import CertificateRefusedError, CorruptBlobError
 from hybridmu.runtime.workers.context import Site
 from hybridmu.runtime.workers.oracle import seals_of, train_from_scratch
-from hybridmu.types import PastSubModel, Proof, RequestNeed, ShardJob, Tombstone
+from hybridmu.types import NO_KEYS, KeySet, PastSubModel, Proof, ProveJob, RequestNeed, Tombstone
 
 Sampled = Callable[[str], bool]
 Mask = np.ndarray[tuple[int], np.dtype[np.bool_]]
@@ -40,13 +40,13 @@ class Prover:
         sampled: Whether a request's result is trained anew and compared.
     """
 
-    def __init__(self, site: Site, job: ShardJob, sampled: Sampled) -> None:
+    def __init__(self, site: Site, job: ProveJob, sampled: Sampled) -> None:
         self.site, self.shard, self.job, self.sampled = site, job.shard, job, sampled
         self.salt = site.lake.manifest.salt
-        self.rows = site.lake.outline(job.shard, set())
+        self.rows = site.lake.outline(job.shard, NO_KEYS)
         self._leaves = make_leaves(self.salt, self.rows.ids, self.rows.content)
         self._stones: dict[str, list[Tombstone]] = {}
-        for stone in job.stones:
+        for stone in job.tombstones:
             self._stones.setdefault(stone.request_id, []).append(stone)
         self._states: dict[int, tuple[Mask, ShardState]] = {}
         self._roots: dict[tuple[int, bytes], str] = {}
@@ -132,7 +132,7 @@ class Prover:
             return self._states[past.version]
         sub = past.sub
         schedule = self.site.recipe_for(self.shard, sub.generations).epochs
-        mask = ~_carry(self.rows, [stone for stone in self.job.stones if stone.seq <= sub.exact_upto])
+        mask = ~_carry(self.rows, [stone for stone in self.job.tombstones if stone.seq <= sub.exact_upto])
         mask &= self.rows.slice <= len(schedule)  # later generations had not come yet
         links, start = [], 0
         for slice_, epochs in enumerate(schedule, start=1):
@@ -182,7 +182,7 @@ class Prover:
         site, sub = self.site, past.sub
         if head != site.head(self.shard):
             return False, "not replayable here: other code, libraries or machine than made it"
-        gone = {(str(stone.kind), stone.key) for stone in self.job.stones if stone.seq <= sub.exact_upto}
+        gone = KeySet.of(stone for stone in self.job.tombstones if stone.seq <= sub.exact_upto)
         shards = {self.shard: sub.generations}
         states, seconds = train_from_scratch(
             site.settings, {self.shard: gone}, shards, 1, seals=seals_of(site, [self.shard])
@@ -215,9 +215,8 @@ class Prover:
     def _rows_with_features(self) -> Rows:
         """Return every row that a request in question revoked: this is their audit, the last to read them."""
         if self._revoked is None:
-            asked = [stone for need in self.job.requests for stone in self._stones.get(need.request_id, ())]
-            pairs = {(str(stone.kind), stone.key) for stone in asked}
-            self._revoked = self.site.lake.rows("train", self.shard, pairs, only_revoked=True)
+            asked = [stone for need in self.job.needs for stone in self._stones.get(need.request_id, ())]
+            self._revoked = self.site.lake.rows("train", self.shard, KeySet.of(asked), only_revoked=True)
         return self._revoked
 
     def _model(self, blob: str) -> SubModel:
@@ -233,4 +232,4 @@ _MODELS = 4  # kept in memory: requests of one round share theirs
 
 
 def _carry(rows: Rows, stones: Sequence[Tombstone]) -> Mask:
-    return carries(rows.ids, rows.groups, {(str(stone.kind), stone.key) for stone in stones})
+    return carries(rows.ids, rows.groups, KeySet.of(stones))

@@ -12,7 +12,7 @@ from hybridmu.errors import HybridMUError, StorageError, StrategyUnavailableErro
 from hybridmu.planning.planner import Pools
 from hybridmu.runtime.workers.shard_worker import ShardWorker
 from hybridmu.runtime.workers.update_worker import Updater
-from hybridmu.types import JobResult, ShardFailure, ShardJob, ShardOutcome
+from hybridmu.types import Job, JobResult, ShardFailure, ShardOutcome, UpdaterJob
 from hybridmu.user_code import told
 
 _IDLE_SECONDS = 0.02
@@ -25,11 +25,11 @@ class Executor(Protocol):
         """Return how many retrains and updates run at once."""
         ...
 
-    def has_core(self, job: ShardJob) -> bool:
+    def has_core(self, job: Job) -> bool:
         """Return whether a core is free where the job would run, as far as that is settled."""
         ...
 
-    def submit(self, job: ShardJob) -> None:
+    def submit(self, job: Job) -> None:
         """Start or queue a job; returns at once."""
         ...
 
@@ -56,7 +56,7 @@ class LocalExecutor:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._queue: deque[ShardJob] = deque()
+        self._queue: deque[Job] = deque()
         self._workers: dict[int, ShardWorker] = {}
         self._updater: Updater | None = None
 
@@ -64,11 +64,11 @@ class LocalExecutor:
         """Return one worker and one updater."""
         return Pools(1, 1)
 
-    def has_core(self, job: ShardJob) -> bool:
+    def has_core(self, job: Job) -> bool:
         """Return true: there is one place, and jobs take turns."""
         return True
 
-    def submit(self, job: ShardJob) -> None:
+    def submit(self, job: Job) -> None:
         """Queue a job."""
         self._queue.append(job)
 
@@ -93,15 +93,14 @@ class LocalExecutor:
         self._workers.clear()
         self._updater = None
 
-    def _run(self, job: ShardJob) -> JobResult:
-        if not job.central:
-            result: JobResult = getattr(self._worker(job.shard), job.method)(job)
-            return result
+    def _run(self, job: Job) -> JobResult:
+        if not isinstance(job, UpdaterJob):
+            return self._worker(job.shard).run(job)
         if self._updater is None:
             self._updater = Updater(self._settings)
-        outcome: JobResult = getattr(self._updater, job.method)(job)
+        outcome = self._updater.run(job)
         if isinstance(outcome, ShardOutcome) and outcome.blob:
-            self._worker(job.shard).adopt(outcome.blob)
+            self._worker(outcome.shard).adopt(outcome.blob)
         return outcome
 
     def _worker(self, shard: int) -> ShardWorker:
@@ -110,7 +109,7 @@ class LocalExecutor:
         return self._workers[shard]
 
 
-def failure(job: ShardJob, error: BaseException, *, retryable: bool = False) -> ShardFailure:
+def failure(job: Job, error: BaseException, *, retryable: bool = False) -> ShardFailure:
     """Return a description of why a job failed."""
     again = retryable or isinstance(error, StorageError)  # a network that fails now may not fail the next time
     return ShardFailure(job.job_id, job.shard, told(error), again, isinstance(error, StrategyUnavailableError))

@@ -23,6 +23,7 @@ from hybridmu.core.learners import Fit
 from hybridmu.errors import HybridMUError
 from hybridmu.runtime.workers.context import Site
 from hybridmu.store.dataset.layout import MANIFEST
+from hybridmu.types import NO_KEYS, KeySet
 from hybridmu.user_code import contained, told
 
 Watch = Callable[[int, int], None]
@@ -32,7 +33,7 @@ _POLL_SECONDS = 0.05
 
 def train_from_scratch(
     settings: Settings,
-    gone: Mapping[int, set[tuple[str, bytes]]],
+    gone: Mapping[int, KeySet],
     shards: Mapping[int, int],
     processes: int,
     watch: Watch | None = None,
@@ -42,7 +43,7 @@ def train_from_scratch(
 
     Args:
         settings: The configuration; only its lake is read, never its blobs.
-        gone: Shard → (kind, digest) of every tombstone.
+        gone: Shard → what its tombstones name.
         shards: Which shards, and of how many generations of rows each.
         processes: How many run at once.
         watch: Called with (shards done, shards in all) while they run.
@@ -59,7 +60,7 @@ def train_from_scratch(
         running = [
             _start(
                 settings,
-                {s: (shards[s], gone.get(s, set())) for s in [*shards][number::count]},
+                {s: (shards[s], gone.get(s, NO_KEYS)) for s in [*shards][number::count]},
                 Path(folder),
                 number,
                 seals,
@@ -104,7 +105,7 @@ def seals_of(site: Site, shards: Sequence[int]) -> Seals:
 
 def _start(
     settings: Settings,
-    work: Mapping[int, tuple[int, set[tuple[str, bytes]]]],
+    work: Mapping[int, tuple[int, KeySet]],
     folder: Path,
     number: int,
     seals: Seals,
@@ -151,7 +152,7 @@ def _train(document: dict[str, Any]) -> None:
     for name, asked in document["shards"].items():
         shard, generations = int(name), asked["generations"]
         recipe = site.recipe_for(shard, generations)
-        gone = {(kind, bytes.fromhex(key)) for kind, key in asked["gone"]}
+        gone = KeySet((kind, bytes.fromhex(key)) for kind, key in asked["gone"])
         live = site.lake.rows("train", shard, gone, generations=generations).to(site.device)
         started = time.perf_counter()
         if len(live):

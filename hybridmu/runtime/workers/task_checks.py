@@ -30,7 +30,7 @@ from hybridmu.core.task_check import SAMPLE_ROWS, Trial, check, sample
 from hybridmu.core.tasks.registry import is_own, make_task
 from hybridmu.errors import ConfigError
 from hybridmu.runtime.workers.context import Site, configure_torch, recipe_of
-from hybridmu.types import Tombstone
+from hybridmu.types import KeySet, Tombstone
 from hybridmu.user_code import contained, told
 
 
@@ -66,7 +66,7 @@ class TaskChecks:
         lake = self._site.lake
         for shard in range(self._site.settings.sisa.shards):
             tables = lake.shard("train", shard)
-            keys = {(str(stone.kind), stone.key) for stone in gone.get(shard, ())}
+            keys = KeySet.of(gone.get(shard, ()))
             live = np.flatnonzero(~carries(tables.outline.ids, tables.outline.groups, keys))[:SAMPLE_ROWS]
             if len(live):
                 (rows,) = tables.rows(live)

@@ -5,25 +5,32 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from functools import lru_cache
+from typing import assert_never
 
 import numpy as np
 
 from hybridmu.config import Settings
 from hybridmu.core.kernel.model import State, finite
 from hybridmu.core.kernel.rows import carries
-from hybridmu.core.strategies import Context, get
+from hybridmu.core.strategies import get
 from hybridmu.errors import CorruptBlobError, StrategyUnavailableError
 from hybridmu.runtime.purge.row_purge import foresee_indexes, purge_indexes
 from hybridmu.runtime.purge.storage_scan import Look, drop_old_versions
 from hybridmu.runtime.workers import shadow_trainer
 from hybridmu.runtime.workers.context import Site
 from hybridmu.types import (
+    AuditJob,
     AuditOutcome,
-    ForeseenOutcome,
-    LookOutcome,
-    PurgeOutcome,
-    ShardJob,
+    ForeseeIndexJob,
+    ForeseeIndexOutcome,
+    PurgeIndexJob,
+    PurgeIndexOutcome,
+    SearchJob,
+    SearchOutcome,
     ShardOutcome,
+    UpdateJob,
+    UpdaterJob,
+    UpdaterResult,
 )
 from hybridmu.user_code import placed
 
@@ -46,8 +53,31 @@ class Updater:
         """Return True once the process is up."""
         return True
 
+    def run(self, job: UpdaterJob) -> UpdaterResult:
+        """Do a job, whichever it is.
+
+        Args:
+            job: On any shard, or on what all shards share.
+
+        Returns:
+            The outcome that belongs to its type.
+        """
+        match job:
+            case UpdateJob():
+                return self.update(job)
+            case AuditJob():
+                return self.audit(job)
+            case ForeseeIndexJob():
+                return self.foresee_index(job)
+            case PurgeIndexJob():
+                return self.purge_index(job)
+            case SearchJob():
+                return self.search(job)
+            case _:
+                assert_never(job)
+
     @placed
-    def update(self, job: ShardJob) -> ShardOutcome:
+    def update(self, job: UpdateJob) -> ShardOutcome:
         """Run the job's approximate strategy.
 
         The revoked rows are read here because the plan names this removal; the result never enters the lineage map.
@@ -65,15 +95,12 @@ class Updater:
         started = time.perf_counter()
         site, shard = self.site, job.shard
         site.expect(job)
-        policy = site.settings.policy
-        gone = {(str(kind), key) for kind, key in job.tombstones}
-        fresh = {(str(kind), key) for kind, key in job.fresh}
-        removed = {(str(kind), key) for kind, key in job.removed}
         tables = site.lake.shard("train", shard, job.generations)
         keys = tables.outline
-        live = np.flatnonzero(~carries(keys.ids, keys.groups, gone))
+        live = np.flatnonzero(~carries(keys.ids, keys.groups, job.tombstones))
         # Only what the current weights still contain is subtracted.
-        revoked = np.flatnonzero(carries(keys.ids, keys.groups, fresh) & ~carries(keys.ids, keys.groups, removed))
+        out = carries(keys.ids, keys.groups, job.removed)
+        revoked = np.flatnonzero(carries(keys.ids, keys.groups, job.revoked) & ~out)
         current = self._state(job.current_blob or "")
         state = lru_cache(_STATES)(self._state)
         read = 0
@@ -85,21 +112,16 @@ class Updater:
             return current if blob == job.current_blob else state(blob)
 
         strategy = get(job.strategy)
-        context = Context(
-            shard=shard,
-            task=site.task,
-            recipe=site.recipe_for(shard, job.generations),
-            live=keys.take(live),
-            revoked=keys.take(revoked),
-            fresh_model=lambda: site.fresh_model(shard),
+        held_out = site.lake.rows("validation", shard, job.tombstones) if strategy.validates else None
+        context = site.strategy_context(
+            shard,
+            keys.take(live),
+            keys.take(revoked),
+            generations=job.generations,
             checkpoint=checkpoint,
-            save=lambda *_: None,
             current=current,
-            held_out=site.lake.rows("validation", shard, gone).to(site.device) if strategy.validates else None,
+            held_out=None if held_out is None else held_out.to(site.device),
             alpha=job.alpha,
-            finetune_epochs=policy.finetune_epochs,
-            finetune_rate=policy.finetune_lr * site.settings.optimizer.lr,
-            learner=site.learner,
         )
         going, part = tables.rows(revoked, live[strategy.reads(context)])
         result = strategy.run(replace(context, revoked=going.to(site.device), part=part.to(site.device)))
@@ -123,7 +145,7 @@ class Updater:
         )
 
     @placed
-    def audit(self, job: ShardJob) -> AuditOutcome:
+    def audit(self, job: AuditJob) -> AuditOutcome:
         """Make shadow models of a shard, and measure them; nothing is written.
 
         Args:
@@ -134,7 +156,7 @@ class Updater:
         """
         return shadow_trainer.run(self.site, job)
 
-    def purge_index(self, job: ShardJob) -> PurgeOutcome:
+    def purge_index(self, job: PurgeIndexJob) -> PurgeIndexOutcome:
         """Remove rows from the index files, which all shards share.
 
         Args:
@@ -144,10 +166,10 @@ class Updater:
             How many index files were rewritten, and how many training rows of the same content are left.
         """
         self.site.expect(job)
-        done, twins = purge_indexes(self.site.lake, job.gone, job.content)
-        return PurgeOutcome(job.job_id, job.shard, len(done), twins=twins)
+        done, twins = purge_indexes(self.site.lake, job.rows, job.content)
+        return PurgeIndexOutcome(job.job_id, len(done), twins)
 
-    def foresee_index(self, job: ShardJob) -> ForeseenOutcome:
+    def foresee_index(self, job: ForeseeIndexJob) -> ForeseeIndexOutcome:
         """Work out what the index files will hold without rows; nothing is changed.
 
         Args:
@@ -157,10 +179,10 @@ class Updater:
             The seals of the files, now and then.
         """
         self.site.expect(job)
-        seals = foresee_indexes(self.site.lake, job.gone, job.content)
-        return ForeseenOutcome(job.job_id, job.shard, tuple((name, *both) for name, both in seals.items()))
+        seals = foresee_indexes(self.site.lake, job.rows, job.content)
+        return ForeseeIndexOutcome(job.job_id, tuple((name, *both) for name, both in seals.items()))
 
-    def look(self, job: ShardJob) -> LookOutcome:
+    def search(self, job: SearchJob) -> SearchOutcome:
         """Search storage for what was purged, after deleting what a versioned bucket keeps of it.
 
         Args:
@@ -173,9 +195,9 @@ class Updater:
         versions = drop_old_versions(self.site.lake, job.purged_shards)
         found, looked = Look(self.site.lake, job.needles, job.database, job.waiting).run()
         names = tuple((name, tuple(sorted(held))) for name, held in found.items())
-        return LookOutcome(job.job_id, job.shard, names, tuple({**looked, "old_versions": versions}.items()))
+        return SearchOutcome(job.job_id, names, tuple({**looked, "old_versions": versions}.items()))
 
-    def _checkpoint(self, job: ShardJob, slice_: int) -> str:
+    def _checkpoint(self, job: UpdateJob, slice_: int) -> str:
         if len(job.trajectory) < slice_:
             raise StrategyUnavailableError(f"no checkpoint after slice {slice_}", remedy="use strategy retrain")
         return job.trajectory[slice_ - 1]

@@ -9,21 +9,20 @@ from hybridmu.core.kernel.rows import carries
 from hybridmu.store.dataset.lake import Lake
 from hybridmu.store.dataset.layout import as_given, digest_column, stored_name
 from hybridmu.store.storage.parquet import read_parquet
+from hybridmu.types import KeySet
 
 Counts = npt.NDArray[np.int64]
 
 
-def class_counts(
-    lake: Lake, shard: int, generations: int, out: set[tuple[str, bytes]], revoked: set[tuple[str, bytes]]
-) -> tuple[Counts, Counts]:
+def class_counts(lake: Lake, shard: int, generations: int, out: KeySet, revoked: KeySet) -> tuple[Counts, Counts]:
     """Count the training rows of a shard, and how many of them are revoked.
 
     Args:
         lake: The tables.
         shard: Shard number.
         generations: Of the first so many generations.
-        out: (kind, digest) of rows that the model does not hold any more; they are not counted.
-        revoked: (kind, digest) of those that it has to lose.
+        out: Keys of rows that the model does not hold any more; they are not counted.
+        revoked: Keys of those that it has to lose.
 
     Returns:
         Two int64 [classes].

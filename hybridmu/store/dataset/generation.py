@@ -38,6 +38,7 @@ from hybridmu.store.dataset.source_rows import Batch
 from hybridmu.store.dataset.spill_files import Streams
 from hybridmu.store.storage.file_modes import PRIVATE
 from hybridmu.store.storage.parquet import TableWriter, publish_parquet, read_parquet, write_parquet
+from hybridmu.types import KeySet
 
 # A reader holds several times a row group while it decodes it: small ones keep a loading actor near its rows' size.
 _GROUP_ROWS = 1_024
@@ -186,7 +187,7 @@ def known_ids(lake: Lake, part: int, ids: Digests) -> npt.NDArray[np.bool_]:
     """
     found = np.zeros(len(ids), dtype=np.bool_)
     for there in _training_ids(lake, part):
-        found |= carries(ids, ids, {("id", row.tobytes()) for row in there})
+        found |= carries(ids, ids, KeySet(("id", row.tobytes()) for row in there))
     return found
 
 

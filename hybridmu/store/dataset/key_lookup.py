@@ -16,15 +16,14 @@ from hybridmu.errors import DataError
 from hybridmu.store.dataset.key_index import id_index
 from hybridmu.store.dataset.lake import Lake
 from hybridmu.store.dataset.layout import SPLITS, id_file, part_of
-from hybridmu.types import KeyKind, NamedKey, ResolvedKey, RowKey
+from hybridmu.types import Key, KeyKind, NamedKey, ResolvedKey, RowKey
 
 Mac = Callable[[KeyKind, object], tuple[str, bytes]]
-Pair = tuple[KeyKind, bytes]  # kind and digest
 
 
 @dataclass(frozen=True)
-class UnknownKey:
-    """A key that no row in the lake carries.
+class RawKey:
+    """An id or group as a caller wrote it.
 
     Attributes:
         kind: Id or group.
@@ -48,7 +47,7 @@ class Lookup:
     def __init__(self, lake: Lake, mac: Mac | None = None) -> None:
         self._lake, self._mac = lake, mac
 
-    def find(self, wanted: Iterable[tuple[KeyKind, object]]) -> tuple[list[ResolvedKey], list[UnknownKey]]:
+    def find(self, wanted: Iterable[tuple[KeyKind, object]]) -> tuple[list[ResolvedKey], list[RawKey]]:
         """Find where the keys of a request live.
 
         Args:
@@ -60,12 +59,12 @@ class Lookup:
         Raises:
             DataError: A group is asked of a table without groups, or a key has the wrong type.
         """
-        asked: dict[Pair, UnknownKey] = {}
+        asked: dict[Key, RawKey] = {}
         for kind, raw in wanted:
             value = self.typed(kind, raw)
-            asked.setdefault((kind, digest(self._lake.key, kind, value)), UnknownKey(kind, str(raw), value))
+            asked.setdefault((kind, digest(self._lake.key, kind, value)), RawKey(kind, str(raw), value))
 
-        def mac(pair: Pair) -> tuple[str, bytes]:
+        def mac(pair: Key) -> tuple[str, bytes]:
             return self._mac(pair[0], asked[pair].value) if self._mac else ("", b"")
 
         found = self._find(asked, mac)
@@ -86,13 +85,13 @@ class Lookup:
         known = [key for pair in asked for key in found.get(pair, [])]
         return known, [key for pair, key in asked.items() if pair not in found]
 
-    def _find(self, asked: Iterable[Pair], mac: Callable[[Pair], tuple[str, bytes]]) -> dict[Pair, list[ResolvedKey]]:
-        places: dict[int, list[Pair]] = {}
+    def _find(self, asked: Iterable[Key], mac: Callable[[Key], tuple[str, bytes]]) -> dict[Key, list[ResolvedKey]]:
+        places: dict[int, list[Key]] = {}
         for pair, shard in self._shards_of(asked):
             places.setdefault(shard, []).append(pair)
         # In a grouped table an id may have rows in two shards: one in the training, one in the test table. A group has
         # rows in one slice of every generation that brought it some.
-        found: dict[Pair, list[ResolvedKey]] = {}
+        found: dict[Key, list[ResolvedKey]] = {}
         for shard, pairs in sorted(places.items()):
             for pair, slices in self._rows(shard, pairs).items():
                 mac_key, made = mac(pair)
@@ -102,11 +101,9 @@ class Lookup:
                 )
         return found
 
-    def _rows(
-        self, shard: int, pairs: list[tuple[KeyKind, bytes]]
-    ) -> dict[tuple[KeyKind, bytes], dict[int, list[RowKey]]]:
+    def _rows(self, shard: int, pairs: list[Key]) -> dict[Key, dict[int, list[RowKey]]]:
         """Return key → slice → rows of a shard that carry it."""
-        found: dict[tuple[KeyKind, bytes], dict[int, list[RowKey]]] = {}
+        found: dict[Key, dict[int, list[RowKey]]] = {}
         for split in SPLITS:
             for columns in map(self._lake.keys_of, self._lake.files(split, shard)):
                 for kind, index in (("id", columns.by_id), ("group", columns.by_group)):
@@ -136,7 +133,7 @@ class Lookup:
             )
         return integer_of(str(value)) if "int" in type_ else str(value)
 
-    def _shards_of(self, asked: Iterable[tuple[KeyKind, bytes]]) -> Iterator[tuple[tuple[KeyKind, bytes], int]]:
+    def _shards_of(self, asked: Iterable[Key]) -> Iterator[tuple[Key, int]]:
         """Yield (key, shard that may hold it): computed, or looked up for ids of a grouped table."""
         lake = self._lake
         computed = [pair for pair in asked if pair[0] == "group" or lake.manifest.group_type is None]
@@ -172,7 +169,7 @@ def integer_of(text: str) -> int | str:
     return number if str(number) == text else text
 
 
-def values_of(lake: Lake, key: UnknownKey) -> list[object]:
+def values_of(lake: Lake, key: RawKey) -> list[object]:
     """Return what a key can be in rows that wait: before the first group came, its column has no type yet."""
     if key.kind == "group" and lake.manifest.group_type == "null":
         return list(dict.fromkeys((key.value, integer_of(key.text))))

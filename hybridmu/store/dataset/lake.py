@@ -40,7 +40,7 @@ from hybridmu.store.dataset.shard_reader import ShardTables
 from hybridmu.store.storage.parquet import open_parquet, read_parquet
 from hybridmu.store.storage.sealed_json import file_seal, stream_seal
 from hybridmu.store.storage.storage import Storage
-from hybridmu.types import ResolvedKey
+from hybridmu.types import NO_KEYS, KeySet, ResolvedKey
 
 # Names of files → the seals that each may have; two of them while it is rewritten.
 Recorded = Callable[[Sequence[str]], Mapping[str, frozenset[str]]]
@@ -207,7 +207,7 @@ class Lake:
         self,
         split: Split,
         shard: int,
-        revoked: set[tuple[str, bytes]],
+        revoked: KeySet,
         *,
         only_revoked: bool = False,
         generations: int | None = None,
@@ -217,7 +217,7 @@ class Lake:
         Args:
             split: Which table.
             shard: Shard number.
-            revoked: (kind, digest) of tombstoned keys.
+            revoked: Tombstoned keys.
             only_revoked: Return what live reading leaves out (a removal's or audit's fenced read).
             generations: Read only the first so many; all by default.
 
@@ -309,16 +309,14 @@ class Lake:
         except FileNotFoundError:
             raise self._missing(name) from None
 
-    def outline(self, shard: int, revoked: set[tuple[str, bytes]]) -> Rows:
+    def outline(self, shard: int, revoked: KeySet) -> Rows:
         """Return the live training rows of a shard without features and labels: enough for lineage keys."""
         keys = self.keys("train", shard)
         live = ~carries(keys.ids, keys.groups, revoked)
         none = torch.empty(0)
         return Rows(none, none, keys.slices[live], keys.ids[live], keys.groups[live], keys.content[live])
 
-    def counts(
-        self, split: Split, shard: int, revoked: set[tuple[str, bytes]]
-    ) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    def counts(self, split: Split, shard: int, revoked: KeySet) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Return (live, revoked) rows of a shard, per slice of all generations."""
         keys = self.keys(split, shard)
         mask = carries(keys.ids, keys.groups, revoked)
@@ -328,7 +326,7 @@ class Lake:
 
         return per_slice(keys.slices[~mask]), per_slice(keys.slices[mask])
 
-    def twins(self, keys: Sequence[ResolvedKey], revoked: dict[int, set[tuple[str, bytes]]]) -> int:
+    def twins(self, keys: Sequence[ResolvedKey], revoked: Mapping[int, KeySet]) -> int:
         """Count live training rows with the same features and label as a row that `keys` revoke.
 
         Args:
@@ -341,7 +339,7 @@ class Lake:
         going: set[bytes] = set()
         for shard in sorted({key.shard for key in keys}):
             held = self.keys("train", shard)
-            mask = carries(held.ids, held.groups, {(k.kind, k.key) for k in keys if k.shard == shard})
+            mask = carries(held.ids, held.groups, KeySet.of(key for key in keys if key.shard == shard))
             going |= {row.tobytes() for row in held.content[mask]}
         twins = 0
         for part in sorted({part_of(content, self.shards) for content in going}):
@@ -352,7 +350,7 @@ class Lake:
                 for shard in sorted(set(hits["shard"].to_pylist())):
                     mine = hits.filter(pc.equal(hits["shard"], shard))
                     ids, groups = digest_column(mine, "_id"), digest_column(mine, "_group")
-                    twins += int((~carries(ids, groups, revoked.get(shard, set()))).sum())
+                    twins += int((~carries(ids, groups, revoked.get(shard, NO_KEYS))).sum())
         return twins
 
     def tables(self, names: Sequence[str]) -> Iterator[pa.Table]:

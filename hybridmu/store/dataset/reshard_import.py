@@ -19,8 +19,9 @@ from hybridmu.store.dataset.list_packing import unpacked_field
 from hybridmu.store.dataset.source_rows import Reader
 from hybridmu.store.dataset.suppression import Suppression
 from hybridmu.store.storage.parquet import open_parquet
+from hybridmu.types import NO_KEYS, KeySet
 
-Gone = Mapping[int, set[tuple[str, bytes]]]
+Gone = Mapping[int, KeySet]
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def ancestry_of(old: Predecessor) -> Ancestry:
     manifest = old.lake.manifest
     shards = []
     for shard in range(old.lake.shards):
-        rows = old.lake.outline(shard, old.gone.get(shard, set()))
+        rows = old.lake.outline(shard, old.gone.get(shard, NO_KEYS))
         links = chain("00", rows, manifest.epochs_of(shard), manifest.salt).links
         shards.append(tuple((link.rows, link.root) for link in links))
     brought = tuple(generation.count for generation in manifest.generations)
@@ -99,7 +100,7 @@ def _live(old: Predecessor, splits: tuple[Split, ...], columns: list[str]) -> It
     for shard, names in places:
         for table in lake.tables(names):
             ids, groups = digest_column(table, "_id"), digest_column(table, "_group")
-            live = table.filter(pa.array(~carries(ids, groups, old.gone.get(shard, set()))))
+            live = table.filter(pa.array(~carries(ids, groups, old.gone.get(shard, NO_KEYS))))
             for batch in live.combine_chunks().to_batches():
                 made = [exact(c, batch.column(stored_name(c)), types[c], "the tables") for c in columns]
                 yield pa.Table.from_arrays(made, columns)

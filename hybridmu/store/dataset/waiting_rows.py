@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from hybridmu.core.kernel.partition import digest
 from hybridmu.core.kernel.rows import carries
 from hybridmu.store.dataset.generation import already_there, duplicates, known_ids
-from hybridmu.store.dataset.key_lookup import Pair, UnknownKey, values_of
+from hybridmu.store.dataset.key_lookup import RawKey, values_of
 from hybridmu.store.dataset.lake import Lake
 from hybridmu.store.dataset.layout import INCOMING, as_given, digest_column, incoming_file, parts_of
 from hybridmu.store.dataset.source_rows import Reader
@@ -23,7 +23,7 @@ from hybridmu.store.dataset.spill_files import Streams
 from hybridmu.store.dataset.suppression import Suppression
 from hybridmu.store.storage.parquet import TableWriter, open_parquet, read_parquet, seal_footer
 from hybridmu.store.storage.sealed_json import path_seal
-from hybridmu.types import Ingestion
+from hybridmu.types import Ingestion, Key, KeySet
 
 # A copy that no ingestion names was left by a crash; a younger one may be on its way into the ledger.
 _ORPHAN_SECONDS = 3600.0
@@ -120,23 +120,22 @@ def refuse_known(lake: Lake, copy: Copy, waiting: Sequence[Ingestion]) -> None:
         raise already_there()
 
 
-def waiting_keys(lake: Lake, keys: Sequence[UnknownKey], waiting: Sequence[Ingestion]) -> list[UnknownKey]:
+def waiting_keys(lake: Lake, keys: Sequence[RawKey], waiting: Sequence[Ingestion]) -> list[RawKey]:
     """Return those keys that rows carry which are not in the lake yet."""
     if not waiting:
         return []
     wanted = {(key.kind, digest(lake.key, key.kind, value)): key for key in keys for value in values_of(lake, key)}
-    coming = waiting_pairs(lake, wanted, waiting)
+    coming = waiting_among(lake, KeySet(wanted), waiting)
     return list(dict.fromkeys(key for pair, key in wanted.items() if pair in coming))
 
 
-def waiting_pairs(lake: Lake, pairs: Iterable[Pair], waiting: Sequence[Ingestion]) -> set[Pair]:
-    """Return those (kind, digest) pairs that rows carry which are not in the lake yet."""
-    left = set(pairs)
-    coming: set[Pair] = set()
+def waiting_among(lake: Lake, keys: KeySet, waiting: Sequence[Ingestion]) -> KeySet:
+    """Return those keys that rows carry which are not in the lake yet."""
+    coming: set[Key] = set()
     for table in _digests(lake, waiting):
         ids, groups = digest_column(table, "_id"), digest_column(table, "_group")
-        coming |= {pair for pair in left - coming if carries(ids, groups, {pair}).any()}
-    return coming
+        coming |= {key for key in keys - coming if carries(ids, groups, KeySet([key])).any()}
+    return KeySet(coming)
 
 
 def rewrite(lake: Lake, new: Ingestion, guard: Suppression, propose: Propose) -> int:
@@ -204,7 +203,7 @@ def _known(lake: Lake, by_id: Streams) -> int:
 
 
 def _shares_ids(lake: Lake, copy: Copy, other: Ingestion) -> bool:
-    new = {("id", row.tobytes()) for row in digest_column(pq.read_table(copy.path, columns=["_id"]), "_id")}
+    new = KeySet(("id", row.tobytes()) for row in digest_column(pq.read_table(copy.path, columns=["_id"]), "_id"))
     return any(carries(ids := digest_column(table, "_id"), ids, new).any() for table in _digests(lake, [other]))
 
 

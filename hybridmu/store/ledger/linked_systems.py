@@ -15,7 +15,7 @@ from hybridmu.store.ledger import tables as t
 from hybridmu.store.ledger.engine.transactions import reader, transaction
 from hybridmu.store.ledger.forwards import clear_outbox
 from hybridmu.store.ledger.request_rows import BEGUN
-from hybridmu.types import ForwardState, KeyKind, NamedKey
+from hybridmu.types import ForwardState, Key, KeySet, NamedKey
 
 _PREDECESSOR = "predecessor"
 
@@ -118,7 +118,7 @@ class Links:
             query = sa.select(t.readmissions.c.mac, sa.func.max(t.readmissions.c.at)).group_by(t.readmissions.c.mac)
             return {bytes(mac): at for mac, at in connection.execute(query)}
 
-    def revoked(self) -> tuple[set[tuple[KeyKind, bytes]], float | None]:
+    def revoked(self) -> tuple[KeySet, float | None]:
         """Return (what the guard does not name, the earliest deadline of a request that is not purged).
 
         The first are (kind, digest) of tombstones that are not emptied, of requests whose entries were given up with
@@ -134,20 +134,21 @@ class Links:
             .where(t.tombstones.c.request_id.not_in(sa.select(t.guard.c.request_id)))
         )
         with self._read.begin() as connection:
-            keys: set[tuple[KeyKind, bytes]] = {(row.kind, bytes(row.key)) for row in connection.execute(query)}
+            keys = KeySet((row.kind, bytes(row.key)) for row in connection.execute(query))
             return keys, connection.scalar(deadlines)
 
-    def snapshot(self) -> tuple[dict[int, set[tuple[str, bytes]]], int]:
+    def snapshot(self) -> tuple[dict[int, KeySet], int]:
         """Return (shard → tombstoned keys whose rows a successor must not get, the highest tombstone number).
 
         A request that may still be cancelled leaves its rows in: the successor is told of it when it can't be any more.
         """
         query = t.tombstones.select().join(t.requests, t.requests.c.request_id == t.tombstones.c.request_id)
         with self._read.begin() as connection:
-            found: dict[int, set[tuple[str, bytes]]] = {}
+            found: dict[int, set[Key]] = {}
             for row in connection.execute(query.where(t.tombstones.c.key.is_not(None) & BEGUN)):
                 found.setdefault(row.shard, set()).add((row.kind, bytes(row.key)))
-            return found, int(connection.scalar(sa.select(sa.func.max(t.tombstones.c.seq))) or 0)
+            highest = connection.scalar(sa.select(sa.func.max(t.tombstones.c.seq)))
+        return {shard: KeySet(keys) for shard, keys in found.items()}, int(highest or 0)
 
 
 def _named(rows: Sequence[Row[Any]]) -> list[Link]:

@@ -19,7 +19,7 @@ from sqlalchemy.engine import Engine
 from hybridmu.config import DataSettings
 from hybridmu.core.kernel.rows import carries
 from hybridmu.errors import RequestError, StateError
-from hybridmu.store.dataset.key_lookup import UnknownKey
+from hybridmu.store.dataset.key_lookup import RawKey
 from hybridmu.store.dataset.lake import Lake
 from hybridmu.store.dataset.layout import SPLITS, digest_column, stored_name
 from hybridmu.store.keyring import Keyring, Uses
@@ -29,7 +29,7 @@ from hybridmu.store.ledger.idempotency import remembered_by
 from hybridmu.store.ledger.key_uses import guard_uses
 from hybridmu.store.storage.parquet import read_parquet
 from hybridmu.store.storage.storage import Storage
-from hybridmu.types import KeyKind, NamedKey, RequestState
+from hybridmu.types import NO_KEYS, KeyKind, KeySet, NamedKey, RequestState
 
 _OPEN = {RequestState.RECEIVED, RequestState.PLANNED, RequestState.APPLIED, RequestState.SERVED, RequestState.FAILED}
 
@@ -135,9 +135,9 @@ class Guard:
             found[position] = any(row.request_id in over for row in rows)
         return found
 
-    def covers(self, keys: Sequence[UnknownKey]) -> list[list[bytes]]:
+    def covers(self, keys: Sequence[RawKey]) -> list[list[bytes]]:
         """Return the HMACs under which keys without a row are known to be forgotten; an empty list: they are not."""
-        found: dict[UnknownKey, list[bytes]] = {}
+        found: dict[RawKey, list[bytes]] = {}
         for kind in ("id", "group"):
             mine = [key for key in keys if key.kind == kind]
             if mine and self.any():
@@ -145,16 +145,16 @@ class Guard:
                 found |= {key: [bytes(row.mac) for row in rows] for key, rows in zip(mine, entries, strict=True)}
         return [found.get(key, []) for key in keys]
 
-    def count(self, lake: Lake, revoked: Mapping[int, set[tuple[str, bytes]]]) -> int:
+    def count(self, lake: Lake, revoked: Mapping[int, KeySet]) -> int:
         """Return how many live rows of the lake have a forgotten id or group; more than 0 is a fault.
 
         Args:
             lake: The tables.
-            revoked: Shard → (kind, digest) of every tombstone: these rows wait for their purge.
+            revoked: Shard → keys of every tombstone: these rows wait for their purge.
         """
         return sum(int((blocked["id"] | blocked["group"]).sum()) for _, blocked in self._live(lake, revoked))
 
-    def covered(self, lake: Lake, revoked: Mapping[int, set[tuple[str, bytes]]]) -> set[NamedKey]:
+    def covered(self, lake: Lake, revoked: Mapping[int, KeySet]) -> set[NamedKey]:
         """Return the forgotten ids and groups that live rows of the lake have; one pass over all rows.
 
         Args:
@@ -173,7 +173,7 @@ class Guard:
         return found
 
     def _live(
-        self, lake: Lake, revoked: Mapping[int, set[tuple[str, bytes]]]
+        self, lake: Lake, revoked: Mapping[int, KeySet]
     ) -> Iterator[tuple[pa.Table, dict[str, npt.NDArray[np.bool_]]]]:
         """Yield (keys of some live rows, kind → which of them are forgotten)."""
         if not self.any():
@@ -186,11 +186,11 @@ class Guard:
                     lake.check(file)
                     table = read_parquet(lake.storage, file, columns)
                     ids, groups = digest_column(table, "_id"), digest_column(table, "_group")
-                    table = table.filter(pa.array(~carries(ids, groups, revoked.get(shard, set()))))
+                    table = table.filter(pa.array(~carries(ids, groups, revoked.get(shard, NO_KEYS))))
                     blocked: dict[str, npt.NDArray[np.bool_]] = {"group": np.zeros(len(table), dtype=np.bool_)}
                     yield table, blocked | {kind: self.blocks(kind, table[name].to_pylist()) for kind, name in names}
 
-    def readmit(self, keys: Sequence[UnknownKey], reason: str, caller: str) -> int:
+    def readmit(self, keys: Sequence[RawKey], reason: str, caller: str) -> int:
         """Let forgotten ids and groups come in again with later data; logged.
 
         Args:

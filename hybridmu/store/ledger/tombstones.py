@@ -11,7 +11,7 @@ from sqlalchemy.engine import Connection, Row
 
 from hybridmu.store.ledger import tables as t
 from hybridmu.store.ledger.engine.transactions import parts
-from hybridmu.types import ResolvedKey, Tombstone
+from hybridmu.types import KeySet, ResolvedKey, Tombstone
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def assess_keys(connection: Connection, keys: Sequence[ResolvedKey], *, before: 
         else:
             known.append(key)
             others |= mine
-    everywhere = {(key.kind, key.key) for key, _ in fresh}  # live in one shard, revoked in another: it is fresh
+    everywhere = KeySet.of(key for key, _ in fresh)  # live in one shard, revoked in another: it is fresh
     return Assessment(
         tuple(fresh),
         tuple(key for key in known if (key.kind, key.key) not in everywhere),

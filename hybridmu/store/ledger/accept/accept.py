@@ -28,7 +28,7 @@ from hybridmu.store.ledger.forwards import file_forwards
 from hybridmu.store.ledger.ingestions import insert
 from hybridmu.store.ledger.linked_systems import live_systems
 from hybridmu.store.ledger.tombstones import Assessment, bury
-from hybridmu.types import Ingestion, NamedKey, Origin, RequestState, ResolvedKey, StrategyChoice
+from hybridmu.types import Ingestion, KeySet, NamedKey, Origin, RequestState, ResolvedKey, StrategyChoice
 
 _NOT_HERE = "it has no row here"
 _PURGED = "its rows were forgotten and purged before"
@@ -126,14 +126,14 @@ def _file(connection: Connection, call: Call, found: Assessment, earlier: Reques
         "request_id": name,
         "strategy": call.strategy,
         "caller": call.caller,
-        "already_forgotten": len({(key.kind, key.key) for key in found.known}) + len(call.purged),
+        "already_forgotten": len(KeySet.of(found.known)) + len(call.purged),
         "ignored_unknown": call.ignored_unknown,
         "received_at": call.at,
         "deadline_at": call.deadline,
         "origin": call.origin.text if call.origin else None,
     }
     if found.fresh or open_:
-        keys = len({(key.kind, key.key) for key, _ in found.fresh})
+        keys = len(KeySet.of(key for key, _ in found.fresh))
         connection.execute(t.requests.insert().values(state=RequestState.RECEIVED, keys=keys, **values))
         bury(connection, name, found.fresh, waits_for(connection, found.covering, earlier))
     else:
@@ -156,7 +156,7 @@ def being_forgotten(found: Assessment) -> RequestError:
     """Return why rows that are revoked can't be corrected."""
     requests = sorted({stone.request_id for stone in found.covering})
     return RequestError(
-        f"{len({(key.kind, key.key) for key in found.known})} row(s) to be corrected are revoked already",
+        f"{len(KeySet.of(found.known))} row(s) to be corrected are revoked already",
         expected="live rows; nothing was changed",
         got=f"rows of request(s) {', '.join(requests[:5])}",
         remedy="once the request is PURGED, `readmit` their ids and `ingest` the corrected rows",

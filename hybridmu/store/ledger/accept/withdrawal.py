@@ -22,7 +22,7 @@ from hybridmu.store.ledger.ingestions import withdraw
 from hybridmu.store.ledger.obfuscation import mask, unmask
 from hybridmu.store.ledger.request_rows import begin_earlier
 from hybridmu.store.ledger.tombstones import assess_keys, bury
-from hybridmu.types import RequestState, ResolvedKey, RowKey
+from hybridmu.types import KeySet, RequestState, ResolvedKey, RowKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,7 @@ def _inherit(connection: Connection, heir: Row[Any], gone: str) -> None:
         connection.execute(table.delete().where(table.c.request_id == name))
     bury(connection, name, found.fresh, waits_for(connection, found.covering, earlier))
     rely_on(connection, name, found, earlier, heir.deadline_at)
-    fresh = {(key.kind, key.key) for key, _ in found.fresh}
+    fresh = KeySet.of(key for key, _ in found.fresh)
     moved = len(fresh) - heir.keys
     values = {"keys": len(fresh), "already_forgotten": heir.already_forgotten - moved}
     connection.execute(t.requests.update().where(t.requests.c.request_id == name).values(**values))

@@ -22,8 +22,7 @@ from hybridmu.store.ledger.operator_controls import Hold
 from hybridmu.store.ledger.purge.purge_evidence import lost_needs
 from hybridmu.store.ledger.tombstones import to_tombstone
 from hybridmu.store.ledger.watermarks import newest
-from hybridmu.types import RequestState, Tombstone
-from hybridmu.types.surveys import Key
+from hybridmu.types import Key, RequestState, Tombstone
 
 _PASSED, _CERTIFICATES = "purge", "certificates"
 _HOLD = "legal hold"

@@ -1,0 +1,47 @@
+"""KeySet: which rows a deletion names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Protocol, Self
+
+from hybridmu.types.names import KeyKind
+
+Key = tuple[KeyKind, bytes]
+
+
+class Keyed(Protocol):
+    """Whatever names rows by one key: a tombstone, a resolved key, a key that linked models tell each other."""
+
+    @property
+    def kind(self) -> KeyKind:
+        """Return whether the key is a row id or a group."""
+        ...
+
+    @property
+    def key(self) -> bytes:
+        """Return the 16-byte digest of the id or group."""
+        ...
+
+
+class KeySet(frozenset[Key]):
+    """Set of (kind, digest) pairs; rows that carry one of them are meant.
+
+    It is a frozenset with a name: membership, union and comparison are those of sets, and it crosses process borders
+    as one. `core.kernel.rows.carries` tells which rows carry one of its keys.
+
+    Example:
+        >>> keys = KeySet([("id", b"a"), ("group", b"b")])
+        >>> ("id", b"a") in keys, ("id", b"b") in keys
+        (True, False)
+    """
+
+    __slots__ = ()
+
+    @classmethod
+    def of(cls, named: Iterable[Keyed]) -> Self:
+        """Return the keys of tombstones, or of others that name rows."""
+        return cls((one.kind, one.key) for one in named)
+
+
+NO_KEYS = KeySet()
