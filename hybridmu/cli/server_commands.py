@@ -86,8 +86,8 @@ def list_(config_file: ConfigOption, as_json: JsonOption = False) -> None:
 
 def _tokens(config_file: Any) -> Tokens:
     with connect(config.load(config_file), "local") as system:
-        system._check_bound()
-        return Tokens(system._engine)
+        system.session.check_bound()
+        return Tokens(system.session.engine)
 
 
 def _plain(token: Token) -> dict[str, Any]:

@@ -63,7 +63,7 @@ def make_app(settings: Settings) -> FastAPI:
     health = Lane("health", [System(settings, "local")], api.connections)  # a probe is never one too many
     plans, deletions = lane("plan", api.key_workers), lane("forget", api.key_workers)
     long_plans, long_deletions = lane("long-plan", 1), lane("long-forget", 1)
-    engine = System(settings, "local")._engine
+    engine = System(settings, "local").session.engine
     entry = Entry(Tokens(engine), api)
     refusals: dict[int | str, dict[str, Any]] = {
         code: {"model": Problem, "description": text} for code, text in _REFUSALS.items()

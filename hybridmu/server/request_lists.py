@@ -37,7 +37,7 @@ def list_requests(
         HTTPException: `before` is no request that the token may see.
     """
     only = sees(token)
-    number = None if before is None else number_of(system._engine, before, only)
+    number = None if before is None else number_of(system.session.engine, before, only)
     if before is not None and number is None:
         raise HTTPException(404, "there is no such request" + (" of yours" if only is not None else ""))
     page = system.page(states=states, caller=only, limit=limit, before=number)

@@ -1,29 +1,20 @@
-"""An opened system: what it is made of, and how it follows a coordinator or becomes one."""
+"""Session of one system: its storage, ledger, keys and coordinator, opened when they are first asked for."""
 
 from __future__ import annotations
 
-import contextlib
-import os
-import socket
-import time
-import uuid
 from functools import cached_property
-from typing import Protocol, Self
 
 from sqlalchemy.engine import Engine
 
+from hybridmu.config import Settings
 from hybridmu.datasets import catalog
-from hybridmu.errors import (
-    HybridMUError,
-    LeaseLostError,
-    StateError,
-)
-from hybridmu.runtime.coordinator import coordinator
-from hybridmu.runtime.coordinator.coordinator import Coordinator, Snapshot
+from hybridmu.errors import StateError
+from hybridmu.runtime.coordinator.canary_jobs import Canaries
+from hybridmu.runtime.coordinator.checkpoint_keeper import CheckpointKeeper
+from hybridmu.runtime.coordinator.removal_planner import RemovalPlanner
 from hybridmu.runtime.coordinator.row_intake import Intake
 from hybridmu.runtime.linked.linked_models import Models
 from hybridmu.runtime.workers.context import Site
-from hybridmu.runtime.workers.executor import LocalExecutor
 from hybridmu.store.keyring import Keyring
 from hybridmu.store.ledger.database import connect as connect_database
 from hybridmu.store.ledger.database import has_tables
@@ -39,92 +30,63 @@ from hybridmu.store.ledger.replicas import Replicas
 from hybridmu.store.ledger.request_pages import RequestPages
 from hybridmu.store.ledger.suppression_list import Guard
 from hybridmu.store.storage.ownership import bind, is_claimed, lost_ledger
-from hybridmu.system.arguments import Configuration, Executor, Watcher, checked
+from hybridmu.system.arguments import Executor
+from hybridmu.system.coordination import Coordination
 
 
-class Driver(Protocol):
-    """A coordinator, in this process or in a Ray actor."""
-
-    def acquire(self) -> bool:
-        """Take the lease."""
-        ...
-
-    def begin_training(self) -> Snapshot:
-        """Queue the training."""
-        ...
-
-    def step(self, wait_seconds: float) -> Snapshot:
-        """Make one step."""
-        ...
-
-    def close(self) -> None:
-        """Release everything."""
-        ...
-
-
-class Opened:
-    """The parts of one system, opened when they are first asked for.
+class Session:
+    """Storage, ledger, keys and coordinator of one system, which all its parts share.
 
     Args:
         settings: The configuration.
         executor: `ray`, or `local` to run everything in this process.
     """
 
-    @checked
-    def __init__(self, settings: Configuration, executor: Executor = "ray") -> None:
+    def __init__(self, settings: Settings, executor: Executor = "ray") -> None:
         self.settings = settings.model_copy(update={"data": catalog.resolve(settings.data)})
         self.executor = executor
         self.site = Site(self.settings)
-        self._driver: Driver | None = None
+        self.coordination = Coordination(self.settings, executor, lambda: self.lease)
         self._bound = False
 
-    @checked
     def close(self) -> None:
-        """Release the lease and stop what this object started."""
-        driver, self._driver = self._driver, None
-        if driver is not None:
-            driver.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+        """Release the lease and stop what this session started."""
+        self.coordination.close()
 
     @cached_property
     def ledger(self) -> Ledger:
         """Return the ledger."""
-        return Ledger(self._engine)
+        return Ledger(self.engine)
 
     @cached_property
     def pages(self) -> RequestPages:
         """Return the requests as lists show them."""
-        return RequestPages(self._engine)
+        return RequestPages(self.engine)
 
     @cached_property
     def registry(self) -> Registry:
         """Return the registry of versions."""
-        return Registry(self._engine)
+        return Registry(self.engine)
 
     @cached_property
     def replicas(self) -> Replicas:
         """Who serves them."""
-        return Replicas(self._engine)
+        return Replicas(self.engine)
 
     @cached_property
     def lease(self) -> Lease:
         """Return the coordinator's lease."""
-        return Lease(self._engine)
+        return Lease(self.engine)
 
     @cached_property
     def measurements(self) -> Measurements:
         """Return costs, calibration, and plan against actual."""
-        return Measurements(self._engine)
+        return Measurements(self.engine)
 
     @cached_property
     def controls(self) -> Controls:
         """Return pause and legal holds."""
-        return Controls(self._engine)
+        return Controls(self.engine)
 
     @cached_property
     def keyring(self) -> Keyring:
@@ -134,17 +96,17 @@ class Opened:
     @cached_property
     def guard(self) -> Guard:
         """Return what must not come in again."""
-        return Guard(self._engine, self.keyring)
+        return Guard(self.engine, self.keyring)
 
     @cached_property
     def linked(self) -> Models:
         """Return the models over the same people."""
-        return Models(self.settings, self._engine)
+        return Models(self.settings, self.engine)
 
     @cached_property
     def ingestions(self) -> Ingestions:
         """Return new data that came in or waits."""
-        return Ingestions(self._engine)
+        return Ingestions(self.engine)
 
     @cached_property
     def intake(self) -> Intake:
@@ -152,7 +114,12 @@ class Opened:
         return Intake(self.site, self.ledger, self.registry, self.ingestions, self.guard, self.keyring)
 
     @cached_property
-    def _engine(self) -> Engine:
+    def engine(self) -> Engine:
+        """Return the connections to the ledger's database.
+
+        Raises:
+            StateError: There is no ledger, though storage had one.
+        """  # noqa: DOC501 - a function makes the error
         try:
             return connect_database(self.settings.database)
         except StateError:
@@ -160,85 +127,30 @@ class Opened:
                 raise lost_ledger(self.site.storage) from None
             raise
 
-    def _check_bound(self) -> None:
+    def check_bound(self) -> None:
         """Check once that storage is of this configuration, and not newer than the ledger.
 
         Neither can change under a system that found it so.
         """
         if not self._bound:
             bind(self.site.storage, self.ledger, self.settings, create=False)
-            Journal(self.site.storage, self._engine).check(whole=False)
-            self.site.lake.compare_with(Seals(self._engine).known)
+            Journal(self.site.storage, self.engine).check(whole=False)
+            self.site.lake.compare_with(Seals(self.engine).known)
             self._bound = True
 
-    def _look(self) -> None:
+    def refresh(self) -> None:
         """See what is in storage now; another process may have brought rows in."""
-        self._check_bound()
+        self.check_bound()
         self.site.lake.refresh()
 
-    def _acquire(self, patient: bool = True) -> Driver:
-        """Return the coordinator, becoming it first if need be.
+    def removal_planner(self) -> RemovalPlanner:
+        """Return the planner of removals, by what the ledger says now."""
+        return RemovalPlanner(self.site, self.ledger, self.measurements, self.registry)
 
-        Args:
-            patient: Wait for the lease of a coordinator that may be dead.
+    def canaries(self) -> Canaries:
+        """Return the canaries that calibrate updates."""
+        return Canaries(self.site, self.ledger, self.measurements, self.registry)
 
-        Raises:
-            StateError: Another one is at work.
-            LeaseLostError: The same, for who did not want to wait.
-            HybridMUError: The storage can't be worked on.
-        """
-        if self._driver is None:
-            holder = self._holder()
-            if self.executor == "local":
-                driver: Driver = Coordinator(self.settings, LocalExecutor(self.settings), holder)
-            else:
-                from hybridmu.cluster.driver import RayDriver
-
-                driver = RayDriver(self.settings, holder)
-            # A killed coordinator's lease runs out; a live one renews it for longer than we wait.
-            patience = time.monotonic() + (coordinator.LEASE_SECONDS + 1 if patient else 0)
-            try:
-                while not (acquired := driver.acquire()) and time.monotonic() < patience:
-                    time.sleep(0.3)
-            except HybridMUError:
-                driver.close()
-                raise
-            if not acquired:
-                driver.close()
-                if not patient:
-                    raise LeaseLostError("another coordinator was quicker")
-                raise StateError(
-                    "another coordinator is at work on this storage",
-                    got=str(self.lease.holder()),
-                    remedy="use `forget` (it follows that one), or stop it first",
-                )
-            self._driver = driver
-        return self._driver
-
-    @staticmethod
-    def _holder() -> str:
-        return f"{socket.gethostname()}/{os.getpid()}/{uuid.uuid4().hex[:6]}"
-
-    def _step(self, wait_seconds: float, patient: bool = True) -> Snapshot:
-        driver = self._acquire(patient)
-        try:
-            return driver.step(wait_seconds)
-        except Exception:
-            # Broken off in the middle of a step, what it has in memory may be half-done. All of it can be lost: the
-            # next one starts from what is durable.
-            with contextlib.suppress(HybridMUError):  # a lease that can't be given back runs out
-                self.close()
-            raise
-
-    def _follow(self, watch: Watcher | None) -> None:
-        """Let the running coordinator work for a moment, or make a step of our own."""
-        if self._driver is None and self.lease.holder(coordinator.LEASE_SECONDS) is not None:
-            time.sleep(0.1)
-            return
-        try:
-            snapshot = self._step(0.1, patient=False)
-        except LeaseLostError:
-            time.sleep(0.1)  # another coordinator took over: follow that one
-            return
-        if watch:
-            watch(snapshot)
+    def checkpoint_keeper(self) -> CheckpointKeeper:
+        """Return the keeper of the checkpoints' budget."""
+        return CheckpointKeeper(self.site, self.ledger, self.registry)

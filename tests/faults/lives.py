@@ -70,7 +70,7 @@ def live(config: dict[str, Any], acts: Sequence[Act], told: Mapping[str, str], r
                 act = todo.pop(0)
                 answers[act.name] = _do(systems[act.linked], act, answers)
                 say({"name": act.name, "answer": answers[act.name]})
-            snapshots = [each._step(0.0) for each in systems]
+            snapshots = [each.session.coordination.step(0.0) for each in systems]
             reached += 1
             say({"reached": reached})
             quiet = quiet + 1 if not todo and all(map(settled, systems, snapshots)) else 0
@@ -124,7 +124,7 @@ def look(config: dict[str, Any], acts: Sequence[Act], told: Mapping[str, str]) -
                 found[kind] += one[kind]
             where = "second/" if number else ""
             found["blobs"] |= {f"{where}{shard}": blob for shard, blob in one["blobs"].items()}
-            for row in rows_of(system._engine, t.forwards):
+            for row in rows_of(system.session.engine, t.forwards):
                 if row.state != "DELIVERED" or row.there not in known[1 - number]:
                     found["lost"].append(f"{row.request_id} is {row.state} in the linked model, as {row.there}")
     return found
@@ -197,7 +197,7 @@ def _canaries(system: hybridmu.System, forgotten: Iterable[int]) -> Iterable[str
 def _twice(system: hybridmu.System) -> Iterable[str]:
     """Yield what was applied more than once: every new sub-model has removed more than the last, or has new rows."""
     before: dict[int, tuple[Any, ...]] = {}
-    engine = system._engine
+    engine = system.session.engine
     for row in sorted(rows_of(engine, t.version_shards), key=lambda row: row.version):
         now = (row.exact_upto, row.removed_upto, len(json.loads(row.checkpoints)))
         if row.shard in before and now <= before[row.shard]:

@@ -88,7 +88,7 @@ def test_where_tokens_are_asked_for_only_their_scope_opens(system: hybridmu.Syst
     (folder / "guarded.yaml").write_text(yaml.safe_dump(raw))
     serve.run(build({"config": str(folder / "guarded.yaml")}), name="guarded", route_prefix="/guarded")
     try:
-        tokens = Tokens(system._engine)
+        tokens = Tokens(system.session.engine)
         (right, mine), (wrong, _) = tokens.create("app", ["predict"]), tokens.create("desk", ["forget"])
 
         def code(token: str | None, path: str = "predict") -> int:

@@ -20,7 +20,8 @@ from hybridmu import System
 from hybridmu.errors import ConfigError, HybridMUError, RequestError
 from hybridmu.planning.simulator import Arrival
 from hybridmu.store.ledger.tables import metadata
-from hybridmu.system.arguments import check_of, keys_of
+from hybridmu.system.argument_values import keys_of
+from hybridmu.system.arguments import check_of
 from tests.unit.scene import Scene, scene
 
 VERBS = {name: verb for name, verb in inspect.getmembers(System, inspect.isfunction) if not name.startswith("_")} | {
@@ -47,7 +48,7 @@ def trained(tmp_path_factory) -> Iterator[Scene]:
 
 def contents(system: System) -> dict[str, list[Any]]:
     """Return every row of the ledger."""
-    with system._engine.connect() as connection:
+    with system.session.engine.connect() as connection:
         return {
             table.name: sorted(map(str, connection.execute(sa.select(table)).all()))
             for table in metadata.tables.values()

@@ -55,8 +55,8 @@ def state(system) -> tuple[dict, dict]:
     root = Path(system.settings.storage_url)
     files = {str(f.relative_to(root)): f.read_bytes() for f in root.rglob("*") if f.is_file()}
     found = MetaData()
-    found.reflect(system._engine)
-    rows = {name: sorted(map(str, rows_of(system._engine, table))) for name, table in found.tables.items()}
+    found.reflect(system.session.engine)
+    rows = {name: sorted(map(str, rows_of(system.session.engine, table))) for name, table in found.tables.items()}
     return {name: data for name, data in files.items() if not name.startswith("ledger.")}, rows
 
 

@@ -175,7 +175,7 @@ def test_one_repair_that_cannot_be_planned_holds_up_no_other(small, monkeypatch)
 
 def test_an_unknown_strategy_in_the_ledger_fails_its_request_at_every_start(small):
     old, other = ask(small, *ids_on(small, 0, 1)), ask(small, *ids_on(small, 1, 1))
-    with small.system._engine.begin() as connection:
+    with small.system.session.engine.begin() as connection:
         connection.execute(t.requests.update().where(t.requests.c.request_id == old).values(strategy="fast"))
     for _ in range(2):
         small.run()
@@ -205,7 +205,7 @@ def test_a_job_that_lost_its_round_keeps_its_shard(small, monkeypatch):
     """Two jobs on one shard at a time would write over each other."""
     shards = (0, 1)
     wide = ask(small, *[ids_on(small, shard, 1)[0] for shard in shards])
-    coordinator = small.system._acquire()
+    coordinator = small.system.session.coordination.acquire()
     real = Coordinator._take
 
     def failing(self, owner, job, result):

@@ -33,7 +33,7 @@ def test_nothing_but_certificates_and_the_guard_stays(system):
     names = [info.name for info in system.site.storage.list() if "ledger.sqlite3" not in info.name]
     assert names == ["certificates/00000001.json", MARKER]
     for table in (t.tombstones, t.version_shards, t.serving, t.needs, t.costs, t.idempotency):
-        assert rows_of(system._engine, table) == []
+        assert rows_of(system.session.engine, table) == []
     assert {system.ledger.request(name).state for name in (done, waiting)} == {RequestState.PURGED}
     data = system.site.storage.read("ledger.sqlite3")
     assert keys
@@ -79,7 +79,7 @@ def test_a_replica_stops_answering(system):
     with replica.answering():
         pass
     system.close()
-    with system._engine.begin() as connection:
+    with system.session.engine.begin() as connection:
         connection.execute(t.serving.delete())
     with pytest.raises(StateError, match="decommissioned"):
         replica.refresh()
@@ -107,7 +107,7 @@ def test_what_a_crash_left_half_done_is_finished(system, monkeypatch):
 
 
 def test_a_successor_that_was_decommissioned_is_not_told_to_go_on(system):
-    Links(system._engine).succeeds("another model")
+    Links(system.session.engine).succeeds("another model")
     system.close()
     system.decommission("over")
     with hybridmu.connect(system.settings, executor="local") as again, pytest.raises(StateError) as error:

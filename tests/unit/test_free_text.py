@@ -59,7 +59,7 @@ def held(system):
 
 
 def named_by_a_token(system):
-    Tokens(system._engine).create(PERSON, ["forget"])
+    Tokens(system.session.engine).create(PERSON, ["forget"])
     system.forget(groups=[PERSON])
 
 
@@ -85,7 +85,7 @@ def test_what_people_wrote_is_kept_without_the_name(tmp_path, life):
         system.run(until_idle=True)
         states = {request["state"] for request in system.requests()}
         assert states <= {"PURGED", "CANCELLED"}, [request["reason"] for request in system.requests()]
-        with system._engine.connect() as connection:
+        with system.session.engine.connect() as connection:
             said = [text for column in free_text.FREE for text in connection.scalars(sa.select(column)) if text]
         assert not any(PERSON in text for text in said)
         if life is not named_by_a_token:
@@ -268,10 +268,10 @@ def test_nobody_is_told_to_delete_a_file_of_ours(lake):
 def test_a_reason_never_reaches_the_journal_and_an_older_one_leaves_it(tmp_path):
     with system_of(tmp_path) as system:
         name = system.forget(groups=["p1"], wait=False)["request_id"]
-        with system._engine.begin() as connection:
+        with system.session.engine.begin() as connection:
             mine = t.requests.c.request_id == name
             connection.execute(t.requests.update().where(mine).values(reason=f"not yet: {PERSON}"))
-        lake, journal = system.site.lake, Journal(system.site.storage, system._engine)
+        lake, journal = system.site.lake, Journal(system.site.storage, system.session.engine)
         journal.keep([name])
         document = json.loads(lake.storage.read(entry_of(lake)))
         assert [row["reason"] for row in document["requests"]] == [None]

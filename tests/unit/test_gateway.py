@@ -44,7 +44,7 @@ class Company:
         (folder / "config.yaml").write_text(yaml.safe_dump(raw))
         self.folder, self.system = folder, hybridmu.connect(folder / "config.yaml", executor="local")
         self.system.train()
-        self.tokens = Tokens(self.system._engine)
+        self.tokens = Tokens(self.system.session.engine)
         self.app = make_app(self.system.settings)
         self.stranger = TestClient(self.app, raise_server_exceptions=False)
 

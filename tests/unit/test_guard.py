@@ -19,6 +19,7 @@ from hybridmu.store.keyring import Keyring
 from hybridmu.store.ledger import tables as t
 from hybridmu.store.ledger.key_uses import guard_uses
 from hybridmu.store.ledger.suppression_list import Guard
+from hybridmu.system.key_resolution import KeyResolution
 from hybridmu.types import RequestState, ResolvedKey, RowKey
 from tests.support import rows_of, settings_dict
 from tests.unit.test_exactness import SGD, assert_equal_to_reference, config_for, write_table
@@ -222,7 +223,7 @@ def test_a_purge_cleans_copies_that_wait(world):
     new = write_table(path, 8, string_ids=True, groups=3, seed=3, start=200)
     of_u2 = [row for row, person in zip(new, pq.read_table(path)["user"].to_pylist(), strict=True) if person == "u2"]
     waiting = system.ingest(path)
-    growth = system._acquire()._growth
+    growth = system.session.coordination.acquire()._growth
     growth._not_before[waiting["ingest_id"]] = float("inf")  # as if its disk were full
     request = system.forget(groups=["u2"])["request_id"]
     system.run(until_idle=True)
@@ -275,10 +276,10 @@ def test_a_new_storage_over_the_same_ledger_is_refused(world):
 def test_a_live_row_with_a_forgotten_id_is_a_fault_that_verify_sees(world):
     system, *_ = world
     live = next(i for i in pq.read_table(world[2])["id"].to_pylist() if i not in {"row-3", "row-4"})
-    while system._resolve([live], [], True)[0] == []:
+    while KeyResolution(system.session).resolve([live], [], True)[0] == []:
         live = f"row-{int(live.removeprefix('row-')) + 1}"
     key_id, mac = system.keyring.mac("id", live)
-    with system._engine.begin() as connection:
+    with system.session.engine.begin() as connection:
         values = {"mac": mac, "kind": "id", "key_id": key_id, "request_id": "r-0", "returns": False}
         connection.execute(sa.insert(t.guard).values(**values))
     assert system.verify([0])["guarded_rows_in_lake"] == 1
@@ -357,13 +358,13 @@ def test_a_journal_alone_remembers_that_a_guard_key_was_used(fresh):
     system, _, folder = fresh
     forgotten(system, folder)
     system.close()
-    with system._engine.begin() as connection:
+    with system.session.engine.begin() as connection:
         for table in (t.requests, t.guard, t.idempotency):
             connection.execute(table.delete())
     for path in (folder / "storage" / "certificates").iterdir():
         path.unlink()
     (name,), _ = lose(system)
-    assert guard_uses(system._engine, system.site.storage).key_ids == {name}
+    assert guard_uses(system.session.engine, system.site.storage).key_ids == {name}
     with pytest.raises(StateError, match="guard key is lost"):
         system.guard.stamp()
 

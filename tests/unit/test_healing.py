@@ -29,7 +29,7 @@ def served(made: Scene, shard: int) -> Path:
 
 
 def damages(made: Scene) -> Damages:
-    return Damages(made.system._engine)
+    return Damages(made.system.session.engine)
 
 
 def test_reports_are_kept_until_the_shard_changed(trained: Scene) -> None:
@@ -51,7 +51,7 @@ def test_a_new_coordinator_misses_a_file_at_once_and_reads_the_others_in_time(tr
     data = bytearray(served(trained, 0).read_bytes())
     data[-1] ^= 1
     served(trained, 0).write_bytes(data)
-    healer = Healer(trained.system.site, trained.system._engine)
+    healer = Healer(trained.system.site, trained.system.session.engine)
     assert healer.due(busy=(), idle=False) == {2}
     assert healer.due(busy={2}, idle=True) == set(), "somebody is at work there"
     healer.changed(trained.coordinator.token or 0, [2], mended=True)

@@ -42,7 +42,7 @@ def test_a_key_is_its_callers_own(ledger):
 
 def test_neither_key_nor_payload_can_be_guessed_without_the_guard_key(system, config):
     system.forget(ids=["r17"], key="ticket-4711", caller="desk")
-    [row] = rows_of(system._engine, t.idempotency)
+    [row] = rows_of(system.session.engine, t.idempotency)
     kept = {bytes(row.key), bytes(row.payload)[:32]}
     texts = [json.dumps(["desk", "ticket-4711"]), "ticket-4711", json.dumps([[["r17"], []], "auto"])]
     guesses = [f(text.encode()).digest()[:32] for f in (hashlib.sha256, hashlib.blake2b) for text in texts]
@@ -59,20 +59,20 @@ def test_neither_key_nor_payload_can_be_guessed_without_the_guard_key(system, co
 def test_nothing_of_what_was_asked_is_left_when_it_is_purged(system):
     name = system.forget(ids=["r17", "r18"], key="gdpr/r17", wait=True)["request_id"]
     joined = system.forget(ids=["r17"], key="gdpr/r17", caller="b")["request_id"]
-    [payload, other] = [bytes(row.payload)[:32] for row in rows_of(system._engine, t.idempotency)]
+    [payload, other] = [bytes(row.payload)[:32] for row in rows_of(system.session.engine, t.idempotency)]
     journal = [Path(system.site.storage.path(info.name)) for info in system.site.storage.list("journal")]
     assert any(payload.hex() in path.read_text() for path in journal)
     system.run(until_idle=True)
     assert {system.ledger.request(each).state for each in (name, joined)} == {RequestState.PURGED}
     numbers = [(2, 0), (1, 0)]  # how many ids and groups were named, how many of them are unknown
-    assert [numbers_of(row.payload) for row in rows_of(system._engine, t.idempotency)] == numbers
+    assert [numbers_of(row.payload) for row in rows_of(system.session.engine, t.idempotency)] == numbers
     folder = Path(system.settings.storage_url)
     for path in [*journal, *folder.glob("ledger.sqlite3*")]:
         for each in (payload, other):
             assert each not in path.read_bytes()
             assert each.hex().encode() not in path.read_bytes()
     system.forget(ids=["r17"], key="late", caller="c")
-    found = [numbers_of(row.payload) for row in rows_of(system._engine, t.idempotency)]
+    found = [numbers_of(row.payload) for row in rows_of(system.session.engine, t.idempotency)]
     assert found == [*numbers, (1, 0)], "it is over at once"
 
 
@@ -135,7 +135,7 @@ def test_another_call_conflicts_after_the_purge(system):
 def test_what_an_earlier_release_left_of_a_purged_request_still_knows_its_repeat(system):
     name = system.forget(ids=["r1", "nobody"], ignore_unknown=True, key="k")["request_id"]
     system.run(until_idle=True)
-    with system._engine.begin() as connection:
+    with system.session.engine.begin() as connection:
         connection.execute(t.idempotency.update().values(payload=None))
     assert system.forget(ids=["r1", "nobody"], ignore_unknown=True, key="k")["request_id"] == name
     with pytest.raises(ConflictError, match="another payload"):
@@ -171,16 +171,16 @@ def test_a_rotated_guard_key_still_knows_a_repeat_and_a_lost_one_says_so(system)
 
 def test_a_loss_of_idempotency_keys_alone_can_be_accepted(system):
     seals = system.guard.seals
-    with system._engine.begin() as connection:
+    with system.session.engine.begin() as connection:
         values = {"key": b"n" * 32, "key_id": "lost", "payload": None, "request_id": "i-1"}
         connection.execute(t.idempotency.insert().values(**values))
     with pytest.raises(StateError, match="guard key is lost"):
         system.forget(ids=["r17"])
     system.keyring.rotate("guard", 1)
     with pytest.raises(StateError, match="accept-loss"):
-        Ledger(system._engine).find_repeat(seal(seals, "", "k", []))
+        Ledger(system.session.engine).find_repeat(seal(seals, "", "k", []))
     assert system.accept_guard_loss("lost", reason="a test")["given_up"] == 0
-    assert Ledger(system._engine).find_repeat(seal(seals, "", "k", [])) is None
+    assert Ledger(system.session.engine).find_repeat(seal(seals, "", "k", [])) is None
 
 
 def test_a_key_has_a_length(system):
@@ -214,12 +214,12 @@ def test_unkeyed_hashes_of_an_older_release_leave_the_journal(system):
 
 def test_a_restored_ledger_takes_nothing_unkeyed_from_the_journal(system):
     name = system.forget(ids=["r17"], wait=True)["request_id"]
-    storage, journal = system.site.storage, Journal(system.site.storage, system._engine)
+    storage, journal = system.site.storage, Journal(system.site.storage, system.session.engine)
     file, entry = entry_of(storage)
     row = {"key": "ab" * 32, "payload": "00" * 16, "request_id": name}
     storage.write(file, json.dumps({**entry, "idempotency": [row]}).encode())
-    with system._engine.begin() as connection:
+    with system.session.engine.begin() as connection:
         for table in (t.requests, t.tombstones, t.needs, t.guard):
             connection.execute(table.delete().where(table.c.request_id == name))
     assert journal.replay()["requests"] == 1
-    assert rows_of(system._engine, t.idempotency) == []
+    assert rows_of(system.session.engine, t.idempotency) == []

@@ -45,7 +45,7 @@ class World:
     def seals(self) -> set[str]:
         """Return the names of recorded copies, in the ledger and in the journal."""
         kept = json.loads(self.system.site.storage.read("journal/seals.json"))["seals"]
-        names = {*Seals(self.system._engine).content()[1], *kept}
+        names = {*Seals(self.system.session.engine).content()[1], *kept}
         return {name for name in names if name.startswith("incoming/")}
 
 
@@ -115,7 +115,7 @@ def test_another_copy_of_corrected_rows_holds_up_no_purge(world, change):
 
 def test_nothing_is_recorded_of_a_copy_that_waits_no_more(world):
     new = world.system.ingest(world.new(100))
-    assert set(Seals(world.system._engine).known([new["source"]])) == {new["source"]}
+    assert set(Seals(world.system.session.engine).known([new["source"]])) == {new["source"]}
     world.system.run(until_idle=True)
     world.system.forget(ids=[703], wait=True)
     world.system.run(until_idle=True)
@@ -129,7 +129,7 @@ def test_equal_copies_of_two_systems_have_other_seals(world, tmp_path):
     found = []
     for place in (world, other):
         new = place.system.ingest(place.new(100, rows=1))
-        found.append(Seals(place.system._engine).known([new["source"]])[new["source"]])
+        found.append(Seals(place.system.session.engine).known([new["source"]])[new["source"]])
     other.system.close()
     assert not found[0] & found[1]
 
@@ -165,7 +165,7 @@ def test_a_copy_whose_rewriting_is_killed_anywhere_is_finished(world, monkeypatc
     world.system.close()
     world.open().wait_for_rows(name)
     assert world.system.ingestion(name)["state"] == "SERVED"
-    assert Seals(world.system._engine).unconfirmed() == {}
+    assert Seals(world.system.session.engine).unconfirmed() == {}
     left = world.folder / "left.parquet"
     made = pq.read_table(corrected(world))
     pq.write_table(made.filter(pc.not_equal(made["id"], world.ids[0])), left)

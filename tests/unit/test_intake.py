@@ -106,7 +106,7 @@ def test_what_is_forgotten_between_purge_and_return_does_not_come_back(world):
     system, _, table, ids = world
     report = system.correct(write_corrected(table, ids[:3]))
     new = report["ingestion"]["ingest_id"]
-    growth = system._acquire()._growth
+    growth = system.session.coordination.acquire()._growth
     growth._not_before[new] = float("inf")
     system.run(until_idle=True)
     assert system.report(report["request_id"])["state"] == "PURGED"
@@ -165,7 +165,7 @@ def test_unknown_or_revoked_rows_are_refused_as_a_whole(world):
         system.correct(write_corrected(table, theirs))
     assert system.ingests() == []
     assert len(system.ledger.requests()) == 1
-    assert len(rows_of(system._engine, t.guard)) == 1
+    assert len(rows_of(system.session.engine, t.guard)) == 1
 
 
 def test_rows_of_a_test_table_are_not_corrected(tmp_path):

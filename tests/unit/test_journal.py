@@ -30,7 +30,7 @@ def blobs(system):
 
 def back_up(system, path):
     system.close()
-    with system._engine.connect() as connection:
+    with system.session.engine.connect() as connection:
         connection.connection.driver_connection.execute(f"VACUUM INTO '{path}'")
 
 
@@ -76,7 +76,7 @@ def test_a_ledger_that_lost_a_version_only_refuses_too(config, tmp_path):
     with hybridmu.connect(config, executor="local") as system:
         system.train()
         request = system.forget(ids=[1], strategy="retrain")["request_id"]
-        coordinator = system._acquire()
+        coordinator = system.session.coordination.acquire()
         coordinator.step(0.0)
         coordinator.step(0.0)
         back_up(system, tmp_path / "backup")
@@ -202,7 +202,7 @@ def test_no_flipped_bit_of_the_journal_goes_unnoticed(config, name):
     with hybridmu.connect(config, executor="local") as system:
         system.train()
         system.forget(ids=[1], wait=True)
-        journal, storage = Journal(system.site.storage, system._engine), system.site.storage
+        journal, storage = Journal(system.site.storage, system.session.engine), system.site.storage
     names = [info.name for info in storage.list("journal")]
     [file] = [f for f in names if f.endswith(name)] or [min(set(names) - {"journal/state.json", "journal/seals.json"})]
     whole = storage.read(file)

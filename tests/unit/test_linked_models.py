@@ -60,7 +60,7 @@ def pair(tmp_path):
 
 
 def forwards(system):
-    return {row.request_id: (row.state, row.there) for row in rows_of(system._engine, t.forwards)}
+    return {row.request_id: (row.state, row.there) for row in rows_of(system.session.engine, t.forwards)}
 
 
 # ---------------------------------------------------------------------- one deletion, all models
@@ -324,13 +324,13 @@ def play(models: Family, ids: list, steps, gone: dict[str, set]) -> None:
             del gone[request]
         elif verb == "step":
             for _ in range(rest[0]):
-                system._step(0.0)
+                system.session.coordination.step(0.0)
             system.close()
         elif verb == "crash":
             crash_at(rest[0])
             try:
                 for _ in range(3):
-                    system._step(0.0)
+                    system.session.coordination.step(0.0)
             except KeyboardInterrupt:
                 pass
             faults.observe(None)

@@ -172,7 +172,7 @@ def test_a_request_is_taken_back(cli):
 def test_a_failed_request_is_taken_up_again_by_its_name(cli):
     name = cli.json("forget", "--id", "1")["request_id"]
     assert cli.refused("requests", "retry", name)["got"] == "RECEIVED"
-    with hybridmu.connect(cli.config, executor="local") as system, system._engine.begin() as connection:
+    with hybridmu.connect(cli.config, executor="local") as system, system.session.engine.begin() as connection:
         connection.execute(t.requests.update().values(state="FAILED", reason="no luck", strategy="fast"))
     assert "one of auto, retrain" in cli.refused("requests", "retry", name, "--strategy", "fast")["expected"]
     assert "PLANNED: a coordinator" in cli.says("requests", "retry", name, "--strategy", "retrain")

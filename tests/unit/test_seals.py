@@ -265,7 +265,7 @@ def test_a_purge_that_is_killed_anywhere_is_finished(world, killed, point):
     with world.open() as system:
         system.run(until_idle=True)
         assert world.state(system) == ["PURGED"]
-        assert Seals(system._engine).unconfirmed() == {}
+        assert Seals(system.session.engine).unconfirmed() == {}
         system.site.lake.check(*system.site.lake.every_file())
 
 
@@ -282,7 +282,7 @@ def test_an_ingestion_that_is_killed_anywhere_is_finished(world, killed, point):
     with world.open() as system:
         system.run(until_idle=True)
         assert [new["state"] for new in system.ingests()] == ["SERVED"]
-        assert Seals(system._engine).unconfirmed() == {}
+        assert Seals(system.session.engine).unconfirmed() == {}
 
 
 def test_a_storage_of_an_older_release_is_recorded_once(world):
@@ -290,7 +290,7 @@ def test_a_storage_of_an_older_release_is_recorded_once(world):
     undo(world)
     with world.open() as system:
         system.train()
-        known = Seals(system._engine).content()[1]
+        known = Seals(system.session.engine).content()[1]
     assert {"lake/manifest.json", "lake/g0000/train/shard-00000.parquet"} <= known.keys()
     world.purge(3)
 
@@ -303,7 +303,7 @@ def test_a_storage_of_an_older_release_whose_rows_are_others_is_not_recorded(wor
 
 
 def undo(world: World) -> None:
-    with world.open() as system, system._engine.begin() as connection:
+    with world.open() as system, system.session.engine.begin() as connection:
         connection.exec_driver_sql("DELETE FROM seals")
         connection.exec_driver_sql("DELETE FROM meta WHERE key = 'changes'")
     path = world.lake / "manifest.json"

@@ -810,7 +810,7 @@ def test_a_waiting_copy_of_an_older_release_loses_its_dictionaries(tmp_path):
             publish_parquet(storage, folder / "old.parquet", new["source"])
 
         def record(seal: str) -> None:  # as the first start of this release does
-            with system._engine.begin() as connection:
+            with system.session.engine.begin() as connection:
                 drop_copies(connection, sa.select(sa.literal("")))
                 record_copy(connection, new["source"], seal)
 

@@ -106,7 +106,7 @@ def test_every_list_shows_names_as_they_are(nasty):
     assert "RECEIVED: 1 key(s)\n" in said
     with hybridmu.connect(nasty / "c.yaml", executor="local") as system:
         [request] = system.requests()
-        with system._engine.begin() as connection:  # as an older release accepted it
+        with system.session.engine.begin() as connection:  # as an older release accepted it
             connection.execute(requests.update().values(caller="[/b]\x1b[31m", reason="[red]because[/i]"))
     assert "[/b]\\x1b[31m" in run(nasty, "requests", "list")
     assert "because   [red]because[/i]" in run(nasty, "requests", "show", request["request_id"])
