@@ -24,7 +24,7 @@ from hybridmu.config import Settings
 from hybridmu.errors import DataError, HybridMUError, StateError
 from hybridmu.serving import grpc_calls, request_body
 from hybridmu.serving.answer_schemas import PredictRequest, PredictResponse, Refusal, VersionResponse, problem
-from hybridmu.serving.auth import Door
+from hybridmu.serving.auth import TokenDirectory
 from hybridmu.serving.ensemble import Ensemble as LocalEnsemble
 from hybridmu.serving.replica import Replica
 from hybridmu.serving.submodel_group import BehindError, spread
@@ -88,7 +88,9 @@ class Ensemble:
         with ThreadPoolExecutor(1) as thread:
             self._replica = thread.submit(Replica, parsed, name, ReplicaMetrics().swapped, load).result()
         self._limits, guarded = parsed.serving, parsed.serving.authenticate
-        self._door = Door(Tokens(connect(parsed.database)).all, parsed.api.token_seconds) if guarded else None
+        self._tokens = (
+            TokenDirectory(Tokens(connect(parsed.database)).all, parsed.api.token_seconds) if guarded else None
+        )
         self._stop = threading.Event()
         threading.Thread(target=self._replica.follow, args=(self._stop,), daemon=True, name="follow").start()
         self._batch.set_max_batch_size(parsed.serving.max_batch_size)
@@ -118,7 +120,7 @@ class Ensemble:
         """Return the same answer over gRPC (`serving/grpc_calls.py`); refusals are codes of gRPC."""  # noqa: DOC501 - each is caught below
         refuse = partial(_refuse, grpc_context)
         try:
-            if self._door is None:
+            if self._tokens is None:
                 return refuse("UNAUTHENTICATED", "gRPC listens on every interface: set serving.authenticate: true")
             if refusal := await self._refusal(grpc_calls.bearer(grpc_context.invocation_metadata()) or ""):
                 return refuse("UNAUTHENTICATED" if refusal[0] == 401 else "PERMISSION_DENIED", refusal[1])
@@ -177,8 +179,8 @@ class Ensemble:
 
     async def _refusal(self, text: str) -> tuple[int, str] | None:
         """Return why a token opens nothing here, as HTTP's code and a sentence; None: it does, or none is asked for."""
-        token = await asyncio.to_thread(self._door.enter, text) if self._door and text else None
-        if self._door is None or (token and token.allows("predict")):
+        token = await asyncio.to_thread(self._tokens.authenticate, text) if self._tokens and text else None
+        if self._tokens is None or (token and token.allows("predict")):
             return None
         return (403, "this token is not for predict") if token else (401, "no token that counts")
 

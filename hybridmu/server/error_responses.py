@@ -100,7 +100,7 @@ def _fault(name: str, what: str, says: str) -> Problem:
     return Problem(error=name, what=what, remedy=f"try again later; the log has more under reference {reference}")
 
 
-class Faults:
+class ErrorResponses:
     """ASGI middleware that makes every error an answer; of an unexpected one the log has the place, not the values.
 
     Args:

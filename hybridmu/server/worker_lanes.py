@@ -33,7 +33,7 @@ class Lane:
         self._busy: Counter[str] = Counter()
         self._lock = threading.Lock()
 
-    async def run(self, caller: str, work: Callable[[System], _T]) -> _T:
+    async def run_call(self, caller: str, work: Callable[[System], _T]) -> _T:
         """Return what a piece of work returns; the event loop answers other calls meanwhile.
 
         Args:
