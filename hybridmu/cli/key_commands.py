@@ -8,14 +8,15 @@ from typing import Any
 import typer
 
 from hybridmu import config
-from hybridmu.cli.output import ConfigOption, JsonOption, emit, errors, tell
+from hybridmu.cli.options import ConfigOption, JsonOption
+from hybridmu.cli.output import emit, errors, tell
 from hybridmu.config import Settings
 from hybridmu.store.keyring import KeyName, Keyring
 from hybridmu.store.ledger.database import connect, has_tables
 from hybridmu.store.ledger.key_uses import used_numbers
 from hybridmu.store.storage.storage import Storage
 
-app = typer.Typer(no_args_is_help=True, help="The signing and the guard key; see docs/keys.md.")
+app = typer.Typer(no_args_is_help=True, help="Signing and guard keys; see docs/keys.md.")
 
 
 class Which(StrEnum):

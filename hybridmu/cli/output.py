@@ -1,4 +1,4 @@
-"""Options and output of every verb: the two consoles, one JSON document or words, errors with their exit code."""
+"""Output of every command: the two consoles, one JSON document or words, errors with their exit code."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
@@ -23,9 +22,6 @@ from hybridmu.report.terminal import Description, Terminal
 from hybridmu.runtime.coordinator.coordinator import Snapshot
 from hybridmu.system.system import Watcher
 from hybridmu.user_code import contained
-
-ConfigOption = Annotated[Path, typer.Option("-c", "--config", help="YAML configuration.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 err = Terminal(stderr=True)
 out = Terminal()
