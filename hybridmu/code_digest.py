@@ -14,6 +14,7 @@ import importlib.util
 import re
 import sys
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 
 from hybridmu.user_code import contained, installed
@@ -62,8 +63,10 @@ def code_digest(task: object, versions: Mapping[str, str] | None = None) -> str:
 
 def kernel_sources() -> dict[str, bytes]:
     """Return logical name → canonical source of every file of this package that shapes exact weights."""
-    names = {f"hybridmu.core.{file.removesuffix('.py').replace('/', '.')}": name for name, file in KERNEL.items()}
-    return {f"kernel: {name}": canonical((_CORE / file).read_bytes(), names) for name, file in KERNEL.items()}
+    names = tuple(
+        (f"hybridmu.core.{file.removesuffix('.py').replace('/', '.')}", name) for name, file in KERNEL.items()
+    )
+    return {f"kernel: {name}": _canonical_once((_CORE / file).read_bytes(), names) for name, file in KERNEL.items()}
 
 
 def canonical(source: bytes, logical: Mapping[str, str]) -> bytes:
@@ -87,6 +90,11 @@ def canonical(source: bytes, logical: Mapping[str, str]) -> bytes:
     tree.body = [node for node in tree.body if node not in found]
     imports = sorted({line for node in found for line in _imported(node, logical)})
     return "\n".join([*imports, "".join(_written(tree))]).encode()
+
+
+@lru_cache(maxsize=2 * len(KERNEL))  # by content: a file that was edited meanwhile is parsed again
+def _canonical_once(source: bytes, names: tuple[tuple[str, str], ...]) -> bytes:
+    return canonical(source, dict(names))
 
 
 def normal_name(package: str) -> str:
@@ -146,6 +154,7 @@ def _written(node: object) -> Iterator[str]:
         yield f"{type(node).__name__}:{node!r}"
 
 
+@lru_cache(maxsize=256)
 def _users(source: bytes) -> bytes:
     """Return the text of the syntax tree of a user's module; its bytes, where it is none."""
     try:

@@ -22,11 +22,11 @@ from hybridmu.config.addresses import (
 )
 from hybridmu.config.data import DataSettings, TaskSettings
 from hybridmu.config.deployment import ApiSettings, ClusterSettings, KeySettings, LogSettings, ServingSettings
-from hybridmu.config.document import read_document
 from hybridmu.config.environment import in_ray_job, secret
 from hybridmu.config.policy import AdmissionSettings, PolicySettings
 from hybridmu.config.section import Section
-from hybridmu.config.training import CheckpointSettings, ComputeSettings, OptimizerSettings, SisaSettings
+from hybridmu.config.training_settings import CheckpointSettings, ComputeSettings, OptimizerSettings, SisaSettings
+from hybridmu.config.yaml_document import read_document
 from hybridmu.errors import ConfigError
 
 

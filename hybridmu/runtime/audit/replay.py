@@ -9,7 +9,7 @@ from typing import Any
 
 from hybridmu.config import Settings
 from hybridmu.core.kernel.rows import carries
-from hybridmu.core.proof.document import fingerprint
+from hybridmu.core.proof.certificate_document import fingerprint
 from hybridmu.core.proof.evidence import ShardEvidence
 from hybridmu.core.proof.lineage import chain
 from hybridmu.errors import RequestError, StateError
@@ -21,7 +21,7 @@ from hybridmu.store.ledger.file_seals import Seals
 from hybridmu.store.ledger.ledger import Ledger
 from hybridmu.store.ledger.registry import Registry
 from hybridmu.store.storage.blobs import weights_hash
-from hybridmu.types import SubModel
+from hybridmu.types import SubModelRecord
 
 
 class Verdict(StrEnum):
@@ -129,7 +129,7 @@ def replay(settings: Settings, document: Mapping[str, Any], processes: int = 2) 
     return _summed_up([done[shard] for shard in sorted(done)])
 
 
-def _version_of(registry: Registry, evidence: ShardEvidence) -> SubModel | None:
+def _version_of(registry: Registry, evidence: ShardEvidence) -> SubModelRecord | None:
     """Return the sub-model that the certificate speaks of."""
     try:
         version = registry.version(evidence.stages[-1].version)
@@ -138,7 +138,7 @@ def _version_of(registry: Registry, evidence: ShardEvidence) -> SubModel | None:
     return next((sub for sub in version.shards if sub.shard == evidence.shard and sub.exact), None)
 
 
-def _has_rows(site: Site, evidence: ShardEvidence, sub: SubModel, gone: set[tuple[str, bytes]]) -> bool:
+def _has_rows(site: Site, evidence: ShardEvidence, sub: SubModelRecord, gone: set[tuple[str, bytes]]) -> bool:
     """Return whether the table still has the very rows that the chain after the removal was made of."""
     rows = site.lake.outline(evidence.shard, set())
     schedule = site.recipe_for(evidence.shard, sub.generations).epochs

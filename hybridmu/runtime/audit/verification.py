@@ -23,7 +23,7 @@ from hybridmu.store.ledger.file_seals import Seals
 from hybridmu.store.ledger.ledger import Ledger
 from hybridmu.store.ledger.registry import Registry
 from hybridmu.store.ledger.suppression_list import Guard
-from hybridmu.types import SubModel as SubModelRecord
+from hybridmu.types import SubModelRecord
 from hybridmu.user_code import contained
 
 

@@ -15,7 +15,7 @@ from hybridmu.store.ledger.journal import Journal
 from hybridmu.store.ledger.ledger import Ledger
 from hybridmu.store.ledger.registry import Registry
 from hybridmu.store.storage.sealed_json import file_seal
-from hybridmu.types import SubModel, Tombstone
+from hybridmu.types import SubModelRecord, Tombstone
 
 
 def adopt(site: Site, engine: Engine) -> bool:
@@ -51,7 +51,7 @@ def adopt(site: Site, engine: Engine) -> bool:
     return True
 
 
-def _refuse_other_rows(lake: Lake, sub: SubModel, stones: list[Tombstone]) -> None:
+def _refuse_other_rows(lake: Lake, sub: SubModelRecord, stones: list[Tombstone]) -> None:
     """Check that a table has the rows that the last exact run of a shard was made of.
 
     Raises:

@@ -17,7 +17,7 @@ from hybridmu.runtime.workers.context import Site
 from hybridmu.store.ledger.corruption_reports import Damages
 from hybridmu.store.ledger.registry import Registry
 from hybridmu.store.storage.blobs import BLOBS, blob_file
-from hybridmu.types import SubModel
+from hybridmu.types import SubModelRecord
 
 
 class Healer:
@@ -95,6 +95,6 @@ def reporting(site: Site, engine: Engine) -> Iterator[None]:
         raise
 
 
-def _whole(site: Site, sub: SubModel) -> bool:
+def _whole(site: Site, sub: SubModelRecord) -> bool:
     keys = [record.lineage_key for record in sub.checkpoints]
     return (sub.blob is None or site.blobs.intact(sub.blob)) and not site.blobs.damaged(sub.shard, keys)

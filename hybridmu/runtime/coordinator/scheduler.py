@@ -14,7 +14,7 @@ from hybridmu.runtime.workers.isolation import apart
 from hybridmu.store.ledger.journal import Journal
 from hybridmu.store.ledger.ledger import Ledger
 from hybridmu.store.ledger.registry import Registry
-from hybridmu.types import ForgetRequest, RequestState, StrategyChoice, SubModel
+from hybridmu.types import ForgetRequest, RequestState, StrategyChoice, SubModelRecord
 from hybridmu.user_code import told
 
 _STRICTEST: tuple[StrategyChoice, ...] = ("retrain", "rewind", "auto", "dpus-optimised", "dpus-newton", "dpus")
@@ -56,7 +56,7 @@ class Claimer:
 
     def claim(
         self, token: int, waiting: Sequence[ForgetRequest], busy: set[int], pools: Pools
-    ) -> Iterator[tuple[Round, Sequence[SubModel]]]:
+    ) -> Iterator[tuple[Round, Sequence[SubModelRecord]]]:
         """Yield rounds to begin, each when its requests are PLANNED, with the sub-models that serve.
 
         Args:
@@ -100,7 +100,7 @@ class Claimer:
 
     def _begin(
         self, token: int, group: Sequence[ForgetRequest], places: dict[str, set[int]], pools: Pools
-    ) -> tuple[Round, Sequence[SubModel]] | None:
+    ) -> tuple[Round, Sequence[SubModelRecord]] | None:
         """Return a round to begin, if one is due; requests that can't be planned fail, and nobody else."""
         with apart("planning a removal", lambda error: self.fail(token, list(places), told(error))):
             return self._start(token, group, places, pools)
@@ -108,7 +108,7 @@ class Claimer:
 
     def _start(
         self, token: int, group: Sequence[ForgetRequest], places: dict[str, set[int]], pools: Pools
-    ) -> tuple[Round, Sequence[SubModel]] | None:
+    ) -> tuple[Round, Sequence[SubModelRecord]] | None:
         ids = list(places)
         strategy = next(choice for choice in _STRICTEST if any(r.strategy == choice for r in group))
         exactly = strategy == "retrain"  # asked for by name, it also repairs what an update did before

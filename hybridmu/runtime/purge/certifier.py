@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 from sqlalchemy.engine import Engine
 
 from hybridmu.core.proof.certificate import RequestFacts, build, sign
-from hybridmu.core.proof.document import Predecessor
+from hybridmu.core.proof.certificate_document import Predecessor
 from hybridmu.core.proof.evidence import ShardEvidence
 from hybridmu.errors import StateError
 from hybridmu.runtime.workers.context import Site

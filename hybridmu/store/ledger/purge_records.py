@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
 from hybridmu.core.proof.certificate import RevokedKey
-from hybridmu.core.proof.document import moment
+from hybridmu.core.proof.certificate_document import moment
 from hybridmu.store.ledger import tables as t
 from hybridmu.store.ledger.accept.assessment import to_tombstone
 from hybridmu.store.ledger.accept.idempotency import forget_payloads
