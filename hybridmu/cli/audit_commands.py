@@ -1,4 +1,4 @@
-"""`hybridmu audit`: how well a strategy forgets, on canaries, with controls."""
+"""`hybridmu audit`: measurement of how well a strategy forgets, on canaries, with controls."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`hybridmu certificate …`: check certificates anywhere, look at those of a system."""
+"""`hybridmu certificate …`: checks of certificates anywhere, and a list of those of a system."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from hybridmu.store.keyring import Keyring, load_public_keys
 from hybridmu.store.storage.storage import Storage
 from hybridmu.types import KeyKind
 
-app = typer.Typer(no_args_is_help=True, help="Certificates of deletion.")
+app = typer.Typer(no_args_is_help=True, help="Certificates of deletion: verify, list, show, find.")
 _UNASKED = 5
 _EXITS = {Verdict.CONFIRMED: 0, Verdict.REFUTED: 1, Verdict.SUPERSEDED: 3, Verdict.ELSEWHERE: 4}
 
@@ -118,7 +118,7 @@ def find(
         asked: list[tuple[KeyKind, str]] = [("id", text) for text in ids or ()]
         asked += [("group", text) for text in groups or ()]
         if not asked:
-            raise RequestError("nothing to look for", expected="--id or --group")
+            raise RequestError("the search names no id or group", expected="--id or --group")
         keyring, documents = Keyring(config.load(config_file)), _store(config_file).all()
         found = [_covering(keyring, documents, kind, text) for kind, text in asked]
     emit(found, as_json, lambda: _found(found))

@@ -26,10 +26,10 @@ from hybridmu.cli import (
     training_commands,
 )
 from hybridmu.cli.options import JsonOption
-from hybridmu.cli.output import Verbs, emit, err, errors
+from hybridmu.cli.output import CommandGroup, emit, err, errors
 
 app = typer.Typer(
-    cls=Verbs,
+    cls=CommandGroup,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,  # they would show the values of variables, ids among them

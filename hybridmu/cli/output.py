@@ -34,8 +34,8 @@ _INTERRUPTED = 128 + signal.SIGINT
 _UsageError: Any = typer.BadParameter.__base__  # the only public name of this family
 
 
-class Verbs(TyperGroup):
-    """The top of the command line: a usage error is one JSON document as well, where one was asked for."""
+class CommandGroup(TyperGroup):
+    """Top group of commands: with `--json` a usage error is one JSON document as well."""
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
         """Return the context of a call, its own options parsed."""

@@ -1,4 +1,4 @@
-"""`hybridmu ingest`, `correct`, `readmit`, `ingests …`, `guard …`: rows that come in, and what must not again."""
+"""`hybridmu ingest`, `correct`, `readmit`, `ingests …`, `guard …`: new rows, and the guard against forgotten ones."""
 
 from __future__ import annotations
 

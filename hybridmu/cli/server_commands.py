@@ -1,4 +1,4 @@
-"""`hybridmu api`: the HTTP interface for requests; `hybridmu tokens …`: who may call it."""
+"""`hybridmu api`: the HTTP interface for requests; `hybridmu tokens …`: its bearer tokens."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`hybridmu size`: how many workers a load of deletions needs."""
+"""`hybridmu size`: number of workers that a load of deletions needs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`hybridmu checkpoints`, `upgrade` and `ledger`: what storage holds, and what it gives back."""
+"""`hybridmu checkpoints`, `upgrade`, `ledger …`, `decommission`: maintenance of storage and ledger."""
 
 from __future__ import annotations
 
@@ -130,5 +130,5 @@ def _package(text: str) -> tuple[str, str]:
     name, _, version = text.partition("=")
     version = version.lstrip("=").strip()
     if not name.strip() or not version:
-        raise ConfigError(f"--with {text} names no version", expected="PACKAGE=VERSION, such as torch=2.14.0")
+        raise ConfigError(f"--with {text} has no version", expected="PACKAGE=VERSION, such as torch=2.14.0")
     return name.strip(), version

@@ -18,14 +18,14 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 from starlette.requests import ClientDisconnect
 
-from hybridmu.cluster.group_deployments import Votes, ask
+from hybridmu.cluster.group_deployments import SubModelGroupDeployment, ask
 from hybridmu.cluster.ray_metrics import ReplicaMetrics
 from hybridmu.config import Settings
 from hybridmu.errors import DataError, HybridMUError, StateError
 from hybridmu.serving import grpc_calls, request_body
 from hybridmu.serving.answer_schemas import PredictRequest, PredictResponse, Refusal, VersionResponse, problem
 from hybridmu.serving.auth import TokenDirectory
-from hybridmu.serving.ensemble import Ensemble as LocalEnsemble
+from hybridmu.serving.ensemble import Ensemble
 from hybridmu.serving.replica import Replica
 from hybridmu.serving.submodel_group import BehindError, spread
 from hybridmu.store.ledger.database import connect
@@ -71,7 +71,7 @@ def _refuse(context: Any, code: str, says: str) -> Any:
 
 @serve.deployment(name="Ensemble", num_replicas=1, ray_actor_options={"num_cpus": 0}, health_check_period_s=2)
 @serve.ingress(api)
-class Ensemble:
+class EnsembleDeployment:
     """One replica of the aggregated model.
 
     Args:
@@ -83,7 +83,7 @@ class Ensemble:
         parsed = Settings.model_validate(settings)
         torch.set_num_threads(1)
         name = serve.get_replica_context().replica_id.unique_id
-        load = partial(spread, ask=partial(ask, groups)) if groups else LocalEnsemble.load
+        load = partial(spread, ask=partial(ask, groups)) if groups else Ensemble.load
         # Asking voters waits for them, which Serve's own thread must not.
         with ThreadPoolExecutor(1) as thread:
             self._replica = thread.submit(Replica, parsed, name, ReplicaMetrics().swapped, load).result()
@@ -250,5 +250,8 @@ def make_application(settings: Settings, replicas: int = 1, most: int | None = N
         given["max_replicas_per_node"] = settings.serving.per_node
     plain = settings.model_dump(mode="json")
     groups = settings.serving.groups if settings.serving.groups > 1 else 0
-    voters = [Votes.options(name=f"Votes-{group}", **given).bind(plain, group) for group in range(groups)]  # type: ignore[attr-defined]
-    return Ensemble.options(**given).bind(plain, *voters)  # type: ignore[attr-defined]
+    voters = [
+        SubModelGroupDeployment.options(name=f"Votes-{group}", **given).bind(plain, group)  # type: ignore[attr-defined]
+        for group in range(groups)
+    ]
+    return EnsembleDeployment.options(**given).bind(plain, *voters)  # type: ignore[attr-defined]

@@ -229,7 +229,7 @@ class Settings(Section):
             if override := os.environ.get(f"HYBRIDMU_{key.upper()}"):
                 raw[key] = override
         if strange := next((type(key) for key in raw if not isinstance(key, str)), None):
-            raise ConfigError("the configuration has a key that is no text", expected="text", got=strange.__name__)
+            raise ConfigError("the configuration has a key that is not text", expected="text", got=strange.__name__)
         return cls(**raw)
 
 

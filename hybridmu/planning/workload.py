@@ -16,7 +16,7 @@ from hybridmu.types import ShardStats
 
 @dataclass(frozen=True)
 class Workload:
-    """What each strategy has to do on one shard.
+    """Work of each strategy on one shard.
 
     Attributes:
         first_touched: First slice with a revoked row; R + 1 when none.

@@ -29,17 +29,17 @@ from hybridmu.store.ledger.tokens import Tokens
 from hybridmu.system.system import System
 
 _REFUSALS: dict[int | str, str] = {
-    401: "no token that counts",
-    403: "not with this token",
-    404: "there is none, or not for this caller",
-    409: "not in the state for that",
+    401: "the token is missing or not valid",
+    403: "the token does not allow this",
+    404: "it does not exist, or is another caller's",
+    409: "the request's or the system's state does not allow this",
     413: "the body is too long",
-    415: "not JSON",
-    421: "called by a name that is not of this host",
-    422: "not as the schema says",
+    415: "the body is not JSON in UTF-8",
+    421: "the Host header names another host",
+    422: "the call does not fit the schema",
     429: "too many calls or requests",
-    500: "a fault; the log has more",
-    503: "ledger or storage is away",
+    500: "an internal fault; the log has the details",
+    503: "the ledger or storage is not available",
 }
 
 

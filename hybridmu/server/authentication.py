@@ -31,7 +31,7 @@ class TooManyCallsError(Exception):
 
 
 class Authentication:
-    """Knows the tokens that count, and how often their holders called.
+    """The valid tokens, and a limit on the calls of each holder.
 
     Args:
         tokens: All tokens.
@@ -72,7 +72,7 @@ class TokenGate:
 
     Args:
         app: What it guards: calls for requests and metrics, none of which is answered without such a token.
-        authentication: Knows the tokens.
+        authentication: The valid tokens.
     """
 
     def __init__(self, app: ASGIApp, authentication: Authentication) -> None:
@@ -90,7 +90,7 @@ class TokenGate:
             await too_many(error)(scope, receive, send)
             return
         if token is None:
-            body = Problem(error="Refused", what="no token that counts").model_dump()
+            body = Problem(error="Refused", what="the token is missing or not valid").model_dump()
             await JSONResponse(body, 401, {"WWW-Authenticate": "Bearer"})(scope, receive, send)
             return
         request.state.token = token

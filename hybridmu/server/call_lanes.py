@@ -13,7 +13,7 @@ _LONG = 16 * 1024  # bytes of a body: a thousand ids take some milliseconds, a h
 
 @dataclass(frozen=True)
 class CallLanes:
-    """One lane a kind of call.
+    """The lanes, one for each kind of call.
 
     Attributes:
         reads: Calls that show something, the console's pages among them.

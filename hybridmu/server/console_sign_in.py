@@ -23,7 +23,7 @@ class ConsoleSignIn:
     """Sessions of browsers, each of which rests on a token.
 
     Args:
-        authentication: Knows the tokens, and limits calls.
+        authentication: The valid tokens, and the limits on calls.
         sessions: Which browsers are signed in.
     """
 
@@ -81,7 +81,7 @@ class ConsoleSignIn:
         text = given.get("token", [""])[0].strip()
         token = await run_in_threadpool(self._authentication.of_text, request, text)
         if token is None or not token.allows("audit"):
-            says = "this token does not count" if token is None else "this token has not the scope audit or admin"
+            says = "this token is not valid" if token is None else "this token lacks the scope audit or admin"
             return render_page("login", 403, says=says)
 
         def begin() -> str:

@@ -1,4 +1,4 @@
-"""Dependencies of endpoints that need a token of some scope."""
+"""Scope checks: dependencies of endpoints that need a token of some scope."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _token_with(*scopes: Scope) -> Callable[..., Awaitable[Token]]:
     async def admit(request: Request, _: _Bearer = None) -> Token:
         token: Token = request.state.token  # from the gate
         if not token.allows(*scopes):
-            raise HTTPException(403, f"this token is not for {' or '.join(scopes)}")
+            raise HTTPException(403, f"the token lacks the scope {' or '.join(scopes)}")
         return token
 
     return admit

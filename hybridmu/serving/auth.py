@@ -1,4 +1,4 @@
-"""Token authentication and rate limiting: tokens looked up in a short-lived copy, buckets that fill with time."""
+"""Token authentication and rate limiting: a short-lived copy of all tokens, and token buckets."""
 
 from __future__ import annotations
 

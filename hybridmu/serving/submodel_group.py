@@ -78,7 +78,7 @@ def spread(site: Site, version: ModelVersion, _: Ensemble | None, ask: Ask) -> E
     return Ensemble(number, models, encoder, how, removed_of(version), (forward, time.perf_counter() - started))
 
 
-class Voters(Follower):
+class SubModelGroup(Follower):
     """One process of a group.
 
     Args:

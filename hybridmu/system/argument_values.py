@@ -53,7 +53,7 @@ def _listed(name: str, value: Any) -> Iterable[object]:
     whole = isinstance(value, (str, bytes, bytearray, memoryview, Mapping)) or not isinstance(value, Iterable)
     if whole or hasattr(value, "columns") or hasattr(value, "column_names"):  # iterating over a table gives columns
         remedy = f"write {name}=[…], also for a single one" if isinstance(value, (str, int)) else ""
-        raise RequestError(f"{name} is no list", expected=expected, got=_kind(value), remedy=remedy)
+        raise RequestError(f"{name} is not a list", expected=expected, got=_kind(value), remedy=remedy)
     if hasattr(value, "to_pylist"):  # Arrow
         return list(value.to_pylist())
     if hasattr(value, "to_numpy"):  # pandas
@@ -62,7 +62,9 @@ def _listed(name: str, value: Any) -> Iterable[object]:
         if value.ndim != 1 or value.dtype.kind not in "iuUTO":  # moments would turn into integers, for one
             got = f"an array of {value.dtype} with {value.ndim} dimension(s)"
             remedy = "cast the column to integers or strings; pandas turns integers with gaps into floats"
-            raise RequestError(f"{name} is no list of integers or strings", expected=expected, got=got, remedy=remedy)
+            raise RequestError(
+                f"{name} is not a list of integers or strings", expected=expected, got=got, remedy=remedy
+            )
         return list(value.tolist())
     return _items(name, value)
 
@@ -105,7 +107,7 @@ def strategy_of(name: str, value: Any) -> Any:
 def text_of(name: str, value: Any, least: int, most: int) -> str:
     """Return printable text in one line, of a length within bounds."""
     if not isinstance(value, str):
-        raise RequestError(f"{name} is no text", expected="a string", got=_kind(value))
+        raise RequestError(f"{name} is not a text", expected="a string", got=_kind(value))
     if not least <= len(value) <= most or (least and not value.strip()):
         expected = f"{least} to {most} characters, not blank" if least else f"at most {most} characters"
         raise RequestError(f"{name} is {'too long' if len(value) > most else 'empty'}", expected=expected)
@@ -123,7 +125,7 @@ def number_of(name: str, value: Any, low: float, high: float, whole: bool) -> An
     kind = numbers.Integral if whole else numbers.Real
     if isinstance(value, _NO_NUMBERS) or not isinstance(value, kind):
         expected = "a whole number" if whole else "a number"
-        raise RequestError(f"{name} is no {expected[2:]}", expected=expected, got=_kind(value))
+        raise RequestError(f"{name} is not {expected}", expected=expected, got=_kind(value))
     # Of a subclass too, whatever that says of its order.
     number: Any = int.__index__(value) if isinstance(value, int) else value
     if not low <= number <= high:  # NaN is neither
@@ -141,14 +143,14 @@ def flag_of(name: str, value: Any) -> bool:
 def kind_of_key(name: str, value: Any) -> Any:
     """Return a kind of key: `id` or `group`."""
     if not isinstance(value, str) or str.__str__(value) not in get_args(KeyKind):
-        raise RequestError(f"{name} is no kind of key", expected="id, or group", got=_shown(value))
+        raise RequestError(f"{name} is not a kind of key", expected="id, or group", got=_shown(value))
     return str.__str__(value)
 
 
 def callback_of(name: str, value: Any) -> Any:
     """Return a function."""
     if not callable(value):
-        raise RequestError(f"{name} can't be called", expected="a function", got=_kind(value))
+        raise RequestError(f"{name} is not callable", expected="a function", got=_kind(value))
     return value
 
 
@@ -162,14 +164,16 @@ def executor_of(name: str, value: Any) -> Any:
 def settings_of(name: str, value: Any) -> Settings:
     """Return a configuration."""
     if not isinstance(value, Settings):
-        raise ConfigError(f"{name} is no configuration", expected="what hybridmu.load(PATH) returns", got=_kind(value))
+        raise ConfigError(
+            f"{name} is not a configuration", expected="what hybridmu.load(PATH) returns", got=_kind(value)
+        )
     return value
 
 
 def source_of(name: str, value: Any) -> str | Path:
     """Return the path or URI of a table."""
     if not isinstance(value, (str, Path)) or not str(value).strip() or not is_plain(str(value)):
-        raise RequestError(f"{name} is no place of a table", expected="a path or a URI", got=_shown(value))
+        raise RequestError(f"{name} is not the path or URI of a table", expected="a path or a URI", got=_shown(value))
     return value
 
 
@@ -201,14 +205,16 @@ def arrivals_of(name: str, value: Any) -> tuple[Arrival, ...]:
 
 def _arrival(name: str, value: Any) -> Arrival:
     if not isinstance(value, Arrival):
-        raise RequestError(f"{name} is something else", expected="what System.arrival returns", got=_kind(value))
+        raise RequestError(f"{name} is not an arrival", expected="what System.arrival returns", got=_kind(value))
     at = number_of(f"{name}.at", value.at, 0, MOST_SECONDS, whole=False)
     if not isinstance(value.rows, Mapping):
-        raise RequestError(f"{name}.rows is no mapping", expected="(shard, slice) → rows", got=_kind(value.rows))
+        raise RequestError(f"{name}.rows is not a mapping", expected="(shard, slice) → rows", got=_kind(value.rows))
     rows: dict[tuple[int, int], int] = {}
     for where, count in _plain_dict(f"{name}.rows", value.rows).items():
         if not isinstance(where, tuple) or len(where) != 2:
-            raise RequestError(f"{name}.rows names no place", expected="(shard, slice)", got=_kind(where))
+            raise RequestError(
+                f"{name}.rows has a key that is not a place", expected="(shard, slice)", got=_kind(where)
+            )
         shard = number_of(f"a shard of {name}.rows", where[0], 0, MOST, whole=True)
         slice_ = number_of(f"a slice of {name}.rows", where[1], 1, MOST, whole=True)
         rows[shard, slice_] = number_of(f"a count of {name}.rows", count, 1, MOST, whole=True)
@@ -217,7 +223,7 @@ def _arrival(name: str, value: Any) -> Arrival:
 
 def _several(name: str, value: Any, what: str) -> list[Any]:
     if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
-        raise RequestError(f"{name} is no list", expected=f"a list of {what}", got=_kind(value))
+        raise RequestError(f"{name} is not a list", expected=f"a list of {what}", got=_kind(value))
     return _items(name, value)
 
 
@@ -225,12 +231,12 @@ def rows_of(name: str, value: Any) -> list[dict[str, Any]]:
     """Return rows as dicts from column to value."""
     if isinstance(value, (str, bytes, Mapping)) or hasattr(value, "columns") or not isinstance(value, Iterable):
         remedy = "of a pandas table: table.to_dict('records')" if hasattr(value, "columns") else ""
-        raise RequestError(f"{name} is no list of rows", expected="a list of dicts", got=_kind(value), remedy=remedy)
+        raise RequestError(f"{name} is not a list of rows", expected="a list of dicts", got=_kind(value), remedy=remedy)
     found = _items(name, value)
     for place, row in enumerate(found):
         if not isinstance(row, Mapping) or not all(isinstance(column, str) for column in row):
             expected = "a dict from column to value"
-            raise RequestError(f"{name}[{place}] is no row", expected=expected, got=_kind(row))
+            raise RequestError(f"{name}[{place}] is not a row", expected=expected, got=_kind(row))
     return [_plain_dict(f"{name}[{place}]", row) for place, row in enumerate(found)]
 
 
@@ -238,7 +244,7 @@ def versions_of(name: str, value: Any) -> dict[str, str]:
     """Return versions by package."""
     found: dict[Any, Any] = _plain_dict(name, value) if isinstance(value, Mapping) else {None: None}
     if not all(isinstance(part, str) for pair in found.items() for part in pair):
-        raise RequestError(f"{name} is no list of packages", expected="a dict from package to version")
+        raise RequestError(f"{name} is not a mapping of packages", expected="a dict from package to version")
     return found
 
 

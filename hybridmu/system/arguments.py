@@ -52,7 +52,7 @@ _R = TypeVar("_R")
 
 @dataclass(frozen=True)
 class Check:
-    """What an argument must be.
+    """A check of one argument.
 
     Attributes:
         of: Returns the checked value, from the argument's name and value; raises when it is refused.

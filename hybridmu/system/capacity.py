@@ -149,7 +149,7 @@ def _check_places(name: str, arrival: Arrival, shape: Shape) -> None:
         slices = len(shape.rows[shard]) if shard < len(shape.rows) else 0
         if not 1 <= slice_ <= slices:
             raise RequestError(
-                f"{name} names a place that this system does not have",
+                f"{name} names a shard or slice that this system does not have",
                 expected=f"shards 0 to {len(shape.rows) - 1}, and slices 1 to {slices}"
                 if slices
                 else f"shards 0 to {len(shape.rows) - 1}",

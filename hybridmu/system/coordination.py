@@ -93,11 +93,11 @@ class Coordination:
             if not acquired:
                 driver.close()
                 if not patient:
-                    raise LeaseLostError("another coordinator was quicker")
+                    raise LeaseLostError("another coordinator took the lease first")
                 raise StateError(
-                    "another coordinator is at work on this storage",
+                    "another coordinator is running on this storage",
                     got=str(self._lease().holder()),
-                    remedy="use `forget` (it follows that one), or stop it first",
+                    remedy="use `forget`, which follows that coordinator, or stop it first",
                 )
             self.driver = driver
         return self.driver
@@ -161,7 +161,7 @@ class Coordination:
         token = self._lease().acquire(self.holder(), coordinator.LEASE_SECONDS)
         if token is None:
             raise StateError(
-                "another coordinator is at work on this storage", got=str(self._lease().holder()), remedy=remedy
+                "another coordinator is running on this storage", got=str(self._lease().holder()), remedy=remedy
             )
         renewed = time.monotonic()
 

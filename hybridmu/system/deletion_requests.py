@@ -128,12 +128,16 @@ class DeletionRequests:
         session = self._session
         ids, groups = list(ids), list(groups)
         if reason := unavailable(session.settings.optimizer.name, strategy):
-            raise StrategyUnavailableError(f"{strategy} can't run here", got=reason, remedy="ask for auto or retrain")
+            raise StrategyUnavailableError(
+                f"strategy {strategy} is not available", got=reason, remedy="use auto or retrain"
+            )
         self._keys.refuse_many(ids, groups)
         admission = session.settings.admission
         session.refresh()
         if strategy in UPDATES and (reason := self._unfit.get(strategy)):
-            raise StrategyUnavailableError(f"{strategy} can't run here", got=reason, remedy="ask for auto or retrain")
+            raise StrategyUnavailableError(
+                f"strategy {strategy} is not available", got=reason, remedy="use auto or retrain"
+            )
         within = None if deadline_seconds is None else float(deadline_seconds)  # 60 and 60.0 are one deadline
         asked = [sorted(map(str, ids)), sorted(map(str, groups)), strategy, within, ignore_unknown]
         repeat = seal(session.guard.seals, caller, key, asked, None if key is None else self._keys.macs(ids, groups))
@@ -229,10 +233,10 @@ class DeletionRequests:
             raise HybridMUError(
                 f"request {request_id} failed",
                 got=request.reason or "",
-                remedy="its rows stay revoked; see the reason, then ask for the same again, under another key",
+                remedy="its rows stay revoked; remove the cause, then send the request again under another key",
             )
         if request.state is RequestState.CANCELLED:
-            raise StateError(f"request {request_id} was cancelled", remedy="ask again, under another key")
+            raise StateError(f"request {request_id} was cancelled", remedy="send it again under another key")
         return request
 
     def _wait_for_delivery(self, request_id: str, watch: Watcher | None) -> None:

@@ -64,7 +64,7 @@ class ForgettingAudit:
             if announce:
                 workers = executor.pools().updaters
                 announce(audit.expected_seconds(workers), workers)
-            return audit.run(executor, watch)
+            return audit.run_audit(executor, watch)
 
     @contextmanager
     def _workers(self) -> Iterator[Executor]:
@@ -73,7 +73,7 @@ class ForgettingAudit:
         if session.executor == "local":
             yield LocalExecutor(session.settings)
         else:
-            from hybridmu.cluster.audit_pool import crew
+            from hybridmu.cluster.audit_pool import audit_pool
 
-            with crew(session.settings) as executor:
+            with audit_pool(session.settings) as executor:
                 yield executor

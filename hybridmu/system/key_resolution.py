@@ -57,7 +57,7 @@ class KeyResolution:
         missing = [key for key, macs in zip(missing, covered, strict=True) if not macs]
         if missing and (coming := waiting_keys(session.site.lake, missing, session.ingestions.waiting())):
             raise StateError(
-                f"rows of {len(coming)} of these ids and groups are on their way in; nothing was changed",
+                f"rows of {len(coming)} of these ids and groups are still being ingested; nothing was changed",
                 expected="ids and groups of rows in the system",
                 got=", ".join(key.text for key in coming[:10]),
                 remedy="repeat the request when `hybridmu ingests list` shows their ingestion as APPLIED",

@@ -109,7 +109,7 @@ class Maintenance:
         session = self._session
         bind(session.site.storage, session.ledger, session.settings, create=False)
         if holder := session.lease.holder():
-            raise StateError("a coordinator is at work", got=holder, remedy="stop it first")
+            raise StateError("a coordinator is running on this storage", got=holder, remedy="stop it first")
         found = Journal(session.site.storage, session.engine).replay()
         return {**found, "unsettled": session.linked.settle()}
 
@@ -132,7 +132,7 @@ class Maintenance:
         session = self._session
         session.check_bound()
         if holder := session.lease.holder():
-            raise StateError("a coordinator is at work", got=holder, remedy="stop it first")
+            raise StateError("a coordinator is running on this storage", got=holder, remedy="stop it first")
         return {"name": name, "left_out": mend(session.site.lake, session.guard, name, _file_here(copy))}
 
     @checked
@@ -166,4 +166,4 @@ def _file_here(source: str | Path) -> Path:
         got = "no file"
     except (ValueError, OSError) as error:
         got = str(error)
-    raise RequestError("there is no such copy", expected="a file on this machine", got=f"{source}: {got}")
+    raise RequestError("the copy does not exist", expected="a file on this machine", got=f"{source}: {got}")

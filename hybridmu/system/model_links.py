@@ -75,7 +75,7 @@ class ModelLinks:
         session = self._session
         session.check_bound()
         if not names:
-            raise RequestError("no model is retired", expected="at least one name")
+            raise RequestError("the retirement names no model", expected="at least one name")
         return session.linked.retire(names, reason, caller, lost=lost)
 
     @checked

@@ -160,7 +160,7 @@ class NewRows:
         while (new := session.ingestions.get(ingest_id)).state in {IngestState.RECEIVED, IngestState.APPLIED}:
             session.coordination.follow(watch)
         if new.state is IngestState.FAILED:
-            remedy = "none of its rows came in; correct them and ingest them again"
+            remedy = "none of its rows was accepted; correct them and ingest them again"
             raise HybridMUError(f"ingestion {ingest_id} failed", got=new.reason or "", remedy=remedy)
 
     @checked
@@ -185,7 +185,7 @@ class NewRows:
         lookup = Lookup(session.site.lake)
         kinds: list[tuple[KeyKind, object]] = [*(("id", x) for x in ids), *(("group", x) for x in groups)]
         if not kinds:
-            raise RequestError("nothing is readmitted", expected="at least one id or group")
+            raise RequestError("the readmission names no key", expected="at least one id or group")
         keys = [UnknownKey(kind, str(raw), lookup.typed(kind, raw)) for kind, raw in dict.fromkeys(kinds)]
         return {"readmitted": session.guard.readmit(keys, reason, caller)}
 

@@ -88,7 +88,7 @@ class TrainingRuns:
         connect_database(settings.database, create=True, modes=site.storage.modes).dispose()
         if not site.lake.exists and Links(session.engine).predecessor():
             session.ledger.bind(settings.identity(), create=False)  # a decommissioned one says so
-            raise StateError("this is a successor in the making", remedy="go on with `hybridmu reshard`")
+            raise StateError("resharding is incomplete", remedy="repeat `hybridmu reshard`, which continues it")
         if site.lake.exists and session.ledger.claimed() is None:
             raise StateError(
                 f"{site.storage.url} has rows, but this ledger knows nothing: what was forgotten would come back",

@@ -48,7 +48,7 @@ def test_a_live_coordinator_is_not_pushed_aside(trained, monkeypatch):
     try:
         with (
             hybridmu.connect(config, executor="local") as system,
-            pytest.raises(hybridmu.HybridMUError, match="another coordinator is at work"),
+            pytest.raises(hybridmu.HybridMUError, match="another coordinator is running"),
         ):
             system.run(until_idle=True)
     finally:

@@ -18,8 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from hybridmu.core.audit import audit_report as findings
-from hybridmu.core.audit import shadow_models as shadow
+from hybridmu.core.audit import audit_report, shadow_models
 from hybridmu.errors import RequestError, ShardFailedError, StateError, StorageError
 from hybridmu.planning import cost
 from hybridmu.runtime.audit import audit_targets
@@ -38,7 +37,7 @@ _RESTARTS = 3
 
 @dataclass
 class _Progress:
-    done: dict[int, dict[int, shadow.Shadow]]  # shard → number → its models
+    done: dict[int, dict[int, shadow_models.Shadow]]  # shard → number → its models
     waiting: deque[tuple[int, int]] = field(default_factory=deque)
     flying: dict[str, tuple[Target, ShardJob, int]] = field(default_factory=dict)  # job → shard, job, attempt
     seconds: list[float] = field(default_factory=list)
@@ -85,7 +84,7 @@ class Audit:
 
     # ------------------------------------------------------------------ doing it
 
-    def run(self, executor: Executor, watch: Watch | None = None) -> dict[str, Any]:
+    def run_audit(self, executor: Executor, watch: Watch | None = None) -> dict[str, Any]:
         """Make all shadow models and sum them up; what is kept of them in storage is deleted at the end.
 
         Args:
@@ -128,7 +127,7 @@ class Audit:
         self._kept.drop(shard, but=target.prefix)
         kept = self._kept.kept(shard, target.name)
         numbers = range(self.wanted.models)
-        progress.done[shard] = {n: shadow.Shadow.from_json(kept[n]) for n in numbers if n in kept}
+        progress.done[shard] = {n: shadow_models.Shadow.from_json(kept[n]) for n in numbers if n in kept}
         progress.waiting.extend((shard, n) for n in numbers if n not in kept)
 
     def _stale(self) -> list[int]:
@@ -181,7 +180,7 @@ class Audit:
         if target is not self.targets[job.shard] or job.shard in self._stale():
             return  # it saw a row that is revoked now
         if isinstance(result, AuditOutcome):
-            progress.done[job.shard][job.number] = shadow.Shadow.from_json(result.document)
+            progress.done[job.shard][job.number] = shadow_models.Shadow.from_json(result.document)
             progress.seconds.append(result.seconds)
             with suppress(StorageError, FileNotFoundError):  # an audit that can't be resumed is an audit all the same
                 self._kept.keep(job.shard, target.name, job.number, result.document)
@@ -199,9 +198,9 @@ class Audit:
 
     # ------------------------------------------------------------------ what it says
 
-    def _report(self, done: Sequence[dict[int, shadow.Shadow]]) -> dict[str, Any]:
+    def _report(self, done: Sequence[dict[int, shadow_models.Shadow]]) -> dict[str, Any]:
         shards = [[models[number] for number in sorted(models)] for models in done]
-        found = findings.findings(shards)
+        found = audit_report.findings(shards)
         return {
             "version": self.version.version,
             **asdict(self.wanted),
@@ -226,7 +225,7 @@ class Audit:
             "reasons": list(plan.reasons),
         }
 
-    def _served(self, target: Target, shadows: Sequence[shadow.Shadow]) -> dict[str, Any]:
-        found = findings.served(shadows)
+    def _served(self, target: Target, shadows: Sequence[shadow_models.Shadow]) -> dict[str, Any]:
+        found = audit_report.served(shadows)
         base = {"shard": target.sub.shard, "exact": target.sub.exact, "keys": len(target.watched)}
         return {**base, "found": None if found is None else asdict(found)}

@@ -31,7 +31,7 @@ class CheckpointKeeper:
         # Shard → what its last exact run left, which slices of it are there, bytes of one: looked up once per run.
         self._seen: dict[int, tuple[tuple[SliceRecord, ...], tuple[bool, ...], int]] = {}
 
-    def run(self, busy_shards: Collection[int]) -> EvictionPlan | None:
+    def evict_surplus(self, busy_shards: Collection[int]) -> EvictionPlan | None:
         """Evict what is over the budget.
 
         Args:

@@ -360,7 +360,7 @@ class Coordinator:
 
     def _evict(self) -> None:
         with self._errands.apart("eviction"):
-            self._keeper.run(self._busy())
+            self._keeper.evict_surplus(self._busy())
 
     def _claim(self, paused: bool) -> bool:
         """Start what waits and is due.
