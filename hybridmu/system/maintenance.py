@@ -10,7 +10,7 @@ from hybridmu.config.addresses import whole_path
 from hybridmu.errors import RequestError, StateError
 from hybridmu.planning import cost
 from hybridmu.planning.upgrade_impact import UpgradePlan
-from hybridmu.runtime.coordinator.upgrade import upgrade_plan
+from hybridmu.runtime.coordinator.checkpoint_upgrade import upgrade_plan
 from hybridmu.runtime.linked.retirement import decommission
 from hybridmu.runtime.purge.table_repair import mend
 from hybridmu.runtime.purge.table_rewrite import rewrite_tables

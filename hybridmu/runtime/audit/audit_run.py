@@ -1,4 +1,4 @@
-"""Auditing a trained system: jobs that make shadow models, and what these say together.
+"""Audit of a trained system: jobs that make shadow models, and their joint findings.
 
 The ledger and the versions are only read. Every job learns the tombstones when it is handed over, as the coordinator's
 jobs do. When a row of an audited shard is revoked meanwhile, what was measured there is thrown away and begun again
