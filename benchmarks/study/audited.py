@@ -15,7 +15,7 @@ from benchmarks.study.drawing import colour_of
 from hybridmu.core.audit import audit_report as core
 from hybridmu.core.audit.audit_report import Findings
 from hybridmu.core.audit.shadow_models import Shadow
-from hybridmu.report.plots import svg
+from hybridmu.report.svg_plots import svg
 
 FILE = "audits.csv"
 _CONTROLS = {"oracle": "#20639b", "nothing": "#555555"}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks.study import csvfile
 from benchmarks.study.records import environment
-from benchmarks.study.tables import table
+from benchmarks.study.study_tables import table
 
 _FILE = "benchmarks.csv"
 Cases = Mapping[str, Mapping[str, float]]

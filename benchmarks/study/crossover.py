@@ -16,7 +16,7 @@ from benchmarks.study.comparison import noise_of
 from benchmarks.study.drawing import colour_of, legend
 from benchmarks.study.grid import SETUPS, Setup
 from benchmarks.study.records import Record
-from hybridmu.report.plots import svg
+from hybridmu.report.svg_plots import svg
 
 _EXACT = "sisa"
 _UPDATES = ("dpus", "dpus-optimised", "dpus-newton")

@@ -20,7 +20,7 @@ from benchmarks.study.shards import ShardRecord
 from hybridmu.planning import cost
 from hybridmu.planning.cost import Estimate
 from hybridmu.planning.planner import Policy
-from hybridmu.report.plots import svg
+from hybridmu.report.svg_plots import svg
 from hybridmu.types import CostObservation
 
 # The planner's goals: relative excess over the best plan in hindsight, median and 95th percentile over deletions.

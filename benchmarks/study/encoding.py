@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.study import benchmarks
-from benchmarks.study.tables import table
+from benchmarks.study.study_tables import table
 from hybridmu.config import Settings
 from hybridmu.core.kernel.table_encoder import Encoder
 from hybridmu.serving.table_rows import RowEncoder

@@ -9,12 +9,12 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.study import benchmarks, encoding, scaletables, tables
+from benchmarks.study import benchmarks, encoding, scaletables, study_tables
 
 # Relative to the project's root.
 PAGES = ("README.md", "docs/results.md", "docs/scale.md", "docs/serving.md")
 TABLES: dict[str, Callable[[Path, str], str]] = {
-    **tables.TABLES,
+    **study_tables.TABLES,
     **scaletables.TABLES,
     **benchmarks.TABLES,
     "encode": encoding.encode,

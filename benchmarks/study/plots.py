@@ -14,7 +14,7 @@ from benchmarks.study.comparison import FASTER, NOISES, compare, geometric_mean,
 from benchmarks.study.drawing import colour_of, legend
 from benchmarks.study.grid import CONTENDERS
 from benchmarks.study.records import Record
-from hybridmu.report.plots import svg
+from hybridmu.report.svg_plots import svg
 
 _CONTROLS = ("nothing", "oracle-again", "scratch")
 _LEAST = 0.05

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from benchmarks.study import csvfile, foreseen
 from benchmarks.study.limits import Limit
 from benchmarks.study.scaling import Point
-from benchmarks.study.tables import table
-from hybridmu.report.plots import svg
+from benchmarks.study.study_tables import table
+from hybridmu.report.svg_plots import svg
 
 # The goal of the project: how far the simulator may be off.
 ERROR = 0.10

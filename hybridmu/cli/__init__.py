@@ -1,1 +1,1 @@
-"""Command line: one file per group of verbs, and what they share."""
+"""Command line: one file per group of commands, and what they share."""

@@ -1,4 +1,4 @@
-"""`hybridmu audit`: how well a strategy forgets, on canaries, with controls."""
+"""`hybridmu audit`: measurement of how well a strategy forgets, on canaries, with controls."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import typer
 from rich.table import Table
 
 from hybridmu import config
-from hybridmu.cli.output import ConfigOption, JsonOption, bar, emit, err, errors, print_table, tell
+from hybridmu.cli.options import STRATEGIES, ConfigOption, JsonOption, LocalOption, strategy_named
+from hybridmu.cli.output import bar, emit, err, errors, print_table, tell
 from hybridmu.errors import ConfigError
 from hybridmu.extras import extra
-from hybridmu.kinds import choices
 from hybridmu.system.system import connect
 
 _GOES_ON = "finished shadow models are kept, and the same command goes on from there"
@@ -22,14 +22,16 @@ def audit(
     config_file: ConfigOption,
     strategy_: Annotated[
         str | None,
-        typer.Option("--strategy", help=f"One of {', '.join(choices())}; by default the first of policy.approximate."),
+        typer.Option(
+            "--strategy", help=f"Audited strategy: one of {STRATEGIES}; the first of policy.approximate by default."
+        ),
     ] = None,
-    share: Annotated[float, typer.Option("--share", help="Canaries over live rows of a shard.")] = 0.01,
-    models: Annotated[int, typer.Option("--models", help="Shadow models of each kind and shard.")] = 30,
-    shards: Annotated[int, typer.Option("--shards", help="How many shards at most.")] = 2,
-    output: Annotated[Path, typer.Option("--output", help="HTML page to write.")] = Path("audit.html"),
+    share: Annotated[float, typer.Option("--share", help="Share of a shard's live rows that become canaries.")] = 0.01,
+    models: Annotated[int, typer.Option("--models", help="Number of shadow models of each kind and shard.")] = 30,
+    shards: Annotated[int, typer.Option("--shards", help="Largest number of audited shards.")] = 2,
+    output: Annotated[Path, typer.Option("--output", help="Path of the HTML page to write.")] = Path("audit.html"),
     as_json: JsonOption = False,
-    local: Annotated[bool, typer.Option("--local", help="Run in this process, without Ray.")] = False,
+    local: LocalOption = False,
 ) -> None:
     """Measure how well a strategy forgets; fails when the audit could not tell it from doing nothing.
 
@@ -41,8 +43,7 @@ def audit(
         from hybridmu.report.audit_page import headline, lines, page, served, strategy
 
     with errors(as_json, _GOES_ON), connect(config.load(config_file), "local" if local else "ray") as system:
-        if strategy_ is not None and strategy_ not in choices():
-            raise ConfigError(f"unknown strategy {strategy_!r}", expected=f"one of {', '.join(choices())}")
+        wanted = None if strategy_ is None else strategy_named(strategy_)
         if output.is_dir():
             raise ConfigError(f"--output {output} is a folder", expected="the HTML file to write")
         output.parent.mkdir(parents=True, exist_ok=True)  # known to be possible before an hour's work
@@ -55,7 +56,7 @@ def audit(
                 advance(done, total, f"audit: shadow models, about {_duration(left)} left")
 
             result = system.audit(
-                strategy=strategy_,
+                strategy=wanted,
                 share=share,
                 models=models,
                 shards=shards,

@@ -1,4 +1,4 @@
-"""`hybridmu certificate …`: check certificates anywhere, look at those of a system."""
+"""`hybridmu certificate …`: checks of certificates anywhere, and a list of those of a system."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ import typer
 from rich.table import Table
 
 from hybridmu import config
-from hybridmu.cli.output import ConfigOption, JsonOption, emit, errors, out, print_table
+from hybridmu.cli.options import ConfigOption, GroupOption, IdOption, JsonOption
+from hybridmu.cli.output import emit, errors, out, print_table
 from hybridmu.config import Settings
 from hybridmu.core.proof.certificate_check import check, check_chain
-from hybridmu.core.proof.document import fingerprint, parse
+from hybridmu.core.proof.certificate_document import fingerprint, parse
 from hybridmu.core.proof.evidence import Finding
 from hybridmu.core.proof.statements import shown_by, unshown_by
 from hybridmu.datasets import catalog
@@ -27,26 +28,26 @@ from hybridmu.store.keyring import Keyring, load_public_keys
 from hybridmu.store.storage.storage import Storage
 from hybridmu.types import KeyKind
 
-app = typer.Typer(no_args_is_help=True, help="Certificates of deletion.")
+app = typer.Typer(no_args_is_help=True, help="Certificates of deletion: verify, list, show, find.")
 _UNASKED = 5
 _EXITS = {Verdict.CONFIRMED: 0, Verdict.REFUTED: 1, Verdict.SUPERSEDED: 3, Verdict.ELSEWHERE: 4}
 
 
 @app.command()
 def verify(
-    file: Annotated[Path, typer.Argument(help="The certificate.")],
+    file: Annotated[Path, typer.Argument(help="Path of the certificate.")],
     public_key: Annotated[
-        Path | None, typer.Option("--public-key", help="Keys to trust, from the operator: PEM, or hex.")
+        Path | None, typer.Option("--public-key", help="File of the operator's public keys, PEM or hex.")
     ] = None,
     without_key: Annotated[
-        bool, typer.Option("--without-key", help="Check the arithmetic alone: anybody may have signed it.")
+        bool, typer.Option("--without-key", help="Check the arithmetic alone, whoever signed the certificate.")
     ] = False,
     chain: Annotated[Path | None, typer.Option("--chain", help="Folder with all certificates of the system.")] = None,
     again: Annotated[
-        bool, typer.Option("--replay", help="Train its shards anew and compare; the operator can, with -c.")
+        bool, typer.Option("--replay", help="Train the certificate's shards again and compare; needs -c.")
     ] = False,
     config_file: Annotated[
-        Path | None, typer.Option("-c", "--config", help="With --replay: YAML configuration.")
+        Path | None, typer.Option("-c", "--config", help="Path of the YAML configuration, for --replay.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -108,8 +109,8 @@ def show(number: int, config_file: ConfigOption, as_json: JsonOption = False) ->
 @app.command()
 def find(
     config_file: ConfigOption,
-    ids: Annotated[list[str] | None, typer.Option("--id", help="A row id; may be repeated.")] = None,
-    groups: Annotated[list[str] | None, typer.Option("--group", help="A group; may be repeated.")] = None,
+    ids: IdOption = None,
+    groups: GroupOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Say which certificates are about an id or group, by the operator's guard keys; fails when one has none."""  # noqa: DOC501
@@ -117,7 +118,7 @@ def find(
         asked: list[tuple[KeyKind, str]] = [("id", text) for text in ids or ()]
         asked += [("group", text) for text in groups or ()]
         if not asked:
-            raise RequestError("nothing to look for", expected="--id or --group")
+            raise RequestError("the search names no id or group", expected="--id or --group")
         keyring, documents = Keyring(config.load(config_file)), _store(config_file).all()
         found = [_covering(keyring, documents, kind, text) for kind, text in asked]
     emit(found, as_json, lambda: _found(found))

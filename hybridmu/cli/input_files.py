@@ -1,4 +1,4 @@
-"""Files that people hand over: lists of ids, rows to classify. Read as they are, or refused; never guessed at.
+"""Input files: lists of ids, rows to classify. Each is read as it is, or refused; nothing is guessed.
 
 Rows in Parquet are read as a training table is: the same folders are refused, and the same types of columns.
 
@@ -66,7 +66,9 @@ def read_rows(source: str, columns: Sequence[Column]) -> Any:
     try:
         return json.loads(_text(data, name), object_pairs_hook=each_once)
     except DoubledNameError as error:
-        raise RequestError(f"{name} is unclear", expected="every name once in an object", got=str(error)) from None
+        raise RequestError(
+            f"{name} repeats a name in an object", expected="every name once in an object", got=str(error)
+        ) from None
     except (ValueError, RecursionError) as error:
         line = data.split(b"\n", 1)[0]
         table = b"{" not in line and b"[" not in line and line.count(b",") + line.count(b";") + line.count(b"\t") > 0
@@ -143,5 +145,5 @@ def _text(data: bytes, name: str) -> str:
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
         remedy = "save it as UTF-8; text in UTF-16 must begin with a byte order mark"
-        raise RequestError(f"{name} is no text", expected=expected, got=f"a NUL in line {line}", remedy=remedy)
+        raise RequestError(f"{name} is not a text file", expected=expected, got=f"a NUL in line {line}", remedy=remedy)
     return text

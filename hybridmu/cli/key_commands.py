@@ -1,4 +1,4 @@
-"""`hybridmu keys …`: which keys there are, and new ones in their place."""
+"""`hybridmu keys …`: a list of the signing and guard keys, and their rotation."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 import typer
 
 from hybridmu import config
-from hybridmu.cli.output import ConfigOption, JsonOption, emit, errors, tell
+from hybridmu.cli.options import ConfigOption, JsonOption
+from hybridmu.cli.output import emit, errors, tell
 from hybridmu.config import Settings
 from hybridmu.store.keyring import KeyName, Keyring
 from hybridmu.store.ledger.database import Database
@@ -16,10 +17,10 @@ from hybridmu.store.ledger.engine.opening import has_tables
 from hybridmu.store.ledger.key_uses import used_numbers
 from hybridmu.store.storage.storage import Storage
 
-app = typer.Typer(no_args_is_help=True, help="The signing and the guard key; see docs/keys.md.")
+app = typer.Typer(no_args_is_help=True, help="Signing and guard keys; see docs/keys.md.")
 
 
-class Which(StrEnum):
+class RotatedKey(StrEnum):
     """The keys that can be rotated."""
 
     signing = "signing"
@@ -34,14 +35,14 @@ def show(config_file: ConfigOption, as_json: JsonOption = False) -> None:
         ring = Keyring(settings)
         public = {name: key.hex() for name, key in ring.public_keys().items()}
         result = {
-            "signing": {"where": _where(settings, Which.signing), "public_keys": public},
-            "guard": {"where": _where(settings, Which.guard), "key_ids": list(ring.guard_keys())},
+            "signing": {"where": _where(settings, RotatedKey.signing), "public_keys": public},
+            "guard": {"where": _where(settings, RotatedKey.guard), "key_ids": list(ring.guard_keys())},
         }
     emit(result, as_json, lambda: _shown(result))
 
 
 @app.command()
-def rotate(which: Which, config_file: ConfigOption, as_json: JsonOption = False) -> None:
+def rotate(which: RotatedKey, config_file: ConfigOption, as_json: JsonOption = False) -> None:
     """Start a new key; the old signing key is destroyed, old guard keys stay for checking."""
     with errors(as_json):
         settings = config.load(config_file)
@@ -61,7 +62,7 @@ def _used(settings: Settings, which: KeyName) -> int:
         database.close()
 
 
-def _where(settings: Settings, which: Which) -> str:
+def _where(settings: Settings, which: RotatedKey) -> str:
     source: str | None = getattr(settings.keys, which)
     return source or str(settings.keys_folder)
 

@@ -9,9 +9,8 @@ import typer
 from rich.table import Table
 
 from hybridmu import config
+from hybridmu.cli.options import ConfigOption, JsonOption, LocalOption, ReasonOption, YesOption
 from hybridmu.cli.output import (
-    ConfigOption,
-    JsonOption,
     emit,
     errors,
     operator,
@@ -23,9 +22,9 @@ from hybridmu.cli.output import (
 from hybridmu.errors import ConfigError
 from hybridmu.system.system import connect
 
-app = typer.Typer(no_args_is_help=True, help="Other models over the same people; see docs/models.md.")
+app = typer.Typer(no_args_is_help=True, help="Linked models over the same people; see docs/models.md.")
 
-OtherArgument = Annotated[Path, typer.Argument(help="The other model's YAML configuration.")]
+OtherArgument = Annotated[Path, typer.Argument(help="Path of the other model's YAML configuration.")]
 
 
 @app.command()
@@ -46,12 +45,15 @@ def list_(config_file: ConfigOption, as_json: JsonOption = False) -> None:
 
 @app.command()
 def retire(
-    names: Annotated[list[str], typer.Argument(help="Models, as `models list` names them.")],
-    reason: Annotated[str, typer.Option("--reason", help="Why, for the log.")],
+    names: Annotated[list[str], typer.Argument(help="Names of the models, as `models list` shows them.")],
+    reason: ReasonOption,
     config_file: ConfigOption,
-    yes: Annotated[bool, typer.Option("--yes", help="Do it; without it only the question is shown.")] = False,
+    yes: YesOption = False,
     lost: Annotated[
-        bool, typer.Option("--lost", help="It is out of reach for good: end its links; nothing of it is deleted.")
+        bool,
+        typer.Option(
+            "--lost", help="End the links of models that are out of reach for good; none of their data is deleted."
+        ),
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -59,7 +61,7 @@ def retire(
     with errors(as_json):
         if not yes:
             what = "ends the links to" if lost else "deletes all data and weights of"
-            raise ConfigError(f"this {what} {', '.join(names)} for good", remedy="add --yes if that is meant")
+            raise ConfigError(f"this {what} {', '.join(names)} for good", remedy="add --yes to confirm")
         with connect(config.load(config_file), "local") as system:
             result = system.retire(*names, reason=reason, caller=operator(), lost=lost)
 
@@ -75,7 +77,7 @@ def reshard(
     other: OtherArgument,
     config_file: ConfigOption,
     as_json: JsonOption = False,
-    local: Annotated[bool, typer.Option("--local", help="Run in this process, without Ray.")] = False,
+    local: LocalOption = False,
 ) -> None:
     """Make a successor with other shards, slices, task or optimizer, from the live rows; repeat it after a crash."""
     with (

@@ -1,4 +1,4 @@
-"""Options and output of every verb: the two consoles, one JSON document or words, errors with their exit code."""
+"""Output of every command: the two consoles, one JSON document or words, errors with their exit code."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
@@ -24,9 +23,6 @@ from hybridmu.runtime.coordinator.coordinator import Snapshot
 from hybridmu.system.system import Watcher
 from hybridmu.user_code import contained
 
-ConfigOption = Annotated[Path, typer.Option("-c", "--config", help="YAML configuration.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
-
 err = Terminal(stderr=True)
 out = Terminal()
 _WIDEST = 10_000
@@ -38,8 +34,8 @@ _INTERRUPTED = 128 + signal.SIGINT
 _UsageError: Any = typer.BadParameter.__base__  # the only public name of this family
 
 
-class Verbs(TyperGroup):
-    """The top of the command line: a usage error is one JSON document as well, where one was asked for."""
+class CommandGroup(TyperGroup):
+    """Top group of commands: with `--json` a usage error is one JSON document as well."""
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
         """Return the context of a call, its own options parsed."""

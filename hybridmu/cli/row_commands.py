@@ -1,37 +1,41 @@
-"""`hybridmu ingest`, `correct`, `readmit`, `ingests …`, `guard …`: rows that come in, and what must not again."""
+"""`hybridmu ingest`, `correct`, `readmit`, `ingests …`, `guard …`: new rows, and the guard against forgotten ones."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
-from hybridmu import config
-from hybridmu.cli.output import COMMITTED, ConfigOption, JsonOption, emit, errors, operator, print_table, tell
-from hybridmu.system.system import System, connect
+from hybridmu.cli.options import (
+    CallerOption,
+    ConfigOption,
+    GroupOption,
+    IdOption,
+    JsonOption,
+    KeyOption,
+    LocalOption,
+    ReasonOption,
+)
+from hybridmu.cli.output import COMMITTED, emit, operator, print_table, tell
+from hybridmu.cli.system_access import open_system
 from hybridmu.types import IngestState
 
-ingests_app = typer.Typer(no_args_is_help=True, help="New data: what came in and what waits.")
-guard_app = typer.Typer(no_args_is_help=True, help="What is forgotten and must not come in again; see docs/keys.md.")
+ingests_app = typer.Typer(no_args_is_help=True, help="Ingestions of new rows: finished and waiting.")
+guard_app = typer.Typer(
+    no_args_is_help=True, help="Guard of forgotten ids and groups, which must not come in again; see docs/keys.md."
+)
 
-FileArgument = Annotated[str, typer.Argument(help="Parquet file or folder, path or URI.")]
-KeyOption = Annotated[str | None, typer.Option("--key", help="Idempotency key.")]
-CallerOption = Annotated[str | None, typer.Option("--caller", help="Who asks; your user name when left out.")]
-WaitOption = Annotated[bool, typer.Option("--wait", help="Follow it until every answer knows the rows.")]
-LocalOption = Annotated[bool, typer.Option("--local", help="Run in this process, without Ray.")]
-ReasonOption = Annotated[str, typer.Option("--reason", help="Why, for the log.")]
+FileArgument = Annotated[str, typer.Argument(help="Path or URI of a Parquet file or folder.")]
+WaitOption = Annotated[bool, typer.Option("--wait", help="Wait until every answer knows the rows.")]
 
 
 def ingest(
     file: FileArgument,
     config_file: ConfigOption,
-    slices: Annotated[int, typer.Option("--slices", help="Slices that the rows are cut into.")] = 1,
+    slices: Annotated[int, typer.Option("--slices", help="Number of slices for the new rows.")] = 1,
     epochs: Annotated[
-        int | None, typer.Option("--epochs", help="Epochs of each; as many as the last slice so far when left out.")
+        int | None, typer.Option("--epochs", help="Epochs of each new slice; those of the last slice by default.")
     ] = None,
     key: KeyOption = None,
     caller: CallerOption = None,
@@ -41,7 +45,7 @@ def ingest(
 ) -> None:
     """Commit new rows for a trained system; only their own slices are trained. Forgotten rows are skipped."""
     who = operator() if caller is None else caller
-    with _system(config_file, as_json, local) as system:
+    with open_system(config_file, as_json, local=local, interrupted=COMMITTED) as system:
         result = system.ingest(file, slices=slices, epochs=epochs, key=key, caller=who, wait=wait)
     emit(result, as_json, lambda: _came_in(result))
 
@@ -52,7 +56,8 @@ def correct(
     key: KeyOption = None,
     caller: CallerOption = None,
     deadline: Annotated[
-        float | None, typer.Option("--deadline", metavar="SECONDS", help="When the old rows must be purged.")
+        float | None,
+        typer.Option("--deadline", metavar="SECONDS", help="Seconds until the purge of the old rows must finish."),
     ] = None,
     wait: WaitOption = False,
     as_json: JsonOption = False,
@@ -60,7 +65,7 @@ def correct(
 ) -> None:
     """Replace rows by corrected ones with the same ids: the old rows are forgotten and purged, then the new come in."""
     who = operator() if caller is None else caller
-    with _system(config_file, as_json, local) as system:
+    with open_system(config_file, as_json, local=local, interrupted=COMMITTED) as system:
         result = system.correct(file, key=key, caller=who, deadline_seconds=deadline, wait=wait)
     emit(result, as_json, lambda: _corrected(result))
 
@@ -68,14 +73,14 @@ def correct(
 def readmit(
     reason: ReasonOption,
     config_file: ConfigOption,
-    id_: Annotated[list[str] | None, typer.Option("--id", help="A row id; may be repeated.")] = None,
-    group: Annotated[list[str] | None, typer.Option("--group", help="A group; may be repeated.")] = None,
+    id_: IdOption = None,
+    group: GroupOption = None,
     caller: CallerOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Let forgotten ids and groups come in again with later data; the rows themselves do not come back by this."""
     who = operator() if caller is None else caller
-    with _system(config_file, as_json) as system:
+    with open_system(config_file, as_json, interrupted=COMMITTED) as system:
         result = system.readmit(ids=id_ or (), groups=group or (), reason=reason, caller=who)
     emit(result, as_json, lambda: tell(f"{result['readmitted']} entries of the guard were removed"))
 
@@ -83,7 +88,7 @@ def readmit(
 @ingests_app.command("list")
 def ingests_list(config_file: ConfigOption, as_json: JsonOption = False) -> None:
     """List ingestions in the order in which they were accepted."""
-    with _system(config_file, as_json) as system:
+    with open_system(config_file, as_json, interrupted=COMMITTED) as system:
         found = system.ingests()
     emit(found, as_json, lambda: _listed(found))
 
@@ -98,15 +103,9 @@ def accept_loss(
 ) -> None:
     """Give up what a lost guard key remembered, so that data can come in again."""
     who = operator() if caller is None else caller
-    with _system(config_file, as_json) as system:
+    with open_system(config_file, as_json, interrupted=COMMITTED) as system:
         result = system.accept_guard_loss(key_id, reason=reason, caller=who)
     emit(result, as_json, lambda: tell(f"{result['given_up']} entries of guard key {key_id} were given up"))
-
-
-@contextmanager
-def _system(config_file: Path, as_json: bool, local: bool = True) -> Iterator[System]:
-    with errors(as_json, COMMITTED), connect(config.load(config_file), "local" if local else "ray") as system:
-        yield system
 
 
 def _came_in(new: dict[str, Any]) -> None:

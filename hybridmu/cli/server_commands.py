@@ -1,4 +1,4 @@
-"""`hybridmu api`: the HTTP interface for requests; `hybridmu tokens …`: who may call it."""
+"""`hybridmu api`: the HTTP interface for requests; `hybridmu tokens …`: its bearer tokens."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ import typer
 from rich.table import Table
 
 from hybridmu import config
-from hybridmu.cli.output import ConfigOption, JsonOption, emit, err, errors, print_table, tell
+from hybridmu.cli.options import ConfigOption, JsonOption
+from hybridmu.cli.output import emit, err, errors, print_table, tell
 from hybridmu.core.token_scopes import SCOPES, Token
-from hybridmu.extras import extra
 from hybridmu.logs import start_logging
 from hybridmu.store.ledger.tokens import Tokens
 from hybridmu.system.system import connect
 
 tokens_app = typer.Typer(no_args_is_help=True, help="Bearer tokens of the HTTP interface; see docs/api.md.")
-TokenArgument = Annotated[str, typer.Argument(help="The token's public part, as `tokens list` shows it.")]
+TokenArgument = Annotated[str, typer.Argument(help="Public part of the token, as `tokens list` shows it.")]
 _HOUR = 3600.0
 
 
 def api(config_file: ConfigOption) -> None:
     """Answer HTTP calls for requests, plans and certificates until interrupted; docs/api.md."""
+    from hybridmu.server.app import make_app  # late: half a second of imports that no other verb needs
+    from hybridmu.server.connections import make_server
+
     with errors(as_json=False):
-        with extra("serve"):
-            from hybridmu.server.app import make_app  # late: half a second of imports that no other verb needs
-            from hybridmu.server.connections import make_server
         settings = config.load(config_file)
         with connect(settings, "local") as system:
             system.page(limit=1)  # a system that is not there, or another one's, is refused here
@@ -42,11 +42,15 @@ def api(config_file: ConfigOption) -> None:
 
 @tokens_app.command()
 def create(
-    caller: Annotated[str, typer.Argument(help="Who will hold it.")],
+    caller: Annotated[str, typer.Argument(help="Name of the token's holder.")],
     config_file: ConfigOption,
-    scope: Annotated[list[str] | None, typer.Option("--scope", help=f"{', '.join(SCOPES)}; may be repeated.")] = None,
+    scope: Annotated[
+        list[str] | None,
+        typer.Option("--scope", help=f"Scope of the token: one of {', '.join(SCOPES)}; may be repeated."),
+    ] = None,
     hours: Annotated[
-        float | None, typer.Option("--hours", help="How long it counts; until revoked by default.")
+        float | None,
+        typer.Option("--hours", help="Hours until the token expires; without it the token is valid until revoked."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -60,7 +64,9 @@ def create(
 def rotate(
     token_id: TokenArgument,
     config_file: ConfigOption,
-    grace: Annotated[float, typer.Option("--grace-hours", min=0, help="How long both count.")] = 0.0,
+    grace: Annotated[
+        float, typer.Option("--grace-hours", min=0, help="Hours for which the old token stays valid.")
+    ] = 0.0,
     as_json: JsonOption = False,
 ) -> None:
     """Make a token in the place of another, which ends."""
@@ -87,7 +93,7 @@ def list_(config_file: ConfigOption, as_json: JsonOption = False) -> None:
 
 def _tokens(config_file: Any) -> Tokens:
     with connect(config.load(config_file), "local") as system:
-        system._check_bound()
+        system.session.check_bound()
         return system.database.tokens
 
 

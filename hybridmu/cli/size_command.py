@@ -1,4 +1,4 @@
-"""`hybridmu size`: how many workers a load of deletions needs."""
+"""`hybridmu size`: number of workers that a load of deletions needs."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import typer
 from rich.table import Table
 
 from hybridmu import config
-from hybridmu.cli.output import ConfigOption, JsonOption, emit, errors, print_table, tell
+from hybridmu.cli.options import ConfigOption, JsonOption, StrategyOption, strategy_named
+from hybridmu.cli.output import emit, errors, print_table, tell
 from hybridmu.errors import ConfigError
-from hybridmu.kinds import choices
 from hybridmu.system.system import connect
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
@@ -18,22 +18,22 @@ _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
 def size(
     config_file: ConfigOption,
-    per_day: Annotated[float, typer.Option("--requests-per-day", help="Deletion requests, on average.")],
+    per_day: Annotated[float, typer.Option("--requests-per-day", help="Mean number of deletion requests a day.")],
     deadline: Annotated[
-        str, typer.Option("--deadline", help="From a request to its exact removal: 90s, 15m, 24h, 30d.")
+        str, typer.Option("--deadline", help="Time from a request to its exact removal: 90s, 15m, 24h, 30d.")
     ],
-    rows: Annotated[int, typer.Option("--rows", help="Rows of each request.")] = 1,
-    days: Annotated[float, typer.Option("--days", help="How long the simulated load lasts.")] = 7.0,
-    strategy: Annotated[str, typer.Option("--strategy", help=f"One of {', '.join(choices())}.")] = "auto",
-    workers: Annotated[list[int] | None, typer.Option("--workers", help="Try this number; may be repeated.")] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Of the simulated load.")] = 0,
+    rows: Annotated[int, typer.Option("--rows", help="Number of rows in each request.")] = 1,
+    days: Annotated[float, typer.Option("--days", help="Days of simulated load.")] = 7.0,
+    strategy: StrategyOption = "auto",
+    workers: Annotated[
+        list[int] | None, typer.Option("--workers", help="Number of workers to try; may be repeated.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the simulated load.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """Simulate a load of deletions with the costs that this system measured; nothing is changed."""  # noqa: DOC501
+    """Simulate a load of deletions with the costs that this system measured; nothing is changed."""
     with errors(as_json):
-        chosen = next((name for name in choices() if name == strategy), None)
-        if chosen is None:
-            raise ConfigError(f"there is no strategy {strategy!r}", expected=", ".join(choices()))
+        chosen = strategy_named(strategy)
         with connect(config.load(config_file), "local") as system:
             found = system.size(
                 per_day, _seconds(deadline), rows=rows, days=days, strategy=chosen, workers=workers, seed=seed
@@ -47,7 +47,7 @@ def _seconds(text: str) -> float:
     try:
         return float(number) * _UNITS[unit]
     except ValueError:
-        raise ConfigError("the deadline is no length of time", expected="90s, 15m, 24h or 30d", got=text) from None
+        raise ConfigError("--deadline is not a length of time", expected="90s, 15m, 24h or 30d", got=text) from None
 
 
 def _show(found: dict[str, Any], deadline: str) -> None:

@@ -1,4 +1,4 @@
-"""Entry point of `hybridmu`: an interrupt in the seconds of imports is one sentence too."""
+"""Entry point of `hybridmu`, which reports an interrupt during the imports in one sentence too."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`hybridmu checkpoints`, `upgrade` and `ledger`: what storage holds, and what it gives back."""
+"""`hybridmu checkpoints`, `upgrade`, `ledger …`, `decommission`: maintenance of storage and ledger."""
 
 from __future__ import annotations
 
@@ -9,19 +9,22 @@ from typing import Annotated
 import typer
 
 from hybridmu import config
-from hybridmu.cli.output import ConfigOption, JsonOption, emit, errors, operator, tell
+from hybridmu.cli.options import ConfigOption, JsonOption, ReasonOption, YesOption
+from hybridmu.cli.output import emit, errors, operator, tell
 from hybridmu.errors import ConfigError
 from hybridmu.system.system import connect
 
-ledger = typer.Typer(no_args_is_help=True, help="Ledger and tables after a restore.")
+ledger = typer.Typer(no_args_is_help=True, help="Repair of ledger and tables after a restore.")
 
 
 def checkpoints(
     config_file: ConfigOption,
-    apply: Annotated[bool, typer.Option("--apply", help="Delete them; without it nothing is changed.")] = False,
+    apply: Annotated[
+        bool, typer.Option("--apply", help="Delete the listed checkpoints; without it nothing is changed.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Show which checkpoints go to keep checkpoints.budget_bytes, and what the next deletion costs then."""
+    """Show which checkpoints checkpoints.budget_bytes makes us delete, and what the next deletion costs then."""
     with errors(as_json), connect(config.load(config_file), "local") as system:
         result = system.checkpoints(apply=apply)
 
@@ -37,10 +40,12 @@ def checkpoints(
 
 def upgrade(
     config_file: ConfigOption,
-    plan: Annotated[bool, typer.Option("--plan", help="Show what it costs; nothing else is done.")] = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Show the cost in lost checkpoints; nothing is changed.")
+    ] = False,
     with_: Annotated[
         list[str] | None,
-        typer.Option("--with", help="With --plan: PACKAGE=VERSION after it; may be repeated."),
+        typer.Option("--with", help="PACKAGE=VERSION after the upgrade, with --plan; may be repeated."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -48,7 +53,7 @@ def upgrade(
     with errors(as_json):
         if with_ and not plan:
             raise ConfigError(
-                "other packages are only planned with",
+                "--with needs --plan",
                 expected="hybridmu upgrade --plan --with PACKAGE=VERSION",
                 remedy="add --plan; the packages themselves are installed by pip",
             )
@@ -86,8 +91,8 @@ def replay(config_file: ConfigOption, as_json: JsonOption = False) -> None:
 
 @ledger.command()
 def mend(
-    name: Annotated[str, typer.Argument(help="The file in storage, as the error names it.")],
-    copy: Annotated[Path, typer.Argument(help="A copy of it; it may be older than purges.")],
+    name: Annotated[str, typer.Argument(help="Name of the damaged file in storage, as the error shows it.")],
+    copy: Annotated[Path, typer.Argument(help="Path of a copy of it, which may be older than purges.")],
     config_file: ConfigOption,
     as_json: JsonOption = False,
 ) -> None:
@@ -100,15 +105,15 @@ def mend(
 
 def decommission(
     config_file: ConfigOption,
-    reason: Annotated[str, typer.Option("--reason", help="Why, for the log.")],
-    yes: Annotated[bool, typer.Option("--yes", help="Do it; without it only the question is shown.")] = False,
+    reason: ReasonOption,
+    yes: YesOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Forget everything: stop serving, delete every row, checkpoint and version. Certificates and the guard stay."""  # noqa: DOC501
     with errors(as_json):
         if not yes:
             raise ConfigError(
-                "this deletes all data and models of the system for good", remedy="add --yes if that is meant"
+                "decommissioning deletes all data and models of the system for good", remedy="add --yes to confirm"
             )
         with connect(config.load(config_file), "local") as system:
             result = system.decommission(reason, operator())
@@ -125,5 +130,5 @@ def _package(text: str) -> tuple[str, str]:
     name, _, version = text.partition("=")
     version = version.lstrip("=").strip()
     if not name.strip() or not version:
-        raise ConfigError(f"--with {text} names no version", expected="PACKAGE=VERSION, such as torch=2.14.0")
+        raise ConfigError(f"--with {text} has no version", expected="PACKAGE=VERSION, such as torch=2.14.0")
     return name.strip(), version

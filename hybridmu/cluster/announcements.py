@@ -1,4 +1,4 @@
-"""Telling Serve's replicas that the pointer moved; a missed call costs one poll interval, nothing else."""
+"""Announcements of a new version to Serve's replicas; a missed one costs a poll interval, nothing else."""
 
 from __future__ import annotations
 

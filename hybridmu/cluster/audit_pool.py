@@ -13,7 +13,7 @@ from hybridmu.config import Settings
 
 
 @contextmanager
-def crew(settings: Settings) -> Iterator[RayExecutor]:
+def audit_pool(settings: Settings) -> Iterator[RayExecutor]:
     """Start or join Ray, and run jobs on as many updaters as the cluster has room for.
 
     They reserve CPUs job by job like everybody else, so a coordinator on the same cluster goes on.

@@ -1,4 +1,4 @@
-"""A shard that several devices train together, on Ray Train: every part of a batch in a process of its own.
+"""Data-parallel training of a shard on Ray Train: every part of a batch in a process of its own.
 
 A wide shard has the bits of one process (`cluster/distributed_batches.py`), so it is proven by the same oracle, and
 found again by the same lineage. Finished slices are in storage at once: a dead worker costs the slice that it was in.

@@ -54,7 +54,7 @@ class CoordinatorActor(Coordinator):
 
 
 class RayDriver:
-    """Starts or joins Ray, checks that the plan fits, and owns the coordinator actor.
+    """Owner of the coordinator's actor: it starts or joins Ray, and checks that the plan fits.
 
     Args:
         settings: The configuration.

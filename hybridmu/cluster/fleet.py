@@ -1,4 +1,4 @@
-"""Fleet: which actors live, on which nodes, and who makes room for whom."""
+"""Fleet of shard and updater actors: their nodes, and which of them makes room for another."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Member:
 
 
 class Fleet:
-    """Starts, places and replaces shard and updater actors.
+    """Live shard and updater actors, which it starts, places and replaces.
 
     Without GPUs an actor holds nothing, so any number of them (`cluster.live_actors`) may wait on a node. With GPUs
     every actor holds its devices for life, so a node has room for as many as it has devices for.

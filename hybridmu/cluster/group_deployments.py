@@ -1,4 +1,4 @@
-"""Groups of processes on Ray Serve that hold the sub-models of an ensemble too large for one: a shell of `Voters`."""
+"""Groups of processes on Ray Serve for an ensemble too large for one: a deployment shell around `SubModelGroup`."""
 
 import asyncio
 import logging
@@ -14,7 +14,7 @@ from ray.serve.handle import DeploymentHandle
 
 from hybridmu.config import Settings
 from hybridmu.errors import DataError, HybridMUError, StateError
-from hybridmu.serving.submodel_group import Voters
+from hybridmu.serving.submodel_group import SubModelGroup
 
 _log = logging.getLogger("ray.serve")
 # How long one group may take.
@@ -22,7 +22,7 @@ _VOTES_SECONDS = 30.0
 
 
 @serve.deployment(num_replicas=1, ray_actor_options={"num_cpus": 0}, health_check_period_s=2)
-class Votes:
+class SubModelGroupDeployment:
     """One process of a group that holds some of the sub-models.
 
     Args:
@@ -33,7 +33,7 @@ class Votes:
     def __init__(self, settings: dict[str, Any], group: int) -> None:
         torch.set_num_threads(1)
         name = serve.get_replica_context().replica_id.unique_id
-        self._voters = Voters(Settings.model_validate(settings), group, name)
+        self._voters = SubModelGroup(Settings.model_validate(settings), group, name)
         self._stop = threading.Event()
         threading.Thread(target=self._voters.follow, args=(self._stop,), daemon=True, name="follow").start()
         _log.info("group %d holds shards %s", group, list(self._voters.shards))

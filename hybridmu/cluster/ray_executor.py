@@ -51,7 +51,7 @@ class _Flight:
 
 
 class RayExecutor:
-    """Runs jobs on Ray.
+    """Executor of jobs on Ray.
 
     Args:
         settings: The configuration; Ray must be initialised in this process.

@@ -1,4 +1,4 @@
-"""Scan for purged rows in what Ray itself writes: session logs and spilled objects, on every node.
+"""Scan of Ray's session logs and spilled objects, on every node, for purged rows.
 
 Words of the machines and of the configuration stand everywhere in there: logins, hosts, addresses, folders, packages.
 An id that is the same as one of them is not told from it, so of such an id only digests are searched. Words of Ray's
@@ -33,7 +33,7 @@ Held = list[tuple[str, tuple[bytes, ...]]]
 
 
 class Searcher:
-    """Searches what Ray wrote on the node that it lives on."""
+    """Search of Ray's files on the node of its actor."""
 
     def find(self, needles: Collection[bytes], words: bytes = b"") -> Held:
         """Return every file of the session's folder that holds a needle, and which.

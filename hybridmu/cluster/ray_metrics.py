@@ -1,4 +1,4 @@
-"""Metrics through Ray's exporter: the coordinator shows what the ledger says, replicas what they do."""
+"""Metrics through Ray's exporter: the coordinator's from the ledger, and those of each replica."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _EVERY_SECONDS = 2.0
 
 
 class LedgerMetrics:
-    """Shows the ledger's metrics, at most every two seconds.
+    """The ledger's metrics, shown at most every two seconds.
 
     Args:
         database: Of the system.
@@ -36,7 +36,7 @@ class LedgerMetrics:
 
 
 class ReplicaMetrics:
-    """What one replica does; its node and process are labels that Ray adds."""
+    """Metrics of one replica; its node and process are labels that Ray adds."""
 
     def __init__(self) -> None:
         self._swap = Histogram(SWAP.name, SWAP.about, list(SWAP_BOUNDS))

@@ -17,7 +17,7 @@ _LINGER_SECONDS = 2.0
 
 
 class Reservations:
-    """Gives out placement groups of one shard's CPUs, and keeps used ones for a moment.
+    """Placement groups of one shard's CPUs; used ones are kept for a moment.
 
     Args:
         settings: How many CPUs, and which ledger they are for.

@@ -1,4 +1,4 @@
-"""Starting or joining Ray, and asking whether the cluster can do what the settings want."""
+"""Resources of the cluster: start or join Ray, and check that the settings fit."""
 
 from __future__ import annotations
 

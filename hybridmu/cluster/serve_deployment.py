@@ -18,14 +18,14 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 from starlette.requests import ClientDisconnect
 
-from hybridmu.cluster.group_deployments import Votes, ask
+from hybridmu.cluster.group_deployments import SubModelGroupDeployment, ask
 from hybridmu.cluster.ray_metrics import ReplicaMetrics
 from hybridmu.config import Settings
 from hybridmu.errors import DataError, HybridMUError, StateError
 from hybridmu.serving import grpc_calls, request_body
 from hybridmu.serving.answer_schemas import PredictRequest, PredictResponse, Refusal, VersionResponse, problem
-from hybridmu.serving.auth import Door
-from hybridmu.serving.ensemble import Ensemble as LocalEnsemble
+from hybridmu.serving.auth import TokenDirectory
+from hybridmu.serving.ensemble import Ensemble
 from hybridmu.serving.replica import Replica
 from hybridmu.serving.submodel_group import BehindError, spread
 from hybridmu.store.ledger.database import Database
@@ -70,7 +70,7 @@ def _refuse(context: Any, code: str, says: str) -> Any:
 
 @serve.deployment(name="Ensemble", num_replicas=1, ray_actor_options={"num_cpus": 0}, health_check_period_s=2)
 @serve.ingress(api)
-class Ensemble:
+class EnsembleDeployment:
     """One replica of the aggregated model.
 
     Args:
@@ -82,12 +82,14 @@ class Ensemble:
         parsed = Settings.model_validate(settings)
         torch.set_num_threads(1)
         name = serve.get_replica_context().replica_id.unique_id
-        load = partial(spread, ask=partial(ask, groups)) if groups else LocalEnsemble.load
+        load = partial(spread, ask=partial(ask, groups)) if groups else Ensemble.load
         # Asking voters waits for them, which Serve's own thread must not.
         with ThreadPoolExecutor(1) as thread:
             self._replica = thread.submit(Replica, parsed, name, ReplicaMetrics().swapped, load).result()
         self._limits, guarded = parsed.serving, parsed.serving.authenticate
-        self._door = Door(Database.open(parsed.database).tokens.all, parsed.api.token_seconds) if guarded else None
+        self._tokens = (
+            TokenDirectory(Database.open(parsed.database).tokens.all, parsed.api.token_seconds) if guarded else None
+        )
         self._stop = threading.Event()
         threading.Thread(target=self._replica.follow, args=(self._stop,), daemon=True, name="follow").start()
         self._batch.set_max_batch_size(parsed.serving.max_batch_size)
@@ -117,7 +119,7 @@ class Ensemble:
         """Return the same answer over gRPC (`serving/grpc_calls.py`); refusals are codes of gRPC."""  # noqa: DOC501 - each is caught below
         refuse = partial(_refuse, grpc_context)
         try:
-            if self._door is None:
+            if self._tokens is None:
                 return refuse("UNAUTHENTICATED", "gRPC listens on every interface: set serving.authenticate: true")
             if refusal := await self._refusal(grpc_calls.bearer(grpc_context.invocation_metadata()) or ""):
                 return refuse("UNAUTHENTICATED" if refusal[0] == 401 else "PERMISSION_DENIED", refusal[1])
@@ -176,8 +178,8 @@ class Ensemble:
 
     async def _refusal(self, text: str) -> tuple[int, str] | None:
         """Return why a token opens nothing here, as HTTP's code and a sentence; None: it does, or none is asked for."""
-        token = await asyncio.to_thread(self._door.enter, text) if self._door and text else None
-        if self._door is None or (token and token.allows("predict")):
+        token = await asyncio.to_thread(self._tokens.authenticate, text) if self._tokens and text else None
+        if self._tokens is None or (token and token.allows("predict")):
             return None
         return (403, "this token is not for predict") if token else (401, "no token that counts")
 
@@ -247,5 +249,8 @@ def make_application(settings: Settings, replicas: int = 1, most: int | None = N
         given["max_replicas_per_node"] = settings.serving.per_node
     plain = settings.model_dump(mode="json")
     groups = settings.serving.groups if settings.serving.groups > 1 else 0
-    voters = [Votes.options(name=f"Votes-{group}", **given).bind(plain, group) for group in range(groups)]  # type: ignore[attr-defined]
-    return Ensemble.options(**given).bind(plain, *voters)  # type: ignore[attr-defined]
+    voters = [
+        SubModelGroupDeployment.options(name=f"Votes-{group}", **given).bind(plain, group)  # type: ignore[attr-defined]
+        for group in range(groups)
+    ]
+    return EnsembleDeployment.options(**given).bind(plain, *voters)  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""The updater as an actor: on a cluster it also looks on the machines."""
+"""Updater as an actor, which also scans the machines of its cluster."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hybridmu.types import SearchJob, SearchOutcome
 
 
 class ClusterUpdater(Updater):
-    """An updater that looks on the machines of its cluster too.
+    """An updater that scans the machines of its cluster too.
 
     Args:
         settings: The configuration.

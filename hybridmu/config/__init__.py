@@ -14,7 +14,7 @@ from hybridmu.config.deployment import LogSettings
 from hybridmu.config.environment import data_home, default_config, in_ray_job, secret
 from hybridmu.config.policy import PolicySettings
 from hybridmu.config.settings import Settings, load
-from hybridmu.config.training import CheckpointSettings
+from hybridmu.config.training_settings import CheckpointSettings
 
 __all__ = [
     "CheckpointSettings",

@@ -1,4 +1,4 @@
-"""Addresses: what is a path of this machine, taken as it is, and what is a URL.
+"""Addresses: paths of this machine, taken as they are, and URLs.
 
 `exp#1`, `run%20x` and `C:\\data` are names of folders. A text is a URL only where it begins with SCHEME://; a path that
 were parsed as one would lose what follows `#` or `?`, and two systems would share a folder.
@@ -44,19 +44,21 @@ def local_path(text: str) -> Path | None:
     try:
         parts = urlsplit(text)
     except ValueError as error:  # such as a bracket that is never closed
-        raise ValueError(f"{shown(text)!r} is no URL: {error}") from None
+        raise ValueError(f"{shown(text)!r} is not a URL: {error}") from None
     if not text.lower().startswith("file://"):
         if "#" in text:
             raise ValueError(f"what follows # in the URL {shown(text)!r} would be lost; write %23")
         return None
     if parts.netloc not in {"", "localhost"} or "#" in text or "?" in text or not parts.path.startswith("/"):
-        raise ValueError(f"{text!r} is no file URL: write file:///PATH with %23 for # and %3F for ?, or the plain path")
+        raise ValueError(
+            f"{text!r} is not a file URL: write file:///PATH with %23 for # and %3F for ?, or the plain path"
+        )
     try:
         path = unquote(parts.path, errors="strict")
     except UnicodeDecodeError:
         path = ""
     if not path or not is_plain(path):  # a replacement would be one name for several folders
-        raise ValueError(f"the percent signs in {text!r} stand for no UTF-8, or for control characters")
+        raise ValueError(f"the percent signs in {text!r} do not stand for printable UTF-8")
     return checked_path(Path(path))
 
 

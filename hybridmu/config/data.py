@@ -11,7 +11,7 @@ from hybridmu.config.section import Scalar, Section, check_options
 
 
 class DataSettings(Section):
-    """Where the tables are and what their columns mean.
+    """Tables and the roles of their columns.
 
     Attributes:
         name: A built-in dataset; fills every field left out.

@@ -46,7 +46,7 @@ class ClusterSettings(Section):
 
 
 class ServingSettings(Section):
-    """How the ensemble answers.
+    """The ensemble's replicas and their answers.
 
     Attributes:
         aggregation: `mean` of softmax vectors, or majority `vote`.
@@ -143,7 +143,7 @@ class ApiSettings(Section):
     def _names(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
         for host in hosts:
             if host != "*" and not _HOST.fullmatch(host):
-                raise ValueError(f"{host!r} is no name of a host: expected a name or address without a port, or *.NAME")
+                raise ValueError(f"{host!r} is not a host name: expected a name or address without a port, or *.NAME")
         return hosts
 
     @field_validator("trusted_proxies")
@@ -158,7 +158,7 @@ class ApiSettings(Section):
 
 
 class KeySettings(Section):
-    """Where the signing and the guard key are: never inside storage, so that a copy of storage holds no key.
+    """Places of the signing and the guard key: never inside storage, so that a copy of storage holds no key.
 
     `Settings` refuses a place inside it.
 

@@ -39,4 +39,4 @@ def data_home() -> Path:
     try:
         return whole_path(named or "~/.cache/hybridmu")
     except ValueError as error:
-        raise ConfigError("HYBRIDMU_DATA names no folder", got=str(error)) from None
+        raise ConfigError("HYBRIDMU_DATA is not a folder", got=str(error)) from None

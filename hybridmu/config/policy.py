@@ -12,7 +12,7 @@ from hybridmu.kinds import STRATEGIES, choices
 
 
 class PolicySettings(Section):
-    """What the planner may do.
+    """Choices of the planner.
 
     Attributes:
         strategy: `auto`, or one strategy for every request that names none.
@@ -90,7 +90,7 @@ class PolicySettings(Section):
 
 
 class AdmissionSettings(Section):
-    """What one caller may ask.
+    """Limits on the requests of one caller.
 
     Attributes:
         keys_per_request: Ids and groups in one request.

@@ -1,4 +1,4 @@
-"""The base of all sections of the configuration: frozen, no unknown key, no value outside of any sense."""
+"""Base of all sections of the configuration: frozen, no unknown key, no absurd value."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def _scalars(value: Any, depth: int = 0) -> Iterator[Any]:
     if isinstance(value, dict):
         for key, each in value.items():
             if not isinstance(key, str):  # as JSON, in which settings are stored and compared, it would be another
-                raise ValueError(f"a mapping has a key that is no text, but {type(key).__name__}")
+                raise ValueError(f"a mapping has a key of type {type(key).__name__}, expected text")
             yield key
             yield from _scalars(each, depth + 1)
     elif isinstance(value, (list, tuple)):

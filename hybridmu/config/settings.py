@@ -22,11 +22,10 @@ from hybridmu.config.addresses import (
 )
 from hybridmu.config.data import DataSettings, TaskSettings
 from hybridmu.config.deployment import ApiSettings, ClusterSettings, KeySettings, LogSettings, ServingSettings
-from hybridmu.config.document import read_document
 from hybridmu.config.environment import in_ray_job, secret
 from hybridmu.config.policy import AdmissionSettings, PolicySettings
 from hybridmu.config.section import Section
-from hybridmu.config.training import (
+from hybridmu.config.training_settings import (
     CheckpointSettings,
     ComputeSettings,
     LearnerSettings,
@@ -34,6 +33,7 @@ from hybridmu.config.training import (
     PartitionerSettings,
     SisaSettings,
 )
+from hybridmu.config.yaml_document import read_document
 from hybridmu.errors import ConfigError
 from hybridmu.kinds import import_plugins
 
@@ -253,7 +253,7 @@ class Settings(Section):
             if override := os.environ.get(f"HYBRIDMU_{key.upper()}"):
                 raw[key] = override
         if strange := next((type(key) for key in raw if not isinstance(key, str)), None):
-            raise ConfigError("the configuration has a key that is no text", expected="text", got=strange.__name__)
+            raise ConfigError("the configuration has a key that is not text", expected="text", got=strange.__name__)
         return cls(**raw)
 
 

@@ -20,7 +20,7 @@ _WIDTH = 140
 
 
 class Phases:
-    """What is being done now, on one progress bar, and how long each part took.
+    """Current part of the demo on one progress bar, and the seconds of each part.
 
     Args:
         progress: The bar.

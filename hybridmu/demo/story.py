@@ -19,7 +19,7 @@ from hybridmu.demo.load import serving
 from hybridmu.demo.screen import Phases, phases, show
 from hybridmu.errors import ConfigError
 from hybridmu.planning import cost
-from hybridmu.report import plots
+from hybridmu.report import svg_plots
 from hybridmu.report.html_page import render
 from hybridmu.runtime.audit.verification import accuracy_of, test_rows
 from hybridmu.runtime.coordinator.removal_planner import policy_of
@@ -219,12 +219,12 @@ def _write(output: Path, report: dict[str, Any], system: System) -> None:
     settings = system.settings
     rows = report["training"]["rows"]["train"] // (settings.sisa.shards * settings.sisa.slices)
     pictures = [
-        plots.time_against_workload(outcomes, fitted),
-        plots.boundary(
+        svg_plots.time_against_workload(outcomes, fitted),
+        svg_plots.boundary(
             system.site.recipe_for(0).epochs, rows, fitted, policy_of(settings), system.measurements.calibration()
         ),
-        plots.gaps([entry for deletion in report["deletions"] for entry in deletion["verify"]["shards"]]),
-        plots.lives(report["certificates"]),
+        svg_plots.gaps([entry for deletion in report["deletions"] for entry in deletion["verify"]["shards"]]),
+        svg_plots.lives(report["certificates"]),
     ]
     (output / "report.json").write_text(json.dumps(report, indent=1, default=str))
     (output / "report.html").write_text(render("demo.html.j2", report=report, plots=pictures))

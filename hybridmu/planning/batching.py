@@ -16,7 +16,7 @@ Name = TypeVar("Name")
 
 @dataclass(frozen=True)
 class Batching:
-    """How long requests may be collected.
+    """Limits on the collection of requests.
 
     Attributes:
         seconds: Longest wait of the oldest request; 0 starts at once.

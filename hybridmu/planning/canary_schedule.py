@@ -1,4 +1,4 @@
-"""Schedule of canary deletions: which, where, within which budget, and what they do not stand for. Pure.
+"""Schedule of canary deletions within a budget, and the cells that they do not stand for. Pure.
 
 A cell (first touched slice, share of rows) is measured on several shards, and cells on different ones as far as there
 are enough: a revoked row then costs one cell of one shard, and another shard's measurement is left.

@@ -1,4 +1,4 @@
-"""Checkpoints to give up under a budget of bytes, so that the next deletion costs least more (ours).
+"""Checkpoint retention under a budget of bytes, at the least additional cost of the next deletion (ours).
 
 A deletion of one live row, uniform over the N live rows of all shards, falls on slice s of a shard with probability
 n_s / N and retrains from the earliest kept clean checkpoint before it, c(s) = max {k in K or 0 : k < s}. With
@@ -29,7 +29,7 @@ _LISTED = 20
 
 @dataclass(frozen=True, slots=True)
 class ShardCheckpoints:
-    """What is known of one shard's checkpoints.
+    """Checkpoints of one shard.
 
     Attributes:
         shard: Its number.

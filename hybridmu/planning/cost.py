@@ -1,4 +1,4 @@
-"""Work to seconds, with an interval, fitted from measured outcomes; and makespan over workers.
+"""Cost model: seconds of work with an interval, fitted from measured outcomes; and makespan over workers.
 
 seconds = per_visit · visits + per_checkpoint · checkpoints + per_row · rows read + per_job, all ≥ 0, per strategy:
 least squares on *relative* error, outliers weighing less. Few outcomes can't tell the terms apart (every shard's

@@ -35,7 +35,7 @@ _PAIRS = 4
 
 @dataclass(frozen=True)
 class Policy:
-    """What the operator allows; see `config.PolicySettings` for the meaning of each figure.
+    """Policy of the operator; see `config.PolicySettings` for the meaning of each figure.
 
     `unfit` says which updates the model does not allow, and why.
     """
@@ -62,7 +62,7 @@ class Policy:
 
 @dataclass(frozen=True)
 class Pools:
-    """How many jobs run at once: shard workers and central updaters."""
+    """Numbers of jobs at once: shard workers and central updaters."""
 
     workers: int
     updaters: int

@@ -14,7 +14,7 @@ Repair = Literal["idle", "deadline"]
 
 @dataclass(frozen=True)
 class Debt:
-    """What one shard owes.
+    """Exact retrain that one shard owes.
 
     Attributes:
         shard: Shard number.

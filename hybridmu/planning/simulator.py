@@ -37,7 +37,7 @@ class Arrival:
 
 @dataclass(frozen=True)
 class Overheads:
-    """What a request costs beside its jobs, in seconds; measured on a running system.
+    """Seconds of a request beside its jobs; measured on a running system.
 
     Attributes:
         start: From acceptance, or from the end of what it waited for, to the start of its first job.
@@ -67,7 +67,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Known:
-    """What is known of a system that is simulated.
+    """Measurements of the simulated system.
 
     Attributes:
         shape: The trained system.
@@ -86,7 +86,7 @@ class Known:
 
 @dataclass(frozen=True)
 class Done:
-    """How a request fared; seconds since the start.
+    """Times of a finished request, in seconds since the start.
 
     Attributes:
         at: When it was asked.
@@ -101,7 +101,7 @@ class Done:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a simulation found.
+    """Outcome of a simulation.
 
     Attributes:
         requests: In the order of their arrival.
@@ -155,7 +155,7 @@ def simulate(
         strategy: `auto`, or one for all.
         seed: Of the spread of seconds.
     """
-    return _World(known, pools, strategy, seed).run(sorted(arrivals, key=lambda each: each.at))
+    return _World(known, pools, strategy, seed).simulate_arrivals(sorted(arrivals, key=lambda each: each.at))
 
 
 @dataclass
@@ -195,7 +195,7 @@ class _World:
         self.seconds = 0.0
         self.wake = self.env.event()
 
-    def run(self, arrivals: Sequence[Arrival]) -> Outcome:
+    def simulate_arrivals(self, arrivals: Sequence[Arrival]) -> Outcome:
         self.env.process(self._arrive(arrivals))
         self.env.process(self._coordinate())
         self.env.run()

@@ -16,7 +16,7 @@ MAX_WORKERS = 1024
 
 @dataclass(frozen=True)
 class Size:
-    """How a load fares on a number of workers.
+    """Times of a load on a number of workers.
 
     Attributes:
         workers: Jobs at once.

@@ -33,7 +33,7 @@ class Package:
 
 @dataclass(frozen=True, slots=True)
 class ShardUpgrade:
-    """What the upgrade costs one shard.
+    """Cost of the upgrade for one shard.
 
     Attributes:
         shard: Its number.
@@ -56,7 +56,7 @@ class ShardUpgrade:
 
 @dataclass(frozen=True, slots=True)
 class UpgradePlan:
-    """What an upgrade costs; nothing is changed by looking.
+    """Cost of an upgrade.
 
     Attributes:
         packages: What is assumed to change; empty: storage is compared with what is installed here.

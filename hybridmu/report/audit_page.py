@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from hybridmu.report.html_page import render
-from hybridmu.report.plots import svg
+from hybridmu.report.svg_plots import svg
 
 _COLOURS = {"unlearned": "#ed553b", "oracle": "#20639b", "nothing": "#555555", "reference": "#9db9d3"}
 _NAMES = {

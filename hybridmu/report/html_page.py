@@ -1,4 +1,4 @@
-"""Rendering a report as one HTML file without outside references."""
+"""Report as one HTML file without outside references."""
 
 from __future__ import annotations
 

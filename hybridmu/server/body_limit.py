@@ -1,4 +1,4 @@
-"""A limit on bodies, by what really arrives: a header can lie, and may be missing."""
+"""Limit on the length of bodies, by the bytes that arrive: a header can lie, and may be missing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Connections of the HTTP interface: how long each may keep us waiting, and how many there are.
+"""Connections of the HTTP interface: limits on their number, and on the time that each may keep us waiting.
 
 The server's own clock runs between two calls alone: headers, a body or a reading that never end would stay for ever.
 This protocol puts a clock on each of them.

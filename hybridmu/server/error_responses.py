@@ -1,4 +1,4 @@
-"""Answers to calls that failed: what concerns their call, and of everything else a reference into the log."""
+"""Answers to failed calls: errors of the call in full, all others as a reference into the log."""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ _CODES: tuple[tuple[type[HybridMUError], int], ...] = (
 )
 # What is said of an error whose own words are the operator's: they name files, hosts and settings.
 _INSTEAD: tuple[tuple[type[HybridMUError], str], ...] = (
-    (DatabaseError, "the ledger can't be used now"),
-    (StorageError, "storage can't be used now"),
-    (CorruptBlobError, "something that is stored is damaged"),
-    (StorageMismatchError, "the interface is set up for another system"),
+    (DatabaseError, "the ledger is not available"),
+    (StorageError, "storage is not available"),
+    (CorruptBlobError, "a stored file is damaged"),
+    (StorageMismatchError, "the interface is configured for another system"),
 )
 _HIDDEN = tuple(kind for kind, _ in _INSTEAD)
 _ABOUT_THE_CALL = (RequestError, StrategyUnavailableError)
@@ -90,17 +90,19 @@ def answer(error: HybridMUError) -> JSONResponse:
     # One of the call that names a place besides may hold ids, which belong into no log.
     mixed = isinstance(error, _PERHAPS) and not isinstance(error, _HIDDEN)
     says = f"{type(error).__name__}: {error.what if mixed else error}"
-    what = next((text for kind, text in _INSTEAD if isinstance(error, kind)), "the call could not be answered")
+    what = next((text for kind, text in _INSTEAD if isinstance(error, kind)), "the call failed")
     return JSONResponse(_fault(type(error).__name__, what, says).model_dump(), code, headers)
 
 
 def _fault(name: str, what: str, says: str) -> Problem:
     reference = secrets.token_hex(4)
     _log.error("fault %s: %s", reference, says)
-    return Problem(error=name, what=what, remedy=f"try again later; the log has more under reference {reference}")
+    return Problem(
+        error=name, what=what, remedy=f"try again later; the log has the details under reference {reference}"
+    )
 
 
-class Faults:
+class ErrorResponses:
     """ASGI middleware that makes every error an answer; of an unexpected one the log has the place, not the values.
 
     Args:
@@ -128,7 +130,7 @@ class Faults:
         except Exception as error:
             frames = traceback.extract_tb(error.__traceback__)[-8:]
             where = " < ".join(f"{frame.filename}:{frame.lineno}" for frame in reversed(frames))
-            body = _fault("InternalError", "the call could not be answered", f"{type(error).__name__} in {where}")
+            body = _fault("InternalError", "the call failed", f"{type(error).__name__} in {where}")
             response = JSONResponse(body.model_dump(), 500)
         else:
             return
@@ -168,4 +170,4 @@ def not_as_said(errors: Any) -> Problem:
         errors: What pydantic found.
     """
     says = "; ".join(f"{'.'.join(map(str, one['loc']))[:_LONGEST]}: {one['msg'][:_LONGEST]}" for one in errors[:10])
-    return Problem(error="RequestValidationError", what="the call is not as /openapi.json says", got=says)
+    return Problem(error="RequestValidationError", what="the call does not fit the schema in /openapi.json", got=says)

@@ -1,4 +1,4 @@
-"""The names that the interface may be called by: another site's name in the header Host is refused."""
+"""Host names of the interface: a call whose Host header has another name is refused."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ class AllowedHosts:
             return
         body = Problem(
             error="Refused",
-            what="this is not the host that the call names",
+            what="the Host header names another host",
             expected="a Host header with a name under api.hosts",
-            remedy="call it by such a name, or let the operator add this one to api.hosts",
+            remedy="use such a name, or let the operator add this one to api.hosts",
         )
         await JSONResponse(body.model_dump(), 421)(scope, receive, send)
 

@@ -1,4 +1,4 @@
-"""Permissions to see a request and to take it back: its caller, an auditor, an admin; others are told of none."""
+"""Permissions to see and to cancel a request: its caller, an auditor, an admin; for others it does not exist."""
 
 from __future__ import annotations
 
@@ -18,6 +18,15 @@ def sees(token: Token) -> str | None:
     return None if token.allows("audit") else token.caller
 
 
+def unknown_request(only: str | None) -> HTTPException:
+    """Return the refusal of a request that a token may not see, whether or not it exists.
+
+    Args:
+        only: Whose requests the token may see; None: everybody's.
+    """
+    return HTTPException(404, "the request does not exist" + (", or is another caller's" if only is not None else ""))
+
+
 def visible(system: System, request_id: str, token: Token) -> ForgetRequest:
     """Return a request that a token may see.
 
@@ -29,7 +38,7 @@ def visible(system: System, request_id: str, token: Token) -> ForgetRequest:
     Raises:
         HTTPException: There is none, or it is another caller's; the answer and what is done for it are the same.
         DatabaseError: The ledger can't be asked.
-    """
+    """  # noqa: DOC501 - a function makes the first
     only = sees(token)
     try:
         known = system.ledger.request(request_id)
@@ -38,7 +47,7 @@ def visible(system: System, request_id: str, token: Token) -> ForgetRequest:
     except StateError:
         known = None
     if known is None or only not in {None, known.caller}:
-        raise HTTPException(404, "there is no such request" + (" of yours" if only is not None else ""))
+        raise unknown_request(only)
     return known
 
 
@@ -49,7 +58,7 @@ def refuse_cancelling(request: ForgetRequest, token: Token) -> None:
         HTTPException: It is neither.
     """
     if request.caller != token.caller and "admin" not in token.scopes:
-        raise HTTPException(403, "only its caller, or an admin, may take a request back")
+        raise HTTPException(403, "only the caller of a request, or an admin, may cancel it")
 
 
 def certificate(system: System, request_id: str, token: Token) -> tuple[int, dict[str, Any]]:
@@ -60,5 +69,7 @@ def certificate(system: System, request_id: str, token: Token) -> tuple[int, dic
     """
     number = visible(system, request_id, token).certificate
     if number is None:
-        raise HTTPException(404, "this request has no certificate: it is not purged yet, or others revoked its rows")
+        raise HTTPException(
+            404, "the request has no certificate: it is not purged yet, or its rows were revoked by other requests"
+        )
     return number, Certificates(system.site.storage).get(number)

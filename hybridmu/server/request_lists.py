@@ -1,4 +1,4 @@
-"""Lists of requests in parts; a part is named by a request, since numbers would tell how many there are of others."""
+"""Lists of requests in parts, each named by a request: numbers would tell how many requests others have."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ from collections.abc import Collection
 from typing import Annotated, Any
 
 from fastapi import Path
-from starlette.exceptions import HTTPException
 
 from hybridmu.core.token_scopes import Token
-from hybridmu.server.permissions import sees
+from hybridmu.server.permissions import sees, unknown_request
 from hybridmu.system.system import System
 from hybridmu.types import RequestState
 
@@ -34,11 +33,11 @@ def list_requests(
 
     Raises:
         HTTPException: `before` is no request that the token may see.
-    """
+    """  # noqa: DOC501 - a function makes it
     only = sees(token)
-    number = None if before is None else system.pages.number_of(before, only)
+    number = None if before is None else system.session.pages.number_of(before, only)
     if before is not None and number is None:
-        raise HTTPException(404, "there is no such request" + (" of yours" if only is not None else ""))
+        raise unknown_request(only)
     page = system.page(states=states, caller=only, limit=limit, before=number)
     found = page["requests"]
     return {"requests": found, "next": found[-1]["request_id"] if page["next_before"] is not None else None}

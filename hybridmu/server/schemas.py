@@ -1,4 +1,4 @@
-"""Schemas of what the endpoints take and give."""
+"""Schemas of bodies and answers."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def _no_constant(name: str) -> None:
 
 
 class Report(BaseModel):
-    """How far a request is. Times are seconds since the epoch, UTC; more fields as `hybridmu requests show --json`."""
+    """State of a request. Times are seconds since the epoch, UTC; more fields as `hybridmu requests show --json`."""
 
     model_config = ConfigDict(extra="allow")
     request_id: str
@@ -150,7 +150,7 @@ class Report(BaseModel):
 
 
 class PlanAnswer(BaseModel):
-    """What a request would do and cost, and why; more fields as `hybridmu plan --json`."""
+    """Effect and cost of a request, explained; more fields as `hybridmu plan --json`."""
 
     model_config = ConfigDict(extra="allow")
     makespan_seconds: float
@@ -160,7 +160,7 @@ class PlanAnswer(BaseModel):
 
 
 class Problem(BaseModel):
-    """Why a call was refused; nothing was changed by it."""
+    """Reason of a refused call, which changed nothing."""
 
     error: str
     what: str

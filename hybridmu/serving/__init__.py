@@ -1,1 +1,1 @@
-"""Answering predictions from a version; plain classes without ray."""
+"""Predictions by a version of the model; plain classes without ray."""

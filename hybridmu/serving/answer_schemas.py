@@ -39,7 +39,7 @@ class PredictResponse(BaseModel):
 
 
 class Refusal(BaseModel):
-    """Why a call is refused.
+    """Reason of a refused call.
 
     Attributes:
         detail: A sentence; or what went wrong, what would have been right, what was found, and what to do.
@@ -49,7 +49,7 @@ class Refusal(BaseModel):
 
 
 class VersionResponse(BaseModel):
-    """What answers now.
+    """The version that answers now.
 
     Attributes:
         version: Model version.

@@ -1,4 +1,4 @@
-"""Token authentication and rate limiting: tokens looked up in a short-lived copy, buckets that fill with time."""
+"""Token authentication and rate limiting: a short-lived copy of all tokens, and token buckets."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from hybridmu.core.token_scopes import Token
 
 # An unknown token makes us look again, but not more often than this: guesses must not become queries.
 _LOOK_AGAIN_SECONDS = 0.2
-_BUCKETS = 10_000
+_MOST_BUCKETS = 10_000
 
 
-class Door:
-    """Knows the tokens that count now.
+class TokenDirectory:
+    """The tokens that count now, read again after some seconds.
 
     Args:
         tokens: Reads all tokens.
@@ -32,7 +32,7 @@ class Door:
         self._read_at = float("-inf")
         self._lock = threading.Lock()
 
-    def enter(self, text: str) -> Token | None:
+    def authenticate(self, text: str) -> Token | None:
         """Return the token that a caller presented, or None where it does not count.
 
         Args:
@@ -47,7 +47,7 @@ class Door:
         known = self._find(name)
         return known if token_scopes.holds(text, known, self._clock()) else None
 
-    def still(self, token_id: str) -> Token | None:
+    def current(self, token_id: str) -> Token | None:
         """Return a token that somebody came in with before, or None where it does not count any more.
 
         Args:
@@ -69,7 +69,7 @@ class Door:
             return self._known.get(name)
 
 
-class Buckets:
+class RateLimiter:
     """A token bucket per name: so many at once, so many a second in the long run.
 
     Args:
@@ -99,6 +99,6 @@ class Buckets:
             wait = 0.0 if level >= 1 else (1 - level) / self._per_second
             self._levels[name] = (level if wait else level - 1, now)
             # The longest unused one is the fullest: what is forgotten of it is the least.
-            while len(self._levels) > _BUCKETS:
+            while len(self._levels) > _MOST_BUCKETS:
                 self._levels.popitem(last=False)
             return wait

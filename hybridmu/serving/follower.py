@@ -1,4 +1,4 @@
-"""Following the serving pointer under a lease: what replicas and the voters of a spread ensemble have in common."""
+"""Follower of the serving pointer under a lease: the part that replicas and groups of sub-models share."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from hybridmu.types import Touched
 
 @dataclass(frozen=True)
 class Quarantine:
-    """What a replica withholds.
+    """Sub-models that a replica withholds.
 
     Attributes:
         withheld: Shards that do not vote.

@@ -79,7 +79,7 @@ def spread(site: Site, version: ModelVersion, _: Ensemble | None, ask: Ask) -> E
     return Ensemble(number, models, encoder, how, removed_of(version), elsewhere, site.feature_types.whole())
 
 
-class Voters(Follower):
+class SubModelGroup(Follower):
     """One process of a group.
 
     Args:

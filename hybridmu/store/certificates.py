@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hybridmu.core.proof.certificate_check import intact
-from hybridmu.core.proof.document import canonical, fingerprint, parse
+from hybridmu.core.proof.certificate_document import canonical, fingerprint, parse
 from hybridmu.errors import CorruptBlobError, StateError
 from hybridmu.faults import reach
 from hybridmu.store.storage.durable_files import temporary_name

@@ -1,4 +1,4 @@
-"""Whose a storage is: a marker that is there before anything else, and names the ledger that it belongs to.
+"""Ownership of storage: a marker, written before anything else, names the ledger that it belongs to.
 
 Coordinators delete what crashes left, and a purge searches everything: neither may happen in a folder that somebody
 uses for other things, nor under two ledgers.

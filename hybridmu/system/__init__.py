@@ -1,1 +1,1 @@
-"""Python interface: one object with all verbs, composed of one class per concern."""
+"""Python interface: `System`, composed of one class per concern around a shared session."""

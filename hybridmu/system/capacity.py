@@ -13,18 +13,25 @@ from hybridmu.planning.cost import schedule
 from hybridmu.planning.planner import Pools
 from hybridmu.planning.simulator import Arrival, Known, Outcome, Overheads, Shape, poisson, simulate
 from hybridmu.planning.sizing import enough, sizes
-from hybridmu.runtime.coordinator.removal_planner import RemovalPlanner, policy_of
+from hybridmu.runtime.coordinator.removal_planner import policy_of
 from hybridmu.store.dataset.key_lookup import Lookup
 from hybridmu.system.arguments import Arrivals, Count, Counts, Figure, Keys, Moment, Number, Strategy, checked
-from hybridmu.system.session import Opened
+from hybridmu.system.session import Session
 
 _HISTORY = 200
 # So many requests are enough for a 95th percentile, and are simulated in a minute.
 _MOST = 20_000
 
 
-class Sizing(Opened):
-    """Asks the simulator."""
+class Capacity:
+    """Simulations of one system under a load of deletions.
+
+    Args:
+        session: The open system.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
 
     @checked
     def size(
@@ -58,9 +65,10 @@ class Sizing(Opened):
         Raises:
             RequestError: A figure is not above 0.
         """
+        session = self._session
         known, days = self._known(), min(days, _MOST / requests_per_day)
         load = poisson(known.shape, requests_per_day, days, rows, seed)
-        found = sizes(known, load, days, deadline_seconds, self.settings.cluster.updaters, strategy, workers)
+        found = sizes(known, load, days, deadline_seconds, session.settings.cluster.updaters, strategy, workers)
         best = enough(found)
         return {
             "workers": best.workers if best else None,
@@ -69,8 +77,8 @@ class Sizing(Opened):
             "sizes": [asdict(size) for size in found],
             "overheads": asdict(known.overheads),
             "observations": {name: fit.observations for name, fit in known.cost.fits.items()},
-            "devices_per_worker": self.settings.cluster.gpus_per_shard or self.settings.cluster.cpus_per_shard,
-            "device": "GPU" if self.settings.cluster.gpus_per_shard else "CPU",
+            "devices_per_worker": session.settings.cluster.gpus_per_shard or session.settings.cluster.cpus_per_shard,
+            "device": "GPU" if session.settings.cluster.gpus_per_shard else "CPU",
         }
 
     @checked
@@ -89,7 +97,7 @@ class Sizing(Opened):
         known = self._known()
         for number, arrival in enumerate(arrivals):
             _check_places(f"arrivals[{number}]", arrival, known.shape)
-        return simulate(known, arrivals, Pools(workers, self.settings.cluster.updaters), strategy, seed)
+        return simulate(known, arrivals, Pools(workers, self._session.settings.cluster.updaters), strategy, seed)
 
     @checked
     def arrival(self, at: Moment, ids: Keys) -> Arrival:
@@ -99,29 +107,31 @@ class Sizing(Opened):
             at: Seconds since the start.
             ids: Row ids.
         """
-        found, _ = Lookup(self.site.lake).find([("id", each) for each in ids])
+        found, _ = Lookup(self._session.site.lake).find([("id", each) for each in ids])
         return Arrival(at, Counter((key.shard, key.slice) for key in found if key.slice > 0))
 
     def _known(self) -> Known:
-        self._check_bound()
-        planner = RemovalPlanner(self.site, self.ledger, self.measurements, self.registry)
-        subs = self.registry.version().shards
-        counts = self.ledger.counts([sub.shard for sub in subs])
+        session = self._session
+        session.check_bound()
+        planner = session.removal_planner()
+        subs = session.registry.version().shards
+        counts = session.ledger.counts([sub.shard for sub in subs])
         stats = [planner.stats(sub, counts.get(sub.shard, {}), {}) for sub in subs]
         return Known(
             Shape(tuple(each.rows for each in stats), tuple(each.epochs for each in stats)),
-            cost.fit(self.measurements.costs()),
-            policy_of(self.settings),
+            cost.fit(session.measurements.costs()),
+            policy_of(session.settings),
             planner.calibration(),
             self._overheads(),
         )
 
     def _overheads(self) -> Overheads:
         """Return what requests took beside their jobs: medians of those that waited for nothing else."""
-        done = [r for r in self.ledger.requests() if r.applied_at and r.served_at][-_HISTORY:]
+        session = self._session
+        done = [r for r in session.ledger.requests() if r.applied_at and r.served_at][-_HISTORY:]
         beside, serving = [], []
         for request in done:
-            first = [row for row in self.measurements.outcomes(request.request_id) if row["rule"] != "repair"]
+            first = [row for row in session.measurements.outcomes(request.request_id) if row["rule"] != "repair"]
             if not first or request.applied_at is None or request.served_at is None:
                 continue
             took = max(schedule([row["measured_seconds"] for row in first], len(first)))
@@ -139,7 +149,7 @@ def _check_places(name: str, arrival: Arrival, shape: Shape) -> None:
         slices = len(shape.rows[shard]) if shard < len(shape.rows) else 0
         if not 1 <= slice_ <= slices:
             raise RequestError(
-                f"{name} names a place that this system does not have",
+                f"{name} names a shard or slice that this system does not have",
                 expected=f"shards 0 to {len(shape.rows) - 1}, and slices 1 to {slices}"
                 if slices
                 else f"shards 0 to {len(shape.rows) - 1}",

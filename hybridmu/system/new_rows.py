@@ -1,14 +1,11 @@
-"""New and corrected rows of a trained system, and what the guard lets in."""
+"""New and corrected rows of a trained system, and the forgotten keys that may come in again."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
 from typing import Any
 
-from hybridmu.errors import (
-    HybridMUError,
-    RequestError,
-)
+from hybridmu.errors import HybridMUError, RequestError
 from hybridmu.store.dataset.key_lookup import Lookup, RawKey
 from hybridmu.store.ledger.accept.accept import Limits
 from hybridmu.system.arguments import (
@@ -25,15 +22,21 @@ from hybridmu.system.arguments import (
     Watch,
     checked,
 )
-from hybridmu.system.requests import Forgetting
-from hybridmu.types import (
-    IngestState,
-    KeyKind,
-)
+from hybridmu.system.request_reports import RequestReports
+from hybridmu.system.session import Session
+from hybridmu.types import IngestState, KeyKind
 
 
-class NewRows(Forgetting):
-    """Rows that come in later; a correction is a deletion request as well."""
+class NewRows:
+    """Rows that come in later; a correction is a deletion request as well.
+
+    Args:
+        session: The open system.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._reports = RequestReports(session)
 
     @checked
     def ingest(
@@ -69,8 +72,9 @@ class NewRows(Forgetting):
             RequestError: Slices or epochs are below 1, or the key came with other rows; nothing was changed.
             StateError: Nothing was trained here, or a guard key is lost.
         """
-        self._look()
-        new = self.intake.receive(str(source), slices=slices, epochs=epochs, key=key, caller=caller)
+        session = self._session
+        session.refresh()
+        new = session.intake.receive(str(source), slices=slices, epochs=epochs, key=key, caller=caller)
         if wait:
             self.wait_for_rows(new.ingest_id, watch)
         return self.ingestion(new.ingest_id)
@@ -104,20 +108,21 @@ class NewRows(Forgetting):
             RequestError: An id is unknown, or its row can't be corrected; nothing was changed.
             StateError: Nothing was trained here, or a guard key is lost.
         """
-        self._look()
-        admission = self.settings.admission
-        request = self.intake.correct(
+        session = self._session
+        session.refresh()
+        admission = session.settings.admission
+        request = session.intake.correct(
             str(source),
             key=key,
             caller=caller,
             limits=Limits(admission.open_requests, admission.requests_per_minute),
-            deadline_seconds=deadline_seconds or self.settings.policy.deadline_seconds,
+            deadline_seconds=deadline_seconds or session.settings.policy.deadline_seconds,
         )
-        new = self.ingestions.of_request(request.request_id)
+        new = session.ingestions.of_request(request.request_id)
         assert new is not None
         if wait:
             self.wait_for_rows(new.ingest_id, watch)
-        return {**self.report(request.request_id), "ingestion": self.ingestion(new.ingest_id)}
+        return {**self._reports.report(request.request_id), "ingestion": self.ingestion(new.ingest_id)}
 
     @checked
     def ingestion(self, ingest_id: Name) -> dict[str, Any]:
@@ -126,8 +131,9 @@ class NewRows(Forgetting):
         Args:
             ingest_id: Its name.
         """
-        self._look()
-        new = self.ingestions.get(ingest_id)
+        session = self._session
+        session.refresh()
+        new = session.ingestions.get(ingest_id)
         moments = {name: getattr(new, f"{name}_at") for name in ("applied", "served")}
         seconds = {f"seconds_to_{name}": at - new.received_at if at else None for name, at in moments.items()}
         return {**asdict(new), "state": str(new.state), **seconds}
@@ -135,8 +141,9 @@ class NewRows(Forgetting):
     @checked
     def ingests(self) -> list[dict[str, Any]]:
         """Return every ingestion, in the order in which they were accepted."""
-        self._check_bound()
-        return [self.ingestion(new.ingest_id) for new in self.ingestions.all()]
+        session = self._session
+        session.check_bound()
+        return [self.ingestion(new.ingest_id) for new in session.ingestions.all()]
 
     @checked
     def wait_for_rows(self, ingest_id: Name, watch: Watch = None) -> None:
@@ -149,10 +156,11 @@ class NewRows(Forgetting):
         Raises:
             HybridMUError: It failed.
         """
-        while (new := self.ingestions.get(ingest_id)).state in {IngestState.RECEIVED, IngestState.APPLIED}:
-            self._follow(watch)
+        session = self._session
+        while (new := session.ingestions.get(ingest_id)).state in {IngestState.RECEIVED, IngestState.APPLIED}:
+            session.coordination.follow(watch)
         if new.state is IngestState.FAILED:
-            remedy = "none of its rows came in; correct them and ingest them again"
+            remedy = "none of its rows was accepted; correct them and ingest them again"
             raise HybridMUError(f"ingestion {ingest_id} failed", got=new.reason or "", remedy=remedy)
 
     @checked
@@ -172,13 +180,14 @@ class NewRows(Forgetting):
             RequestError: Nothing is named, or one of the keys is not forgotten; nothing was changed.
             StateError: The request that forgot one of them is not finished; nothing was changed.
         """
-        self._look()
-        lookup = Lookup(self.site.lake)
+        session = self._session
+        session.refresh()
+        lookup = Lookup(session.site.lake)
         kinds: list[tuple[KeyKind, object]] = [*(("id", x) for x in ids), *(("group", x) for x in groups)]
         if not kinds:
-            raise RequestError("nothing is readmitted", expected="at least one id or group")
+            raise RequestError("the readmission names no key", expected="at least one id or group")
         keys = [RawKey(kind, str(raw), lookup.typed(kind, raw)) for kind, raw in dict.fromkeys(kinds)]
-        return {"readmitted": self.guard.readmit(keys, reason, caller)}
+        return {"readmitted": session.guard.readmit(keys, reason, caller)}
 
     @checked
     def accept_guard_loss(self, key_id: Name, *, reason: Reason, caller: Caller = "") -> dict[str, Any]:
@@ -195,5 +204,6 @@ class NewRows(Forgetting):
         Raises:
             RequestError: The key is not a lost one, or there is no reason.
         """
-        self._check_bound()
-        return {"key_id": key_id, "given_up": self.guard.accept_loss(key_id, reason, caller)}
+        session = self._session
+        session.check_bound()
+        return {"key_id": key_id, "given_up": session.guard.accept_loss(key_id, reason, caller)}

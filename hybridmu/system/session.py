@@ -1,27 +1,18 @@
-"""An opened system: what it is made of, and how it follows a coordinator or becomes one."""
+"""Session of one system: its storage, ledger, keys and coordinator, opened when they are first asked for."""
 
 from __future__ import annotations
 
-import contextlib
-import os
-import socket
-import time
-import uuid
 from functools import cached_property
-from typing import Protocol, Self
 
+from hybridmu.config import Settings
 from hybridmu.datasets import catalog
-from hybridmu.errors import (
-    HybridMUError,
-    LeaseLostError,
-    StateError,
-)
-from hybridmu.runtime.coordinator import coordinator
-from hybridmu.runtime.coordinator.coordinator import Coordinator, Snapshot
+from hybridmu.errors import StateError
+from hybridmu.runtime.coordinator.canary_jobs import Canaries
+from hybridmu.runtime.coordinator.checkpoint_keeper import CheckpointKeeper
+from hybridmu.runtime.coordinator.removal_planner import RemovalPlanner
 from hybridmu.runtime.coordinator.row_intake import Intake
 from hybridmu.runtime.linked.linked_models import Models
 from hybridmu.runtime.workers.context import Site
-from hybridmu.runtime.workers.executor import LocalExecutor
 from hybridmu.store.keyring import Keyring
 from hybridmu.store.ledger.database import Database
 from hybridmu.store.ledger.engine.opening import has_tables
@@ -35,57 +26,28 @@ from hybridmu.store.ledger.replicas import Replicas
 from hybridmu.store.ledger.request_pages import RequestPages
 from hybridmu.store.ledger.suppression_list import Guard
 from hybridmu.store.ownership import bind, is_claimed, lost_ledger
-from hybridmu.system.arguments import Configuration, Executor, Watcher, checked
+from hybridmu.system.arguments import Executor
+from hybridmu.system.coordination import Coordination
 
 
-class Driver(Protocol):
-    """A coordinator, in this process or in a Ray actor."""
-
-    def acquire(self) -> bool:
-        """Take the lease."""
-        ...
-
-    def begin_training(self) -> Snapshot:
-        """Queue the training."""
-        ...
-
-    def step(self, wait_seconds: float) -> Snapshot:
-        """Make one step."""
-        ...
-
-    def close(self) -> None:
-        """Release everything."""
-        ...
-
-
-class Opened:
-    """The parts of one system, opened when they are first asked for.
+class Session:
+    """Storage, ledger, keys and coordinator of one system, which all its parts share.
 
     Args:
         settings: The configuration.
         executor: `ray`, or `local` to run everything in this process.
     """
 
-    @checked
-    def __init__(self, settings: Configuration, executor: Executor = "ray") -> None:
+    def __init__(self, settings: Settings, executor: Executor = "ray") -> None:
         self.settings = settings.model_copy(update={"data": catalog.resolve(settings.data)})
         self.executor = executor
         self.site = Site(self.settings)
-        self._driver: Driver | None = None
+        self.coordination = Coordination(self.settings, executor, lambda: self.lease)
         self._bound = False
 
-    @checked
     def close(self) -> None:
-        """Release the lease and stop what this object started."""
-        driver, self._driver = self._driver, None
-        if driver is not None:
-            driver.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+        """Release the lease and stop what this session started."""
+        self.coordination.close()
 
     @cached_property
     def ledger(self) -> Ledger:
@@ -162,7 +124,7 @@ class Opened:
                 raise lost_ledger(self.site.storage) from None
             raise
 
-    def _check_bound(self) -> None:
+    def check_bound(self) -> None:
         """Check once that storage is of this configuration, and not newer than the ledger.
 
         Neither can change under a system that found it so.
@@ -173,74 +135,19 @@ class Opened:
             self.site.lake.compare_with(self.database.seals.known)
             self._bound = True
 
-    def _look(self) -> None:
+    def refresh(self) -> None:
         """See what is in storage now; another process may have brought rows in."""
-        self._check_bound()
+        self.check_bound()
         self.site.lake.refresh()
 
-    def _acquire(self, patient: bool = True) -> Driver:
-        """Return the coordinator, becoming it first if need be.
+    def removal_planner(self) -> RemovalPlanner:
+        """Return the planner of removals, by what the ledger says now."""
+        return RemovalPlanner(self.site, self.ledger, self.measurements, self.registry)
 
-        Args:
-            patient: Wait for the lease of a coordinator that may be dead.
+    def canaries(self) -> Canaries:
+        """Return the canaries that calibrate updates."""
+        return Canaries(self.site, self.ledger, self.measurements, self.registry)
 
-        Raises:
-            StateError: Another one is at work.
-            LeaseLostError: The same, for who did not want to wait.
-            HybridMUError: The storage can't be worked on.
-        """
-        if self._driver is None:
-            holder = self._holder()
-            if self.executor == "local":
-                driver: Driver = Coordinator(self.settings, LocalExecutor(self.settings), holder)
-            else:
-                from hybridmu.cluster.driver import RayDriver
-
-                driver = RayDriver(self.settings, holder)
-            # A killed coordinator's lease runs out; a live one renews it for longer than we wait.
-            patience = time.monotonic() + (coordinator.LEASE_SECONDS + 1 if patient else 0)
-            try:
-                while not (acquired := driver.acquire()) and time.monotonic() < patience:
-                    time.sleep(0.3)
-            except HybridMUError:
-                driver.close()
-                raise
-            if not acquired:
-                driver.close()
-                if not patient:
-                    raise LeaseLostError("another coordinator was quicker")
-                raise StateError(
-                    "another coordinator is at work on this storage",
-                    got=str(self.lease.holder()),
-                    remedy="use `forget` (it follows that one), or stop it first",
-                )
-            self._driver = driver
-        return self._driver
-
-    @staticmethod
-    def _holder() -> str:
-        return f"{socket.gethostname()}/{os.getpid()}/{uuid.uuid4().hex[:6]}"
-
-    def _step(self, wait_seconds: float, patient: bool = True) -> Snapshot:
-        driver = self._acquire(patient)
-        try:
-            return driver.step(wait_seconds)
-        except Exception:
-            # Broken off in the middle of a step, what it has in memory may be half-done. All of it can be lost: the
-            # next one starts from what is durable.
-            with contextlib.suppress(HybridMUError):  # a lease that can't be given back runs out
-                self.close()
-            raise
-
-    def _follow(self, watch: Watcher | None) -> None:
-        """Let the running coordinator work for a moment, or make a step of our own."""
-        if self._driver is None and self.lease.holder(coordinator.LEASE_SECONDS) is not None:
-            time.sleep(0.1)
-            return
-        try:
-            snapshot = self._step(0.1, patient=False)
-        except LeaseLostError:
-            time.sleep(0.1)  # another coordinator took over: follow that one
-            return
-        if watch:
-            watch(snapshot)
+    def checkpoint_keeper(self) -> CheckpointKeeper:
+        """Return the keeper of the checkpoints' budget."""
+        return CheckpointKeeper(self.site, self.ledger, self.registry)

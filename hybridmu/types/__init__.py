@@ -62,7 +62,7 @@ from hybridmu.types.requests import (
     Tombstone,
     Touched,
 )
-from hybridmu.types.versions import ModelVersion, PastSubModel, SliceRecord, SubModel
+from hybridmu.types.versions import ModelVersion, PastSubModel, SliceRecord, SubModelRecord
 
 __all__ = [
     "ALPHAS",
@@ -121,7 +121,7 @@ __all__ = [
     "SliceRecord",
     "StrategyChoice",
     "StrategyName",
-    "SubModel",
+    "SubModelRecord",
     "Tombstone",
     "Touched",
     "UpdateJob",

@@ -24,11 +24,11 @@ class PastSubModel:
 
     version: int
     strategy: StrategyName
-    sub: SubModel
+    sub: SubModelRecord
 
 
 @dataclass(frozen=True, slots=True)
-class SubModel:
+class SubModelRecord:
     """The state of one shard inside a version.
 
     Attributes:
@@ -64,4 +64,4 @@ class ModelVersion:
 
     version: int
     created_at: float
-    shards: tuple[SubModel, ...]
+    shards: tuple[SubModelRecord, ...]

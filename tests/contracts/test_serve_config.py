@@ -97,10 +97,10 @@ def walk(value: Any) -> Iterator[str]:
 
 def test_names_agree_with_the_code(raw: dict[str, Any]) -> None:
     from hybridmu.cluster.announcements import APPLICATION
-    from hybridmu.cluster.serve_deployment import Ensemble
+    from hybridmu.cluster.serve_deployment import EnsembleDeployment
 
     (application,) = raw["applications"]
     assert application["name"] == APPLICATION
     assert application["import_path"] == "serve.app:build"
-    assert [deployment["name"] for deployment in application["deployments"]] == [Ensemble.name]  # type: ignore[attr-defined]
+    assert [deployment["name"] for deployment in application["deployments"]] == [EnsembleDeployment.name]  # type: ignore[attr-defined]
     assert (PROJECT / application["args"]["config"]).exists()

@@ -70,7 +70,7 @@ def live(config: dict[str, Any], acts: Sequence[Act], told: Mapping[str, str], r
                 act = todo.pop(0)
                 answers[act.name] = _do(systems[act.linked], act, answers)
                 say({"name": act.name, "answer": answers[act.name]})
-            snapshots = [each._step(0.0) for each in systems]
+            snapshots = [each.session.coordination.step(0.0) for each in systems]
             reached += 1
             say({"reached": reached})
             quiet = quiet + 1 if not todo and all(map(settled, systems, snapshots)) else 0

@@ -61,7 +61,7 @@ def _coordinate(raw: dict[str, Any], stop: Path) -> None:
     with hybridmu.connect(raw, executor="local") as system:
         end = time.monotonic() + _SECONDS
         while not (stop.exists() and {request.state for request in system.ledger.requests()} <= FINAL):
-            system._step(0.02)
+            system.session.coordination.step(0.02)
             assert time.monotonic() < end
 
 

@@ -67,7 +67,7 @@ def undisturbed(connect: Callable[..., hybridmu.System], tmp_path: Path, ids: li
 def go_on(system: hybridmu.System) -> None:
     """Step until every request is purged, and every shard was read for damage."""
     for _ in range(60):
-        snapshot = system._step(0.0)
+        snapshot = system.session.coordination.step(0.0)
     states = {request.state for request in system.ledger.requests()}
     assert states <= {RequestState.PURGED}, system.requests()
     assert not snapshot.jobs_total
@@ -113,7 +113,7 @@ def test_a_full_disk_stops_nothing_for_good(
             refusals.append(error)
         for _ in range(12):
             try:
-                system._step(0.0)
+                system.session.coordination.step(0.0)
             except HybridMUError as error:
                 refusals.append(error)
     open_ = [request for request in system.ledger.requests() if request.state is not RequestState.PURGED]
@@ -143,7 +143,7 @@ def test_a_disk_that_is_full_for_a_moment_delays_at_most(
         system.forget(ids=[3, 4], key="k")
     for _ in range(40):
         with suppress(HybridMUError):
-            system._step(0.0)
+            system.session.coordination.step(0.0)
     faults.observe(None)
     system.close()  # what a purge put off for a minute, a new coordinator begins at once
     go_on(system)
@@ -247,7 +247,7 @@ def test_an_approximate_shard_is_mended_exactly(connect: Callable[..., hybridmu.
     damage(Path(system.site.storage.path(blob_file(rough.blob or ""))))
     system.close()
     for _ in range(30):
-        system._step(0.0)
+        system.session.coordination.step(0.0)
     assert system.registry.version().shards[rough.shard].exact
     assert weights(system)[rough.shard] == undisturbed(connect, tmp_path, [10, 11, 12, 13])[rough.shard]
 
@@ -289,7 +289,7 @@ def test_a_damaged_table_fails_one_request(connect: Callable[..., hybridmu.Syste
     with pytest.raises(StorageError, match="damaged"):
         system.forget(ids=[mine])
     for _ in range(30):
-        system._step(0.0)
+        system.session.coordination.step(0.0)
     states = {request.request_id: request for request in system.ledger.requests()}
     assert states[failing].state is RequestState.FAILED
     assert "damaged" in (states[failing].reason or "")

@@ -134,7 +134,7 @@ class RayChaos:
             let_time_pass(self.config)
             with hybridmu.connect(self.config) as system, suppress(HybridMUError, ray.exceptions.RayError):
                 while end is None or time.monotonic() < end:
-                    snapshot = system._step(0.1)
+                    snapshot = system.session.coordination.step(0.1)
                     if stop.is_set():
                         end = end or time.monotonic() + _END_SECONDS
                         if settled(system, snapshot):

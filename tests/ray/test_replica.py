@@ -48,14 +48,14 @@ def system(tmp_path: Path) -> Any:
 def step_until_applied(system: hybridmu.System, number: int) -> str:
     """Forget one id with a coordinator that doesn't wait for replicas, and return the request."""
     request_id = str(system.forget(ids=[number], strategy="retrain")["request_id"])
-    driver = system._acquire()
+    driver = system.session.coordination.acquire()
     while system.ledger.request(request_id).state in {RequestState.RECEIVED, RequestState.PLANNED}:
         driver.step(0.0)
     return request_id
 
 
 def state(system: hybridmu.System, request_id: str) -> RequestState:
-    system._acquire().step(0.0)
+    system.session.coordination.acquire().step(0.0)
     return system.ledger.request(request_id).state
 
 
@@ -227,7 +227,7 @@ def test_from_acceptance_to_service_a_touched_shard_does_not_vote(system: hybrid
     assert report["state"] == RequestState.RECEIVED
     assert report["quarantined_at"] >= report["received_at"]
     while system.ledger.request(request_id).state is not RequestState.APPLIED:
-        system._acquire().step(0.0)
+        system.session.coordination.acquire().step(0.0)
     assert replica.refresh() == 2
     assert (replica.ensemble.withheld, replica.ensemble.voters) == (frozenset(), 2)
 

@@ -20,7 +20,7 @@ from hybridmu.cluster.group_deployments import ask
 from hybridmu.config import Settings
 from hybridmu.errors import ConfigError, DataError, StateError
 from hybridmu.serving.replica import Replica
-from hybridmu.serving.submodel_group import BehindError, Voters, members, spread
+from hybridmu.serving.submodel_group import BehindError, SubModelGroup, members, spread
 from hybridmu.types import RequestState
 from tests.ray import support
 from tests.ray.test_replica import state, step_until_applied
@@ -43,7 +43,7 @@ class World:
     """Every group in two processes, of which either may be asked, and one replica."""
 
     def __init__(self, system: hybridmu.System) -> None:
-        self.groups = [[Voters(system.settings, g, f"voters-{g}-{n}") for n in range(2)] for g in range(GROUPS)]
+        self.groups = [[SubModelGroup(system.settings, g, f"voters-{g}-{n}") for n in range(2)] for g in range(GROUPS)]
         self.asked = 0
         self.replica = self.front(system, "front")
 
@@ -127,10 +127,10 @@ def _blob(world: World, version: int, shard: int) -> str:
 
 
 def test_a_replica_that_starts_between_two_versions_is_not_left_alone(system: hybridmu.System) -> None:
-    """Voters load what they are asked for, also an older version, as long as its weights are there."""
+    """SubModelGroup load what they are asked for, also an older version, as long as its weights are there."""
     world = World(system)
     request = step_until_applied(system, 3)
-    late = Voters(system.settings, 0, "late")  # starts on version 2 while the replica answers with 1
+    late = SubModelGroup(system.settings, 0, "late")  # starts on version 2 while the replica answers with 1
     assert set(late.held) == {2}
     votes = late.logits(1, np.zeros((1, 8), np.float32))
     assert votes is not None

@@ -34,7 +34,7 @@ class Scene:
     @property
     def coordinator(self) -> Coordinator:
         """Return the coordinator, which this process becomes."""
-        driver = self.system._acquire()
+        driver = self.system.session.coordination.acquire()
         assert isinstance(driver, Coordinator)
         return driver
 

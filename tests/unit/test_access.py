@@ -1,4 +1,4 @@
-"""Tokens, the door and the buckets: pure parts, with a clock that the test moves."""
+"""Tokens, their directory and the rate limiter: pure parts, with a clock that the test moves."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from hybridmu.core import token_scopes
 from hybridmu.core.token_scopes import SCOPES, Token
-from hybridmu.serving.auth import Buckets, Door
+from hybridmu.serving.auth import RateLimiter, TokenDirectory
 
 IDS = st.binary(min_size=token_scopes.TOKEN_ID_BYTES, max_size=token_scopes.TOKEN_ID_BYTES)
 SECRETS = st.binary(min_size=token_scopes.SECRET_BYTES, max_size=token_scopes.SECRET_BYTES)
@@ -74,27 +74,27 @@ def test_a_revocation_is_noticed_in_time_and_guesses_are_no_queries():
         reads.append(clock.now)
         return list(kept)
 
-    door = Door(read, 2.0, clock)
-    assert door.enter(text) == token
-    assert all(door.enter(text) == token for _ in range(10))
+    tokens = TokenDirectory(read, 2.0, clock)
+    assert tokens.authenticate(text) == token
+    assert all(tokens.authenticate(text) == token for _ in range(10))
     assert len(reads) == 1
     kept[:] = [replace(token, revoked_at=clock.now)]
     clock.now += 1.9
-    assert door.enter(text) == token
+    assert tokens.authenticate(text) == token
     clock.now += 0.1
-    assert door.enter(text) is None
+    assert tokens.authenticate(text) is None
     assert len(reads) == 2
     guesses = [token_scopes.written(bytes([n] * 5), bytes(32)) for n in range(1, 100)]
-    assert not any(map(door.enter, guesses))
+    assert not any(map(tokens.authenticate, guesses))
     assert len(reads) == 2
     # A new token counts soon, and a clock that is set back does not make old knowledge last.
     other, fresh = made(bytes([7] * 5))
     kept[:] = [token, fresh]
     clock.now += 0.2
-    assert door.enter(other) == fresh
+    assert tokens.authenticate(other) == fresh
     kept[:] = []
     clock.now -= 500
-    assert door.enter(text) is None
+    assert tokens.authenticate(text) is None
 
 
 def test_without_the_ledger_nobody_comes_in():
@@ -102,13 +102,13 @@ def test_without_the_ledger_nobody_comes_in():
         raise OSError("away")
 
     with pytest.raises(OSError, match="away"):
-        Door(broken, 2.0).enter(made()[0])
+        TokenDirectory(broken, 2.0).authenticate(made()[0])
 
 
 @given(st.lists(st.floats(0, 3), max_size=60), st.floats(0.1, 10), st.integers(1, 10))
 def test_a_bucket_lets_no_more_pass_than_it_says(pauses, per_second, burst):
     clock, passed = Clock(), 0
-    buckets = Buckets(per_second, burst, clock)
+    buckets = RateLimiter(per_second, burst, clock)
     for pause in pauses:
         clock.now += pause
         wait = buckets.take("a")
@@ -122,7 +122,7 @@ def test_a_bucket_lets_no_more_pass_than_it_says(pauses, per_second, burst):
 
 
 def test_buckets_do_not_grow_without_end():
-    buckets = Buckets(1.0, 1, Clock())
+    buckets = RateLimiter(1.0, 1, Clock())
     assert buckets.take("a") == 0
     assert buckets.take("a") > 0
     for n in range(10_100):

@@ -20,7 +20,8 @@ from hybridmu import System
 from hybridmu.errors import ConfigError, HybridMUError, RequestError
 from hybridmu.planning.simulator import Arrival
 from hybridmu.store.ledger.tables import metadata
-from hybridmu.system.arguments import check_of, keys_of
+from hybridmu.system.argument_values import keys_of
+from hybridmu.system.arguments import check_of
 from tests.unit.scene import Scene, scene
 
 VERBS = {name: verb for name, verb in inspect.getmembers(System, inspect.isfunction) if not name.startswith("_")} | {
@@ -147,13 +148,13 @@ def test_any_collection_of_keys_is_taken(given_, kept):
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
-        ("17", "ids is no list"),
-        (b"17", "ids is no list"),
-        (17, "ids is no list"),
-        (None, "ids is no list"),
-        ({17: "x"}, "ids is no list"),
-        (OrderedDict(a=1), "ids is no list"),
-        (np.int64(17), "ids is no list"),
+        ("17", "ids is not a list"),
+        (b"17", "ids is not a list"),
+        (17, "ids is not a list"),
+        (None, "ids is not a list"),
+        ({17: "x"}, "ids is not a list"),
+        (OrderedDict(a=1), "ids is not a list"),
+        (np.int64(17), "ids is not a list"),
         ((1 // zero for zero in [0]), "can't be iterated over"),
         (np.array(17), "dimension"),
         (np.array([[1, 2]]), "dimension"),
@@ -161,7 +162,7 @@ def test_any_collection_of_keys_is_taken(given_, kept):
         (np.array(["2026-01-01"], dtype="M8[ns]"), "datetime64"),
         (np.array([b"x"]), "|S1"),
         (np.array([True]), "bool"),
-        (pa.table({"id": [1]}), "ids is no list"),
+        (pa.table({"id": [1]}), "ids is not a list"),
         (pa.array([1.5]), "entry 0"),
         (pa.array([1, None]), "entry 1"),
         ([1, True], "entry 1"),
@@ -251,7 +252,7 @@ def test_long_values_are_not_shown_whole(trained):
 def test_a_copy_that_is_not_there_is_named(trained):
     trained.system.close()
     for copy in ("/no/such/copy", "/etc/hosts/x", "/tmp", "~no-such-user-here/x", "x" * 300):
-        assert "there is no such copy" in str(refused(trained.system.mend, "lake/manifest.json", copy))
+        assert "the copy does not exist" in str(refused(trained.system.mend, "lake/manifest.json", copy))
 
 
 class Odd(str):
@@ -316,11 +317,11 @@ def test_what_is_no_request_is_not_simulated(trained, wrong):
         ("caller", "a\x1b[31m", "control characters"),
         ("caller", "a\nb", "control characters"),
         ("caller", "a\u2028b", "control characters"),
-        ("caller", None, "no text"),
+        ("caller", None, "not a text"),
         ("key", "x" * 201, "1 to 200"),
         ("key", "", "1 to 200"),
         ("key", "a\0", "control characters"),
-        ("key", 7, "no text"),
+        ("key", 7, "not a text"),
         ("deadline_seconds", "60", "a number"),
         ("deadline_seconds", True, "a number"),
         ("deadline_seconds", math.nan, "out of range"),
@@ -329,7 +330,7 @@ def test_what_is_no_request_is_not_simulated(trained, wrong):
         ("deadline_seconds", 10**400, "out of range"),
         ("ignore_unknown", "no", "True or False"),
         ("wait", 1, "True or False"),
-        ("watch", "x", "can't be called"),
+        ("watch", "x", "is not callable"),
     ],
 )
 def test_other_arguments_have_their_bounds(trained, argument, value, says):

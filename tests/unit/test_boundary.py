@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.study import crossover, decisions, learned, plots, regret, shards, tables
+from benchmarks.study import crossover, decisions, learned, plots, regret, shards, study_tables
 from benchmarks.study.decisions import DECIDERS, Decider, decided
 from benchmarks.study.regret import RETRAIN, UPDATES, Decided, deletions, judge, replay
 from benchmarks.study.shards import ShardRecord
@@ -242,15 +242,15 @@ def test_tables_of_decisions(tmp_path):
     for number in range(4):
         rows += [one for shard in range(2) for one in measured(TIMES, mix=f"rows:{number}", shard=shard, error=0.01)]
     shards.append(path, rows)
-    text = tables.TABLES["regret"](tmp_path, "boundary")
+    text = study_tables.TABLES["regret"](tmp_path, "boundary")
     lines = {line.split(" | ")[1]: line for line in text.splitlines()[2:]}
     assert set(lines) == {decider.name for decider in DECIDERS}
     assert "| 4 | 700 % | 700 % | 700 % | 700 % | 700 % | 0 % | 0.0 % | always 8 | missed |" in lines["always retrain"]
     assert "| 4 | 0 % | 0 % | 0 % | 0 % | 0 % | 100 % | 0.0 % | dpus 8 | **met** |" in lines["any update (the default)"]
     assert "| 4 | 200 % |" in lines["one update"]
-    text = tables.TABLES["estimates"](tmp_path, "boundary")
+    text = study_tables.TABLES["estimates"](tmp_path, "boundary")
     assert "| digits/mlp | retrain | 8 | 1.0" in text
     for name in ("regret", "estimates", "learned"):
-        assert len(tables.TABLES[name](tmp_path, "headline").splitlines()) == 2, "a head alone"
+        assert len(study_tables.TABLES[name](tmp_path, "headline").splitlines()) == 2, "a head alone"
     assert plots.FIGURES["regret"](tmp_path).startswith("<svg")
     assert decisions.MEDIAN < decisions.HIGH

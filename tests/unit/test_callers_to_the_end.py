@@ -120,7 +120,7 @@ def test_a_restored_ledger_learns_of_what_joined(config, system, tmp_path):
 
 
 def test_a_request_cancelled_under_a_coordinator_leaves_the_other_its_rows(system):
-    coordinator = system._acquire()
+    coordinator = system.session.coordination.acquire()
     assert isinstance(coordinator, Coordinator)
     system.pause("a test")
     first, second = forget(system, 1, 2, caller="a"), forget(system, 2, caller="b")

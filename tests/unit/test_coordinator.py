@@ -101,7 +101,7 @@ def test_rows_revoked_while_a_job_waits_are_not_trained_on(trained, tmp_path):
     _, config, table, rows = trained
     config = {**config, "storage_url": str(tmp_path / "second"), "database_url": None}
     with hybridmu.connect(config, executor="local") as system:
-        driver = system._acquire()
+        driver = system.session.coordination.acquire()
         driver.begin_training()
         system.forget(ids=[rows[2][0]])  # before any shard was handed over
         while system.registry.served() is None:
@@ -112,7 +112,7 @@ def test_rows_revoked_while_a_job_waits_are_not_trained_on(trained, tmp_path):
 
 def test_a_wide_request_is_not_starved_by_narrow_ones(trained):
     system, _, _, rows = trained
-    coordinator = system._acquire()
+    coordinator = system.session.coordination.acquire()
     coordinator.executor.poll = lambda *_: []  # nothing finishes: only claiming is looked at
     system.forget(ids=[rows[0][0]])
     coordinator.step(0.0)
@@ -125,7 +125,7 @@ def test_a_wide_request_is_not_starved_by_narrow_ones(trained):
 
 def test_a_job_whose_node_is_busy_holds_up_no_job_of_a_free_node(trained):
     system, config, table, rows = trained
-    coordinator = system._acquire()
+    coordinator = system.session.coordination.acquire()
     executor, submit, poll = coordinator.executor, coordinator.executor.submit, coordinator.executor.poll
     node = {0: "one", 1: "one", 2: "two", -1: "two"}
     running = []
@@ -145,7 +145,7 @@ def test_a_job_whose_node_is_busy_holds_up_no_job_of_a_free_node(trained):
 
 def test_a_place_that_came_free_is_taken_before_the_step_ends(trained):
     system, _, _, rows = trained
-    coordinator = system._acquire()
+    coordinator = system.session.coordination.acquire()
     submit, submitted = coordinator.executor.submit, []
     coordinator.executor.submit = lambda job: (submitted.append(job.shard), submit(job))
     system.forget(ids=[rows[0][0], rows[1][0]], strategy="retrain")
@@ -155,7 +155,7 @@ def test_a_place_that_came_free_is_taken_before_the_step_ends(trained):
 
 def test_a_request_calls_a_waiting_coordinator(trained):
     system, _, _, rows = trained
-    coordinator, answers = system._acquire(), []
+    coordinator, answers = system.session.coordination.acquire(), []
 
     def poll(_, called):
         answers.append(called())
@@ -233,7 +233,7 @@ def test_an_update_that_does_not_fit_the_optimizer_is_refused_before_it_is_commi
     config = config_for(tmp_path, table, shards=2, slices=2, epochs=2, batch=4, optimizer=adamw, groups=0)
     with hybridmu.connect(config, executor="local") as system:
         system.train()
-        with pytest.raises(hybridmu.HybridMUError, match="can't run here"):
+        with pytest.raises(hybridmu.HybridMUError, match="is not available"):
             system.forget(ids=[ids[0]], strategy="dpus-newton")
         assert system.ledger.requests() == []
 

@@ -205,7 +205,7 @@ def test_a_job_that_lost_its_round_keeps_its_shard(small, monkeypatch):
     """Two jobs on one shard at a time would write over each other."""
     shards = (0, 1)
     wide = ask(small, *[ids_on(small, shard, 1)[0] for shard in shards])
-    coordinator = small.system._acquire()
+    coordinator = small.system.session.coordination.acquire()
     real = Coordinator._take
 
     def failing(self, owner, job, result):

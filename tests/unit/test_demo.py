@@ -24,7 +24,7 @@ from hybridmu.demo.load import Clients
 from hybridmu.demo.screen import Phases, phases, show
 from hybridmu.demo.story import demo_settings, forget, holds
 from hybridmu.errors import CorruptBlobError
-from hybridmu.report import plots
+from hybridmu.report import svg_plots
 from hybridmu.report.html_page import render
 from tests import support
 
@@ -258,7 +258,7 @@ def test_parts_of_the_demo_are_timed_in_order(story: dict[str, Any]) -> None:
 
 
 def test_report_shows_purge_certificates_and_times(story: dict[str, Any], tmp_path: Path) -> None:
-    html = render("demo.html.j2", report=story, plots=[plots.lives(story["certificates"])])
+    html = render("demo.html.j2", report=story, plots=[svg_plots.lives(story["certificates"])])
     assert "Exact, purged, certified" in html
     assert "confirmed" in html
     assert "seconds since the request was received" in html

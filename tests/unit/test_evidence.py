@@ -13,7 +13,7 @@ from hybridmu.core.proof.certificate_check import check
 from hybridmu.core.proof.evidence import Evidence, ShardEvidence, ShardState, Stage, prove
 from hybridmu.core.proof.lineage import lineage
 from hybridmu.errors import CertificateRefusedError
-from hybridmu.types import SubModel
+from hybridmu.types import SubModelRecord
 from tests import reference_certificate as reference
 from tests.unit.test_certificate import KEYS, PURGE
 
@@ -28,12 +28,12 @@ def system(local_system, make_table):
         yield system
 
 
-def outline(system, sub: SubModel):
+def outline(system, sub: SubModelRecord):
     stones = system.ledger.tombstones([sub.shard]).get(sub.shard, [])
     return system.site.lake.outline(sub.shard, {(x.kind, x.key) for x in stones if x.seq <= sub.exact_upto})
 
 
-def chain(system, sub: SubModel, rows=None):
+def chain(system, sub: SubModelRecord, rows=None):
     site = system.site
     rows = outline(system, sub) if rows is None else rows
     return lineage(site.lineage_static(), rows, site.recipe_for(sub.shard), sub.shard, site.lake.manifest.salt)
@@ -59,7 +59,7 @@ def test_a_shard_that_lost_all_its_rows_keeps_a_head(system):
     assert chain(system, emptied).counts == (0,) * SLICES
 
 
-def evidence_of(system, old: SubModel, new: SubModel, before, after) -> ShardEvidence:
+def evidence_of(system, old: SubModelRecord, new: SubModelRecord, before, after) -> ShardEvidence:
     revoked = before.where(~carries(before.ids, before.groups, {("id", row.tobytes()) for row in after.ids}))
     return ShardEvidence(
         shard=old.shard,

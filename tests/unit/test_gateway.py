@@ -105,7 +105,7 @@ def test_taken_back_by_its_caller_alone(company):
     privacy, other = company.as_("first", "forget"), company.as_("second", "forget")
     name = privacy.post("/v1/forget", json={"ids": [ROWS[5]]}).json()["request_id"]
     for call in (other.get(f"/v1/requests/{name}"), other.post(f"/v1/requests/{name}/cancel")):
-        assert (call.status_code, call.json()["what"]) == (404, "there is no such request of yours")
+        assert (call.status_code, call.json()["what"]) == (404, "the request does not exist, or is another caller's")
     assert name not in other.get("/v1/requests").text
     assert privacy.post(f"/v1/requests/{name}/cancel").json()["state"] == "CANCELLED"
     assert privacy.post(f"/v1/requests/{name}/cancel").json()["state"] == "CANCELLED"

@@ -23,6 +23,7 @@ from hybridmu import faults
 from hybridmu.errors import ConflictError, DataError, HybridMUError, RequestError, StateError
 from hybridmu.runtime.coordinator import ingestion as growth
 from hybridmu.runtime.workers.shard_worker import ShardWorker
+from hybridmu.system.key_resolution import KeyResolution
 from hybridmu.types import IngestState, RequestState
 from tests.unit.test_exactness import OPTIMIZERS, SGD, assert_equal_to_reference, config_for, write_table
 
@@ -58,7 +59,7 @@ class Trained:
         assert_equal_to_reference(self.system, self.config, self.table, ids, groups, self.later)
 
     def shard_of(self, row: int) -> int:
-        return self.system._resolve([row], [], False)[0][0].shard
+        return KeyResolution(self.system.session).resolve([row], [], False)[0][0].shard
 
 
 @pytest.fixture
@@ -180,7 +181,7 @@ def test_a_person_has_rows_in_slices_of_several_generations(tmp_path):
         world = Trained(tmp_path, system, config, table, groups=4)
         world.ingest(20, slices=2)
         world.ingest(20)
-        keys = system._resolve([], ["u2"], False)[0]
+        keys = KeyResolution(system.session).resolve([], ["u2"], False)[0]
         assert len({key.shard for key in keys}) == 1
         assert len({key.slice for key in keys}) == 3
         report = system.forget(groups=["u2"], strategy="retrain", wait=True)
@@ -421,7 +422,7 @@ def test_a_shard_that_fails_is_tried_again_and_forgetting_goes_on(trained, monke
     assert trained.system.forget(ids=[row], strategy="retrain", wait=True)["state"] == "SERVED"
     broken.clear()
     monkeypatch.setattr(growth, "_RETRY_SECONDS", 0.0)
-    trained.system._driver._growth._not_before.clear()
+    trained.system.session.coordination.driver._growth._not_before.clear()
     trained.system.wait_for_rows(new["ingest_id"])
     trained.later.append((path, 1, new["epochs"]))
     trained.check([row])
@@ -438,7 +439,7 @@ def test_a_request_may_bring_the_new_rows_of_its_shard_along(trained, monkeypatc
     gone = ids[:6]
     report = trained.system.forget(ids=gone, strategy="retrain", wait=True)
     assert all(s["planned_visits"] == s["sample_visits"] for s in report["shards"])
-    trained.system._driver._growth._not_before.clear()
+    trained.system.session.coordination.driver._growth._not_before.clear()
     trained.system.wait_for_rows(new["ingest_id"])
     trained.later.append((path, 1, new["epochs"]))
     trained.check(gone)
@@ -448,7 +449,7 @@ def test_a_request_may_bring_the_new_rows_of_its_shard_along(trained, monkeypatc
 
 
 def test_requests_and_ingestions_take_turns(trained):
-    coordinator = trained.system._acquire()
+    coordinator = trained.system.session.coordination.acquire()
     rows = pq.read_table(trained.table)["id"].to_pylist()
     real, coordinator.executor.poll = coordinator.executor.poll, lambda *_: []  # nothing finishes
     first = trained.system.ingest(trained.new(6, string_ids=False)[0])
@@ -469,7 +470,7 @@ def test_nothing_comes_in_while_paused(trained):
     trained.system.pause("maintenance")
     new = trained.system.ingest(trained.new(4, string_ids=False)[0])
     for _ in range(3):
-        trained.system._acquire().step(0.0)
+        trained.system.session.coordination.acquire().step(0.0)
     assert trained.system.ingestion(new["ingest_id"])["generation"] is None
     trained.system.resume()
     trained.system.wait_for_rows(new["ingest_id"])

@@ -19,6 +19,7 @@ from hybridmu.store.keyring import Keyring
 from hybridmu.store.ledger import tables as t
 from hybridmu.store.ledger.key_uses import guard_uses
 from hybridmu.store.ledger.suppression_list import Guard
+from hybridmu.system.key_resolution import KeyResolution
 from hybridmu.types import RequestState, ResolvedKey, RowKey
 from tests.support import rows_of, settings_dict
 from tests.unit.test_exactness import SGD, assert_equal_to_reference, config_for, write_table
@@ -222,7 +223,7 @@ def test_a_purge_cleans_copies_that_wait(world):
     new = write_table(path, 8, string_ids=True, groups=3, seed=3, start=200)
     of_u2 = [row for row, person in zip(new, pq.read_table(path)["user"].to_pylist(), strict=True) if person == "u2"]
     waiting = system.ingest(path)
-    growth = system._acquire()._growth
+    growth = system.session.coordination.acquire()._growth
     growth._not_before[waiting["ingest_id"]] = float("inf")  # as if its disk were full
     request = system.forget(groups=["u2"])["request_id"]
     system.run(until_idle=True)
@@ -275,7 +276,7 @@ def test_a_new_storage_over_the_same_ledger_is_refused(world):
 def test_a_live_row_with_a_forgotten_id_is_a_fault_that_verify_sees(world):
     system, *_ = world
     live = next(i for i in pq.read_table(world[2])["id"].to_pylist() if i not in {"row-3", "row-4"})
-    while system._resolve([live], [], True)[0] == []:
+    while KeyResolution(system.session).resolve([live], [], True)[0] == []:
         live = f"row-{int(live.removeprefix('row-')) + 1}"
     key_id, mac = system.keyring.mac("id", live)
     with system.database.engine.begin() as connection:

@@ -106,7 +106,7 @@ def test_what_is_forgotten_between_purge_and_return_does_not_come_back(world):
     system, _, table, ids = world
     report = system.correct(write_corrected(table, ids[:3]))
     new = report["ingestion"]["ingest_id"]
-    growth = system._acquire()._growth
+    growth = system.session.coordination.acquire()._growth
     growth._not_before[new] = float("inf")
     system.run(until_idle=True)
     assert system.report(report["request_id"])["state"] == "PURGED"

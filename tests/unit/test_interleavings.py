@@ -72,7 +72,7 @@ def test_live_rows_are_what_the_model_was_trained_on(template, tmp_path, steps):
                 del promised[request]
             elif name == "step":
                 for _ in range(rest[0]):
-                    system._acquire().step(0.0)
+                    system.session.coordination.acquire().step(0.0)
             elif name == "pause":
                 system.pause("a test")
             elif name == "resume":

@@ -75,7 +75,7 @@ def test_a_ledger_that_lost_a_version_only_refuses_too(config, tmp_path):
     with hybridmu.connect(config, executor="local") as system:
         system.train()
         request = system.forget(ids=[1], strategy="retrain")["request_id"]
-        coordinator = system._acquire()
+        coordinator = system.session.coordination.acquire()
         coordinator.step(0.0)
         coordinator.step(0.0)
         back_up(system, tmp_path / "backup")

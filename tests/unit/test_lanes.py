@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from hybridmu.errors import AdmissionError
-from hybridmu.server.lanes import Lane
+from hybridmu.server.worker_lanes import Lane
 from tests.unit.test_gateway import ROWS, Company
 
 _HANG = 60
@@ -37,10 +37,10 @@ def test_a_caller_has_all_workers_but_one_and_callers_take_turns():
             begun.append("greedy")
             assert stop.wait(_HANG)
 
-        greedy = [asyncio.ensure_future(lane.run("greedy", slow)) for _ in range(4)]
+        greedy = [asyncio.ensure_future(lane.run_call("greedy", slow)) for _ in range(4)]
         await until(lambda: begun)
         for _ in range(5):  # the second worker is for others
-            assert await asyncio.wait_for(lane.run("other", lambda _: 7), _HANG) == 7
+            assert await asyncio.wait_for(lane.run_call("other", lambda _: 7), _HANG) == 7
         assert begun == ["greedy"]
         stop.set()
         await asyncio.gather(*greedy)
@@ -52,21 +52,21 @@ def test_a_caller_has_all_workers_but_one_and_callers_take_turns():
 def test_what_waits_is_bounded_and_a_caller_that_left_is_not_worked_for():
     async def play() -> None:
         lane, stop, begun = Lane("test", [object()], 2), threading.Event(), []
-        first = asyncio.ensure_future(lane.run("a", lambda _: stop.wait(_HANG)))
+        first = asyncio.ensure_future(lane.run_call("a", lambda _: stop.wait(_HANG)))
         await asyncio.sleep(0)
-        waiting = [asyncio.ensure_future(lane.run("a", lambda _, n=n: begun.append(n))) for n in range(2)]
+        waiting = [asyncio.ensure_future(lane.run_call("a", lambda _, n=n: begun.append(n))) for n in range(2)]
         await asyncio.sleep(0)
         with pytest.raises(AdmissionError, match="at most 2"):
-            await lane.run("a", lambda _: None)
-        other = asyncio.ensure_future(lane.run("b", lambda _: begun.append("b")))
+            await lane.run_call("a", lambda _: None)
+        other = asyncio.ensure_future(lane.run_call("b", lambda _: begun.append("b")))
         waiting[0].cancel()
         await asyncio.sleep(0)
         stop.set()
         await asyncio.gather(first, waiting[1], other)
         assert set(begun) == {1, "b"}
         with pytest.raises(ZeroDivisionError):
-            await lane.run("a", lambda _: 1 / 0)
-        assert await lane.run("a", lambda _: "works on") == "works on"
+            await lane.run_call("a", lambda _: 1 / 0)
+        assert await lane.run_call("a", lambda _: "works on") == "works on"
 
     asyncio.run(play())
 

@@ -324,13 +324,13 @@ def play(models: Family, ids: list, steps, gone: dict[str, set]) -> None:
             del gone[request]
         elif verb == "step":
             for _ in range(rest[0]):
-                system._step(0.0)
+                system.session.coordination.step(0.0)
             system.close()
         elif verb == "crash":
             crash_at(rest[0])
             try:
                 for _ in range(3):
-                    system._step(0.0)
+                    system.session.coordination.step(0.0)
             except KeyboardInterrupt:
                 pass
             faults.observe(None)

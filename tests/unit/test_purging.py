@@ -139,10 +139,10 @@ def test_a_request_from_before_the_training_ends(tmp_path):
     connect(hybridmu.Settings.parse(config).database, create=True).dispose()
     with hybridmu.connect(config, executor="local") as system:
         w = World(system, config, table)
-        system._acquire().begin_training()
+        system.session.coordination.acquire().begin_training()
         early = w.forget([3, 10], wait=False)
         while system.registry.served() is None:
-            system._step(0.0)
+            system.session.coordination.step(0.0)
         w.run()
         [document] = w.assert_certified(early)
         assert [s["evidence"]["revoked_rows"] for s in document["shards"]] == [0] * len(document["shards"])
@@ -280,7 +280,7 @@ def test_pausing_keeps_rows_and_old_versions(small):
     w.system.pause("migrating", "someone")
     name = w.forget([3], wait=False)
     for _ in range(3):
-        w.system._step(0.0)
+        w.system.session.coordination.step(0.0)
     w.system.resume()
     w.system.wait(name)
     w.system.pause("migrating", "someone")

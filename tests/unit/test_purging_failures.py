@@ -375,7 +375,7 @@ def test_a_crash_between_any_two_steps_ends_in_the_same_state(tmp_path, unobserv
             except Crash:
                 crashed += 1
             faults.observe(None)
-            dying.system._driver = None  # it gives nothing back
+            dying.system.session.coordination.driver = None  # it gives nothing back
             after = reopened(w, folder)
             after.run()
             where = f"killed at {reached[at - 1]}, point {at}"
@@ -399,13 +399,13 @@ def test_a_purge_is_not_starved_by_new_requests(small, clocked):
     rows = on_shards(w)[0]
     one = w.forget(rows[:1], wait=False)
     for row in rows[1:9]:  # every step there is another request for the same shard
-        w.system._step(0.0)
+        w.system.session.coordination.step(0.0)
         w.forget([row], wait=False)
         if w.state(one) == RequestState.SERVED:
             clocked(40.0)
     late = w.forget([rows[9]], wait=False)
     for _ in range(8):
-        w.system._step(0.0)
+        w.system.session.coordination.step(0.0)
     assert w.state(one) == RequestState.PURGED
     w.run()
     w.assert_certified(one, late)
@@ -420,7 +420,7 @@ def test_an_idle_coordinator_hardly_asks(small, monkeypatch):
     real = Deletions.purgeable
     monkeypatch.setattr(Deletions, "purgeable", lambda *args: asked.append(1) or real(*args))
     for _ in range(50):
-        w.system._step(0.0)
+        w.system.session.coordination.step(0.0)
     assert len(asked) <= 3
 
 
@@ -457,7 +457,7 @@ def test_canaries_that_are_purged_leave_the_calibration(tmp_path, monkeypatch, a
             w.run()
         else:
             while w.state(name) is not RequestState.PURGED:
-                w.system._step(0.0)
+                w.system.session.coordination.step(0.0)
         w.assert_certified(name)
         assert gone not in canaries()
         found = {curve.cell for curve in measurements.curves()}
@@ -488,7 +488,7 @@ def test_a_signing_key_that_is_lost_between_two_certificates_is_not_made_anew(tm
         path.unlink()
     with hybridmu.connect(config, executor="local") as system:
         for _ in range(5):
-            system._step(0.0)
+            system.session.coordination.step(0.0)
         assert [len(Certificates(system.site.storage).all()), *(tmp_path / "storage-keys").glob("signing-*")] == [1]
         system.keyring.rotate("signing", 1)
         system.close()

@@ -91,7 +91,7 @@ def test_an_unexpected_error_is_a_500_and_its_words_are_in_no_log(company, monke
         found = client.post("/v1/plan", json={"ids": ["record-000017"]})
     assert (found.status_code, found.json()["error"]) == (500, "InternalError")
     (reference,) = re.findall(r"reference ([0-9a-f]{8})", found.json()["remedy"])
-    assert re.search(rf"fault {reference}: {type(error).__name__} in .*app.py:\d+", caplog.text)
+    assert re.search(rf"fault {reference}: {type(error).__name__} in .*deletion_routes.py:\d+", caplog.text)
     assert "000017" not in caplog.text + found.text
     assert company.as_("lucky", "audit").get("/v1/requests").status_code == 200
 

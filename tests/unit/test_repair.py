@@ -330,7 +330,7 @@ def test_a_clock_that_is_set_back_neither_loses_nor_doubles_a_request(tmp_path, 
         requests = [it.forget(*gone[:2], key="k")]
         it.step()  # one of its two shards is done
         stale = it.coordinator
-        it.system._driver = None  # as if the process had been stopped in the middle
+        it.system.session.coordination.driver = None  # as if the process had been stopped in the middle
         clock(-3600)
         assert it.forget(*gone[:2], key="k") == requests[0]
         requests.append(it.forget(gone[2], strategy="dpus"))

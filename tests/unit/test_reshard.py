@@ -187,7 +187,7 @@ def test_after_a_crash_the_same_command_goes_on(tmp_path, point, hit):
         faults.observe(None)
         models["first"].close()
         if point in {"link.half", "ingest.manifest"}:
-            with pytest.raises(StateError, match="successor in the making"):
+            with pytest.raises(StateError, match="resharding is incomplete"):
                 models.open("new").train()
         requests.append(models["second"].forget(ids=[ids[3]], wait=True)["request_id"])
         models["second"].close()

@@ -176,7 +176,7 @@ def test_names_are_shown_as_text_and_turn_no_direction(company):
 
 
 def test_the_list_is_turned_page_by_page_and_by_state(company, monkeypatch):
-    monkeypatch.setattr("hybridmu.server.console._SHOWN", 2)
+    monkeypatch.setattr("hybridmu.server.console_routes._SHOWN", 2)
     for row in range(10, 15):
         company.system.forget(ids=[row], caller="desk")
     client, _ = entered(company)

@@ -576,7 +576,7 @@ def test_a_group_that_waits_is_not_unknown_before_its_type_is_known(tmp_path):
         system.train()
         system.ingest(tmp_path / "new.parquet")
         for person in (3, "3"):
-            with pytest.raises(StateError, match="on their way in"):
+            with pytest.raises(StateError, match="still being ingested"):
                 system.forget(groups=[person], ignore_unknown=True, ids=[0])
 
 

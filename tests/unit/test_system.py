@@ -1,5 +1,6 @@
-"""The right to coordinate, and what following means."""
+"""The right to coordinate, what following means, and the parts of a system."""
 
+import inspect
 import threading
 
 import pytest
@@ -8,6 +9,7 @@ import hybridmu
 from hybridmu.runtime.coordinator import coordinator
 from hybridmu.store.ledger.engine.opening import connect
 from hybridmu.store.ledger.lease import Lease
+from hybridmu.system.system import PARTS, System
 from tests.support import until
 from tests.unit.test_exactness import SGD, config_for, write_table
 
@@ -46,7 +48,7 @@ def test_a_live_coordinator_is_not_pushed_aside(trained, monkeypatch):
     try:
         with (
             hybridmu.connect(config, executor="local") as system,
-            pytest.raises(hybridmu.HybridMUError, match="another coordinator is at work"),
+            pytest.raises(hybridmu.HybridMUError, match="another coordinator is running"),
         ):
             system.run(until_idle=True)
     finally:
@@ -67,3 +69,12 @@ def test_waiting_follows_a_coordinator_that_took_over(trained):
         # The one that took over may have purged it before this one looks again.
         assert first.wait(request["request_id"]).state in {"SERVED", "PURGED"}
         taking_over.join()
+
+
+def test_every_verb_is_defined_in_one_part():
+    verbs = {name for name, _ in inspect.getmembers(System, inspect.isfunction) if not name.startswith("_")}
+    parts = [name for part in PARTS for name, _ in inspect.getmembers(part, inspect.isfunction) if name[0] != "_"]
+    assert sorted(parts) == sorted(verbs - {"close"})
+    for name in sorted(verbs):
+        assert inspect.signature(getattr(System, name)).parameters["self"]
+        assert getattr(System, name).__doc__

@@ -213,7 +213,7 @@ def test_a_diverged_training_fails_its_request_in_the_users_words(tmp_path, nets
         with connect(tmp_path, name) as system:
             system.train()
             request = system.forget(ids=[3])["request_id"]
-            system._acquire()
+            system.session.coordination.acquire()
             stop.touch()
             system.run(until_idle=True)
             failed = system.ledger.request(request)

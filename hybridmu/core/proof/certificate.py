@@ -14,7 +14,7 @@ from typing import Any, Literal
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from hybridmu.core.proof.certificate_check import distinct, durations, looked
-from hybridmu.core.proof.document import (
+from hybridmu.core.proof.certificate_document import (
     FORMAT,
     Predecessor,
     Purge,

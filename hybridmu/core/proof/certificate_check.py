@@ -9,7 +9,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from pydantic import ValidationError
 
-from hybridmu.core.proof.document import (
+from hybridmu.core.proof.certificate_document import (
     FORMAT,
     Certificate,
     Purge,

@@ -1,4 +1,4 @@
-"""Auditing a trained system: jobs that make shadow models, and what these say together.
+"""Audit of a trained system: jobs that make shadow models, and their joint findings.
 
 The ledger and the versions are only read. Every job learns the tombstones when it is handed over, as the coordinator's
 jobs do. When a row of an audited shard is revoked meanwhile, what was measured there is thrown away and begun again
@@ -18,8 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from hybridmu.core.audit import audit_report as findings
-from hybridmu.core.audit import shadow_models as shadow
+from hybridmu.core.audit import audit_report, shadow_models
 from hybridmu.errors import RequestError, ShardFailedError, StateError, StorageError
 from hybridmu.kinds import FALLBACK
 from hybridmu.planning import cost
@@ -39,7 +38,7 @@ _RESTARTS = 3
 
 @dataclass
 class _Progress:
-    done: dict[int, dict[int, shadow.Shadow]]  # shard → number → its models
+    done: dict[int, dict[int, shadow_models.Shadow]]  # shard → number → its models
     waiting: deque[tuple[int, int]] = field(default_factory=deque)
     flying: dict[str, tuple[Target, AuditJob, int]] = field(default_factory=dict)  # job → shard, job, attempt
     seconds: list[float] = field(default_factory=list)
@@ -86,7 +85,7 @@ class Audit:
 
     # ------------------------------------------------------------------ doing it
 
-    def run(self, executor: Executor, watch: Watch | None = None) -> dict[str, Any]:
+    def run_audit(self, executor: Executor, watch: Watch | None = None) -> dict[str, Any]:
         """Make all shadow models and sum them up; what is kept of them in storage is deleted at the end.
 
         Args:
@@ -129,7 +128,7 @@ class Audit:
         self._kept.drop(shard, but=target.prefix)
         kept = self._kept.kept(shard, target.name)
         numbers = range(self.wanted.models)
-        progress.done[shard] = {n: shadow.Shadow.from_json(kept[n]) for n in numbers if n in kept}
+        progress.done[shard] = {n: shadow_models.Shadow.from_json(kept[n]) for n in numbers if n in kept}
         progress.waiting.extend((shard, n) for n in numbers if n not in kept)
 
     def _stale(self) -> list[int]:
@@ -180,7 +179,7 @@ class Audit:
         if target is not self.targets[job.shard] or job.shard in self._stale():
             return  # it saw a row that is revoked now
         if isinstance(result, AuditOutcome):
-            progress.done[job.shard][job.number] = shadow.Shadow.from_json(result.document)
+            progress.done[job.shard][job.number] = shadow_models.Shadow.from_json(result.document)
             progress.seconds.append(result.seconds)
             with suppress(StorageError, FileNotFoundError):  # an audit that can't be resumed is an audit all the same
                 self._kept.keep(job.shard, target.name, job.number, result.document)
@@ -198,9 +197,9 @@ class Audit:
 
     # ------------------------------------------------------------------ what it says
 
-    def _report(self, done: Sequence[dict[int, shadow.Shadow]]) -> dict[str, Any]:
+    def _report(self, done: Sequence[dict[int, shadow_models.Shadow]]) -> dict[str, Any]:
         shards = [[models[number] for number in sorted(models)] for models in done]
-        found = findings.findings(shards)
+        found = audit_report.findings(shards)
         return {
             "version": self.version.version,
             **asdict(self.wanted),
@@ -225,7 +224,7 @@ class Audit:
             "reasons": list(plan.reasons),
         }
 
-    def _served(self, target: Target, shadows: Sequence[shadow.Shadow]) -> dict[str, Any]:
-        found = findings.served(shadows)
+    def _served(self, target: Target, shadows: Sequence[shadow_models.Shadow]) -> dict[str, Any]:
+        found = audit_report.served(shadows)
         base = {"shard": target.sub.shard, "exact": target.sub.exact, "keys": len(target.watched)}
         return {**base, "found": None if found is None else asdict(found)}

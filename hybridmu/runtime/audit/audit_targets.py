@@ -22,7 +22,7 @@ from hybridmu.planning.planner import Pools, make_plan
 from hybridmu.runtime.coordinator.removal_planner import RemovalPlanner, policy_of
 from hybridmu.runtime.workers import shadow_trainer
 from hybridmu.runtime.workers.context import Site
-from hybridmu.types import KeySet, ModelVersion, ShardPlan, ShardStats, StrategyChoice, SubModel
+from hybridmu.types import KeySet, ModelVersion, ShardPlan, ShardStats, StrategyChoice, SubModelRecord
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Target:
         prefix: See `name`.
     """
 
-    sub: SubModel
+    sub: SubModelRecord
     tombstones: KeySet
     canaries: KeySet
     watched: KeySet
@@ -94,7 +94,7 @@ def choose(planner: RemovalPlanner, version: ModelVersion, wanted: Wanted) -> li
     return found
 
 
-def target(planner: RemovalPlanner, sub: SubModel, wanted: Wanted) -> Target | None:
+def target(planner: RemovalPlanner, sub: SubModelRecord, wanted: Wanted) -> Target | None:
     """Return a shard to audit, as it is now.
 
     Args:
@@ -142,7 +142,7 @@ def _stats(shard: int, recipe: Recipe, live: Rows, canaries: Rows) -> ShardStats
     return ShardStats(shard, trained_epochs(recipe, left), rows, revoked, revoked, clean=(True,) * slices)
 
 
-def _shape(site: Site, sub: SubModel, plan: ShardPlan, canaries: KeySet, tombstones: KeySet) -> str:
+def _shape(site: Site, sub: SubModelRecord, plan: ShardPlan, canaries: KeySet, tombstones: KeySet) -> str:
     """Return a name of all that shapes the scores besides the rows that are trained on."""
     policy = site.settings.policy
     shaped = [site.head(sub.shard), _code(), plan.strategy, plan.alpha, policy.finetune_epochs, policy.finetune_lr]

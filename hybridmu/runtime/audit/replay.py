@@ -9,7 +9,7 @@ from typing import Any
 
 from hybridmu.config import Settings
 from hybridmu.core.kernel.rows import carries
-from hybridmu.core.proof.document import fingerprint
+from hybridmu.core.proof.certificate_document import fingerprint
 from hybridmu.core.proof.evidence import ShardEvidence
 from hybridmu.core.proof.lineage import chain
 from hybridmu.errors import RequestError, StateError
@@ -19,7 +19,7 @@ from hybridmu.store.certificates import Certificates
 from hybridmu.store.ledger.database import Database
 from hybridmu.store.ledger.registry import Registry
 from hybridmu.store.storage.blobs import weights_hash
-from hybridmu.types import NO_KEYS, KeySet, SubModel
+from hybridmu.types import NO_KEYS, KeySet, SubModelRecord
 
 
 class Verdict(StrEnum):
@@ -127,7 +127,7 @@ def replay(settings: Settings, document: Mapping[str, Any], processes: int = 2) 
     return _summed_up([done[shard] for shard in sorted(done)])
 
 
-def _version_of(registry: Registry, evidence: ShardEvidence) -> SubModel | None:
+def _version_of(registry: Registry, evidence: ShardEvidence) -> SubModelRecord | None:
     """Return the sub-model that the certificate speaks of."""
     try:
         version = registry.version(evidence.stages[-1].version)
@@ -136,7 +136,7 @@ def _version_of(registry: Registry, evidence: ShardEvidence) -> SubModel | None:
     return next((sub for sub in version.shards if sub.shard == evidence.shard and sub.exact), None)
 
 
-def _has_rows(site: Site, evidence: ShardEvidence, sub: SubModel, gone: KeySet) -> bool:
+def _has_rows(site: Site, evidence: ShardEvidence, sub: SubModelRecord, gone: KeySet) -> bool:
     """Return whether the table still has the very rows that the chain after the removal was made of."""
     rows = site.lake.outline(evidence.shard, NO_KEYS)
     schedule = site.recipe_for(evidence.shard, sub.generations).epochs

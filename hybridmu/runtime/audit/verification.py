@@ -20,8 +20,7 @@ from hybridmu.runtime.workers.oracle import Watch, seals_of, train_from_scratch
 from hybridmu.store.dataset.layout import Split
 from hybridmu.store.keyring import Keyring
 from hybridmu.store.ledger.database import Database
-from hybridmu.types import NO_KEYS, KeySet
-from hybridmu.types import SubModel as SubModelRecord
+from hybridmu.types import NO_KEYS, KeySet, SubModelRecord
 from hybridmu.user_code import contained
 
 

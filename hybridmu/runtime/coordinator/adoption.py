@@ -9,7 +9,7 @@ from hybridmu.store.dataset.lake import Lake
 from hybridmu.store.dataset.layout import MANIFEST, PUT_BACK
 from hybridmu.store.ledger.database import Database
 from hybridmu.store.storage.sealed_json import file_seal
-from hybridmu.types import KeySet, SubModel, Tombstone
+from hybridmu.types import KeySet, SubModelRecord, Tombstone
 
 
 def adopt(site: Site, database: Database) -> bool:
@@ -45,7 +45,7 @@ def adopt(site: Site, database: Database) -> bool:
     return True
 
 
-def _refuse_other_rows(lake: Lake, sub: SubModel, stones: list[Tombstone]) -> None:
+def _refuse_other_rows(lake: Lake, sub: SubModelRecord, stones: list[Tombstone]) -> None:
     """Check that a table has the rows that the last exact run of a shard was made of.
 
     Raises:

@@ -12,7 +12,7 @@ from hybridmu.runtime.workers.context import Site
 from hybridmu.store.ledger.ledger import Ledger
 from hybridmu.store.ledger.measurements import Measurements
 from hybridmu.store.ledger.registry import Registry
-from hybridmu.types import Calibration, CalibrationCell, CalibrationCurve, SubModel
+from hybridmu.types import Calibration, CalibrationCell, CalibrationCurve, SubModelRecord
 
 
 class Canaries:
@@ -70,14 +70,14 @@ class Canaries:
             curves = [curve for curve in curves if curve.controls]
         return lacking(candidates, curves, policy.calibration_shares, policy.calibration_shards)
 
-    def _voters(self) -> list[SubModel]:
+    def _voters(self) -> list[SubModelRecord]:
         return [sub for sub in self.registry.version().shards if sub.blob is not None]
 
-    def _has_run(self, sub: SubModel) -> bool:
+    def _has_run(self, sub: SubModelRecord) -> bool:
         """Return whether a shard is exact, and every checkpoint of its run is there and would be made again."""
         there = (self.site.blobs.find(sub.shard, record.lineage_key) for record in sub.checkpoints)
         made = sub.exact and bool(sub.trajectory(self._slices(sub))) and self.site.made_alike(sub.shard, sub.head)
         return made and all(there)
 
-    def _slices(self, sub: SubModel) -> int:
+    def _slices(self, sub: SubModelRecord) -> int:
         return len(self.site.recipe_for(sub.shard).epochs)

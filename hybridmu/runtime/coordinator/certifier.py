@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from hybridmu.core.proof.certificate import RequestFacts, build, sign
-from hybridmu.core.proof.document import Predecessor
+from hybridmu.core.proof.certificate_document import Predecessor
 from hybridmu.core.proof.evidence import ShardEvidence
 from hybridmu.errors import StateError
 from hybridmu.runtime.workers.context import Site

@@ -12,7 +12,7 @@ from hybridmu.planning.checkpoint_retention import EvictionPlan, ShardCheckpoint
 from hybridmu.runtime.workers.context import Site
 from hybridmu.store.ledger.ledger import Ledger
 from hybridmu.store.ledger.registry import Registry
-from hybridmu.types import SliceRecord, SubModel
+from hybridmu.types import SliceRecord, SubModelRecord
 
 _log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ class CheckpointKeeper:
         # Shard → what its last exact run left, which slices of it are there, bytes of one: looked up once per run.
         self._seen: dict[int, tuple[tuple[SliceRecord, ...], tuple[bool, ...], int]] = {}
 
-    def run(self, busy_shards: Collection[int]) -> EvictionPlan | None:
+    def evict_surplus(self, busy_shards: Collection[int]) -> EvictionPlan | None:
         """Evict what is over the budget.
 
         Args:
@@ -57,7 +57,7 @@ class CheckpointKeeper:
         return evict(facts, self.site.settings.checkpoints.budget_bytes)
 
     def facts(
-        self, usable: Callable[[SubModel], bool], busy_shards: Collection[int] = ()
+        self, usable: Callable[[SubModelRecord], bool], busy_shards: Collection[int] = ()
     ) -> tuple[ShardCheckpoints, ...]:
         """Return what the pure planners need to know of every shard that has checkpoints.
 
@@ -89,7 +89,7 @@ class CheckpointKeeper:
                 reach("evict.dropped")
 
     def _facts(
-        self, sub: SubModel, counts: dict[int, tuple[int, int, int]], usable: bool, busy: bool
+        self, sub: SubModelRecord, counts: dict[int, tuple[int, int, int]], usable: bool, busy: bool
     ) -> ShardCheckpoints:
         # counts: slice → training rows (out of the last exact run, revoked since, of these not removed at all)
         recipe = self.site.recipe_for(sub.shard, sub.generations)
@@ -109,7 +109,7 @@ class CheckpointKeeper:
             busy=busy,
         )
 
-    def _existing(self, sub: SubModel, slices: int) -> tuple[tuple[bool, ...], int]:
+    def _existing(self, sub: SubModelRecord, slices: int) -> tuple[tuple[bool, ...], int]:
         """Return whether each slice's checkpoint is there, and the bytes of one."""
         seen = self._seen.get(sub.shard)
         if seen is None or seen[0] != sub.checkpoints:

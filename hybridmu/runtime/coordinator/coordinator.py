@@ -60,7 +60,7 @@ from hybridmu.types import (
     ShardOutcome,
     ShardPlan,
     ShardStats,
-    SubModel,
+    SubModelRecord,
     UpdateJob,
 )
 from hybridmu.user_code import told
@@ -384,7 +384,7 @@ class Coordinator:
 
     def _evict(self) -> None:
         with self._errands.apart("eviction"):
-            self._keeper.run(self._busy())
+            self._keeper.evict_surplus(self._busy())
 
     def _claim(self, paused: bool) -> bool:
         """Start what waits and is due.
@@ -485,13 +485,13 @@ class Coordinator:
         served = {sub.shard: (sub.blob, sub.exact, sub.removed_upto) for sub in self.registry.version().shards}
         return any(served[made.shard] != (made.blob, made.exact, made.upto) for _, made in pairs)
 
-    def _launch(self, started: Round, shards: Sequence[SubModel]) -> None:
+    def _launch(self, started: Round, shards: Sequence[SubModelRecord]) -> None:
         """Queue the jobs of a round; one whose jobs can't be made ends at once."""
         self._rounds[started.round_id] = started
         with apart("the start of a round", lambda error: self._fail_round(started, error)):
             self._make_jobs(started, shards)
 
-    def _make_jobs(self, started: Round, shards: Sequence[SubModel]) -> None:
+    def _make_jobs(self, started: Round, shards: Sequence[SubModelRecord]) -> None:
         current = {sub.shard: sub for sub in shards}
         gone = self._dispatcher.take(self._token(), list(started.plans))
         for shard, plan in started.plans.items():

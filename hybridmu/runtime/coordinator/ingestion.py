@@ -21,7 +21,7 @@ from hybridmu.store.ledger.file_recorder import Recorder
 from hybridmu.store.ledger.ingestions import Ingestions
 from hybridmu.store.ledger.registry import Registry
 from hybridmu.store.ledger.suppression_list import Guard
-from hybridmu.types import Ingestion, IngestState, ShardPlan, SubModel
+from hybridmu.types import Ingestion, IngestState, ShardPlan, SubModelRecord
 from hybridmu.user_code import told
 
 # What could not be done is tried again after so long.
@@ -238,7 +238,7 @@ class Growth:
         reason = f"rows came in with {new.ingest_id}, generation {new.generation}"
         return {shard.shard: replace(shard, rule="ingest", reasons=(reason,)) for shard in plan.shards}
 
-    def _behind(self, new: Ingestion, shards: Iterable[SubModel]) -> list[int]:
+    def _behind(self, new: Ingestion, shards: Iterable[SubModelRecord]) -> list[int]:
         """Return the shards that got rows of an ingestion and were not trained on them."""
         assert new.generation is not None
         generation = self.site.lake.manifest.generations[new.generation]

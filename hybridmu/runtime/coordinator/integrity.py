@@ -14,7 +14,7 @@ from hybridmu.errors import CorruptBlobError, DatabaseError
 from hybridmu.runtime.workers.context import Site
 from hybridmu.store.ledger.database import Database
 from hybridmu.store.storage.blobs import BLOBS, blob_file
-from hybridmu.types import SubModel
+from hybridmu.types import SubModelRecord
 
 
 class Healer:
@@ -92,6 +92,6 @@ def reporting(site: Site, database: Database) -> Iterator[None]:
         raise
 
 
-def _whole(site: Site, sub: SubModel) -> bool:
+def _whole(site: Site, sub: SubModelRecord) -> bool:
     keys = [record.lineage_key for record in sub.checkpoints]
     return (sub.blob is None or site.blobs.intact(sub.blob)) and not site.blobs.damaged(sub.shard, keys)

@@ -19,7 +19,16 @@ from hybridmu.store.dataset.class_counts import class_counts
 from hybridmu.store.ledger.ledger import Ledger
 from hybridmu.store.ledger.measurements import Measurements
 from hybridmu.store.ledger.registry import Registry
-from hybridmu.types import Calibration, KeySet, Plan, ResolvedKey, ShardStats, StrategyChoice, StrategyName, SubModel
+from hybridmu.types import (
+    Calibration,
+    KeySet,
+    Plan,
+    ResolvedKey,
+    ShardStats,
+    StrategyChoice,
+    StrategyName,
+    SubModelRecord,
+)
 from hybridmu.user_code import contained
 
 
@@ -86,7 +95,7 @@ class RemovalPlanner:
             plan = planned()
         return plan
 
-    def _class_excess(self, subs: Sequence[SubModel], fresh: Sequence[ResolvedKey]) -> dict[int, float]:
+    def _class_excess(self, subs: Sequence[SubModelRecord], fresh: Sequence[ResolvedKey]) -> dict[int, float]:
         """Return by how much one class loses more of its rows than all classes together, per shard."""
         stones, found = self.ledger.tombstones([sub.shard for sub in subs]), {}
         for sub in subs:
@@ -112,7 +121,7 @@ class RemovalPlanner:
         return self.canaries.calibration()
 
     def stats(
-        self, sub: SubModel, counts: Mapping[int, tuple[int, int, int]], extra: Mapping[tuple[int, int], int]
+        self, sub: SubModelRecord, counts: Mapping[int, tuple[int, int, int]], extra: Mapping[tuple[int, int], int]
     ) -> ShardStats:
         """Return what the planner needs to know of one shard.
 

@@ -15,7 +15,7 @@ from hybridmu.runtime.coordinator.rounds import Round, new_id
 from hybridmu.runtime.workers.isolation import apart
 from hybridmu.store.ledger.database import Database
 from hybridmu.store.ledger.journal.journal import Journal
-from hybridmu.types import ForgetRequest, RequestState, SubModel
+from hybridmu.types import ForgetRequest, RequestState, SubModelRecord
 from hybridmu.user_code import told
 
 
@@ -53,7 +53,7 @@ class Claimer:
 
     def claim(
         self, token: int, waiting: Sequence[ForgetRequest], busy: set[int], pools: Pools
-    ) -> Iterator[tuple[Round, Sequence[SubModel]]]:
+    ) -> Iterator[tuple[Round, Sequence[SubModelRecord]]]:
         """Yield rounds to begin, each when its requests are PLANNED, with the sub-models that serve.
 
         Args:
@@ -97,7 +97,7 @@ class Claimer:
 
     def _begin(
         self, token: int, group: Sequence[ForgetRequest], places: dict[str, set[int]], pools: Pools
-    ) -> tuple[Round, Sequence[SubModel]] | None:
+    ) -> tuple[Round, Sequence[SubModelRecord]] | None:
         """Return a round to begin, if one is due; requests that can't be planned fail, and nobody else."""
         with apart("planning a removal", lambda error: self.fail(token, list(places), told(error))):
             return self._start(token, group, places, pools)
@@ -105,7 +105,7 @@ class Claimer:
 
     def _start(
         self, token: int, group: Sequence[ForgetRequest], places: dict[str, set[int]], pools: Pools
-    ) -> tuple[Round, Sequence[SubModel]] | None:
+    ) -> tuple[Round, Sequence[SubModelRecord]] | None:
         ids = list(places)
         strategy = strictest([r.strategy for r in group])
         exactly = asks_exact(strategy)  # asked for by name, it also repairs what an update did before

@@ -20,7 +20,15 @@ from hybridmu.store.ledger.engine.database_errors import refuse_damaged
 from hybridmu.store.ledger.engine.transactions import parts, reader, transaction
 from hybridmu.store.ledger.lease import fence
 from hybridmu.store.ledger.measurements import record_costs, record_outcomes
-from hybridmu.types import ModelVersion, PastSubModel, RequestState, ShardOutcome, ShardPlan, SliceRecord, SubModel
+from hybridmu.types import (
+    ModelVersion,
+    PastSubModel,
+    RequestState,
+    ShardOutcome,
+    ShardPlan,
+    SliceRecord,
+    SubModelRecord,
+)
 
 
 class Registry:
@@ -207,14 +215,14 @@ def _mark_exact(connection: Connection, number: int, now: float) -> None:
         connection.execute(t.requests.update().where(mine).values(exact_at=now, version_exact=number))
 
 
-def _helped(connection: Connection, outcome: ShardOutcome, old: SubModel) -> list[str]:
+def _helped(connection: Connection, outcome: ShardOutcome, old: SubModelRecord) -> list[str]:
     """Return the requests some of whose tombstones this outcome removed, or removed exactly, as the first one."""
     done = old.exact_upto if outcome.exact else old.removed_upto
     mine = (t.needs.c.shard == outcome.shard) & (t.needs.c.upto > done) & (t.needs.c.upto <= outcome.upto)
     return list(connection.scalars(sa.select(t.needs.c.request_id).where(mine)))
 
 
-def _content(connection: Connection, number: int) -> tuple[SubModel, ...]:
+def _content(connection: Connection, number: int) -> tuple[SubModelRecord, ...]:
     newest = (
         sa
         .select(t.version_shards.c.shard, sa.func.max(t.version_shards.c.version).label("version"))
@@ -234,19 +242,19 @@ def _content(connection: Connection, number: int) -> tuple[SubModel, ...]:
     return tuple(_to_sub_model(row) for row in connection.execute(query))
 
 
-def _to_sub_model(r: Row[Any]) -> SubModel:
+def _to_sub_model(r: Row[Any]) -> SubModelRecord:
     try:
         checkpoints = _records(r.checkpoints)
     except (ValueError, TypeError) as error:
         refuse_damaged(f"the record of shard {r.shard} in version {r.version}: {error}")
-    return SubModel(
+    return SubModelRecord(
         r.shard, r.blob, r.exact, r.removed_upto, r.exact_upto, checkpoints, r.error_spent, r.head, r.generations
     )
 
 
-def _sub_model(outcome: ShardOutcome, old: SubModel | None, added_error: float) -> SubModel:
+def _sub_model(outcome: ShardOutcome, old: SubModelRecord | None, added_error: float) -> SubModelRecord:
     if outcome.exact or old is None:
-        return SubModel(
+        return SubModelRecord(
             outcome.shard,
             outcome.blob,
             True,
@@ -256,7 +264,7 @@ def _sub_model(outcome: ShardOutcome, old: SubModel | None, added_error: float) 
             head=outcome.head,
             generations=outcome.generations,
         )
-    return SubModel(
+    return SubModelRecord(
         outcome.shard,
         outcome.blob,
         False,
@@ -273,7 +281,7 @@ def _records(raw: str) -> tuple[SliceRecord, ...]:
     return tuple(SliceRecord(number, key, blob) for number, key, blob in json.loads(raw))
 
 
-def _insert(connection: Connection, version: int, sub: SubModel, strategy: str) -> None:
+def _insert(connection: Connection, version: int, sub: SubModelRecord, strategy: str) -> None:
     connection.execute(
         t.version_shards.insert().values(
             version=version,

@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from hybridmu.config.deployment import ApiSettings
 from hybridmu.core.token_scopes import Token
 from hybridmu.server.schemas import Problem
-from hybridmu.serving.auth import Buckets, Door
+from hybridmu.serving.auth import RateLimiter, TokenDirectory
 from hybridmu.store.ledger.tokens import Tokens
 
 _GUARDED = ("/v1/", "/metrics/")
@@ -30,8 +30,8 @@ class TooManyCallsError(Exception):
         super().__init__(f"too many calls; the next one in {self.seconds} s")
 
 
-class Entry:
-    """Knows the tokens that count, and how often their holders called.
+class Authentication:
+    """The valid tokens, and a limit on the calls of each holder.
 
     Args:
         tokens: All tokens.
@@ -39,44 +39,44 @@ class Entry:
     """
 
     def __init__(self, tokens: Tokens, settings: ApiSettings) -> None:
-        self._door = Door(tokens.all, settings.token_seconds)
-        self._buckets = Buckets(settings.requests_per_second, settings.burst)
+        self._directory = TokenDirectory(tokens.all, settings.token_seconds)
+        self._rates = RateLimiter(settings.requests_per_second, settings.burst)
 
-    def enter(self, request: Request, text: str) -> Token | None:
+    def of_text(self, request: Request, text: str) -> Token | None:
         """Return the token that a caller presented, or None where it does not count.
 
         Args:
             request: The call.
             text: The token.
         """
-        return self._counted(request, self._door.enter(text))
+        return self._counted(request, self._directory.authenticate(text))
 
-    def again(self, request: Request, token_id: str | None) -> Token | None:
+    def of_session(self, request: Request, token_id: str | None) -> Token | None:
         """Return the token that a session rests on, or None where it does not count any more.
 
         Args:
             request: The call.
             token_id: Its public part; None: there is no session.
         """
-        return self._counted(request, self._door.still(token_id) if token_id else None)
+        return self._counted(request, self._directory.current(token_id) if token_id else None)
 
     def _counted(self, request: Request, token: Token | None) -> Token | None:
         host = request.client.host if request.client else ""
-        if wait := self._buckets.take(token.token_id if token else f"@{host}"):
+        if wait := self._rates.take(token.token_id if token else f"@{host}"):
             raise TooManyCallsError(wait)
         return token
 
 
-class Gate:
+class TokenGate:
     """ASGI middleware that lets calls with a token in, and nobody else: it is `request.state.token` from here on.
 
     Args:
         app: What it guards: calls for requests and metrics, none of which is answered without such a token.
-        entry: Knows the tokens.
+        authentication: The valid tokens.
     """
 
-    def __init__(self, app: ASGIApp, entry: Entry) -> None:
-        self._app, self._entry = app, entry
+    def __init__(self, app: ASGIApp, authentication: Authentication) -> None:
+        self._app, self._authentication = app, authentication
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one call."""
@@ -85,12 +85,12 @@ class Gate:
             return
         request = Request(scope)
         try:
-            token = await run_in_threadpool(self._entry.enter, request, _bearer(request))
+            token = await run_in_threadpool(self._authentication.of_text, request, _bearer(request))
         except TooManyCallsError as error:
             await too_many(error)(scope, receive, send)
             return
         if token is None:
-            body = Problem(error="Refused", what="no token that counts").model_dump()
+            body = Problem(error="Refused", what="the token is missing or not valid").model_dump()
             await JSONResponse(body, 401, {"WWW-Authenticate": "Bearer"})(scope, receive, send)
             return
         request.state.token = token

@@ -1,4 +1,4 @@
-"""Lanes of worker threads: calls of one kind wait for each other, never for another kind, and callers take turns."""
+"""Lanes of worker threads: calls of one kind never wait for another kind, and callers take turns."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Lane:
         self._busy: Counter[str] = Counter()
         self._lock = threading.Lock()
 
-    async def run(self, caller: str, work: Callable[[System], _T]) -> _T:
+    async def run_call(self, caller: str, work: Callable[[System], _T]) -> _T:
         """Return what a piece of work returns; the event loop answers other calls meanwhile.
 
         Args:
@@ -48,9 +48,9 @@ class Lane:
             queue = self._queues.setdefault(caller, deque())
             if len(queue) >= self._waiting:
                 raise AdmissionError(
-                    "too many calls of this caller wait",
+                    "too many calls of this caller are waiting",
                     expected=f"at most {self._waiting} at once",
-                    remedy="wait for their answers, or put many ids into one call",
+                    remedy="wait for their answers, or send many ids in one call",
                 )
             queue.append((future, work))
             self._start()

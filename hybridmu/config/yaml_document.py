@@ -1,4 +1,4 @@
-"""Reading a YAML document without what YAML does in silence: keys given twice, numbers that were meant as text.
+"""YAML documents, read without YAML's silent choices: keys given twice, numbers that were meant as text.
 
 YAML 1.1 reads `010` as 8, `12:30:00` as 45000 and `1e-3` as text, and keeps the last of two equal keys. Here the first
 two are errors, `1e-3` is a number as in YAML 1.2, and a key has one value.
@@ -40,7 +40,9 @@ def read_document(path: str | Path) -> Any:
         ConfigError: It can't be read, is not YAML, or says something twice or in a form that is read as another value.
     """
     if not isinstance(path, (str, Path)):
-        raise ConfigError("the configuration is no file", expected="the path of a YAML file", got=type(path).__name__)
+        raise ConfigError(
+            "the configuration is not a path", expected="the path of a YAML file", got=type(path).__name__
+        )
     try:
         loader = _Loader(Path(path).read_bytes())
         node = loader.get_single_node()

@@ -8,14 +8,21 @@ from typing import Annotated, Any
 
 from hybridmu.runtime.audit.audit_run import Audit, Watch
 from hybridmu.runtime.audit.audit_targets import Wanted
-from hybridmu.runtime.coordinator.removal_planner import RemovalPlanner, approximate_of
+from hybridmu.runtime.coordinator.removal_planner import approximate_of
 from hybridmu.runtime.workers.executor import Executor, LocalExecutor
 from hybridmu.system.arguments import AnyStrategy, Callback, Count, Share, checked
-from hybridmu.system.session import Opened
+from hybridmu.system.session import Session
 
 
-class Auditing(Opened):
-    """The auditor's verb."""
+class ForgettingAudit:
+    """Audits of one system.
+
+    Args:
+        session: The open system.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
 
     @checked
     def audit(
@@ -50,22 +57,24 @@ class Auditing(Opened):
             StrategyUnavailableError: The strategy can't run here.
             ShardFailedError: A shadow model could not be made.
         """
-        self._look()
-        planner = RemovalPlanner(self.site, self.ledger, self.measurements, self.registry)
-        audit = Audit(planner, Wanted(strategy or approximate_of(self.settings)[0], share, models, shards))
+        session = self._session
+        session.refresh()
+        planner = session.removal_planner()
+        audit = Audit(planner, Wanted(strategy or approximate_of(session.settings)[0], share, models, shards))
         with self._workers() as executor:
             if announce:
                 workers = executor.pools().updaters
                 announce(audit.expected_seconds(workers), workers)
-            return audit.run(executor, watch)
+            return audit.run_audit(executor, watch)
 
     @contextmanager
     def _workers(self) -> Iterator[Executor]:
         """Yield where the jobs run: apart from a coordinator, whose lease is not taken."""
-        if self.executor == "local":
-            yield LocalExecutor(self.settings)
+        session = self._session
+        if session.executor == "local":
+            yield LocalExecutor(session.settings)
         else:
-            from hybridmu.cluster.audit_pool import crew
+            from hybridmu.cluster.audit_pool import audit_pool
 
-            with crew(self.settings) as executor:
+            with audit_pool(session.settings) as executor:
                 yield executor

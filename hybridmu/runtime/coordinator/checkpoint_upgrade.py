@@ -1,4 +1,4 @@
-"""Compares what made the stored checkpoints with what is installed, or would be; changes nothing."""
+"""Comparison of what made the stored checkpoints with what is installed, or would be; changes nothing."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ class PartitionerSettings(Section):
 
 
 class OptimizerSettings(Section):
-    """How a slice is trained. State is reset at every slice.
+    """Optimizer of a slice. State is reset at every slice.
 
     Attributes:
         name: `sgd`, or `adamw`.
@@ -71,7 +71,7 @@ class OptimizerSettings(Section):
 
 
 class ComputeSettings(Section):
-    """How a training step is computed. Each choice gives other bits, always the same ones; checkpoints name it.
+    """Computation of a training step. Each choice gives other bits, always the same ones; checkpoints name it.
 
     Attributes:
         precision: `bfloat16` multiplies matrices in half the width, which pays on GPUs that have it; weights, losses
@@ -89,7 +89,7 @@ class ComputeSettings(Section):
 
 
 class CheckpointSettings(Section):
-    """What checkpoints may take; a deletion retrains from the last one that never saw its rows.
+    """Budget of checkpoints; a deletion retrains from the last one that never saw its rows.
 
     Attributes:
         budget_bytes: Bytes of all checkpoints of the served version; beyond it those go whose loss costs least. The

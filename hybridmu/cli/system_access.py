@@ -1,0 +1,30 @@
+"""The system of a configuration file, for the time of one command."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from hybridmu import config
+from hybridmu.cli.output import errors
+from hybridmu.system.system import System, connect
+
+
+@contextmanager
+def open_system(
+    config_file: Path, as_json: bool, *, local: bool = True, interrupted: str = "nothing was changed"
+) -> Iterator[System]:
+    """Open a system; errors become messages with an exit code.
+
+    Args:
+        config_file: The YAML configuration.
+        as_json: Whether an error is printed as one JSON document as well.
+        local: Whether work is done in this process, without Ray.
+        interrupted: What an interrupt leaves, and how to go on.
+
+    Yields:
+        The system.
+    """
+    with errors(as_json, interrupted), connect(config.load(config_file), "local" if local else "ray") as system:
+        yield system

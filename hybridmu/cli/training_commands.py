@@ -1,0 +1,150 @@
+"""`hybridmu train`, `run`, `verify`, `predict`: a model's training, its coordinator, its proof and its answers."""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from hybridmu.cli.input_files import read_rows
+from hybridmu.cli.options import ConfigOption, JsonOption, LocalOption
+from hybridmu.cli.output import bar, emit, err, out, print_table, progress, tell, warn
+from hybridmu.cli.system_access import open_system
+from hybridmu.logs import start_logging
+from hybridmu.runtime.coordinator.coordinator import Snapshot
+from hybridmu.types.text import visible
+
+
+def train(config_file: ConfigOption, as_json: JsonOption = False, local: LocalOption = False) -> None:
+    """Read the tables, train every shard and publish version 1."""
+    kept = "what is trained so far is kept, and the same command goes on from there"
+    with open_system(config_file, as_json, local=local, interrupted=kept) as system, progress("training") as watch:
+        result = system.train(watch)
+    done = "already trained: nothing was to be done" if result["already_trained"] else "trained"
+    emit(result, as_json, lambda: _facts(done, result))
+    warn(result["warnings"])
+
+
+def run(
+    config_file: ConfigOption,
+    until_idle: Annotated[
+        bool,
+        typer.Option("--until-idle", help="Stop when every request is served and nothing is left to repair or purge."),
+    ] = False,
+    as_json: JsonOption = False,
+    local: LocalOption = False,
+) -> None:
+    """Run the coordinator until interrupted; fails when a shard's repair is left undone at the end."""  # noqa: DOC501
+    with open_system(config_file, as_json, local=local) as system:
+        start_logging(system.settings.logs)
+        last: list[Snapshot] = []
+
+        def watch(snapshot: Snapshot) -> None:
+            if not last or last[0] != snapshot:
+                err.print(
+                    f"version {snapshot.version}, {snapshot.open_requests} open, "
+                    f"{snapshot.jobs_done}/{snapshot.jobs_total} shard jobs" + (", paused" if snapshot.paused else "")
+                )
+            last[:] = [snapshot]
+
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # a supervisor's stop releases the lease too
+        try:
+            snapshot = system.run(until_idle=until_idle, watch=watch)
+        except KeyboardInterrupt:
+            snapshot = last[0] if last else Snapshot(None, 0, 0, 0)
+    emit(asdict(snapshot), as_json, lambda: _facts("stopped", asdict(snapshot)))
+    if until_idle and snapshot.blocked:
+        shards = ", ".join(map(str, snapshot.blocked))
+        err.print(f"the exact retrain failed of shard {shards}: the log above says how; `hybridmu run` tries it again")
+        raise typer.Exit(1)
+
+
+def verify(
+    config_file: ConfigOption,
+    shard: Annotated[
+        list[int] | None,
+        typer.Option("--shard", help="Number of a shard to verify, every shard by default; may be repeated."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Retrain from scratch in fresh processes and compare; fails when a shard that claims to be exact is not.
+
+    It also fails when a forgotten id or group has live rows.
+    """  # noqa: DOC501
+    with open_system(config_file, as_json) as system, bar("training the oracle from scratch") as advance:
+        result = system.verify(shard, advance)
+    emit(result, as_json, lambda: _verified(result))
+    if not result["exact_claims_hold"] or result["guarded_rows_in_lake"]:
+        raise typer.Exit(1)
+
+
+def predict(
+    config_file: ConfigOption,
+    rows: Annotated[str, typer.Argument(help="JSON file, Parquet file or folder, or - for JSON on standard input.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Classify rows offline with the served version."""
+    with open_system(config_file, as_json) as system:
+        result = system.predict(read_rows(rows, system.feature_columns()))
+    emit(result, as_json, lambda: _labels(result))
+
+
+def _facts(title: str, facts: dict[str, Any]) -> None:
+    out.print(title, style="bold")
+    for name, value in facts.items():
+        if name not in {"warnings", "already_trained"}:  # the first go to standard error, the second is the title
+            tell(f"  {name.replace('_', ' ')}: {_worded(value)}")
+
+
+def _worded(value: Any) -> str:
+    """Return a value of a result in words."""
+    match value:
+        case bool():
+            return "yes" if value else "no"
+        case None:
+            return "none"
+        case float():
+            return f"{value:.3g}"
+        case dict():
+            return ", ".join(f"{_worded(each)} {name}" for name, each in value.items()) or "none"
+        case list() | tuple():
+            return ", ".join(map(_worded, value)) or "none"
+        case _:
+            return visible(str(value))
+
+
+def _labels(result: dict[str, Any]) -> None:
+    tell("\n".join(visible(str(prediction["label"])) for prediction in result["predictions"]))
+
+
+def _short(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.4f}"
+
+
+def _claims(result: dict[str, Any]) -> str:
+    if not result["exact_shards"]:
+        return "nothing to prove"
+    return "all proven bit for bit" if result["exact_claims_hold"] else "NOT all equal to the oracle"
+
+
+def _verified(result: dict[str, Any]) -> None:
+    table = Table("shard", "claims", "bitwise equal", "forget-loss gap", "accuracy", "oracle's")
+    for s in result["shards"]:
+        gap, ours, theirs = (s.get(name) for name in ("forget_loss_gap", "accuracy", "oracle_accuracy"))
+        shown = [f"{x:.4f}" if x is not None else "" for x in (gap, ours, theirs)]
+        table.add_row(str(s["shard"]), "exact" if s["exact"] else "approximate", str(s["bitwise_equal"]), *shown)
+    print_table(table)
+    if foreign := [s["shard"] for s in result["shards"] if s["exact"] and not s["replayable"]]:
+        tell(f"shards {_worded(foreign)} were made by other code, libraries, CPU or thread count: not replayable here")
+    if result["guarded_rows_in_lake"]:
+        tell(f"{result['guarded_rows_in_lake']} live row(s) have an id or group that is forgotten")
+    if result["guard_entries_lost"]:
+        tell(f"{result['guard_entries_lost']} forgotten ids and groups can't be checked: their guard key is lost")
+    tell(
+        f"version {result['version']}: {result['exact_shards']} exact shard(s), "
+        f"{_claims(result)}; {result['approximate_shards']} approximate; "
+        f"accuracy {_short(result['accuracy'])}, oracle {_short(result['oracle_accuracy'])}"
+    )

@@ -1,0 +1,92 @@
+"""Pages of the console, rendered on the server; without scripts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib import resources
+from typing import Any
+
+import jinja2
+from fastapi.responses import HTMLResponse
+
+from hybridmu.server.headers import PAGE_POLICY
+
+STYLE = (resources.files("hybridmu") / "server" / "pages" / "style.css").read_text()
+# Without a referrer browsers would not say either which site sent a form.
+PAGE_HEADERS = {"Content-Security-Policy": PAGE_POLICY, "Referrer-Policy": "same-origin"}
+_COLOURS = {"FAILED": "bad", "PURGED": "good", "SERVED": "good", "CANCELLED": ""}
+
+
+def render_page(name: str, code: int = 200, **values: Any) -> HTMLResponse:
+    """Return a page of the console.
+
+    Args:
+        name: Of its template.
+        code: The answer's status code.
+        **values: What the template shows.
+    """
+    text = _TEMPLATES.get_template(f"{name}.html.j2").render(**{"caller": None, "refresh": None, **values})
+    return HTMLResponse(text, code, PAGE_HEADERS)
+
+
+def _templates() -> jinja2.Environment:
+    templates = jinja2.Environment(
+        loader=jinja2.PackageLoader("hybridmu", "server/pages"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=_plain,
+    )
+    templates.filters |= {
+        "moment": _moment,
+        "after": _after,
+        "late": _late,
+        "colour": lambda s: _COLOURS.get(s, "middle"),
+    }
+    return templates
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as a page shows it: a name can't turn the direction of what stands beside it.
+
+    Example:
+        >>> _plain("desk \u202ekrow") == "desk \ufffdkrow"
+        True
+    """
+    if not isinstance(value, str):
+        return value
+    return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in value)
+
+
+def _moment(at: float | None) -> str:
+    return "" if at is None else f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _colour(state: str) -> str:
+    return _COLOURS.get(state, "middle")
+
+
+def _after(times: tuple[float | None, float]) -> str:
+    """Return how long something took.
+
+    Example:
+        >>> _after((7325.0, 100.0)), _after((100.5, 100.0)), _after((None, 100.0))
+        ('2 h 00 min', '0.5 s', '')
+    """
+    at, since = times
+    if at is None:
+        return ""
+    seconds = at - since
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def _late(report: Mapping[str, Any], now: float) -> bool:
+    """Return whether a request is not exact and purged at its deadline."""
+    over = report["deadline_at"] is not None and report["purged_at"] is None and report["deadline_at"] < now
+    return over and report["state"] != "CANCELLED"
+
+
+_TEMPLATES = _templates()

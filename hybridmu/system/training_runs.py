@@ -1,0 +1,166 @@
+"""Training of a system, its coordinator's loop, and the proof by retraining."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import Annotated, Any
+
+from hybridmu.errors import StateError
+from hybridmu.runtime.audit.verification import verify
+from hybridmu.runtime.coordinator.adoption import adopt
+from hybridmu.runtime.coordinator.coordinator import Snapshot
+from hybridmu.runtime.coordinator.integrity import reporting
+from hybridmu.runtime.workers.task_checks import TaskChecks
+from hybridmu.store.dataset.empty_slices import warnings_of
+from hybridmu.store.dataset.ingest import ingest
+from hybridmu.store.ledger.database import Database
+from hybridmu.store.ledger.file_recorder import Recorder
+from hybridmu.store.ownership import bind, take
+from hybridmu.system.arguments import Callback, Flag, Shards, Watch, checked
+from hybridmu.system.session import Session
+
+
+class TrainingRuns:
+    """Training, the coordinator's loop and the oracle's proof of one system.
+
+    Args:
+        session: The open system.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    @checked
+    def train(self, watch: Watch = None) -> dict[str, Any]:
+        """Train every shard and publish version 1; does nothing when that was done already.
+
+        Args:
+            watch: Called with a snapshot after every step.
+
+        Returns:
+            JSON-able summary.
+
+        Raises:
+            StateError: Another coordinator is at work on this storage, or it is a successor without rows yet.
+            ConfigError: The task can't be used: it is tried on a few rows before anything is stored; or a key can't.
+        """
+        started = time.perf_counter()
+        session = self._session
+        session.keyring.check()  # without them nothing could be forgotten, or certified
+        self._claim_storage()
+        warnings = self._read_source()  # before a cluster is started: bad input costs nothing
+        already = session.registry.served() is not None and not self._lacks_calibration()
+        if not already:
+            driver = session.coordination.acquire()
+            snapshot = driver.begin_training()
+            while session.registry.served() is None or snapshot.jobs_total or snapshot.calibrating:
+                snapshot = session.coordination.step(0.2)
+                if watch:
+                    watch(snapshot)
+        version = session.registry.version()
+        manifest = session.site.lake.manifest
+        return {
+            "already_trained": already,
+            "version": version.version,
+            "shards": len(version.shards),
+            "voters": sum(sub.blob is not None for sub in version.shards),
+            "rows": {split: sum(map(sum, shards)) for split, shards in manifest.rows.items()},
+            "skipped": sum(generation.skipped for generation in manifest.generations),
+            "classes": list(manifest.encoder.classes),
+            "classes_inferred": manifest.classes_inferred,
+            "calibrated": bool(session.measurements.calibration().buckets),
+            "warnings": [*warnings, *warnings_of(session.site.lake)],
+            "seconds": time.perf_counter() - started,
+        }
+
+    def _claim_storage(self) -> None:
+        """Make storage and database this system's; both may be already, but no other system's.
+
+        Raises:
+            StateError: It is a successor without rows yet, or its ledger lacks what storage knows.
+        """
+        session, settings, site = self._session, self._session.settings, self._session.site
+        take(site.storage, settings)
+        # The other verbs make no database.
+        Database.open(settings.database, create=True, modes=site.storage.modes).close()
+        if not site.lake.exists and session.database.links.predecessor():
+            session.database.identity.bind(settings.identity(), create=False)  # a decommissioned one says so
+            raise StateError("resharding is incomplete", remedy="repeat `hybridmu reshard`, which continues it")
+        if site.lake.exists and session.database.identity.claimed() is None:
+            raise StateError(
+                f"{site.storage.url} has rows, but this ledger knows nothing: what was forgotten would come back",
+                expected="the ledger that this storage was trained with",
+                got="an empty ledger",
+                remedy="correct database_url, or restore the ledger from a backup",
+            )
+        bind(site.storage, session.database.identity, settings, create=True, replace=not site.lake.exists)
+        adopt(site, session.database)
+
+    def _read_source(self) -> list[str]:
+        """Return warnings of the source's tables, whose rows are in the lake now."""
+        session, site = self._session, self._session.site
+        recorder, checks = Recorder(site.lake, session.database), TaskChecks(site, self._workers_path())
+        warnings: list[str] = []
+        ingest(site.lake, session.guard, recorder.begin, checks.of_table, warnings.append)
+        if session.registry.served() is None:  # rows may be there already: a successor's, or of a broken training
+            checks.of_lake(session.ledger.tombstones(), begins=True)
+        return warnings
+
+    @checked
+    def run(self, *, until_idle: Flag = False, watch: Watch = None) -> Snapshot:
+        """Be the coordinator until interrupted, or until no request is open.
+
+        Args:
+            until_idle: Return when every request is served, and what can be repaired and purged now is. Shards whose
+                repair failed as often as `policy.max_attempts` says are `blocked` in the snapshot.
+            watch: Called with a snapshot after every step.
+
+        Returns:
+            The last snapshot.
+        """
+        session = self._session
+        session.check_bound()  # before a cluster is started
+        was_idle = False
+        while True:
+            snapshot = session.coordination.step(0.5)
+            if watch:
+                watch(snapshot)
+            idle = snapshot.open_requests == snapshot.jobs_total == snapshot.ingestions == 0
+            idle = idle and not (snapshot.purging or snapshot.calibrating or snapshot.repairing)
+            # The step that finds nothing waiting any more is the one that starts repairs which are due by a deadline.
+            if until_idle and idle and (was_idle or not session.registry.debts()):
+                return snapshot
+            was_idle = idle
+
+    @checked
+    def verify(
+        self, shards: Shards = None, watch: Annotated[Callable[[int, int], None] | None, Callback] = None
+    ) -> dict[str, Any]:
+        """Return a proof of the live sub-models against a from-scratch training in fresh processes.
+
+        Args:
+            shards: Which shards; all by default.
+            watch: Called with (shards done, shards in all) while the oracle trains.
+
+        Returns:
+            See `runtime.audit.verification`.
+        """
+        session = self._session
+        processes = max(1, min(os.cpu_count() or 1, 8) // session.settings.threads)
+        with reporting(session.site, session.database):
+            return verify(session.settings, shards, processes, watch)
+
+    def _workers_path(self) -> list[str] | None:
+        session = self._session
+        if session.executor == "local":
+            return None
+        from hybridmu.cluster.resources import workers_path
+
+        return workers_path(session.settings)
+
+    def _lacks_calibration(self) -> bool:
+        session = self._session
+        canaries = session.canaries()
+        return not session.ledger.tombstones() and bool(canaries.lacking())
