@@ -30,7 +30,7 @@ from hybridmu.types import (
     RetrainJob,
     SearchJob,
     ShardJob,
-    SubModel,
+    SubModelRecord,
     Tombstone,
     UpdateJob,
     UpdaterJob,
@@ -41,7 +41,7 @@ STONES = tuple(Tombstone(seq, kind, key, 1, 1, "r") for seq, (kind, key) in enum
 COMMON = {"generations": 2, "seals": (("lake/a.parquet", ("seal",)),)}
 CELL = CalibrationCell(1, 0.01)
 NEED = RequestNeed("r", 2)
-PAST = PastSubModel(1, "retrain", SubModel(1, "blob", True, 0, 0, ()))
+PAST = PastSubModel(1, "retrain", SubModelRecord(1, "blob", True, 0, 0, ()))
 
 JOBS = [
     RetrainJob(job_id="1", shard=1, tombstones=KEYS, upto=7, mend=True, **COMMON),
