@@ -18,6 +18,7 @@ import hybridmu
 from hybridmu.errors import ConfigError, DatabaseError, PurgeError, StateError
 from hybridmu.store.ledger import migrations
 from hybridmu.store.ledger import tables as t
+from hybridmu.store.ledger.database import Database
 from hybridmu.store.ledger.engine import postgresql as dialect
 from hybridmu.store.ledger.engine import sqlite
 from hybridmu.store.ledger.engine.opening import connect
@@ -91,6 +92,18 @@ def test_many_at_once_may_make_the_tables(bare_url):
 
     with ThreadPoolExecutor(6) as pool:
         assert set(pool.map(make, range(6))) == {migrations.head()}
+
+
+def test_a_database_names_its_own_files_and_no_servers(database_url):
+    database = Database.open(database_url, create=True)
+    found = database.files()
+    if database_url.startswith("sqlite"):
+        file = Path(database_url.removeprefix("sqlite:///"))
+        assert found == [file, *(file.with_name(f"{file.name}-{kind}") for kind in ("wal", "shm", "journal"))]
+    else:
+        assert found == []
+    assert database.ledger.accept([key(1)]) == database.ledger.requests()[0]
+    database.close()
 
 
 def test_opening_what_is_up_to_date_is_quick_and_does_without_alembic(tmp_path):
