@@ -82,6 +82,16 @@ def made(folder: Path, _: str) -> str:
     return table(("benchmark", "day", "hardware", "versions", "commit"), list(lines))
 
 
+def made_by(folder: Path, benchmark: str, file: str) -> str:
+    """Return a line that says what made the figures of one file; empty without figures."""
+    lines = dict.fromkeys(
+        f"{f.hardware}; {f.versions}; commit {f.commit}; {f.run[:10]}"
+        for f in csvfile.read(folder / file, Figure)
+        if f.benchmark == benchmark
+    )
+    return "".join(f"\n\nMade by: {line}." for line in lines)
+
+
 def loop(folder: Path, _: str) -> str:
     """Return ways to compute a step, over a bare loop."""
     lines = [

@@ -1,7 +1,9 @@
 """Seconds of reading and encoding columns, over Parquet's bare decode of the same columns into one matrix.
 
 Processor seconds of one thread, the best of some rounds taken in turns, so that what else runs here counts little. The
-bare decode verifies no checksum, checks no value, and writes no one for a text: it clears the matrix.
+bare decode verifies no checksum, checks no value, and writes no one for a text: it clears the matrix. `verify` is the
+whole verb, its oracle in this process, with one epoch of a linear model; what it takes of a few rows with one column
+is left out: opening the database, hashing the code.
 """
 
 from __future__ import annotations
@@ -11,25 +13,31 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import safetensors.torch
 
+import hybridmu
 from benchmarks.study import benchmarks
 from benchmarks.study.study_tables import table
 from hybridmu.config import Settings
+from hybridmu.core.kernel.model import State
 from hybridmu.core.kernel.table_encoder import Encoder
+from hybridmu.runtime.audit.verification import verify
+from hybridmu.runtime.workers.oracle import Seals, train_shards
 from hybridmu.serving.table_rows import RowEncoder
-from hybridmu.store.dataset.ingest import ingest
 from hybridmu.store.dataset.lake import Lake
 from hybridmu.store.dataset.source_rows import Reader
 from hybridmu.store.dataset.source_table import open_table
 from hybridmu.store.storage.storage import Storage
 from hybridmu.types import NO_KEYS
 
-WIDTHS = (1, 100, 784, 5_000)
+WIDTHS = (1, 10, 100, 784, 5_000)
 _CELLS, _LEAST_ROWS, _MOST_ROWS, _LIST, _BUCKETS = 1_000_000, 1_024, 100_000, 8, 8
+_FEW_ROWS = 32
 _WORDS = [f"word {number}" for number in range(50)]
 _CATEGORIES = _WORDS[:8]
 # Reading is to take at most so many times the bare decode.
@@ -81,33 +89,28 @@ def measure(kind: str, width: int, rounds: int, cells: int = _CELLS) -> dict[str
         cells: About how many values are in the table.
 
     Returns:
-        Ratios of processor seconds over the bare decode's, of the shard and of the source; milliseconds of a row.
+        Ratios of processor seconds over the bare decode's, of the shard, of the source and of `verify`; milliseconds of
+        a row.
     """
-    made, declared, fill = KINDS[kind]
-    cells //= _LIST if declared == "list" else 1
+    cells //= _LIST if KINDS[kind][1] == "list" else 1
     rows = max(min(_LEAST_ROWS, cells), min(_MOST_ROWS, cells // width))
-    random, names = np.random.default_rng(0), [f"f{number}" for number in range(width)]
-    source = pa.table({"id": np.arange(rows), "label": np.arange(rows) % 2, **{n: made(random, rows) for n in names}})
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "train.parquet"
-        pq.write_table(source, path)
-        fills = dict.fromkeys(names, fill) if fill is not None else {}
-        data = {"train": str(path), "classes": [0, 1], "fills": fills}
-        data |= {"categories": dict.fromkeys(names, _CATEGORIES)} if declared == "category" else {}
-        data |= {"hash_buckets": dict.fromkeys(names, _BUCKETS)} if declared == "hash" else {}
-        settings = Settings.parse({"data": data, "sisa": {"shards": 1, "slices": 1}, "storage_url": f"{folder}/lake"})
-        lake = Lake(settings, Storage(settings.storage_url))
-        ingest(lake)
+        few = _trained(Path(folder) / "few", kind, 1, _FEW_ROWS)
+        settings = _trained(Path(folder) / "all", kind, width, rows)
+        path, lake = settings.data.train, Lake(settings, Storage(settings.storage_url))
         encoder, shard = lake.manifest.encoder, lake.storage.path(*lake.files("train", 0))
-        row = source.slice(rows - 1).select(names).to_pylist()
-        served = RowEncoder(encoder)
+        source = pq.read_table(path)
+        row = source.slice(rows - 1).select([column.name for column in encoder.columns]).to_pylist()
+        served, held = RowEncoder(encoder), pq.read_metadata(shard).num_rows
         found = _best(
             rounds,
-            bare=lambda: _bare(shard, encoder, rows),
+            bare=lambda: _bare(shard, encoder, held),
             read=lambda: lake.rows("train", 0, NO_KEYS),
             bare_source=lambda: _bare(str(path), encoder, rows),
             checked=lambda: list(Reader(lake, encoder, None).read(open_table(str(path)))),
             row=lambda: served.encode(row),
+            verified=lambda: _verified(settings),
+            verified_few=lambda: _verified(few),
         )
     return {
         "rows": rows,
@@ -115,7 +118,53 @@ def measure(kind: str, width: int, rounds: int, cells: int = _CELLS) -> dict[str
         "reading_ratio": found["read"] / found["bare"],
         "ingestion_ratio": found["checked"] / found["bare_source"],
         "row_ms": 1000 * found["row"],
+        "verify_ratio": max(found["verified"] - found["verified_few"], 1e-6) / found["bare"],
     }
+
+
+def _trained(folder: Path, kind: str, width: int, rows: int) -> Settings:
+    """Return the settings of a system of one shard that was trained on columns of one kind."""
+    made, declared, fill = KINDS[kind]
+    folder.mkdir()
+    random, names = np.random.default_rng(0), [f"f{number}" for number in range(width)]
+    source = pa.table({"id": np.arange(rows), "label": np.arange(rows) % 2, **{n: made(random, rows) for n in names}})
+    pq.write_table(source, folder / "train.parquet")
+    fills = dict.fromkeys(names, fill) if fill is not None else {}
+    data = {"train": str(folder / "train.parquet"), "classes": [0, 1], "fills": fills, "validation_fraction": 0.0}
+    data |= {"categories": dict.fromkeys(names, _CATEGORIES)} if declared == "category" else {}
+    data |= {"hash_buckets": dict.fromkeys(names, _BUCKETS)} if declared == "hash" else {}
+    settings = Settings.parse({
+        "data": data,
+        "sisa": {"shards": 1, "slices": 1, "epochs": 1, "batch_size": _LEAST_ROWS},
+        "task": {"name": "linear"},
+        "optimizer": {"name": "sgd", "lr": 1e-6},
+        "policy": {"calibrate": False},
+        "storage_url": str(folder / "lake"),
+    })
+    with hybridmu.connect(settings, executor="local") as system:
+        system.train()
+    return settings
+
+
+def _verified(settings: Settings) -> None:
+    """Verify a system with its oracle in this process: a new one takes seconds to import what it needs."""
+    with patch("hybridmu.runtime.audit.verification.train_from_scratch", _oracle):
+        assert verify(settings)["bitwise_equal"]
+
+
+def _oracle(
+    settings: Settings,
+    gone: Mapping[int, set[tuple[str, bytes]]],
+    shards: Mapping[int, int],
+    processes: int,
+    watch: None,
+    seals: Seals,
+) -> tuple[dict[int, State | None], float]:
+    with tempfile.TemporaryDirectory() as folder:
+        wanted = {str(shard): {"generations": number, "gone": []} for shard, number in shards.items()}
+        document = {"settings": settings.model_dump(mode="json"), "output": folder, "seals": seals, "shards": wanted}
+        train_shards(document)
+        return {shard: safetensors.torch.load_file(f"{folder}/{shard}.safetensors") for shard in shards}, 0.0
 
 
 def _best(rounds: int, **ways: Callable[[], Any]) -> dict[str, float]:
@@ -150,7 +199,7 @@ def _bare(path: str, encoder: Encoder, rows: int) -> np.ndarray:
 
 
 def encode(folder: Path, _: str) -> str:
-    """Return ratios over the bare decode, kind by kind, and what a served row takes."""
+    """Return ratios over the bare decode, kind by kind, what a served row takes, and what made all of it."""
     found = benchmarks.read(folder, "encode", "encode.csv")
     lines = []
     for kind in dict.fromkeys(case.rpartition(" x ")[0] for case in found):
@@ -161,12 +210,14 @@ def encode(folder: Path, _: str) -> str:
         ]
         ingestion = " / ".join("" if f is None else f"{f['ingestion_ratio']:.1f}" for f in figures)
         rows = " / ".join("" if f is None else f"{f['row_ms']:.2g}" for f in figures)
-        lines.append((kind, *reading, ingestion, rows))
+        verified = " / ".join("" if f is None else f"{f['verify_ratio']:.1f}" for f in figures)
+        lines.append((kind, *reading, verified, ingestion, rows))
     shown = " / ".join(f"{width:,}" for width in WIDTHS)
     head = (
         "columns of",
         *(f"reading {width:,} (goal: {GOAL:g})" for width in WIDTHS),
+        f"`verify`: {shown}",
         f"checking new rows: {shown}",
         f"a served row, ms: {shown}",
     )
-    return table(head, lines)
+    return table(head, lines) + benchmarks.made_by(folder, "encode", "encode.csv")

@@ -55,7 +55,11 @@ def run(
             snapshot = system.run(until_idle=until_idle, watch=watch)
         except KeyboardInterrupt:
             snapshot = last[0] if last else Snapshot(None, 0, 0, 0)
-    emit(asdict(snapshot), as_json, lambda: _facts("stopped", asdict(snapshot)))
+    facts = asdict(snapshot)
+    del facts["repairing"]
+    if not snapshot.blocked:
+        del facts["blocked"]
+    emit(facts, as_json, lambda: _facts("stopped", facts))
     if until_idle and snapshot.blocked:
         shards = ", ".join(map(str, snapshot.blocked))
         err.print(f"the exact retrain failed of shard {shards}: the log above says how; `hybridmu run` tries it again")

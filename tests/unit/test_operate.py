@@ -151,7 +151,7 @@ def test_run_until_idle_ends_when_repairs_are_done_though_planning_them_failed(c
     name = cli.json("forget", "--id", "1", "--strategy", "dpus", "--wait")["request_id"]
     assert len(cli.json("status")["debts"]) == 1
     failing_plans(monkeypatch, 4)  # together and alone, twice
-    assert cli.json("run", "--until-idle")["blocked"] == []
+    assert "blocked" not in cli.json("run", "--until-idle")
     assert cli.json("status")["debts"] == []
     assert cli.json("requests", "show", name)["version_exact"] == 3
 

@@ -136,13 +136,18 @@ def main() -> None:
     sys.path[:] = document["path"]
     try:
         with contained():
-            _train(document)
+            train_shards(document)
     except Exception as error:
         (Path(document["output"]) / document["error"]).write_text(told(error))
         raise
 
 
-def _train(document: dict[str, Any]) -> None:
+def train_shards(document: dict[str, Any]) -> None:
+    """Train shards in this process.
+
+    Args:
+        document: `settings`, `seals` and `shards` to train, and the folder `output` of their weights and seconds.
+    """
     site = Site(Settings.model_validate(document["settings"]))
     site.configure_torch()
     if document["seals"] is not None:
