@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tomllib
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -75,14 +77,14 @@ def test_a_whole_life_without_extras(tmp_path: Path, make_table, settings_dict) 
     done = subprocess.run(
         [sys.executable, "-c", _LIFE, json.dumps(_ABSENT), json.dumps([*lines, *fails])],
         cwd=tmp_path,
-        env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "HYBRIDMU_DATA": str(tmp_path / "data")},
+        env={**os.environ, "HOME": str(tmp_path), "HYBRIDMU_DATA": str(tmp_path / "data")},
         capture_output=True,
         text=True,
         timeout=HANG_SECONDS,
     )
     assert done.returncode == 0, done.stderr
     said = done.stderr.split("CODE ")
-    for before, after in zip(said, said[1:], strict=False):
+    for before, after in pairwise(said):
         code, line = after.splitlines()[0].split(" ", 1)
         assert (code == "0") == (line not in fails), f"{line}\n{before}"
         assert fails.get(line, "") in before
