@@ -15,12 +15,19 @@ from pathlib import Path
 import pytest
 import ray
 
+from tests.measured import measure_workers
 from tests.ray.support import Head, leave_nothing, short_tmp, small_cluster
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Ray Serve's own models use a form that Pydantic deprecated; nothing here can change that."""
     config.addinivalue_line("filterwarnings", "ignore:Using extra keyword arguments on `Field`:DeprecationWarning")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _measured() -> None:
+    """Count the lines that workers run, under `make coverage`; before anything starts one."""
+    measure_workers()
 
 
 @pytest.fixture(autouse=True)

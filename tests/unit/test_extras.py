@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tomllib
@@ -76,7 +77,7 @@ def test_a_whole_life_without_extras(tmp_path: Path, make_table, settings_dict) 
     done = subprocess.run(
         [sys.executable, "-c", _LIFE, json.dumps(_ABSENT), json.dumps([*lines, *fails])],
         cwd=tmp_path,
-        env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "HYBRIDMU_DATA": str(tmp_path / "data")},
+        env={**os.environ, "HOME": str(tmp_path), "HYBRIDMU_DATA": str(tmp_path / "data")},
         capture_output=True,
         text=True,
         timeout=HANG_SECONDS,
