@@ -8,6 +8,7 @@ configuration names: every process imports those modules, and they register what
 from __future__ import annotations
 
 import importlib
+import inspect
 import re
 import sys
 from collections.abc import Iterable, Mapping
@@ -42,10 +43,13 @@ class Registry:
             kind: Its class.
 
         Raises:
-            ValueError: The name is taken by another class, or is none.
+            ValueError: The name is taken by another class, or is none, or the class lacks methods.
         """
         if not _NAME.fullmatch(name) or name == AUTO:
             raise ValueError(f"{name!r} can't name a {self._what}: use at most 16 of a-z, 0-9, - and _")
+        lacking = [each for each, found in inspect.getmembers(kind) if getattr(found, "__isabstractmethod__", False)]
+        if lacking:
+            raise ValueError(f"{self._what} {name!r} lacks {', '.join(lacking)}")
         known = self._kinds.get(name)
         if known is not None and not (isinstance(known, type) and _place(known) == _place(kind)):
             raise ValueError(f"{self._what} {name!r} is registered already")

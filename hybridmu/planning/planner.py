@@ -296,8 +296,6 @@ def _forced(
     update = _update(stats, retrain, name, cost, policy)
     strategy, found = get(name), _weigh(stats, name, policy, calibration)
     reason = f"the request asks for {name}"
-    if strategy.exact:
-        return replace(update, rule="request", reasons=(reason,))
     if strategy.clean:
         # No influence is left, but the gap to a retrain is unknown: the next deletion is to be exact.
         reasons = (reason, f"{policy.finetune_epochs:g} epoch(s) from the last clean checkpoint")

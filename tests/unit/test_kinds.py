@@ -165,6 +165,26 @@ def test_a_name_is_given_once():
         registry.get("new")
 
 
+@pytest.mark.usefixtures("registries")
+def test_of_several_strategies_the_strictest_is_done():
+    strategies.register(type("Loud", (Removal,), {"name": "loud", "rank": 1000, "run": Mine, "work": Mine}))
+    order = ["retrain", "loud", "rewind", "auto", "dpus-optimised", "dpus-newton", "dpus"]
+    for first in range(len(order)):
+        assert strategies.strictest(order[: first - 1 : -1] if first else order[::-1]) == order[first]
+
+
+@pytest.mark.parametrize("claims", [{"exact": True}, {"place": "shard"}])
+def test_a_strategy_of_a_plugin_is_an_update(claims):
+    with pytest.raises(ValueError, match="strategy 'boast' is no update"):
+        strategies.register(type("Boast", (Removal,), {"name": "boast", **claims}))
+    assert "boast" not in strategies.names()
+
+
+def test_a_kind_has_the_methods_of_its_base():
+    with pytest.raises(ValueError, match="strategy 'hollow' lacks run, work"):
+        strategies.register(type("Hollow", (Removal,), {"name": "hollow"}))
+
+
 def test_every_strategy_says_what_the_planner_asks():
     for name in strategies.names():
         strategy = strategies.get(name)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from hybridmu.core.strategies.base import Context, Extent, Probe, Removal, Result, Work
 from hybridmu.kinds import STRATEGIES
 
 
 def register(strategy: type[Removal]) -> None:
-    """Add a strategy.
+    """Add an update. What is exact is done by a shard's own worker, which knows the built-in strategies alone.
 
     Raises:
-        ValueError: The name is taken.
+        ValueError: The name is taken, or the strategy is no update.
     """
+    if strategy.exact or strategy.place != "updater":
+        raise ValueError(f"strategy {strategy.name!r} is no update: leave `exact` and `place` as they are")
     STRATEGIES.register(strategy.name, strategy)
 
 
@@ -55,9 +59,9 @@ def unavailable(choice: str, optimizer: str) -> str | None:
     return get(choice).unavailable(optimizer) if choice in names() else None
 
 
-def strictest(asked: list[str]) -> str:
+def strictest(asked: Collection[str]) -> str:
     """Return the choice that fulfils several at once: the one that leaves the least behind."""
-    return min(asked, key=lambda choice: (-_rank(choice), choice))
+    return min(asked, key=lambda choice: (not asks_exact(choice), -_rank(choice), choice))
 
 
 def _rank(choice: str) -> int:
