@@ -31,7 +31,7 @@ test: .venv/.dev      ## the suite
 test-full: .venv/.dev ## the suite with its slow part
 	$(BIN)/python $(PYTEST)
 
-# TESTS names a part of the suite: make coverage TESTS=tests/unit/test_merkle.py
+# TESTS names a part of the suite: make coverage TESTS=tests/core/proof/test_merkle.py
 coverage: .venv/.dev  ## lines of the package that the suite runs; fails under 90 %
 	$(BIN)/coverage erase
 	$(BIN)/coverage run $(PYTEST) -m "not slow" $(TESTS)

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import uvicorn
 
+from tests.server.test_app import Company
 from tests.support import HANG_SECONDS
-from tests.unit.test_gateway import Company
 
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: make browser")
 CHROMIUM = shutil.which("chromium")

@@ -13,7 +13,7 @@ from hybridmu.runtime.workers.oracle import train_from_scratch
 from hybridmu.store.storage.blobs import blob_file
 from hybridmu.store.storage.storage import Storage
 from tests import reference
-from tests.unit.test_exactness import SGD, assert_equal_to_reference, config_for, write_table
+from tests.system.test_exactness import SGD, assert_equal_to_reference, config_for, write_table
 
 
 @pytest.fixture

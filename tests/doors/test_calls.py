@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from hybridmu.errors import HybridMUError
 from tests.doors.fuzz import inputs, tried
-from tests.unit.test_arguments import VERBS, checks
+from tests.system.test_arguments import VERBS, checks
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary() | st.complex_numbers()

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from hybridmu import config
 from hybridmu.config import Settings
 from hybridmu.errors import ConfigError
+from tests.config.test_settings_bounds import FIELDS, MINIMAL
 from tests.doors.fuzz import inputs, tried
-from tests.unit.test_settings_bounds import FIELDS, MINIMAL
 
 SECTIONS = st.sampled_from([*Settings.model_fields, "unknown", "", 7, None, "\ud800"])
 KEYS = st.sampled_from([where[-1] for where in FIELDS] + ["unknown", "", 7, None, True, "\ud800", "a\0"])
