@@ -194,7 +194,7 @@ def test_a_path_that_no_file_system_takes_is_refused_with_its_key(tmp_path, monk
 def test_settings_made_without_parse_are_checked_alike():
     with pytest.raises(ConfigError, match="unknown key 'bogus'"):
         Settings(**MINIMAL, bogus=1)
-    with pytest.raises(ConfigError, match="no text"):
+    with pytest.raises(ConfigError, match="not text"):
         Settings.parse({**MINIMAL, 5: 1})
     made = Settings(**MINIMAL)
     assert copy.deepcopy(made) == made == Settings.model_validate_json(made.model_dump_json())

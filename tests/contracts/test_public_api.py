@@ -12,6 +12,7 @@ import pytest
 import typer.main
 
 import hybridmu
+import hybridmu.plugins
 import hybridmu.task
 from hybridmu.cli.main import app
 from hybridmu.server.app import make_app
@@ -28,8 +29,9 @@ def _section(title: str) -> set[str]:
 
 
 def test_every_public_name_is_on_the_page() -> None:
-    assert {*hybridmu.__all__, "hybridmu.__version__", "hybridmu.task"} <= _section("Python")
-    assert set(hybridmu.task.__all__) <= _section("Python")
+    modules = {"hybridmu.task", "hybridmu.plugins"}
+    assert {*hybridmu.__all__, "hybridmu.__version__", *modules} <= _section("Python")
+    assert {*hybridmu.task.__all__, *hybridmu.plugins.__all__} <= _section("Python")
 
 
 def test_every_verb_of_a_system_is_on_the_page() -> None:
@@ -90,6 +92,9 @@ def _used(tree: ast.AST) -> Iterator[str]:
 
 def _is_public(name: str) -> bool:
     module, _, last = name.rpartition(".")
-    return {"hybridmu": last in {*hybridmu.__all__, "task", "__version__"}}.get(
-        module, module == "hybridmu.task" and last in hybridmu.task.__all__
-    )
+    public = {
+        "hybridmu": {*hybridmu.__all__, "task", "plugins", "__version__"},
+        "hybridmu.task": {*hybridmu.task.__all__},
+        "hybridmu.plugins": {*hybridmu.plugins.__all__},
+    }
+    return last in public.get(module, set())

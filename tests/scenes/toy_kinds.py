@@ -5,13 +5,24 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from hybridmu.core import learners, partitioners, strategies
-from hybridmu.core.kernel.model import SubModel, state_of
-from hybridmu.core.kernel.partition import place
-from hybridmu.core.learners import Fit, Fitted, Learner
-from hybridmu.core.learners.workload import count
-from hybridmu.core.partitioners import Partitioner
-from hybridmu.core.strategies import Context, Extent, Removal, Result, Work
+from hybridmu.plugins import (
+    Context,
+    Extent,
+    Fit,
+    Fitted,
+    Learner,
+    Partitioner,
+    Removal,
+    Result,
+    SubModel,
+    Work,
+    place,
+    register_learner,
+    register_partitioner,
+    register_strategy,
+    sliced_workload,
+    state_of,
+)
 
 
 class Fade(Removal):
@@ -61,7 +72,7 @@ class ClassMeans(Learner):
 
     def workload(self, stats):
         """Return one visit per row and slice."""
-        return count(stats)
+        return sliced_workload(stats)
 
 
 class Mirrored(Partitioner):
@@ -74,6 +85,6 @@ class Mirrored(Partitioner):
         return place(owners[:, ::-1].copy(), shards, slices)
 
 
-strategies.register(Fade)
-learners.register(ClassMeans)
-partitioners.register(Mirrored)
+register_strategy(Fade)
+register_learner(ClassMeans)
+register_partitioner(Mirrored)

@@ -1,0 +1,36 @@
+"""Kinds for operators: derive strategies, learners and partitioners from these, register them, and name their modules
+in `plugins` of the configuration.
+"""
+
+from __future__ import annotations
+
+from hybridmu.core.kernel.gradients import gradients_of
+from hybridmu.core.kernel.model import SubModel, state_of
+from hybridmu.core.kernel.partition import place
+from hybridmu.core.learners import Fit, Fitted, Learner
+from hybridmu.core.learners import register as register_learner
+from hybridmu.core.learners.workload import count as sliced_workload
+from hybridmu.core.partitioners import Partitioner
+from hybridmu.core.partitioners import register as register_partitioner
+from hybridmu.core.strategies import Context, Extent, Removal, Result, Work
+from hybridmu.core.strategies import register as register_strategy
+
+__all__ = [
+    "Context",
+    "Extent",
+    "Fit",
+    "Fitted",
+    "Learner",
+    "Partitioner",
+    "Removal",
+    "Result",
+    "SubModel",
+    "Work",
+    "gradients_of",
+    "place",
+    "register_learner",
+    "register_partitioner",
+    "register_strategy",
+    "sliced_workload",
+    "state_of",
+]
