@@ -64,7 +64,7 @@ STEPS = {
 }
 ERRANDS = {
     "calibrate": (Calibrator, "again"),
-    "evict": (CheckpointKeeper, "run"),
+    "evict": (CheckpointKeeper, "evict_surplus"),
     "heal": (Healer, "due"),
 }
 
@@ -181,7 +181,7 @@ def test_an_unknown_strategy_in_the_ledger_fails_its_request_at_every_start(smal
         small.run()
         small.system.close()
     assert small.state(old) == RequestState.FAILED
-    assert small.request(old).reason.startswith("unknown strategy 'fast'; known: retrain")
+    assert small.request(old).reason.startswith("unknown strategy 'fast'; known: auto, retrain")
     assert len(small.system.ledger.tombstones()[0]) == 1
     assert small.state(other) == RequestState.PURGED
     assert small.forget(ids_on(small, 0, 1)) == old, "the same request is taken up again"

@@ -169,7 +169,7 @@ def test_an_earlier_deadline_reaches_a_model_that_has_the_request(pair):
     models["first"].forget(ids=[ids[1]], deadline_seconds=900)
     earlier = models["first"].ledger.request(first["request_id"]).deadline_at
     assert earlier < before.deadline_at
-    models["first"]._step(0.0)
+    models["first"].session.coordination.step(0.0)
     (after,) = models["second"].ledger.requests()
     assert (after.request_id, after.deadline_at) == (before.request_id, earlier)
     assert forwards(models["first"]) == {first["request_id"]: ("DELIVERED", after.request_id)}
