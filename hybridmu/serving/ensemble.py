@@ -21,7 +21,7 @@ from hybridmu.errors import DataError, HybridMUError, StateError, UserExitError
 from hybridmu.runtime.workers.context import Site
 from hybridmu.serving.forward_passes import Forward, fastest
 from hybridmu.types import ModelVersion
-from hybridmu.user_code import kind
+from hybridmu.user_code import contained, kind
 
 _SAMPLE_ROWS = 16
 _QUICK_SECONDS = 0.005
@@ -150,6 +150,7 @@ class Ensemble:
         """Return class probabilities, float32 [n, classes].
 
         Raises:
+            DataError: A task's own way to combine answers has not one for every row.
             StateError: No shard is left to vote.
         """
         if not self.voters:
@@ -157,7 +158,16 @@ class Ensemble:
         logits = self.logits(x)
         if self.withheld:  # a sub-model that is run and not counted costs less than other batches of weights
             logits = logits[[place for place, shard in enumerate(self.models) if shard not in self.withheld]]
-        return self._judgement.combine(logits, self.how).float().numpy()
+        with contained():
+            found = self._judgement.combine(logits, self.how).float()
+        if found.shape != logits.shape[1:]:
+            raise DataError(
+                "the model does not answer every row",
+                expected=f"probabilities {list(logits.shape[1:])}",
+                got=str(list(found.shape)),
+                remedy="mend the task's judgement; these rows are not at fault",
+            )
+        return found.numpy()
 
     @torch.no_grad()
     def logits(self, x: npt.NDArray[np.float32]) -> torch.Tensor:
