@@ -1,4 +1,4 @@
-"""Registries of kinds: strategies, tasks, learners and partitioners.
+"""Registries of kinds: strategies, tasks, learners, partitioners and feature sources.
 
 A built-in kind is one file and one line below. The file is imported when the kind is first asked for, so that names can
 be checked by processes that never train. A kind of the operator's own comes from a module that `plugins` in the
@@ -106,6 +106,7 @@ TASKS = Registry(
 )
 LEARNERS = Registry("learner", {"sliced_sgd": "hybridmu.core.learners.sliced_sgd:SlicedSgd"})
 PARTITIONERS = Registry("partitioner", {"hashed": "hybridmu.core.partitioners.hashed:Hashed"})
+FEATURES = Registry("feature source", {"columns": "hybridmu.core.features.columns:Columns"})
 
 
 def choices() -> tuple[str, ...]:
@@ -130,7 +131,7 @@ def import_plugins(modules: Iterable[str]) -> None:
         except Exception as error:  # whatever the module does while it is imported
             raise ConfigError(
                 f"plugin {module!r} can't be imported",
-                expected="a module whose import registers strategies or learners",
+                expected="a module whose import registers kinds",
                 got=told(error),
                 remedy="check PYTHONPATH",
             ) from None

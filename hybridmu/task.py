@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hybridmu.core.tasks.base import CrossEntropyTask, Task
+from hybridmu.core.tasks.classification import Classification
 from hybridmu.core.tasks.networks import Cnn, Linear, Mlp
 
-__all__ = ["Cnn", "CrossEntropyTask", "Linear", "Mlp", "Task"]
+__all__ = ["Classification", "Cnn", "CrossEntropyTask", "Linear", "Mlp", "Task"]

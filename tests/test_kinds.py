@@ -10,29 +10,36 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 from hybridmu.config import Settings
-from hybridmu.core import learners, partitioners, strategies
+from hybridmu.core import features, learners, partitioners, strategies
 from hybridmu.core.kernel.partition import digests, place
 from hybridmu.core.proof.certificate_check import check, check_chain
 from hybridmu.core.strategies import Removal
 from hybridmu.errors import ConfigError
-from hybridmu.kinds import FALLBACK, LEARNERS, PARTITIONERS, STRATEGIES, Registry, choices
+from hybridmu.kinds import FALLBACK, FEATURES, LEARNERS, PARTITIONERS, STRATEGIES, Registry, choices
 from hybridmu.server.schemas import Keys
 from hybridmu.store.keyring import Keyring
 from hybridmu.types import RequestState
 from tests.scenes.purged_system import make_tables, world
 
 PLUGIN = "tests.scenes.toy_kinds"
-TOYS = {"plugins": [PLUGIN], "learner": {"name": "class-means"}, "partitioner": {"name": "mirrored"}}
+TOYS = {
+    "plugins": [PLUGIN],
+    "learner": {"name": "class-means"},
+    "partitioner": {"name": "mirrored"},
+    "features": {"name": "squares"},
+}
+SHAPING = {"learner", "partitioner", "features"}
 
 
 @pytest.fixture
 def registries(monkeypatch):
     """Leave the registries as they were, so that no other test meets a toy."""
-    for registry in (STRATEGIES, LEARNERS, PARTITIONERS):
+    for registry in (STRATEGIES, LEARNERS, PARTITIONERS, FEATURES):
         monkeypatch.setattr(registry, "_kinds", dict(registry._kinds))
     yield
     sys.modules.pop(PLUGIN, None)
@@ -43,7 +50,7 @@ def test_a_whole_life_with_kinds_of_a_plugin(tmp_path):
     ids = make_tables(tmp_path, long_ids=True, groups=0)["train"]
     with world(tmp_path, policy={"verify_share": 1.0, "calibrate": False}, **TOYS) as w:
         assert_made_by_class_means(w)
-        assert {"learner", "partitioner"} <= w.system.site.lineage_static().keys()
+        assert w.system.site.lineage_static().keys() >= SHAPING
         asked = [ids[3], ids[50]]
         usual = place(digests(w.system.site.lake.key, "id", ids), 3, 1)[0]
         assert w.places(ids) != {shard: [ids[n] for n in np.flatnonzero(usual == shard)] for shard in range(3)}
@@ -59,6 +66,7 @@ def test_a_whole_life_with_kinds_of_a_plugin(tmp_path):
         assert all(sub.exact for sub in exact.shards)
         assert_made_by_class_means(w)
         assert w.state(updated) is RequestState.PURGED
+        assert_answers_by_class_means(w)
         w.assert_nothing_left(asked)
         public = [*Keyring(w.system.settings).public_keys().values()]
         every = w.certificates
@@ -72,13 +80,33 @@ def test_a_whole_life_with_kinds_of_a_plugin(tmp_path):
 
 
 def assert_made_by_class_means(w):
-    """Compare what is served with means that the learner had no part in."""
-    site = w.system.site
+    """Compare what is served with means of columns and their squares that the kinds had no part in."""
+    site, encoder = w.system.site, w.system.site.lake.manifest.encoder
     for sub in w.system.registry.version().shards:
         gone = {(str(stone.kind), stone.key) for stone in w.system.ledger.tombstones([sub.shard]).get(sub.shard, [])}
         rows = site.lake.rows("train", sub.shard, gone)
+        known = dict(zip(map(bytes, rows.ids), rows.x, strict=True))
+        table = pq.read_table(w.table)
+        names = digests(site.lake.key, "id", table.column(w.config["data"]["id"]).to_pylist())
+        live = [(place, known[bytes(name)]) for place, name in enumerate(names) if bytes(name) in known]
+        plain = torch.from_numpy(encoder.encode(table.take([place for place, _ in live])))
+        assert torch.equal(torch.stack([row for _, row in live]), torch.cat([plain, plain * plain], dim=1))
         means = torch.stack([rows.x[rows.y == label].double().mean(dim=0).float() for label in (0, 1)])
         assert torch.equal(site.blobs.get(sub.blob)["0.weight"], means)
+
+
+def assert_answers_by_class_means(w):
+    """Compare answers to rows given as JSON with the same rows, encoded as a table is."""
+    site, some = w.system.site, pq.read_table(w.table).slice(0, 20)
+    plain = torch.from_numpy(site.lake.manifest.encoder.encode(some))
+    x = torch.cat([plain, plain * plain], dim=1)
+    served = w.system.registry.version().shards
+    with torch.no_grad():
+        logits = torch.stack([site.load_model(sub.shard, sub.blob)(x) for sub in served])
+    expected = logits.softmax(dim=2).mean(dim=0)
+    said = w.system.predict(some.to_pylist())["predictions"]
+    found = torch.tensor([[*each["probabilities"].values()] for each in said])
+    torch.testing.assert_close(found, expected)
 
 
 _ELSEWHERE = """
@@ -86,7 +114,7 @@ import pickle, sys
 from hybridmu.runtime.workers.context import Site
 site = Site(pickle.loads(bytes.fromhex(sys.stdin.read())))
 from hybridmu.core import strategies
-print(type(site.learner).__name__, type(strategies.get("fade")).__name__)
+print(type(site.learner).__name__, type(strategies.get("fade")).__name__, type(site.lake.features).__name__)
 """
 
 
@@ -99,15 +127,15 @@ def test_a_worker_finds_what_a_plugin_registers(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", _ELSEWHERE], input=sent, capture_output=True, text=True, check=True, cwd=here
     )
-    assert done.stdout.split() == ["ClassMeans", "Fade"]
+    assert done.stdout.split() == ["ClassMeans", "Fade", "Squares"]
 
 
 @pytest.mark.usefixtures("registries")
 def test_other_kinds_are_another_storage(tmp_path):
     raw = {"data": {"train": "t.parquet"}, "storage_url": str(tmp_path / "storage")}
     usual, other = Settings.parse(raw), Settings.parse({**raw, **TOYS})
-    assert not {"learner", "partitioner"} & usual.identity().keys(), "older storages don't know them"
-    others = {name: TOYS[name] for name in ("learner", "partitioner")}
+    assert not SHAPING & usual.identity().keys(), "older storages don't know them"
+    others = {name: TOYS[name] for name in SHAPING}
     assert other.identity() == {**usual.identity(), **others}
 
 
@@ -196,6 +224,7 @@ def test_every_strategy_says_what_the_planner_asks():
     assert strategies.get(FALLBACK).exact
     assert strategies.calibrated() == ("dpus-newton", "dpus-optimised", "dpus")
     assert (learners.get().name, partitioners.get().name) == (LEARNERS.default, PARTITIONERS.default)
+    assert features.get().name == FEATURES.default
 
 
 # Where it is the kind of a job, and the worker's method.

@@ -24,11 +24,11 @@ import hybridmu
 from benchmarks.study import benchmarks
 from benchmarks.study.study_tables import table
 from hybridmu.config import Settings
+from hybridmu.core.features.table_rows import RowEncoder
 from hybridmu.core.kernel.model import State
 from hybridmu.core.kernel.table_encoder import Encoder
 from hybridmu.runtime.audit.verification import verify
 from hybridmu.runtime.workers.oracle import Seals, train_shards
-from hybridmu.serving.table_rows import RowEncoder
 from hybridmu.store.dataset.lake import Lake
 from hybridmu.store.dataset.source_rows import Reader
 from hybridmu.store.dataset.source_table import open_table

@@ -21,8 +21,8 @@ from benchmarks.study.shards import ShardRecord
 from benchmarks.study.trial import PLANNED, PRICED, Trial
 from benchmarks.study.worker import Job, Made, Scores
 from benchmarks.study.world import World
-from hybridmu.core.aggregate import aggregate
 from hybridmu.core.audit.measures import tow
+from hybridmu.core.tasks.classification import Classification
 from hybridmu.planning.cost import schedule
 from hybridmu.types import Plan
 
@@ -207,7 +207,7 @@ class Judge:
             if found.test_logits is not None
         ]
         labels = torch.tensor(self.world.labels)
-        votes = aggregate(torch.stack(logits), self.world.settings.serving.aggregation)
+        votes = Classification().combine(torch.stack(logits), self.world.settings.serving.aggregation)
         return {
             "accuracy": float((votes.argmax(dim=1) == labels).float().mean()),
             "forget_loss": _mean([(s.forget_loss, s.revoked) for s in scores.values()]),

@@ -28,6 +28,7 @@ from hybridmu.config.section import Section
 from hybridmu.config.training_settings import (
     CheckpointSettings,
     ComputeSettings,
+    FeatureSettings,
     LearnerSettings,
     OptimizerSettings,
     PartitionerSettings,
@@ -51,6 +52,7 @@ class Settings(Section):
     task: TaskSettings = TaskSettings()
     learner: LearnerSettings = LearnerSettings()
     partitioner: PartitionerSettings = PartitionerSettings()
+    features: FeatureSettings = FeatureSettings()
     sisa: SisaSettings = SisaSettings()
     optimizer: OptimizerSettings = OptimizerSettings()
     compute: ComputeSettings = ComputeSettings()
@@ -220,7 +222,7 @@ class Settings(Section):
         left_out = {"train", "validation", "test"} if self.data.name else set()
         if not self.data.lists:  # a key that older storages don't know
             left_out |= {"lists"}
-        kinds = {"learner": self.learner, "partitioner": self.partitioner}
+        kinds = {"learner": self.learner, "partitioner": self.partitioner, "features": self.features}
         # Likewise: only one that is not the default is named.
         others = {name: kind.model_dump(mode="json") for name, kind in kinds.items() if kind != type(kind)()}
         return {

@@ -12,15 +12,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from hybridmu.core.aggregate import aggregate
+from hybridmu.core import features
+from hybridmu.core.features import FeatureSource
 from hybridmu.core.kernel.model import SubModel
 from hybridmu.core.kernel.table_encoder import Encoder
+from hybridmu.core.tasks.classification import Classification
 from hybridmu.errors import DataError, HybridMUError, StateError, UserExitError
 from hybridmu.runtime.workers.context import Site
 from hybridmu.serving.forward_passes import Forward, fastest
-from hybridmu.serving.table_rows import RowEncoder
 from hybridmu.types import ModelVersion
-from hybridmu.user_code import kind
+from hybridmu.user_code import contained, kind
 
 _SAMPLE_ROWS = 16
 _QUICK_SECONDS = 0.005
@@ -35,11 +36,13 @@ class Ensemble:
     Args:
         version: Version number that every answer carries.
         models: Shard → (blob, sub-model); emptied shards are absent. None stands for one that another process holds.
-        encoder: Turns rows into tensors.
+        encoder: Feature columns, label and classes.
         how: `mean` or `vote`.
         removed: Shard → tombstones up to this number are out of its sub-model.
         elsewhere: Has the sub-models run by the processes that hold them, x → logits, and the seconds of a sample.
         whole: Columns that hold whole numbers alone.
+        source: Makes numbers of rows; the default one by default.
+        judgement: Combines answers; as logits of classes by default.
     """
 
     def __init__(
@@ -51,10 +54,17 @@ class Ensemble:
         removed: Mapping[int, int] | None = None,
         elsewhere: tuple[Forward, float] | None = None,
         whole: Collection[str] = (),
+        source: FeatureSource | None = None,
+        judgement: Classification | None = None,
     ) -> None:
         self.version, self.encoder, self.how = version, encoder, how
         self.models = models
-        self._rows = RowEncoder(encoder, whole)
+        self._judgement = judgement or Classification()
+        source = source or features.get()
+        self._encode = source.of_rows(encoder, whole)
+        # What reading one row and naming its answer takes, in values.
+        self._cells = sum(column.width if column.kind == "list" else 1 for column in encoder.columns)
+        self._cells += len(encoder.classes)
         self.removed = {shard: upto for shard, upto in (removed or {}).items() if shard in models}
         self.withheld: frozenset[int] = frozenset()
         voters = [model for _, model in models.values() if model is not None]
@@ -63,7 +73,7 @@ class Ensemble:
         if elsewhere:
             self._forward, self.way, self.seconds = elsewhere[0], "spread", {"spread": elsewhere[1]}
         elif voters:
-            self.way, self._forward, self.seconds = fastest(voters, sample(encoder))
+            self.way, self._forward, self.seconds = fastest(voters, sample(source.width(encoder)))
 
     @classmethod
     def load(
@@ -95,7 +105,8 @@ class Ensemble:
                 models[sub.shard] = (sub.blob, site.load_model(sub.shard, sub.blob))
         how, encoder = site.settings.serving.aggregation, site.lake.manifest.encoder
         whole = site.feature_types.whole()
-        return cls(version.version, models, encoder, how, removed_of(version), whole=whole)
+        source, judgement = site.lake.features, site.judgement
+        return cls(version.version, models, encoder, how, removed_of(version), None, whole, source, judgement)
 
     def withholding(self, shards: frozenset[int]) -> Ensemble:
         """Return the same version with some sub-models out of the vote; nothing is loaded or copied."""
@@ -113,7 +124,7 @@ class Ensemble:
         if self.way == "spread":
             return False
         forward = self.seconds.get(self.way, math.inf) * max(1.0, rows / _SAMPLE_ROWS)
-        return forward < _QUICK_SECONDS and rows * (self._rows.cells + len(self.encoder.classes)) <= _QUICK_CELLS
+        return forward < _QUICK_SECONDS and rows * self._cells <= _QUICK_CELLS
 
     def encode(self, rows: Sequence[dict[str, Any]]) -> npt.NDArray[np.float32]:
         """Encode rows given as column → value.
@@ -128,7 +139,7 @@ class Ensemble:
             DataError: No rows, a missing column, or a value that the column can't hold.
         """
         try:
-            return self._rows.encode(rows)
+            return self._encode(rows)
         except DataError:
             raise
         except Exception as error:  # whatever a caller's rows raise is said to that caller
@@ -139,6 +150,7 @@ class Ensemble:
         """Return class probabilities, float32 [n, classes].
 
         Raises:
+            DataError: A task's own way to combine answers has not one for every row.
             StateError: No shard is left to vote.
         """
         if not self.voters:
@@ -146,7 +158,16 @@ class Ensemble:
         logits = self.logits(x)
         if self.withheld:  # a sub-model that is run and not counted costs less than other batches of weights
             logits = logits[[place for place, shard in enumerate(self.models) if shard not in self.withheld]]
-        return aggregate(logits, self.how).float().numpy()
+        with contained():
+            found = self._judgement.combine(logits, self.how).float()
+        if found.shape != logits.shape[1:]:
+            raise DataError(
+                "the model does not answer every row",
+                expected=f"probabilities {list(logits.shape[1:])}",
+                got=str(list(found.shape)),
+                remedy="mend the task's judgement; these rows are not at fault",
+            )
+        return found.numpy()
 
     @torch.no_grad()
     def logits(self, x: npt.NDArray[np.float32]) -> torch.Tensor:
@@ -246,9 +267,9 @@ def _said(answer: Callable[[_T], _R], question: _T) -> _R | DataError:
         return error
 
 
-def sample(encoder: Encoder) -> torch.Tensor:
-    """Return rows to measure with, float32 [16, features]."""
-    return torch.zeros(_SAMPLE_ROWS, encoder.features)
+def sample(width: int) -> torch.Tensor:
+    """Return rows to measure with, float32 [16, width]."""
+    return torch.zeros(_SAMPLE_ROWS, width)
 
 
 def removed_of(version: ModelVersion) -> dict[int, int]:

@@ -72,11 +72,12 @@ def spread(site: Site, version: ModelVersion, _: Ensemble | None, ask: Ask) -> E
         return torch.from_numpy(np.stack([said[shard] for shard in models]))
 
     encoder, how = site.lake.manifest.encoder, site.settings.serving.aggregation
+    source, whole = site.lake.features, site.feature_types.whole()
     started = time.perf_counter()
     if models:
-        forward(sample(encoder))
+        forward(sample(source.width(encoder)))
     elsewhere = forward, time.perf_counter() - started
-    return Ensemble(number, models, encoder, how, removed_of(version), elsewhere, site.feature_types.whole())
+    return Ensemble(number, models, encoder, how, removed_of(version), elsewhere, whole, source, site.judgement)
 
 
 class SubModelGroup(Follower):

@@ -1,13 +1,16 @@
-"""A strategy, a learner and a partitioner of an operator's own, as a plugin registers them."""
+"""A strategy, a learner, a partitioner and a feature source of an operator's own, as a plugin registers them."""
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import nn
 
 from hybridmu.plugins import (
+    Columns,
     Context,
     Extent,
+    FeatureSource,
     Fit,
     Fitted,
     Learner,
@@ -17,6 +20,7 @@ from hybridmu.plugins import (
     SubModel,
     Work,
     place,
+    register_feature_source,
     register_learner,
     register_partitioner,
     register_strategy,
@@ -85,6 +89,31 @@ class Mirrored(Partitioner):
         return place(owners[:, ::-1].copy(), shards, slices)
 
 
+class Squares(FeatureSource):
+    """The encoded columns, and their squares."""
+
+    name = "squares"
+
+    def width(self, schema):
+        """Return two numbers per encoded one."""
+        return 2 * schema.features
+
+    def of_tables(self, schema):
+        """Return the passage of tables; it leaves the place that it is offered alone."""
+        encode = Columns().of_tables(schema)
+        return lambda table, out=None: _with_squares(encode(table))
+
+    def of_rows(self, schema, whole):
+        """Return the passage of rows."""
+        encode = Columns().of_rows(schema, whole)
+        return lambda rows: _with_squares(encode(rows))
+
+
+def _with_squares(x):
+    return np.concatenate([x, x * x], axis=1)
+
+
 register_strategy(Fade)
 register_learner(ClassMeans)
 register_partitioner(Mirrored)
+register_feature_source(Squares)

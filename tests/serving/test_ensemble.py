@@ -12,6 +12,7 @@ from torch import nn
 
 from hybridmu.core.kernel.model import Standardize, SubModel
 from hybridmu.core.kernel.table_encoder import Column, Encoder
+from hybridmu.core.tasks.classification import Classification
 from hybridmu.errors import DataError, StateError
 from hybridmu.serving.ensemble import Ensemble
 from hybridmu.serving.forward_passes import batched_matmul, fastest, loop, vmapped
@@ -206,3 +207,21 @@ def test_a_model_that_cannot_answer_zeros_answers_other_rows():
     found = of(refuse)
     assert (found.way, found.seconds, found.quick(1)) == ("loop", {}, False)
     assert asked(found, 1.0)
+
+
+class Short(Classification):
+    def combine(self, logits, how):
+        return logits[0, :-1]
+
+
+class Leaving(Classification):
+    def combine(self, logits, how):
+        raise SystemExit(3)
+
+
+@pytest.mark.parametrize(("judgement", "says"), [(Short(), "does not answer every row"), (Leaving(), "can't answer")])
+def test_a_judgement_that_fails_is_said_to_every_caller(judgement, says):
+    held = ensemble(judgement=judgement)
+    for answer in held.answers([rows(1, 2), rows(3)]):
+        assert isinstance(answer, DataError)
+        assert says in answer.what

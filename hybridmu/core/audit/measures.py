@@ -90,26 +90,6 @@ def attack_auc(member_losses: F64, other_losses: F64) -> float:
     return float(above.mean() / (2 * len(ordered)))
 
 
-def margins(logits: Tensor, labels: Tensor) -> F64:
-    """Return z_y − log Σ_{k≠y} exp z_k per row: the log-odds of the right class (what KLoM and U-LiRA look at).
-
-    Args:
-        logits: float [n, classes], at least two classes.
-        labels: int64 [n].
-
-    Returns:
-        float64 [n].
-
-    Example:
-        >>> margins(torch.tensor([[2.0, 0.5]]), torch.tensor([0])).tolist()
-        [1.5]
-    """
-    wide = logits.double()
-    own = wide.gather(1, labels[:, None])[:, 0]
-    others = wide.scatter(1, labels[:, None], -math.inf).logsumexp(dim=1)
-    return np.asarray((own - others).numpy())
-
-
 def klom(ours: F64, oracles: F64) -> F64:
     """Return KLoM per row: how far the margins of many unlearned models are from those of many oracles.
 

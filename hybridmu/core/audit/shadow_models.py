@@ -30,6 +30,8 @@ from hybridmu.core.kernel.model import State, SubModel
 from hybridmu.core.kernel.partition import U64, derive, epoch_order
 from hybridmu.core.kernel.rows import Rows
 from hybridmu.core.strategies import Context, get
+from hybridmu.core.tasks.base import Task
+from hybridmu.core.tasks.classification import judgement_of
 from hybridmu.errors import DivergedError
 from hybridmu.kinds import FALLBACK
 
@@ -240,24 +242,28 @@ def score(ground: Ground, model: SubModel, forgotten: Rows, target: float) -> Sc
     """
     task, recipe, shard = ground.context.task, ground.context.recipe, ground.context.shard
     groups = (sample(forgotten, recipe.seed, shard, _FORGOTTEN), ground.retain, ground.unseen)
-    forget, retain, unseen = (_margins(model, rows) for rows in groups)
+    forget, retain, unseen = (_margins(model, rows, task) for rows in groups)
     loss = evaluation.mean_loss(model, forgotten, task)
-    accuracies = (_accuracy(model, forgotten), _accuracy(model, ground.retain), _accuracy(model, ground.unseen))
+    accuracies = (
+        _metric(model, forgotten, task),
+        _metric(model, ground.retain, task),
+        _metric(model, ground.unseen, task),
+    )
     relearn = measures.relearn_epochs(model, forgotten, target, recipe, task, _RELEARN_EPOCHS)
     return Score(forget, retain, unseen, loss, accuracies, relearn)
 
 
-def _margins(model: SubModel, rows: Rows) -> tuple[float, ...]:
+def _margins(model: SubModel, rows: Rows, task: Task) -> tuple[float, ...]:
     if not len(rows):
         return ()
-    return tuple(measures.margins(evaluation.logits_of(model, rows, 0).cpu(), rows.y.cpu()).tolist())
+    return tuple(judgement_of(task).margins(evaluation.logits_of(model, rows, 0).cpu(), rows.y.cpu()).tolist())
 
 
 @torch.no_grad()
-def _accuracy(model: SubModel, rows: Rows) -> float:
+def _metric(model: SubModel, rows: Rows, task: Task) -> float:
     if not len(rows):
         return math.nan
-    return float((evaluation.logits_of(model, rows, 0).argmax(dim=1) == rows.y).float().mean())
+    return judgement_of(task).metric(evaluation.logits_of(model, rows, 0), rows.y)
 
 
 def _last(trajectory: Mapping[int, State]) -> State:

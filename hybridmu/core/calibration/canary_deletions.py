@@ -19,6 +19,8 @@ from hybridmu.core.kernel.partition import Digests, epoch_order, order_words
 from hybridmu.core.kernel.rows import Rows, carries
 from hybridmu.core.kernel.training import Recipe
 from hybridmu.core.strategies import Context, get
+from hybridmu.core.tasks.base import Task
+from hybridmu.core.tasks.classification import judgement_of
 from hybridmu.errors import StrategyUnavailableError
 from hybridmu.kinds import FALLBACK
 from hybridmu.types import ALPHAS, CalibrationCell, CalibrationCurve, CanaryControls, KeySet
@@ -82,7 +84,7 @@ def measure(
         return ()
     trial = replace(context, live=context.live.where(~mask), revoked=context.live.where(mask))
     oracle = _oracle(trial, cell.first_slice)
-    target, accuracy = evaluation.losses(oracle, trial.revoked, trial.task), _accuracy(oracle, unseen)
+    target, accuracy = evaluation.losses(oracle, trial.revoked, trial.task), _metric(oracle, unseen, trial.task)
     columns = (trial.revoked.ids, trial.revoked.groups)
     keys = tuple(sorted({row.tobytes() for column in columns for row in column if row.any()}))
     controls = _controls(trial, target) if controlled else None
@@ -95,7 +97,7 @@ def measure(
                 each = evaluation.losses(model, trial.revoked, trial.task) - target
                 gaps.append(float(each.mean()))
                 deviations.append(_deviation(each))
-                changes.append(_accuracy(model, unseen) - accuracy)
+                changes.append(_metric(model, unseen, trial.task) - accuracy)
         except StrategyUnavailableError:  # on this device; others may be available
             continue
         along = [tuple(np.interp(ALPHAS, steps, found).tolist()) for found in (gaps, deviations, changes)]
@@ -155,6 +157,6 @@ def _oracle(trial: Context, first: int) -> SubModel:
 
 
 @torch.no_grad()
-def _accuracy(model: SubModel, rows: Rows) -> float:
+def _metric(model: SubModel, rows: Rows, task: Task) -> float:
     model.eval()
-    return float((model(rows.x).argmax(dim=1) == rows.y).float().mean()) if len(rows) else 0.0
+    return judgement_of(task).metric(model(rows.x), rows.y) if len(rows) else 0.0

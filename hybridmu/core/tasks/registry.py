@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hybridmu.core.tasks.base import Task
+from hybridmu.core.tasks.classification import judgement_of
 from hybridmu.errors import ConfigError
 from hybridmu.kinds import TASKS, search_here
 from hybridmu.user_code import contained, told
@@ -43,6 +44,13 @@ def make_task(name: str, options: Mapping[str, Any]) -> Task:
     except Exception as error:  # the user's own code
         raise ConfigError(f"task {name!r} can't be made with these options", got=told(error)) from error
     _refuse_unsourced(name, {base.__module__ for base in type(task).__mro__})
+    try:
+        with contained():
+            judgement_of(task)
+    except ConfigError:
+        raise
+    except Exception as error:  # a property, or __getattr__
+        raise ConfigError(f"task {name!r} fails when it is asked for its judgement", got=told(error)) from error
     for method in ("model", "loss"):
         try:
             with contained():

@@ -10,7 +10,6 @@ import torch
 
 from hybridmu.config import Settings
 from hybridmu.core import evaluation
-from hybridmu.core.aggregate import aggregate
 from hybridmu.core.audit import measures
 from hybridmu.core.kernel.model import State, SubModel
 from hybridmu.core.kernel.rows import Rows, concatenate
@@ -127,8 +126,8 @@ def _gaps(
     unseen_reference = evaluation.losses(reference, test, site.task)
     figures = {
         "forget_loss_gap": measures.forget_loss_gap(model, reference, revoked, site.task),
-        "accuracy": _accuracy(model, test),
-        "oracle_accuracy": _accuracy(reference, test),
+        "accuracy": _accuracy(site, model, test),
+        "oracle_accuracy": _accuracy(site, reference, test),
         "attack_auc": measures.attack_auc(evaluation.losses(model, revoked, site.task), unseen),
         "oracle_attack_auc": measures.attack_auc(evaluation.losses(reference, revoked, site.task), unseen_reference),
         "revoked_rows": len(revoked),
@@ -155,11 +154,10 @@ def _model(site: Site, shard: int, state: State) -> SubModel:
     return model
 
 
-def _accuracy(model: SubModel, rows: Rows) -> float | None:
+def _accuracy(site: Site, model: SubModel, rows: Rows) -> float | None:
     if len(rows) == 0:
         return None
-    logits = evaluation.logits_of(model, rows, 0)
-    return float((logits.argmax(dim=1) == rows.y).float().mean())
+    return site.judgement.metric(evaluation.logits_of(model, rows, 0), rows.y)
 
 
 def _ensemble_accuracy(site: Site, states: dict[int, State | None], rows: Rows) -> float | None:
@@ -171,6 +169,6 @@ def _ensemble_accuracy(site: Site, states: dict[int, State | None], rows: Rows) 
     ]
     if not logits or len(rows) == 0:
         return None
-    votes = aggregate(torch.stack(logits), site.settings.serving.aggregation)
-    value = float((votes.argmax(dim=1) == rows.y).float().mean())
+    votes = site.judgement.combine(torch.stack(logits), site.settings.serving.aggregation)
+    value = site.judgement.metric(votes, rows.y)
     return None if math.isnan(value) else value

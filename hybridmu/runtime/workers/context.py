@@ -10,6 +10,7 @@ import torch
 from hybridmu.code_digest import code_digest
 from hybridmu.config import Settings
 from hybridmu.core import learners
+from hybridmu.core.features import FeatureSource
 from hybridmu.core.kernel.model import State, SubModel
 from hybridmu.core.kernel.rows import Rows
 from hybridmu.core.kernel.training import Across, Recipe
@@ -18,9 +19,10 @@ from hybridmu.core.partitioners import Partitioner
 from hybridmu.core.proof.lineage import environment, head
 from hybridmu.core.strategies import Context
 from hybridmu.core.strategies.requirements import unfit_updates
+from hybridmu.core.tasks.classification import judgement_of
 from hybridmu.core.tasks.registry import make_task
 from hybridmu.errors import ConfigError
-from hybridmu.kinds import LEARNERS, PARTITIONERS, import_plugins
+from hybridmu.kinds import FEATURES, LEARNERS, PARTITIONERS, import_plugins
 from hybridmu.store.dataset.feature_types import FeatureTypes
 from hybridmu.store.dataset.lake import Lake
 from hybridmu.store.storage.blobs import Blobs
@@ -48,6 +50,7 @@ class Site:
         self.lake = Lake(settings, self.storage)
         self.feature_types = FeatureTypes(self.lake)
         self.task = make_task(settings.task.name, settings.task.options)
+        self.judgement = judgement_of(self.task)
         self.learner = learners.get(settings.learner.name)
         # Of what is imported now, not of what lies on disk later.
         self._code = code_digest(self.task)
@@ -97,13 +100,15 @@ class Site:
             },
         }
 
-    def _others(self) -> dict[str, Learner | Partitioner]:
+    def _others(self) -> dict[str, Learner | Partitioner | FeatureSource]:
         """Return the kinds that are not the default ones, whose code is the kernel's; an edited one begins anew."""
-        others: dict[str, Learner | Partitioner] = {}
+        others: dict[str, Learner | Partitioner | FeatureSource] = {}
         if self.learner.name != LEARNERS.default:
             others["learner"] = self.learner
         if self.lake.partitioner.name != PARTITIONERS.default:
             others["partitioner"] = self.lake.partitioner
+        if self.lake.features.name != FEATURES.default:
+            others["features"] = self.lake.features
         return others
 
     def head(self, shard: int, versions: Mapping[str, str] | None = None) -> str:
@@ -192,14 +197,17 @@ class Site:
 
     def unfit_updates(self) -> dict[StrategyName, str]:
         """Return which updates the task's model does not allow, and why."""
-        return unfit_updates(self._untrained(0), self.task, self.lake.manifest.features)
+        return unfit_updates(self._untrained(0), self.task, self._width)
+
+    @property
+    def _width(self) -> int:
+        return self.lake.features.width(self.lake.manifest.encoder)
 
     def _untrained(self, shard: int, seed: int | None = None) -> SubModel:
-        manifest = self.lake.manifest
         return self.learner.initial(
             self.task,
-            features=manifest.features,
-            classes=len(manifest.encoder.classes),
+            features=self._width,
+            classes=len(self.lake.manifest.encoder.classes),
             standardize=self.settings.data.standardize,
             seed=self.settings.sisa.seed if seed is None else seed,
             shard=shard,

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from hybridmu.config import Settings
+from hybridmu.core.features import opened
 from hybridmu.core.kernel.rows import carries
 from hybridmu.core.kernel.table_encoder import Encoder
 from hybridmu.core.kernel.training import Recipe
@@ -53,7 +54,8 @@ class TaskChecks:
             table: Some rows.
         """
         some = table.slice(0, SAMPLE_ROWS)
-        x, y = torch.from_numpy(encoder.encode(some)), torch.from_numpy(encoder.encode_labels(some))
+        x = torch.from_numpy(opened(self._site.lake.features, encoder)(some))
+        y = torch.from_numpy(encoder.encode_labels(some))
         self._check(x, y, len(encoder.classes), begins=True)
 
     def of_lake(self, gone: Mapping[int, list[Tombstone]], *, begins: bool) -> None:

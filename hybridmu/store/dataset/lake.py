@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import torch
 
 from hybridmu.config import Settings
-from hybridmu.core import partitioners
+from hybridmu.core import features, partitioners
 from hybridmu.core.kernel.rows import Rows, carries
 from hybridmu.errors import StateError, StorageError
 from hybridmu.store.dataset.key_index import KeyColumns, joined, key_columns, stored_seal
@@ -69,6 +69,7 @@ class Lake:
         self.shards = settings.sisa.shards
         self.key = settings.partition_key()
         self.partitioner = partitioners.get(settings.partitioner.name)
+        self.features = features.get(settings.features.name)
         self._manifest: Manifest | None = None
         self._version = ""
         self._recorded: Recorded | None = None
@@ -240,7 +241,7 @@ class Lake:
         """
         names, encoder = self.files(split, shard, generations), self.manifest.encoder
         try:
-            return self._settled(lambda: ShardTables(self.storage, names, encoder, self._compare))
+            return self._settled(lambda: ShardTables(self.storage, names, encoder, self.features, self._compare))
         except FileNotFoundError as error:
             raise self._missing(str(error.filename)) from None
 

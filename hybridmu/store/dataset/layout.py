@@ -117,7 +117,7 @@ class Manifest:
     Slices are numbered through all generations: those of generation g follow those of all earlier ones.
 
     Attributes:
-        encoder: How rows become tensors; its class list is the schema's.
+        encoder: Feature columns as they are declared, label and classes.
         classes_inferred: Whether the class list was read off the data once, instead of declared.
         salt: 32 random bytes that key the leaves of the Merkle trees in every lineage.
         generations: In the order in which they came; the first is what the first training read.
@@ -129,11 +129,6 @@ class Manifest:
     salt: bytes
     generations: tuple[Generation, ...]
     ancestry: Ancestry | None = None
-
-    @property
-    def features(self) -> int:
-        """Return the encoded width."""
-        return self.encoder.features
 
     @property
     def id_type(self) -> str:

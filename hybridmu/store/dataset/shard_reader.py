@@ -15,8 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from hybridmu.core.features import FeatureSource, opened
 from hybridmu.core.kernel.rows import Positions, Rows
-from hybridmu.core.kernel.table_encoder import Encoder, Encoding
+from hybridmu.core.kernel.table_encoder import Encoder
 from hybridmu.errors import StorageError
 from hybridmu.store.dataset.key_index import keys_in
 from hybridmu.store.dataset.layout import META, as_given, digest_column, stored_name
@@ -35,7 +36,8 @@ class ShardTables:
     Args:
         storage: Where they are.
         names: The tables, one per generation, in that order.
-        encoder: How rows become tensors.
+        encoder: Feature columns, label and classes.
+        features: Makes numbers of the feature columns.
         compare: Called with the name and the seal of every table before a row of it is used.
 
     Attributes:
@@ -46,9 +48,14 @@ class ShardTables:
     """
 
     def __init__(
-        self, storage: Storage, names: Sequence[str], encoder: Encoder, compare: Callable[[str, str], None]
+        self,
+        storage: Storage,
+        names: Sequence[str],
+        encoder: Encoder,
+        features: FeatureSource,
+        compare: Callable[[str, str], None],
     ) -> None:
-        self._storage, self._encoder, self._compare = storage, encoder, compare
+        self._storage, self._encoder, self._source, self._compare = storage, encoder, features, compare
         found = [(name, *self._keys(name)) for name in names]
         self._files = [(name, metadata) for name, metadata, _ in found]
         tables = [keys for _, _, keys in found]
@@ -73,9 +80,10 @@ class ShardTables:
         Raises:
             StorageError: A table is damaged, or was replaced after its keys were read.
         """
-        x = [np.empty((len(positions), self._encoder.features), dtype=np.float32) for positions in wanted]
+        width = self._source.width(self._encoder)
+        x = [np.empty((len(positions), width), dtype=np.float32) for positions in wanted]
         y = [np.empty(len(positions), dtype=np.int64) for positions in wanted]
-        encoding = Encoding(self._encoder)
+        transform = opened(self._source, self._encoder)
         some = np.zeros(len(self.outline), dtype=np.bool_)
         for positions in wanted:
             some[positions] = True
@@ -84,7 +92,7 @@ class ShardTables:
                 low, high = np.searchsorted(positions, (places[0], places[-1] + 1))
                 if low < high:
                     kept = _kept(table, np.searchsorted(places, positions[low:high]))
-                    encoding.encode(kept, features[low:high])
+                    transform(kept, features[low:high])
                     labels[low:high] = self._encoder.encode_labels(kept)
         return tuple(
             replace(self._outline_of(positions), x=torch.from_numpy(x[number]), y=torch.from_numpy(y[number]))

@@ -12,9 +12,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from hybridmu.config import DataSettings
+from hybridmu.core.features import opened
 from hybridmu.core.kernel.column_types import Role, check_role, kind_of
 from hybridmu.core.kernel.partition import Digests, check_key, digests
-from hybridmu.core.kernel.table_encoder import F32, Column, Encoder, Encoding, make_columns
+from hybridmu.core.kernel.table_encoder import F32, Column, Encoder, make_columns
 from hybridmu.errors import DataError
 from hybridmu.store.dataset.lake import Lake
 from hybridmu.store.dataset.layout import as_stored, digest_array
@@ -43,14 +44,15 @@ class Reader:
 
     Args:
         lake: Names the columns and the partition key.
-        encoder: How rows become tensors.
+        encoder: Feature columns, label and classes.
         guard: Knows what must not come in.
         returning: The request whose revoked rows may come back (a correction).
     """
 
     def __init__(self, lake: Lake, encoder: Encoder, guard: Suppression | None, returning: str | None = None) -> None:
         self.data, self.key, self.encoder = lake.settings.data, lake.key, encoder
-        self._encoding, self._guard, self._returning = Encoding(encoder), guard, returning
+        self._transform = opened(lake.features, encoder)
+        self._guard, self._returning = guard, returning
         self.skipped = 0
 
     @property
@@ -158,7 +160,7 @@ class Reader:
             has = np.array([value is not None for value in values])
             groups[has] = digests(self.key, "group", [value for value in values if value is not None])
             places = np.where(has[:, None], groups, ids)
-        content = content_digests(self._encoding.encode(table), self.encoder.encode_labels(table))
+        content = content_digests(self._transform(table), self.encoder.encode_labels(table))
         table = as_stored(table).append_column("_id", digest_array(ids.tobytes()))
         table = table.append_column("_group", digest_array(groups.tobytes()))
         return Batch(table.append_column("_content", digest_array(content)), places)

@@ -14,6 +14,7 @@ from hypothesis.extra import numpy as arrays
 from hybridmu.core import evaluation
 from hybridmu.core.audit import measures
 from hybridmu.core.kernel.training import Recipe
+from hybridmu.core.tasks.classification import Classification
 from tests.scenes.shard_in_memory import make_rows, trained
 
 finite = st.floats(-200, 200, width=32)
@@ -35,7 +36,7 @@ labels_of_six = st.lists(st.integers(0, 2), min_size=6, max_size=6)
 
 @given(arrays.arrays(np.float32, (6, 3), elements=st.floats(-50, 50, width=32)), labels_of_six)
 def test_a_margin_is_the_log_odds_of_the_right_class(logits, labels):
-    found = measures.margins(torch.from_numpy(logits), torch.tensor(labels))
+    found = Classification().margins(torch.from_numpy(logits), torch.tensor(labels))
     odds = np.exp(logits.astype(np.float64))
     right = np.eye(3, dtype=bool)[labels]
     others = np.where(right, 0.0, odds).sum(axis=1)

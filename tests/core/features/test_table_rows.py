@@ -15,13 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from hybridmu.core.features.table_rows import RowEncoder
 from hybridmu.core.kernel.model import SubModel
 from hybridmu.core.kernel.table_encoder import Column, Encoder, make_columns
 from hybridmu.errors import DataError, StateError
 from hybridmu.serving.answer_schemas import problem
 from hybridmu.serving.ensemble import Ensemble
 from hybridmu.serving.forward_passes import fastest, loop
-from hybridmu.serving.table_rows import RowEncoder
 
 SCHEMA = pa.schema([
     ("a", pa.float64()),

@@ -56,8 +56,6 @@ class RowEncoder:
         for make, kinds in makers:
             if some := [(column, at) for column, at in placed if column.kind in kinds]:
                 self._groups.append(make(some))
-        # What reading one row takes, in values.
-        self.cells = sum(column.width if column.kind == "list" else 1 for column in encoder.columns)
 
     def encode(self, rows: Sequence[Row]) -> F32:
         """Encode rows.
