@@ -251,7 +251,7 @@ def test_a_failed_request_that_is_asked_for_again_ends_and_says_so(tmp_path, mon
 
         monkeypatch.setattr(ShardWorker, "retrain", broken)
         request = it.forget(it.rows[0][0])
-        with pytest.raises(hybridmu.HybridMUError, match=r"(?s)failed.*no luck.*ask for the same again"):
+        with pytest.raises(hybridmu.HybridMUError, match=r"(?s)failed.*no luck.*send the request again"):
             it.system.wait(request)
         assert it.forget(it.rows[0][0]) == request
         with pytest.raises(hybridmu.HybridMUError, match="failed"):
