@@ -145,7 +145,7 @@ def clocked(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """`clocked(seconds)` lets the purger's pauses pass."""
     real, ahead = time.monotonic, [0.0]
     clock = SimpleNamespace(monotonic=lambda: real() + ahead[0])
-    monkeypatch.setattr("hybridmu.runtime.coordinator.purger.time", clock)
+    monkeypatch.setattr("hybridmu.runtime.coordinator.purge_schedule.time", clock)
     return lambda seconds=61.0: ahead.__setitem__(0, ahead[0] + seconds)
 
 

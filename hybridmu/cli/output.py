@@ -19,7 +19,7 @@ from typer.core import TyperGroup
 from hybridmu.errors import HybridMUError, UnknownKeysError
 from hybridmu.report.json_values import finite
 from hybridmu.report.terminal import Description, Terminal
-from hybridmu.runtime.coordinator.coordinator import Snapshot
+from hybridmu.runtime.coordinator.snapshot import Snapshot
 from hybridmu.system.system import Watcher
 from hybridmu.user_code import contained
 

@@ -14,7 +14,7 @@ from hybridmu.cli.options import ConfigOption, JsonOption, LocalOption
 from hybridmu.cli.output import bar, emit, err, out, print_table, progress, tell, warn
 from hybridmu.cli.system_access import open_system
 from hybridmu.logs import start_logging
-from hybridmu.runtime.coordinator.coordinator import Snapshot
+from hybridmu.runtime.coordinator.snapshot import Snapshot
 from hybridmu.types.text import visible
 
 

@@ -18,7 +18,8 @@ from hybridmu.cluster.ray_metrics import LedgerMetrics
 from hybridmu.cluster.resources import ensure_ray, local_storage_warning, nodes, pools, refuse_ledger_in_a_file
 from hybridmu.config import Settings
 from hybridmu.errors import HybridMUError, StateError
-from hybridmu.runtime.coordinator.coordinator import Coordinator, Snapshot
+from hybridmu.runtime.coordinator.coordinator import Coordinator
+from hybridmu.runtime.coordinator.snapshot import Snapshot
 
 _log = logging.getLogger(__name__)
 _START_SECONDS = 180.0
@@ -32,7 +33,7 @@ class CoordinatorActor(Coordinator):
         self._ray = RayExecutor(settings)
         super().__init__(settings, self._ray, holder)
         self._announced: int | None = None
-        self._metrics = LedgerMetrics(self._database)
+        self._metrics = LedgerMetrics(self.database)
 
     def acquire(self) -> bool:
         """Return whether the lease was taken; CPUs that a dead holder left reserved are then free again."""
@@ -45,9 +46,10 @@ class CoordinatorActor(Coordinator):
         """Return the state after one step; tell replicas of a new version at once instead of at their next poll."""
         snapshot = super().step(wait_seconds)
         self._metrics.show()
-        if snapshot.version != self._announced and self.replicas.live():
+        if snapshot.version != self._announced and self.database.replicas.live():
             announce(snapshot.version or 0)
-            self._database.progress.mark_served(self._token(), self.replicas.confirmed())
+            confirmed = self.database.replicas.confirmed()
+            self.database.progress.mark_served(self.leadership.token(), confirmed)
             snapshot = self.snapshot()
         self._announced = snapshot.version
         return snapshot

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TimeElapsedColumn
 from rich.table import Table
 
 from hybridmu.report.terminal import Description
-from hybridmu.runtime.coordinator.coordinator import Snapshot
+from hybridmu.runtime.coordinator.snapshot import Snapshot
 
 _PHASES = 20
 _WIDTH = 140

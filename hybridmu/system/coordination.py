@@ -17,8 +17,9 @@ from hybridmu.errors import (
     LeaseLostError,
     StateError,
 )
-from hybridmu.runtime.coordinator import coordinator
-from hybridmu.runtime.coordinator.coordinator import Coordinator, Snapshot
+from hybridmu.runtime.coordinator import leadership
+from hybridmu.runtime.coordinator.coordinator import Coordinator
+from hybridmu.runtime.coordinator.snapshot import Snapshot
 from hybridmu.runtime.workers.executor import LocalExecutor
 from hybridmu.store.ledger.lease import Lease
 from hybridmu.system.arguments import Watcher
@@ -83,7 +84,7 @@ class Coordination:
 
                 driver = RayDriver(self._settings, holder)
             # A killed coordinator's lease runs out; a live one renews it for longer than we wait.
-            patience = time.monotonic() + (coordinator.LEASE_SECONDS + 1 if patient else 0)
+            patience = time.monotonic() + (leadership.LEASE_SECONDS + 1 if patient else 0)
             try:
                 while not (acquired := driver.acquire()) and time.monotonic() < patience:
                     time.sleep(0.3)
@@ -133,7 +134,7 @@ class Coordination:
         Args:
             watch: Called with a snapshot after a step made here.
         """
-        if self.driver is None and self._lease().holder(coordinator.LEASE_SECONDS) is not None:
+        if self.driver is None and self._lease().holder(leadership.LEASE_SECONDS) is not None:
             time.sleep(0.1)
             return
         try:
@@ -158,7 +159,7 @@ class Coordination:
             StateError: Another coordinator is at work.
         """
         self.close()  # a coordinator of our own has no job at work now
-        token = self._lease().acquire(self.holder(), coordinator.LEASE_SECONDS)
+        token = self._lease().acquire(self.holder(), leadership.LEASE_SECONDS)
         if token is None:
             raise StateError(
                 "another coordinator is running on this storage", got=str(self._lease().holder()), remedy=remedy
@@ -167,8 +168,8 @@ class Coordination:
 
         def beat() -> None:
             nonlocal renewed
-            if time.monotonic() - renewed > coordinator.LEASE_SECONDS / 5:
-                self._lease().heartbeat(token, coordinator.LEASE_SECONDS)
+            if time.monotonic() - renewed > leadership.LEASE_SECONDS / 5:
+                self._lease().heartbeat(token, leadership.LEASE_SECONDS)
                 renewed = time.monotonic()
 
         try:

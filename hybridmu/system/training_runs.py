@@ -10,8 +10,8 @@ from typing import Annotated, Any
 from hybridmu.errors import StateError
 from hybridmu.runtime.audit.verification import verify
 from hybridmu.runtime.coordinator.adoption import adopt
-from hybridmu.runtime.coordinator.coordinator import Snapshot
 from hybridmu.runtime.coordinator.integrity import reporting
+from hybridmu.runtime.coordinator.snapshot import Snapshot
 from hybridmu.runtime.workers.task_checks import TaskChecks
 from hybridmu.store.dataset.empty_slices import warnings_of
 from hybridmu.store.dataset.ingest import ingest

@@ -19,7 +19,7 @@ from hybridmu.core.kernel.partition import digest
 from hybridmu.core.proof.certificate_check import check, check_chain
 from hybridmu.errors import CorruptBlobError, StateError
 from hybridmu.runtime.coordinator.canary_jobs import Canaries
-from hybridmu.runtime.coordinator.coordinator import Snapshot
+from hybridmu.runtime.coordinator.snapshot import Snapshot
 from hybridmu.store.certificates import Certificates
 from hybridmu.store.dataset.layout import LAYOUT, MANIFEST
 from hybridmu.store.keyring import Keyring

@@ -20,7 +20,7 @@ from tests.postgres import Server
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(
-        "hybridmu.runtime.coordinator.purger._RETRY_SECONDS", 0.05
+        "hybridmu.runtime.coordinator.purge_schedule._RETRY_SECONDS", 0.05
     )  # a purge that broke off is begun again
     yield
     faults.observe(None)

@@ -64,7 +64,7 @@ def test_a_trace_in_rays_folder_blocks_until_it_is_gone(
             assert f"{spilled} of node " in reason()
         finally:
             spilled.unlink()
-        coordinator._purger._retry_at.clear()
+        coordinator._purger._schedule._retry_at.clear()
 
         def purged() -> bool:
             coordinator.step(0.05)

@@ -6,7 +6,7 @@ import threading
 import pytest
 
 import hybridmu
-from hybridmu.runtime.coordinator import coordinator
+from hybridmu.runtime.coordinator import leadership
 from hybridmu.store.ledger.engine.opening import connect
 from hybridmu.store.ledger.lease import Lease
 from hybridmu.system.system import PARTS, System
@@ -26,7 +26,7 @@ def trained(tmp_path):
 
 def test_the_lease_of_a_killed_coordinator_runs_out(trained, monkeypatch):
     config, _ = trained
-    monkeypatch.setattr(coordinator, "LEASE_SECONDS", 1.0)
+    monkeypatch.setattr(leadership, "LEASE_SECONDS", 1.0)
     with hybridmu.connect(config, executor="local") as system:
         assert system.lease.acquire("a coordinator that was killed", 1.0) is not None
         assert system.run(until_idle=True).open_requests == 0
@@ -34,7 +34,7 @@ def test_the_lease_of_a_killed_coordinator_runs_out(trained, monkeypatch):
 
 def test_a_live_coordinator_is_not_pushed_aside(trained, monkeypatch):
     config, _ = trained
-    monkeypatch.setattr(coordinator, "LEASE_SECONDS", 0.6)
+    monkeypatch.setattr(leadership, "LEASE_SECONDS", 0.6)
     lease = Lease(connect(hybridmu.Settings.parse(config).database))
     token = lease.acquire("alive", 2.0)
     stop = threading.Event()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hybridmu.core.learners.base import Fit, Fitted, Learner
+from hybridmu.core.learners.learner import Fit, Fitted, Learner
 from hybridmu.kinds import LEARNERS
 
 

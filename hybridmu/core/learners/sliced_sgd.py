@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from hybridmu.core.kernel.model import SubModel, initial_model
 from hybridmu.core.kernel.retraining import train_from
-from hybridmu.core.learners.base import Fit, Fitted, Learner
+from hybridmu.core.learners.learner import Fit, Fitted, Learner
 from hybridmu.core.learners.workload import count
 from hybridmu.core.tasks.base import Task
 from hybridmu.types import ShardStats, Workload

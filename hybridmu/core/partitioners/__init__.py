@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hybridmu.core.partitioners.base import Partitioner
+from hybridmu.core.partitioners.partitioner import Partitioner
 from hybridmu.kinds import PARTITIONERS
 
 

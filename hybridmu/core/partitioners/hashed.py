@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hybridmu.core.kernel.partition import Digests, place
-from hybridmu.core.partitioners.base import Numbers, Partitioner
+from hybridmu.core.partitioners.partitioner import Numbers, Partitioner
 
 
 class Hashed(Partitioner):

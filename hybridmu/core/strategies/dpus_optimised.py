@@ -14,8 +14,8 @@ from hybridmu.core.kernel.partition import derive, epoch_order
 from hybridmu.core.kernel.rows import Positions
 from hybridmu.core.kernel.training import batch_bounds, fit
 from hybridmu.core.strategies import second_moments
-from hybridmu.core.strategies.base import Context, Extent, Probe, Removal, Result, Work
 from hybridmu.core.strategies.dpus import contribution, current_of, gradient_work, shared_contribution, subtract
+from hybridmu.core.strategies.removal import Context, Extent, Probe, Removal, Result, Work
 
 # Fine-tuning stops between rounds when the held-out loss no longer falls by this share.
 _ROUNDS = 3

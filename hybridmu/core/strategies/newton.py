@@ -21,7 +21,6 @@ import torch
 from hybridmu.core.kernel.partition import derive, epoch_order
 from hybridmu.core.kernel.rows import Positions, Rows
 from hybridmu.core.kernel.training import trained
-from hybridmu.core.strategies.base import Context, Extent, Probe, Removal, Result, Work
 from hybridmu.core.strategies.curvature import gauss_newton, solve
 from hybridmu.core.strategies.dpus import (
     contribution,
@@ -32,6 +31,7 @@ from hybridmu.core.strategies.dpus import (
     subtract,
     under_all_names,
 )
+from hybridmu.core.strategies.removal import Context, Extent, Probe, Removal, Result, Work
 from hybridmu.errors import StrategyUnavailableError
 from hybridmu.user_code import contained, told
 

@@ -7,7 +7,7 @@ by the lineage of the *live* rows, so one that saw a revoked row can't be picked
 from __future__ import annotations
 
 from hybridmu.core.learners import Fit
-from hybridmu.core.strategies.base import Context, Extent, Removal, Result, Work
+from hybridmu.core.strategies.removal import Context, Extent, Removal, Result, Work
 
 
 class Retrain(Removal):

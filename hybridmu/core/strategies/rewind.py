@@ -12,7 +12,7 @@ import numpy as np
 from hybridmu.core.kernel.model import fit_standardize, state_of
 from hybridmu.core.kernel.partition import epoch_order
 from hybridmu.core.kernel.training import batch_bounds, fit
-from hybridmu.core.strategies.base import Context, Extent, Removal, Result, Work, every
+from hybridmu.core.strategies.removal import Context, Extent, Removal, Result, Work, every
 
 
 class Rewind(Removal):

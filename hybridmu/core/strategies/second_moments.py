@@ -22,7 +22,7 @@ from hybridmu.core.kernel.gradients import Gradients
 from hybridmu.core.kernel.partition import derive, epoch_order
 from hybridmu.core.kernel.rows import Positions, Rows
 from hybridmu.core.kernel.training import batch_bounds
-from hybridmu.core.strategies.base import Context
+from hybridmu.core.strategies.removal import Context
 
 # Batches of live rows whose gradients are squared at a checkpoint; 16 changed no gap (docs/log.md).
 _BATCHES = 8

@@ -6,8 +6,8 @@ import time
 from contextlib import suppress
 
 from hybridmu.core import evaluation
-from hybridmu.core.audit import shadow_models as shadow
-from hybridmu.core.audit.shadow_models import Ground, Score
+from hybridmu.core.audit import shadow_models
+from hybridmu.core.audit.shadow_models import Ground, Score, Shadow
 from hybridmu.core.kernel.model import State, SubModel, state_of
 from hybridmu.core.kernel.rows import carries
 from hybridmu.errors import CorruptBlobError
@@ -15,7 +15,7 @@ from hybridmu.runtime.workers.context import Site
 from hybridmu.types import NO_KEYS, AuditJob, AuditOutcome, KeySet
 
 
-def run(site: Site, job: AuditJob) -> AuditOutcome:
+def score_shadow_models(site: Site, job: AuditJob) -> AuditOutcome:
     """Make the shadow models of one number on one shard.
 
     Args:
@@ -30,13 +30,13 @@ def run(site: Site, job: AuditJob) -> AuditOutcome:
     started = time.perf_counter()
     site.expect(job)
     on = ground(site, job.shard, job.canaries, job.tombstones, job.generations)
-    models, _ = shadow.make(on, job.number, job.strategy, job.alpha)
+    models, _ = shadow_models.make(on, job.number, job.strategy, job.alpha)
     canaries, task = on.context.revoked, site.task
     target = evaluation.mean_loss(models["nothing"], canaries, task)
     # Scores end with training on: what a model says of revoked rows is asked before.
     watched = _watched(site, job, on, on.model(state_of(models["nothing"])))
-    scores = {kind: shadow.score(on, model, canaries, target) for kind, model in models.items()}
-    found = shadow.Shadow(job.number, scores, watched)
+    scores = {kind: shadow_models.score(on, model, canaries, target) for kind, model in models.items()}
+    found = Shadow(job.number, scores, watched)
     return AuditOutcome(job.job_id, job.shard, job.number, time.perf_counter() - started, found.to_json())
 
 
@@ -62,7 +62,7 @@ def ground(
     context = site.strategy_context(
         shard, live, everything.where(mask), generations=generations, held_out=held_out.to(site.device)
     )
-    points = [shadow.sample(rows, seed, shard).to(site.device) for rows in (live, unseen)]
+    points = [shadow_models.sample(rows, seed, shard).to(site.device) for rows in (live, unseen)]
     return Ground(context, everything, lambda drawn: site.fresh_model(shard, drawn), *points)
 
 
@@ -80,7 +80,7 @@ def _watched(site: Site, job: AuditJob, on: Ground, oracle: SubModel) -> dict[st
         models |= {name: on.model(state) for name, state in states.items() if state is not None}
     known = models.get("before") or models.get("served") or oracle
     target = evaluation.mean_loss(known, rows, site.task)
-    return {name: shadow.score(on, model, rows, target) for name, model in models.items()}
+    return {name: shadow_models.score(on, model, rows, target) for name, model in models.items()}
 
 
 def _state(site: Site, blob: str | None) -> State | None:

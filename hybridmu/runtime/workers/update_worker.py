@@ -16,8 +16,8 @@ from hybridmu.core.strategies import get
 from hybridmu.errors import CorruptBlobError, StrategyUnavailableError
 from hybridmu.runtime.purge.row_purge import foresee_indexes, purge_indexes
 from hybridmu.runtime.purge.storage_scan import Look, drop_old_versions
-from hybridmu.runtime.workers import shadow_trainer
 from hybridmu.runtime.workers.context import Site
+from hybridmu.runtime.workers.shadow_trainer import score_shadow_models
 from hybridmu.types import (
     AuditJob,
     AuditOutcome,
@@ -154,7 +154,7 @@ class Updater:
         Returns:
             Their scores.
         """
-        return shadow_trainer.run(self.site, job)
+        return score_shadow_models(self.site, job)
 
     def purge_index(self, job: PurgeIndexJob) -> PurgeIndexOutcome:
         """Remove rows from the index files, which all shards share.

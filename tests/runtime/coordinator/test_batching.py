@@ -143,7 +143,7 @@ def test_cancelled_while_the_coordinator_looks_at_it(tmp_path, monkeypatch, mome
     with scene(tmp_path) as it:
         gone, stays = it.forget(it.rows[0][0]), it.forget(it.rows[0][1])
         coordinator: Coordinator = it.coordinator
-        owner = coordinator._planner if moment == "plan" else coordinator._database.progress
+        owner = coordinator._planner if moment == "plan" else coordinator.database.progress
         real = getattr(owner, moment)
 
         def meanwhile(*arguments):

@@ -199,7 +199,7 @@ def test_one_at_a_time_and_only_when_nothing_else_is_to_do(tmp_path):
         def look(name):
             if name == "calibrate.launch":
                 coordinator = it.coordinator
-                assert not coordinator._rounds
+                assert not coordinator._rounds.rounds
                 assert not coordinator._dispatcher.busy
                 assert it.system.registry.debts() == {}, "repairs come first"
                 assert {it.state(request) for request in requests} == {RequestState.SERVED}
@@ -237,7 +237,8 @@ def test_a_shard_that_owes_an_exact_repair_waits_for_it(tmp_path):
 def test_canaries_wait_for_a_repair_that_could_miss_its_deadline(tmp_path, seconds, measured):
     with calibrated(tmp_path, repair="deadline") as it:
         groups = [*sets(curves(it)).values()]
-        it.system.measurements.add_curves(it.coordinator._token(), [replace(c, seconds=seconds) for c in groups[0]])
+        token = it.coordinator.leadership.token()
+        it.system.measurements.add_curves(token, [replace(c, seconds=seconds) for c in groups[0]])
         spoiled = groups[1][0]
         it.forget(raw_ids(it, spoiled.keys)[0], strategy="retrain")
         other = next(s for s in range(SHARDS) if s != spoiled.shard)
@@ -308,7 +309,7 @@ def test_a_stale_coordinator_measures_nothing(tmp_path):
     with calibrated(tmp_path) as it:
         it.forget(raw_ids(it, curves(it)[0].keys)[0], strategy="retrain", wait=True)
         before = it.system.measurements.curves()
-        it.system.lease.release(it.coordinator._token())
+        it.system.lease.release(it.coordinator.leadership.token())
         assert it.system.lease.acquire("another", 60)
         with pytest.raises(LeaseLostError):
             it.system.run(until_idle=True)

@@ -13,9 +13,9 @@ from hybridmu.planning.planner import Pools
 from hybridmu.runtime.coordinator.calibrator import Calibrator
 from hybridmu.runtime.coordinator.certifier import Certifier
 from hybridmu.runtime.coordinator.checkpoint_keeper import CheckpointKeeper
-from hybridmu.runtime.coordinator.coordinator import Coordinator
 from hybridmu.runtime.coordinator.integrity import Healer
 from hybridmu.runtime.coordinator.removal_planner import RemovalPlanner
+from hybridmu.runtime.coordinator.round_jobs import RoundJobs
 from hybridmu.runtime.workers.evidence_builder import Prover
 from hybridmu.runtime.workers.executor import LocalExecutor
 from hybridmu.runtime.workers.shard_worker import ShardWorker
@@ -52,10 +52,10 @@ _TURN = itertools.count()
 STEPS = {
     "plan": (RemovalPlanner, "plan", lambda args, poison, shard: shard in args[0]),
     "mark": (Progress, "mark_planned", lambda args, poison, shard: poison in args[1]),
-    "jobs": (Coordinator, "_make_jobs", lambda args, poison, shard: poison in args[0].places),
+    "jobs": (RoundJobs, "make", lambda args, poison, shard: poison in args[1].places),
     "dispatch": (LocalExecutor, "submit", lambda args, poison, shard: _retrains(args[0], shard)),
     "work": (ShardWorker, "retrain", lambda args, poison, shard: args[0].shard == shard),
-    "collect": (Coordinator, "_take", lambda args, poison, shard: poison in args[0].places),
+    "collect": (RoundJobs, "take", lambda args, poison, shard: poison in args[0].places),
     "publish": (Registry, "publish", lambda args, poison, shard: poison in args[2]),
     "evidence": (Prover, "evidence", lambda args, poison, shard: args[0].request_id == poison),
     "prove": (ShardWorker, "prove", lambda args, poison, shard: args[0].shard == shard),
@@ -206,18 +206,18 @@ def test_a_job_that_lost_its_round_keeps_its_shard(small, monkeypatch):
     shards = (0, 1)
     wide = ask(small, *[ids_on(small, shard, 1)[0] for shard in shards])
     coordinator = small.system.session.coordination.acquire()
-    real = Coordinator._take
+    real = RoundJobs.take
 
     def failing(self, owner, job, result):
         raise KeyError("x")
 
-    monkeypatch.setattr(Coordinator, "_take", failing)
+    monkeypatch.setattr(RoundJobs, "take", failing)
     monkeypatch.setattr(coordinator.executor, "pools", lambda: Pools(2, 1))
     coordinator.step(0.0)
-    assert coordinator._rounds == {}
-    assert coordinator._dispatcher.shards <= coordinator._busy()
+    assert coordinator._rounds.rounds == ()
+    assert coordinator._dispatcher.shards <= coordinator._occupied.busy()
     assert len(coordinator._dispatcher.shards) == 1
-    monkeypatch.setattr(Coordinator, "_take", real)
+    monkeypatch.setattr(RoundJobs, "take", real)
     assert small.state(wide) == RequestState.FAILED
     small.run()
     assert coordinator._dispatcher.shards == set()

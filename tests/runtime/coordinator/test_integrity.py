@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -38,8 +38,7 @@ def test_reports_are_kept_until_the_shard_changed(trained: Scene) -> None:
     found.report(1, "1/b")
     found.report(2, "2/c")
     assert found.reported() == {1: "1/b", 2: "2/c"}
-    token = trained.coordinator.token
-    assert token is not None
+    token = trained.coordinator.leadership.token()
     with pytest.raises(LeaseLostError):
         found.settle(token - 1, 1)
     found.settle(token, 1)
@@ -54,13 +53,13 @@ def test_a_new_coordinator_misses_a_file_at_once_and_reads_the_others_in_time(tr
     healer = Healer(trained.system.site, trained.system.database)
     assert healer.due(busy=(), idle=False) == {2}
     assert healer.due(busy={2}, idle=True) == set(), "somebody is at work there"
-    healer.changed(trained.coordinator.token or 0, [2], mended=True)
+    healer.changed(trained.coordinator.leadership.token(), [2], mended=True)
     found = [healer.due(busy=(), idle=True) for _ in range(2)]
     assert {0} in found
     assert healer.due(busy=(), idle=False) == {0}
-    healer.changed(trained.coordinator.token or 0, [0], mended=True)
+    healer.changed(trained.coordinator.leadership.token(), [0], mended=True)
     assert [healer.due(busy=(), idle=True) for _ in range(5)] == [set()] * 5, "it is not read in a circle"
-    healer.changed(trained.coordinator.token or 0, [0])
+    healer.changed(trained.coordinator.leadership.token(), [0])
     assert {0} in [healer.due(busy=(), idle=True) for _ in range(3)]
 
 
@@ -90,14 +89,14 @@ def test_what_was_revoked_meanwhile_goes_with_it(trained: Scene) -> None:
     trained.system.pause("so that nobody claims it")
     request = trained.forget(trained.rows[1][0])
     trained.system.resume()
-    trained.coordinator._heal(idle=True)
+    trained.coordinator._repairs.heal(trained.coordinator.leadership.token(), idle=True)
     trained.step(20)
     assert trained.state(request) in {RequestState.SERVED, RequestState.PURGED}
     trained.assert_exact_without([trained.rows[1][0]])
 
 
 def test_a_shard_that_can_not_be_retrained_is_tried_again_later(
-    trained: Scene, monkeypatch: pytest.MonkeyPatch
+    trained: Scene, monkeypatch: pytest.MonkeyPatch, own_clock: Callable[[float], None]
 ) -> None:
     real, tries = ShardWorker.retrain, []
 
@@ -115,7 +114,7 @@ def test_a_shard_that_can_not_be_retrained_is_tried_again_later(
     assert sorted(tries) == [0, 1], "others go on, and it is no loop"
     assert trained.state(request) in {RequestState.SERVED, RequestState.PURGED}
     monkeypatch.setattr(ShardWorker, "retrain", real)
-    trained.coordinator._not_before.clear()  # a minute later
+    own_clock(61.0)
     trained.step(5)
     assert served(trained, 1).exists()
     assert damages(trained).reported() == {}

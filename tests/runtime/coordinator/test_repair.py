@@ -13,7 +13,7 @@ import hybridmu
 from hybridmu.core.calibration.fit import fit
 from hybridmu.errors import StorageError
 from hybridmu.planning.repair import Debt, repair_due
-from hybridmu.runtime.coordinator import coordinator
+from hybridmu.runtime.coordinator import leadership, retry_times
 from hybridmu.runtime.coordinator.removal_planner import RemovalPlanner
 from hybridmu.runtime.workers.shard_worker import ShardWorker
 from hybridmu.store.dataset.key_lookup import Lookup
@@ -170,7 +170,7 @@ def test_a_repair_that_fails_is_tried_again_later_and_fails_no_request(tmp_path,
             tried.append(job.shard)
             raise hybridmu.HybridMUError("no luck")
 
-        monkeypatch.setattr(coordinator, "_REPAIR_RETRY_SECONDS", DAY)
+        monkeypatch.setattr(retry_times, "_RETRY_SECONDS", DAY)
         retrain = ShardWorker.retrain
         monkeypatch.setattr(ShardWorker, "retrain", broken)
         it.system.run(until_idle=True)
@@ -187,7 +187,8 @@ def test_a_repair_that_fails_is_tried_again_later_and_fails_no_request(tmp_path,
 def test_a_coordinator_that_ends_during_a_repair_leaves_it_to_the_next(tmp_path):
     with scene(tmp_path, shards=1, rows=40) as it:
         request = approximate(it, it.rows[0][0])
-        it.coordinator._repair(idle=True)  # queued, and lost with the process
+        token = it.coordinator.leadership.token()
+        it.coordinator._repairs.repair(token, idle=True)  # queued, and lost with the process
         it.system.close()
         with hybridmu.connect(it.config, executor="local") as system:
             system.run(until_idle=True)
@@ -301,7 +302,7 @@ def test_buckets_of_revoked_canaries_are_not_used(tmp_path):
             return curve(zero=zero, shard=shard, share=0.05, keys=(key.key,))
 
         both = [measured(0.3, 0, first), measured(0.5, 1, second)]
-        it.system.measurements.add_curves(it.coordinator._token(), both)
+        it.system.measurements.add_curves(it.coordinator.leadership.token(), both)
         planner = it.coordinator._planner
         known = planner.calibration().buckets
         assert known == fit(both).buckets
@@ -324,7 +325,7 @@ def test_buckets_of_revoked_canaries_are_not_used(tmp_path):
 
 
 def test_a_clock_that_is_set_back_neither_loses_nor_doubles_a_request(tmp_path, clock, monkeypatch):
-    monkeypatch.setattr(coordinator, "LEASE_SECONDS", 0.6)
+    monkeypatch.setattr(leadership, "LEASE_SECONDS", 0.6)
     with scene(tmp_path) as it:
         gone = [it.rows[0][0], it.rows[1][0], it.rows[2][0]]
         requests = [it.forget(*gone[:2], key="k")]

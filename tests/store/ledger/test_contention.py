@@ -168,7 +168,7 @@ def test_of_processes_that_reach_for_the_lease_one_gets_it(engine, database_url)
 
 
 def test_two_coordinators_fulfil_every_request_once(tmp_path, make_table, database_url, monkeypatch):
-    monkeypatch.setattr("hybridmu.runtime.coordinator.coordinator.LEASE_SECONDS", 1.0)
+    monkeypatch.setattr("hybridmu.runtime.coordinator.leadership.LEASE_SECONDS", 1.0)
     make_table()
     config = settings_dict(tmp_path, database_url=database_url, sisa={"shards": 2, "slices": 2})
     with hybridmu.connect(config, executor="local") as system:
