@@ -489,7 +489,7 @@ def test_another_process_sees_the_new_rows(trained):
 def test_rows_on_their_way_can_not_be_forgotten_yet(trained):
     path, ids = trained.new(4, string_ids=False)
     new = trained.system.ingest(path)
-    with pytest.raises(StateError, match="on their way"):
+    with pytest.raises(StateError, match="still being ingested"):
         trained.system.forget(ids=ids[:1])
     trained.system.wait_for_rows(new["ingest_id"])
     assert trained.system.forget(ids=ids[:1], wait=True)["state"] == "SERVED"
