@@ -13,6 +13,7 @@ from hybridmu import config
 from hybridmu.cli.options import ConfigOption, JsonOption
 from hybridmu.cli.output import emit, err, errors, print_table, tell
 from hybridmu.core.token_scopes import SCOPES, Token
+from hybridmu.extras import extra
 from hybridmu.logs import start_logging
 from hybridmu.store.ledger.tokens import Tokens
 from hybridmu.system.system import connect
@@ -24,10 +25,10 @@ _HOUR = 3600.0
 
 def api(config_file: ConfigOption) -> None:
     """Answer HTTP calls for requests, plans and certificates until interrupted; docs/api.md."""
-    from hybridmu.server.app import make_app  # late: half a second of imports that no other verb needs
-    from hybridmu.server.connections import make_server
-
     with errors(as_json=False):
+        with extra("serve"):
+            from hybridmu.server.app import make_app  # late: half a second of imports that no other verb needs
+            from hybridmu.server.connections import make_server
         settings = config.load(config_file)
         with connect(settings, "local") as system:
             system.page(limit=1)  # a system that is not there, or another one's, is refused here

@@ -50,7 +50,7 @@ def test_import_contracts():
     command = [str(Path(sys.executable).parent / "lint-imports"), "--no-cache"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "NO_COLOR": "1"})
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
-    assert "4 kept, 0 broken" in done.stdout
+    assert " 0 broken" in done.stdout
 
 
 def test_every_module_says_what_it_is():
