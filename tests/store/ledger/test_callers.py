@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 
 import pytest
 import sqlalchemy as sa
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from sqlalchemy.engine import Engine
 
@@ -264,6 +264,14 @@ def alone(tmp_path_factory) -> Iterator[Engine]:
     engine.dispose()
 
 
+ROW_0, BOTH_OF_GROUP_20 = frozenset({0}), frozenset({0, 1})
+
+
+@example([
+    ("forget", "a", frozenset({20}), "auto"),
+    *(("forget", "a", n, "auto") for n in (ROW_0, BOTH_OF_GROUP_20)),
+    ("cancel", 1),
+])
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(steps=STEPS)
 def test_rows_are_forgotten_exactly_as_long_as_somebody_asks_for_them(alone, steps):
@@ -337,3 +345,26 @@ def test_an_earlier_deadline_of_a_later_caller_hastens_the_purge_of_the_first(le
         assert connection.scalar(sa.select(t.requests.c.deadline_at).where(mine)) == first.deadline_at
     [found] = Deletions(engine).purgeable(1, 500.0, 60.0, [])
     assert (found.request_id, found.blocked is None) == (first.request_id, deadline is not None)
+
+
+def test_a_cancelled_request_takes_no_guard_entry_of_another_along(alone):
+    with alone.begin() as connection:
+        for table in t.metadata.sorted_tables:
+            connection.execute(table.delete())
+    ledger = Ledger(alone)
+    ledger.accept(resolved([20]), caller="a")
+    single_, both = (ledger.accept(resolved(names), caller="b") for names in (ROW_0, BOTH_OF_GROUP_20))
+    ledger.cancel(single_.request_id)
+    assert sorted(macs(alone)[both.request_id]) == [1, 2], "row 0 does not come in again"
+
+
+def test_the_holder_of_an_entry_is_begun_with_those_that_name_it(alone):
+    with alone.begin() as connection:
+        for table in t.metadata.sorted_tables:
+            connection.execute(table.delete())
+    ledger = Ledger(alone)
+    first = ledger.accept(resolved([20]), caller="a")
+    holder, both = (ledger.accept(resolved(names), caller="b") for names in (ROW_0, BOTH_OF_GROUP_20))
+    Progress(alone).mark_planned(Lease(alone).acquire("me", 600), [first.request_id, both.request_id], "round", 0)
+    with pytest.raises(StateError, match="can't be cancelled any more"):
+        ledger.cancel(holder.request_id)

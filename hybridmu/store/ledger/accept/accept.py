@@ -15,6 +15,7 @@ from hybridmu.store.ledger import tables as t
 from hybridmu.store.ledger.accept.reliance import (
     Requests,
     asked_before,
+    entry_holders,
     hasten,
     holders,
     note_named,
@@ -118,6 +119,7 @@ def _file(connection: Connection, call: Call, found: Assessment, earlier: Reques
     name = f"r-{uuid.uuid4().hex[:16]}"
     open_ = any(row.state != RequestState.PURGED for row in earlier.values())
     systems = [] if call.origin or call.ingestion else live_systems(connection)
+    entries = entry_holders(connection, call.keys, earlier)
     passes_on = bool(systems and (found.fresh or open_ or call.absent))
     if not (found.fresh or earlier or call.origin or passes_on):
         raise RequestError("the request is empty", expected="at least one id or group")
@@ -145,8 +147,8 @@ def _file(connection: Connection, call: Call, found: Assessment, earlier: Reques
     _remember_forgotten(connection, name, call.keys, call.purged, call.absent, returns=returns)
     macs = {key.mac for key in call.keys if key.mac} | set(call.purged)
     note_named(connection, name, macs)
-    rely_on(connection, name, found, earlier, call.deadline)
-    claim(connection, name, call.keys, macs, earlier)
+    rely_on(connection, name, found, earlier, entries, call.deadline)
+    claim(connection, name, call.keys, macs, {**earlier, **entries})
     if call.ingestion is not None:
         insert(connection, replace(call.ingestion, after_request=name), call.copy_seal)
     return name

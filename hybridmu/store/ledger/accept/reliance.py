@@ -40,6 +40,23 @@ def holders(connection: Connection, covering: Sequence[Tombstone], purged: Colle
     return _requests(connection, names)
 
 
+def entry_holders(connection: Connection, keys: Sequence[ResolvedKey], besides: Collection[str]) -> Requests:
+    """Return the requests that hold guard entries of a call's keys, and may still be cancelled.
+
+    A call that names the same keys must not lose the entries with them, though it waits for none of their rows.
+
+    Args:
+        connection: In a transaction.
+        keys: What is asked and has rows.
+        besides: Requests that are known to be relied on, and the call's own.
+    """
+    names: set[str] = set()
+    for part in parts(sorted({key.mac for key in keys if key.mac})):
+        names |= set(connection.scalars(sa.select(t.guard.c.request_id).where(t.guard.c.mac.in_(part))))
+    found = _requests(connection, names - set(besides))
+    return {name: row for name, row in found.items() if row.state == RequestState.RECEIVED and row.origin is None}
+
+
 def asked_before(
     connection: Connection,
     caller: str,
@@ -98,7 +115,12 @@ def waits_for(connection: Connection, covering: Sequence[Tombstone], earlier: Re
 
 
 def rely_on(
-    connection: Connection, request_id: str, found: Assessment, earlier: Requests, deadline: float | None
+    connection: Connection,
+    request_id: str,
+    found: Assessment,
+    earlier: Requests,
+    entries: Requests,
+    deadline: float | None,
 ) -> None:
     """Note whose removals a request relies on, and let those that it waits for be purged by its deadline.
 
@@ -107,11 +129,12 @@ def rely_on(
         request_id: The request.
         found: What its keys would have revoked.
         earlier: Those that revoked rows of it before.
+        entries: Those that hold guard entries of it alone; it does not wait for them.
         deadline: When it must be purged.
     """
     waits = found.others | _rowless(found.covering, earlier)
-    if earlier:
-        rows = [{"request_id": request_id, "earlier": name, "waits": name in waits} for name in earlier]
+    if names := [*earlier, *entries]:
+        rows = [{"request_id": request_id, "earlier": name, "waits": name in waits} for name in names]
         connection.execute(t.reliances.insert(), rows)
     for part in parts(sorted(waits)) if deadline is not None else ():
         mine = t.requests.c.request_id.in_(part)

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
 from hybridmu.store.ledger import tables as t
-from hybridmu.store.ledger.accept.reliance import Requests, holders, rely_on, waits_for
+from hybridmu.store.ledger.accept.reliance import Requests, entry_holders, holders, rely_on, waits_for
 from hybridmu.store.ledger.engine.transactions import parts
 from hybridmu.store.ledger.forwards import withdraw_forwards
 from hybridmu.store.ledger.ingestions import withdraw
@@ -88,10 +88,11 @@ def _inherit(connection: Connection, heir: Row[Any], gone: str) -> None:
     owned = {key.mac for key in claimed.keys if key.mac}
     earlier = holders(connection, found.covering, _without_rows(connection, name, claimed.macs - owned))
     earlier = {other: row for other, row in earlier.items() if row.seq < heir.seq}
+    entries = entry_holders(connection, claimed.keys, [*earlier, name, gone])
     for table in (t.needs, t.reliances):
         connection.execute(table.delete().where(table.c.request_id == name))
     bury(connection, name, found.fresh, waits_for(connection, found.covering, earlier))
-    rely_on(connection, name, found, earlier, heir.deadline_at)
+    rely_on(connection, name, found, earlier, entries, heir.deadline_at)
     fresh = KeySet.of(key for key, _ in found.fresh)
     moved = len(fresh) - heir.keys
     values = {"keys": len(fresh), "already_forgotten": heir.already_forgotten - moved}
