@@ -76,7 +76,7 @@ def test_what_a_task_prints_is_beside_the_one_document(shell):
                 assert word in done.stderr.split()
 
 
-@pytest.mark.parametrize("leave", ["sys.exit()", "raise Ends('odd')"])
+@pytest.mark.parametrize("leave", ["sys.exit()", pytest.param("raise Ends('odd')", marks=pytest.mark.slow)])
 def test_a_task_that_ends_the_process_fails_the_verb(shell, leave):
     def refused(*arguments: str, **variables: str) -> dict[str, str]:
         done = shell.run(*arguments, **variables)

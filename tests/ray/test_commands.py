@@ -74,6 +74,7 @@ def digits(head: Head, tmp_path_factory: pytest.TempPathFactory) -> Digits:
     return Digits(head, storage, document(done.stdout), package)
 
 
+@pytest.mark.slow
 def test_jobs_train_forget_run_verify_and_audit(
     digits: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

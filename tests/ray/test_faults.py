@@ -69,6 +69,7 @@ class Scene:
         return thread, errors
 
 
+@pytest.mark.slow
 def test_a_killed_shard_goes_on_from_its_last_finished_slice(tmp_path: Path) -> None:
     scene = Scene(tmp_path)
     with hybridmu.connect(scene.config) as system:

@@ -301,6 +301,7 @@ def test_replicas_that_load_brings_start_on_the_current_version(system: hybridmu
         assert {version for _, version in client.answers} == {report["version_after"]}
 
 
+@pytest.mark.slow
 def test_sub_models_spread_over_processes_answer_alike_and_swap_unnoticed(system: hybridmu.System, url: str) -> None:
     folder = Path(system.settings.storage_url).parent
     raw = yaml.safe_load((folder / "config.yaml").read_text())

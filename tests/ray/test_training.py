@@ -49,6 +49,7 @@ def lineage_blobs(system: hybridmu.System) -> set[str]:
     }
 
 
+@pytest.mark.slow
 def test_eight_shards_on_two_cores_train_forget_and_update_like_one_process(
     folder: Path, alone: hybridmu.System
 ) -> None:
@@ -134,6 +135,7 @@ def test_cpus_are_held_while_a_shard_trains_and_given_back(folder: Path, tmp_pat
     support.until(lambda: ray.available_resources().get("CPU", 0) == 2)
 
 
+@pytest.mark.slow
 def test_two_updates_run_at_the_same_time_on_the_updater_pool(folder: Path, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     common = {

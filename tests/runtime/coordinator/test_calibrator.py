@@ -296,6 +296,7 @@ def test_measuring_again_goes_on_after_a_crash(tmp_path, point):
         with pytest.raises(_Stop):
             it.system.run(until_idle=True)
         faults.observe(None)
+        it.system.close()  # its lease would end by itself, seconds later
         with hybridmu.connect(it.config, executor="local") as system:
             system.run(until_idle=True)
             again = Scene(system, it.config, it.table, it.rows)

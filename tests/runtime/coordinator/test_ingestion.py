@@ -309,7 +309,7 @@ def test_the_same_key_names_the_same_ingestion(trained):
 # ---------------------------------------------------------------------- crashes and failures
 
 
-class Crash(BaseException):
+class Crash(KeyboardInterrupt):  # what a task raises else is told as its own error, and tried again
     """Stands for the end of the process."""
 
 
