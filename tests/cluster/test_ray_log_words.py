@@ -1,4 +1,4 @@
-"""Which ids in Ray's logs are words of Ray's own, and which are traces of a person."""
+"""Ids in Ray's logs: words of Ray's own are told from traces of a person."""
 
 from __future__ import annotations
 

@@ -71,19 +71,32 @@ class Dpus(Removal):
         return probe.without_gradient
 
     def trials(self, context: Context) -> Iterator[tuple[float, SubModel]]:
-        """Yield (α, changed model), all from one contribution.
+        """Return (α, changed model), all from one contribution.
 
         Args:
             context: A removal of canaries.
 
-        Yields:
+        Returns:
             Rising α.
         """
-        change = shared_contribution(context)
-        for alpha in self.steps:
-            model = context.fresh_model()
-            model.load_state_dict(subtract(current_of(context), change, alpha))
-            yield alpha, model
+        return subtracted(context, self.steps)
+
+
+def subtracted(context: Context, steps: Sequence[float]) -> Iterator[tuple[float, SubModel]]:
+    """Yield (α, the current model less α times the revoked rows' contribution), all from one contribution.
+
+    Args:
+        context: A removal of canaries.
+        steps: The values of α.
+
+    Yields:
+        In the order of `steps`.
+    """
+    change = shared_contribution(context)
+    for alpha in steps:
+        model = context.fresh_model()
+        model.load_state_dict(subtract(current_of(context), change, alpha))
+        yield alpha, model
 
 
 # Contributions that several updates of the same rows begin with, for as long as the context lives.

@@ -14,7 +14,7 @@ from hybridmu.core.kernel.partition import derive, epoch_order
 from hybridmu.core.kernel.rows import Positions
 from hybridmu.core.kernel.training import batch_bounds, fit
 from hybridmu.core.strategies import second_moments
-from hybridmu.core.strategies.dpus import contribution, current_of, gradient_work, shared_contribution, subtract
+from hybridmu.core.strategies.dpus import contribution, current_of, gradient_work, subtract, subtracted
 from hybridmu.core.strategies.removal import Context, Extent, Probe, Removal, Result, Work
 
 # Fine-tuning stops between rounds when the held-out loss no longer falls by this share.
@@ -76,10 +76,7 @@ class DpusOptimised(Removal):
         Yields:
             Rising α.
         """
-        change = shared_contribution(context)
-        for alpha in self.steps:
-            model = context.fresh_model()
-            model.load_state_dict(subtract(current_of(context), change, alpha))
+        for alpha, model in subtracted(context, self.steps):
             fine_tune(model, context)
             yield alpha, model
 

@@ -1,4 +1,4 @@
-"""What answers mean: the classifier's by default, a task's own where it says so."""
+"""Meaning of answers: the classifier's by default, a task's own where it says so."""
 
 from __future__ import annotations
 
