@@ -8,6 +8,7 @@ import typer
 
 from hybridmu.cli.options import ConfigOption, JsonOption, ReasonOption
 from hybridmu.cli.output import emit, operator, tell
+from hybridmu.cli.quality_output import quality_line
 from hybridmu.cli.request_output import before_deadline, hold_text
 from hybridmu.cli.system_access import open_system
 
@@ -67,7 +68,11 @@ def status(config_file: ConfigOption, as_json: JsonOption = False) -> None:
 
 def _standing(result: dict[str, Any]) -> None:
     """Print where the system stands."""
-    tell(f"version {result['version']}, {result['voters']} voter(s)")
+    rows = ", ".join(f"{count:,} {split}" for split, count in result["rows"].items() if count)
+    tell(f"version {result['version']}, {result['voters']} voter(s), rows read: {rows}")
+    measured = result["quality"]
+    older = f" (of version {measured['version']})" if measured and measured["version"] != result["version"] else ""
+    tell(f"quality: {quality_line(measured)}{older}")
     if result["pause"]:
         tell(f"PAUSED by {result['pause']['caller']}: {result['pause']['reason']}")
     debts = [f"{debt['shard']}{before_deadline(debt['deadline_at'])}" for debt in result["debts"]]

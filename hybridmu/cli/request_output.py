@@ -9,6 +9,7 @@ from typing import Any
 from rich.table import Table
 
 from hybridmu.cli.output import print_table, tell
+from hybridmu.cli.quality_output import change_line
 from hybridmu.types import ForwardState, RequestState
 
 
@@ -21,6 +22,7 @@ def print_outcome(report: dict[str, Any]) -> None:
         + (f", applied {_after(took)}" if took is not None else "")
     )
     _print_shards(report)
+    _print_quality(report)
     if report["state"] == RequestState.RECEIVED:
         tell("committed; `hybridmu run` fulfils it, or repeat the command with --wait")
     if report["owes_exact_repair"]:
@@ -97,6 +99,7 @@ def print_request(report: dict[str, Any]) -> None:
     for placed in report["holds"]:
         tell(hold_text(placed))
     _print_elsewhere(report)
+    _print_quality(report)
     _print_shards(report)
 
 
@@ -110,6 +113,17 @@ def _print_shards(report: dict[str, Any]) -> None:
             seconds = (f"{s['measured_seconds']:.3f}", f"{s['estimated_seconds']:.3f}")
             table.add_row(*map(str, (*cells, s["planned_visits"], *seconds)))
         print_table(table)
+
+
+def _print_quality(report: dict[str, Any]) -> None:
+    """Print what the deletion changed in the quality of what is served, as far as it was measured."""
+    measured = report["quality"]
+    if said := change_line(measured["before"], measured["after"]):
+        tell(f"  quality   {said}")
+    if report["version_exact"] != report["version_after"] and (
+        said := change_line(measured["before"], measured["exact"])
+    ):
+        tell(f"  exact     {said}")
 
 
 def _repair(report: dict[str, Any]) -> str:

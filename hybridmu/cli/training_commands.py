@@ -12,6 +12,7 @@ from rich.table import Table
 from hybridmu.cli.input_files import read_rows
 from hybridmu.cli.options import ConfigOption, JsonOption, LocalOption
 from hybridmu.cli.output import bar, emit, err, out, print_table, progress, tell, warn
+from hybridmu.cli.quality_output import quality_line
 from hybridmu.cli.system_access import open_system
 from hybridmu.logs import start_logging
 from hybridmu.runtime.coordinator.snapshot import Snapshot
@@ -24,7 +25,7 @@ def train(config_file: ConfigOption, as_json: JsonOption = False, local: LocalOp
     with open_system(config_file, as_json, local=local, interrupted=kept) as system, progress("training") as watch:
         result = system.train(watch)
     done = "already trained: nothing was to be done" if result["already_trained"] else "trained"
-    emit(result, as_json, lambda: _facts(done, result))
+    emit(result, as_json, lambda: _trained(done, result))
     warn(result["warnings"])
 
 
@@ -56,7 +57,7 @@ def run(
         except KeyboardInterrupt:
             snapshot = last[0] if last else Snapshot(None, 0, 0, 0)
     facts = asdict(snapshot)
-    del facts["repairing"]
+    del facts["repairing"], facts["evaluating"]
     if not snapshot.blocked:
         del facts["blocked"]
     emit(facts, as_json, lambda: _facts("stopped", facts))
@@ -94,6 +95,11 @@ def predict(
     with open_system(config_file, as_json) as system:
         result = system.predict(read_rows(rows, system.feature_columns()))
     emit(result, as_json, lambda: _labels(result))
+
+
+def _trained(done: str, result: dict[str, Any]) -> None:
+    _facts(done, {name: value for name, value in result.items() if name != "quality"})
+    tell(f"  quality: {quality_line(result['quality'])}")
 
 
 def _facts(title: str, facts: dict[str, Any]) -> None:

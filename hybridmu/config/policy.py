@@ -89,6 +89,18 @@ class PolicySettings(Section):
         return names
 
 
+class EvaluationSettings(Section):
+    """Quality of every version, on the test and validation tables.
+
+    Attributes:
+        every_version: Measure each version once it is published; false: only `hybridmu evaluate` does.
+        rows: Live rows of each table that are asked about at most, drawn by their keyed digests; null: all.
+    """
+
+    every_version: bool = True
+    rows: int | None = Field(20_000, ge=1, le=10**9)
+
+
 class AdmissionSettings(Section):
     """Limits on the requests of one caller.
 

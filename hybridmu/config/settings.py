@@ -23,7 +23,7 @@ from hybridmu.config.addresses import (
 from hybridmu.config.data import DataSettings, TaskSettings
 from hybridmu.config.deployment import ApiSettings, ClusterSettings, KeySettings, LogSettings, ServingSettings
 from hybridmu.config.environment import in_ray_job, secret
-from hybridmu.config.policy import AdmissionSettings, PolicySettings
+from hybridmu.config.policy import AdmissionSettings, EvaluationSettings, PolicySettings
 from hybridmu.config.section import Section
 from hybridmu.config.training_settings import (
     CheckpointSettings,
@@ -58,6 +58,7 @@ class Settings(Section):
     compute: ComputeSettings = ComputeSettings()
     policy: PolicySettings = PolicySettings()
     admission: AdmissionSettings = AdmissionSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
     checkpoints: CheckpointSettings = CheckpointSettings()
     cluster: ClusterSettings = ClusterSettings()
     serving: ServingSettings = ServingSettings()

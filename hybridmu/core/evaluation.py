@@ -1,6 +1,8 @@
-"""Evaluation of a sub-model on rows: losses and logits."""
+"""Evaluation on rows: losses and logits of a sub-model, probabilities of several."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +12,7 @@ from torch import Tensor
 from hybridmu.core.kernel.model import SubModel
 from hybridmu.core.kernel.rows import Rows
 from hybridmu.core.tasks.base import Task
+from hybridmu.core.tasks.classification import Classification
 
 F64 = npt.NDArray[np.float64]
 _CHUNK = 2048
@@ -45,3 +48,20 @@ def logits_of(model: SubModel, rows: Rows, classes: int) -> Tensor:
     model.eval()
     parts = [model(x) for x in torch.split(rows.x, _CHUNK)] if len(rows) else []
     return torch.cat(parts) if parts else torch.empty(0, classes)
+
+
+@torch.no_grad()
+def probabilities_of(judgement: Classification, logits: Sequence[Tensor], how: str) -> F64:
+    """Return the combined answers of some sub-models, some rows at a time.
+
+    Args:
+        judgement: How answers combine.
+        logits: Of each sub-model, float [n, classes]; at least one.
+        how: `mean` or `vote`.
+
+    Returns:
+        float64 [n, classes]; rows sum to 1.
+    """
+    chunks = zip(*(torch.split(one, _CHUNK) for one in logits), strict=True)
+    parts = [judgement.combine(torch.stack(chunk), how).double() for chunk in chunks]
+    return np.asarray(torch.cat(parts).numpy()) if parts else np.empty((0, logits[0].shape[1]))

@@ -46,6 +46,7 @@ LAG = Metric("hybridmu_replica_lag_versions", "Versions that the slowest replica
 COORDINATOR = Metric("hybridmu_coordinator_up", "1 while a coordinator holds the lease.")
 HOLDS = Metric("hybridmu_legal_holds", "Legal holds in force.")
 UNDELIVERED = Metric("hybridmu_undelivered_requests", "Requests that some linked model does not have yet.")
+QUALITY = Metric("hybridmu_quality", "Metrics of the served version's answers on held-out rows.", "metric")
 
 LEDGER = (
     REQUESTS,
@@ -62,6 +63,7 @@ LEDGER = (
     COORDINATOR,
     HOLDS,
     UNDELIVERED,
+    QUALITY,
 )
 
 # What a replica says of itself.
@@ -95,3 +97,5 @@ def samples(vitals: Vitals) -> Iterator[Sample]:
     yield Sample(COORDINATOR, float(vitals.coordinator))
     yield Sample(HOLDS, vitals.holds)
     yield Sample(UNDELIVERED, vitals.undelivered)
+    for name, value in vitals.quality.items():
+        yield Sample(QUALITY, value, name)

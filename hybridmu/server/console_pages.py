@@ -41,6 +41,8 @@ def _templates() -> jinja2.Environment:
         "moment": _moment,
         "after": _after,
         "late": _late,
+        "percent": lambda share: "undefined" if share is None else f"{100 * share:.1f} %",
+        "figure": lambda value: "undefined" if value is None else f"{value:.3f}",
         "colour": lambda s: _COLOURS.get(s, "middle"),
     }
     return templates
@@ -81,6 +83,30 @@ def _after(times: tuple[float | None, float]) -> str:
         return f"{seconds:.1f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def quality_shown(quality: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Return what the overview shows of a version's quality, by the test table or else by validation rows.
+
+    Args:
+        quality: As in `System.status`; None when it was not measured.
+    """
+    split = next((name for name in ("test", "validation") if name in (quality or {})), None)
+    if quality is None or split is None:
+        return None
+    found = quality[split]
+    alone = {sub["shard"]: sub["accuracy"] for sub in found["sub_models"]}
+    return {"split": split, "alone": alone, **found["ensemble"]}
+
+
+def quality_changes(report: Mapping[str, Any]) -> list[tuple[str, float | None, float | None]]:
+    """Return (table, accuracy before, accuracy after) of a request, as far as both were measured."""
+    before, after = report["quality"]["before"] or {}, report["quality"]["after"] or {}
+    return [
+        (name, before[name]["ensemble"]["accuracy"], after[name]["ensemble"]["accuracy"])
+        for name in ("test", "validation")
+        if name in before and name in after
+    ]
 
 
 def _late(report: Mapping[str, Any], now: float) -> bool:

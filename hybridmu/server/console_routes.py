@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse, Response
 from hybridmu.core.proof.statements import shown_by
 from hybridmu.core.token_scopes import Token
 from hybridmu.server import charts
-from hybridmu.server.console_pages import PAGE_HEADERS, STYLE, render_page
+from hybridmu.server.console_pages import PAGE_HEADERS, STYLE, quality_changes, quality_shown, render_page
 from hybridmu.server.console_sign_in import ConsoleSignIn
 from hybridmu.server.permissions import certificate, visible
 from hybridmu.server.request_lists import NAME, RequestId, list_requests
@@ -71,6 +71,7 @@ class ConsoleRoutes:
                 refresh=_REFRESH_SECONDS if before is None else None,
                 again="/console?again=1" + (f"&state={state}" if state else ""),
                 status=status,
+                quality=quality_shown(status["quality"]),
                 requests=listed["requests"],
                 state=state,
                 before=before,
@@ -95,7 +96,14 @@ class ConsoleRoutes:
             shows = shown_by(certificate(system, request_id, token)[1]) if request.certificate is not None else []
             relies_on = system.ledger.relies_on(request.request_id)
             report = system.report(request.request_id)
-            return render_page("request", caller=token.caller, report=report, shows=shows, relies_on=relies_on)
+            return render_page(
+                "request",
+                caller=token.caller,
+                report=report,
+                quality=quality_changes(report),
+                shows=shows,
+                relies_on=relies_on,
+            )
 
         return await self._lane.run_call(token.caller, work)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -31,6 +32,7 @@ from hybridmu.system.request_reports import RequestReports
 from hybridmu.system.session import Session
 from hybridmu.types import ForgetRequest, ForwardState, Plan, RequestState
 
+_QUALITY_SECONDS = 30.0
 _FINAL = {RequestState.SERVED, RequestState.PURGED, RequestState.FAILED, RequestState.CANCELLED}
 
 
@@ -77,7 +79,7 @@ class DeletionRequests:
         fresh = session.ledger.assess(found).fresh
         self._keys.refuse_empty(fresh)
         planner = session.removal_planner()
-        return planner.plan(
+        plan = planner.plan(
             {key.shard for key, _ in fresh},
             strategy,
             _assumed_pools(session.settings),
@@ -85,6 +87,7 @@ class DeletionRequests:
             warnings=self._keys.warnings([key for key, _ in fresh]),
             fresh=fresh,
         )
+        return replace(plan, quality=session.database.evaluations.expected())
 
     @checked
     def forget(
@@ -113,7 +116,7 @@ class DeletionRequests:
             deadline_seconds: How long from now until the request must be exact and purged; the policy's by default.
             ignore_unknown: Leave unknown keys out instead of refusing the request.
             wait: Follow the running coordinator, or become it, until the request is served, and every linked model has
-                it or could not be told.
+                it or could not be told; then, for some seconds at most, until the new version's quality is known.
             watch: Called with a snapshot after every step while waiting.
 
         Returns:
@@ -160,6 +163,7 @@ class DeletionRequests:
         if wait:
             self.wait(request.request_id, watch)
             self._wait_for_delivery(request.request_id, watch)
+            self._wait_for_quality(request.request_id, watch)
         return self._reports.report(request.request_id)
 
     @cached_property
@@ -249,6 +253,19 @@ class DeletionRequests:
             return any(f.state is ForwardState.WAITING and (f.tried_at or 0.0) < since for f in forwards)
 
         while open_():
+            session.coordination.follow(watch)
+
+    def _wait_for_quality(self, request_id: str, watch: Watcher | None) -> None:
+        """Follow the running coordinator, or become it, until the quality of a request's version is known.
+
+        It is a report's last line, not a promise: a coordinator that does not come to it is not waited for.
+        """
+        session = self._session
+        version, until = session.ledger.request(request_id).version_after, time.monotonic() + _QUALITY_SECONDS
+        evaluations = session.database.evaluations
+        if not session.settings.evaluation.every_version:
+            return
+        while version is not None and time.monotonic() < until and evaluations.awaits(version):
             session.coordination.follow(watch)
 
 

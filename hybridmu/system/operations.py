@@ -7,6 +7,7 @@ from typing import Any
 
 from hybridmu.store.ledger.health import Vitals
 from hybridmu.system.arguments import AnyName, Caller, Number, Reason, checked
+from hybridmu.system.model_quality import quality_json
 from hybridmu.system.session import Session
 
 
@@ -89,9 +90,12 @@ class Operations:
         session = self._session
         session.check_bound()
         version, past = session.registry.version(), session.site.lake.manifest.ancestry
+        measured = session.database.evaluations.newest()
         return {
             "version": version.version,
             "voters": sum(sub.blob is not None for sub in version.shards),
+            "rows": {split: sum(map(sum, shards)) for split, shards in session.site.lake.manifest.rows.items()},
+            "quality": None if measured is None else quality_json(measured),
             "shards": [
                 {
                     "shard": sub.shard,

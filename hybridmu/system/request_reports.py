@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from hybridmu.system.arguments import AnyCaller, AnyCount, Count, Name, States, checked
+from hybridmu.system.model_quality import quality_of
 from hybridmu.system.session import Session
 from hybridmu.types import ForgetRequest
 
@@ -80,6 +81,8 @@ class RequestReports:
         ]
         names = ("deadline", "planned", "applied", "served", "exact", "purged")
         moments = {name: getattr(request, f"{name}_at") for name in names}
+        versions = {"before": request.version_before, "after": request.version_after, "exact": request.version_exact}
+        measured = quality_of(session, *versions.values())
         return {
             **asdict(request),
             "state": str(request.state),
@@ -87,6 +90,7 @@ class RequestReports:
             **{f"seconds_to_{name}": at - request.received_at if at else None for name, at in moments.items()},
             "owes_exact_repair": self._owed(request),
             "repair": session.settings.policy.repair,
+            "quality": {when: measured.get(version or 0) for when, version in versions.items()},
             "shards": shards,
         }
 

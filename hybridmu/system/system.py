@@ -22,6 +22,7 @@ from hybridmu.system.deletion_requests import DeletionRequests
 from hybridmu.system.forgetting_audit import ForgettingAudit
 from hybridmu.system.maintenance import Maintenance
 from hybridmu.system.model_links import ModelLinks
+from hybridmu.system.model_quality import ModelQuality
 from hybridmu.system.new_rows import NewRows
 from hybridmu.system.operations import Operations
 from hybridmu.system.predictions import Predictions
@@ -38,6 +39,7 @@ _R = TypeVar("_R")
 PARTS = (
     TrainingRuns,
     Predictions,
+    ModelQuality,
     DeletionRequests,
     RequestReports,
     NewRows,
@@ -116,6 +118,7 @@ class System:
 
     feature_columns = _verb(Predictions, Predictions.feature_columns)
     predict = _verb(Predictions, Predictions.predict)
+    evaluate = _verb(ModelQuality, ModelQuality.evaluate)
 
     plan = _verb(DeletionRequests, DeletionRequests.plan)
     forget = _verb(DeletionRequests, DeletionRequests.forget)

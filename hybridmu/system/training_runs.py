@@ -19,6 +19,7 @@ from hybridmu.store.ledger.database import Database
 from hybridmu.store.ledger.file_recorder import Recorder
 from hybridmu.store.ownership import bind, take
 from hybridmu.system.arguments import Callback, Flag, Shards, Watch, checked
+from hybridmu.system.model_quality import quality_of
 from hybridmu.system.session import Session
 
 
@@ -55,7 +56,7 @@ class TrainingRuns:
         if not already:
             driver = session.coordination.acquire()
             snapshot = driver.begin_training()
-            while session.registry.served() is None or snapshot.jobs_total or snapshot.calibrating:
+            while session.registry.served() is None or snapshot.jobs_total or _more(snapshot):
                 snapshot = session.coordination.step(0.2)
                 if watch:
                     watch(snapshot)
@@ -70,6 +71,7 @@ class TrainingRuns:
             "skipped": sum(generation.skipped for generation in manifest.generations),
             "classes": list(manifest.encoder.classes),
             "classes_inferred": manifest.classes_inferred,
+            "quality": quality_of(session, version.version).get(version.version),
             "calibrated": bool(session.measurements.calibration().buckets),
             "warnings": [*warnings, *warnings_of(session.site.lake)],
             "seconds": time.perf_counter() - started,
@@ -128,7 +130,7 @@ class TrainingRuns:
             if watch:
                 watch(snapshot)
             idle = snapshot.open_requests == snapshot.jobs_total == snapshot.ingestions == 0
-            idle = idle and not (snapshot.purging or snapshot.calibrating or snapshot.repairing)
+            idle = idle and not (snapshot.purging or snapshot.repairing or _more(snapshot))
             # The step that finds nothing waiting any more is the one that starts repairs which are due by a deadline.
             if until_idle and idle and (was_idle or not session.registry.debts()):
                 return snapshot
@@ -164,3 +166,8 @@ class TrainingRuns:
         session = self._session
         canaries = session.canaries()
         return not session.ledger.tombstones() and bool(canaries.lacking())
+
+
+def _more(snapshot: Snapshot) -> bool:
+    """Return whether more is being learnt about what is served."""
+    return snapshot.calibrating or snapshot.evaluating

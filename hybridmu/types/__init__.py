@@ -17,6 +17,7 @@ from hybridmu.types.calibration import (
 from hybridmu.types.jobs import (
     AuditJob,
     CalibrateJob,
+    EvaluateJob,
     ForeseeIndexJob,
     ForeseeRowsJob,
     Job,
@@ -34,6 +35,7 @@ from hybridmu.types.keys import NO_KEYS, Key, KeySet
 from hybridmu.types.names import KeyKind, StrategyChoice, StrategyName
 from hybridmu.types.outcomes import (
     AuditOutcome,
+    EvaluationOutcome,
     ForeseeIndexOutcome,
     ForeseeRowsOutcome,
     JobResult,
@@ -48,6 +50,7 @@ from hybridmu.types.outcomes import (
     UpdaterResult,
 )
 from hybridmu.types.plans import CostObservation, Plan, ShardPlan, ShardStats, Workload
+from hybridmu.types.quality import ExpectedQuality, Figures, Quality, SplitQuality
 from hybridmu.types.requests import (
     ForgetRequest,
     ForwardState,
@@ -78,6 +81,10 @@ __all__ = [
     "CalibrationOutcome",
     "CanaryControls",
     "CostObservation",
+    "EvaluateJob",
+    "EvaluationOutcome",
+    "ExpectedQuality",
+    "Figures",
     "ForeseeIndexJob",
     "ForeseeIndexOutcome",
     "ForeseeRowsJob",
@@ -104,6 +111,7 @@ __all__ = [
     "PurgeIndexOutcome",
     "PurgeRowsJob",
     "PurgeRowsOutcome",
+    "Quality",
     "RequestNeed",
     "RequestState",
     "ResolvedKey",
@@ -119,6 +127,7 @@ __all__ = [
     "ShardResult",
     "ShardStats",
     "SliceRecord",
+    "SplitQuality",
     "StrategyChoice",
     "StrategyName",
     "SubModelRecord",

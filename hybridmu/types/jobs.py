@@ -223,7 +223,22 @@ class SearchJob(_WholeLakeJob):
     waiting: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluateJob(_WholeLakeJob):
+    """Measure the quality of a version on held-out rows.
+
+    Attributes:
+        version: Its number.
+        sub_models: (shard, blob) of those that vote, in shard order.
+        tombstones: Keys of every deletion in any shard: no revoked row is asked about.
+    """
+
+    version: int
+    sub_models: tuple[tuple[int, str], ...]
+    tombstones: KeySet = NO_KEYS
+
+
 ModelJob = RetrainJob | UpdateJob  # makes a sub-model
 ShardJob = RetrainJob | CalibrateJob | ProveJob | ForeseeRowsJob | PurgeRowsJob
-UpdaterJob = UpdateJob | AuditJob | ForeseeIndexJob | PurgeIndexJob | SearchJob
+UpdaterJob = UpdateJob | AuditJob | EvaluateJob | ForeseeIndexJob | PurgeIndexJob | SearchJob
 Job = ShardJob | UpdaterJob

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from hybridmu.types.calibration import CalibrationOutcome
 from hybridmu.types.names import StrategyName
+from hybridmu.types.quality import Quality
 from hybridmu.types.versions import SliceRecord
 
 
@@ -187,6 +188,21 @@ class AuditOutcome:
     document: str
 
 
+@dataclass(frozen=True, slots=True)
+class EvaluationOutcome:
+    """What an `EvaluateJob` measured.
+
+    Attributes:
+        job_id: The job's.
+        quality: Of the version.
+    """
+
+    job_id: str
+    quality: Quality
+
+
 ShardResult = ShardOutcome | CalibrationOutcome | ProofOutcome | ForeseeRowsOutcome | PurgeRowsOutcome
-UpdaterResult = ShardOutcome | AuditOutcome | ForeseeIndexOutcome | PurgeIndexOutcome | SearchOutcome
+UpdaterResult = (
+    ShardOutcome | AuditOutcome | EvaluationOutcome | ForeseeIndexOutcome | PurgeIndexOutcome | SearchOutcome
+)
 JobResult = ShardResult | UpdaterResult | ShardFailure

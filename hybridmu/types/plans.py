@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from hybridmu.types.calibration import CalibrationEstimate
 from hybridmu.types.names import StrategyName
+from hybridmu.types.quality import ExpectedQuality
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +114,7 @@ class Plan:
     workers: int
     updaters: int
     warnings: tuple[str, ...] = ()
+    quality: ExpectedQuality | None = None
 
     def explain(self) -> str:
         """Return the whole plan as text, one block per shard."""
@@ -128,6 +130,7 @@ class Plan:
                 f"{shard.estimated_seconds:.3f} s [{low:.3f}, {high:.3f}]"
             )
             lines += [f"  - {reason}" for reason in shard.reasons]
+        lines += [f"quality: {self.quality.explain()}"] if self.quality else []
         return "\n".join([*lines, *(f"warning: {w}" for w in self.warnings)])
 
 

@@ -19,6 +19,7 @@ from hybridmu.runtime.coordinator.calibrator import Calibrator
 from hybridmu.runtime.coordinator.canary_jobs import Canaries
 from hybridmu.runtime.coordinator.checkpoint_keeper import CheckpointKeeper
 from hybridmu.runtime.coordinator.dispatcher import Dispatcher
+from hybridmu.runtime.coordinator.evaluator import Evaluator
 from hybridmu.runtime.coordinator.first_training import FirstTraining
 from hybridmu.runtime.coordinator.ingestion import Growth
 from hybridmu.runtime.coordinator.integrity import Healer
@@ -77,6 +78,7 @@ class Coordinator:
         self._growth = Growth(site, database.registry, database.ingestions, self._guard, self._planner, self._recorder)
         canaries = Canaries(site, database.ledger, database.measurements, database.registry)
         self._calibrator = Calibrator(canaries, self._dispatcher.queue)
+        self._evaluator = Evaluator(site, database.registry, database.evaluations, self._dispatcher.queue)
         self._purger = Purger(
             site,
             database,
@@ -176,6 +178,7 @@ class Coordinator:
             jobs_total=sum(len(r.plans) for r in rounds),
             jobs_done=sum(len(r.outcomes) for r in rounds),
             open_requests=len(waiting),
+            evaluating=self._errands.due("evaluation") and self._evaluator.busy(version),
             calibrating=self._calibrator.at_work or (looks and self._calibrator.busy),
             paused=paused,
             purging=self._purger.busy and not paused,
@@ -195,6 +198,7 @@ class Coordinator:
             self._repairs.repair(token, idle and not paused)
         if self._forwarder.step(self.leadership.renew):
             self._purger.wake()
+        self._evaluate()
         if not paused:
             self._repairs.heal(token, idle and not self._rounds.rounds and not self._dispatcher.busy)
             self._purge(token)
@@ -240,6 +244,13 @@ class Coordinator:
             with self._errands.apart("calibration"):
                 self._calibrator.again(token, self._occupied.busy(), self._repairs.spare_seconds)
 
+    def _evaluate(self) -> None:
+        """Measure the quality of new versions, when nothing that somebody waits for needs the workers."""
+        version = self.registry.served()
+        if version is not None and self._errands.due("evaluation"):
+            with self._errands.apart("evaluation"):
+                self._evaluator.begin(version, urgent=bool(self._rounds.rounds))
+
     def _begin_calibration(self) -> None:
         with self._errands.apart("calibration"):
             self._calibrator.begin()
@@ -260,10 +271,13 @@ class Coordinator:
             self._calibrator.receive(token, result)
             if not self._calibrator.at_work:
                 self._evict()  # canaries need every checkpoint
+        elif self._evaluator.owns(result.job_id):
+            self._evaluator.receive(token, result)
         elif self._rounds.owns(result.job_id):
             if self._rounds.receive(token, result):
                 self._evict()
         elif self._training.owns(result.job_id) and self._training.receive(token, result):
+            self._evaluate()  # first: the quality of what is served says whether anything else is worth it
             self._begin_calibration()
             self._evict()
 

@@ -18,6 +18,7 @@ from hybridmu.store.ledger.progress import Progress
 from hybridmu.types import (
     AuditJob,
     CalibrateJob,
+    EvaluateJob,
     ForeseeIndexJob,
     ForeseeRowsJob,
     Job,
@@ -121,7 +122,7 @@ class Dispatcher:
                 return replace(job, tombstones=KeySet.of(stones), upto=upto)
             case UpdateJob() | AuditJob():
                 return replace(job, tombstones=KeySet.of(self._stones(token, [job.shard])))
-            case CalibrateJob():
+            case CalibrateJob() | EvaluateJob():
                 return replace(job, tombstones=KeySet.of(self._stones(token, None)))
             case ProveJob() | ForeseeRowsJob() | PurgeRowsJob() | ForeseeIndexJob() | PurgeIndexJob() | SearchJob():
                 return job
@@ -161,6 +162,10 @@ def _read_by(lake: Lake, job: Job) -> list[str]:
         case CalibrateJob():  # compares accuracies on validation rows of other shards, too
             every = [name for shard in range(lake.shards) for name in lake.files("validation", shard)]
             names = [*files_of(lake, job.shard), *every]
+        case EvaluateJob():
+            held_out = [split for split in SPLITS if split != "train"]
+            every = [name for split in held_out for shard in range(lake.shards) for name in lake.files(split, shard)]
+            names = [MANIFEST, *every]
         case RetrainJob() | UpdateJob() | AuditJob() | ProveJob() | ForeseeRowsJob() | PurgeRowsJob():
             names = files_of(lake, job.shard)
         case _:

@@ -14,6 +14,7 @@ class Snapshot:
         jobs_total: Shard jobs of all rounds at work.
         jobs_done: How many of them came back.
         open_requests: Requests that are not served yet.
+        evaluating: Whether the quality of a version is being measured, or is next.
         calibrating: Whether canaries are deleted, or may be next.
         paused: Whether requests are accepted and not begun.
         purging: Whether a purge is at work or due.
@@ -26,6 +27,7 @@ class Snapshot:
     jobs_total: int
     jobs_done: int
     open_requests: int
+    evaluating: bool = False
     calibrating: bool = False
     paused: bool = False
     purging: bool = False

@@ -18,9 +18,12 @@ from hybridmu.runtime.purge.row_purge import foresee_indexes, purge_indexes
 from hybridmu.runtime.purge.storage_scan import Look, drop_old_versions
 from hybridmu.runtime.workers.context import Site
 from hybridmu.runtime.workers.shadow_trainer import score_shadow_models
+from hybridmu.runtime.workers.version_evaluator import VersionEvaluator
 from hybridmu.types import (
     AuditJob,
     AuditOutcome,
+    EvaluateJob,
+    EvaluationOutcome,
     ForeseeIndexJob,
     ForeseeIndexOutcome,
     PurgeIndexJob,
@@ -39,7 +42,7 @@ _STATES = 3
 
 
 class Updater:
-    """Changes the current parameters of any shard directly; keeps nothing between jobs.
+    """Changes the current parameters of any shard directly; keeps nothing of a shard between jobs.
 
     Args:
         settings: The configuration.
@@ -48,6 +51,7 @@ class Updater:
     def __init__(self, settings: Settings) -> None:
         self.site = Site(settings)
         self.site.configure_torch()
+        self._evaluator = VersionEvaluator(self.site)
 
     def ready(self) -> bool:
         """Return True once the process is up."""
@@ -67,6 +71,8 @@ class Updater:
                 return self.update(job)
             case AuditJob():
                 return self.audit(job)
+            case EvaluateJob():
+                return self.evaluate(job)
             case ForeseeIndexJob():
                 return self.foresee_index(job)
             case PurgeIndexJob():
@@ -155,6 +161,18 @@ class Updater:
             Their scores.
         """
         return score_shadow_models(self.site, job)
+
+    @placed
+    def evaluate(self, job: EvaluateJob) -> EvaluationOutcome:
+        """Measure the quality of a version on held-out rows; nothing is written.
+
+        Args:
+            job: As in `version_evaluator.py`.
+
+        Returns:
+            Its metrics.
+        """
+        return self._evaluator.evaluate(job)
 
     def purge_index(self, job: PurgeIndexJob) -> PurgeIndexOutcome:
         """Remove rows from the index files, which all shards share.

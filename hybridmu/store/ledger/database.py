@@ -12,6 +12,7 @@ from hybridmu.store.ledger.console_sessions import ConsoleSessions
 from hybridmu.store.ledger.corruption_reports import Damages
 from hybridmu.store.ledger.engine.opening import connect
 from hybridmu.store.ledger.engine.sqlite import files_beside
+from hybridmu.store.ledger.evaluations import Evaluations
 from hybridmu.store.ledger.file_seals import Seals
 from hybridmu.store.ledger.forwards import Forwards
 from hybridmu.store.ledger.health import Vitals, read_vitals
@@ -53,6 +54,7 @@ class Database:
         replicas: Who serves.
         lease: Who coordinates.
         measurements: What was measured of jobs and updates.
+        evaluations: Quality of versions.
         controls: Pauses and legal holds.
         deletions: Purges.
         evidence: What was found of rows before they were purged.
@@ -75,6 +77,7 @@ class Database:
         self.replicas = Replicas(engine)
         self.lease = Lease(engine)
         self.measurements = Measurements(engine)
+        self.evaluations = Evaluations(engine)
         self.controls = Controls(engine)
         self.deletions = Deletions(engine)
         self.evidence = PurgeEvidence(engine)

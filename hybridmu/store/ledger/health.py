@@ -11,6 +11,7 @@ from sqlalchemy.engine import Engine
 
 from hybridmu.store.ledger import tables as t
 from hybridmu.store.ledger.engine.transactions import reader
+from hybridmu.store.ledger.evaluations import Evaluations
 from hybridmu.types import RequestState
 
 _UNSERVED = (RequestState.RECEIVED, RequestState.PLANNED, RequestState.APPLIED)
@@ -42,6 +43,7 @@ class Vitals:
         coordinator: Whether somebody holds the lease.
         holds: Legal holds in force.
         undelivered: Requests that some linked model does not have yet.
+        quality: Metric → figure of the newest evaluated version, on the test table, or else on validation rows.
     """
 
     requests: Mapping[str, int]
@@ -56,15 +58,18 @@ class Vitals:
     coordinator: bool
     holds: int
     undelivered: int
+    quality: Mapping[str, float]
 
 
 def read_vitals(engine: Engine) -> Vitals:
-    """Return how the system is doing now; one transaction of aggregates.
+    """Return how the system is doing now; aggregates alone.
 
     Args:
         engine: From `opening.connect`.
     """
     asked, now = t.requests.c, time.time()
+    measured = Evaluations(engine).newest()
+    held_out = None if measured is None else measured.first
     unpurged = asked.state.in_([*_UNSERVED, RequestState.SERVED, RequestState.FAILED])
     with reader(engine).begin() as connection:
         states = connection.execute(sa.select(asked.state, sa.func.count()).group_by(asked.state)).all()
@@ -103,4 +108,5 @@ def read_vitals(engine: Engine) -> Vitals:
             coordinator=bool(connection.scalar(leases)),
             holds=int(connection.scalar(holds) or 0),
             undelivered=int(connection.scalar(waiting) or 0),
+            quality={name: one for name, one in (held_out.ensemble if held_out else {}).items() if one is not None},
         )

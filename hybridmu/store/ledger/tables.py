@@ -257,6 +257,14 @@ version_shards = sa.Table(  # only the shards that a version changed
     sa.Column("head", sa.String(64)),  # of the last exact run's lineage
     sa.Column("generations", sa.Integer, nullable=False, default=1),  # of rows that the last exact run was made of
 )
+evaluations = sa.Table(  # how good a version is on held-out rows
+    "evaluations",
+    metadata,
+    sa.Column("version", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("evaluated_at", sa.Float, nullable=False),
+    sa.Column("seconds", sa.Float, nullable=False),
+    sa.Column("document", sa.Text, nullable=False),  # JSON: split → rows, metrics of the ensemble and of sub-models
+)
 serving = sa.Table(
     "serving",
     metadata,

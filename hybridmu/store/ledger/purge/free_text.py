@@ -50,7 +50,7 @@ _OURS = _names({
     *(t.evidence.c.request_id, t.evidence.c.document, t.surveys.c.request_id, t.holds.c.request_id),
     *(t.version_shards.c.blob, t.version_shards.c.checkpoints, t.version_shards.c.strategy, t.version_shards.c.head),
     *(t.replicas.c.role, t.outcomes.c.round_id, t.outcomes.c.strategy, t.outcomes.c.rule, t.outcomes.c.reasons),
-    *(t.curves.c.updates, t.curves.c.controls, t.costs.c.strategy),
+    *(t.curves.c.updates, t.curves.c.controls, t.costs.c.strategy, t.evaluations.c.document),
 })
 LIBRARIES = frozenset({"alembic_version", "sqlite_sequence", "sqlite_stat1", "sqlite_stat4"})  # keep the tables
 _FACTS = frozenset({"system", "predecessor", "changes", "certificates", "purge", "calibrating"})

@@ -1,0 +1,43 @@
+"""`hybridmu evaluate`: how right the served version answers, with a page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from hybridmu.cli.options import ConfigOption, JsonOption
+from hybridmu.cli.output import emit, print_table, tell
+from hybridmu.cli.quality_output import figure
+from hybridmu.cli.system_access import open_system
+from hybridmu.core.metrics import METRICS
+from hybridmu.extras import extra
+
+
+def evaluate(
+    config_file: ConfigOption,
+    output: Annotated[Path, typer.Option("--output", help="HTML page with confusion matrix and calibration.")] = Path(
+        "runs/evaluation.html"
+    ),
+    as_json: JsonOption = False,
+) -> None:
+    """Measure the served version on every held-out row that is not forgotten, and write a page of it."""
+    with open_system(config_file, as_json) as system:
+        with extra("report"):
+            from hybridmu.report.evaluation_page import page
+        result = system.evaluate()
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(page(result))
+    emit({**result, "page": str(output)}, as_json, lambda: _show(result, output))
+
+
+def _show(result: dict[str, Any], output: Path) -> None:
+    for split, found in result["splits"].items():
+        table = Table("", *(METRICS[name].words for name in METRICS), title=f"{found['rows']:,} {split} rows")
+        table.add_row(f"version {result['version']}", *(figure(name, found["ensemble"][name]) for name in METRICS))
+        for sub in found["sub_models"]:
+            table.add_row(f"shard {sub['shard']} alone", *(figure(name, sub[name]) for name in METRICS))
+        print_table(table)
+    tell(f"confusion matrix and calibration: {output}")

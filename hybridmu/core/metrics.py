@@ -1,0 +1,186 @@
+"""Metrics of class probabilities: how right answers are, and how far their confidence can be believed.
+
+All are computed in float64 from probabilities [n, classes] and labels int64 [n]; none depends on the order of rows
+beyond rounding. What is undefined (no rows, one class alone) is NaN.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+F64 = npt.NDArray[np.float64]
+I64 = npt.NDArray[np.int64]
+_BINS = 15  # of a calibration curve, as in Guo et al. 2017 (arXiv 1706.04599)
+_LEAST = 1e-15  # probability that a logarithm is taken of at least, or one confident mistake would be infinite
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One figure of quality.
+
+    Attributes:
+        name: In JSON, the registry and Prometheus labels.
+        words: For people.
+        higher_is_better: Whether a larger value is the better one.
+        value: (probabilities [n, classes], labels [n]) → figure.
+    """
+
+    name: str
+    words: str
+    higher_is_better: bool
+    value: Callable[[F64, I64], float]
+
+
+@dataclass(frozen=True)
+class CalibrationBin:
+    """Answers of similar confidence.
+
+    Attributes:
+        confidence: Mean of their largest probability.
+        accuracy: Share of them that is right.
+        rows: How many they are.
+    """
+
+    confidence: float
+    accuracy: float
+    rows: int
+
+
+def accuracy(probabilities: F64, labels: I64) -> float:
+    """Return the share of rows whose first most probable class is the label.
+
+    Example:
+        >>> accuracy(np.array([[0.9, 0.1], [0.6, 0.4]]), np.array([0, 1]))
+        0.5
+    """
+    return float((probabilities.argmax(axis=1) == labels).mean()) if len(labels) else math.nan
+
+
+def balanced_accuracy(probabilities: F64, labels: I64) -> float:
+    """Return the mean, over the classes that rows have, of the share of a class that is recognised.
+
+    Example:
+        >>> balanced_accuracy(np.array([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3]]), np.array([0, 0, 1]))
+        0.5
+    """
+    if not len(labels):
+        return math.nan
+    matrix = confusion(probabilities, labels)
+    rows = matrix.sum(axis=1)
+    return float((matrix.diagonal()[rows > 0] / rows[rows > 0]).mean())
+
+
+def log_loss(probabilities: F64, labels: I64) -> float:
+    """Return the mean of −log p of the right class, natural logarithm; p is at least 1e-15.
+
+    Example:
+        >>> round(log_loss(np.array([[0.5, 0.5]]), np.array([1])), 4)
+        0.6931
+    """
+    if not len(labels):
+        return math.nan
+    return float(-np.log(np.maximum(probabilities[np.arange(len(labels)), labels], _LEAST)).mean())
+
+
+def auc(probabilities: F64, labels: I64) -> float:
+    """Return the area under the ROC curve: one class against the rest, averaged over classes; of two, the second's.
+
+    Ties count half (Mann–Whitney). Classes without rows, or with all of them, are left out.
+
+    Example:
+        >>> auc(np.array([[0.9, 0.1], [0.4, 0.6], [0.2, 0.8]]), np.array([0, 1, 1]))
+        1.0
+    """
+    classes = probabilities.shape[1]
+    areas = [_area(probabilities[:, one], labels == one) for one in ([1] if classes == 2 else range(classes))]
+    known = [area for area in areas if not math.isnan(area)]
+    return float(np.mean(known)) if known else math.nan
+
+
+def ece(probabilities: F64, labels: I64) -> float:
+    """Return the expected calibration error: the mean distance of confidence and accuracy over 15 equal bins.
+
+    Source: Guo et al. 2017 (arXiv 1706.04599), equation 3.
+
+    Example:
+        >>> round(ece(np.array([[0.8, 0.2], [0.8, 0.2]]), np.array([0, 1])), 4)
+        0.3
+    """
+    found = calibration_curve(probabilities, labels)
+    rows = sum(one.rows for one in found)
+    return sum(one.rows * abs(one.accuracy - one.confidence) for one in found) / rows if rows else math.nan
+
+
+def calibration_curve(probabilities: F64, labels: I64, bins: int = _BINS) -> list[CalibrationBin]:
+    """Return confidence against accuracy in equal bins of the largest probability; empty bins are left out.
+
+    Args:
+        probabilities: float64 [n, classes].
+        labels: int64 [n].
+        bins: How many.
+
+    Example:
+        >>> calibration_curve(np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([0, 0]))
+        [CalibrationBin(confidence=1.0, accuracy=0.5, rows=2)]
+    """
+    if not len(labels):
+        return []
+    confidence = probabilities.max(axis=1)
+    right = (probabilities.argmax(axis=1) == labels).astype(np.float64)
+    number = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)  # (0, 1/bins] is the first
+    rows = np.bincount(number, minlength=bins)
+    sums = [np.bincount(number, weights=values, minlength=bins) for values in (confidence, right)]
+    return [
+        CalibrationBin(float(sums[0][one] / rows[one]), float(sums[1][one] / rows[one]), int(rows[one]))
+        for one in np.flatnonzero(rows)
+    ]
+
+
+def confusion(probabilities: F64, labels: I64) -> I64:
+    """Return how often each class was answered for each label, int64 [label, answer].
+
+    Example:
+        >>> confusion(np.array([[0.9, 0.1], [0.6, 0.4]]), np.array([0, 1])).tolist()
+        [[1, 0], [1, 0]]
+    """
+    classes = probabilities.shape[1]
+    pairs = labels * classes + probabilities.argmax(axis=1)
+    return np.bincount(pairs, minlength=classes * classes).astype(np.int64).reshape(classes, classes)
+
+
+METRICS: dict[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        Metric("accuracy", "accuracy", True, accuracy),
+        Metric("balanced_accuracy", "balanced accuracy", True, balanced_accuracy),
+        Metric("log_loss", "log loss", False, log_loss),
+        Metric("auc", "AUC", True, auc),
+        Metric("ece", "calibration error", False, ece),
+    )
+}
+
+
+def figures(probabilities: F64, labels: I64, names: Iterable[str] = METRICS) -> dict[str, float | None]:
+    """Return metric → figure; None where it is undefined.
+
+    Args:
+        probabilities: float [n, classes]; rows sum to 1.
+        labels: int64 [n].
+        names: Which metrics.
+    """
+    wide = np.asarray(probabilities, dtype=np.float64)
+    found = {name: METRICS[name].value(wide, labels) for name in names}
+    return {name: value if math.isfinite(value) else None for name, value in found.items()}
+
+
+def _area(scores: F64, mine: npt.NDArray[np.bool_]) -> float:
+    positives, negatives = scores[mine], np.sort(scores[~mine])
+    if not len(positives) or not len(negatives):
+        return math.nan
+    below = np.searchsorted(negatives, positives, side="left") + np.searchsorted(negatives, positives, side="right")
+    return float(below.mean() / (2 * len(negatives)))

@@ -1,0 +1,75 @@
+"""Evaluation of the served version in full: metrics, confusion matrix and calibration curve on held-out rows."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from hybridmu.config import Settings
+from hybridmu.core import evaluation, metrics
+from hybridmu.core.kernel.rows import Rows, concatenate
+from hybridmu.errors import StateError
+from hybridmu.runtime.workers.context import Site
+from hybridmu.store.dataset.layout import SPLITS, Split
+from hybridmu.store.ledger.database import Database
+from hybridmu.types import NO_KEYS, KeySet
+from hybridmu.user_code import contained
+
+
+@contained()
+def evaluate(settings: Settings) -> dict[str, Any]:
+    """Return the quality of the served version on all live rows of every held-out table.
+
+    Args:
+        settings: The configuration.
+
+    Returns:
+        As `System.evaluate`.
+
+    Raises:
+        StateError: No row is held out, or no shard is left to vote.
+    """
+    site = Site(settings)
+    site.configure_torch()
+    database = Database.open(settings.database)
+    database.identity.bind(settings.identity(), create=False)
+    site.lake.compare_with(database.seals.known)
+    version = database.registry.version()
+    voters = [(sub.shard, sub.blob) for sub in version.shards if sub.blob is not None]
+    if not voters:
+        raise StateError("no shard is left to vote: every training row was forgotten")
+    gone = {shard: KeySet.of(stones) for shard, stones in database.ledger.tombstones().items()}
+    classes, how = list(site.lake.manifest.encoder.classes), settings.serving.aggregation
+    models = [(shard, site.load_model(shard, blob)) for shard, blob in voters]
+    splits: dict[str, Any] = {}
+    for split in SPLITS:
+        rows = _live(site, split, gone) if split != "train" and split in site.lake.manifest.rows else None
+        if rows is None or not len(rows):
+            continue
+        labels = rows.y.numpy()
+        logits = [evaluation.logits_of(model, rows, len(classes)).float() for _, model in models]
+        together = evaluation.probabilities_of(site.judgement, logits, how)
+        alone = [evaluation.probabilities_of(site.judgement, [one], how) for one in logits]
+        splits[split] = {
+            "rows": len(rows),
+            "ensemble": metrics.figures(together, labels),
+            "sub_models": [
+                {"shard": shard, **metrics.figures(one, labels)} for (shard, _), one in zip(models, alone, strict=True)
+            ],
+            "confusion": metrics.confusion(together, labels).tolist(),
+            "calibration": [asdict(one) for one in metrics.calibration_curve(together, labels)],
+            "labels": np.bincount(labels, minlength=len(classes)).tolist(),
+        }
+    if not splits:
+        raise StateError(
+            "no row is held out, so that nothing says how right the model is",
+            expected="live rows of data.test or data.validation, or data.validation_fraction above 0",
+            remedy="both belong to the tables that are trained on: name them before `hybridmu train`",
+        )
+    return {"version": version.version, "classes": classes, "splits": splits}
+
+
+def _live(site: Site, split: Split, gone: dict[int, KeySet]) -> Rows:
+    return concatenate([site.lake.rows(split, s, gone.get(s, NO_KEYS)) for s in range(site.settings.sisa.shards)])

@@ -1,0 +1,82 @@
+"""Quality of a version: how right its answers are on rows that it was not trained on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+Figures = dict[str, float | None]
+
+
+@dataclass(frozen=True, slots=True)
+class SplitQuality:
+    """Quality on one table.
+
+    Attributes:
+        split: `test` or `validation`.
+        rows: Live rows that were asked about.
+        ensemble: Metric → figure of the combined answers; None where it is undefined.
+        sub_models: Shard → the same of its sub-model alone; shards without rows are absent.
+    """
+
+    split: str
+    rows: int
+    ensemble: Figures
+    sub_models: dict[int, Figures]
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """Quality of one version; aggregates alone, nothing of a row.
+
+    Attributes:
+        version: Which.
+        evaluated_at: When, seconds since the epoch; None while it is not stored.
+        seconds: Wall time on the worker.
+        splits: One per held-out table; none when it could not be evaluated.
+    """
+
+    version: int
+    evaluated_at: float | None
+    seconds: float
+    splits: tuple[SplitQuality, ...] = ()
+
+    def on(self, split: str) -> SplitQuality | None:
+        """Return the quality on one table."""
+        return next((one for one in self.splits if one.split == split), None)
+
+    @property
+    def first(self) -> SplitQuality | None:
+        """Return the quality on the test table, or else on validation rows."""
+        return self.on("test") or self.on("validation")
+
+
+@dataclass(frozen=True, slots=True)
+class ExpectedQuality:
+    """Accuracy before a deletion, and what earlier ones changed; every figure is measured.
+
+    Attributes:
+        version: The evaluated version.
+        split: `test` or `validation`.
+        accuracy: Of its ensemble.
+        changes: Accuracy of a version minus that of the one before it, of the last versions, oldest first.
+    """
+
+    version: int
+    split: str
+    accuracy: float
+    changes: tuple[float, ...]
+
+    def explain(self) -> str:
+        """Return it as one sentence.
+
+        Example:
+            >>> ExpectedQuality(3, "test", 0.95, (-0.02, 0.01)).explain()
+            'accuracy 95.0 % on test rows now; the last 2 versions changed it by -2.0 to +1.0 points, -0.5 on average'
+        """
+        now = f"accuracy {100 * self.accuracy:.1f} % on {self.split} rows now"
+        if not self.changes:
+            return f"{now}; no deletion was measured yet"
+        mean = sum(self.changes) / len(self.changes)
+        versions = f"the last {len(self.changes)} versions" if len(self.changes) > 1 else "the last version"
+        between = f"{100 * min(self.changes):+.1f} to {100 * max(self.changes):+.1f} points"
+        return f"{now}; {versions} changed it by {between}, {100 * mean:+.1f} on average"
