@@ -50,7 +50,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         system = hybridmu.connect(settings(chosen.data, chosen.optimizer, chosen.seed, folder), executor="local")
         started = time.perf_counter()
-        system.train()
+        system.train(calibrate=True)
         trained = time.perf_counter() - started
         found = [one for shard in range(chosen.shards) for one in deletions(system, shard, chosen.seed)]
         canaries = sum({(c.shard, c.cell): c.seconds for c in system.measurements.curves()}.values())

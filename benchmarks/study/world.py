@@ -27,7 +27,7 @@ from hybridmu.core.kernel.rows import carries
 from hybridmu.planning import cost
 from hybridmu.planning.canary_schedule import Candidate, class_excess, lacking
 from hybridmu.planning.planner import Pools, make_plan
-from hybridmu.runtime.coordinator.removal_planner import policy_of
+from hybridmu.runtime.coordinator.planner_policy import policy_of
 from hybridmu.runtime.workers.context import Site
 from hybridmu.store.dataset.empty_slices import warnings_of
 from hybridmu.store.dataset.ingest import ingest

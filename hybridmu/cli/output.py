@@ -184,7 +184,8 @@ def progress(what: str) -> Iterator[Watcher]:
                 else "shards"
             )
             text = f"{what}: {now}"
-            advance(snapshot.jobs_done, snapshot.jobs_total or None, text)
+            done, total = snapshot.canaries if snapshot.calibrating else (snapshot.jobs_done, snapshot.jobs_total)
+            advance(done, total or None, text)
 
         yield watch
 

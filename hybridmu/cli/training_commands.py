@@ -19,11 +19,18 @@ from hybridmu.runtime.coordinator.snapshot import Snapshot
 from hybridmu.types.text import visible
 
 
-def train(config_file: ConfigOption, as_json: JsonOption = False, local: LocalOption = False) -> None:
+def train(
+    config_file: ConfigOption,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Measure approximate updates too, within policy.calibration_seconds.")
+    ] = False,
+    as_json: JsonOption = False,
+    local: LocalOption = False,
+) -> None:
     """Read the tables, train every shard and publish version 1."""
     kept = "what is trained so far is kept, and the same command goes on from there"
     with open_system(config_file, as_json, local=local, interrupted=kept) as system, progress("training") as watch:
-        result = system.train(watch)
+        result = system.train(watch, calibrate=calibrate)
     done = "already trained: nothing was to be done" if result["already_trained"] else "trained"
     emit(result, as_json, lambda: _trained(done, result))
     warn(result["warnings"])
@@ -98,8 +105,26 @@ def predict(
 
 
 def _trained(done: str, result: dict[str, Any]) -> None:
-    _facts(done, {name: value for name, value in result.items() if name != "quality"})
+    _facts(
+        done, {name: value for name, value in result.items() if name not in {"quality", "calibrated", "calibration"}}
+    )
     tell(f"  quality: {quality_line(result['quality'])}")
+    tell(f"  updates: {_calibration(result['calibration'])}")
+
+
+def _calibration(found: dict[str, Any]) -> str:
+    """Return where the calibration of approximate updates stands, in words."""
+    match found["state"]:
+        case "off":
+            return "not calibrated: the policy retrains, or says not to"
+        case "needless":
+            return f"not calibrated: every deletion is retrained exactly anyway ({found['why']})"
+        case "waiting":
+            return (
+                f"{found['sets_lacking']} set(s) of canaries are to be deleted, until then deletions are retrained; "
+                "`hybridmu run` does it when nothing else is to do, `hybridmu train --calibrate` at once"
+            )
+    return "calibrated"
 
 
 def _facts(title: str, facts: dict[str, Any]) -> None:

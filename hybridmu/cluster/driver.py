@@ -87,9 +87,9 @@ class RayDriver:
         """Return whether the lease was taken; false when another coordinator holds it."""
         return bool(self._call("acquire", _START_SECONDS))
 
-    def begin_training(self) -> Snapshot:
-        """Return the state after queueing the training of every shard."""
-        snapshot: Snapshot = self._call("begin_training", _STEP_SECONDS)
+    def begin_training(self, calibrate: bool = False) -> Snapshot:
+        """Return the state after queueing the training of every shard; `calibrate` as for `Coordinator`."""
+        snapshot: Snapshot = self._call("begin_training", _STEP_SECONDS, calibrate)
         return snapshot
 
     def step(self, wait_seconds: float) -> Snapshot:

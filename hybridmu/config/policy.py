@@ -41,7 +41,10 @@ class PolicySettings(Section):
             that canary deletions calibrate.
         fast_enough: Updates at least so many times faster than the retrain count as equally fast, and the one of least
             predicted error is chosen; a great number: always the fastest.
-        calibrate: Fit α by canary deletions after training (each set costs about one and a half shard retrains).
+        calibrate: Fit α by canary deletions (each set costs about one and a half shard retrains), once version 1 is
+            served and nothing else is to do. Where every retrain is light, or faster than any update, none is made.
+        calibration_seconds: What the first calibration may take in all, on all workers together; what lacks then is
+            measured within `recalibration_share`.
         calibration_shards: How many shards delete canaries of each kind; more of them make α and its error surer.
         calibration_shares: Sizes of the canary deletions, as a share of the shard's rows.
         recalibration_share: What deleting canaries again may cost, once some were revoked, as a share of the seconds
@@ -72,6 +75,7 @@ class PolicySettings(Section):
     fast_enough: float = Field(8.0, ge=1, le=1e12)
     approximate: Annotated[tuple[Annotated[str, OneOf(STRATEGIES.names)], ...], Field(min_length=1)] | None = None
     calibrate: bool = True
+    calibration_seconds: float = Field(600.0, ge=0, le=1e9)
     calibration_shards: int = Field(2, ge=1, le=100_000)
     calibration_shares: tuple[Annotated[float, Field(gt=0, le=1)], ...] = (0.01, 0.1)
     recalibration_share: float = Field(0.25, ge=0, le=1e12)

@@ -22,7 +22,7 @@ from hybridmu.planning import cost
 from hybridmu.report import svg_plots
 from hybridmu.report.html_page import render
 from hybridmu.runtime.audit.verification import accuracy_of, test_rows
-from hybridmu.runtime.coordinator.removal_planner import policy_of
+from hybridmu.runtime.coordinator.planner_policy import policy_of
 from hybridmu.store.ownership import MARKER
 from hybridmu.system.system import System
 from hybridmu.types import KeySet
@@ -85,7 +85,7 @@ def run_demo(output: Path, console: Console) -> dict[str, Any]:
 
 def _live(system: System, bar: Phases) -> dict[str, Any]:
     """Return the report of all deletions, from the training to the last certificate."""
-    training = system.train(bar.watch_training)
+    training = system.train(bar.watch_training, calibrate=True)
     training["worker_seconds"] = sum(c.seconds for c in system.measurements.costs())
     # The gap of an update is measured on the rows themselves, so they must not be purged before.
     hold = system.hold("the proofs are made first")["number"]

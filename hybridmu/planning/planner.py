@@ -334,6 +334,7 @@ def _fitted(found: CalibrationEstimate) -> tuple[str, ...]:
 def _uncalibrated(name: str, calibration: Calibration) -> str:
     """Return why there is no α."""
     wait = "; canaries are deleted when nothing else is to do" if calibration.waiting else ""
+    wait = f", and needs not be: {calibration.needless}" if calibration.needless else wait
     return f"{name} is not calibrated on this system{wait}"
 
 

@@ -13,7 +13,7 @@ from hybridmu.planning.cost import schedule
 from hybridmu.planning.planner import Pools
 from hybridmu.planning.simulator import Arrival, Known, Outcome, Overheads, Shape, poisson, simulate
 from hybridmu.planning.sizing import enough, sizes
-from hybridmu.runtime.coordinator.removal_planner import policy_of
+from hybridmu.runtime.coordinator.planner_policy import policy_of
 from hybridmu.store.dataset.key_lookup import Lookup
 from hybridmu.system.arguments import Arrivals, Count, Counts, Figure, Keys, Moment, Number, Strategy, checked
 from hybridmu.system.session import Session

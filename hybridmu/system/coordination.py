@@ -32,7 +32,7 @@ class Driver(Protocol):
         """Take the lease."""
         ...
 
-    def begin_training(self) -> Snapshot:
+    def begin_training(self, calibrate: bool = False) -> Snapshot:
         """Queue the training."""
         ...
 

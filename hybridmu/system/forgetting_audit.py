@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from hybridmu.runtime.audit.audit_run import Audit, Watch
 from hybridmu.runtime.audit.audit_targets import Wanted
-from hybridmu.runtime.coordinator.removal_planner import approximate_of
+from hybridmu.runtime.coordinator.planner_policy import approximate_of
 from hybridmu.runtime.workers.executor import Executor, LocalExecutor
 from hybridmu.system.arguments import AnyStrategy, Callback, Count, Share, checked
 from hybridmu.system.session import Session

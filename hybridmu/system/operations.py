@@ -133,6 +133,7 @@ class Operations:
         return {
             "buckets": [asdict(bucket) for bucket in found.buckets],
             "waiting": [asdict(cell) for cell in found.waiting],
+            "needless": found.needless,
             "noise": asdict(found.noise) if found.noise else None,
             "seconds_spent_again": spent,
             "seconds_allowed_again": session.settings.policy.recalibration_share * work,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
+from typing import Any
 
 from hybridmu.config import Settings
 from hybridmu.datasets import catalog
@@ -123,6 +124,14 @@ class Session:
             if is_claimed(self.site.storage) and not has_tables(self.settings.database):
                 raise lost_ledger(self.site.storage) from None
             raise
+
+    def calibration_state(self) -> dict[str, Any]:
+        """Return where the calibration stands: `off`, `needless` and why, `waiting`, or `done`; and the sets left."""
+        canaries = self.canaries()
+        lacking = len(canaries.lacking())
+        why = canaries.needless()
+        state = "off" if not canaries.wanted else "needless" if why else "waiting" if lacking else "done"
+        return {"state": state, "why": why, "sets_lacking": lacking}
 
     def check_bound(self) -> None:
         """Check once that storage is of this configuration, and not newer than the ledger.

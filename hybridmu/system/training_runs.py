@@ -34,10 +34,12 @@ class TrainingRuns:
         self._session = session
 
     @checked
-    def train(self, watch: Watch = None) -> dict[str, Any]:
+    def train(self, watch: Watch = None, *, calibrate: Flag = False) -> dict[str, Any]:
         """Train every shard and publish version 1; does nothing when that was done already.
 
         Args:
+            calibrate: Also delete canaries, within `policy.calibration_seconds`, so that updates can be chosen at once;
+                otherwise a coordinator does it when nothing else is to do.
             watch: Called with a snapshot after every step.
 
         Returns:
@@ -52,11 +54,11 @@ class TrainingRuns:
         session.keyring.check()  # without them nothing could be forgotten, or certified
         self._claim_storage()
         warnings = self._read_source()  # before a cluster is started: bad input costs nothing
-        already = session.registry.served() is not None and not self._lacks_calibration()
+        already = session.registry.served() is not None and not (calibrate and self._lacks_calibration())
         if not already:
             driver = session.coordination.acquire()
-            snapshot = driver.begin_training()
-            while session.registry.served() is None or snapshot.jobs_total or _more(snapshot):
+            snapshot = driver.begin_training(calibrate)
+            while self._goes_on(snapshot, calibrate):
                 snapshot = session.coordination.step(0.2)
                 if watch:
                     watch(snapshot)
@@ -73,9 +75,16 @@ class TrainingRuns:
             "classes_inferred": manifest.classes_inferred,
             "quality": quality_of(session, version.version).get(version.version),
             "calibrated": bool(session.measurements.calibration().buckets),
+            "calibration": session.calibration_state(),
             "warnings": [*warnings, *warnings_of(session.site.lake)],
             "seconds": time.perf_counter() - started,
         }
+
+    def _goes_on(self, snapshot: Snapshot, calibrate: bool) -> bool:
+        """Return whether a training is not at its end: not published, not measured, or not calibrated as asked."""
+        if self._session.registry.served() is None or snapshot.jobs_total or snapshot.evaluating:
+            return True
+        return calibrate and snapshot.calibrating
 
     def _claim_storage(self) -> None:
         """Make storage and database this system's; both may be already, but no other system's.
@@ -130,7 +139,7 @@ class TrainingRuns:
             if watch:
                 watch(snapshot)
             idle = snapshot.open_requests == snapshot.jobs_total == snapshot.ingestions == 0
-            idle = idle and not (snapshot.purging or snapshot.repairing or _more(snapshot))
+            idle = idle and not (snapshot.purging or snapshot.repairing or snapshot.calibrating or snapshot.evaluating)
             # The step that finds nothing waiting any more is the one that starts repairs which are due by a deadline.
             if until_idle and idle and (was_idle or not session.registry.debts()):
                 return snapshot
@@ -166,8 +175,3 @@ class TrainingRuns:
         session = self._session
         canaries = session.canaries()
         return not session.ledger.tombstones() and bool(canaries.lacking())
-
-
-def _more(snapshot: Snapshot) -> bool:
-    """Return whether more is being learnt about what is served."""
-    return snapshot.calibrating or snapshot.evaluating

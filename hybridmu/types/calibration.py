@@ -139,11 +139,13 @@ class Calibration:
         waiting: Cells without a bucket, since no canary was deleted yet, or those of it were revoked; they are measured
             when nothing else is to do.
         noise: What two exact trainings differ by; None: not measured.
+        needless: Why no canary is deleted, where no update could be chosen however good it were; empty otherwise.
     """
 
     buckets: tuple[CalibrationBucket, ...] = ()
     waiting: tuple[CalibrationCell, ...] = ()
     noise: RetrainNoise | None = None
+    needless: str = ""
 
 
 @dataclass(frozen=True, slots=True)

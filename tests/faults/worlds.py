@@ -91,6 +91,8 @@ WORLDS = {
             "sisa": _TINY,
             "policy": {
                 "calibrate": True,
+                "light_seconds": 0.0,
+                "time_ratio": 1e-9,
                 "calibration_shards": 1,
                 "calibration_shares": [0.5],  # so many canaries that some are revoked
                 "recalibration_share": 1e9,

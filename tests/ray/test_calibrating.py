@@ -19,11 +19,12 @@ def measured(system: hybridmu.System) -> dict[tuple[object, ...], CalibrationCur
 @pytest.mark.usefixtures("cluster")
 def test_canaries_are_measured_as_in_one_process_and_again_when_one_is_revoked(tmp_path: Path) -> None:
     policy = {"calibrate": True, "calibration_shards": 1, "calibration_shares": [0.1], "recalibration_share": 1e9}
+    policy |= {"light_seconds": 0.0, "time_ratio": 1e-9}
     sisa = {"shards": 2, "slices": 2, "epochs": 2}
     configs = [support.config(tmp_path, name, sisa=sisa, policy=policy) for name in ("alone", "two")]
     with hybridmu.connect(configs[0], executor="local") as alone, hybridmu.connect(configs[1]) as system:
         for one in (alone, system):
-            one.train()
+            one.train(calibrate=True)
         before = measured(alone)
         assert len({(shard, cell) for shard, cell, _ in before}) == 2
         key = system.site.lake.key

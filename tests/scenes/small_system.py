@@ -64,7 +64,7 @@ def scene(folder: Path, *, rows: int = 60, shards: int = 3, slices: int = 3, **p
     config = config_for(folder, table, shards=shards, slices=slices, epochs=3, batch=4, optimizer=SGD, groups=0)
     config["policy"] |= {"retention_seconds": 1e9, **policy}
     with hybridmu.connect(config, executor="local") as system:
-        system.train()
+        system.train(calibrate=policy.get("calibrate", False))
         found, _ = Lookup(system.site.lake).find([("id", row) for row in ids])  # in the order asked
         places: dict[int, list[int]] = {shard: [] for shard in range(shards)}
         for row, key in zip(ids, found, strict=True):

@@ -19,7 +19,8 @@ from hybridmu.core.kernel.training import Recipe, trained_epochs
 from hybridmu.errors import StateError
 from hybridmu.planning import cost
 from hybridmu.planning.planner import Pools, make_plan
-from hybridmu.runtime.coordinator.removal_planner import RemovalPlanner, policy_of
+from hybridmu.runtime.coordinator.planner_policy import policy_of
+from hybridmu.runtime.coordinator.removal_planner import RemovalPlanner
 from hybridmu.runtime.workers import shadow_trainer
 from hybridmu.runtime.workers.context import Site
 from hybridmu.types import KeySet, ModelVersion, ShardPlan, ShardStats, StrategyChoice, SubModelRecord

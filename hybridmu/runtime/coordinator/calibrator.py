@@ -1,4 +1,4 @@
-"""Calibrator: has canaries deleted after training, and again when some were revoked.
+"""Calibrator: has canaries deleted once version 1 is served, and again when some were revoked.
 
 All that it needs is in the ledger: what a crash leaves undone is found lacking by the next coordinator. What one job
 measured is committed at once.
@@ -34,7 +34,9 @@ class Calibrator:
         self._canaries, self._queue = canaries, queue
         self._measurements = canaries.measurements
         self._jobs: dict[str, CalibrateJob] = {}
-        self._again: set[str] = set()  # jobs that count against the budget
+        self._again: set[str] = set()  # jobs that count against the budget for measuring again
+        self._apart: dict[int, list[CalibrationCell]] = {}  # what `begin` has not sent yet
+        self._done = self._total = 0
         self._look_at = 0.0
         self._not_before: dict[tuple[int, CalibrationCell], float] = {}
 
@@ -47,6 +49,13 @@ class Calibrator:
     def busy(self) -> bool:
         """Return whether canaries are being deleted, or nobody has looked yet whether some lack."""
         return self.at_work or (self._canaries.wanted and self._look_at == 0.0)
+
+    @property
+    def needs_checkpoints(self) -> bool:
+        """Return whether the first calibration is still to come, which needs every checkpoint of the first run."""
+        first = self._measurements.first_calibration()
+        within = first.seconds < self._canaries.site.settings.policy.calibration_seconds
+        return self.at_work or (not first.over and within and bool(self._canaries.lacking()))
 
     @property
     def shards(self) -> frozenset[int]:
@@ -62,12 +71,15 @@ class Calibrator:
         self._look_at = 0.0
 
     def begin(self) -> None:
-        """Queue everything that lacks, one job per shard: the first calibration, or what a crash left of it."""
-        apart: dict[int, list[CalibrationCell]] = {}
+        """Queue the first calibration at once, a set of canaries per shard at a time: somebody waits for it."""
+        if self._jobs or not self._canaries.wanted:
+            return
+        self._apart = {}
         for shard, cell in self._canaries.lacking():
-            apart.setdefault(shard, []).append(cell)
-        for shard, cells in apart.items():
-            self._send(shard, tuple(cells))
+            self._apart.setdefault(shard, []).append(cell)
+        self._done, self._total = 0, sum(map(len, self._apart.values()))
+        for shard in list(self._apart):
+            self._send_next(shard)
 
     def again(self, token: int, busy: Collection[int], spare: float) -> None:
         """Queue what lacks most, if the budget allows it and nothing of it is under way; nothing else is to do.
@@ -86,33 +98,67 @@ class Calibrator:
         self._measurements.drop_curves(token, ledger.revoked({key for curve in known for key in curve.keys}))
         self._not_before = {what: at for what, at in self._not_before.items() if at > now}
         due = [what for what in self._canaries.lacking(busy) if what not in self._not_before]
+        first = self._first(token, bool(due))
         share = self._canaries.site.settings.policy.recalibration_share
         longest = max((curve.seconds for curve in known), default=0.0)
-        if due and longest <= spare and affordable(*self._measurements.effort(), share):
+        if due and longest <= spare and (first or affordable(*self._measurements.effort(), share)):
             reach("calibrate.launch")
             shard, cell = due[0]
-            self._again.add(self._send(shard, (cell,)))
+            self._done, self._total = 0, len(due)
+            job_id = self._send(shard, cell)
+            if not first:
+                self._again.add(job_id)
 
     def receive(self, token: int, result: JobResult) -> None:
         """Take the result of one of its jobs."""
         job = self._jobs.pop(result.job_id)
         again = result.job_id in self._again
         self._again.discard(result.job_id)
+        self._done += 1
         measured: set[CalibrationCell] = set()
         if isinstance(result, CalibrationOutcome):
             measured = {curve.cell for curve in result.curves if usable(curve)}
-            spent = result.seconds if again else 0.0
-            if measured or spent:
+            if measured or result.seconds:
                 with apart("keeping a calibration", lambda _: measured.clear()):
-                    self._measurements.add_curves(token, result.curves, spent)
+                    self._measurements.add_curves(token, result.curves, result.seconds, first=not again)
         # Without its curve `auto` retrains, and says why. A shard that is too small for a cell stays so.
         for cell in set(job.cells) - measured:
             self._not_before[job.shard, cell] = time.monotonic() + _RETRY_SECONDS
+        if self._apart:
+            self._send_next(job.shard) if self._first(token, True) else self._apart.clear()
         self.wake()
 
-    def _send(self, shard: int, cells: tuple[CalibrationCell, ...]) -> str:
-        avoid = {key for c in self._canaries.curves() if c.shard == shard and c.cell not in cells for key in c.keys}
-        job = CalibrateJob(job_id=uuid.uuid4().hex, shard=shard, cells=cells, avoid=tuple(sorted(avoid)))
+    @property
+    def progress(self) -> tuple[int, int]:
+        """Return how many sets of canaries are measured, and how many of them there are in all."""
+        return (self._done, self._total) if self.at_work else (0, 0)
+
+    def _first(self, token: int, due: bool) -> bool:
+        """Return whether what lacks belongs to the first calibration; it ends when nothing lacks or its time is up.
+
+        Args:
+            token: The coordinator's fencing token.
+            due: Whether anything lacks.
+        """
+        first = self._measurements.first_calibration()
+        if first.over:
+            return False
+        if due and first.seconds < self._canaries.site.settings.policy.calibration_seconds:
+            return True
+        if not self._canaries.needless():  # later rows may make it worth while
+            self._measurements.end_first_calibration(token)
+        return False
+
+    def _send_next(self, shard: int) -> None:
+        """Queue a shard's next set of canaries: which rows are left for it is known once the one before is measured."""
+        if cells := self._apart.pop(shard, None):
+            if cells[1:]:
+                self._apart[shard] = cells[1:]
+            self._send(shard, cells[0])
+
+    def _send(self, shard: int, cell: CalibrationCell) -> str:
+        avoid = {key for c in self._canaries.curves() if c.shard == shard and c.cell != cell for key in c.keys}
+        job = CalibrateJob(job_id=uuid.uuid4().hex, shard=shard, cells=(cell,), avoid=tuple(sorted(avoid)))
         self._jobs[job.job_id] = job
         self._queue(job)
         return job.job_id

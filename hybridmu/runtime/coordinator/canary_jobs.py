@@ -7,7 +7,11 @@ from dataclasses import replace
 
 from hybridmu.core.calibration.fit import fit
 from hybridmu.core.strategies import asks_exact
-from hybridmu.planning.canary_schedule import Candidate, lacking, without
+from hybridmu.kinds import AUTO
+from hybridmu.planning import cost
+from hybridmu.planning.calibration_worth import needless
+from hybridmu.planning.canary_schedule import Candidate, grid, lacking, without
+from hybridmu.runtime.coordinator.planner_policy import policy_of
 from hybridmu.runtime.workers.context import Site
 from hybridmu.store.ledger.ledger import Ledger
 from hybridmu.store.ledger.measurements import Measurements
@@ -44,7 +48,12 @@ class Canaries:
         curves = self.curves()
         known = {curve.cell for curve in curves}
         waiting = dict.fromkeys(cell for _, cell in self._lacking(curves) if cell not in known)
-        return replace(fit(curves), waiting=tuple(waiting))
+        return replace(fit(curves), waiting=tuple(waiting), needless=self.needless())
+
+    def needless(self) -> str:
+        """Return why no canary needs to be deleted, where no update could ever be chosen; empty otherwise."""
+        reasons = self._needless().values() if self.wanted else ()
+        return next(iter(reasons)) or "" if reasons and all(reasons) else ""
 
     def lacking(self, busy: Collection[int] = ()) -> tuple[tuple[int, CalibrationCell], ...]:
         """Return (shard, cell) pairs that are to be measured and can be now, most urgent first.
@@ -60,15 +69,33 @@ class Canaries:
     ) -> tuple[tuple[int, CalibrationCell], ...]:
         if not self.wanted:
             return ()
-        rows = self.site.lake.manifest.rows["train"]
-        candidates = [
-            Candidate(sub.shard, rows[sub.shard][: self._slices(sub)], ready is None or sub.shard in ready)
-            for sub in self._voters()
-        ]
+        candidates = self._candidates(ready)
         policy = self.site.settings.policy
         if policy.quality_noises:  # what was measured without controls says too little
             curves = [curve for curve in curves if curve.controls]
-        return lacking(candidates, curves, policy.calibration_shares, policy.calibration_shards)
+        found = lacking(candidates, curves, policy.calibration_shares, policy.calibration_shards)
+        idle = self._needless() if found else {}
+        return tuple((shard, cell) for shard, cell in found if idle.get(cell) is None)
+
+    def _candidates(self, ready: Collection[int] | None = None) -> list[Candidate]:
+        rows = self.site.lake.manifest.rows["train"]
+        return [
+            Candidate(sub.shard, rows[sub.shard][: self._slices(sub)], ready is None or sub.shard in ready)
+            for sub in self._voters()
+        ]
+
+    def _needless(self) -> dict[CalibrationCell, str | None]:
+        """Return cell → why its canaries could change no decision; the largest shard's retrain is the dearest."""
+        settings, candidates = self.site.settings, self._candidates()
+        if not candidates:
+            return {}
+        largest = max(candidates, key=lambda candidate: candidate.rows)
+        epochs = self.site.recipe_for(largest.shard).epochs
+        if settings.policy.strategy != AUTO:  # every request is an update, whatever a retrain would take
+            return {}
+        fitted, policy = cost.fit(self.measurements.costs()), policy_of(settings)
+        cells = grid(len(epochs), settings.policy.calibration_shares)
+        return {cell: needless(largest.counts, epochs, cell, fitted, policy) for cell in cells}
 
     def _voters(self) -> list[SubModelRecord]:
         return [sub for sub in self.registry.version().shards if sub.blob is not None]

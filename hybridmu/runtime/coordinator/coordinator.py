@@ -78,6 +78,7 @@ class Coordinator:
         self._growth = Growth(site, database.registry, database.ingestions, self._guard, self._planner, self._recorder)
         canaries = Canaries(site, database.ledger, database.measurements, database.registry)
         self._calibrator = Calibrator(canaries, self._dispatcher.queue)
+        self._calibrate_next = False  # somebody waits for it
         self._evaluator = Evaluator(site, database.registry, database.evaluations, self._dispatcher.queue)
         self._purger = Purger(
             site,
@@ -127,15 +128,20 @@ class Coordinator:
 
     # ------------------------------------------------------------------ the loop
 
-    def begin_training(self) -> Snapshot:
-        """Return the state after reading the source and queueing every shard; nothing that is there is redone."""
+    def begin_training(self, calibrate: bool = False) -> Snapshot:
+        """Return the state after reading the source and queueing every shard; nothing that is there is redone.
+
+        Args:
+            calibrate: Delete canaries once version 1 is published; otherwise when nothing else is to do.
+        """
         lake = self.site.lake
         bind(self.site.storage, self.database.identity, self.settings, create=True, replace=not lake.exists)
         ingest(lake, self._guard, self._recorder.begin)
+        self._calibrate_next = calibrate
         if self.registry.served() is None and not self._training.rounds:
             self._training.begin()
-        elif self.registry.served() is not None and not self._calibrator.at_work:
-            self._begin_calibration()  # what a crash after the first version may have left undone
+        elif self.registry.served() is not None:
+            self._begin_calibration()
         return self.snapshot()
 
     def step(self, wait_seconds: float = 0.0) -> Snapshot:
@@ -179,6 +185,7 @@ class Coordinator:
             jobs_done=sum(len(r.outcomes) for r in rounds),
             open_requests=len(waiting),
             evaluating=self._errands.due("evaluation") and self._evaluator.busy(version),
+            canaries=self._calibrator.progress,
             calibrating=self._calibrator.at_work or (looks and self._calibrator.busy),
             paused=paused,
             purging=self._purger.busy and not paused,
@@ -252,6 +259,8 @@ class Coordinator:
                 self._evaluator.begin(version, urgent=bool(self._rounds.rounds))
 
     def _begin_calibration(self) -> None:
+        if not self._calibrate_next:
+            return
         with self._errands.apart("calibration"):
             self._calibrator.begin()
 
@@ -269,8 +278,7 @@ class Coordinator:
             self._purger.receive(token, result)
         elif self._calibrator.owns(result.job_id):
             self._calibrator.receive(token, result)
-            if not self._calibrator.at_work:
-                self._evict()  # canaries need every checkpoint
+            self._evict()
         elif self._evaluator.owns(result.job_id):
             self._evaluator.receive(token, result)
         elif self._rounds.owns(result.job_id):
@@ -295,4 +303,6 @@ class Coordinator:
 
     def _evict(self) -> None:
         with self._errands.apart("eviction"):
+            if self._calibrator.needs_checkpoints:
+                return
             self._keeper.evict_surplus(self._occupied.busy())

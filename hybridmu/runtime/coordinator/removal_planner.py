@@ -7,13 +7,13 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 
-from hybridmu.config import Settings
 from hybridmu.core.kernel.training import trained_epochs
-from hybridmu.core.strategies import asks_canaries, asks_exact, calibrated, needs_model
+from hybridmu.core.strategies import asks_canaries, asks_exact, needs_model
 from hybridmu.planning import cost
 from hybridmu.planning.canary_schedule import class_excess
-from hybridmu.planning.planner import Policy, Pools, make_plan
+from hybridmu.planning.planner import Pools, make_plan
 from hybridmu.runtime.coordinator.canary_jobs import Canaries
+from hybridmu.runtime.coordinator.planner_policy import policy_of
 from hybridmu.runtime.workers.context import Site
 from hybridmu.store.dataset.class_counts import class_counts
 from hybridmu.store.ledger.ledger import Ledger
@@ -150,28 +150,3 @@ class RemovalPlanner:
             trajectory=all(exists),
             error_spent=sub.error_spent,
         )
-
-
-def approximate_of(settings: Settings) -> tuple[str, ...]:
-    """Return the updates that `auto` may choose: those that the policy names, or all that canaries calibrate."""
-    return settings.policy.approximate or calibrated()
-
-
-def policy_of(settings: Settings) -> Policy:
-    """Return the planner's policy from the settings."""
-    policy = settings.policy
-    return Policy(
-        workload_threshold=policy.workload_threshold,
-        time_ratio=policy.time_ratio,
-        light_seconds=policy.light_seconds,
-        quality_budget=policy.quality_budget,
-        quality_noises=policy.quality_noises,
-        fast_enough=policy.fast_enough,
-        approximate=approximate_of(settings),
-        alpha=policy.alpha,
-        finetune_epochs=policy.finetune_epochs,
-        learner=settings.learner.name,
-        optimizer=settings.optimizer.name,
-        batch_size=settings.sisa.batch_size,
-        class_excess=policy.class_excess,
-    )

@@ -16,6 +16,7 @@ class Snapshot:
         open_requests: Requests that are not served yet.
         evaluating: Whether the quality of a version is being measured, or is next.
         calibrating: Whether canaries are deleted, or may be next.
+        canaries: Sets of canaries that are measured, and those to be measured in all, while it does so.
         paused: Whether requests are accepted and not begun.
         purging: Whether a purge is at work or due.
         ingestions: New data that is not in yet.
@@ -29,6 +30,7 @@ class Snapshot:
     open_requests: int
     evaluating: bool = False
     calibrating: bool = False
+    canaries: tuple[int, int] = (0, 0)
     paused: bool = False
     purging: bool = False
     ingestions: int = 0

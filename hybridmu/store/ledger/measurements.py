@@ -6,7 +6,7 @@ import json
 import math
 import sys
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -29,6 +29,16 @@ from hybridmu.types import (
 _COST_WINDOW = 400
 # Under this key `meta` keeps the seconds that measuring canaries again took.
 _SPENT = "calibrating"
+# Under this one, JSON, what the first calibration took, and whether it is over.
+_FIRST = "first calibration"
+
+
+@dataclass(frozen=True)
+class FirstCalibration:
+    """Where the first calibration stands: the seconds that it took, and whether it is over."""
+
+    seconds: float = 0.0
+    over: bool = False
 
 
 class Measurements:
@@ -81,7 +91,9 @@ class Measurements:
             rows = connection.execute(t.curves.select().order_by(t.curves.c.id)).all()
         return [curve for row in rows for curve in _of(row) if usable(curve)]
 
-    def add_curves(self, token: int, curves: Sequence[CalibrationCurve], spent: float = 0.0) -> None:
+    def add_curves(
+        self, token: int, curves: Sequence[CalibrationCurve], spent: float = 0.0, first: bool = False
+    ) -> None:
         """Add what a job measured, fenced; older curves of the same shard and cell are replaced.
 
         A curve with anything in it that is no number is left out: it is as if it had not been measured.
@@ -90,6 +102,7 @@ class Measurements:
             token: The coordinator's fencing token.
             curves: Of any cells.
             spent: Seconds that count against the budget for measuring again.
+            first: They count against that of the first calibration instead.
         """
         apart: dict[tuple[int, CalibrationCell], list[CalibrationCurve]] = {}
         for curve in filter(usable, curves):
@@ -101,10 +114,22 @@ class Measurements:
                 same = (c.shard == shard) & (c.first_slice == cell.first_slice) & (c.share == cell.share)
                 connection.execute(t.curves.delete().where(same))
                 connection.execute(t.curves.insert().values(**_row(group)))
-            if _counts(spent):
-                total = json.dumps(_spent(connection) + spent)
-                connection.execute(t.meta.delete().where(t.meta.c.key == _SPENT))
-                connection.execute(t.meta.insert().values(key=_SPENT, value=total))
+            if first:
+                known = _first(connection)
+                _put(connection, _FIRST, asdict(replace(known, seconds=known.seconds + _number(spent))))
+            elif _counts(spent):
+                _put(connection, _SPENT, _spent(connection) + spent)
+
+    def first_calibration(self) -> FirstCalibration:
+        """Return where the first calibration stands; what an older release has calibrated is over."""
+        with self._read.begin() as connection:
+            return _first(connection)
+
+    def end_first_calibration(self, token: int) -> None:
+        """Note that nothing lacks any more, or that its time is up, fenced."""
+        with transaction(self._write, "calibration") as connection:
+            fence(connection, token)
+            _put(connection, _FIRST, asdict(replace(_first(connection), over=True)))
 
     def drop_curves(self, token: int, revoked: Collection[bytes]) -> int:
         """Delete what was measured with canaries that carry one of these digests, fenced.
@@ -172,6 +197,18 @@ def record_costs(connection: Connection, outcomes: Iterable[ShardOutcome]) -> No
                 rows=outcome.rows_read,
             )
         )
+
+
+def _first(connection: Connection) -> FirstCalibration:
+    raw = connection.scalar(sa.select(t.meta.c.value).where(t.meta.c.key == _FIRST))
+    if raw is not None:
+        return FirstCalibration(**json.loads(raw))
+    return FirstCalibration(over=bool(connection.scalar(sa.select(sa.func.count()).select_from(t.curves))))
+
+
+def _put(connection: Connection, key: str, fact: object) -> None:
+    connection.execute(t.meta.delete().where(t.meta.c.key == key))
+    connection.execute(t.meta.insert().values(key=key, value=json.dumps(fact)))
 
 
 def _spent(connection: Connection) -> float:

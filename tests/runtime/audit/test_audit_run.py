@@ -18,7 +18,7 @@ from hybridmu.config import Settings
 from hybridmu.core.kernel.partition import digest
 from hybridmu.errors import RequestError, ShardFailedError, StateError, StrategyUnavailableError
 from hybridmu.report.audit_page import headline, lines, page, served
-from hybridmu.runtime.coordinator.removal_planner import approximate_of
+from hybridmu.runtime.coordinator.planner_policy import approximate_of
 from hybridmu.store.storage.audit_scores import Audits
 from hybridmu.types import AuditOutcome
 from tests.support import make_table, rows_of, settings_dict

@@ -18,6 +18,7 @@ from hybridmu.core.kernel.partition import digest
 from hybridmu.errors import LeaseLostError, StrategyUnavailableError
 from hybridmu.runtime.coordinator.canary_jobs import Canaries
 from hybridmu.runtime.workers.shard_worker import ShardWorker
+from hybridmu.store.ledger import tables as t
 from hybridmu.types import CalibrateJob, CalibrationCurve, KeySet, RequestState
 from tests.scenes.small_system import Scene, scene
 
@@ -89,7 +90,7 @@ def test_training_deletes_disjoint_canaries_on_different_shards(tmp_path):
             assert group[0].canaries == len(group[0].keys)
             assert group[0].seconds > 0
         assert known(it).lacking() == ()
-        assert it.system.train()["calibrated"], "and once is enough"
+        assert it.system.train(calibrate=True)["calibrated"], "and once is enough"
         assert curves(it) == [c for group in found.values() for c in group]
         assert it.system.measurements.effort()[1] == 0.0, "the first calibration is not paid from the budget"
 
@@ -278,7 +279,7 @@ def test_a_first_calibration_that_broke_off_is_finished(tmp_path, point, hit):
     with hybridmu.connect(config, executor="local") as system:
         half = system.measurements.curves()
         assert len(sets(half)) == hit - (point == "calibration.commit")
-        system.train()
+        system.train(calibrate=True)
         found = system.measurements.curves()
         assert found[: len(half)] == half, "what was committed is not measured twice"
         assert {key: [c.gaps for c in group] for key, group in sets(found).items()} == expected
@@ -361,3 +362,87 @@ def test_a_class_that_goes_little_by_little_is_noticed_too(tmp_path):
         rules = [it.system.forget(ids=[row], wait=True)["shards"][0]["rule"] for row in yes[:-1]]
         assert rules[0] == "boundary"
         assert "class" in rules
+
+
+# ---------------------------------------------------------------------- the first calibration
+
+
+@contextmanager
+def trained(folder: Path, **policy: Any) -> Iterator[hybridmu.System]:
+    """Yield a system that is trained, and not calibrated at once."""
+    with scene(folder, rows=160, shards=SHARDS, **{**POLICY, "calibrate": False}) as it:
+        config = {**it.config, "policy": {**it.config["policy"], "calibrate": True, **policy}}
+    with hybridmu.connect(config, executor="local") as system:
+        yield system
+
+
+def test_training_does_not_wait_for_canaries_and_an_idle_coordinator_deletes_them(tmp_path):
+    with trained(tmp_path) as system:
+        again = system.train()
+        assert (again["calibrated"], again["calibration"]) == (
+            False,
+            {"state": "waiting", "why": "", "sets_lacking": 4},
+        )
+        seen = []
+        system.run(until_idle=True, watch=lambda snapshot: seen.append(snapshot.canaries))
+        assert len(sets(system.measurements.curves())) == 4
+        assert system.measurements.effort()[1] == 0.0, "the first calibration has a budget of its own"
+        assert system.measurements.first_calibration().over
+        assert system.train()["calibration"]["state"] == "done"
+        assert any(total for _, total in seen)
+
+
+def test_who_waits_for_canaries_sees_every_set(tmp_path):
+    seen = []
+    with trained(tmp_path) as system:
+        system.train(lambda snapshot: seen.append(snapshot.canaries), calibrate=True)
+        assert [done for done, total in seen if total == 4] == sorted(done for done, total in seen if total == 4)
+        assert {done for done, total in seen if total == 4} >= {1, 2, 3}
+        assert system.measurements.first_calibration().seconds > 0
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+def test_the_first_calibration_ends_when_its_time_is_up(tmp_path, at_once):
+    """Jobs that run then are finished: one when nobody waits, one per shard when somebody does."""
+    with trained(tmp_path, calibration_seconds=1e-9, recalibration_share=0.0) as system:
+        if at_once:
+            system.train(calibrate=True)
+        system.run(until_idle=True)
+        assert len(sets(system.measurements.curves())) == (SHARDS if at_once else 1)
+        assert system.measurements.first_calibration().over
+        assert system.status()["calibration"]["seconds_spent_again"] == 0.0
+
+
+def test_what_lacks_afterwards_is_measured_within_the_budget_for_that(tmp_path):
+    with trained(tmp_path, calibration_seconds=0.0) as system:
+        system.run(until_idle=True)
+        assert len(sets(system.measurements.curves())) == 4
+        assert system.measurements.effort()[1] > 0
+
+
+def test_no_canary_is_deleted_where_every_retrain_is_light(tmp_path):
+    with trained(tmp_path, light_seconds=1e6) as system:
+        result = system.train(calibrate=True)
+        assert result["calibration"]["state"] == "needless"
+        assert "light, at most 1e+06 s" in result["calibration"]["why"]
+        system.run(until_idle=True)
+        assert system.measurements.curves() == []
+        assert system.status()["calibration"]["needless"] == result["calibration"]["why"]
+        (shard,) = system.plan(ids=[3]).shards
+        assert shard.strategy == "retrain"
+        assert "not calibrated on this system, and needs not be: retrain" in shard.reasons[0]
+
+
+def test_a_policy_that_always_updates_is_calibrated_all_the_same(tmp_path):
+    with trained(tmp_path, light_seconds=1e6, strategy="dpus") as system:
+        assert system.train()["calibration"]["state"] == "waiting"
+        system.run(until_idle=True)
+        assert system.measurements.curves()
+
+
+def test_what_an_older_release_calibrated_is_over(tmp_path):
+    with calibrated(tmp_path) as it:
+        engine = it.system.database.engine
+        with engine.begin() as connection:
+            connection.execute(t.meta.delete().where(t.meta.c.key == "first calibration"))
+        assert it.system.measurements.first_calibration().over

@@ -284,9 +284,14 @@ def test_expected_visits_are_the_mean_of_what_plans_say(trained):
 def test_training_keeps_the_budget_but_calibration_gets_its_checkpoints(trained, tmp_path):
     base, _, ids = trained
     config = budgeted(base, 4)
-    config |= {"storage_url": str(tmp_path / "second"), "policy": {"calibrate": True}}
+    config |= {
+        "storage_url": str(tmp_path / "second"),
+        "policy": {"calibrate": True, "light_seconds": 0.0, "time_ratio": 1e-9},
+    }
     with hybridmu.connect(config, executor="local") as system:
         system.train()
+        assert sum(len(existing(system, shard)) for shard in range(2)) > 4, "canaries need every checkpoint"
+        system.train(calibrate=True)
         assert system.measurements.calibration().buckets
         assert sum(len(existing(system, shard)) for shard in range(2)) == 4
         plan = system.plan(ids=ids[:1])

@@ -440,7 +440,9 @@ def test_certificates_are_not_listed_for_each_request(small, monkeypatch):
 def test_canaries_that_are_purged_leave_the_calibration(tmp_path, monkeypatch, again):
     pq.write_table(make_table(80), tmp_path / "train.parquet")
     policy = {"calibrate": True, "calibration_shards": 1, "calibration_shares": [0.1], "recalibration_share": 1e9}
+    policy |= {"light_seconds": 0.0, "time_ratio": 1e-9}
     with world(tmp_path, shards=2, policy={**policy, "verify_share": 0.0}) as w:
+        w.system.train(calibrate=True)
         if not again:  # the purge itself removes them
             monkeypatch.setattr(Calibrator, "again", lambda *_: None)
         measurements, key = w.system.measurements, w.system.site.lake.key

@@ -183,8 +183,9 @@ def test_a_loss_that_is_no_number_for_some_rows_ends_in_retrains(tmp_path, nets)
     pq.write_table(table(200, classes=2), tmp_path / "train.parquet")
     body = of("return nn.Linear(f, c)")
     body += "    def loss(self, logits, y): return F.cross_entropy(logits, y, weight=torch.tensor([0.0, 1.0]))\n"
-    with connect(tmp_path, nets(body), policy={"calibrate": True, "calibration_shares": [0.02]}) as system:
-        system.train()
+    policy = {"calibrate": True, "calibration_shares": [0.02], "light_seconds": 0.0, "time_ratio": 1e-9}
+    with connect(tmp_path, nets(body), policy=policy) as system:
+        system.train(calibrate=True)
         known = system.measurements.curves()
         assert all(gap == gap for curve in known for gap in curve.gaps)
         labels = table(200, classes=2)["label"].to_pylist()

@@ -56,7 +56,7 @@ class DecommissionRecord:
             fence(connection, token)
             for table in _EMPTIED:
                 connection.execute(table.delete())
-            connection.execute(t.meta.delete().where(t.meta.c.key.in_(["calibrating", "pause"])))
+            connection.execute(t.meta.delete().where(t.meta.c.key.in_(["calibrating", "first calibration", "pause"])))
             done = {"state": RequestState.PURGED, "purged_at": now, "reason": "the whole system was decommissioned"}
             ended = [RequestState.PURGED, RequestState.CANCELLED]
             connection.execute(t.requests.update().where(t.requests.c.state.not_in(ended)).values(**done))

@@ -53,7 +53,7 @@ _OURS = _names({
     *(t.curves.c.updates, t.curves.c.controls, t.costs.c.strategy, t.evaluations.c.document),
 })
 LIBRARIES = frozenset({"alembic_version", "sqlite_sequence", "sqlite_stat1", "sqlite_stat4"})  # keep the tables
-_FACTS = frozenset({"system", "predecessor", "changes", "certificates", "purge", "calibrating"})
+_FACTS = frozenset({"system", "predecessor", "changes", "certificates", "purge", "calibrating", "first calibration"})
 _DAMAGE = "damaged/"
 _IDENTITY = "identity"
 _SAID = ("pause", "decommissioned")  # JSON with a reason
