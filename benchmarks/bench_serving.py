@@ -163,7 +163,7 @@ def main() -> None:
         settings = settings.model_copy(update={"policy": policy, "serving": serving})
         with hybridmu.connect(settings, executor="local") as trainer:
             trainer.train()
-        with hybridmu.connect(settings) as system:
+        with hybridmu.connect(settings, "ray") as system:
             result = bench(system, given)
     figures = {name: value for name, value in result.items() if isinstance(value, int | float)}
     benchmarks.write(given.out, "serving", {given.case: figures})

@@ -242,7 +242,7 @@ def _config(wanted: Wanted, folder: Path, database_url: str | None) -> dict[str,
 @contextmanager
 def _opened(raw: dict[str, Any], workers: int) -> Iterator[System]:
     cluster = {**raw["cluster"], "max_parallel": workers}
-    with hybridmu.connect({**raw, "cluster": cluster}) as system:
+    with hybridmu.connect({**raw, "cluster": cluster}, "ray") as system:
         yield system
 
 

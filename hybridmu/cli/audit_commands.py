@@ -11,6 +11,7 @@ from rich.table import Table
 from hybridmu import config
 from hybridmu.cli.options import STRATEGIES, ConfigOption, JsonOption, LocalOption, strategy_named
 from hybridmu.cli.output import bar, emit, err, errors, print_table, tell
+from hybridmu.cli.system_access import executor_named
 from hybridmu.errors import ConfigError
 from hybridmu.extras import extra
 from hybridmu.system.system import connect
@@ -31,7 +32,7 @@ def audit(
     shards: Annotated[int, typer.Option("--shards", help="Largest number of audited shards.")] = 2,
     output: Annotated[Path, typer.Option("--output", help="Path of the HTML page to write.")] = Path("audit.html"),
     as_json: JsonOption = False,
-    local: LocalOption = False,
+    local: LocalOption = None,
 ) -> None:
     """Measure how well a strategy forgets; fails when the audit could not tell it from doing nothing.
 
@@ -42,7 +43,7 @@ def audit(
         # Plots: the other verbs do without.
         from hybridmu.report.audit_page import headline, lines, page, served, strategy
 
-    with errors(as_json, _GOES_ON), connect(config.load(config_file), "local" if local else "ray") as system:
+    with errors(as_json, _GOES_ON), connect(config.load(config_file), executor_named(local)) as system:
         wanted = None if strategy_ is None else strategy_named(strategy_)
         if output.is_dir():
             raise ConfigError(f"--output {output} is a folder", expected="the HTML file to write")

@@ -19,6 +19,7 @@ from hybridmu.cli.output import (
     tell,
     warn,
 )
+from hybridmu.cli.system_access import executor_named
 from hybridmu.errors import ConfigError
 from hybridmu.system.system import connect
 
@@ -77,12 +78,12 @@ def reshard(
     other: OtherArgument,
     config_file: ConfigOption,
     as_json: JsonOption = False,
-    local: LocalOption = False,
+    local: LocalOption = None,
 ) -> None:
     """Make a successor with other shards, slices, task or optimizer, from the live rows; repeat it after a crash."""
     with (
         errors(as_json, "what is done so far is kept, and the same command goes on from there"),
-        connect(config.load(config_file), "local" if local else "ray") as system,
+        connect(config.load(config_file), executor_named(local)) as system,
         progress("resharding") as watch,
     ):
         result = system.reshard(config.load(other), watch)

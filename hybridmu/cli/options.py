@@ -15,7 +15,12 @@ STRATEGIES = ", ".join(choices())
 
 ConfigOption = Annotated[Path, typer.Option("-c", "--config", help="Path of the YAML configuration.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")]
-LocalOption = Annotated[bool, typer.Option("--local", help="Run in this process, without Ray.")]
+LocalOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--local/--ray", help="Run in this process, or on a cluster; by default on a cluster where one is there."
+    ),
+]
 StrategyOption = Annotated[str, typer.Option("--strategy", help=f"Removal strategy: one of {STRATEGIES}.")]
 IdOption = Annotated[list[str] | None, typer.Option("--id", help="Row id; may be repeated.")]
 GroupOption = Annotated[list[str] | None, typer.Option("--group", help="Group; may be repeated.")]

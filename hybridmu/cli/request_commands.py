@@ -76,7 +76,7 @@ def forget(
     ignore_unknown: IgnoreOption = False,
     wait: Annotated[bool, typer.Option("--wait", help="Wait until the request is served.")] = False,
     as_json: JsonOption = False,
-    local: LocalOption = False,
+    local: LocalOption = None,
 ) -> None:
     """Commit a deletion request; with --wait follow the running coordinator, or become it."""
     with (

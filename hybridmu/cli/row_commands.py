@@ -41,7 +41,7 @@ def ingest(
     caller: CallerOption = None,
     wait: WaitOption = False,
     as_json: JsonOption = False,
-    local: LocalOption = False,
+    local: LocalOption = None,
 ) -> None:
     """Commit new rows for a trained system; only their own slices are trained. Forgotten rows are skipped."""
     who = operator() if caller is None else caller
@@ -61,7 +61,7 @@ def correct(
     ] = None,
     wait: WaitOption = False,
     as_json: JsonOption = False,
-    local: LocalOption = False,
+    local: LocalOption = None,
 ) -> None:
     """Replace rows by corrected ones with the same ids: the old rows are forgotten and purged, then the new come in."""
     who = operator() if caller is None else caller

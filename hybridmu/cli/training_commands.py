@@ -25,7 +25,7 @@ def train(
         bool, typer.Option("--calibrate", help="Measure approximate updates too, within policy.calibration_seconds.")
     ] = False,
     as_json: JsonOption = False,
-    local: LocalOption = False,
+    local: LocalOption = None,
 ) -> None:
     """Read the tables, train every shard and publish version 1."""
     kept = "what is trained so far is kept, and the same command goes on from there"
@@ -43,7 +43,7 @@ def run(
         typer.Option("--until-idle", help="Stop when every request is served and nothing is left to repair or purge."),
     ] = False,
     as_json: JsonOption = False,
-    local: LocalOption = False,
+    local: LocalOption = None,
 ) -> None:
     """Run the coordinator until interrupted; fails when a shard's repair is left undone at the end."""  # noqa: DOC501
     with open_system(config_file, as_json, local=local) as system:

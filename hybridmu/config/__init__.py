@@ -5,13 +5,14 @@ Environment variables:
     HYBRIDMU_DATABASE_URL: replaces `database_url`.
     HYBRIDMU_CONFIG: configuration file of `serve run` when none is named.
     HYBRIDMU_FAULT: `POINT:HIT:ACTION`, armed in every process that inherits it; for tests (`hybridmu.faults`).
+    RAY_ADDRESS, RAY_TMPDIR: as Ray reads them, where a cluster is looked for.
     HYBRIDMU_DATA: folder of converted built-in datasets (default `~/.cache/hybridmu`).
     Others may be named by `data.partition_key`, `keys.signing` and `keys.guard` as `env:NAME`.
 """
 
 from hybridmu.config.data import DataSettings
 from hybridmu.config.deployment import LogSettings
-from hybridmu.config.environment import data_home, default_config, in_ray_job, secret
+from hybridmu.config.environment import data_home, default_config, in_ray_job, running_cluster, secret
 from hybridmu.config.policy import PolicySettings
 from hybridmu.config.settings import Settings, load
 from hybridmu.config.training_settings import CheckpointSettings
@@ -26,5 +27,6 @@ __all__ = [
     "default_config",
     "in_ray_job",
     "load",
+    "running_cluster",
     "secret",
 ]

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
 
 from hybridmu import faults
 from hybridmu.config.addresses import whole_path
 from hybridmu.errors import ConfigError
+
+_ANSWER_SECONDS = 0.5
 
 if _fault := os.environ.get("HYBRIDMU_FAULT"):
     faults.arm_text(_fault)
@@ -16,6 +19,23 @@ if _fault := os.environ.get("HYBRIDMU_FAULT"):
 def in_ray_job() -> bool:
     """Return whether this process is the entrypoint of a submitted Ray job."""
     return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+
+
+def running_cluster() -> str | None:
+    """Return the address of a Ray cluster that runs on this machine, or that RAY_ADDRESS names; None without one.
+
+    Ray leaves the file behind when a cluster dies, so its head has to answer.
+    """
+    if named := os.environ.get("RAY_ADDRESS"):
+        return named
+    noted = Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray", "ray_current_cluster")
+    try:
+        address = noted.read_text().strip()
+        host, _, port = address.rpartition(":")
+        with socket.create_connection((host, int(port)), timeout=_ANSWER_SECONDS):
+            return address
+    except (OSError, ValueError):
+        return None
 
 
 def default_config() -> str:

@@ -73,7 +73,7 @@ def run_demo(output: Path, console: Console) -> dict[str, Any]:
     started = time.perf_counter()
     with phases(console) as bar:
         bar.begin("reading MNIST-5k, starting Ray")
-        with System(settings) as system:
+        with System(settings, "ray") as system:
             report = _live(system, bar)
             bar.begin("writing the report")
             report["seconds"] = time.perf_counter() - started

@@ -157,8 +157,8 @@ def callback_of(name: str, value: Any) -> Any:
 
 def executor_of(name: str, value: Any) -> Any:
     """Return the name of an executor."""
-    if not isinstance(value, str) or str.__str__(value) not in {"ray", "local"}:
-        raise ConfigError(f"unknown {name} {_shown(value)}", expected="ray, or local")
+    if not isinstance(value, str) or str.__str__(value) not in {"auto", "ray", "local"}:
+        raise ConfigError(f"unknown {name} {_shown(value)}", expected="auto, ray, or local")
     return str.__str__(value)
 
 

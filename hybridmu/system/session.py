@@ -29,6 +29,7 @@ from hybridmu.store.ledger.suppression_list import Guard
 from hybridmu.store.ownership import bind, is_claimed, lost_ledger
 from hybridmu.system.arguments import Executor
 from hybridmu.system.coordination import Coordination
+from hybridmu.system.executor_choice import choose
 
 
 class Session:
@@ -36,14 +37,14 @@ class Session:
 
     Args:
         settings: The configuration.
-        executor: `ray`, or `local` to run everything in this process.
+        executor: `ray`, `local` to run everything in this process, or `auto`: on a cluster where one is there.
     """
 
-    def __init__(self, settings: Settings, executor: Executor = "ray") -> None:
+    def __init__(self, settings: Settings, executor: Executor = "auto") -> None:
+        settings, self.executor = choose(settings, executor)
         self.settings = settings.model_copy(update={"data": catalog.resolve(settings.data)})
-        self.executor = executor
         self.site = Site(self.settings)
-        self.coordination = Coordination(self.settings, executor, lambda: self.lease)
+        self.coordination = Coordination(self.settings, self.executor, lambda: self.lease)
         self._bound = False
 
     def close(self) -> None:

@@ -78,11 +78,11 @@ class System:
 
     Args:
         settings: The configuration.
-        executor: `ray`, or `local` to run everything in this process.
+        executor: `ray`, `local` to run everything in this process, or `auto`: on a cluster where one is there.
     """
 
     @checked
-    def __init__(self, settings: Configuration, executor: Executor = "ray") -> None:
+    def __init__(self, settings: Configuration, executor: Executor = "auto") -> None:
         self.session = Session(settings, executor)
         self._parts: dict[type[Any], Any] = {part: part(self.session) for part in PARTS}
 
@@ -166,12 +166,13 @@ class System:
 
 
 @checked
-def connect(settings: Settings | dict[str, Any] | str | Path, executor: Executor = "ray") -> System:
+def connect(settings: Settings | dict[str, Any] | str | Path, executor: Executor = "auto") -> System:
     """Open a system; the entry point for notebooks.
 
     Args:
         settings: Settings, a mapping of them, or the path of a YAML file.
-        executor: `ray`, or `local` to run in this process.
+        executor: `ray` joins or starts a cluster, `local` runs everything in this process, `auto` uses a cluster where
+            one is there: `cluster.address`, a Ray job, one that this process joined or that runs on this machine.
 
     Returns:
         The system; use it as a context manager to release what it starts.

@@ -132,7 +132,7 @@ class RayChaos:
         end = None
         while end is None or time.monotonic() < end:
             let_time_pass(self.config)
-            with hybridmu.connect(self.config) as system, suppress(HybridMUError, ray.exceptions.RayError):
+            with hybridmu.connect(self.config, "ray") as system, suppress(HybridMUError, ray.exceptions.RayError):
                 while end is None or time.monotonic() < end:
                     snapshot = system.session.coordination.step(0.1)
                     if stop.is_set():

@@ -31,7 +31,7 @@ def main(folder: Path, database_url: str) -> None:
     ray.init(address=nodes.address, namespace="hybridmu", log_to_driver=False)
 
     with pytest.raises(ResourceError, match="several nodes") as refused:
-        hybridmu.connect(support.config(folder, "file")).train()
+        hybridmu.connect(support.config(folder, "file"), "ray").train()
     assert "postgresql://" in refused.value.remedy
     print("refused")
 

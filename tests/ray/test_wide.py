@@ -47,7 +47,7 @@ def test_a_wide_shard_has_the_bits_of_one_process_and_outlives_a_worker(tmp_path
     with hybridmu.connect(wide(tmp_path, "alone", pause), executor="local") as alone:
         alone.train()
         ids = support.ids_in(alone, 0)[:2]
-        with hybridmu.connect(wide(tmp_path, "wide", pause, way)) as system:
+        with hybridmu.connect(wide(tmp_path, "wide", pause, way), "ray") as system:
             system.train()
             assert support.blobs(system) == support.blobs(alone)
 
