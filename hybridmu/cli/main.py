@@ -25,6 +25,7 @@ from hybridmu.cli import (
     server_commands,
     size_command,
     storage_commands,
+    suggest_command,
     training_commands,
 )
 from hybridmu.cli.options import JsonOption
@@ -56,6 +57,7 @@ for _command in (
     operator_commands.lift,
     audit_commands.audit,
     size_command.size,
+    suggest_command.suggest,
     storage_commands.checkpoints,
     storage_commands.upgrade,
     storage_commands.decommission,

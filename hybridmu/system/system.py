@@ -28,6 +28,7 @@ from hybridmu.system.operations import Operations
 from hybridmu.system.predictions import Predictions
 from hybridmu.system.request_reports import RequestReports
 from hybridmu.system.session import Session
+from hybridmu.system.suggestions import Suggestions
 from hybridmu.system.training_runs import TrainingRuns
 
 __all__ = ["System", "Watcher", "connect"]
@@ -48,6 +49,7 @@ PARTS = (
     ForgettingAudit,
     Capacity,
     ModelLinks,
+    Suggestions,
 )
 
 
@@ -155,6 +157,7 @@ class System:
 
     audit = _verb(ForgettingAudit, ForgettingAudit.audit)
 
+    suggest = _verb(Suggestions, Suggestions.suggest)
     size = _verb(Capacity, Capacity.size)
     simulate = _verb(Capacity, Capacity.simulate)
     arrival = _verb(Capacity, Capacity.arrival)
