@@ -17,8 +17,8 @@ from hybridmu.cli.options import ConfigOption, GroupOption, IdOption, JsonOption
 from hybridmu.cli.output import emit, errors, out, print_table
 from hybridmu.config import Settings
 from hybridmu.core.proof.certificate_check import check, check_chain
-from hybridmu.core.proof.certificate_document import fingerprint, parse
 from hybridmu.core.proof.evidence import Finding
+from hybridmu.core.proof.plain_certificate import fingerprint, parse
 from hybridmu.core.proof.statements import shown_by, unshown_by
 from hybridmu.datasets import catalog
 from hybridmu.errors import ConfigError, RequestError

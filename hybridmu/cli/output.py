@@ -9,7 +9,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
@@ -19,9 +19,11 @@ from typer.core import TyperGroup
 from hybridmu.errors import HybridMUError, UnknownKeysError
 from hybridmu.report.json_values import finite
 from hybridmu.report.terminal import Description, Terminal
-from hybridmu.runtime.coordinator.snapshot import Snapshot
-from hybridmu.system.system import Watcher
 from hybridmu.user_code import contained
+
+if TYPE_CHECKING:
+    from hybridmu.runtime.coordinator.snapshot import Snapshot
+    from hybridmu.system.system import Watcher
 
 err = Terminal(stderr=True)
 out = Terminal()

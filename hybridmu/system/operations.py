@@ -7,7 +7,7 @@ from typing import Any
 
 from hybridmu.store.ledger.health import Vitals
 from hybridmu.system.arguments import AnyName, Caller, Number, Reason, checked
-from hybridmu.system.model_quality import quality_json
+from hybridmu.system.quality_reports import quality_json
 from hybridmu.system.session import Session
 
 
@@ -89,12 +89,12 @@ class Operations:
         """Return where the system stands: version, shards and what they owe, canaries, requests, holds, replicas."""
         session = self._session
         session.check_bound()
-        version, past = session.registry.version(), session.site.lake.manifest.ancestry
+        version, past = session.registry.version(), session.lake.manifest.ancestry
         measured = session.database.evaluations.newest()
         return {
             "version": version.version,
             "voters": sum(sub.blob is not None for sub in version.shards),
-            "rows": {split: sum(map(sum, shards)) for split, shards in session.site.lake.manifest.rows.items()},
+            "rows": {split: sum(map(sum, shards)) for split, shards in session.lake.manifest.rows.items()},
             "quality": None if measured is None else quality_json(measured),
             "shards": [
                 {
@@ -120,15 +120,15 @@ class Operations:
             ],
             "replicas": session.replicas.live(),
             "coordinator": session.lease.holder(),
-            "models": [link.name for link in session.linked.links.live()],
-            "undelivered": len(session.linked.forwards.waiting(begun=False)),
+            "models": [link.name for link in session.database.links.live()],
+            "undelivered": len(session.database.forwards.waiting(begun=False)),
             "predecessor": None if past is None else {"name": past.name, "version": past.version, "root": past.root},
         }
 
     def _calibration(self) -> dict[str, Any]:
         """Return what canaries say of each update, which cells wait for canaries, and the budget for new ones."""
         session = self._session
-        found = session.canaries().calibration()
+        found = session.canary_curves().calibration()
         work, spent = session.measurements.effort()
         return {
             "buckets": [asdict(bucket) for bucket in found.buckets],
