@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from hybridmu.store.ledger.health import Vitals
-from hybridmu.system.arguments import AnyName, Caller, Number, Reason, checked
+from hybridmu.system.arguments import AnyName, Caller, Flag, Number, Reason, checked
 from hybridmu.system.quality_reports import quality_json
 from hybridmu.system.session import Session
 
@@ -85,8 +85,13 @@ class Operations:
         return self._session.database.vitals()
 
     @checked
-    def status(self) -> dict[str, Any]:
-        """Return where the system stands: version, shards and what they owe, canaries, requests, holds, replicas."""
+    def status(self, *, calibration: Flag = True) -> dict[str, Any]:
+        """Return where the system stands: version, shards and what they owe, canaries, requests, holds, replicas.
+
+        Args:
+            calibration: With `calibration`, what canaries say of each update; that takes the updates' code, and so
+                PyTorch, which the rest does without.
+        """
         session = self._session
         session.check_bound()
         version, past = session.registry.version(), session.lake.manifest.ancestry
@@ -110,7 +115,7 @@ class Operations:
                 {"shard": shard, "deadline_at": deadline}
                 for shard, deadline in sorted(session.registry.debts().items())
             ],
-            "calibration": self._calibration(),
+            **({"calibration": self._calibration()} if calibration else {}),
             "pause": asdict(paused) if (paused := session.controls.paused()) else None,
             "holds": self.holds(),
             "requests": {str(state): count for state, count in session.pages.totals().items()},
