@@ -19,20 +19,21 @@ from pathlib import Path
 
 from hybridmu.user_code import contained, installed
 
-# Logical name → file under core/. A file may be renamed; its logical name stays, and with it every checkpoint.
-KERNEL: dict[str, str] = {
-    "batch gradients": "kernel/gradients.py",
-    "cells": "kernel/column_writers.py",
-    "columns": "kernel/column_types.py",
-    "encoder": "kernel/table_encoder.py",
-    "micro-batches": "kernel/microbatches.py",
-    "networks": "tasks/networks.py",
-    "partition": "kernel/partition.py",
-    "retraining": "kernel/retraining.py",
-    "rows": "kernel/rows.py",
-    "sub-model": "kernel/model.py",
-    "task": "tasks/base.py",
-    "training": "kernel/training.py",
+# Logical name → file under core/, or its parts in order. A file may be renamed, and cut between two definitions; its
+# logical name stays, and with it every checkpoint.
+KERNEL: dict[str, tuple[str, ...]] = {
+    "batch gradients": ("kernel/gradients.py",),
+    "cells": ("kernel/column_writers.py",),
+    "columns": ("kernel/column_types.py",),
+    "encoder": ("kernel/table_encoder.py",),
+    "micro-batches": ("kernel/microbatches.py",),
+    "networks": ("tasks/networks.py",),
+    "partition": ("kernel/partition.py",),
+    "retraining": ("kernel/retraining.py",),
+    "rows": ("kernel/rows.py", "kernel/revoked_keys.py"),
+    "sub-model": ("kernel/model.py",),
+    "task": ("tasks/base.py",),
+    "training": ("kernel/training.py",),
 }
 _CORE = Path(__file__).parent / "core"
 # Fields of syntax trees that say nothing about what is computed.
@@ -64,37 +65,45 @@ def code_digest(task: object, versions: Mapping[str, str] | None = None) -> str:
 def kernel_sources() -> dict[str, bytes]:
     """Return logical name → canonical source of every file of this package that shapes exact weights."""
     names = tuple(
-        (f"hybridmu.core.{file.removesuffix('.py').replace('/', '.')}", name) for name, file in KERNEL.items()
+        (f"hybridmu.core.{file.removesuffix('.py').replace('/', '.')}", name)
+        for name, files in KERNEL.items()
+        for file in files
     )
-    return {f"kernel: {name}": _canonical_once((_CORE / file).read_bytes(), names) for name, file in KERNEL.items()}
+    return {
+        f"kernel: {name}": _canonical_once(names, *((_CORE / file).read_bytes() for file in files))
+        for name, files in KERNEL.items()
+    }
 
 
-def canonical(source: bytes, logical: Mapping[str, str]) -> bytes:
+def canonical(source: bytes, logical: Mapping[str, str], *rest: bytes) -> bytes:
     """Return the text of a module's syntax tree, without prose and without the places of what it imports.
 
     Args:
         source: A module of this package.
         logical: Module of the kernel → its logical name.
+        rest: The module's further parts, where it was cut.
 
     Returns:
         The same bytes for sources that differ in comments, layout, docstrings, words of errors, types of arguments, or
-        in the paths of modules whose logical names are the same.
+        in the paths of modules whose logical names are the same, or in where a module is cut between two definitions.
 
     Example:
         >>> canonical(b"x = 1  # one", {}) == canonical(b'"A number."\\nx = (1)', {}) != canonical(b"x = 2", {})
         True
     """
-    tree = ast.parse(source)
-    _drop_prose(tree)
-    found = [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
-    tree.body = [node for node in tree.body if node not in found]
+    parts = [ast.parse(part) for part in (source, *rest)]
+    for part in parts:
+        _drop_prose(part)
+    nodes = [node for part in parts for node in part.body]
+    found = [node for node in nodes if isinstance(node, (ast.Import, ast.ImportFrom))]
+    tree = ast.Module([node for node in nodes if node not in found], [])
     imports = sorted({line for node in found for line in _imported(node, logical)})
     return "\n".join([*imports, "".join(_written(tree))]).encode()
 
 
 @lru_cache(maxsize=2 * len(KERNEL))  # by content: a file that was edited meanwhile is parsed again
-def _canonical_once(source: bytes, names: tuple[tuple[str, str], ...]) -> bytes:
-    return canonical(source, dict(names))
+def _canonical_once(names: tuple[tuple[str, str], ...], source: bytes, *rest: bytes) -> bytes:
+    return canonical(source, dict(names), *rest)
 
 
 def normal_name(package: str) -> str:

@@ -7,7 +7,8 @@ import torch
 from hybridmu.core.kernel.gradients import gradients_of
 from hybridmu.core.kernel.model import State, SubModel, fit_standardize, state_of
 from hybridmu.core.kernel.partition import epoch_order
-from hybridmu.core.kernel.rows import Rows, carries
+from hybridmu.core.kernel.revoked_keys import carries
+from hybridmu.core.kernel.rows import Rows
 from hybridmu.core.kernel.training import Recipe, batch_bounds, make_step
 from hybridmu.core.strategies import Context, Extent, Removal, Result, Work, register
 from hybridmu.core.strategies.dpus import subtract

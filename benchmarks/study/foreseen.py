@@ -8,9 +8,10 @@ from pathlib import Path
 
 from benchmarks.study import csvfile
 from hybridmu.core.kernel.training import slice_epochs
+from hybridmu.planning.arrivals import Arrival
 from hybridmu.planning.cost import Coefficients, CostModel
 from hybridmu.planning.planner import Policy, Pools
-from hybridmu.planning.simulator import Arrival, Known, Shape, poisson, simulate
+from hybridmu.planning.simulator import Known, Shape, poisson, simulate
 from hybridmu.planning.sizing import sizes
 
 SHARDS, SLICES, ROWS, RETRAIN_SECONDS = 4096, 5, 1000, 60.0

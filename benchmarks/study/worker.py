@@ -19,7 +19,8 @@ from hybridmu.config import Settings
 from hybridmu.core import evaluation
 from hybridmu.core.calibration.canary_deletions import other_order
 from hybridmu.core.kernel.model import State, SubModel
-from hybridmu.core.kernel.rows import Rows, carries, concatenate
+from hybridmu.core.kernel.revoked_keys import carries
+from hybridmu.core.kernel.rows import Rows, concatenate
 from hybridmu.core.strategies import Context, get
 from hybridmu.runtime.workers.context import Site
 from hybridmu.runtime.workers.shard_worker import ShardWorker

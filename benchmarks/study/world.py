@@ -23,7 +23,7 @@ from benchmarks.study.worker import Job, Scores
 from hybridmu.config import Settings
 from hybridmu.core.calibration import canary_deletions as canaries
 from hybridmu.core.calibration import fit
-from hybridmu.core.kernel.rows import carries
+from hybridmu.core.kernel.revoked_keys import carries
 from hybridmu.planning import cost
 from hybridmu.planning.canary_schedule import Candidate, class_excess, lacking
 from hybridmu.planning.planner import Pools, make_plan

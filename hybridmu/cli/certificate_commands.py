@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -17,20 +17,21 @@ from hybridmu.cli.options import ConfigOption, GroupOption, IdOption, JsonOption
 from hybridmu.cli.output import emit, errors, out, print_table
 from hybridmu.config import Settings
 from hybridmu.core.proof.certificate_check import check, check_chain
-from hybridmu.core.proof.certificate_document import fingerprint, parse
 from hybridmu.core.proof.evidence import Finding
+from hybridmu.core.proof.plain_certificate import fingerprint, parse
 from hybridmu.core.proof.statements import shown_by, unshown_by
-from hybridmu.datasets import catalog
 from hybridmu.errors import ConfigError, RequestError
-from hybridmu.runtime.audit.replay import Replay, Verdict, replay
 from hybridmu.store.certificates import Certificates
 from hybridmu.store.keyring import Keyring, load_public_keys
 from hybridmu.store.storage.storage import Storage
 from hybridmu.types import KeyKind
 
+if TYPE_CHECKING:
+    from hybridmu.runtime.audit.replay import Replay
+
 app = typer.Typer(no_args_is_help=True, help="Certificates of deletion: verify, list, show, find.")
 _UNASKED = 5
-_EXITS = {Verdict.CONFIRMED: 0, Verdict.REFUTED: 1, Verdict.SUPERSEDED: 3, Verdict.ELSEWHERE: 4}
+_EXITS = {"confirmed": 0, "refuted": 1, "superseded": 3, "not replayable here": 4}  # by verdict
 
 
 @app.command()
@@ -72,6 +73,8 @@ def verify(
             found += _in_chain(document, chain, trusted)
         ok = all(finding.ok for finding in found)
         if ok and settings is not None:
+            from hybridmu.runtime.audit.replay import replay  # trains; a certificate is checked without PyTorch
+
             replayed = replay(settings, document)
     known = trusted is not None
     code = 1 if not ok else _EXITS[replayed.verdict] if replayed else 0 if known or without_key else _UNASKED
@@ -146,6 +149,8 @@ def _settings(again: bool, config_file: Path | None) -> Settings | None:
         return None
     if config_file is None:
         raise ConfigError("--replay needs the system that issued the certificate", remedy="name it: -c CONFIG")
+    from hybridmu.datasets import catalog  # as above
+
     settings = config.load(config_file)
     return settings.model_copy(update={"data": catalog.resolve(settings.data)})
 

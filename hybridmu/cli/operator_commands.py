@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from hybridmu.cli.options import ConfigOption, JsonOption, ReasonOption
 from hybridmu.cli.output import emit, operator, tell
-from hybridmu.cli.quality_output import quality_line
-from hybridmu.cli.request_output import before_deadline, hold_text
+from hybridmu.cli.request_output import hold_text
+from hybridmu.cli.status_output import print_status
 from hybridmu.cli.system_access import open_system
 
 
@@ -59,51 +59,15 @@ def lift(
     emit({"lifted": number}, as_json, lambda: tell(f"hold {number} is lifted"))
 
 
-def status(config_file: ConfigOption, as_json: JsonOption = False) -> None:
-    """Show version, shards and what they owe, requests, pause and holds, replicas."""
+def status(
+    config_file: ConfigOption,
+    calibration: Annotated[
+        bool, typer.Option("--calibration", help="Show what canaries measured of each update, too.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Show version, rows, quality, debts and the next deadline, requests and holds."""
     with open_system(config_file, as_json) as system:
-        result = system.status()
-    emit(result, as_json, lambda: _standing(result))
-
-
-def _standing(result: dict[str, Any]) -> None:
-    """Print where the system stands."""
-    rows = ", ".join(f"{count:,} {split}" for split, count in result["rows"].items() if count)
-    tell(f"version {result['version']}, {result['voters']} voter(s), rows read: {rows}")
-    measured = result["quality"]
-    older = f" (of version {measured['version']})" if measured and measured["version"] != result["version"] else ""
-    tell(f"quality: {quality_line(measured)}{older}")
-    if result["pause"]:
-        tell(f"PAUSED by {result['pause']['caller']}: {result['pause']['reason']}")
-    debts = [f"{debt['shard']}{before_deadline(debt['deadline_at'])}" for debt in result["debts"]]
-    tell(f"shards that owe an exact repair: {'; '.join(debts) or 'none'}")
-    _calibration(result["calibration"])
-    tell("requests: " + ", ".join(f"{state} {count}" for state, count in result["requests"].items()))
-    for placed in result["holds"]:
-        tell(hold_text(placed))
-    if result["models"]:
-        tell(f"linked with: {', '.join(result['models'])}; {result['undelivered']} request(s) not passed on yet")
-    if past := result["predecessor"]:
-        tell(f"its first rows are those of model {past['name']}, version {past['version']}")
-    replicas = ", ".join(f"{name} with version {version}" for name, version in result["replicas"].items())
-    tell(f"replicas: {replicas or 'none'}; coordinator: {result['coordinator'] or 'none'}")
-
-
-def _calibration(found: dict[str, Any]) -> None:
-    for bucket in found["buckets"]:
-        low, high = bucket["alpha_range"]
-        tell(
-            f"{bucket['strategy']} from slice {bucket['first_slice']} at {bucket['share']:.1%} of rows: "
-            f"alpha {bucket['alpha']:.3g} [{low:.3g}, {high:.3g}], error {bucket['error']:.3f} + spread "
-            f"{bucket['spread']:.3f}, by {bucket['canaries']} canaries on {bucket['shards']} shard(s)"
-        )
-    if noise := found["noise"]:
-        tell(
-            f"two exact trainings in another order of the rows differ by {noise['common']:.3f} on many rows, and "
-            f"besides by {noise['single']:.3f} on a single one (root mean squares of {noise['pairs']} pairs)"
-        )
-    if cells := [f"slice {cell['first_slice']} at {cell['share']:.1%}" for cell in found["waiting"]]:
-        tell(
-            f"waiting for canaries: {', '.join(cells)}; {found['seconds_spent_again']:.0f} of "
-            f"{found['seconds_allowed_again']:.0f} s are spent on deleting canaries again"
-        )
+        result = system.status(calibration=as_json or calibration)
+        left = None if as_json else system.vitals().next_deadline_seconds
+    emit(result, as_json, lambda: print_status(result, left))

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hybridmu.errors import ConfigError
 from hybridmu.kinds import choices
-from hybridmu.types import StrategyChoice
+
+if TYPE_CHECKING:
+    from hybridmu.types import StrategyChoice
 
 STRATEGIES = ", ".join(choices())
 

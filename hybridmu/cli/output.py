@@ -5,23 +5,24 @@ from __future__ import annotations
 import getpass
 import json
 import os
-import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 from rich.table import Table
-from typer.core import TyperGroup
 
+from hybridmu.cli.interrupts import INTERRUPTED
 from hybridmu.errors import HybridMUError, UnknownKeysError
 from hybridmu.report.json_values import finite
 from hybridmu.report.terminal import Description, Terminal
-from hybridmu.runtime.coordinator.snapshot import Snapshot
-from hybridmu.system.system import Watcher
 from hybridmu.user_code import contained
+
+if TYPE_CHECKING:
+    from hybridmu.runtime.coordinator.snapshot import Snapshot
+    from hybridmu.system.system import Watcher
 
 err = Terminal(stderr=True)
 out = Terminal()
@@ -30,44 +31,6 @@ COMMITTED = (
     "what was committed stays so, and `hybridmu run` goes on with it; `hybridmu requests list` and "
     "`hybridmu ingests list` show it"
 )
-_INTERRUPTED = 128 + signal.SIGINT
-_UsageError: Any = typer.BadParameter.__base__  # the only public name of this family
-
-
-class CommandGroup(TyperGroup):
-    """Top group of commands: with `--json` a usage error is one JSON document as well."""
-
-    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
-        """Return the context of a call, its own options parsed."""
-        as_json = "--json" in args
-        with _usage(as_json):
-            context = super().make_context(info_name, args, parent, **extra)
-        context.meta[__name__] = as_json
-        return context
-
-    def invoke(self, ctx: Any) -> Any:
-        """Return what the verb returns, after parsing its options."""
-        with _usage(ctx.meta[__name__]):
-            return super().invoke(ctx)
-
-
-@contextmanager
-def _usage(as_json: bool) -> Iterator[None]:
-    # Typer writes words to standard error and exits with code 2; whoever reads standard output gets the same.
-    try:
-        yield
-    except _UsageError as error:
-        if as_json:
-            remedy = f"see `{ctx.command_path} --help`" if (ctx := getattr(error, "ctx", None)) else ""
-            document = {
-                "error": "UsageError",
-                "what": error.format_message(),
-                "expected": "",
-                "got": "",
-                "remedy": remedy,
-            }
-            _write(document)
-        raise
 
 
 @contextmanager
@@ -127,7 +90,7 @@ def errors(as_json: bool, interrupted: str = "nothing was changed") -> Iterator[
         if as_json:
             _write({"error": "Interrupted", "what": interrupted, "expected": "", "got": "", "remedy": ""})
         err.print(f"interrupted: {interrupted}", soft_wrap=True)
-        raise typer.Exit(_INTERRUPTED) from None
+        raise typer.Exit(INTERRUPTED) from None
     except (HybridMUError, OSError) as error:
         what = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) and error.filename else str(error)
         if as_json:

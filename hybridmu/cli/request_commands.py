@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -24,8 +24,11 @@ from hybridmu.cli.options import (
 from hybridmu.cli.output import COMMITTED, emit, operator, progress, tell
 from hybridmu.cli.request_output import print_list, print_outcome, print_page, print_request
 from hybridmu.cli.system_access import open_system
-from hybridmu.system.system import System
-from hybridmu.types import KeyKind, RequestState
+from hybridmu.types import RequestState
+
+if TYPE_CHECKING:
+    from hybridmu.system.system import System
+    from hybridmu.types import KeyKind
 
 app = typer.Typer(no_args_is_help=True, help="Deletion requests: list, show, take back, retry.")
 

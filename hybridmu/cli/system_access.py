@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from hybridmu import config
 from hybridmu.cli.output import errors
-from hybridmu.system.system import System, connect
+
+if TYPE_CHECKING:
+    from hybridmu.system.system import System
 
 
 @contextmanager
@@ -27,8 +28,12 @@ def open_system(
     Yields:
         The system.
     """
-    with errors(as_json, interrupted), connect(config.load(config_file), executor_named(local)) as system:
-        yield system
+    with errors(as_json, interrupted):
+        from hybridmu import config  # late: a verb's help is shown without them
+        from hybridmu.system.system import connect
+
+        with connect(config.load(config_file), executor_named(local)) as system:
+            yield system
 
 
 def executor_named(local: bool | None) -> Literal["auto", "ray", "local"]:

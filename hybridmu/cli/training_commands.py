@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from hybridmu.cli.input_files import read_rows
+from hybridmu.cli.input_rows import read_rows
 from hybridmu.cli.options import ConfigOption, JsonOption, LocalOption
 from hybridmu.cli.output import bar, emit, err, out, print_table, progress, tell, warn
 from hybridmu.cli.quality_output import quality_line

@@ -16,23 +16,11 @@ import numpy as np
 from hybridmu.core.strategies import get
 from hybridmu.extras import extra
 from hybridmu.kinds import FALLBACK
+from hybridmu.planning.arrivals import Arrival
 from hybridmu.planning.batching import claim
 from hybridmu.planning.cost import CostModel
 from hybridmu.planning.planner import Policy, Pools, make_plan
 from hybridmu.types import Calibration, ShardPlan, ShardStats, StrategyChoice
-
-
-@dataclass(frozen=True)
-class Arrival:
-    """A deletion request.
-
-    Attributes:
-        at: Seconds since the start.
-        rows: (shard, slice) → rows of it there; slices count from 1.
-    """
-
-    at: float
-    rows: Mapping[tuple[int, int], int]
 
 
 @dataclass(frozen=True)

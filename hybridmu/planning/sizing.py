@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hybridmu.planning.arrivals import Arrival
 from hybridmu.planning.planner import Pools
-from hybridmu.planning.simulator import Arrival, Known, Outcome, simulate
+from hybridmu.planning.simulator import Known, Outcome, simulate
 from hybridmu.types import StrategyChoice
 
 MAX_WORKERS = 1024

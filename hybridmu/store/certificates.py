@@ -7,8 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from hybridmu.core.proof.certificate_check import intact
-from hybridmu.core.proof.certificate_document import canonical, fingerprint, parse
+from hybridmu.core.proof.plain_certificate import canonical, fingerprint, parse
 from hybridmu.errors import CorruptBlobError, StateError
 from hybridmu.faults import reach
 from hybridmu.store.storage.durable_files import temporary_name
@@ -67,6 +66,9 @@ class Certificates:
             StateError: There is none of this number.
             CorruptBlobError: The file is damaged.
         """
+        # Late: making the document's schema takes longer than most verbs, and names and numbers need none.
+        from hybridmu.core.proof.certificate_check import intact
+
         try:
             document = parse(self.storage.read(_name(number)))
         except FileNotFoundError:

@@ -27,7 +27,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hybridmu import config
 from hybridmu.config import Settings
 from hybridmu.core.kernel.partition import canonical
-from hybridmu.core.proof.certificate_document import key_id
+from hybridmu.core.proof.plain_certificate import key_id
 from hybridmu.errors import ConfigError, StateError
 from hybridmu.store.key_files import (
     HEX,

@@ -19,7 +19,7 @@ import numpy as np
 from hybridmu.config import Settings
 from hybridmu.errors import ConfigError, RequestError
 from hybridmu.kinds import choices
-from hybridmu.planning.simulator import Arrival
+from hybridmu.planning.arrivals import Arrival
 from hybridmu.types import KeyKind, RequestState
 from hybridmu.types.text import is_plain
 

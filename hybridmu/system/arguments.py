@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal, ParamSpec, TypeVar, get_args, get_or
 
 from hybridmu.config import Settings
 from hybridmu.errors import HybridMUError, RequestError
-from hybridmu.planning.simulator import Arrival
+from hybridmu.planning.arrivals import Arrival
 from hybridmu.runtime.coordinator.snapshot import Snapshot
 from hybridmu.system.argument_values import (
     LEAST_SECONDS,

@@ -9,9 +9,10 @@ from typing import Any
 
 from hybridmu.errors import RequestError
 from hybridmu.planning import cost
+from hybridmu.planning.arrivals import Arrival
 from hybridmu.planning.cost import schedule
 from hybridmu.planning.planner import Pools
-from hybridmu.planning.simulator import Arrival, Known, Outcome, Overheads, Shape, poisson, simulate
+from hybridmu.planning.simulator import Known, Outcome, Overheads, Shape, poisson, simulate
 from hybridmu.planning.sizing import enough, sizes
 from hybridmu.runtime.coordinator.planner_policy import policy_of
 from hybridmu.store.dataset.key_lookup import Lookup
@@ -107,7 +108,7 @@ class Capacity:
             at: Seconds since the start.
             ids: Row ids.
         """
-        found, _ = Lookup(self._session.site.lake).find([("id", each) for each in ids])
+        found, _ = Lookup(self._session.lake).find([("id", each) for each in ids])
         return Arrival(at, Counter((key.shard, key.slice) for key in found if key.slice > 0))
 
     def _known(self) -> Known:

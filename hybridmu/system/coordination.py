@@ -18,9 +18,7 @@ from hybridmu.errors import (
     StateError,
 )
 from hybridmu.runtime.coordinator import leadership
-from hybridmu.runtime.coordinator.coordinator import Coordinator
 from hybridmu.runtime.coordinator.snapshot import Snapshot
-from hybridmu.runtime.workers.executor import LocalExecutor
 from hybridmu.store.ledger.lease import Lease
 from hybridmu.system.arguments import Watcher
 
@@ -52,10 +50,13 @@ class Coordination:
         settings: The configuration.
         executor: `ray`, or `local` to run everything in this process.
         lease: Returns the coordinator's lease; asked for late, since a system that is not trained has none.
+        prepare: Makes what jobs need; a task that can't be made is told before a cluster is started.
     """
 
-    def __init__(self, settings: Settings, executor: str, lease: Callable[[], Lease]) -> None:
-        self._settings, self._executor, self._lease = settings, executor, lease
+    def __init__(
+        self, settings: Settings, executor: str, lease: Callable[[], Lease], prepare: Callable[[], object]
+    ) -> None:
+        self._settings, self._executor, self._lease, self._prepare = settings, executor, lease, prepare
         self.driver: Driver | None = None
 
     def close(self) -> None:
@@ -76,8 +77,13 @@ class Coordination:
             HybridMUError: The storage can't be worked on.
         """
         if self.driver is None:
+            self._prepare()
             holder = self.holder()
+            # Late: whoever asks or follows needs no coordinator, and pays for neither PyTorch nor Ray.
             if self._executor == "local":
+                from hybridmu.runtime.coordinator.coordinator import Coordinator
+                from hybridmu.runtime.workers.executor import LocalExecutor
+
                 driver: Driver = Coordinator(self._settings, LocalExecutor(self._settings), holder)
             else:
                 from hybridmu.cluster.driver import RayDriver

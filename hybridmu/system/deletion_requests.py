@@ -158,7 +158,7 @@ class DeletionRequests:
                 repeat=repeat,
                 deadline_seconds=deadline_seconds or session.settings.policy.deadline_seconds,
                 ignored_unknown=len(unknown),
-                training_rows=session.site.lake.manifest.training_rows,
+                training_rows=session.lake.manifest.training_rows,
             )
         if wait:
             self.wait(request.request_id, watch)
@@ -180,7 +180,7 @@ class DeletionRequests:
         """
         session = self._session
         session.refresh()
-        manifest = session.site.lake.manifest
+        manifest = session.lake.manifest
         return "int" in ((manifest.id_type if kind == "id" else manifest.group_type) or "")
 
     @checked

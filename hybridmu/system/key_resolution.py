@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from hybridmu.core.kernel.partition import digest
 from hybridmu.errors import RequestError, StateError, UnknownKeysError, too_many_keys, would_empty
 from hybridmu.store.dataset.key_lookup import Lookup, Mac, RawKey
-from hybridmu.store.dataset.waiting_rows import waiting_keys
+from hybridmu.store.dataset.waiting_keys import waiting_keys
 from hybridmu.system.session import Session
 from hybridmu.types import KeyKind, KeySet, NamedKey, ResolvedKey, Tombstone
 from hybridmu.types.text import spellings
@@ -51,11 +51,11 @@ class KeyResolution:
         kinds: list[tuple[KeyKind, object]] = [*(("id", x) for x in ids), *(("group", x) for x in groups)]
         if not kinds:
             raise RequestError("the request is empty", expected="at least one id or group")
-        found, missing = Lookup(session.site.lake, mac).find(kinds)
+        found, missing = Lookup(session.lake, mac).find(kinds)
         covered = session.guard.covers(missing)
         purged = [mac for macs in covered for mac in macs]
         missing = [key for key, macs in zip(missing, covered, strict=True) if not macs]
-        if missing and (coming := waiting_keys(session.site.lake, missing, session.ingestions.waiting())):
+        if missing and (coming := waiting_keys(session.lake, missing, session.ingestions.waiting())):
             raise StateError(
                 f"rows of {len(coming)} of these ids and groups are still being ingested; nothing was changed",
                 expected="ids and groups of rows in the system",
@@ -64,7 +64,7 @@ class KeyResolution:
             )
         self._refuse_near(missing)
         if (missing and not ignore_unknown) or not (found or purged):
-            key = session.site.lake.key
+            key = session.lake.key
             elsewhere = session.linked.elsewhere(KeySet((x.kind, digest(key, x.kind, x.value)) for x in missing))
             raise UnknownKeysError([x.text for x in missing], any_known=bool(found or purged), elsewhere=elsewhere)
         return found, purged, missing
@@ -72,7 +72,7 @@ class KeyResolution:
     def macs(self, ids: Sequence[object], groups: Sequence[object]) -> list[frozenset[bytes]]:
         """Return the guard's HMACs of each id and group, by all guard keys."""
         session = self._session
-        lookup, found = Lookup(session.site.lake), []
+        lookup, found = Lookup(session.lake), []
         asked: tuple[tuple[KeyKind, Sequence[object]], ...] = (("id", ids), ("group", groups))
         for kind, raw in asked:
             values = list(dict.fromkeys(lookup.typed(kind, value) for value in raw))
@@ -86,7 +86,7 @@ class KeyResolution:
         session = self._session
         if not unknown or not session.linked.links.live():
             return []
-        made = [(x.kind, digest(session.site.lake.key, x.kind, x.value), *mac(x.kind, x.value)) for x in unknown]
+        made = [(x.kind, digest(session.lake.key, x.kind, x.value), *mac(x.kind, x.value)) for x in unknown]
         return [NamedKey(kind, key, mac_, mac_key) for kind, key, mac_key, mac_ in made]
 
     def _refuse_near(self, missing: Sequence[RawKey]) -> None:
@@ -96,7 +96,7 @@ class KeyResolution:
             RequestError: There are some.
         """
         near = [(key.kind, spelling) for key in missing for spelling in spellings(key.text)]
-        if near and Lookup(self._session.site.lake).find(near)[0]:
+        if near and Lookup(self._session.lake).find(near)[0]:
             raise RequestError(
                 "some of these ids and groups are unknown as they are written, but known in another spelling",
                 expected="each as it is in the table",
@@ -115,7 +115,7 @@ class KeyResolution:
         """  # noqa: DOC501 - a function makes the error
         session = self._session
         revoked = sum(sum(slice_[:2]) for shard in session.ledger.counts().values() for slice_ in shard.values())
-        if fresh and session.site.lake.manifest.training_rows - revoked <= sum(rows for _, rows in fresh):
+        if fresh and session.lake.manifest.training_rows - revoked <= sum(rows for _, rows in fresh):
             raise would_empty()
 
     def warnings(self, fresh: Sequence[ResolvedKey]) -> list[str]:
@@ -130,7 +130,7 @@ class KeyResolution:
         revoked: dict[int, list[Tombstone | ResolvedKey]] = {s: [*x] for s, x in session.ledger.tombstones().items()}
         for key in fresh:
             revoked.setdefault(key.shard, []).append(key)
-        twins = session.site.lake.twins(fresh, {shard: KeySet.of(keys) for shard, keys in revoked.items()})
+        twins = session.lake.twins(fresh, {shard: KeySet.of(keys) for shard, keys in revoked.items()})
         if not twins:
             return []
         return [

@@ -92,7 +92,7 @@ class Maintenance:
         session = self._session
         session.check_bound()
         with session.coordination.leased("it rewrites them when it starts: stop it and start it again") as beat:
-            return rewrite_tables(session.site.lake, beat)
+            return rewrite_tables(session.lake, beat)
 
     @checked
     def replay(self) -> dict[str, Any]:
@@ -107,10 +107,10 @@ class Maintenance:
                 the ledger is as it was.
         """
         session = self._session
-        bind(session.site.storage, session.database.identity, session.settings, create=False)
+        bind(session.storage, session.database.identity, session.settings, create=False)
         if holder := session.lease.holder():
             raise StateError("a coordinator is running on this storage", got=holder, remedy="stop it first")
-        found = session.database.journal(session.site.storage).replay()
+        found = session.database.journal(session.storage).replay()
         return {**found, "unsettled": session.linked.settle()}
 
     @checked
@@ -133,7 +133,7 @@ class Maintenance:
         session.check_bound()
         if holder := session.lease.holder():
             raise StateError("a coordinator is running on this storage", got=holder, remedy="stop it first")
-        return {"name": name, "left_out": mend(session.site.lake, session.guard, name, _file_here(copy))}
+        return {"name": name, "left_out": mend(session.lake, session.guard, name, _file_here(copy))}
 
     @checked
     def decommission(self, reason: Reason, caller: Caller = "") -> dict[str, Any]:
@@ -151,7 +151,7 @@ class Maintenance:
                 requests yet.
         """
         session = self._session
-        return decommission(session.settings, session.site.storage, session.database, reason, caller)
+        return decommission(session.settings, session.storage, session.database, reason, caller)
 
 
 def _file_here(source: str | Path) -> Path:

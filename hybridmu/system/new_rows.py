@@ -182,7 +182,7 @@ class NewRows:
         """
         session = self._session
         session.refresh()
-        lookup = Lookup(session.site.lake)
+        lookup = Lookup(session.lake)
         kinds: list[tuple[KeyKind, object]] = [*(("id", x) for x in ids), *(("group", x) for x in groups)]
         if not kinds:
             raise RequestError("the readmission names no key", expected="at least one id or group")

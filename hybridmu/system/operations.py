@@ -6,8 +6,8 @@ from dataclasses import asdict
 from typing import Any
 
 from hybridmu.store.ledger.health import Vitals
-from hybridmu.system.arguments import AnyName, Caller, Number, Reason, checked
-from hybridmu.system.model_quality import quality_json
+from hybridmu.system.arguments import AnyName, Caller, Flag, Number, Reason, checked
+from hybridmu.system.quality_reports import quality_json
 from hybridmu.system.session import Session
 
 
@@ -85,16 +85,21 @@ class Operations:
         return self._session.database.vitals()
 
     @checked
-    def status(self) -> dict[str, Any]:
-        """Return where the system stands: version, shards and what they owe, canaries, requests, holds, replicas."""
+    def status(self, *, calibration: Flag = True) -> dict[str, Any]:
+        """Return where the system stands: version, shards and what they owe, canaries, requests, holds, replicas.
+
+        Args:
+            calibration: With `calibration`, what canaries say of each update; that takes the updates' code, and so
+                PyTorch, which the rest does without.
+        """
         session = self._session
         session.check_bound()
-        version, past = session.registry.version(), session.site.lake.manifest.ancestry
+        version, past = session.registry.version(), session.lake.manifest.ancestry
         measured = session.database.evaluations.newest()
         return {
             "version": version.version,
             "voters": sum(sub.blob is not None for sub in version.shards),
-            "rows": {split: sum(map(sum, shards)) for split, shards in session.site.lake.manifest.rows.items()},
+            "rows": {split: sum(map(sum, shards)) for split, shards in session.lake.manifest.rows.items()},
             "quality": None if measured is None else quality_json(measured),
             "shards": [
                 {
@@ -110,7 +115,7 @@ class Operations:
                 {"shard": shard, "deadline_at": deadline}
                 for shard, deadline in sorted(session.registry.debts().items())
             ],
-            "calibration": self._calibration(),
+            **({"calibration": self._calibration()} if calibration else {}),
             "pause": asdict(paused) if (paused := session.controls.paused()) else None,
             "holds": self.holds(),
             "requests": {str(state): count for state, count in session.pages.totals().items()},
@@ -120,15 +125,15 @@ class Operations:
             ],
             "replicas": session.replicas.live(),
             "coordinator": session.lease.holder(),
-            "models": [link.name for link in session.linked.links.live()],
-            "undelivered": len(session.linked.forwards.waiting(begun=False)),
+            "models": [link.name for link in session.database.links.live()],
+            "undelivered": len(session.database.forwards.waiting(begun=False)),
             "predecessor": None if past is None else {"name": past.name, "version": past.version, "root": past.root},
         }
 
     def _calibration(self) -> dict[str, Any]:
         """Return what canaries say of each update, which cells wait for canaries, and the budget for new ones."""
         session = self._session
-        found = session.canaries().calibration()
+        found = session.canary_curves().calibration()
         work, spent = session.measurements.effort()
         return {
             "buckets": [asdict(bucket) for bucket in found.buckets],

@@ -30,7 +30,7 @@ class Predictions:
         """
         session = self._session
         session.check_bound()
-        return session.site.lake.manifest.encoder.columns
+        return session.lake.manifest.encoder.columns
 
     @checked
     def predict(self, rows: RowList) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from hybridmu.system.arguments import AnyCaller, AnyCount, Count, Name, States, checked
-from hybridmu.system.model_quality import quality_of
+from hybridmu.system.quality_reports import quality_of
 from hybridmu.system.session import Session
 from hybridmu.types import ForgetRequest
 

@@ -1,20 +1,18 @@
-"""Session of one system: its storage, ledger, keys and coordinator, opened when they are first asked for."""
+"""Session of one system: its storage, ledger, keys and coordinator, opened when they are first asked for.
+
+What works with models, or reads tables in, is imported inside the properties too: PyTorch alone takes longer than a
+look into the ledger, and most verbs do without.
+"""
 
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hybridmu.config import Settings
-from hybridmu.datasets import catalog
 from hybridmu.errors import StateError
-from hybridmu.runtime.coordinator.canary_jobs import Canaries
-from hybridmu.runtime.coordinator.checkpoint_keeper import CheckpointKeeper
-from hybridmu.runtime.coordinator.removal_planner import RemovalPlanner
-from hybridmu.runtime.coordinator.row_intake import Intake
-from hybridmu.runtime.linked.linked_models import Models
-from hybridmu.runtime.workers.context import Site
-from hybridmu.store.keyring import Keyring
+from hybridmu.kinds import import_plugins
+from hybridmu.store.dataset.lake import Lake
 from hybridmu.store.ledger.database import Database
 from hybridmu.store.ledger.engine.opening import has_tables
 from hybridmu.store.ledger.ingestions import Ingestions
@@ -25,11 +23,23 @@ from hybridmu.store.ledger.operator_controls import Controls
 from hybridmu.store.ledger.registry import Registry
 from hybridmu.store.ledger.replicas import Replicas
 from hybridmu.store.ledger.request_pages import RequestPages
-from hybridmu.store.ledger.suppression_list import Guard
 from hybridmu.store.ownership import bind, is_claimed, lost_ledger
+from hybridmu.store.storage.file_modes import modes_of
+from hybridmu.store.storage.storage import Storage
 from hybridmu.system.arguments import Executor
 from hybridmu.system.coordination import Coordination
 from hybridmu.system.executor_choice import choose
+
+if TYPE_CHECKING:
+    from hybridmu.runtime.coordinator.canary_curves import CanaryCurves
+    from hybridmu.runtime.coordinator.canary_jobs import Canaries
+    from hybridmu.runtime.coordinator.checkpoint_keeper import CheckpointKeeper
+    from hybridmu.runtime.coordinator.removal_planner import RemovalPlanner
+    from hybridmu.runtime.coordinator.row_intake import Intake
+    from hybridmu.runtime.linked.linked_models import Models
+    from hybridmu.runtime.workers.context import Site
+    from hybridmu.store.keyring import Keyring
+    from hybridmu.store.ledger.suppression_list import Guard
 
 
 class Session:
@@ -42,14 +52,27 @@ class Session:
 
     def __init__(self, settings: Settings, executor: Executor = "auto") -> None:
         settings, self.executor = choose(settings, executor)
-        self.settings = settings.model_copy(update={"data": catalog.resolve(settings.data)})
-        self.site = Site(self.settings)
-        self.coordination = Coordination(self.settings, self.executor, lambda: self.lease)
+        self.settings = settings if settings.data.name is None else _filled(settings)
+        import_plugins(settings.plugins)  # settings that were made in Python name kinds too
+        self.storage = Storage(settings.storage_url, modes_of(settings.storage_mode))
+        self.lake = Lake(self.settings, self.storage)
+        self.coordination = Coordination(self.settings, self.executor, lambda: self.lease, lambda: self.site)
         self._bound = False
 
     def close(self) -> None:
         """Release the lease and stop what this session started."""
         self.coordination.close()
+
+    @cached_property
+    def site(self) -> Site:
+        """Return task, recipe and blobs over the same tables.
+
+        Raises:
+            ConfigError: The task can't be made.
+        """
+        from hybridmu.runtime.workers.context import Site
+
+        return Site(self.settings, self.lake)
 
     @cached_property
     def ledger(self) -> Ledger:
@@ -89,6 +112,8 @@ class Session:
     @cached_property
     def keyring(self) -> Keyring:
         """Return the signing and the guard key."""
+        from hybridmu.store.keyring import Keyring
+
         return Keyring(self.settings)
 
     @cached_property
@@ -99,6 +124,8 @@ class Session:
     @cached_property
     def linked(self) -> Models:
         """Return the models over the same people."""
+        from hybridmu.runtime.linked.linked_models import Models
+
         return Models(self.settings, self.database)
 
     @cached_property
@@ -109,7 +136,9 @@ class Session:
     @cached_property
     def intake(self) -> Intake:
         """Return what accepts new and corrected rows."""
-        return Intake(self.site, self.ledger, self.registry, self.ingestions, self.guard, self.keyring)
+        from hybridmu.runtime.coordinator.row_intake import Intake
+
+        return Intake(self.lake, self.ledger, self.registry, self.ingestions, self.guard, self.keyring)
 
     @cached_property
     def database(self) -> Database:
@@ -122,8 +151,8 @@ class Session:
         try:
             return Database.open(self.settings.database)
         except StateError:
-            if is_claimed(self.site.storage) and not has_tables(self.settings.database):
-                raise lost_ledger(self.site.storage) from None
+            if is_claimed(self.storage) and not has_tables(self.settings.database):
+                raise lost_ledger(self.storage) from None
             raise
 
     def calibration_state(self) -> dict[str, Any]:
@@ -140,24 +169,43 @@ class Session:
         Neither can change under a system that found it so.
         """
         if not self._bound:
-            bind(self.site.storage, self.database.identity, self.settings, create=False)
-            self.database.journal(self.site.storage).check(whole=False)
-            self.site.lake.compare_with(self.database.seals.known)
+            bind(self.storage, self.database.identity, self.settings, create=False)
+            self.database.journal(self.storage).check(whole=False)
+            self.lake.compare_with(self.database.seals.known)
             self._bound = True
 
     def refresh(self) -> None:
         """See what is in storage now; another process may have brought rows in."""
         self.check_bound()
-        self.site.lake.refresh()
+        self.lake.refresh()
 
     def removal_planner(self) -> RemovalPlanner:
         """Return the planner of removals, by what the ledger says now."""
+        from hybridmu.runtime.coordinator.removal_planner import RemovalPlanner
+
         return RemovalPlanner(self.site, self.ledger, self.measurements, self.registry)
 
+    def canary_curves(self) -> CanaryCurves:
+        """Return what is known from canaries."""
+        from hybridmu.runtime.coordinator.canary_curves import CanaryCurves
+
+        return CanaryCurves(self.settings, self.lake, self.ledger, self.measurements, self.registry)
+
     def canaries(self) -> Canaries:
-        """Return the canaries that calibrate updates."""
+        """Return the canaries that calibrate updates, and what can be measured now."""
+        from hybridmu.runtime.coordinator.canary_jobs import Canaries
+
         return Canaries(self.site, self.ledger, self.measurements, self.registry)
 
     def checkpoint_keeper(self) -> CheckpointKeeper:
         """Return the keeper of the checkpoints' budget."""
+        from hybridmu.runtime.coordinator.checkpoint_keeper import CheckpointKeeper
+
         return CheckpointKeeper(self.site, self.ledger, self.registry)
+
+
+def _filled(settings: Settings) -> Settings:
+    """Return settings whose data section is filled from the built-in dataset that it names."""
+    from hybridmu.datasets import catalog  # as above
+
+    return settings.model_copy(update={"data": catalog.resolve(settings.data)})

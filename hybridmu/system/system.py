@@ -9,58 +9,19 @@ Example:
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 from hybridmu import config
 from hybridmu.config import Settings
+from hybridmu.system import parts
 from hybridmu.system.arguments import Configuration, Executor, Watcher, checked
-from hybridmu.system.capacity import Capacity
-from hybridmu.system.deletion_requests import DeletionRequests
-from hybridmu.system.forgetting_audit import ForgettingAudit
-from hybridmu.system.maintenance import Maintenance
-from hybridmu.system.model_links import ModelLinks
-from hybridmu.system.model_quality import ModelQuality
-from hybridmu.system.new_rows import NewRows
-from hybridmu.system.operations import Operations
-from hybridmu.system.predictions import Predictions
-from hybridmu.system.request_reports import RequestReports
 from hybridmu.system.session import Session
-from hybridmu.system.suggestions import Suggestions
-from hybridmu.system.training_runs import TrainingRuns
 
 __all__ = ["System", "Watcher", "connect"]
 
-_Part = TypeVar("_Part")
 _T = TypeVar("_T")
-_P = ParamSpec("_P")
-_R = TypeVar("_R")
-PARTS = (
-    TrainingRuns,
-    Predictions,
-    ModelQuality,
-    DeletionRequests,
-    RequestReports,
-    NewRows,
-    Operations,
-    Maintenance,
-    ForgettingAudit,
-    Capacity,
-    ModelLinks,
-    Suggestions,
-)
-
-
-def _verb(part: type[_Part], method: Callable[Concatenate[_Part, _P], _R]) -> Callable[Concatenate[System, _P], _R]:
-    """Return a method of `System` that is a part's method: its signature and its documentation are the part's."""
-
-    @functools.wraps(method)
-    def call(system: System, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
-        return method(system._parts[part], *args, **kwargs)
-
-    return call
 
 
 class _Shared(Generic[_T]):
@@ -86,12 +47,19 @@ class System:
     @checked
     def __init__(self, settings: Configuration, executor: Executor = "auto") -> None:
         self.session = Session(settings, executor)
-        self._parts: dict[type[Any], Any] = {part: part(self.session) for part in PARTS}
+        self._parts: dict[type[Any], Any] = {}
 
     @checked
     def close(self) -> None:
         """Release the lease and stop what this object started."""
         self.session.close()
+
+    def _part(self, kind: type[_T]) -> _T:
+        """Return this system's object of a part, made when it is first asked for."""
+        if kind not in self._parts:
+            self._parts[kind] = kind(self.session)  # type: ignore[call-arg]
+        found: _T = self._parts[kind]
+        return found
 
     def __enter__(self) -> Self:
         return self
@@ -114,58 +82,58 @@ class System:
     database = _Shared(lambda session: session.database)
     linked = _Shared(lambda session: session.linked)
 
-    train = _verb(TrainingRuns, TrainingRuns.train)
-    run = _verb(TrainingRuns, TrainingRuns.run)
-    verify = _verb(TrainingRuns, TrainingRuns.verify)
+    train = parts.training_runs.verb(lambda part: part.train)
+    run = parts.training_runs.verb(lambda part: part.run)
+    verify = parts.training_runs.verb(lambda part: part.verify)
 
-    feature_columns = _verb(Predictions, Predictions.feature_columns)
-    predict = _verb(Predictions, Predictions.predict)
-    evaluate = _verb(ModelQuality, ModelQuality.evaluate)
+    feature_columns = parts.predictions.verb(lambda part: part.feature_columns)
+    predict = parts.predictions.verb(lambda part: part.predict)
+    evaluate = parts.model_quality.verb(lambda part: part.evaluate)
 
-    plan = _verb(DeletionRequests, DeletionRequests.plan)
-    forget = _verb(DeletionRequests, DeletionRequests.forget)
-    has_numbers = _verb(DeletionRequests, DeletionRequests.has_numbers)
-    cancel = _verb(DeletionRequests, DeletionRequests.cancel)
-    retry = _verb(DeletionRequests, DeletionRequests.retry)
-    wait = _verb(DeletionRequests, DeletionRequests.wait)
-    requests = _verb(RequestReports, RequestReports.requests)
-    page = _verb(RequestReports, RequestReports.page)
-    report = _verb(RequestReports, RequestReports.report)
+    plan = parts.deletion_requests.verb(lambda part: part.plan)
+    forget = parts.deletion_requests.verb(lambda part: part.forget)
+    has_numbers = parts.deletion_requests.verb(lambda part: part.has_numbers)
+    cancel = parts.deletion_requests.verb(lambda part: part.cancel)
+    retry = parts.deletion_requests.verb(lambda part: part.retry)
+    wait = parts.deletion_requests.verb(lambda part: part.wait)
+    requests = parts.request_reports.verb(lambda part: part.requests)
+    page = parts.request_reports.verb(lambda part: part.page)
+    report = parts.request_reports.verb(lambda part: part.report)
 
-    ingest = _verb(NewRows, NewRows.ingest)
-    correct = _verb(NewRows, NewRows.correct)
-    ingestion = _verb(NewRows, NewRows.ingestion)
-    ingests = _verb(NewRows, NewRows.ingests)
-    wait_for_rows = _verb(NewRows, NewRows.wait_for_rows)
-    readmit = _verb(NewRows, NewRows.readmit)
-    accept_guard_loss = _verb(NewRows, NewRows.accept_guard_loss)
+    ingest = parts.new_rows.verb(lambda part: part.ingest)
+    correct = parts.new_rows.verb(lambda part: part.correct)
+    ingestion = parts.new_rows.verb(lambda part: part.ingestion)
+    ingests = parts.new_rows.verb(lambda part: part.ingests)
+    wait_for_rows = parts.new_rows.verb(lambda part: part.wait_for_rows)
+    readmit = parts.new_rows.verb(lambda part: part.readmit)
+    accept_guard_loss = parts.new_rows.verb(lambda part: part.accept_guard_loss)
 
-    pause = _verb(Operations, Operations.pause)
-    resume = _verb(Operations, Operations.resume)
-    hold = _verb(Operations, Operations.hold)
-    lift = _verb(Operations, Operations.lift)
-    holds = _verb(Operations, Operations.holds)
-    vitals = _verb(Operations, Operations.vitals)
-    status = _verb(Operations, Operations.status)
+    pause = parts.operations.verb(lambda part: part.pause)
+    resume = parts.operations.verb(lambda part: part.resume)
+    hold = parts.operations.verb(lambda part: part.hold)
+    lift = parts.operations.verb(lambda part: part.lift)
+    holds = parts.operations.verb(lambda part: part.holds)
+    vitals = parts.operations.verb(lambda part: part.vitals)
+    status = parts.operations.verb(lambda part: part.status)
 
-    checkpoints = _verb(Maintenance, Maintenance.checkpoints)
-    upgrade = _verb(Maintenance, Maintenance.upgrade)
-    rewrite_tables = _verb(Maintenance, Maintenance.rewrite_tables)
-    replay = _verb(Maintenance, Maintenance.replay)
-    mend = _verb(Maintenance, Maintenance.mend)
-    decommission = _verb(Maintenance, Maintenance.decommission)
+    checkpoints = parts.maintenance.verb(lambda part: part.checkpoints)
+    upgrade = parts.maintenance.verb(lambda part: part.upgrade)
+    rewrite_tables = parts.maintenance.verb(lambda part: part.rewrite_tables)
+    replay = parts.maintenance.verb(lambda part: part.replay)
+    mend = parts.maintenance.verb(lambda part: part.mend)
+    decommission = parts.maintenance.verb(lambda part: part.decommission)
 
-    audit = _verb(ForgettingAudit, ForgettingAudit.audit)
+    audit = parts.forgetting_audit.verb(lambda part: part.audit)
 
-    suggest = _verb(Suggestions, Suggestions.suggest)
-    size = _verb(Capacity, Capacity.size)
-    simulate = _verb(Capacity, Capacity.simulate)
-    arrival = _verb(Capacity, Capacity.arrival)
+    suggest = parts.suggestions.verb(lambda part: part.suggest)
+    size = parts.capacity.verb(lambda part: part.size)
+    simulate = parts.capacity.verb(lambda part: part.simulate)
+    arrival = parts.capacity.verb(lambda part: part.arrival)
 
-    link = _verb(ModelLinks, ModelLinks.link)
-    models = _verb(ModelLinks, ModelLinks.models)
-    retire = _verb(ModelLinks, ModelLinks.retire)
-    reshard = _verb(ModelLinks, ModelLinks.reshard)
+    link = parts.model_links.verb(lambda part: part.link)
+    models = parts.model_links.verb(lambda part: part.models)
+    retire = parts.model_links.verb(lambda part: part.retire)
+    reshard = parts.model_links.verb(lambda part: part.reshard)
 
 
 @checked

@@ -19,7 +19,7 @@ from hybridmu.store.ledger.database import Database
 from hybridmu.store.ledger.file_recorder import Recorder
 from hybridmu.store.ownership import bind, take
 from hybridmu.system.arguments import Callback, Flag, Shards, Watch, checked
-from hybridmu.system.model_quality import quality_of
+from hybridmu.system.quality_reports import quality_of
 from hybridmu.system.session import Session
 
 
@@ -51,6 +51,7 @@ class TrainingRuns:
         """
         started = time.perf_counter()
         session = self._session
+        _ = session.site  # a task that can't be made costs nothing
         session.keyring.check()  # without them nothing could be forgotten, or certified
         self._claim_storage()
         warnings = self._read_source()  # before a cluster is started: bad input costs nothing
@@ -63,7 +64,7 @@ class TrainingRuns:
                 if watch:
                     watch(snapshot)
         version = session.registry.version()
-        manifest = session.site.lake.manifest
+        manifest = session.lake.manifest
         return {
             "already_trained": already,
             "version": version.version,
@@ -76,7 +77,7 @@ class TrainingRuns:
             "quality": quality_of(session, version.version).get(version.version),
             "calibrated": bool(session.measurements.calibration().buckets),
             "calibration": session.calibration_state(),
-            "warnings": [*warnings, *warnings_of(session.site.lake)],
+            "warnings": [*warnings, *warnings_of(session.lake)],
             "seconds": time.perf_counter() - started,
         }
 

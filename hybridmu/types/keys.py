@@ -28,7 +28,7 @@ class KeySet(frozenset[Key]):
     """Set of (kind, digest) pairs; rows that carry one of them are meant.
 
     It is a frozenset with a name: membership, union and comparison are those of sets, and it crosses process borders
-    as one. `core.kernel.rows.carries` tells which rows carry one of its keys.
+    as one. `core.kernel.revoked_keys.carries` tells which rows carry one of its keys.
 
     Example:
         >>> keys = KeySet([("id", b"a"), ("group", b"b")])

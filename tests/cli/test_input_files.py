@@ -16,7 +16,8 @@ import yaml
 from typer.testing import CliRunner
 
 import hybridmu
-from hybridmu.cli.input_files import read_lines, read_rows
+from hybridmu.cli.input_files import read_lines
+from hybridmu.cli.input_rows import read_rows
 from hybridmu.cli.main import app
 from hybridmu.core.kernel.table_encoder import Column
 from hybridmu.errors import DataError, HybridMUError, RequestError

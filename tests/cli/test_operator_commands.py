@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -117,7 +118,11 @@ def test_both_times_of_an_approximate_request_are_shown(cli):
     assert "exact     not yet" in text
     assert "deadline  after 3600.0 s, 3" in text
     assert "owe an exact retrain" in text
-    assert "before the deadline in 3" in cli.says("status")
+    said = cli.says("status")
+    assert re.search(r"owe an exact repair: \d \(due in 60 min\)", said)
+    assert "next deadline: due in 60 min" in said
+    assert "canaries" not in said
+    assert "canaries" in cli.says("status", "--calibration")
     cli.json("run", "--until-idle")
     after = cli.json("requests", "show", name)
     assert after["applied_at"] == before["applied_at"] < after["exact_at"]

@@ -10,7 +10,7 @@ import torch
 import hybridmu
 from hybridmu.core.kernel.training import batch_bounds, slice_epochs
 from hybridmu.runtime.workers.oracle import train_from_scratch
-from hybridmu.store.storage.blobs import blob_file
+from hybridmu.store.storage.blob_names import blob_file
 from hybridmu.store.storage.storage import Storage
 from tests import reference
 from tests.system.test_exactness import SGD, assert_equal_to_reference, config_for, write_table

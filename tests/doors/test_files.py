@@ -7,7 +7,8 @@ from pathlib import Path
 
 from hypothesis import strategies as st
 
-from hybridmu.cli.input_files import read_lines, read_rows
+from hybridmu.cli.input_files import read_lines
+from hybridmu.cli.input_rows import read_rows
 from hybridmu.core.kernel.table_encoder import Column
 from hybridmu.errors import HybridMUError
 from tests.doors.fuzz import inputs, tried

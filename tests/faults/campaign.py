@@ -20,7 +20,7 @@ from typing import Any
 
 import hybridmu
 from hybridmu import faults
-from hybridmu.store.storage.blobs import blob_file
+from hybridmu.store.storage.blob_names import blob_file
 from tests.faults.lives import live, look, speak
 from tests.faults.worlds import WORLDS, Act, World, config, make_tables, schedule, second
 from tests.faults.yard import Yard, fork

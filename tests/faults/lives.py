@@ -25,7 +25,7 @@ from hybridmu.store.dataset.layout import LAYOUT, MANIFEST
 from hybridmu.store.keyring import Keyring
 from hybridmu.store.ledger import tables as t
 from hybridmu.store.ownership import MARKER
-from hybridmu.store.storage.blobs import blob_file, lineage_file
+from hybridmu.store.storage.blob_names import blob_file, lineage_file
 from hybridmu.types import RequestState
 from tests.faults.worlds import Act, second
 from tests.support import HANG_SECONDS, rows_of

@@ -19,7 +19,7 @@ from hybridmu import faults
 from hybridmu.errors import CorruptBlobError, HybridMUError, StorageError
 from hybridmu.serving.replica import Replica
 from hybridmu.store.dataset.lake import Lake
-from hybridmu.store.storage.blobs import blob_file, lineage_file
+from hybridmu.store.storage.blob_names import blob_file, lineage_file
 from hybridmu.types import RequestState
 from tests import support
 from tests.faults.campaign import damage

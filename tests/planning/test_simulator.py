@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hybridmu.planning.arrivals import Arrival
 from hybridmu.planning.cost import Coefficients, CostModel
 from hybridmu.planning.planner import Policy, Pools
-from hybridmu.planning.simulator import Arrival, Known, Overheads, Shape, poisson, simulate
+from hybridmu.planning.simulator import Known, Overheads, Shape, poisson, simulate
 from hybridmu.planning.sizing import enough, sizes
 from hybridmu.types import Calibration, CalibrationBucket
 

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from hybridmu.cli.main import app
 from hybridmu.config import Settings
 from hybridmu.core.proof.certificate import sign
-from hybridmu.core.proof.certificate_document import canonical
+from hybridmu.core.proof.plain_certificate import canonical
 from hybridmu.core.proof.statements import NOT_PROVEN
 from hybridmu.errors import CorruptBlobError, StateError
 from hybridmu.store.certificates import Certificates

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 import hybridmu
 from hybridmu import System
 from hybridmu.errors import ConfigError, HybridMUError, RequestError
-from hybridmu.planning.simulator import Arrival
+from hybridmu.planning.arrivals import Arrival
 from hybridmu.store.ledger.tables import metadata
 from hybridmu.system.argument_values import keys_of
 from hybridmu.system.arguments import check_of

@@ -6,7 +6,7 @@ import pytest
 
 from hybridmu.core.audit import measures
 from hybridmu.core.kernel.partition import digest
-from hybridmu.core.kernel.rows import carries
+from hybridmu.core.kernel.revoked_keys import carries
 from hybridmu.core.strategies import Context, get
 from tests.scenes.small_system import scene
 

@@ -16,7 +16,8 @@ import torch
 from hybridmu.core import evaluation
 from hybridmu.core.kernel.model import State, SubModel
 from hybridmu.core.kernel.partition import Digests, epoch_order, order_words
-from hybridmu.core.kernel.rows import Rows, carries
+from hybridmu.core.kernel.revoked_keys import carries
+from hybridmu.core.kernel.rows import Rows
 from hybridmu.core.kernel.training import Recipe
 from hybridmu.core.strategies import Context, get
 from hybridmu.core.tasks.base import Task

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Sequence
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
-import pyarrow as pa
 
-from hybridmu.core.kernel.table_encoder import F32, Encoder
 from hybridmu.errors import DataError
 
+if TYPE_CHECKING:  # a source is named where no row is encoded
+    import pyarrow as pa
+
+    from hybridmu.core.kernel.table_encoder import F32, Encoder
+
 # Rows given as column → value, to float32 [n, width]; a DataError where a row can't be read.
-RowTransform = Callable[[Sequence[dict[str, Any]]], F32]
+RowTransform = Callable[[Sequence[dict[str, Any]]], "F32"]
 
 
 class TableTransform(Protocol):

@@ -5,13 +5,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from hybridmu.core.kernel.model import State, SubModel
-from hybridmu.core.kernel.rows import Rows
-from hybridmu.core.kernel.training import Across, Recipe
-from hybridmu.core.tasks.base import Task
 from hybridmu.types import ShardStats, Workload
+
+if TYPE_CHECKING:  # a learner is named and planned with where nothing is trained
+    from hybridmu.core.kernel.model import State, SubModel
+    from hybridmu.core.kernel.rows import Rows
+    from hybridmu.core.kernel.training import Across, Recipe
+    from hybridmu.core.tasks.base import Task
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,21 +14,11 @@ from typing import Any, Literal
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from hybridmu.core.proof.certificate_check import distinct, durations, looked
-from hybridmu.core.proof.certificate_document import (
-    FORMAT,
-    Predecessor,
-    Purge,
-    Request,
-    canonical,
-    fingerprint,
-    key_id,
-    moment,
-    parse,
-)
+from hybridmu.core.proof.certificate_document import FORMAT, Predecessor, Purge, Request
 from hybridmu.core.proof.evidence import Finding, ShardEvidence, findings, refuse_unless
+from hybridmu.core.proof.plain_certificate import RevokedKey, canonical, fingerprint, key_id, moment, parse
 from hybridmu.core.proof.statements import unshown
 from hybridmu.errors import CertificateRefusedError
-from hybridmu.types import KeyKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,15 +34,6 @@ class RequestFacts:
     purged_at: float
     planned_at: float | None = None
     deadline_at: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class RevokedKey:
-    """An id or group of the request, as the guard knows it: its HMAC, and which guard key made it."""
-
-    kind: KeyKind
-    mac: bytes
-    key_id: str
 
 
 def build(

@@ -9,18 +9,9 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from pydantic import ValidationError
 
-from hybridmu.core.proof.certificate_document import (
-    FORMAT,
-    Certificate,
-    Purge,
-    Request,
-    Times,
-    canonical,
-    fingerprint,
-    key_id,
-    parse_moment,
-)
+from hybridmu.core.proof.certificate_document import FORMAT, Certificate, Purge, Request, Times
 from hybridmu.core.proof.evidence import Finding, ShardEvidence, findings
+from hybridmu.core.proof.plain_certificate import canonical, fingerprint, key_id, parse_moment
 from hybridmu.core.proof.statements import admits
 
 

@@ -1,23 +1,16 @@
-"""The certificate's document `hybridmu-certificate/1`: its parts, its canonical bytes, and what it is called by.
-
-Canonical bytes are JSON with sorted keys, no spaces, UTF-8.
-"""
+"""The certificate's document `hybridmu-certificate/1`: its parts, checked one by one when it is read."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
 from hybridmu.core.proof.evidence import Count, Document, Hash, ShardEvidence
+from hybridmu.core.proof.plain_certificate import parse_moment
 from hybridmu.types import KeyKind
-from hybridmu.types.json_objects import each_once
 
 FORMAT = "hybridmu-certificate/1"
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def _is_moment(text: str) -> str:
@@ -124,51 +117,3 @@ class Certificate(Document):
     times: Times
     not_proven: Annotated[tuple[str, ...], Field(min_length=1)]
     signature: Signature
-
-
-def canonical(document: object) -> bytes:
-    """Return the canonical bytes of a JSON document.
-
-    Raises:
-        ValueError: It is no JSON: NaN, infinity, other types, lone surrogates.
-    """
-    try:
-        text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-        return text.encode()
-    except (TypeError, RecursionError) as error:
-        raise ValueError(f"no JSON document: {error}") from None
-
-
-def parse(data: bytes) -> Any:
-    """Return the JSON document in a file; it has canonical bytes.
-
-    Raises:
-        ValueError: It is no JSON (NaN, infinity and lone surrogates are none), or a key occurs twice, so that readers
-            could see different documents.
-    """
-    try:
-        document = json.loads(data.decode(), object_pairs_hook=each_once)
-    except RecursionError:
-        raise ValueError("no certificate is nested so deeply") from None
-    canonical(document)
-    return document
-
-
-def key_id(public_key: bytes) -> str:
-    """Return the short name of a public key: 16 hex digits of its sha256."""
-    return hashlib.sha256(public_key).hexdigest()[:16]
-
-
-def fingerprint(document: object) -> str:
-    """Return the sha256 of a certificate's canonical bytes, which the next one names."""
-    return hashlib.sha256(canonical(document)).hexdigest()
-
-
-def moment(seconds: float) -> str:
-    """Return seconds since the epoch as ISO-8601, UTC, with microseconds."""
-    return f"{(_EPOCH + timedelta(seconds=seconds)).replace(tzinfo=None).isoformat(timespec='microseconds')}Z"
-
-
-def parse_moment(text: str) -> datetime:
-    """Return the time that `moment` wrote."""
-    return datetime.fromisoformat(text.removesuffix("Z") + "+00:00")

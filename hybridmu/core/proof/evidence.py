@@ -8,17 +8,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from hybridmu.core.kernel.rows import Rows
 from hybridmu.core.proof import merkle
 from hybridmu.core.proof.lineage import Lineage, Link, rechain
 from hybridmu.core.proof.merkle import Absence, Inclusion
 from hybridmu.core.strategies import get, names
 from hybridmu.errors import CertificateRefusedError
+
+if TYPE_CHECKING:  # a certificate is checked without PyTorch
+    from hybridmu.core.kernel.rows import Rows
 
 Hash = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 ChainKey = Annotated[str, Field(pattern="^[0-9a-f]{48}$")]

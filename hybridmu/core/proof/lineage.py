@@ -13,18 +13,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
-
-from hybridmu.core.kernel.rows import Rows
-from hybridmu.core.kernel.training import Recipe
 from hybridmu.core.proof import merkle
 from hybridmu.core.proof.merkle import Leaves
+
+if TYPE_CHECKING:  # whoever checks a chain needs no tensor
+    from hybridmu.core.kernel.rows import Rows
+    from hybridmu.core.kernel.training import Recipe
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,24 +70,6 @@ class Lineage:
     def epochs(self) -> tuple[int, ...]:
         """Return the epochs per slice."""
         return tuple(link.epochs for link in self.links)
-
-
-def environment(device: str, threads: int) -> dict[str, Any]:
-    """Return what of the machine and its libraries shapes the bits of a result."""
-    found: dict[str, Any] = {
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "machine": platform.machine(),
-        "capability": torch.backends.cpu.get_cpu_capability(),
-        "mkldnn": bool(torch.backends.mkldnn.is_available()),  # type: ignore[no-untyped-call]
-        "dtype": "float32",
-        "device": device,
-        "threads": threads,
-        "world_size": 1,
-    }
-    if device == "cuda":
-        found |= {"cuda": torch.version.cuda, "gpu": torch.cuda.get_device_name()}
-    return found
 
 
 def head(static: Mapping[str, Any], recipe: Recipe, shard: int) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from hybridmu.core.strategies.removal import Context, Extent, Probe, Removal, Result, Work
+from hybridmu.core.strategies.removal import Context, Extent, Removal, Result, Work
 from hybridmu.kinds import STRATEGIES
 
 
@@ -71,7 +71,6 @@ def _rank(choice: str) -> int:
 __all__ = [
     "Context",
     "Extent",
-    "Probe",
     "Removal",
     "Result",
     "Work",

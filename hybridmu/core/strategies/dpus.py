@@ -25,7 +25,8 @@ from hybridmu.core.kernel.model import State, SubModel
 from hybridmu.core.kernel.rows import Positions, Rows
 from hybridmu.core.kernel.training import Recipe, batch_bounds, trained_epochs
 from hybridmu.core.strategies import second_moments
-from hybridmu.core.strategies.removal import Context, Extent, Probe, Reads, Removal, Result, Work
+from hybridmu.core.strategies.probe import Probe
+from hybridmu.core.strategies.removal import Context, Extent, Reads, Removal, Result, Work
 from hybridmu.errors import StrategyUnavailableError
 from hybridmu.types import ALPHAS
 

@@ -15,7 +15,8 @@ from hybridmu.core.kernel.rows import Positions
 from hybridmu.core.kernel.training import batch_bounds, fit
 from hybridmu.core.strategies import second_moments
 from hybridmu.core.strategies.dpus import contribution, current_of, gradient_work, subtract, subtracted
-from hybridmu.core.strategies.removal import Context, Extent, Probe, Removal, Result, Work
+from hybridmu.core.strategies.probe import Probe
+from hybridmu.core.strategies.removal import Context, Extent, Removal, Result, Work
 
 # Fine-tuning stops between rounds when the held-out loss no longer falls by this share.
 _ROUNDS = 3

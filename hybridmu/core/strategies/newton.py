@@ -31,7 +31,8 @@ from hybridmu.core.strategies.dpus import (
     subtract,
     under_all_names,
 )
-from hybridmu.core.strategies.removal import Context, Extent, Probe, Removal, Result, Work
+from hybridmu.core.strategies.probe import Probe
+from hybridmu.core.strategies.removal import Context, Extent, Removal, Result, Work
 from hybridmu.errors import StrategyUnavailableError
 from hybridmu.user_code import contained, told
 

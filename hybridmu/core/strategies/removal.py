@@ -5,21 +5,20 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
-import torch
 
 from hybridmu.core import learners
-from hybridmu.core.kernel.gradients import gradients_of
-from hybridmu.core.kernel.model import State, SubModel
-from hybridmu.core.kernel.rows import Positions, Rows
-from hybridmu.core.kernel.training import Across, Recipe, trained
 from hybridmu.core.learners import Learner
-from hybridmu.core.tasks.base import Task
 from hybridmu.types import ShardStats, Workload
-from hybridmu.user_code import contained, told
+
+if TYPE_CHECKING:  # what is planned of strategies takes no PyTorch
+    from hybridmu.core.kernel.model import State, SubModel
+    from hybridmu.core.kernel.rows import Positions, Rows
+    from hybridmu.core.kernel.training import Across, Recipe
+    from hybridmu.core.strategies.probe import Probe
+    from hybridmu.core.tasks.base import Task
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +75,7 @@ class Context:
 
 # Positions in `Context.live` (sorted, each once) of the rows whose features a strategy asks for. It sees outlines of
 # live and revoked rows alone: reading features is most of what an update costs.
-Reads = Callable[[Context], Positions]
+Reads = Callable[[Context], "Positions"]
 
 
 def every(context: Context) -> Positions:
@@ -131,39 +130,6 @@ class Work:
     visits: int
     checkpoints: int
     rows: int
-
-
-@dataclass(frozen=True, eq=False)
-class Probe:
-    """A model on which it is tried what strategies need of it, on two rows of zeros.
-
-    Attributes:
-        model: Untrained, on the CPU, in evaluation mode.
-        task: Supplies the loss.
-        features: Encoded width.
-    """
-
-    model: SubModel
-    task: Task
-    features: int
-
-    @property
-    def x(self) -> torch.Tensor:
-        """Return the rows, float32 [2, features]."""
-        return torch.zeros(2, self.features)
-
-    @cached_property
-    def without_gradient(self) -> str | None:
-        """Return why the loss has no gradient in evaluation mode, or None."""
-        parameters = trained(self.model)
-        if not parameters:
-            return "the model has no parameter that is trained"
-        try:
-            with contained():
-                gradients_of(self.model, self.task, parameters)(self.x, torch.zeros(2, dtype=torch.int64))
-        except Exception as error:  # of the user's code
-            return f"the model's loss has no gradient in evaluation mode: {told(error)}"
-        return None
 
 
 class Removal(ABC):

@@ -7,7 +7,7 @@ import torch
 from hybridmu.core.kernel.model import SubModel
 from hybridmu.core.kernel.training import trained
 from hybridmu.core.strategies import get, names
-from hybridmu.core.strategies.removal import Probe
+from hybridmu.core.strategies.probe import Probe
 from hybridmu.core.tasks.base import Task
 from hybridmu.user_code import contained
 

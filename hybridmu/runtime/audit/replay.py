@@ -8,10 +8,10 @@ from enum import StrEnum
 from typing import Any
 
 from hybridmu.config import Settings
-from hybridmu.core.kernel.rows import carries
-from hybridmu.core.proof.certificate_document import fingerprint
+from hybridmu.core.kernel.revoked_keys import carries
 from hybridmu.core.proof.evidence import ShardEvidence
 from hybridmu.core.proof.lineage import chain
+from hybridmu.core.proof.plain_certificate import fingerprint
 from hybridmu.errors import RequestError, StateError
 from hybridmu.runtime.workers.context import Site
 from hybridmu.runtime.workers.oracle import seals_of, train_from_scratch

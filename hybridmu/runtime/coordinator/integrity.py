@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from hybridmu.errors import CorruptBlobError, DatabaseError
 from hybridmu.runtime.workers.context import Site
 from hybridmu.store.ledger.database import Database
-from hybridmu.store.storage.blobs import BLOBS, blob_file
+from hybridmu.store.storage.blob_names import BLOBS, blob_file
 from hybridmu.types import SubModelRecord
 
 

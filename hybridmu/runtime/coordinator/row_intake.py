@@ -9,8 +9,8 @@ from dataclasses import replace
 import pyarrow.parquet as pq
 
 from hybridmu.errors import AdmissionError, RequestError
-from hybridmu.runtime.workers.context import Site
 from hybridmu.store.dataset.key_lookup import Lookup
+from hybridmu.store.dataset.lake import Lake
 from hybridmu.store.dataset.layout import SPLITS, incoming_file, stored_name
 from hybridmu.store.dataset.waiting_rows import Copy, copy_rows, publish_copy, refuse_known
 from hybridmu.store.keyring import Keyring
@@ -27,7 +27,7 @@ class Intake:
     """Accepts ingestions and corrections.
 
     Args:
-        site: The lake and its storage.
+        lake: Where they will be added.
         ledger: Tombstones of corrected rows.
         registry: The served version.
         ingestions: New data.
@@ -36,9 +36,9 @@ class Intake:
     """
 
     def __init__(
-        self, site: Site, ledger: Ledger, registry: Registry, ingestions: Ingestions, guard: Guard, keyring: Keyring
+        self, lake: Lake, ledger: Ledger, registry: Registry, ingestions: Ingestions, guard: Guard, keyring: Keyring
     ) -> None:
-        self.site, self.ledger, self.registry = site, ledger, registry
+        self.lake, self.ledger, self.registry = lake, ledger, registry
         self.ingestions, self.guard, self.keyring = ingestions, guard, keyring
 
     def receive(self, url: str, *, slices: int, epochs: int | None, key: str | None, caller: str) -> Ingestion:
@@ -61,7 +61,7 @@ class Intake:
         """
         if slices < 1 or (epochs is not None and epochs < 1):
             raise RequestError("the new slices can't be trained", expected="at least one slice and one epoch")
-        lake = self.site.lake
+        lake = self.lake
         with lake.storage.staging() as staging:
             copy = copy_rows(lake, url, self.guard, staging)
             repeat = seal(self.guard.seals, caller, key, ["ingest", copy.fingerprint, slices, epochs])
@@ -99,13 +99,13 @@ class Intake:
             ConflictError: The key came with other rows or another deadline.
             AdmissionError: There are too many rows, or the caller's limits are reached.
         """
-        lake = self.site.lake
+        lake = self.lake
         with lake.storage.staging() as staging:
             copy = copy_rows(lake, url, self.guard, staging)
             repeat = seal(self.guard.seals, caller, key, ["correct", copy.fingerprint, deadline_seconds])
             if (earlier := self.ledger.find_repeat(repeat)) is not None:
                 return earlier
-            most = self.site.settings.admission.keys_per_request
+            most = self.lake.settings.admission.keys_per_request
             if copy.rows > most:
                 raise AdmissionError("there are too many rows", expected=f"at most {most}", got=str(copy.rows))
             if not copy.rows:
@@ -131,7 +131,7 @@ class Intake:
             state=IngestState.RECEIVED,
             source=incoming_file(name),
             slices=slices,
-            epochs=epochs or self.site.lake.manifest.epochs[-1],
+            epochs=epochs or self.lake.manifest.epochs[-1],
             rows=copy.rows,
             skipped=copy.skipped,
             received_at=now,
@@ -148,7 +148,7 @@ class Intake:
         Raises:
             RequestError: An id has none, or one outside of the training table.
         """
-        lake = self.site.lake
+        lake = self.lake
         ids = pq.read_table(copy.path, columns=[stored_name(lake.settings.data.id)]).column(0).to_pylist()
         keys, unknown = Lookup(lake, self.guard.stamp()).find([("id", value) for value in ids])
         fixed = [split for split in SPLITS[1:] if split == "test" or lake.settings.data.validation]

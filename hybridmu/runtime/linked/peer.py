@@ -17,7 +17,7 @@ from hybridmu.errors import ConfigError, HybridMUError, StateError
 from hybridmu.kinds import choices
 from hybridmu.store.dataset.key_lookup import Lookup
 from hybridmu.store.dataset.lake import Lake
-from hybridmu.store.dataset.waiting_rows import waiting_among
+from hybridmu.store.dataset.waiting_keys import waiting_among
 from hybridmu.store.keyring import Keyring
 from hybridmu.store.ledger.database import Database
 from hybridmu.store.ledger.engine.opening import database_url

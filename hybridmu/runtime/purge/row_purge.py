@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from hybridmu.core.kernel.rows import carries
+from hybridmu.core.kernel.revoked_keys import carries
 from hybridmu.errors import PurgeError
 from hybridmu.faults import reach
 from hybridmu.runtime.purge.table_rewrite import Gone, rewrite

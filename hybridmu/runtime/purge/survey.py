@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from hybridmu.core.kernel.rows import carries
+from hybridmu.core.kernel.revoked_keys import carries
 from hybridmu.store.dataset.key_index import KeyColumns
 from hybridmu.store.dataset.lake import Lake
 from hybridmu.store.dataset.layout import SPLITS, stored_name

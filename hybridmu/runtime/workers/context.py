@@ -16,7 +16,8 @@ from hybridmu.core.kernel.rows import Rows
 from hybridmu.core.kernel.training import Across, Recipe
 from hybridmu.core.learners import Learner
 from hybridmu.core.partitioners import Partitioner
-from hybridmu.core.proof.lineage import environment, head
+from hybridmu.core.proof.environment import environment
+from hybridmu.core.proof.lineage import head
 from hybridmu.core.strategies import Context
 from hybridmu.core.strategies.requirements import unfit_updates
 from hybridmu.core.tasks.classification import judgement_of
@@ -40,14 +41,15 @@ class Site:
 
     Args:
         settings: The configuration.
+        lake: The tables, where this process has opened them already.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, lake: Lake | None = None) -> None:
         import_plugins(settings.plugins)  # settings that come from another process were checked there
         self.settings = settings
-        self.storage = Storage(settings.storage_url, modes_of(settings.storage_mode))
+        self.lake = lake or Lake(settings, Storage(settings.storage_url, modes_of(settings.storage_mode)))
+        self.storage = self.lake.storage
         self.blobs = Blobs(self.storage)
-        self.lake = Lake(settings, self.storage)
         self.feature_types = FeatureTypes(self.lake)
         self.task = make_task(settings.task.name, settings.task.options)
         self.judgement = judgement_of(self.task)

@@ -9,7 +9,8 @@ import numpy as np
 
 from hybridmu.core.audit import measures
 from hybridmu.core.kernel.model import SubModel
-from hybridmu.core.kernel.rows import Rows, carries
+from hybridmu.core.kernel.revoked_keys import carries
+from hybridmu.core.kernel.rows import Rows
 from hybridmu.core.proof.evidence import (
     Evidence,
     ShardEvidence,

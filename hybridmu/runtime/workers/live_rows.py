@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from hybridmu.core.kernel.rows import Rows, carries
+from hybridmu.core.kernel.revoked_keys import carries
+from hybridmu.core.kernel.rows import Rows
 from hybridmu.core.kernel.training import Recipe
 from hybridmu.core.proof.lineage import Lineage, lineage
 from hybridmu.core.proof.merkle import Leaves, make_leaves

@@ -9,7 +9,7 @@ from hybridmu.core import evaluation
 from hybridmu.core.audit import shadow_models
 from hybridmu.core.audit.shadow_models import Ground, Score, Shadow
 from hybridmu.core.kernel.model import State, SubModel, state_of
-from hybridmu.core.kernel.rows import carries
+from hybridmu.core.kernel.revoked_keys import carries
 from hybridmu.errors import CorruptBlobError
 from hybridmu.runtime.workers.context import Site
 from hybridmu.types import NO_KEYS, AuditJob, AuditOutcome, KeySet

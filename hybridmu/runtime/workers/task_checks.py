@@ -24,7 +24,7 @@ from torch import Tensor
 
 from hybridmu.config import Settings
 from hybridmu.core.features import opened
-from hybridmu.core.kernel.rows import carries
+from hybridmu.core.kernel.revoked_keys import carries
 from hybridmu.core.kernel.table_encoder import Encoder
 from hybridmu.core.kernel.training import Recipe
 from hybridmu.core.task_check import SAMPLE_ROWS, Trial, check, sample

@@ -11,7 +11,7 @@ import numpy as np
 
 from hybridmu.config import Settings
 from hybridmu.core.kernel.model import State, finite
-from hybridmu.core.kernel.rows import carries
+from hybridmu.core.kernel.revoked_keys import carries
 from hybridmu.core.strategies import get
 from hybridmu.errors import CorruptBlobError, StrategyUnavailableError
 from hybridmu.runtime.purge.row_purge import foresee_indexes, purge_indexes

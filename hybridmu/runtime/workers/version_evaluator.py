@@ -12,7 +12,8 @@ from torch import Tensor
 
 from hybridmu.core import evaluation, metrics
 from hybridmu.core.kernel.partition import order_words
-from hybridmu.core.kernel.rows import Positions, Rows, carries, concatenate
+from hybridmu.core.kernel.revoked_keys import carries
+from hybridmu.core.kernel.rows import Positions, Rows, concatenate
 from hybridmu.runtime.workers.context import Site
 from hybridmu.store.dataset.layout import SPLITS, Split
 from hybridmu.store.dataset.shard_reader import ShardTables

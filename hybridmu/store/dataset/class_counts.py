@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from hybridmu.core.kernel.rows import carries
+from hybridmu.core.kernel.revoked_keys import carries
 from hybridmu.store.dataset.lake import Lake
 from hybridmu.store.dataset.layout import as_given, digest_column, stored_name
 from hybridmu.store.storage.parquet import read_parquet

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from hybridmu.core.kernel.partition import Digests, held_out
-from hybridmu.core.kernel.rows import carries
+from hybridmu.core.kernel.revoked_keys import carries
 from hybridmu.errors import DataError
 from hybridmu.faults import reach
 from hybridmu.store.dataset.key_index import index_seal, keys_in

@@ -83,7 +83,8 @@ def ingest(
         check(encoder, as_given(some.table.drop_columns(["_id", "_group", "_content"])))
     rows, seals = write_first(lake, [(split, reader.read(table)) for split, table in fitted])
     generation = first_generation(lake, rows, reader.skipped, id_type, group_type)
-    return found(lake, Manifest(encoder, inferred, secrets.token_bytes(32), (generation,)), seals, record)
+    manifest = Manifest(encoder.to_json(), inferred, secrets.token_bytes(32), (generation,))
+    return found(lake, manifest, seals, record)
 
 
 def write_first(

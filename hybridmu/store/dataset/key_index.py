@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from hybridmu.core.kernel.partition import Digests, order_words
-from hybridmu.store.dataset.layout import META, digest_column
+from hybridmu.store.dataset.layout import META, digest_column, number_column
 from hybridmu.store.storage.parquet import read_parquet
 from hybridmu.store.storage.storage import Storage
 
@@ -108,7 +108,7 @@ def _columns(url: str, name: str, version: str) -> KeyColumns:
 def keys_in(table: pa.Table) -> KeyColumns:
     """Return the key columns of a table that has them."""
     return KeyColumns(
-        table["_slice"].to_numpy().astype(np.int32),
+        number_column(table, "_slice"),
         digest_column(table, "_id"),
         digest_column(table, "_group"),
         digest_column(table, "_content"),
@@ -121,7 +121,7 @@ def index_seal(table: pa.Table) -> str:
     numbers = [name for name in ("shard", "source") if name in table.schema.names]
     return _seal(
         *(digest_column(table, name) for name in digests),
-        *(table[name].to_numpy().astype(np.int32) for name in numbers),
+        *(number_column(table, name) for name in numbers),
     )
 
 
@@ -151,4 +151,4 @@ def id_index(storage: Storage, name: str) -> tuple[SortedDigests, npt.NDArray[np
 @lru_cache(maxsize=256)
 def _ids(url: str, name: str, version: str) -> tuple[SortedDigests, npt.NDArray[np.int32]]:
     table = read_parquet(Storage(url), name, ("_id", "shard"))
-    return SortedDigests(digest_column(table, "_id")), table["shard"].to_numpy().astype(np.int32)
+    return SortedDigests(digest_column(table, "_id")), number_column(table, "shard")

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import TypeVar
+from functools import cached_property
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
-import torch
 
 from hybridmu.config import Settings
 from hybridmu.core import features, partitioners
-from hybridmu.core.kernel.rows import Rows, carries
+from hybridmu.core.features import FeatureSource
+from hybridmu.core.kernel.revoked_keys import carries
 from hybridmu.errors import StateError, StorageError
 from hybridmu.store.dataset.key_index import KeyColumns, joined, key_columns, stored_seal
 from hybridmu.store.dataset.layout import (
@@ -36,11 +36,14 @@ from hybridmu.store.dataset.layout import (
     shard_file,
 )
 from hybridmu.store.dataset.list_packing import unpacked
-from hybridmu.store.dataset.shard_reader import ShardTables
 from hybridmu.store.storage.parquet import open_parquet, read_parquet
 from hybridmu.store.storage.sealed_json import file_seal, stream_seal
 from hybridmu.store.storage.storage import Storage
 from hybridmu.types import NO_KEYS, KeySet, ResolvedKey
+
+if TYPE_CHECKING:
+    from hybridmu.core.kernel.rows import Rows
+    from hybridmu.store.dataset.shard_reader import ShardTables
 
 # Names of files → the seals that each may have; two of them while it is rewritten.
 Recorded = Callable[[Sequence[str]], Mapping[str, frozenset[str]]]
@@ -69,11 +72,15 @@ class Lake:
         self.shards = settings.sisa.shards
         self.key = settings.partition_key()
         self.partitioner = partitioners.get(settings.partitioner.name)
-        self.features = features.get(settings.features.name)
         self._manifest: Manifest | None = None
         self._version = ""
         self._recorded: Recorded | None = None
         self._seals: dict[str, frozenset[str]] = {}
+
+    @cached_property
+    def features(self) -> FeatureSource:
+        """Return what makes numbers of the feature columns."""
+        return features.get(self.settings.features.name)
 
     # ------------------------------------------------------------------ what was recorded
 
@@ -239,6 +246,8 @@ class Lake:
             shard: Shard number.
             generations: Read only the first so many; all by default.
         """
+        from hybridmu.store.dataset.shard_reader import ShardTables  # it makes tensors; look-ups do without PyTorch
+
         names, encoder = self.files(split, shard, generations), self.manifest.encoder
         try:
             return self._settled(lambda: ShardTables(self.storage, names, encoder, self.features, self._compare))
@@ -312,10 +321,11 @@ class Lake:
 
     def outline(self, shard: int, revoked: KeySet) -> Rows:
         """Return the live training rows of a shard without features and labels: enough for lineage keys."""
+        from hybridmu.store.dataset.shard_reader import outline  # as above
+
         keys = self.keys("train", shard)
         live = ~carries(keys.ids, keys.groups, revoked)
-        none = torch.empty(0)
-        return Rows(none, none, keys.slices[live], keys.ids[live], keys.groups[live], keys.content[live])
+        return outline(keys.slices[live], keys.ids[live], keys.groups[live], keys.content[live])
 
     def counts(self, split: Split, shard: int, revoked: KeySet) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Return (live, revoked) rows of a shard, per slice of all generations."""
@@ -337,6 +347,8 @@ class Lake:
         Returns:
             Number of live twins over all shards; content digests are looked up in files partitioned by them.
         """
+        import pyarrow.compute as pc  # all its functions are made at the import; look-ups do without
+
         going: set[bytes] = set()
         for shard in sorted({key.shard for key in keys}):
             held = self.keys("train", shard)

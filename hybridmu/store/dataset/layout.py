@@ -13,15 +13,17 @@ import json
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import chain
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from hybridmu.core.kernel.partition import Digests, place
-from hybridmu.core.kernel.table_encoder import Encoder
 from hybridmu.store.storage.sealed_json import sealed, unsealed
+
+if TYPE_CHECKING:
+    from hybridmu.core.kernel.table_encoder import Encoder
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -117,18 +119,25 @@ class Manifest:
     Slices are numbered through all generations: those of generation g follow those of all earlier ones.
 
     Attributes:
-        encoder: Feature columns as they are declared, label and classes.
+        schema: Feature columns as they are declared, label and classes, as the encoder's plain data.
         classes_inferred: Whether the class list was read off the data once, instead of declared.
         salt: 32 random bytes that key the leaves of the Merkle trees in every lineage.
         generations: In the order in which they came; the first is what the first training read.
         ancestry: The model that the first generation was taken from; None: it was read from source tables.
     """
 
-    encoder: Encoder
+    schema: dict[str, Any]
     classes_inferred: bool
     salt: bytes
     generations: tuple[Generation, ...]
     ancestry: Ancestry | None = None
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        """Return the encoder of feature columns and labels."""
+        from hybridmu.core.kernel.table_encoder import Encoder  # its Arrow scalar loads pandas; look-ups do without
+
+        return Encoder.from_json(self.schema)
 
     @property
     def id_type(self) -> str:
@@ -185,7 +194,7 @@ class Manifest:
     def to_bytes(self) -> bytes:
         """Return the JSON that `from_bytes` reads."""
         document = {
-            "encoder": self.encoder.to_json(),
+            "encoder": self.schema,
             "classes_inferred": self.classes_inferred,
             "salt": self.salt.hex(),
             "generations": [asdict(generation) for generation in self.generations],
@@ -206,9 +215,8 @@ class Manifest:
         for found in raw["generations"]:
             rows = {split: tuple(tuple(shard) for shard in shards) for split, shards in found["rows"].items()}
             generations.append(Generation(**{**found, "epochs": tuple(found["epochs"]), "rows": rows}))
-        encoder = Encoder.from_json(raw["encoder"])
         past = Ancestry.from_json(raw["ancestry"]) if raw["ancestry"] else None
-        return cls(encoder, raw["classes_inferred"], bytes.fromhex(raw["salt"]), tuple(generations), past)
+        return cls(raw["encoder"], raw["classes_inferred"], bytes.fromhex(raw["salt"]), tuple(generations), past)
 
     def _rows(self, split: str) -> tuple[tuple[int, ...], ...]:
         shards = len(self.generations[0].rows["train"])
@@ -283,8 +291,26 @@ def digest_array(data: bytes) -> pa.Array:
 
 def digest_column(table: pa.Table, name: str) -> Digests:
     """Return a digest column as uint8 [n, 16]."""
-    column = table.column(name).combine_chunks()
-    if isinstance(column, pa.ChunkedArray):
-        column = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], type=DIGEST)
+    column = _whole(table, name)
     data = np.frombuffer(column.buffers()[1] or b"", dtype=np.uint8)
     return data[column.offset * 16 : (column.offset + len(column)) * 16].reshape(-1, 16)
+
+
+def number_column(table: pa.Table, name: str) -> npt.NDArray[np.int32]:
+    """Return a column of whole numbers, none of them null, as int32 [n].
+
+    Arrow's own conversion imports pandas, which takes longer than to look a key up.
+    """
+    column = _whole(table, name)
+    if not len(column):
+        return np.empty(0, dtype=np.int32)
+    data = np.frombuffer(column.buffers()[1], dtype=str(column.type), count=column.offset + len(column))
+    return data[column.offset :].astype(np.int32)
+
+
+def _whole(table: pa.Table, name: str) -> pa.Array:
+    column = table.column(name).combine_chunks()
+    if isinstance(column, pa.ChunkedArray):
+        none = pa.Array.from_buffers(column.type, 0, [None, pa.py_buffer(b"")])
+        column = pa.concat_arrays(column.chunks) if column.num_chunks else none
+    return column

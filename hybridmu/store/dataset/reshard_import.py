@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from hybridmu.core.kernel.column_types import common, exact, kept, other_type
-from hybridmu.core.kernel.rows import carries
+from hybridmu.core.kernel.revoked_keys import carries
 from hybridmu.core.proof.lineage import chain
 from hybridmu.store.dataset.generation import Beat
 from hybridmu.store.dataset.ingest import Record, first_generation, found, unrecorded, write_first
@@ -75,7 +75,7 @@ def inherit(
     rows, seals = write_first(lake, sources, beat)
     generation = first_generation(lake, rows, reader.skipped, before.id_type, before.group_type)
     salt = secrets.token_bytes(32)
-    manifest = Manifest(before.encoder, before.classes_inferred, salt, (generation,), ancestry_of(old))
+    manifest = Manifest(before.schema, before.classes_inferred, salt, (generation,), ancestry_of(old))
     return found(lake, manifest, seals, record)
 
 

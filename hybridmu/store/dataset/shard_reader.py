@@ -11,11 +11,13 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
 from hybridmu.core.features import FeatureSource, opened
+from hybridmu.core.kernel.partition import Digests
 from hybridmu.core.kernel.rows import Positions, Rows
 from hybridmu.core.kernel.table_encoder import Encoder
 from hybridmu.errors import StorageError
@@ -59,13 +61,11 @@ class ShardTables:
         found = [(name, *self._keys(name)) for name in names]
         self._files = [(name, metadata) for name, metadata, _ in found]
         tables = [keys for _, _, keys in found]
-        none, nothing = np.empty((0, 16), dtype=np.uint8), torch.empty(0)
+        none = np.empty((0, 16), dtype=np.uint8)
         columns = ([digest_column(table, name) for table in tables] for name in META[1:])
         ids, groups, content = (np.concatenate([none, *parts]) for parts in columns)
         slices = [table.column("_slice").to_numpy() for table in tables]
-        self.outline = Rows(
-            nothing, nothing, np.concatenate([np.empty(0, dtype=np.int32), *slices]), ids, groups, content
-        )
+        self.outline = outline(np.concatenate([np.empty(0, dtype=np.int32), *slices]), ids, groups, content)
 
     def rows(self, *wanted: Positions) -> tuple[Rows, ...]:
         """Return rows with their features, from one pass over the row groups that hold any of them.
@@ -128,6 +128,19 @@ class ShardTables:
                 for groups in _batches(metadata, needed):
                     places = np.concatenate([np.arange(bounds[group], bounds[group + 1]) for group in groups])
                     yield places, as_given(unpacked(file.read_row_groups(groups, columns, use_threads=False)))
+
+
+def outline(slices: npt.NDArray[np.int32], ids: Digests, groups: Digests, content: Digests) -> Rows:
+    """Return rows without features and labels.
+
+    Args:
+        slices: int32 [n], not decreasing.
+        ids: uint8 [n, 16].
+        groups: uint8 [n, 16].
+        content: uint8 [n, 16].
+    """
+    none = torch.empty(0)
+    return Rows(none, none, slices, ids, groups, content)
 
 
 def _kept(table: pa.Table, rows: Positions) -> pa.Table:

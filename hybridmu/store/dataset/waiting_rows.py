@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hybridmu.core.kernel.partition import digest
-from hybridmu.core.kernel.rows import carries
+from hybridmu.core.kernel.revoked_keys import carries
 from hybridmu.store.dataset.generation import already_there, duplicates, known_ids
-from hybridmu.store.dataset.key_lookup import RawKey, values_of
 from hybridmu.store.dataset.lake import Lake
 from hybridmu.store.dataset.layout import INCOMING, as_given, digest_column, incoming_file, parts_of
 from hybridmu.store.dataset.source_rows import Reader
 from hybridmu.store.dataset.source_table import open_table
 from hybridmu.store.dataset.spill_files import Streams
 from hybridmu.store.dataset.suppression import Suppression
-from hybridmu.store.storage.parquet import TableWriter, open_parquet, read_parquet, seal_footer
+from hybridmu.store.dataset.waiting_keys import copied_keys
+from hybridmu.store.storage.parquet import TableWriter, open_parquet, seal_footer
 from hybridmu.store.storage.sealed_json import path_seal
-from hybridmu.types import Ingestion, Key, KeySet
+from hybridmu.types import Ingestion, KeySet
 
 # A copy that no ingestion names was left by a crash; a younger one may be on its way into the ledger.
 _ORPHAN_SECONDS = 3600.0
@@ -120,24 +119,6 @@ def refuse_known(lake: Lake, copy: Copy, waiting: Sequence[Ingestion]) -> None:
         raise already_there()
 
 
-def waiting_keys(lake: Lake, keys: Sequence[RawKey], waiting: Sequence[Ingestion]) -> list[RawKey]:
-    """Return those keys that rows carry which are not in the lake yet."""
-    if not waiting:
-        return []
-    wanted = {(key.kind, digest(lake.key, key.kind, value)): key for key in keys for value in values_of(lake, key)}
-    coming = waiting_among(lake, KeySet(wanted), waiting)
-    return list(dict.fromkeys(key for pair, key in wanted.items() if pair in coming))
-
-
-def waiting_among(lake: Lake, keys: KeySet, waiting: Sequence[Ingestion]) -> KeySet:
-    """Return those keys that rows carry which are not in the lake yet."""
-    coming: set[Key] = set()
-    for table in _digests(lake, waiting):
-        ids, groups = digest_column(table, "_id"), digest_column(table, "_group")
-        coming |= {key for key in keys - coming if carries(ids, groups, KeySet([key])).any()}
-    return KeySet(coming)
-
-
 def rewrite(lake: Lake, new: Ingestion, guard: Suppression, propose: Propose) -> int:
     """Take rows out of a waiting copy that were forgotten after it was made.
 
@@ -204,12 +185,4 @@ def _known(lake: Lake, by_id: Streams) -> int:
 
 def _shares_ids(lake: Lake, copy: Copy, other: Ingestion) -> bool:
     new = KeySet(("id", row.tobytes()) for row in digest_column(pq.read_table(copy.path, columns=["_id"]), "_id"))
-    return any(carries(ids := digest_column(table, "_id"), ids, new).any() for table in _digests(lake, [other]))
-
-
-def _digests(lake: Lake, waiting: Sequence[Ingestion]) -> Iterator[pa.Table]:
-    for other in waiting:
-        try:
-            yield read_parquet(lake.storage, other.source, ["_id", "_group"])
-        except FileNotFoundError:
-            continue  # it came in meanwhile
+    return any(carries(ids := digest_column(table, "_id"), ids, new).any() for table in copied_keys(lake, [other]))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sqlalchemy.engine import Engine
 
-from hybridmu.store.keyring import Keyring
 from hybridmu.store.ledger.console_sessions import ConsoleSessions
 from hybridmu.store.ledger.corruption_reports import Damages
 from hybridmu.store.ledger.engine.opening import connect
@@ -32,10 +32,13 @@ from hybridmu.store.ledger.purge.purge_records import Deletions
 from hybridmu.store.ledger.registry import Registry
 from hybridmu.store.ledger.replicas import Replicas
 from hybridmu.store.ledger.request_pages import RequestPages
-from hybridmu.store.ledger.suppression_list import Guard
 from hybridmu.store.ledger.tokens import Tokens
 from hybridmu.store.storage.file_modes import PRIVATE, Modes
 from hybridmu.store.storage.storage import Storage
+
+if TYPE_CHECKING:
+    from hybridmu.store.keyring import Keyring
+    from hybridmu.store.ledger.suppression_list import Guard
 
 
 class Database:
@@ -96,6 +99,8 @@ class Database:
 
     def guard(self, keyring: Keyring) -> Guard:
         """Return the suppression list, which recognises what the keys of a keyring made."""
+        from hybridmu.store.ledger.suppression_list import Guard  # it reads tables; few processes need it
+
         return Guard(self.engine, keyring)
 
     def journal(self, storage: Storage) -> Journal:

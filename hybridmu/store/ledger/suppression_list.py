@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
 from hybridmu.config import DataSettings
-from hybridmu.core.kernel.rows import carries
+from hybridmu.core.kernel.revoked_keys import carries
 from hybridmu.errors import RequestError, StateError
 from hybridmu.store.dataset.key_lookup import RawKey
 from hybridmu.store.dataset.lake import Lake

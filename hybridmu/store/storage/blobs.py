@@ -15,11 +15,17 @@ import safetensors.torch
 from hybridmu.core.kernel.model import State
 from hybridmu.errors import CorruptBlobError
 from hybridmu.faults import reach
+from hybridmu.store.storage.blob_names import (
+    SUFFIX,
+    blob_file,
+    blob_folder,
+    file_of,
+    is_reference,
+    lineage_file,
+    lineage_folder,
+)
 from hybridmu.store.storage.storage import FileInfo, Storage
 
-BLOBS = "blobs"
-_SUFFIX = ".safetensors"
-_REF = re.compile(rb"(\d{1,9})/[0-9a-f]{48}")
 _KEY = re.compile("[0-9a-f]{48}")
 
 
@@ -138,17 +144,17 @@ class Blobs:
 
     def listed(self, shard: int) -> tuple[set[str], set[str]]:
         """Return (references, lineage keys) of everything in a shard's folders, whoever knows of it."""
-        keys = self.storage.list(_lineage(shard))
+        keys = self.storage.list(lineage_folder(shard))
         return set(self.sizes(shard)), {_base(file) for file in keys if _KEY.fullmatch(_base(file))}
 
     def sizes(self, shard: int) -> dict[str, int]:
         """Return reference → bytes of every blob in a shard's folder."""
-        refs = {f"{shard}/{_base(file).removesuffix(_SUFFIX)}": file for file in self.storage.list(_blobs(shard))}
-        return {ref: file.size for ref, file in refs.items() if file.name == _file_of(ref)}
+        refs = {f"{shard}/{_base(file).removesuffix(SUFFIX)}": file for file in self.storage.list(blob_folder(shard))}
+        return {ref: file.size for ref, file in refs.items() if file.name == file_of(ref)}
 
     def unfinished(self, shard: int) -> set[str]:
         """Return the names of the temporary files in a shard's folders; where no job writes, a crash left them."""
-        files = [*self.storage.list(_blobs(shard)), *self.storage.list(_lineage(shard))]
+        files = [*self.storage.list(blob_folder(shard)), *self.storage.list(lineage_folder(shard))]
         return {file.name for file in files if file.temporary}
 
     def drop(self, shard: int, refs: Collection[str], keys: Collection[str]) -> None:
@@ -174,7 +180,7 @@ class Blobs:
         except FileNotFoundError:
             return None
         ref = data.partition(b" ")[0]
-        whole = _REF.fullmatch(ref) and data == _entry(shard, lineage_key, ref.decode())
+        whole = is_reference(ref) and data == _entry(shard, lineage_key, ref.decode())
         return ref.decode() if whole else None
 
     def _size(self, ref: str) -> int | None:
@@ -189,41 +195,10 @@ def weights_hash(state: State) -> str:
     return _hash(_encoded(state))
 
 
-def blob_file(ref: str) -> str:
-    """Return the name in storage of a blob.
-
-    Raises:
-        CorruptBlobError: That is no reference.
-    """
-    if (name := _file_of(ref)) is None:
-        raise CorruptBlobError(f"{ref!r} is no reference of a blob", remedy="look at the database: it is damaged")
-    return name
-
-
-def _file_of(ref: str) -> str | None:
-    if not _REF.fullmatch(ref.encode()):
-        return None
-    shard, _, name = ref.partition("/")
-    return f"{_blobs(int(shard))}/{name}{_SUFFIX}"
-
-
-def lineage_file(shard: int, key: str) -> str:
-    """Return the name in storage of a lineage entry."""
-    return f"{_lineage(shard)}/{key}"
-
-
-def _blobs(shard: int) -> str:
-    return f"{BLOBS}/shard-{shard:05d}"
-
-
 def _entry(shard: int, key: str, ref: str) -> bytes:
     """Return a lineage entry: the blob, and a check that binds it to its own name."""
     check = hashlib.blake2b(f"{shard} {key} {ref}".encode(), digest_size=16, person=b"hybridmu-entry").hexdigest()
     return f"{ref} {check}".encode()
-
-
-def _lineage(shard: int) -> str:
-    return f"lineage/shard-{shard:05d}"
 
 
 def _base(file: FileInfo) -> str:

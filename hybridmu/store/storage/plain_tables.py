@@ -10,7 +10,6 @@ from collections.abc import Mapping
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 # The type of the numbers that a column holds as bytes; the only metadata of a column that is kept.
 LIST_OF = b"hybridmu.list_of"
@@ -98,7 +97,7 @@ def _plain_array(array: pa.Array, type_: pa.DataType) -> pa.Array:
     if pa.types.is_struct(given):
         fields = [type_.field(i) for i in range(type_.num_fields)]
         parts = [_plain_array(array.field(i), field.type) for i, field in enumerate(fields)]
-        return pa.StructArray.from_arrays(parts, fields=fields, mask=pc.is_null(array)) if fields else array
+        return pa.StructArray.from_arrays(parts, fields=fields, mask=array.is_null()) if fields else array
     if not pa.types.is_nested(given):
         return array.cast(type_)
     if pa.types.is_map(given):

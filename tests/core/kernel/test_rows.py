@@ -5,7 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hybridmu.core.kernel.rows import Rows, carries
+from hybridmu.core.kernel.revoked_keys import carries
+from hybridmu.core.kernel.rows import Rows
 from tests.scenes.shard_in_memory import make_rows
 
 # Few different bytes, at both ends of both halves: halves collide often, and NULs end the digests.

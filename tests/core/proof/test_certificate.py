@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 
 from hybridmu.core.kernel.rows import Rows
 from hybridmu.core.kernel.training import Recipe
-from hybridmu.core.proof.certificate import RequestFacts, RevokedKey, build, sign
+from hybridmu.core.proof.certificate import RequestFacts, build, sign
 from hybridmu.core.proof.certificate_check import check, check_chain
-from hybridmu.core.proof.certificate_document import canonical, fingerprint, key_id, moment, parse
 from hybridmu.core.proof.evidence import Evidence, ShardEvidence, ShardState, Stage, findings, prove
 from hybridmu.core.proof.lineage import lineage
+from hybridmu.core.proof.plain_certificate import RevokedKey, canonical, fingerprint, key_id, moment, parse
 from hybridmu.core.proof.statements import NOT_PROVEN, shown, shown_by, unshown_by
 from hybridmu.errors import CertificateRefusedError
 from tests import reference_certificate as reference

@@ -10,7 +10,7 @@ from hybridmu.core.kernel.gradients import plain_layers
 from hybridmu.planning.planner import Pools
 from hybridmu.runtime.workers.shard_worker import ShardWorker
 from hybridmu.store.dataset.key_lookup import Lookup
-from hybridmu.store.storage.blobs import lineage_file
+from hybridmu.store.storage.blob_names import lineage_file
 from hybridmu.types import RequestState
 from tests.system.test_exactness import SGD, assert_equal_to_reference, config_for, write_table
 

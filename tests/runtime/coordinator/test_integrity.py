@@ -11,7 +11,7 @@ from hybridmu.errors import HybridMUError, LeaseLostError
 from hybridmu.runtime.coordinator.integrity import Healer
 from hybridmu.runtime.workers.shard_worker import ShardWorker
 from hybridmu.store.ledger.corruption_reports import Damages
-from hybridmu.store.storage.blobs import blob_file
+from hybridmu.store.storage.blob_names import blob_file
 from hybridmu.types import RequestState, RetrainJob, ShardOutcome
 from tests.scenes.small_system import Scene, scene
 

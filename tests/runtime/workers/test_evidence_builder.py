@@ -7,7 +7,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from hybridmu.core.kernel.partition import digests, place
-from hybridmu.core.kernel.rows import carries
+from hybridmu.core.kernel.revoked_keys import carries
 from hybridmu.core.proof.certificate import RequestFacts, build, sign
 from hybridmu.core.proof.certificate_check import check
 from hybridmu.core.proof.evidence import Evidence, ShardEvidence, ShardState, Stage, prove

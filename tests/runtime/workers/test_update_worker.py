@@ -13,7 +13,7 @@ import pytest
 import hybridmu
 from hybridmu.core.audit import measures
 from hybridmu.core.kernel.partition import digest
-from hybridmu.core.kernel.rows import carries
+from hybridmu.core.kernel.revoked_keys import carries
 from hybridmu.core.strategies import Context, get, newton
 from hybridmu.errors import StorageError, StrategyUnavailableError
 from hybridmu.runtime.workers.update_worker import Updater

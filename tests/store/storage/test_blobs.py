@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from hybridmu.errors import CorruptBlobError
-from hybridmu.store.storage.blobs import Blobs, blob_file, lineage_file
+from hybridmu.store.storage.blob_names import blob_file, lineage_file
+from hybridmu.store.storage.blobs import Blobs
 from hybridmu.store.storage.storage import Storage
 from tests.support import flipped
 

@@ -23,7 +23,7 @@ from hybridmu.store.ledger.file_seals import changes, restore
 from hybridmu.store.ledger.journal.journal_files import SEALS, STATE, Document, JournalFiles, named
 from hybridmu.store.ledger.purge.purge_records import certificate_numbers, keep_certificate_number
 from hybridmu.store.ledger.request_rows import begin_earlier
-from hybridmu.store.storage.blobs import blob_file
+from hybridmu.store.storage.blob_names import blob_file
 from hybridmu.store.storage.sealed_json import file_seal
 from hybridmu.types import RequestState
 

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Sequence
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
-from hybridmu.core.proof.certificate import RevokedKey
+from hybridmu.core.proof.plain_certificate import RevokedKey
 from hybridmu.store.ledger import tables as t
 from hybridmu.store.ledger.engine.transactions import parts, reader, transaction
 from hybridmu.store.ledger.lease import fence

@@ -11,7 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
-from hybridmu.core.proof.certificate_document import moment
+from hybridmu.core.proof.plain_certificate import moment
 from hybridmu.store.ledger import tables as t
 from hybridmu.store.ledger.accept.reliance import relied_on
 from hybridmu.store.ledger.engine.transactions import parts, reader, transaction

@@ -1,0 +1,75 @@
+"""Certificates as plain data: canonical bytes, what names them and their keys, and moments.
+
+Canonical bytes are JSON with sorted keys, no spaces, UTF-8. The document's parts are in `certificate_document.py`: its
+import takes longer than most of what only handles certificates.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from hybridmu.types import KeyKind
+from hybridmu.types.json_objects import each_once
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class RevokedKey:
+    """An id or group of the request, as the guard knows it: its HMAC, and which guard key made it."""
+
+    kind: KeyKind
+    mac: bytes
+    key_id: str
+
+
+def canonical(document: object) -> bytes:
+    """Return the canonical bytes of a JSON document.
+
+    Raises:
+        ValueError: It is no JSON: NaN, infinity, other types, lone surrogates.
+    """
+    try:
+        text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+        return text.encode()
+    except (TypeError, RecursionError) as error:
+        raise ValueError(f"no JSON document: {error}") from None
+
+
+def parse(data: bytes) -> Any:
+    """Return the JSON document in a file; it has canonical bytes.
+
+    Raises:
+        ValueError: It is no JSON (NaN, infinity and lone surrogates are none), or a key occurs twice, so that readers
+            could see different documents.
+    """
+    try:
+        document = json.loads(data.decode(), object_pairs_hook=each_once)
+    except RecursionError:
+        raise ValueError("no certificate is nested so deeply") from None
+    canonical(document)
+    return document
+
+
+def fingerprint(document: object) -> str:
+    """Return the sha256 of a certificate's canonical bytes, which the next one names."""
+    return hashlib.sha256(canonical(document)).hexdigest()
+
+
+def key_id(public_key: bytes) -> str:
+    """Return the short name of a public key: 16 hex digits of its sha256."""
+    return hashlib.sha256(public_key).hexdigest()[:16]
+
+
+def moment(seconds: float) -> str:
+    """Return seconds since the epoch as ISO-8601, UTC, with microseconds."""
+    return f"{(_EPOCH + timedelta(seconds=seconds)).replace(tzinfo=None).isoformat(timespec='microseconds')}Z"
+
+
+def parse_moment(text: str) -> datetime:
+    """Return the time that `moment` wrote."""
+    return datetime.fromisoformat(text.removesuffix("Z") + "+00:00")
