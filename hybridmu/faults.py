@@ -19,6 +19,7 @@ TRANSACTIONS = (
     "accept",
     "calibration",
     "cancel",
+    "evaluation",
     "finish",
     "forward",
     "grow",

@@ -176,6 +176,12 @@ def _do(system: hybridmu.System, act: Act, answers: Mapping[str, str]) -> str:
             return str(system.cancel(answers[act.key])["state"])
         except StateError as error:
             return str(error)
+    if act.verb == "hold":
+        return str(system.hold("a court")["number"])
+    if act.verb == "lift":  # every one: who is killed before he is answered asks again
+        for placed in system.holds():
+            system.lift(placed["number"])
+        return "lifted"
     if act.verb == "ingest":
         return str(system.ingest(tables / "new.parquet", key=act.key)["ingest_id"])
     if act.verb == "correct":

@@ -13,6 +13,7 @@ from tests import support
 
 ROWS, PEOPLE = 60, 15
 NEW = 12  # rows that come in later
+_HELD_STEPS = 20
 APART = 5  # rows without a person: a request for one of them overlaps with no other
 
 
@@ -22,7 +23,8 @@ class Act:
 
     Attributes:
         step: Steps of the coordinator before it, over all lives.
-        verb: `repeat` and `cancel` are about the request of the same key; `ingest` and `correct` bring rows.
+        verb: `repeat` and `cancel` are about the request of the same key; `ingest` and `correct` bring rows; `hold` and
+            `lift` are about all purges.
         key: Idempotency key.
         ids: Row ids that are forgotten, brought or corrected.
         groups: Groups.
@@ -31,7 +33,7 @@ class Act:
     """
 
     step: int
-    verb: Literal["forget", "repeat", "cancel", "ingest", "correct"]
+    verb: Literal["forget", "repeat", "cancel", "ingest", "correct", "hold", "lift"]
     key: str
     ids: tuple[int, ...] = ()
     groups: tuple[str, ...] = ()
@@ -54,6 +56,7 @@ class World:
         grows: What brings rows meanwhile. One of them alone: two generations have the order in which they were made,
             and that is part of what the weights are a function of.
         damaged: Whether a life starts with a served sub-model and a checkpoint whose bytes are changed.
+        held: Whether nothing may be purged for some steps, which requests then wait for, and say so.
         linked: Whether a second model over the same table is linked with it in every life.
         overrides: Of `support.settings_dict`.
         strategies: What requests ask for.
@@ -63,6 +66,7 @@ class World:
     trained: bool = True
     grows: Literal["ingest", "correct", ""] = ""
     damaged: bool = False
+    held: bool = False
     linked: bool = False
     overrides: dict[str, Any] = field(default_factory=dict)
     strategies: tuple[str, ...] = ("auto",)
@@ -74,11 +78,11 @@ WORLDS = {
     "plain": World(overrides={"sisa": _TINY, "policy": _RETRAIN}),
     "people": World(
         grouped=True,
+        held=True,
         overrides={
             "data": {"group": "person", "validation_fraction": 0.2},
             "sisa": {**_TINY, "shards": 3, "slices": 3},
-            # Keeping old versions for a moment makes requests wait visibly.
-            "policy": {"calibrate": False, "verify_share": 0.0, "retention_seconds": 0.05},
+            "policy": {"calibrate": False, "verify_share": 0.0},
         },
         strategies=("auto", "dpus", "dpus-optimised"),
     ),
@@ -149,6 +153,8 @@ def schedule(world: World, seed: int) -> tuple[Act, ...]:
     if world.grows:
         rows = tuple(range(ROWS, ROWS + NEW)) if world.grows == "ingest" else (ids.pop(),)
         acts.append(Act(draw.choice((0, 1, 3)), world.grows, "rows", rows))
+    if world.held:
+        acts += [Act(0, "hold", "hold"), Act(_HELD_STEPS, "lift", "lift")]
     repeated = draw.choice([act for act in acts if act.verb == "forget"])
     acts.append(replace(repeated, step=repeated.step + draw.randint(0, 4), verb="repeat"))
     taken_back = Act(draw.choice((0, 2)), "forget", "back", (draw.randrange(APART),))
