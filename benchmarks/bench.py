@@ -1,12 +1,14 @@
 """Training, forgetting and reading, as ratios from one run.
 
-    python benchmarks/bench.py loop|peers|encode [--json] [--out CSV]
+    python benchmarks/bench.py loop|peers|encode|cli [--json] [--out CSV]
 
 * loop: a shard retrain over a bare PyTorch loop on the same batches (goal: at most 1.0), and ways to compute a step.
 * peers: forgetting on 20,000 x 600 binary rows, two shard actors of one thread (goal: half of the seconds that
   torchunlearn takes, with `--torchunlearn CHECKOUT` in the same run).
 * encode: reading a shard and checking new rows over Parquet's bare decode (goal of reading: at most 2), and encoding
   one row of a caller, for columns of every kind and 1 to 5,000 of them.
+* cli: processor seconds of whole commands over a bare interpreter (goals: 0.3 s of help, 1 s of a look at requests);
+  written to docs/study/cli.csv.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ from torch.nn import functional
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a script sees its own folder only
 
 import hybridmu
-from benchmarks.study import benchmarks, encoding, torchunlearn
+from benchmarks.study import benchmarks, command_line, encoding, torchunlearn
 from hybridmu.core import evaluation
 from hybridmu.core.kernel.model import State
 from hybridmu.core.kernel.partition import epoch_order
@@ -43,13 +45,14 @@ from hybridmu.store.dataset.key_lookup import Lookup
 from hybridmu.system.system import System
 from hybridmu.types import NO_KEYS
 
+_CLI_CSV = Path(__file__).parents[1] / "docs" / "study" / command_line.FILE
 _SHARDS, _SLICES, _HIDDEN, _BATCH, _LR = 8, 5, 128, 16, 0.1
 
 
 def main() -> None:
     """Run one benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("which", choices=["loop", "peers", "encode"])
+    parser.add_argument("which", choices=["loop", "peers", "encode", "cli"])
     parser.add_argument("--epochs", type=int, default=10, help="plain epochs; 30 makes 10 per slice")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument(
@@ -66,6 +69,7 @@ def main() -> None:
         "loop": lambda: bench_loop(arguments.seeds, arguments.epochs),
         "peers": lambda: bench_peers(arguments.seeds, arguments.epochs, arguments.torchunlearn),
         "encode": lambda: bench_encode(arguments.kinds, arguments.widths, arguments.seeds),
+        "cli": lambda: {"cases": command_line.measure(arguments.seeds)},
     }
     result = {
         "benchmark": arguments.which,
@@ -74,7 +78,8 @@ def main() -> None:
         "torch": torch.__version__,
         **run[arguments.which](),
     }
-    benchmarks.write(arguments.out, arguments.which, result["cases"])
+    out = arguments.out or (_CLI_CSV if arguments.which == "cli" else None)
+    benchmarks.write(out, arguments.which, result["cases"])
     print(json.dumps(result) if arguments.json else json.dumps(result, indent=1))
 
 

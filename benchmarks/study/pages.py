@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.study import benchmarks, encoding, scaletables, study_tables
+from benchmarks.study import benchmarks, command_line, encoding, scaletables, study_tables
 
 # Relative to the project's root.
 PAGES = ("README.md", "docs/results.md", "docs/scale.md", "docs/serving.md")
@@ -18,6 +18,7 @@ TABLES: dict[str, Callable[[Path, str], str]] = {
     **scaletables.TABLES,
     **benchmarks.TABLES,
     "encode": encoding.encode,
+    "command_line": command_line.command_line,
 }
 
 _BLOCK = re.compile(r"(<!-- table (\w+)(?: (\S+))? -->\n).*?(<!-- end -->)", re.DOTALL)
