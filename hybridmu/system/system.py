@@ -118,6 +118,7 @@ class System:
 
     feature_columns = _verb(Predictions, Predictions.feature_columns)
     predict = _verb(Predictions, Predictions.predict)
+    predict_rows = _verb(Predictions, Predictions.predict_rows)
     evaluate = _verb(ModelQuality, ModelQuality.evaluate)
 
     plan = _verb(DeletionRequests, DeletionRequests.plan)
