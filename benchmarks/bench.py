@@ -262,7 +262,7 @@ def _peer_system(folder: Path, executor: Any, epochs: int) -> System:
     pq.write_table(table, folder / "train.parquet")
     return hybridmu.connect(
         {
-            "data": {"train": str(folder / "train.parquet"), "group": "user", "label": "label"},
+            "data": {"train": str(folder / "train.parquet"), "test_fraction": 0, "group": "user", "label": "label"},
             "task": {"name": "mlp", "hidden": [_HIDDEN]},
             "sisa": {"shards": _SHARDS, "slices": _SLICES, "epochs": epochs, "batch_size": _BATCH},
             "optimizer": {"name": "sgd", "lr": _LR},

@@ -56,7 +56,7 @@ def _system(folder: Path, rows: int, shards: int, groups: bool = False) -> hybri
     columns["x"] = pa.array(random.normal(size=rows).astype(np.float32))
     pq.write_table(pa.table(columns), folder / "train.parquet", row_group_size=65_536)
     config: dict[str, Any] = {
-        "data": {"train": str(folder / "train.parquet"), **({"group": "user"} if groups else {})},
+        "data": {"train": str(folder / "train.parquet"), "test_fraction": 0, **({"group": "user"} if groups else {})},
         "task": {"name": "linear"},
         "sisa": {"shards": shards, "slices": 5, "epochs": 1, "batch_size": 4096},
         # No replay: one request in ten is drawn for it, which would make a purge of one request a lottery.

@@ -117,14 +117,15 @@ def replaced(made: pa.Table, name: str, values: Any) -> pa.Table:
 def settings_dict(folder: Path, **overrides: Any) -> dict[str, Any]:
     """Return a small, fast configuration with storage inside `folder`.
 
-    The training table is `folder/train.parquet`. A keyword names a section, whose keys are merged, or a plain value.
+    The training table is `folder/train.parquet`, all of whose rows train. A keyword names a section, whose keys are
+    merged, or a plain value.
 
     Example:
         >>> settings_dict(Path("/tmp/x"), sisa={"shards": 3})["sisa"]["shards"]
         3
     """
     raw: dict[str, Any] = {
-        "data": {"train": str(folder / "train.parquet")},
+        "data": {"train": str(folder / "train.parquet"), "test_fraction": 0},
         "task": {"name": "mlp", "hidden": [8]},
         "sisa": {"shards": 4, "slices": 3, "epochs": 3, "batch_size": 8, "seed": 0},
         "optimizer": {"name": "sgd", "lr": 0.1},

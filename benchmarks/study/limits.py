@@ -102,7 +102,7 @@ def known_ids(ids: int, folder: Path) -> Iterator[Limit]:
     pq.write_table(pa.table(table), folder / "train.parquet", row_group_size=65_536)
     with hybridmu.connect(
         {
-            "data": {"train": str(folder / "train.parquet")},
+            "data": {"train": str(folder / "train.parquet"), "test_fraction": 0},
             "task": {"name": "linear"},
             "sisa": {"shards": 16, "slices": SLICES, "epochs": 1, "batch_size": 65_536},
             "policy": {"calibrate": False},

@@ -223,7 +223,7 @@ def _config(wanted: Wanted, folder: Path, database_url: str | None) -> dict[str,
     waits = wanted.kind == "waiting"
     task = {"name": "benchmarks.study.waiting:Waiting", "hidden": [8], "seconds": 0.03} if waits else None
     return {
-        "data": {"train": str(folder / "train.parquet")},
+        "data": {"train": str(folder / "train.parquet"), "test_fraction": 0},
         "task": task or {"name": "mlp", "hidden": [512, 512]},
         "sisa": {
             "shards": wanted.shards,

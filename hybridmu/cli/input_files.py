@@ -1,4 +1,4 @@
-"""Input files of text: lists of ids, JSON. Each is read as it is, or refused; nothing is guessed.
+"""Text files, line by line: each is read as it is, or refused; nothing is guessed.
 
 Text is UTF-8, or UTF-16 or UTF-32 with a byte order mark, which is no part of it. A line ends with a line feed, or with
 a carriage return and a line feed, and with nothing else: what stands before is the id, spaces included.
@@ -31,16 +31,13 @@ def read_lines(source: str) -> list[str]:
     Raises:
         RequestError: It is no text file.
     """
-    data, name = read_source(source)
+    data, name = _read(source)
     lines = text_of(data, name).split("\n")
     return [line for line in (line.removesuffix("\r") for line in lines) if line]
 
 
-def read_source(source: str) -> tuple[bytes, str]:
+def _read(source: str) -> tuple[bytes, str]:
     """Return the bytes of a file or of standard input, and what it is called in messages.
-
-    Args:
-        source: A path, or `-`.
 
     Raises:
         RequestError: It can't be read.
@@ -60,7 +57,7 @@ def text_of(data: bytes, name: str) -> str:
 
     Args:
         data: Its bytes.
-        name: What it is called in messages.
+        name: What messages call it.
 
     Raises:
         RequestError: It is none.

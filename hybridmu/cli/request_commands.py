@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hybridmu.cli.input_files import read_lines
 from hybridmu.cli.options import (
     STRATEGIES,
     CallerOption,
@@ -23,6 +22,7 @@ from hybridmu.cli.options import (
 )
 from hybridmu.cli.output import COMMITTED, emit, operator, progress, tell
 from hybridmu.cli.request_output import print_list, print_outcome, print_page, print_request
+from hybridmu.cli.row_files import read_keys
 from hybridmu.cli.system_access import open_system
 from hybridmu.types import RequestState
 
@@ -33,10 +33,9 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Deletion requests: list, show, take back, retry.")
 
 RequestArgument = Annotated[str, typer.Argument(help="Id of the request.")]
-IdsOption = Annotated[str | None, typer.Option("--ids", help="File with one id per line, or - for standard input.")]
-GroupsOption = Annotated[
-    str | None, typer.Option("--groups", help="File with one group per line, or - for standard input.")
-]
+_OR_TABLE = "per line, or - for standard input; or a table in Parquet, Arrow IPC or .csv with the column of them."
+IdsOption = Annotated[str | None, typer.Option("--ids", help=f"File with one id {_OR_TABLE}")]
+GroupsOption = Annotated[str | None, typer.Option("--groups", help=f"File with one group {_OR_TABLE}")]
 IgnoreOption = Annotated[
     bool, typer.Option("--ignore-unknown", help="Leave unknown ids and groups out instead of refusing the request.")
 ]
@@ -162,12 +161,13 @@ def retry(
     emit(result, as_json, lambda: tell(f"{request_id} {result['state']}: a coordinator (`hybridmu run`) fulfils it"))
 
 
-def _keys(system: System, kind: KeyKind, given: list[str] | None, source: str | None) -> list[str]:
-    """Return the keys on the command line and those in a file, each line as it is.
+def _keys(system: System, kind: KeyKind, given: list[str] | None, source: str | None) -> list[int | str]:
+    """Return the keys on the command line and those in a file, each as it is.
 
     In a column of numbers spaces around one mean nothing; in a column of text they may tell two people apart.
     """
-    lines = [] if source is None else read_lines(source)
-    if lines and system.has_numbers(kind):
-        lines = [line.strip(" \t") for line in lines if line.strip(" \t")]
-    return [*(given or []), *lines]
+    data = system.settings.data
+    found = [] if source is None else read_keys(source, data.id if kind == "id" else data.group)
+    if found and system.has_numbers(kind):
+        found = [key.strip(" \t") if isinstance(key, str) else key for key in found]
+    return [*(given or []), *(key for key in found if key != "" or not system.has_numbers(kind))]

@@ -26,7 +26,9 @@ guard_app = typer.Typer(
     no_args_is_help=True, help="Guard of forgotten ids and groups, which must not come in again; see docs/keys.md."
 )
 
-FileArgument = Annotated[str, typer.Argument(help="Path or URI of a Parquet file or folder.")]
+FileArgument = Annotated[
+    str, typer.Argument(help="Path or URI of a file in Parquet, Arrow IPC or CSV, or of a folder of them.")
+]
 WaitOption = Annotated[bool, typer.Option("--wait", help="Wait until every answer knows the rows.")]
 
 

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import signal
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
-from hybridmu.cli.input_rows import read_rows
+from hybridmu.cli.answer_files import check_answer_file, write_answers
 from hybridmu.cli.options import ConfigOption, JsonOption, LocalOption
 from hybridmu.cli.output import bar, emit, err, out, print_table, progress, tell, warn
 from hybridmu.cli.quality_output import quality_line
+from hybridmu.cli.row_files import is_table, read_json, read_rows, table_reader
 from hybridmu.cli.system_access import open_system
 from hybridmu.logs import start_logging
 from hybridmu.runtime.coordinator.snapshot import Snapshot
+from hybridmu.serving.table_answers import VERSION
+from hybridmu.system.system import System
 from hybridmu.types.text import visible
 
 
@@ -95,13 +99,39 @@ def verify(
 
 def predict(
     config_file: ConfigOption,
-    rows: Annotated[str, typer.Argument(help="JSON file, Parquet file or folder, or - for JSON on standard input.")],
+    rows: Annotated[
+        str,
+        typer.Argument(
+            help="File in Parquet, Arrow IPC, CSV, JSON or JSON Lines, folder of a table, or - for JSON (Lines) on "
+            "standard input."
+        ),
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            help="File for the answers, written while rows are read: .parquet, .arrow, .feather, .csv, .json, .jsonl.",
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Classify rows offline with the served version."""
     with open_system(config_file, as_json) as system:
-        result = system.predict(read_rows(rows, system.feature_columns()))
-    emit(result, as_json, lambda: _labels(result))
+        if output is None:
+            result = system.predict(read_rows(rows, system.feature_columns()))
+        else:
+            result = _written(system, rows, output)
+    emit(result, as_json, lambda: _labels(result) if output is None else _facts("classified", result))
+
+
+def _written(system: System, rows: str, output: Path) -> dict[str, Any]:
+    check_answer_file(output, rows)
+    columns, name = system.feature_columns(), system.settings.data.id
+    answers = (
+        system.predict(table_reader(rows, columns, name)) if is_table(rows) else system.predict_rows(read_json(rows))
+    )
+    written = write_answers(answers, output)
+    return {"version": int(answers.schema.metadata[VERSION]), "rows": written, "output": str(output)}
 
 
 def _trained(done: str, result: dict[str, Any]) -> None:

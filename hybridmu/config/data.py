@@ -9,22 +9,27 @@ from pydantic import ConfigDict, Field, FiniteFloat, field_validator, model_vali
 from hybridmu.config.addresses import local_path, whole_path
 from hybridmu.config.section import Scalar, Section, check_options
 
+TEST_FRACTION = 0.1  # of a new storage whose configuration says nothing of test or validation
+
 
 class DataSettings(Section):
     """Tables and the roles of their columns.
 
     Attributes:
         name: A built-in dataset; fills every field left out.
-        train: Parquet file, or folder of such files in any depth; path or URI.
+        train: File in Parquet, Arrow IPC or CSV, or folder of such files in any depth; path or URI.
         test: The same, held out for evaluation.
-        validation: The same; or leave it out and set `validation_fraction`.
+        test_fraction: Share of the groups held out as the test table by a keyed hash; 0.1 where nothing is said of test
+            or validation. A trained system keeps its own, whatever is left out here.
+        validation: The same as `test`; or leave it out and set `validation_fraction`.
         validation_fraction: Share of the groups held out of training by a keyed hash.
         id: Unique key column, integer or string.
         group: Column of the person a row belongs to; null values fall back to the id.
         label: Class column.
         features: Feature columns; all others when left out.
         classes: Class list; inferred once from the first read when left out.
-        fills: Column → value that stands in for null (an indicator column is added).
+        fills: Column → value that stands in for null (an indicator column is added); `*` is every other column that may
+            be null, a number for numbers and truth values, a text for texts.
         categories: String column → declared values, one-hot.
         hash_buckets: String column → number of hashed buckets (64 when neither is declared).
         scale: Numeric column → factor (data-independent).
@@ -36,6 +41,7 @@ class DataSettings(Section):
     name: str | None = None
     train: str = ""
     test: str | None = None
+    test_fraction: float | None = Field(None, ge=0.0, lt=1.0)
     validation: str | None = None
     validation_fraction: float = Field(0.0, ge=0.0, lt=1.0)
     id: str = "id"
@@ -56,9 +62,7 @@ class DataSettings(Section):
     def _one_path(cls, value: object) -> object:
         if value is None or isinstance(value, str):
             return value
-        raise ValueError(
-            f"name one Parquet file or one folder, not a {type(value).__name__}; several files go into one folder"
-        )
+        raise ValueError(f"name one file or one folder, not a {type(value).__name__}; several files go into one folder")
 
     @field_validator("train", "test", "validation")
     @classmethod
@@ -73,6 +77,21 @@ class DataSettings(Section):
         if source.startswith("file:"):
             whole_path(source.removeprefix("file:"))  # as it was written, it is part of a storage's identity
         return source
+
+    @model_validator(mode="after")
+    def _one_test_table(self) -> DataSettings:
+        if self.test and self.test_fraction:
+            raise ValueError("test and test_fraction exclude each other: a table of its own, or a share of the people")
+        return self
+
+    @property
+    def first_test_fraction(self) -> float:
+        """Return the share that a new storage holds out as its test table."""
+        if self.test_fraction is not None:
+            return self.test_fraction
+        said = [getattr(self, name) for name in ("test", "validation", "validation_fraction")]
+        is_said = any(said) or "validation_fraction" in self.model_fields_set
+        return 0.0 if is_said else TEST_FRACTION
 
 
 class TaskSettings(Section):

@@ -221,6 +221,7 @@ class Settings(Section):
         """Return what makes two storages incompatible: data columns, task, schedule, optimizer, step, key."""
         # A built-in dataset is known by its name; where its files lie differs between machines.
         left_out = {"train", "validation", "test"} if self.data.name else set()
+        left_out |= {"test_fraction"}  # the manifest has it, of storages too that are older than this key
         if not self.data.lists:  # a key that older storages don't know
             left_out |= {"lists"}
         kinds = {"learner": self.learner, "partitioner": self.partitioner, "features": self.features}

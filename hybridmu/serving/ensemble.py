@@ -61,6 +61,7 @@ class Ensemble:
         self.models = models
         self._judgement = judgement or Classification()
         source = source or features.get()
+        self.source, self.whole = source, frozenset(whole)
         self._encode = source.of_rows(encoder, whole)
         # What reading one row and naming its answer takes, in values.
         self._cells = sum(column.width if column.kind == "list" else 1 for column in encoder.columns)
@@ -188,7 +189,11 @@ class Ensemble:
         return said.to(torch.promote_types(said.dtype, torch.float32))  # NumPy has no bfloat16
 
     def answer(self, x: npt.NDArray[np.float32]) -> dict[str, Any]:
-        """Return the JSON-able answer for encoded rows: label and probability per class, and the version.
+        """Return the JSON-able answer for encoded rows: label and probability per class, and the version."""
+        return self._named(self.label(self.finite(x)))
+
+    def finite(self, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Return class probabilities that are numbers, float32 [n, classes].
 
         Raises:
             DataError: The model can't answer these rows.
@@ -204,7 +209,7 @@ class Ensemble:
             raise DataError("the model can't answer these rows", got=kind(error)) from error
         if not np.isfinite(found).all():
             raise DataError("the model has no finite answer to these rows", remedy="check their numbers")
-        return self._named(self.label(found))
+        return found
 
     def answers(self, requests: Sequence[Sequence[dict[str, Any]]]) -> list[dict[str, Any] | DataError]:
         """Return the answers to several requests, made as one batch; one that is wrong spoils no other.

@@ -241,6 +241,13 @@ def rows_of(name: str, value: Any) -> list[dict[str, Any]]:
     return [_plain_dict(f"{name}[{place}]", row) for place, row in enumerate(found)]
 
 
+def iterable_of(name: str, value: Any) -> Iterable[Any]:
+    """Return what gives rows one by one."""
+    if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
+        raise RequestError(f"{name} gives no rows", expected="an iterable of dicts", got=_kind(value))
+    return value
+
+
 def versions_of(name: str, value: Any) -> dict[str, str]:
     """Return versions by package."""
     found: dict[Any, Any] = _plain_dict(name, value) if isinstance(value, Mapping) else {None: None}

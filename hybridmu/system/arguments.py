@@ -44,6 +44,7 @@ from hybridmu.system.argument_values import (
     text_of,
     versions_of,
 )
+from hybridmu.system.frames import is_frame
 from hybridmu.types import KeyKind, RequestState, StrategyChoice
 
 _P = ParamSpec("_P")
@@ -149,6 +150,6 @@ Executor = Annotated[Literal["auto", "ray", "local"], Check(executor_of)]
 Configuration = Annotated[Settings, Check(settings_of)]
 Source = Annotated[str | Path, Check(source_of)]
 States = Annotated[Iterable[RequestState], Check(states_of)]
-RowList = Annotated[Sequence[dict[str, Any]], Check(rows_of)]
+RowsOrFrame = Annotated[Any, Check(lambda name, value: value if is_frame(value) else rows_of(name, value))]
 Versions = Annotated[Mapping[str, str] | None, _optional(versions_of)]
 Arrivals = Annotated[Sequence[Arrival], Check(arrivals_of)]

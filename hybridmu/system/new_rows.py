@@ -56,7 +56,7 @@ class NewRows:
         are trained. Rows whose id or group is forgotten are skipped and counted.
 
         Args:
-            source: Parquet file or folder, path or URI.
+            source: File in Parquet, Arrow IPC or CSV, or folder of them; path or URI.
             slices: How many slices they are cut into.
             epochs: Epochs of each; as many as the last slice so far has when left out.
             key: Idempotency key: the same bytes and options return the same ingestion.
@@ -93,7 +93,7 @@ class NewRows:
         """Commit corrected rows of existing ids: the old ones are forgotten and purged, then the new ones come in.
 
         Args:
-            source: Parquet file or folder with whole rows.
+            source: The same, with whole rows.
             key: Idempotency key.
             caller: Who asks; limits under `admission` count per caller.
             deadline_seconds: How long from now until the old rows must be purged; the policy's by default.

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
+from typing import Annotated, Any
+
+import pyarrow as pa
 
 from hybridmu.core.kernel.table_encoder import Column
 from hybridmu.runtime.coordinator.integrity import reporting
 from hybridmu.serving.ensemble import Ensemble
-from hybridmu.system.arguments import RowList, checked
+from hybridmu.serving.row_answers import RowAnswers, answers_to
+from hybridmu.system.argument_values import iterable_of
+from hybridmu.system.arguments import Check, RowsOrFrame, checked
+from hybridmu.system.frames import answered, is_frame
 from hybridmu.system.session import Session
 
 
@@ -20,6 +26,7 @@ class Predictions:
 
     def __init__(self, session: Session) -> None:
         self._session = session
+        self._loaded: Ensemble | None = None
 
     @checked
     def feature_columns(self) -> tuple[Column, ...]:
@@ -33,19 +40,50 @@ class Predictions:
         return session.lake.manifest.encoder.columns
 
     @checked
-    def predict(self, rows: RowList) -> dict[str, Any]:
-        """Return predictions of rows, offline, by the served version; the same answer as the HTTP endpoint.
+    def predict(self, rows: RowsOrFrame) -> Any:
+        """Return predictions of rows, offline, by the served version; the same answers as those of the HTTP endpoint.
 
         Args:
-            rows: Each as column → value with every feature column.
+            rows: A list, each as column → value with every feature column; or a frame with these columns: a DataFrame
+                of pandas or polars, an Arrow table, record batch or reader, or what else has its C stream interface.
+
+        Returns:
+            For a list a dict as over HTTP. For a frame a frame of the same kind: the id column where there is one,
+            `label`, and `probability_CLASS` of every class. A reader is answered while it is read.
 
         Raises:
             ConfigError: The task makes no model that the stored weights fit.
             DataError: A row can't be answered.
             StateError: Nothing was trained here, or no shard is left to vote.
         """
+        ensemble = self._served()
+        if is_frame(rows):
+            return answered(rows, ensemble, self._session.settings.data.id)
+        return answers_to(ensemble, rows)
+
+    @checked
+    def predict_rows(self, rows: Annotated[Iterable[dict[str, Any]], Check(iterable_of)]) -> pa.RecordBatchReader:
+        """Return predictions of rows that are read while they are answered: of a file that fits into no list.
+
+        Args:
+            rows: An iterable, a generator for one, each as column → value with every feature column.
+
+        Returns:
+            A reader of the id column where the first row has it, `label`, and `probability_CLASS` of every class.
+
+        Raises:
+            DataError: A row can't be answered; also while the reader is read.
+            StateError: Nothing was trained here, or no shard is left to vote.
+        """
+        answers = RowAnswers(self._served(), rows, self._session.settings.data.id)
+        return pa.RecordBatchReader.from_batches(answers.schema, answers.batches())
+
+    def _served(self) -> Ensemble:
+        """Return the served version, as it was loaded if it still is the one."""
         session = self._session
         session.check_bound()
         with reporting(session.site, session.database):
-            ensemble = Ensemble.load(session.site, session.registry.version())
-        return ensemble.answer(ensemble.encode(rows))
+            version = session.registry.version()
+            if self._loaded is None or self._loaded.version != version.version:
+                self._loaded = Ensemble.load(session.site, version, self._loaded)
+        return self._loaded

@@ -88,6 +88,7 @@ class System:
 
     feature_columns = parts.predictions.verb(lambda part: part.feature_columns)
     predict = parts.predictions.verb(lambda part: part.predict)
+    predict_rows = parts.predictions.verb(lambda part: part.predict_rows)
     evaluate = parts.model_quality.verb(lambda part: part.evaluate)
 
     plan = parts.deletion_requests.verb(lambda part: part.plan)

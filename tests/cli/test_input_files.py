@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 
 import hybridmu
 from hybridmu.cli.input_files import read_lines
-from hybridmu.cli.input_rows import read_rows
 from hybridmu.cli.main import app
+from hybridmu.cli.row_files import read_rows
 from hybridmu.core.kernel.table_encoder import Column
 from hybridmu.errors import DataError, HybridMUError, RequestError
 from tests.system.test_exactness import SGD, config_for
@@ -96,9 +96,9 @@ def test_rows_come_from_json_or_parquet(tmp_path):
         ("", "Expecting"),
         ("[" * 99999, "JSON"),
     ):
-        (tmp_path / "rows.csv").write_text(text)
+        (tmp_path / "rows.txt").write_text(text)
         with pytest.raises(RequestError, match=says):
-            read_rows(str(tmp_path / "rows.csv"), COLUMNS)
+            read_rows(str(tmp_path / "rows.txt"), COLUMNS)
 
 
 NOT_UTF8 = pa.StringArray.from_buffers(2, pa.py_buffer(np.array([0, 1, 2], np.int32)), pa.py_buffer(b"\xff\xfe"))
@@ -244,8 +244,9 @@ def test_rows_in_parquet_are_classified(people):
         return json.loads(done.stdout)
 
     assert predict(str(people / "rows.parquet")) == predict("-", input=json.dumps(rows))
-    (people / "rows.csv").write_text("x0,x1,x2\n1,2,3\n")
-    assert predict(str(people / "rows.csv"))["got"] == "what looks like CSV"
+    (people / "rows.csv").write_text("x0,x1,x2\n.5,.5,0.5\n")
+    assert predict(str(people / "rows.csv")) == predict("-", input=json.dumps(rows))
+    assert predict("-", input="x0,x1,x2\n1,2,3\n")["got"] == "what looks like CSV"
     for wrong in ("7", "{}", '"x"', "[1]", "[[1]]", "null"):
         assert "error" in predict("-", input=wrong)
     assert "is not UTF-16" in predict("-", input=b"\xff\xfe\xff")["what"]

@@ -12,6 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 from hypothesis import strategies as st
 
@@ -107,6 +108,24 @@ _UNWRITABLE = (pa.ArrowException, TypeError, ValueError, OverflowError, decimal.
 _WRONG = ("id", "group", "label", "features", "names", "files", "strangers", "declared", "values")
 
 
+def _arrow(table: pa.Table, path: Path) -> None:
+    with pa.ipc.new_file(path, table.schema) as writer:
+        writer.write_table(table, max_chunksize=5)
+
+
+def _stream(table: pa.Table, path: Path) -> None:
+    with pa.ipc.new_stream(path, table.schema) as writer:
+        writer.write_table(table, max_chunksize=5)
+
+
+WRITERS: dict[str, Callable[[pa.Table, Path], None]] = {
+    "parquet": pq.write_table,
+    "arrow": _arrow,
+    "stream": _stream,
+    "csv": pacsv.write_csv,
+}
+
+
 @dataclass(frozen=True, eq=False)
 class Part:
     """One file: rows from `start` to `stop`, some columns stored in another way."""
@@ -127,6 +146,7 @@ class Case:
         strangers: What else lies in the folder.
         data: The `data` section of the configuration.
         pandas: Whether the files carry pandas' metadata that names the column `__index_level_0__` as an index.
+        format: What its files are written in; a CSV file is named so.
     """
 
     columns: dict[str, tuple[str, list[Any]]]
@@ -135,6 +155,7 @@ class Case:
     data: dict[str, Any]
     pandas: bool
     rows: int
+    format: str
 
     def held(self, name: str) -> list[Any]:
         """Return the values of a column as its files hold them: half a float has fewer digits."""
@@ -147,14 +168,14 @@ class Case:
     def write(self, folder: Path) -> str | None:
         """Write the files below a folder and return what `data.train` names; None when Parquet can't hold them."""
         for part in self.parts:
-            path = folder / "table" / part.name
+            path = folder / "table" / self.named(part)
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 arrays = {name: self._array(name, part) for name in self.columns}
                 table = pa.table(arrays)
                 if self.pandas:
                     table = table.replace_schema_metadata({b"pandas": _index_metadata(self.columns)})
-                pq.write_table(table, path)
+                WRITERS[self.format](table, path)
             except _UNWRITABLE:
                 return None
         for name in self.strangers:
@@ -165,7 +186,11 @@ class Case:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(b"PAR1 no")
         alone = len(self.parts) == 1 and not self.strangers and self.parts[0].name == "part-0.parquet"
-        return str(folder / "table" / self.parts[0].name if alone else folder / "table")
+        return str(folder / "table" / self.named(self.parts[0]) if alone else folder / "table")
+
+    def named(self, part: Part) -> str:
+        """Return the name of a file."""
+        return f"{part.name}.csv" if self.format == "csv" else part.name
 
 
 def _index_metadata(columns: dict[str, Any]) -> bytes:
@@ -215,7 +240,8 @@ def cases(draw: st.DrawFn) -> Case:
                 columns[name][1][draw(st.integers(0, rows - 1))] = None
     indexed = "__index_level_0__" in columns and draw(st.booleans())
     parts, strangers = _parts(draw, columns, rows, "files" in odd), _strangers(draw, "strangers" in odd)
-    return Case(columns, parts, strangers, _declared(draw, columns, "declared" in odd), indexed, rows)
+    format_ = draw(st.sampled_from(["parquet", "parquet", *WRITERS]))
+    return Case(columns, parts, strangers, _declared(draw, columns, "declared" in odd), indexed, rows, format_)
 
 
 def _parts(draw: st.DrawFn, columns: dict[str, tuple[str, list[Any]]], rows: int, odd: bool) -> tuple[Part, ...]:

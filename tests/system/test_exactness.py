@@ -41,6 +41,7 @@ def config_for(folder: Path, table: Path, *, shards, slices, epochs, batch, opti
     return {
         "data": {
             "train": str(table),
+            "test_fraction": 0,
             "id": "id",
             "group": "user" if groups else None,
             "label": "label",

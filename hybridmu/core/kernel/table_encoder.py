@@ -308,7 +308,7 @@ def _encode_column(column: Column, values: pa.Array, out: F32) -> None:
     if nulls and column.fill is None:
         raise DataError(
             f"column {column.name!r} has {nulls} null(s) and no fill",
-            expected=f"data.fills: {{{column.name}: VALUE}} (an indicator column is added), or no nulls",
+            expected=f"data.fills: {{{column.name}: VALUE}} (an indicator is added; a text for text), or no nulls",
         )
     if column.fill is not None:
         out[:, -1] = np.asarray(values.is_null().to_numpy(zero_copy_only=False), dtype=np.float32)

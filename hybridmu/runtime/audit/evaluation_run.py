@@ -65,8 +65,8 @@ def evaluate(settings: Settings) -> dict[str, Any]:
     if not splits:
         raise StateError(
             "no row is held out, so that nothing says how right the model is",
-            expected="live rows of data.test or data.validation, or data.validation_fraction above 0",
-            remedy="both belong to the tables that are trained on: name them before `hybridmu train`",
+            expected="live rows of data.test or data.validation, or a share of the people: data.test_fraction",
+            remedy="they belong to the tables that are trained on: name them before `hybridmu train`",
         )
     return {"version": version.version, "classes": classes, "splits": splits}
 

@@ -45,7 +45,7 @@ class Intake:
         """Commit new rows; durable when this returns.
 
         Args:
-            url: Parquet file or folder, path or URI.
+            url: File or folder, path or URI.
             slices: How many slices they are cut into.
             epochs: Epochs of each; None: as many as the last slice so far.
             key: The same key of the same caller, with the same bytes and options, returns the same ingestion.
@@ -84,7 +84,7 @@ class Intake:
         """Commit corrected rows: a request that forgets the old ones, and an ingestion that waits for its purge.
 
         Args:
-            url: Parquet file or folder with all columns of the corrected rows, by their ids.
+            url: File or folder with all columns of the corrected rows, by their ids.
             key: Idempotency key.
             caller: Who asks.
             limits: What this caller may ask.
@@ -151,7 +151,7 @@ class Intake:
         lake = self.lake
         ids = pq.read_table(copy.path, columns=[stored_name(lake.settings.data.id)]).column(0).to_pylist()
         keys, unknown = Lookup(lake, self.guard.stamp()).find([("id", value) for value in ids])
-        fixed = [split for split in SPLITS[1:] if split == "test" or lake.settings.data.validation]
+        fixed = [split for split in SPLITS if split not in lake.training_splits]
         outside = sum(
             bool(rows)
             for split in fixed

@@ -57,7 +57,10 @@ def _refuse_unlike(old: Peer, settings: Settings) -> None:
     """
     old.check()
     ours, theirs = old.settings.identity()["data"], settings.identity()["data"]
-    if differing := sorted(name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name)):
+    differing = sorted(name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name))
+    if settings.data.test_fraction not in {None, old.lake.manifest.test_fraction}:
+        differing.append("test_fraction")
+    if differing:
         raise StateError(
             "a successor must read the same data in the same way",
             expected="the same section data:",

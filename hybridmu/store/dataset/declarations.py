@@ -8,10 +8,12 @@ import numpy as np
 import pyarrow as pa
 
 from hybridmu.config import DataSettings
-from hybridmu.core.kernel.column_types import Kind, check_role
+from hybridmu.core.kernel.column_types import Kind, check_role, kind_of
+from hybridmu.core.kernel.table_encoder import Scalar
 from hybridmu.errors import ConfigError, DataError
 from hybridmu.store.dataset.source_table import SourceTable
 
+EVERY = "*"  # in data.fills: every column that may be null and has no fill of its own
 # Which kinds of columns each declaration is for.
 _FOR: Mapping[str, Collection[Kind]] = {
     "categories": {"text"},
@@ -31,11 +33,43 @@ def features_of(data: DataSettings, table: SourceTable) -> tuple[str, ...]:
 
 
 def as_declared(data: DataSettings, table: SourceTable) -> SourceTable:
-    """Return the training table with names of folders as text where only text would fit: they can't be cast."""
+    """Return the training table with spelled values as text where only text would fit: they can't be cast.
+
+    These are columns that are declared to be text, and keys that are neither integers nor without a value.
+    """
     text = {*data.categories, *data.hash_buckets}
     if data.classes and isinstance(data.classes[0], str):
         text.add(data.label)
-    return table.with_types(dict.fromkeys(text.intersection(table.folders), pa.string()))
+    found = table.columns.types
+    keys = {name for name in (data.id, data.group) if name in table.spelled and name in found}
+    text |= {name for name in keys if not pa.types.is_integer(found[name]) and not pa.types.is_null(found[name])}
+    return table.with_types(dict.fromkeys(text & table.spelled, pa.string()))
+
+
+def fills_of(data: DataSettings, table: SourceTable, names: Sequence[str]) -> dict[str, Scalar]:
+    """Return column → stand-in for null, with `*` spelled out.
+
+    A number of `*` is for numbers, lists and truth values (0 or 1), a text for text; columns that no file lets be null
+    need none. What columns hold has no say: rows that are forgotten later would shape the encoding.
+
+    Args:
+        data: The configuration.
+        table: The training table.
+        names: The feature columns.
+
+    Returns:
+        The fills that are declared, each for a column.
+    """
+    every = data.fills.get(EVERY)
+    own = {name: fill for name, fill in data.fills.items() if name != EVERY}
+    if every is None:
+        return own
+    found: dict[str, Scalar] = {}
+    for name in names:
+        kind = None if name in own or name in table.columns.required else kind_of(table.type_of(name))
+        if kind is not None and (kind == "text") == isinstance(every, str):
+            found[name] = bool(every) if kind == "bool" and every in {0, 1} else every
+    return found | own
 
 
 def left_out(data: DataSettings, table: SourceTable) -> list[str]:

@@ -20,6 +20,7 @@ from hybridmu.core.kernel.partition import Digests, held_out
 from hybridmu.core.kernel.revoked_keys import carries
 from hybridmu.errors import DataError
 from hybridmu.faults import reach
+from hybridmu.store.dataset.held_out_people import held_out_for_test
 from hybridmu.store.dataset.key_index import index_seal, keys_in
 from hybridmu.store.dataset.lake import Lake
 from hybridmu.store.dataset.layout import (
@@ -54,6 +55,7 @@ class Draft:
         number: Of the generation; ids of a later one are checked against all earlier ones.
         first_slice: Number of its first slice.
         slices: How many slices it gets.
+        test_fraction: Share of the people of a training table that are held out as the test table.
         beat: Called again and again; for whoever must show that he is alive.
 
     Attributes:
@@ -61,10 +63,18 @@ class Draft:
     """
 
     def __init__(
-        self, lake: Lake, staging: Path, number: int, first_slice: int, slices: int, beat: Beat = lambda: None
+        self,
+        lake: Lake,
+        staging: Path,
+        number: int,
+        first_slice: int,
+        slices: int,
+        test_fraction: float,
+        beat: Beat = lambda: None,
     ) -> None:
         self.lake, self.number = lake, number
         self._staging, self._first, self._slices, self._beat = staging, first_slice, slices, beat
+        self._test_fraction = test_fraction
         self._tables = {split: Streams(staging / split) for split in SPLITS}
         self._by_id, self._by_content = Streams(staging / "by-id"), Streams(staging / "by-content")
         self._splits: list[Split] = []
@@ -74,30 +84,41 @@ class Draft:
         """Take in one source table.
 
         Args:
-            split: Which table; a training table may be cut into train and validation.
+            split: Which table; a training table may be cut into train, validation and test.
             batches: Its rows.
             source: Its number; 0 is the training table. Ids are unique within one source.
         """
         data = self.lake.settings.data
-        fraction = data.validation_fraction if split == "train" and not data.validation else 0.0
-        names: tuple[Split, ...] = (split, "validation") if fraction else (split,)
+        names: list[Split] = [split]
+        if split == "train" and not data.validation and data.validation_fraction:
+            names.append("validation")
+        if split == "train" and self._test_fraction:
+            names.append("test")
         self._splits += [name for name in names if name not in self._splits]
         for batch in batches:
             self._beat()
             shard, slice_ = self.lake.partitioner.place(batch.places, self.lake.shards, self._slices)
             table = batch.table.append_column("_slice", pa.array(slice_ + np.int32(self._first - 1)))
-            aside = held_out(batch.places, fraction)
-            for name in names:
-                chosen = aside == (name == "validation" and fraction > 0)
+            left = np.ones(len(shard), dtype=np.bool_)
+            for name in reversed(names):  # the table itself comes last, with all that no other one took
+                chosen = left & self._belongs(name, split, batch.places)
                 self._tables[name].append(table, np.where(chosen, shard, -1))
+                left &= ~chosen
             if data.group or self.number:
                 entry = table.select(["_id"]).append_column("shard", pa.array(shard))
                 entry = entry.append_column("source", pa.array(np.full(len(shard), source, dtype=np.int32)))
                 self._by_id.append(entry, parts_of(digest_column(table, "_id"), self.lake.shards))
             if split == "train":
                 entry = table.select(["_id", "_group", "_content"]).append_column("shard", pa.array(shard))
-                kept = entry.filter(pa.array(~aside))
+                kept = entry.filter(pa.array(chosen))
                 self._by_content.append(kept, parts_of(digest_column(kept, "_content"), self.lake.shards))
+
+    def _belongs(self, name: Split, source: Split, places: Digests) -> npt.NDArray[np.bool_]:
+        if name == source:
+            return np.ones(len(places), dtype=np.bool_)
+        if name == "test":
+            return held_out_for_test(places, self._test_fraction)
+        return held_out(places, self.lake.settings.data.validation_fraction)
 
     def finish(self) -> dict[str, tuple[tuple[int, ...], ...]]:
         """Sort everything, and check that ids are unique.
@@ -200,8 +221,9 @@ def _training_ids(lake: Lake, part: int) -> Iterator[Digests]:
             yield digest_column(index.filter(pc.equal(index["source"], 0)), "_id")
         return
     # Without groups the hash that names the part of an index names the shard, too.
-    for name in lake.files("train", part) + ([] if data.validation else lake.files("validation", part)):
-        yield lake.keys_of(name).ids
+    for split in lake.training_splits:
+        for name in lake.files(split, part):
+            yield lake.keys_of(name).ids
 
 
 def duplicates(table: str) -> DataError:

@@ -13,7 +13,8 @@ from hybridmu.core.kernel.table_encoder import Encoder, infer_classes, label_set
 from hybridmu.core.kernel.training import slice_epochs
 from hybridmu.errors import DataError
 from hybridmu.faults import reach
-from hybridmu.store.dataset.declarations import as_declared, check_declarations, features_of, left_out
+from hybridmu.store.dataset.declarations import as_declared, check_declarations, features_of, fills_of, left_out
+from hybridmu.store.dataset.doubtful_features import nearly_unique, read_as_text
 from hybridmu.store.dataset.generation import Beat, Draft
 from hybridmu.store.dataset.lake import Lake
 from hybridmu.store.dataset.layout import LAYOUT, MANIFEST, Generation, Manifest, Split, as_given
@@ -49,7 +50,7 @@ def ingest(
         guard: Knows what must not come in; a new storage may have a ledger with a past.
         record: Keeps the seals of all files, before the manifest makes them the lake's.
         check: Sees some of the training rows first.
-        warn: Is told what of the training table is left out.
+        warn: Is told what of the training table is left out, or better were.
 
     Returns:
         The manifest; an existing lake is returned unchanged.
@@ -66,10 +67,10 @@ def ingest(
     data = lake.settings.data
     train = as_declared(data, open_table(data.train))
     tables: list[tuple[Split, SourceTable]] = [("train", train)]
-    tables += [("validation", open_table(data.validation))] if data.validation else []
-    tables += [("test", open_table(data.test))] if data.test else []
+    others: tuple[tuple[Split, str | None], ...] = (("validation", data.validation), ("test", data.test))
+    tables += [(split, as_declared(data, open_table(url))) for split, url in others if url]
     encoder, inferred = _encoder(lake, train)
-    for warning in left_out(data, train):
+    for warning in (*left_out(data, train), *read_as_text(train, encoder)):
         warn(warning)
     reader = Reader(lake, encoder, guard)
     id_type, group_type = "null", "null" if data.group else None
@@ -79,22 +80,28 @@ def ingest(
         fitted.append((split, fits))
         id_type = str(fits.type_of(data.id)) if id_type == "null" else id_type
         group_type = str(fits.type_of(data.group)) if data.group and group_type == "null" else group_type
-    if check is not None and (some := next(Reader(lake, encoder, guard).read(fitted[0][1]), None)):
-        check(encoder, as_given(some.table.drop_columns(["_id", "_group", "_content"])))
-    rows, seals = write_first(lake, [(split, reader.read(table)) for split, table in fitted])
+    if some := next(Reader(lake, encoder, guard).read(fitted[0][1]), None):
+        first = as_given(some.table.drop_columns(["_id", "_group", "_content"]))
+        for warning in nearly_unique(encoder, first):
+            warn(warning)
+        if check is not None:
+            check(encoder, first)
+    share = data.first_test_fraction
+    rows, seals = write_first(lake, [(split, reader.read(table)) for split, table in fitted], share)
     generation = first_generation(lake, rows, reader.skipped, id_type, group_type)
-    manifest = Manifest(encoder.to_json(), inferred, secrets.token_bytes(32), (generation,))
-    return found(lake, manifest, seals, record)
+    salt = secrets.token_bytes(32)
+    return found(lake, Manifest(encoder.to_json(), inferred, salt, (generation,), None, share), seals, record)
 
 
 def write_first(
-    lake: Lake, sources: Sequence[tuple[Split, Iterable[Batch]]], beat: Beat = lambda: None
+    lake: Lake, sources: Sequence[tuple[Split, Iterable[Batch]]], test_fraction: float, beat: Beat = lambda: None
 ) -> tuple[dict[str, tuple[tuple[int, ...], ...]], dict[str, str]]:
     """Write the files of the first generation; no manifest names them yet.
 
     Args:
         lake: Names the storage and the partition.
         sources: The training table, and perhaps others.
+        test_fraction: Share of the people of the training table that are held out as the test table.
         beat: Called again and again meanwhile.
 
     Returns:
@@ -104,7 +111,7 @@ def write_first(
         DataError: An id occurs twice in one table.
     """
     with lake.storage.staging() as folder:
-        draft = Draft(lake, folder, 0, 1, lake.settings.sisa.slices, beat)
+        draft = Draft(lake, folder, 0, 1, lake.settings.sisa.slices, test_fraction, beat)
         for number, (split, rows) in enumerate(sources):
             draft.add(split, rows, number)
         counts = draft.finish()
@@ -166,7 +173,7 @@ def grow(
     # Once more: another ingestion may have brought the first group meanwhile.
     source = reader.fitted("new", open_copy(lake.storage, new.source), manifest.id_type, manifest.group_type)
     with lake.storage.staging() as folder:
-        draft = Draft(lake, folder, number, manifest.first_slice(number), new.slices, beat)
+        draft = Draft(lake, folder, number, manifest.first_slice(number), new.slices, manifest.test_fraction, beat)
         draft.add("train", reader.read(source))
         rows = draft.finish()
         if not any(any(shard) for shards in rows.values() for shard in shards):
@@ -205,7 +212,7 @@ def _encoder(lake: Lake, train: SourceTable) -> tuple[Encoder, bool]:
     check_declarations(data, train)
     names = features_of(data, train)
     table = train.with_types({name: pa.list_(kind, length) for name, kind, length in _lengths(data, train, names)})
-    columns = columns_of(data, table, names)
+    columns = columns_of(data, table, names, fills_of(data, table, names))
     classes = data.classes
     if classes is None:
         seen: set[int | str] = set()

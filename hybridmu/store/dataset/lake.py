@@ -19,7 +19,7 @@ from hybridmu.config import Settings
 from hybridmu.core import features, partitioners
 from hybridmu.core.features import FeatureSource
 from hybridmu.core.kernel.revoked_keys import carries
-from hybridmu.errors import StateError, StorageError
+from hybridmu.errors import StateError, StorageError, StorageMismatchError
 from hybridmu.store.dataset.key_index import KeyColumns, joined, key_columns, stored_seal
 from hybridmu.store.dataset.layout import (
     DIGEST,
@@ -170,6 +170,7 @@ class Lake:
             StateError: Nothing was ingested yet.
             CorruptBlobError: It is damaged.
             StorageError: It is not the one that was recorded.
+            StorageMismatchError: It holds out another share than the configuration says.
         """
         if self._manifest is None:
             if not self.exists:
@@ -187,7 +188,20 @@ class Lake:
         data = self.storage.read(MANIFEST)
         found = Manifest.from_bytes(data)
         self._compare(MANIFEST, file_seal(data))
+        if self.settings.data.test_fraction not in {None, found.test_fraction}:
+            raise StorageMismatchError(
+                "this storage holds out another share of its training table as the test table",
+                expected=f"data.test_fraction: {found.test_fraction:g}, or none",
+                got=f"{self.settings.data.test_fraction:g}",
+                remedy="use the share that it was trained with, or another storage_url",
+            )
         return found
+
+    @property
+    def training_splits(self) -> tuple[Split, ...]:
+        """Return the splits whose rows come from training tables: those that a hash holds out are among them."""
+        held: tuple[Split, ...] = () if self.settings.data.validation else ("validation",)
+        return ("train", *held, *(("test",) if self.manifest.test_fraction else ()))
 
     def refresh(self) -> None:
         """See what came in, or was purged, since the manifest was last looked at."""

@@ -124,6 +124,7 @@ class Manifest:
         salt: 32 random bytes that key the leaves of the Merkle trees in every lineage.
         generations: In the order in which they came; the first is what the first training read.
         ancestry: The model that the first generation was taken from; None: it was read from source tables.
+        test_fraction: Share of the people of the training table that are held out as the test table.
     """
 
     schema: dict[str, Any]
@@ -131,6 +132,7 @@ class Manifest:
     salt: bytes
     generations: tuple[Generation, ...]
     ancestry: Ancestry | None = None
+    test_fraction: float = 0.0
 
     @cached_property
     def encoder(self) -> Encoder:
@@ -200,6 +202,8 @@ class Manifest:
             "generations": [asdict(generation) for generation in self.generations],
             "ancestry": asdict(self.ancestry) if self.ancestry else None,
         }
+        if self.test_fraction:  # a member that older manifests don't have
+            document["test_fraction"] = self.test_fraction
         return sealed(document)
 
     @classmethod
@@ -216,7 +220,8 @@ class Manifest:
             rows = {split: tuple(tuple(shard) for shard in shards) for split, shards in found["rows"].items()}
             generations.append(Generation(**{**found, "epochs": tuple(found["epochs"]), "rows": rows}))
         past = Ancestry.from_json(raw["ancestry"]) if raw["ancestry"] else None
-        return cls(raw["encoder"], raw["classes_inferred"], bytes.fromhex(raw["salt"]), tuple(generations), past)
+        salt, share = bytes.fromhex(raw["salt"]), raw.get("test_fraction", 0.0)
+        return cls(raw["encoder"], raw["classes_inferred"], salt, tuple(generations), past, share)
 
     def _rows(self, split: str) -> tuple[tuple[int, ...], ...]:
         shards = len(self.generations[0].rows["train"])

@@ -14,7 +14,7 @@ from hybridmu.core.proof.lineage import chain
 from hybridmu.store.dataset.generation import Beat
 from hybridmu.store.dataset.ingest import Record, first_generation, found, unrecorded, write_first
 from hybridmu.store.dataset.lake import Lake
-from hybridmu.store.dataset.layout import Ancestry, Manifest, Split, digest_column, stored_name
+from hybridmu.store.dataset.layout import SPLITS, Ancestry, Manifest, Split, digest_column, stored_name
 from hybridmu.store.dataset.list_packing import unpacked_field
 from hybridmu.store.dataset.source_rows import Reader
 from hybridmu.store.dataset.suppression import Suppression
@@ -50,8 +50,8 @@ def inherit(
 ) -> Manifest:
     """Write a new lake from the live rows of another: one generation, in other shards and slices.
 
-    Encoder and classes stay as they were; validation rows that were held out of the training table are held out
-    again by the same hash. One row group is in memory at a time, and one shard when it is sorted.
+    Encoder and classes stay as they were; rows that a hash held out of the training table are held out again by the
+    same hash. One row group is in memory at a time, and one shard when it is sorted.
 
     Args:
         lake: The new one; nothing is in it.
@@ -66,16 +66,16 @@ def inherit(
     Raises:
         DataError: A column's types differ so much between generations that no table could hold them all.
     """
-    before, data = old.lake.manifest, lake.settings.data
+    before, share = old.lake.manifest, old.lake.manifest.test_fraction
     reader = Reader(lake, before.encoder, guard)
-    held_out: tuple[Split, ...] = () if data.validation else ("validation",)
-    splits: list[tuple[Split, tuple[Split, ...]]] = [("train", ("train", *held_out))]
-    splits += [(split, (split,)) for split in ("validation", "test") if split in before.rows and split not in held_out]
+    ours = old.lake.training_splits
+    splits: list[tuple[Split, tuple[Split, ...]]] = [("train", ours)]
+    splits += [(split, (split,)) for split in SPLITS if split in before.rows and split not in ours]
     sources = [(split, reader.take(_live(old, parts, reader.columns))) for split, parts in splits]
-    rows, seals = write_first(lake, sources, beat)
+    rows, seals = write_first(lake, sources, share, beat)
     generation = first_generation(lake, rows, reader.skipped, before.id_type, before.group_type)
     salt = secrets.token_bytes(32)
-    manifest = Manifest(before.schema, before.classes_inferred, salt, (generation,), ancestry_of(old))
+    manifest = Manifest(before.schema, before.classes_inferred, salt, (generation,), ancestry_of(old), share)
     return found(lake, manifest, seals, record)
 
 

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from hybridmu.core.kernel.column_types import common, kept, other_type
 from hybridmu.errors import DataError
 from hybridmu.store.dataset.source_files import SourceFile
+from hybridmu.store.dataset.source_readers import OpenRows, opened
+from hybridmu.store.dataset.spelled_values import Spelling, spelling_of
 
-_BATCH_ROWS = 16_384
 _PANDAS_INDEX = re.compile(r"__index_level_\d+__")
 _INT64 = range(-(2**63), 2**63)
 
@@ -32,6 +31,8 @@ class Columns:
         index: Columns that pandas wrote of its index.
         ranges: Names of an index that pandas wrote without a column, as the range that its values make.
         rows: How many rows all files have.
+        spelled: Column → how its values are spelled, in files that hold text alone.
+        required: Columns that no file lets be null.
     """
 
     types: Mapping[str, pa.DataType]
@@ -39,6 +40,8 @@ class Columns:
     index: frozenset[str]
     ranges: frozenset[str]
     rows: int
+    spelled: Mapping[str, Spelling]
+    required: frozenset[str]
 
     @property
     def named_index(self) -> list[str]:
@@ -58,17 +61,21 @@ def columns_in(files: Sequence[SourceFile]) -> Columns:
         One type for each column. A file without a value in it has no say: pandas writes an empty column as numbers.
 
     Raises:
-        DataError: One is no Parquet file.
+        DataError: One can't be read.
     """
     folders = _folder_types(files)
     found: dict[str, dict[pa.DataType, None]] = {}
     broken, rows = dict[str, DataError](), 0
     index, ranges = set[str](), set[str]()
     schemas: list[pa.Schema] = []
+    spelled: dict[str, Spelling] = {}
+    nullable: set[str] = set()
     for file in files:
-        with opened(file) as parquet:
-            schema, metadata = parquet.schema_arrow, parquet.metadata
-        rows += metadata.num_rows
+        with opened(file) as found_rows:
+            schema, rows = found_rows.schema, rows + found_rows.rows
+            if file.format == "csv":
+                _add_spellings(spelled, found_rows)
+            nullable |= {field.name for field in schema if field.nullable}  # here: a name may be no UTF-8
         columns, lost = _index_columns(schema)
         index, ranges = index | columns, ranges | lost
         if schemas and schema.equals(schemas[-1]):
@@ -78,7 +85,19 @@ def columns_in(files: Sequence[SourceFile]) -> Columns:
         schemas.append(schema)
     types = {name: next(iter(kinds), pa.null()) for name, kinds in found.items()}
     types |= _brought_together(files, schemas, {n: list(k) for n, k in found.items() if len(k) > 1}, broken)
-    return Columns(types | folders, broken, frozenset(index), frozenset(ranges), rows)
+    types |= {name: spelling.type for name, spelling in spelled.items()}
+    required = frozenset(types.keys() - nullable)
+    return Columns(types | folders, broken, frozenset(index), frozenset(ranges), rows, spelled, required)
+
+
+def _add_spellings(spelled: dict[str, Spelling], rows: OpenRows) -> None:
+    """Note how one more file spells its values; a column that stands twice is refused elsewhere."""
+    names = [name for name in rows.schema.names if rows.schema.names.count(name) == 1]
+    for batch in rows.batches(names):
+        for name in names:
+            spelled[name] = spelled.get(name, Spelling()) + spelling_of(batch.column(name))
+    for name in names:
+        spelled.setdefault(name, Spelling())
 
 
 def _look(
@@ -140,12 +159,11 @@ def _brought_together(
 def _with_values(file: SourceFile, names: Sequence[str]) -> list[str]:
     """Return those columns that have a value in a file."""
     left = list(names)
-    with opened(file) as parquet:
-        for group in range(parquet.num_row_groups):
-            for batch in row_batches(parquet, left, group) if left else ():
-                left = [name for name in left if batch.column(name).null_count == len(batch)]
-                if not left:
-                    break
+    with opened(file) as rows:
+        for batch in rows.batches(names) if names else ():
+            left = [name for name in left if batch.column(name).null_count == len(batch)]
+            if not left:
+                break
     return [name for name in names if name not in left]
 
 
@@ -187,30 +205,3 @@ def _index_columns(schema: pa.Schema) -> tuple[set[str], set[str]]:
         return made | named, {name for name in ranges if isinstance(name, str)}
     except (ValueError, AttributeError, TypeError, RecursionError):  # whoever wrote it, it is not pandas' metadata
         return made, set()
-
-
-def row_batches(parquet: pq.ParquetFile, columns: Sequence[str], group: int) -> Iterator[pa.RecordBatch]:
-    """Return some columns of a row group, some rows at a time."""
-    return iter(parquet.iter_batches(_BATCH_ROWS, [group], list(columns)))
-
-
-@contextmanager
-def opened(file: SourceFile) -> Iterator[pq.ParquetFile]:
-    """Open a file; what goes wrong while it is read is an error that names it.
-
-    Yields:
-        The file.
-
-    Raises:
-        DataError: It can't be read.
-    """
-    try:
-        with file.fs.open_input_file(file.path) as stream:
-            yield pq.ParquetFile(stream, page_checksum_verification=True)
-    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
-        raise DataError(
-            f"can't read {file.name}",
-            expected="a Parquet file; every file of a folder is part of the table",
-            got=" ".join(str(error).split())[:300],
-            remedy="move what is no part of the table out of its folder, and write a damaged file again",
-        ) from None

@@ -1,8 +1,8 @@
 """The files that make a source table: every one below its path, or an error that names what is not part of it.
 
-A folder is a table of plain Parquet files, in any depth and under any name. Folders named `column=value` are a column
-of the table, as Hive and Spark write them. Tables whose live files only their own log knows are refused, also where a
-link leads into one: rows that were deleted there lie in the folder all the same.
+A folder is a table of plain Parquet, Arrow IPC or CSV files, all of one format, in any depth. Folders named
+`column=value` are a column of the table, as Hive and Spark write them. Tables whose live files only their own log knows
+are refused, also where a link leads into one: rows that were deleted there lie in the folder all the same.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from urllib.parse import unquote
 import pyarrow.fs as pafs
 
 from hybridmu.errors import DataError
+from hybridmu.store.dataset.file_formats import ARROW_MARK, PARQUET_MARKS, WORDS, Format, format_of
 from hybridmu.store.storage.storage import open_fs
 
 # What tools leave beside the files of a table; nothing of the table is in them.
@@ -30,7 +31,6 @@ _LOGS = {
     "_temporary": "an unfinished write of Spark",
 }
 _ICEBERG = re.compile(r".*\.metadata\.json(\.gz)?|.*\.gz\.metadata\.json|version-hint\.text")
-_MAGIC = {b"PAR1", b"PARE"}
 _NULL = "__HIVE_DEFAULT_PARTITION__"
 
 
@@ -43,12 +43,14 @@ class SourceFile:
         path: Its path there.
         name: What messages call it.
         partition: Column → value, from the names of its folders.
+        format: What it is written in; what no mark or name tells is tried as Parquet.
     """
 
     fs: pafs.FileSystem
     path: str
     name: str
     partition: dict[str, str | None] = field(default_factory=dict)
+    format: Format = "parquet"
 
 
 def files_of(url: str) -> tuple[SourceFile, ...]:
@@ -61,7 +63,7 @@ def files_of(url: str) -> tuple[SourceFile, ...]:
         At least one.
 
     Raises:
-        DataError: There is nothing, or no plain Parquet table.
+        DataError: There is nothing, or no plain table of one format.
     """  # noqa: DOC501 - a function makes one of them
     fs, path = open_fs(url)
     try:
@@ -70,25 +72,26 @@ def files_of(url: str) -> tuple[SourceFile, ...]:
             raise _nothing(url)
         _refuse_logs(url, _above(fs, path))
         if found.type == pafs.FileType.File:
-            return (SourceFile(fs, path, path),)
+            return (SourceFile(fs, path, path, format=format_of(fs, path)),)
         inside = sorted(_inside(url, fs, found))
         names = [PurePosixPath(place).relative_to(path) for place, _ in inside]
         _refuse_logs(url, names)
         spelled: dict[tuple[str, str | None], str] = {}
         files = [
-            SourceFile(fs, place, place, _partition(name, spelled))
+            SourceFile(fs, place, place, _partition(name, spelled), format_of(fs, place))
             for name, (place, is_file) in zip(names, inside, strict=True)
             if is_file and not _passed_over(fs, place)
         ]
     except (OSError, ValueError) as error:  # the second: a path that no file system has
         raise DataError(
             f"can't list {url}",
-            expected="a Parquet file or folder that may be read",
+            expected="a file or folder that may be read",
             got=" ".join(str(error).split())[:300],
             remedy="correct the path, or the rights on it",
         ) from None
     if not files:
-        raise DataError(f"the folder {url} holds no Parquet file", expected="at least one", remedy="correct the path")
+        expected = "at least one file in Parquet, Arrow IPC or CSV"
+        raise DataError(f"the folder {url} holds no table file", expected=expected, remedy="correct the path")
     _refuse_mixed(files)
     return tuple(files)
 
@@ -148,7 +151,7 @@ def _passed_over(fs: pafs.FileSystem, path: str) -> bool:
     """Return whether a file is one of those that tools leave beside a table, and holds no rows.
 
     Raises:
-        DataError: It has such a name, and is a Parquet file with more than a footer.
+        DataError: It has such a name, and is a Parquet file with more than a footer, or an Arrow IPC file.
     """
     if not _BESIDE.fullmatch(PurePosixPath(path).name):
         return False
@@ -156,9 +159,10 @@ def _passed_over(fs: pafs.FileSystem, path: str) -> bool:
         size = stream.size()
         ends = (stream.read_at(4, 0), stream.read_at(8, size - 8)) if size > 12 else (b"", b"")
     # A summary of the whole table, as Spark writes it, is nothing but a footer between two marks.
-    if ends[0] in _MAGIC and ends[1][4:] in _MAGIC and int.from_bytes(ends[1][:4], "little") + 12 < size:
+    parquet = ends[0] in PARQUET_MARKS and ends[1][4:] in PARQUET_MARKS
+    if (parquet and int.from_bytes(ends[1][:4], "little") + 12 < size) or ends[1].endswith(ARROW_MARK):
         raise DataError(
-            f"{path} is a Parquet file with the name of what tools leave beside a table",
+            f"{path} is {'a Parquet' if parquet else 'an Arrow'} file with the name of what tools leave beside a table",
             expected="a name of its own for every file of the table",
             remedy="rename it if its rows belong to the table, or move it out of the folder",
         )
@@ -169,10 +173,10 @@ def _nothing(url: str) -> DataError:
     if set("*?[") & set(url):
         return DataError(
             f"{url} does not exist, and patterns are not expanded",
-            expected="the path of one Parquet file, or of a folder of them",
+            expected="the path of one file, or of a folder of them",
             remedy="name the folder; everything in it is read",
         )
-    expected = "the path of a Parquet file, or of a folder of them"
+    expected = "the path of a Parquet, Arrow IPC or CSV file, or of a folder of them"
     return DataError(f"{url} does not exist", expected=expected, remedy="correct the path")
 
 
@@ -280,7 +284,14 @@ def _decoded(name: PurePosixPath, part: str) -> str:
 
 
 def _refuse_mixed(files: Sequence[SourceFile]) -> None:
-    for file in files[1:]:
+    for first, file in ((files[0], file) for file in files[1:]):
+        if file.format != first.format and {file.format, first.format} != {"parquet", "unknown"}:
+            raise DataError(
+                f"{file.name} and {first.name} are not of one format",
+                expected="files of one format; every file of a folder is part of the table",
+                got=f"{WORDS[file.format]}, and {WORDS[first.format]}",
+                remedy="move what is no part of the table out of its folder, or write all files in one format",
+            )
         if list(file.partition) != list(files[0].partition):
             raise DataError(
                 f"{file.name} lies in other partition folders than {files[0].name}",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,7 @@ from hybridmu.config import DataSettings
 from hybridmu.core.features import opened
 from hybridmu.core.kernel.column_types import Role, check_role, kind_of
 from hybridmu.core.kernel.partition import Digests, check_key, digests
-from hybridmu.core.kernel.table_encoder import F32, Column, Encoder, make_columns
+from hybridmu.core.kernel.table_encoder import F32, Column, Encoder, Scalar, make_columns
 from hybridmu.errors import DataError
 from hybridmu.store.dataset.lake import Lake
 from hybridmu.store.dataset.layout import as_stored, digest_array
@@ -93,8 +93,8 @@ class Reader:
             found = source.type_of(column.name)
             width = column.width - (column.fill is not None)
             stand_in = _STAND_INS.get(column.kind) or pa.list_(pa.float32(), width)
-            if column.name in source.folders and stand_in == pa.string():
-                types[column.name] = stand_in  # a folder's name is a text, whatever it looks like
+            if column.name in source.spelled and stand_in == pa.string():
+                types[column.name] = stand_in  # a folder's name is a text, whatever it looks like; so is CSV
             elif not _alike(found, stand_in):
                 if source.first_value(column.name) is not None:
                     raise _other_feature(name, source, column)
@@ -103,7 +103,8 @@ class Reader:
                 types[column.name] = pa.list_(found.value_type, width)
         fitted = source.with_types(types)
         names = [column.name for column in self.encoder.columns]
-        for known, made in zip(self.encoder.columns, columns_of(self.data, fitted, names), strict=True):
+        fills = {column.name: column.fill for column in self.encoder.columns if column.fill is not None}
+        for known, made in zip(self.encoder.columns, columns_of(self.data, fitted, names, fills), strict=True):
             if known != made:
                 raise _other_feature(name, source, known)
         return fitted
@@ -188,18 +189,21 @@ def no_rows(name: str, url: str) -> DataError:
     return DataError(f"the {name} table has no rows", expected="at least one", got=url, remedy="name another table")
 
 
-def columns_of(data: DataSettings, source: SourceTable, names: Sequence[str]) -> tuple[Column, ...]:
+def columns_of(
+    data: DataSettings, source: SourceTable, names: Sequence[str], fills: Mapping[str, Scalar]
+) -> tuple[Column, ...]:
     """Return how feature columns of a table are encoded.
 
     Args:
-        data: Declares fills, categories, buckets and scales.
+        data: Declares categories, buckets and scales.
         source: The table.
         names: The columns, in order.
+        fills: Column → stand-in for null.
     """
     return make_columns(
         pa.schema([(name, source.type_of(name)) for name in names]),
         names,
-        fills=data.fills,
+        fills=fills,
         categories=data.categories,
         hash_buckets=data.hash_buckets,
         scale=data.scale,
@@ -219,7 +223,7 @@ def _check_longest(keys: pa.ChunkedArray) -> None:
 
 
 def _key_type(name: str, role: Role, source: SourceTable, column: str, known: str) -> pa.DataType:
-    """Return the type to which the keys of a table are cast; names of folders are texts where the first keys were.
+    """Return the type to which the keys of a table are cast; spelled ones are texts where the first keys were.
 
     Args:
         name: Of the table, for messages.
@@ -231,13 +235,13 @@ def _key_type(name: str, role: Role, source: SourceTable, column: str, known: st
     Raises:
         DataError: They are no keys, or mean something else than those: 7 is not "7".
     """
-    found, folder = source.type_of(column), column in source.folders
-    if role == "group" and (folder or pa.types.is_floating(found)) and source.first_value(column) is None:
+    found, spelled = source.type_of(column), column in source.spelled
+    if role == "group" and (spelled or pa.types.is_floating(found)) and source.first_value(column) is None:
         return pa.null()  # pandas writes a column without any value as numbers
+    if spelled and "int" not in known and known != "null" and not pa.types.is_null(found):
+        return pa.string()
     if check_role(column, role, found) == "null" or known == "null":
         return found
-    if folder and "int" not in known:
-        return pa.string()
     if ("int" in known) != pa.types.is_integer(found):
         raise DataError(
             f"column {column!r} has another type in the {name} table",
@@ -261,9 +265,9 @@ def _label_type(source: SourceTable, encoder: Encoder) -> pa.DataType:
     """
     name, classes = encoder.label, encoder.classes
     found, text = source.type_of(name), isinstance(classes[0], str)
-    kind = check_role(name, "label", found)
-    if text and name in source.folders:
+    if text and name in source.spelled:
         return pa.string()
+    kind = check_role(name, "label", found)
     if text != (kind == "text") or (kind == "bool" and not set(classes) <= {0, 1}):
         raise DataError(
             f"label column {name!r} and the classes have different types",

@@ -1,4 +1,4 @@
-"""A source table: Parquet files whose columns have one type in all of them, read some rows at a time."""
+"""A source table: files of one format whose columns have one type in all of them, read some rows at a time."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import hashlib
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from itertools import chain
 
 import pyarrow as pa
 
 from hybridmu.core.kernel.column_types import exact
 from hybridmu.store.dataset.layout import META, given_name, stored_name
-from hybridmu.store.dataset.source_columns import Columns, columns_in, opened, row_batches
+from hybridmu.store.dataset.source_columns import Columns, columns_in
 from hybridmu.store.dataset.source_files import SourceFile, files_of
+from hybridmu.store.dataset.source_readers import opened
+from hybridmu.store.dataset.spelled_values import valued
 from hybridmu.store.storage.storage import Storage
 
 _CHUNK_BYTES = 1 << 20
@@ -27,7 +27,7 @@ class SourceTable:
     Attributes:
         url: Where it is, for messages.
         files: In the order in which they are read.
-        columns: What the footers say. Columns of a pandas index are no data unless somebody names them.
+        columns: What the files say of them. Columns of a pandas index are no data unless somebody names them.
         types: Column → the type in which it is read.
         stored: Whether a file is ours, with columns under the names of the lake.
     """
@@ -42,6 +42,11 @@ class SourceTable:
     def rows(self) -> int:
         """Return how many rows all files have."""
         return self.columns.rows
+
+    @property
+    def spelled(self) -> frozenset[str]:
+        """Return the columns whose values are texts, whatever they look like: names of folders, and CSV."""
+        return frozenset({*self.folders, *self.columns.spelled})
 
     @property
     def folders(self) -> list[str]:
@@ -82,17 +87,15 @@ class SourceTable:
         types = {name: self.type_of(name) for name in columns}
         schema = pa.schema(list(types.items()))
         for file in self.files:
-            with opened(file) as parquet:
+            with opened(file) as rows:
                 inside = {self._inside(name): name for name in columns}
                 wanted = [name for name in inside if inside[name] not in file.partition]
-                # One row group at a time: a scanner reads far ahead of us.
-                groups = range(parquet.num_row_groups)
-                for batch in chain.from_iterable(map(partial(row_batches, parquet, wanted), groups)):
+                for batch in rows.batches(wanted):
                     if batch.num_rows:
                         made = [
                             _folder_values(name, file.partition[name], types[name], batch.num_rows, file.name)
                             if name in file.partition
-                            else _file_values(name, batch.column(stored), types[name], file.name)
+                            else self._values(name, batch.column(stored), types[name], file.name)
                             for stored, name in inside.items()
                         ]
                         yield pa.Table.from_arrays(made, schema=schema)
@@ -105,12 +108,11 @@ class SourceTable:
                 if (value := file.partition[name]) is not None:
                     return pa.scalar(value)
                 continue
-            with opened(file) as parquet:
-                for group in range(parquet.num_row_groups):
-                    for batch in row_batches(parquet, [stored], group):
-                        found = batch.column(stored).drop_null()
-                        if len(found):
-                            return found[0]
+            with opened(file) as rows:
+                for batch in rows.batches([stored]):
+                    found = batch.column(stored).drop_null()
+                    if len(found):
+                        return found[0]
         return None
 
     def remedy(self, missing: Collection[str], otherwise: str) -> str:
@@ -123,6 +125,13 @@ class SourceTable:
         if not self.columns.ranges & set(missing):
             return otherwise
         return "pandas wrote this index as a mere range, without a column: write df.reset_index().to_parquet(…)"
+
+    def _values(self, name: str, values: pa.Array, type_: pa.DataType, where: str) -> pa.Array:
+        if values.null_count == len(values):  # a null is one of every type
+            return pa.nulls(len(values), type_)
+        if name in self.columns.spelled:
+            return valued(name, values, self.columns.types[name], type_, where)
+        return exact(name, values, type_, where)
 
     def _inside(self, name: str) -> str:
         return stored_name(name) if self.stored else name
@@ -140,7 +149,7 @@ class SourceTable:
 
 
 def open_table(url: str) -> SourceTable:
-    """Return a Parquet file or folder as a table, after reading the footers of all its files.
+    """Return a file or folder as a table, after looking at all its files: at the footers, and at every row of CSV.
 
     Args:
         url: Path or URI.
@@ -149,7 +158,7 @@ def open_table(url: str) -> SourceTable:
         The table.
 
     Raises:
-        DataError: There is none, or one of its files is no Parquet file.
+        DataError: There is none, or one of its files is of no format that is read, or of another than the first.
     """
     return _table(url, files_of(url))
 
@@ -177,8 +186,3 @@ def _folder_values(name: str, value: str | None, type_: pa.DataType, rows: int, 
     if not pa.types.is_integer(type_):
         return pa.array([value] * rows, type_)
     return exact(name, pa.array([int(value)] * rows, pa.int64()), type_, where)
-
-
-def _file_values(name: str, values: pa.Array, type_: pa.DataType, where: str) -> pa.Array:
-    """Return the values of a column in another type, each the same value; a null is one of every type."""
-    return pa.nulls(len(values), type_) if values.null_count == len(values) else exact(name, values, type_, where)

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hybridmu.core.kernel.revoked_keys import carries
+from hybridmu.store.dataset.declarations import as_declared
 from hybridmu.store.dataset.generation import already_there, duplicates, known_ids
 from hybridmu.store.dataset.lake import Lake
 from hybridmu.store.dataset.layout import INCOMING, as_given, digest_column, incoming_file, parts_of
@@ -55,7 +56,7 @@ def copy_rows(lake: Lake, url: str, guard: Suppression, staging: Path) -> Copy:
 
     Args:
         lake: What they will be added to.
-        url: Parquet file or folder, path or URI.
+        url: File or folder, path or URI.
         guard: Knows what must not come in.
         staging: An empty folder on this machine.
 
@@ -70,7 +71,8 @@ def copy_rows(lake: Lake, url: str, guard: Suppression, staging: Path) -> Copy:
     lake.refresh()
     manifest = lake.manifest
     reader = Reader(lake, manifest.encoder, guard)
-    source = reader.fitted("new", open_table(url), manifest.id_type, manifest.group_type)
+    given = as_declared(lake.settings.data, open_table(url))
+    source = reader.fitted("new", given, manifest.id_type, manifest.group_type)
     path, by_id, rows = staging / "copy.parquet", Streams(staging / "by-id"), 0
     writer: TableWriter | None = None
     try:

@@ -119,18 +119,19 @@ def test_its_lineage_is_in_status_and_certificates(tmp_path):
         assert set(models.states("new")) == {RequestState.PURGED}
 
 
-def test_held_out_rows_stay_held_out(tmp_path):
-    split = {"data": {"validation_fraction": 0.3}}
+@pytest.mark.parametrize("split_name", ["validation", "test"])
+def test_held_out_rows_stay_held_out(tmp_path, split_name):
+    split = {"data": {f"{split_name}_fraction": 0.3}}
     with family(tmp_path) as (models, _):
         models.add("first", **split)
         old = models["first"]
         test = old.site.lake
-        held = {row for shard in range(3) for row in _ids(test, "validation", shard)}
+        held = {row for shard in range(3) for row in _ids(test, split_name, shard)}
         assert held
         old.forget(ids=sorted(held)[:1], wait=True)
         old.reshard(settings(models, **split))
         new = models.open("new").site.lake
-        assert {row for shard in range(4) for row in _ids(new, "validation", shard)} == held - {sorted(held)[0]}
+        assert {row for shard in range(4) for row in _ids(new, split_name, shard)} == held - {sorted(held)[0]}
         assert new.manifest.encoder == test.manifest.encoder
 
 

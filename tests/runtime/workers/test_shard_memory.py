@@ -60,7 +60,7 @@ def test_a_shard_stays_within_twice_its_rows_parameters_and_checkpoints(tmp_path
         table["v"] = pa.FixedSizeListArray.from_arrays(values, WIDTH)
         pq.write_table(pa.table(table), tmp_path / f"{name}.parquet", row_group_size=2_000)
         raw = {
-            "data": {"train": str(tmp_path / f"{name}.parquet"), "classes": [0, 1]},
+            "data": {"train": str(tmp_path / f"{name}.parquet"), "classes": [0, 1], "test_fraction": 0},
             "task": {"name": "mlp", "hidden": [HIDDEN]},
             "sisa": {"shards": 1, "slices": SLICES, "epochs": 1, "batch_size": 500},
             "optimizer": {"lr": 0.01},

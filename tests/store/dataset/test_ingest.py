@@ -261,7 +261,7 @@ def test_memory_is_bounded_by_a_shard_not_by_the_table(tmp_path):
                 writer.write_table(pa.table(batch, schema=schema))
     raw = [
         json.dumps({
-            "data": {"train": str(tmp_path / name), "classes": [0, 1]},
+            "data": {"train": str(tmp_path / name), "classes": [0, 1], "test_fraction": 0},
             "sisa": {"shards": 8, "slices": 4},
             "storage_url": str(tmp_path / f"{name}-storage"),
         })

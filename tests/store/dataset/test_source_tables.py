@@ -215,7 +215,7 @@ def test_a_file_with_damaged_pages_is_named(tmp_path):
 
 def test_each_mistake_has_a_message_of_its_own(tmp_path):
     (tmp_path / "empty").mkdir()
-    assert "holds no Parquet file" in refused(tmp_path, train=str(tmp_path / "empty"))
+    assert "holds no table file" in refused(tmp_path, train=str(tmp_path / "empty"))
     assert "does not exist\n" in refused(tmp_path, train=str(tmp_path / "nowhere.parquet"))
     assert "patterns are not expanded" in refused(tmp_path, train=str(tmp_path / "*.parquet"))
     assert "holds a NUL" in refused(tmp_path, train=f"{tmp_path}/a\0b")

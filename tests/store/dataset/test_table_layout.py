@@ -38,7 +38,7 @@ def source(folder: Path) -> tuple[dict, Path]:
     table = folder / "train.parquet"
     pq.write_table(made.replace_schema_metadata({"pandas": '{"index_columns": ["record-000003"]}'}), table)
     config = config_for(folder, table, shards=3, slices=2, epochs=2, batch=8, optimizer=SGD, groups=0)
-    config["data"] = {"train": str(table), "id": "id", "group": "user", "label": "label"}
+    config["data"] = {"train": str(table), "test_fraction": 0, "id": "id", "group": "user", "label": "label"}
     config["policy"] = POLICY
     return config, table
 
