@@ -100,10 +100,10 @@ class Suggestions:
     def _sample(self, settings: Settings, rows: int) -> Iterator[tuple[dict[str, Any], float, int]]:
         """Yield the sampled tables by their keys under `data`, the share of rows in them, and their number."""  # noqa: DOC501
         data = settings.data
-        if not (data.test or data.validation or data.validation_fraction):
+        if not (data.test or data.validation or data.validation_fraction or data.first_test_fraction):
             raise StateError(
                 "no row is held out, so that nothing says which way is better",
-                expected="data.test, data.validation, or data.validation_fraction above 0",
+                expected="data.test or data.validation, or a share of the people: data.test_fraction",
                 remedy="add one of them to the configuration",
             )
         folder = Path(tempfile.mkdtemp(prefix="hybridmu-suggest-"))

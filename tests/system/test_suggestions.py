@@ -91,7 +91,7 @@ def test_when_the_time_is_up_the_rest_is_named(raw):
 
 def test_without_held_out_rows_no_way_is_better(tmp_path):
     make_table(tmp_path / "train.parquet", 60)
-    system = hybridmu.connect(settings_dict(tmp_path), executor="local")
+    system = hybridmu.connect(settings_dict(tmp_path, data={"test_fraction": 0.0}), executor="local")
     with system, pytest.raises(StateError, match="no row is held out"):
         system.suggest()
 
