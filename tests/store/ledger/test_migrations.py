@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import pytest
 import sqlalchemy as sa
 from alembic import command
 from alembic.autogenerate import compare_metadata
@@ -18,26 +19,43 @@ from hybridmu.store.ledger.tables import metadata
 from tests.support import rows_of
 
 
-def test_a_migrated_database_has_the_tables_of_this_release(engine):
+@pytest.fixture
+def migrated(engine):
+    """Return a database whose tables the revisions made, one after the other."""
+    with engine.begin() as connection:
+        metadata.drop_all(connection)
+        connection.exec_driver_sql("DROP TABLE alembic_version")
+        migrations.run(connection)
+    return engine
+
+
+def test_a_migrated_database_has_the_tables_of_this_release(migrated):
+    assert_current(migrated)
+
+
+def test_a_new_database_has_the_tables_of_this_release(engine):
+    assert_current(engine)
+
+
+def assert_current(engine: sa.Engine) -> None:
     with reader(engine).begin() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
         assert compare_metadata(context, metadata) == []
         assert migrations.revision(connection) == migrations.head()
 
 
-def test_it_is_the_same_sqlite_file_as_made_at_once(ledger, engine, tmp_path):
+def test_it_is_the_same_sqlite_file_as_made_at_once(migrated, tmp_path):
     """Catches what a comparison of columns does not see, such as AUTOINCREMENT and the names of constraints."""
-    if engine.dialect.name != "sqlite":
+    if migrated.dialect.name != "sqlite":
         return
-    at_once = sa.create_engine(f"sqlite:///{tmp_path / 'at_once.sqlite3'}")
-    metadata.create_all(at_once)
-    assert schema(engine) == schema(at_once)
+    at_once = connect(f"sqlite:///{tmp_path / 'at_once.sqlite3'}", create=True)
+    assert schema(migrated) == schema(at_once)
     at_once.dispose()
 
 
 def schema(engine: sa.Engine) -> dict[str, str]:
     """Return the statement that made each table and index."""
-    query = "SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL AND name NOT LIKE '%alembic%'"
+    query = "SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite_%'"
     with engine.connect() as connection:
         return {name: re.sub(r'[\s"]+', "", sql) for name, sql in connection.exec_driver_sql(query).all()}
 
