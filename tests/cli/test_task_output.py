@@ -119,14 +119,20 @@ def test_an_oracle_that_ends_without_a_word_is_no_proof(shell):
 _JOBS = ["train", "run", "forget", "verify", "audit"]
 
 
-@pytest.mark.parametrize("entry", ["hybridmu.cli.start", *(f"jobs.{verb}" for verb in _JOBS)])
-def test_an_interrupt_while_everything_is_imported_is_one_sentence(entry):
-    """As if Ctrl-C were pressed when the first import of the command line begins."""
+@pytest.mark.parametrize(
+    ("entry", "pressed"),
+    [
+        ("hybridmu.cli.start", "hybridmu.cli.operator_commands"),
+        *((entry, "hybridmu.cli.main") for entry in ("hybridmu.cli.start", *(f"jobs.{verb}" for verb in _JOBS))),
+    ],
+)
+def test_an_interrupt_while_a_verb_is_imported_is_one_sentence(entry, pressed):
+    """As if Ctrl-C were pressed when the import of the command line begins, or that of the verb."""
     code = f"""
 import sys
 class Press:
     def find_spec(self, name, *_):
-        if name == "hybridmu.cli.main":
+        if name == "{pressed}":
             raise KeyboardInterrupt
 sys.meta_path.insert(0, Press())
 from {entry} import main
