@@ -1,4 +1,4 @@
-"""Input files: lists of ids, rows to classify. Each is read as it is, or refused; nothing is guessed.
+"""Input files: lists of ids, rows to predict. Each is read as it is, or refused; nothing is guessed.
 
 Rows in Parquet are read as a training table is: the same folders are refused, and the same types of columns.
 

@@ -91,10 +91,10 @@ def predict(
     rows: Annotated[str, typer.Argument(help="JSON file, Parquet file or folder, or - for JSON on standard input.")],
     as_json: JsonOption = False,
 ) -> None:
-    """Classify rows offline with the served version."""
+    """Predict the classes or values of rows offline with the served version."""
     with open_system(config_file, as_json) as system:
         result = system.predict(read_rows(rows, system.feature_columns()))
-    emit(result, as_json, lambda: _labels(result))
+    emit(result, as_json, lambda: _answers(result))
 
 
 def _trained(done: str, result: dict[str, Any]) -> None:
@@ -126,8 +126,15 @@ def _worded(value: Any) -> str:
             return visible(str(value))
 
 
-def _labels(result: dict[str, Any]) -> None:
-    tell("\n".join(visible(str(prediction["label"])) for prediction in result["predictions"]))
+def _answers(result: dict[str, Any]) -> None:
+    tell("\n".join(map(_answer, result["predictions"])))
+
+
+def _answer(prediction: dict[str, Any]) -> str:
+    if "label" in prediction:
+        return visible(str(prediction["label"]))
+    low, high = prediction["interval"]
+    return f"{prediction['value']:g} (sub-models {low:g} to {high:g})"
 
 
 def _short(value: float | None) -> str:
@@ -141,9 +148,10 @@ def _claims(result: dict[str, Any]) -> str:
 
 
 def _verified(result: dict[str, Any]) -> None:
-    table = Table("shard", "claims", "bitwise equal", "forget-loss gap", "accuracy", "oracle's")
+    figure = "accuracy" if "accuracy" in result else "skill"
+    table = Table("shard", "claims", "bitwise equal", "forget-loss gap", figure, "oracle's")
     for s in result["shards"]:
-        gap, ours, theirs = (s.get(name) for name in ("forget_loss_gap", "accuracy", "oracle_accuracy"))
+        gap, ours, theirs = (s.get(name) for name in ("forget_loss_gap", figure, f"oracle_{figure}"))
         shown = [f"{x:.4f}" if x is not None else "" for x in (gap, ours, theirs)]
         table.add_row(str(s["shard"]), "exact" if s["exact"] else "approximate", str(s["bitwise_equal"]), *shown)
     print_table(table)
@@ -156,5 +164,5 @@ def _verified(result: dict[str, Any]) -> None:
     tell(
         f"version {result['version']}: {result['exact_shards']} exact shard(s), "
         f"{_claims(result)}; {result['approximate_shards']} approximate; "
-        f"accuracy {_short(result['accuracy'])}, oracle {_short(result['oracle_accuracy'])}"
+        f"{figure} {_short(result[figure])}, oracle {_short(result[f'oracle_{figure}'])}"
     )

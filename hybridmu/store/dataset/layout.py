@@ -21,6 +21,7 @@ import pyarrow as pa
 
 from hybridmu.core.kernel.partition import Digests, place
 from hybridmu.core.kernel.table_encoder import Encoder
+from hybridmu.core.targets import encoder_of
 from hybridmu.store.storage.sealed_json import sealed, unsealed
 
 Split = Literal["train", "validation", "test"]
@@ -206,7 +207,7 @@ class Manifest:
         for found in raw["generations"]:
             rows = {split: tuple(tuple(shard) for shard in shards) for split, shards in found["rows"].items()}
             generations.append(Generation(**{**found, "epochs": tuple(found["epochs"]), "rows": rows}))
-        encoder = Encoder.from_json(raw["encoder"])
+        encoder = encoder_of(raw["encoder"])
         past = Ancestry.from_json(raw["ancestry"]) if raw["ancestry"] else None
         return cls(encoder, raw["classes_inferred"], bytes.fromhex(raw["salt"]), tuple(generations), past)
 
