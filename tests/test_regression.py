@@ -174,6 +174,19 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(tmp_path, case)
     assert says in str(error.value)
 
 
+def test_a_task_of_ones_own_learns_numbers_too(tmp_path):
+    for split in ("train", "validation", "test"):
+        pq.write_table(made(60), tmp_path / f"{split}.parquet")
+    config = config_in(tmp_path, sisa={"shards": 1, "slices": 2}, policy={"calibrate": False})
+    config["task"] = {"name": "tests.core.tasks.test_regression_tasks:Wide", "loss": "quantile", "quantile": 0.9}
+    with hybridmu.connect(config, executor="local") as system:
+        system.train()
+        assert "no curvature" in system.site.unfit_updates()["dpus-newton"]
+        values = [one["value"] for one in system.predict(made(60).to_pylist())["predictions"]]
+    below = np.mean(np.array(values) > made(60)["price"].to_numpy())
+    assert below > 0.5, "more targets lie below their quantile of 0.9 than above"
+
+
 def test_classes_are_not_combined_by_a_median(tmp_path):
     with pytest.raises(ConfigError, match="combined by mean or vote"):
         hybridmu.connect({**config_in(tmp_path), "data": {"train": "t.parquet"}}, executor="local")

@@ -224,7 +224,7 @@ def _check_answers(trial: Trial, model: SubModel) -> None:
         with trial.calling(f"model, asked about {rows} row(s)"), torch.no_grad():
             found = model(trial.rows.x[:rows].clone())
         expected = str([rows, trial.width])
-        what = f"returns no answers for {rows} row(s)"
+        what = f"returns no {'values' if trial.numbers else 'logits'} for {rows} row(s)"
         if not isinstance(found, Tensor):
             trial.refuse(what, expected=f"a tensor {expected}", got=type(found).__name__)
         elif list(found.shape) != [rows, trial.width]:
