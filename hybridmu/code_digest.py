@@ -35,6 +35,8 @@ KERNEL: dict[str, tuple[str, ...]] = {
     "task": ("tasks/base.py",),
     "training": ("kernel/training.py",),
 }
+# The same, of files that shape the weights of those systems alone whose task derives from a class of the first one.
+OF_NUMBERS: dict[str, str] = {"regression": "tasks/regression_tasks.py", "target scale": "learners/target_scale.py"}
 _CORE = Path(__file__).parent / "core"
 # Fields of syntax trees that say nothing about what is computed.
 _SILENT = {"ctx", "kind", "type_comment", "type_ignores"}
@@ -44,13 +46,17 @@ def code_digest(task: object, versions: Mapping[str, str] | None = None) -> str:
     """Return the hash of the code of a task, of all that it imports, and of the kernel.
 
     Args:
-        task: An instance of the task. Built-in tasks are part of the kernel.
+        task: An instance of the task. Built-in tasks are part of the kernel, or of `OF_NUMBERS`.
         versions: Package → version to assume in place of the installed one; names as `installed_version` knows them.
 
     Returns:
         32 hex digits over the sorted pairs of name and canonical source; of installed packages, the versions.
     """
     sources = kernel_sources()
+    bases = {base.__module__ for base in type(task).__mro__}
+    if _module_of(OF_NUMBERS["regression"]) in bases:
+        for name, file in OF_NUMBERS.items():
+            sources[f"numbers: {name}"] = _canonical_once(_logical(), (_CORE / file).read_bytes())
     module = type(task).__module__
     _collect(module, sources, versions or {})
     own = getattr(sys.modules.get(module), "__file__", None)
@@ -64,15 +70,20 @@ def code_digest(task: object, versions: Mapping[str, str] | None = None) -> str:
 
 def kernel_sources() -> dict[str, bytes]:
     """Return logical name → canonical source of every file of this package that shapes exact weights."""
-    names = tuple(
-        (f"hybridmu.core.{file.removesuffix('.py').replace('/', '.')}", name)
-        for name, files in KERNEL.items()
-        for file in files
-    )
+    names = _logical()
     return {
         f"kernel: {name}": _canonical_once(names, *((_CORE / file).read_bytes() for file in files))
         for name, files in KERNEL.items()
     }
+
+
+def _logical() -> tuple[tuple[str, str], ...]:
+    """Return (module, logical name) of every file of the kernel."""
+    return tuple((_module_of(file), name) for name, files in KERNEL.items() for file in files)
+
+
+def _module_of(file: str) -> str:
+    return f"hybridmu.core.{file.removesuffix('.py').replace('/', '.')}"
 
 
 def canonical(source: bytes, logical: Mapping[str, str], *rest: bytes) -> bytes:

@@ -13,6 +13,7 @@ from hybridmu.core.kernel.partition import place
 from hybridmu.core.kernel.table_encoder import Encoder
 from hybridmu.core.learners import Fit, Fitted, Learner
 from hybridmu.core.learners import register as register_learner
+from hybridmu.core.learners.target_scale import scaled
 from hybridmu.core.learners.workload import count as sliced_workload
 from hybridmu.core.partitioners import Partitioner
 from hybridmu.core.partitioners import register as register_partitioner
@@ -41,6 +42,7 @@ __all__ = [
     "register_learner",
     "register_partitioner",
     "register_strategy",
+    "scaled",
     "sliced_workload",
     "state_of",
 ]

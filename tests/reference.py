@@ -24,7 +24,7 @@ def mix(x: int) -> int:
 
 
 def live_rows(path, config, shard, forgotten_ids, forgotten_groups, slices=None, before=0):
-    """Retained rows of the shard as (slice, id digest, features, label), in canonical order within each slice."""
+    """Retained rows of the shard as (slice, id digest, features, outcome), in canonical order within each slice."""
     form = lambda value: (b"i%d" % value) if isinstance(value, int) else b"s" + value.encode()  # noqa: E731
     data, sisa = config["data"], config["sisa"]
     slices = slices or sisa["slices"]
@@ -38,7 +38,9 @@ def live_rows(path, config, shard, forgotten_ids, forgotten_groups, slices=None,
         place = own if group is None else h(form(group), 16, key=key, person=b"group")
         if word(place[:8]) % sisa["shards"] == shard:
             x = [float(row[name]) for name in data["features"]]
-            found.append((before + word(place[8:]) % slices + 1, own, x, data["classes"].index(row[data["label"]])))
+            target = data.get("target")
+            outcome = float(row[target]) if target else data["classes"].index(row[data["label"]])
+            found.append((before + word(place[8:]) % slices + 1, own, x, outcome))
     return sorted(found, key=lambda r: (r[0], r[1]))
 
 
@@ -59,9 +61,11 @@ def train(path, config, shard, forgotten_ids=(), forgotten_groups=(), later=()):
     if not rows:
         return None
     torch.manual_seed(word(h(f"init/{seed}/{shard}".encode(), 8)) >> 1)
-    widths = [len(rows[0][2]), *config["task"]["hidden"], len(config["data"]["classes"])]
+    number = "target" in config["data"]
+    widths = [len(rows[0][2]), *config["task"]["hidden"], 1 if number else len(config["data"]["classes"])]
     layers = [m for a, b in itertools.pairwise(widths) for m in (nn.Linear(a, b), nn.ReLU())][:-1]
     model = nn.Sequential(*layers)
+    scale = scale_of([r[3] for r in rows if r[0] == rows[0][0]]) if number else ()
     for s, epochs in enumerate(schedule, start=1):
         seen = [r for r in rows if r[0] <= s]
         if s > first and not any(r[0] == s for r in rows):
@@ -84,7 +88,28 @@ def train(path, config, shard, forgotten_ids=(), forgotten_groups=(), later=()):
                     optimizer.param_groups[0]["lr"] = opt["lr"] * (1 - done / total)
                 optimizer.zero_grad()
                 logits = model(torch.tensor([r[2] for r in batch], dtype=torch.float32))
-                nn.functional.cross_entropy(logits, torch.tensor([r[3] for r in batch])).backward()
+                right = torch.tensor([r[3] for r in batch], dtype=torch.float32 if number else torch.int64)
+                loss = functools.partial(distance, config["task"], scale) if number else nn.functional.cross_entropy
+                loss(logits, right).backward()
                 optimizer.step()
                 done += 1
-    return [p.detach() for p in model.parameters()]
+    return [*(p.detach() for p in model.parameters()), *scale]
+
+
+def scale_of(targets):
+    """Mean and deviation of the targets of the first slice that holds any, computed in double precision."""
+    wide = torch.tensor(targets, dtype=torch.float32).to(torch.float64)
+    mean, deviation = wide.mean(), wide.std(correction=0)
+    return mean.float(), (deviation if deviation > 0 else torch.tensor(1.0)).float()
+
+
+def distance(task, scale, z, targets):
+    """Mean loss of the residuals, in units of the deviation."""
+    mean, deviation = scale
+    r = (z[:, 0] * deviation + mean - targets) / deviation
+    if task.get("loss") == "huber":
+        return nn.functional.huber_loss(r, torch.zeros_like(r), delta=task.get("delta", 1.0))
+    if task.get("loss") == "quantile":
+        q = task.get("quantile", 0.5)
+        return torch.max(-q * r, (1 - q) * r).mean()
+    return (r**2).mean()

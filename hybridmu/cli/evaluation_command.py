@@ -10,15 +10,14 @@ from rich.table import Table
 
 from hybridmu.cli.options import ConfigOption, JsonOption
 from hybridmu.cli.output import emit, print_table, tell
-from hybridmu.cli.quality_output import figure
 from hybridmu.cli.system_access import open_system
-from hybridmu.core.metrics import METRICS
+from hybridmu.core.metrics import METRICS, figure
 from hybridmu.extras import extra
 
 
 def evaluate(
     config_file: ConfigOption,
-    output: Annotated[Path, typer.Option("--output", help="HTML page with confusion matrix and calibration.")] = Path(
+    output: Annotated[Path, typer.Option("--output", help="HTML page with confusion matrix, or residuals.")] = Path(
         "runs/evaluation.html"
     ),
     as_json: JsonOption = False,
@@ -35,9 +34,10 @@ def evaluate(
 
 def _show(result: dict[str, Any], output: Path) -> None:
     for split, found in result["splits"].items():
-        table = Table("", *(METRICS[name].words for name in METRICS), title=f"{found['rows']:,} {split} rows")
-        table.add_row(f"version {result['version']}", *(figure(name, found["ensemble"][name]) for name in METRICS))
+        names = [name for name in METRICS if name in found["ensemble"]]
+        table = Table("", *(METRICS[name].words for name in names), title=f"{found['rows']:,} {split} rows")
+        table.add_row(f"version {result['version']}", *(figure(name, found["ensemble"][name]) for name in names))
         for sub in found["sub_models"]:
-            table.add_row(f"shard {sub['shard']} alone", *(figure(name, sub[name]) for name in METRICS))
+            table.add_row(f"shard {sub['shard']} alone", *(figure(name, sub[name]) for name in names))
         print_table(table)
-    tell(f"confusion matrix and calibration: {output}")
+    tell(f"{'residuals' if 'target' in result else 'confusion matrix and calibration'}: {output}")

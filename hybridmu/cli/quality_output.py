@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from hybridmu.core.metrics import METRICS
+from hybridmu.core.metrics import METRICS, figure, shown
 
 _UNMEASURED = "not measured (no row is held out, or it could not be evaluated)"
-_SHARES = {"accuracy", "balanced_accuracy"}
-_SHOWN = ("accuracy", "log_loss")
 
 
 def quality_line(quality: Mapping[str, Any] | None) -> str:
-    """Return the quality of a version in one line: accuracy and log loss per table, and the sub-models' range.
+    """Return the quality of a version in one line: two metrics per table, and the sub-models' range of the first.
 
     Args:
         quality: As `status --json` shows it; None when it was not measured.
@@ -31,29 +29,18 @@ def change_line(before: Mapping[str, Any] | None, after: Mapping[str, Any] | Non
         ", ".join(
             f"{METRICS[metric].words} {figure(metric, before[name]['ensemble'].get(metric))} -> "
             f"{figure(metric, after[name]['ensemble'].get(metric))}"
-            for metric in _SHOWN
+            for metric in shown(after[name]["ensemble"])
         )
         + f" on {after[name]['rows']:,} {name} rows"
         for name in tables
     )
 
 
-def figure(metric: str, value: float | None) -> str:
-    """Return a metric's figure: shares in percent, others with three decimals.
-
-    Example:
-        >>> figure("accuracy", 0.931), figure("log_loss", 0.2314), figure("auc", None)
-        ('93.1 %', '0.231', 'undefined')
-    """
-    if value is None:
-        return "undefined"
-    return f"{100 * value:.1f} %" if metric in _SHARES else f"{value:.3f}"
-
-
 def _table(name: str, found: Mapping[str, Any]) -> str:
-    said = [f"{METRICS[metric].words} {figure(metric, found['ensemble'].get(metric))}" for metric in _SHOWN]
-    alone = [sub["accuracy"] for sub in found["sub_models"] if sub.get("accuracy") is not None]
+    names = shown(found["ensemble"])
+    said = [f"{METRICS[metric].words} {figure(metric, found['ensemble'].get(metric))}" for metric in names]
+    alone = [sub[names[0]] for sub in found["sub_models"] if sub.get(names[0]) is not None]
     line = f"{', '.join(said)} on {found['rows']:,} {name} rows"
     if len(alone) < 2:
         return line
-    return f"{line} (single sub-models {figure('accuracy', min(alone))} to {figure('accuracy', max(alone))})"
+    return f"{line} (single sub-models {figure(names[0], min(alone))} to {figure(names[0], max(alone))})"

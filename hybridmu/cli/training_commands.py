@@ -115,13 +115,13 @@ def predict(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Classify rows offline with the served version."""
+    """Predict the classes or values of rows offline with the served version."""
     with open_system(config_file, as_json) as system:
         if output is None:
             result = system.predict(read_rows(rows, system.feature_columns()))
         else:
             result = _written(system, rows, output)
-    emit(result, as_json, lambda: _labels(result) if output is None else _facts("classified", result))
+    emit(result, as_json, lambda: _answers(result) if output is None else _facts("predicted", result))
 
 
 def _written(system: System, rows: str, output: Path) -> dict[str, Any]:
@@ -181,8 +181,15 @@ def _worded(value: Any) -> str:
             return visible(str(value))
 
 
-def _labels(result: dict[str, Any]) -> None:
-    tell("\n".join(visible(str(prediction["label"])) for prediction in result["predictions"]))
+def _answers(result: dict[str, Any]) -> None:
+    tell("\n".join(map(_answer, result["predictions"])))
+
+
+def _answer(prediction: dict[str, Any]) -> str:
+    if "label" in prediction:
+        return visible(str(prediction["label"]))
+    low, high = prediction["interval"]
+    return f"{prediction['value']:g} (sub-models {low:g} to {high:g})"
 
 
 def _short(value: float | None) -> str:
@@ -196,9 +203,10 @@ def _claims(result: dict[str, Any]) -> str:
 
 
 def _verified(result: dict[str, Any]) -> None:
-    table = Table("shard", "claims", "bitwise equal", "forget-loss gap", "accuracy", "oracle's")
+    figure = "accuracy" if "accuracy" in result else "skill"
+    table = Table("shard", "claims", "bitwise equal", "forget-loss gap", figure, "oracle's")
     for s in result["shards"]:
-        gap, ours, theirs = (s.get(name) for name in ("forget_loss_gap", "accuracy", "oracle_accuracy"))
+        gap, ours, theirs = (s.get(name) for name in ("forget_loss_gap", figure, f"oracle_{figure}"))
         shown = [f"{x:.4f}" if x is not None else "" for x in (gap, ours, theirs)]
         table.add_row(str(s["shard"]), "exact" if s["exact"] else "approximate", str(s["bitwise_equal"]), *shown)
     print_table(table)
@@ -211,5 +219,5 @@ def _verified(result: dict[str, Any]) -> None:
     tell(
         f"version {result['version']}: {result['exact_shards']} exact shard(s), "
         f"{_claims(result)}; {result['approximate_shards']} approximate; "
-        f"accuracy {_short(result['accuracy'])}, oracle {_short(result['oracle_accuracy'])}"
+        f"{figure} {_short(result[figure])}, oracle {_short(result[f'oracle_{figure}'])}"
     )

@@ -26,6 +26,7 @@ class DataSettings(Section):
         id: Unique key column, integer or string.
         group: Column of the person a row belongs to; null values fall back to the id.
         label: Class column.
+        target: Number column, in place of `label`: the system predicts numbers instead of classes (a regression).
         features: Feature columns; all others when left out.
         classes: Class list; inferred once from the first read when left out.
         fills: Column → value that stands in for null (an indicator column is added); `*` is every other column that may
@@ -47,6 +48,7 @@ class DataSettings(Section):
     id: str = "id"
     group: str | None = None
     label: str = "label"
+    target: str | None = None
     features: tuple[str, ...] | None = None
     classes: tuple[int | str, ...] | None = None
     fills: dict[str, Scalar] = Field(default_factory=dict)
@@ -70,6 +72,21 @@ class DataSettings(Section):
         if url:
             local_path(url)  # checked here, and read where it is used
         return url
+
+    @model_validator(mode="after")
+    def _one_outcome(self) -> DataSettings:
+        if self.target is None:
+            return self
+        if self.label != "label":
+            raise ValueError("name data.label (classes) or data.target (numbers), not both")
+        if self.classes is not None:
+            raise ValueError("data.classes belongs to data.label; numbers of data.target have no list")
+        return self
+
+    @property
+    def outcome(self) -> str:
+        """Return the column that is learned."""
+        return self.label if self.target is None else self.target
 
     @field_validator("partition_key")
     @classmethod

@@ -50,7 +50,7 @@ class PolicySettings(Section):
         recalibration_share: What deleting canaries again may cost, once some were revoked, as a share of the seconds
             that training and removals have taken so far; 0: never, and `auto` retrains what it knows no error of.
         class_excess: Retrain when one class loses a share of its rows that is higher than that of all rows by more
-            than this, and than chance explains: canaries are of all classes.
+            than this, and than chance explains: canaries are of all classes. Of numbers there is no such rule.
         alpha: Step of the subtraction when a forced update meets no calibration; null: 0.3 plain, 0.5 optimised.
         finetune_epochs: Budget of the optimised update, in epochs over the shard's live rows.
         finetune_lr: Its starting rate as a share of the training rate; decays to 0.

@@ -120,6 +120,9 @@ class Settings(Section):
             raise ValueError("optimizer.extrapolation belongs to sgd; set it to 0 for adamw")
         if self.serving.groups > self.sisa.shards:
             raise ValueError(f"serving.groups is {self.serving.groups}, but there are {self.sisa.shards} sub-models")
+        named = self.data.train or self.data.target  # else its built-in dataset says what is learned
+        if named and (reason := self.unfit_rule()):
+            raise ValueError(reason)
         if self.cluster.wide == "fsdp2" and self.optimizer.extrapolation:
             raise ValueError(
                 "optimizer.extrapolation moves every process's own parameters, which cluster.wide: fsdp2 divides among"
@@ -127,6 +130,18 @@ class Settings(Section):
             )
         self._refuse_keys_in_storage()
         return self
+
+    def unfit_rule(self) -> str | None:
+        """Return which setting speaks of classes where numbers are learned, or the other way around; None: none."""
+        learned, ways = ("numbers", ("mean", "median")) if self.data.target else ("classes", ("mean", "vote"))
+        if self.serving.aggregation not in ways:
+            return (
+                f"serving.aggregation is {self.serving.aggregation}, but sub-models that answer with {learned} are"
+                f" combined by {' or '.join(ways)}"
+            )
+        if self.data.target and self.policy.class_excess != type(self.policy)().class_excess:
+            return "policy.class_excess speaks of classes, and data.target learns numbers: leave the rule out"
+        return None
 
     def _refuse_keys_in_storage(self) -> None:
         """Refuse a key whose file would be in every copy of storage, and go when the system is decommissioned."""  # noqa: DOC501
@@ -222,8 +237,8 @@ class Settings(Section):
         # A built-in dataset is known by its name; where its files lie differs between machines.
         left_out = {"train", "validation", "test"} if self.data.name else set()
         left_out |= {"test_fraction"}  # the manifest has it, of storages too that are older than this key
-        if not self.data.lists:  # a key that older storages don't know
-            left_out |= {"lists"}
+        # Keys that older storages don't know.
+        left_out |= {name for name in ("lists", "target") if not getattr(self.data, name)}
         kinds = {"learner": self.learner, "partitioner": self.partitioner, "features": self.features}
         # Likewise: only one that is not the default is named.
         others = {name: kind.model_dump(mode="json") for name, kind in kinds.items() if kind != type(kind)()}

@@ -1,4 +1,4 @@
-"""Evaluation on rows: losses and logits of a sub-model, probabilities of several."""
+"""Evaluation on rows: losses and answers of a sub-model, combined answers of several."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from hybridmu.core.kernel.model import SubModel
 from hybridmu.core.kernel.rows import Rows
 from hybridmu.core.tasks.base import Task
-from hybridmu.core.tasks.classification import Classification
+from hybridmu.core.tasks.judgement import Judgement
 
 F64 = npt.NDArray[np.float64]
 _CHUNK = 2048
@@ -43,24 +43,24 @@ def mean_loss(model: SubModel, rows: Rows, task: Task) -> float:
 
 
 @torch.no_grad()
-def logits_of(model: SubModel, rows: Rows, classes: int) -> Tensor:
-    """Return logits, float32 [n, classes], in evaluation mode."""
+def logits_of(model: SubModel, rows: Rows, width: int) -> Tensor:
+    """Return answers, float32 [n, width], in evaluation mode."""
     model.eval()
     parts = [model(x) for x in torch.split(rows.x, _CHUNK)] if len(rows) else []
-    return torch.cat(parts) if parts else torch.empty(0, classes)
+    return torch.cat(parts) if parts else torch.empty(0, width)
 
 
 @torch.no_grad()
-def probabilities_of(judgement: Classification, logits: Sequence[Tensor], how: str) -> F64:
+def combined_of(judgement: Judgement, logits: Sequence[Tensor], how: str) -> F64:
     """Return the combined answers of some sub-models, some rows at a time.
 
     Args:
         judgement: How answers combine.
-        logits: Of each sub-model, float [n, classes]; at least one.
-        how: `mean` or `vote`.
+        logits: Of each sub-model, float [n, width]; at least one.
+        how: One of the ways of `serving.aggregation`.
 
     Returns:
-        float64 [n, classes]; rows sum to 1.
+        float64, as `Judgement.combine`: of classes, probabilities.
     """
     chunks = zip(*(torch.split(one, _CHUNK) for one in logits), strict=True)
     parts = [judgement.combine(torch.stack(chunk), how).double() for chunk in chunks]

@@ -1,21 +1,26 @@
-"""Metrics of class probabilities: how right answers are, and how far their confidence can be believed.
+"""Metrics of answers: how right classes are and how far their confidence can be believed, and how near numbers are.
 
-All are computed in float64 from probabilities [n, classes] and labels int64 [n]; none depends on the order of rows
-beyond rounding. What is undefined (no rows, one class alone) is NaN.
+Those of classes are computed in float64 from probabilities [n, classes] and labels int64 [n], those of numbers from
+combined answers [n, ≥ 1] with the value first and targets [n]; none depends on the order of rows beyond rounding. What
+is undefined (no rows, one class alone, equal targets) is NaN.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
+Kind = Literal["classification", "regression"]
 _BINS = 15  # of a calibration curve, as in Guo et al. 2017 (arXiv 1706.04599)
+_SHARES = {"accuracy", "balanced_accuracy"}
+_LARGE = 1000.0  # from here on decimals tell people nothing
 _LEAST = 1e-15  # probability that a logarithm is taken of at least, or one confident mistake would be infinite
 
 
@@ -27,13 +32,15 @@ class Metric:
         name: In JSON, the registry and Prometheus labels.
         words: For people.
         higher_is_better: Whether a larger value is the better one.
-        value: (probabilities [n, classes], labels [n]) → figure.
+        value: (probabilities [n, classes], labels [n]) → figure; of numbers, (answers [n, ≥ 1], targets [n]).
+        kind: Of the tasks that it is for.
     """
 
     name: str
     words: str
     higher_is_better: bool
-    value: Callable[[F64, I64], float]
+    value: Callable[[F64, Any], float]
+    kind: Kind = "classification"
 
 
 @dataclass(frozen=True)
@@ -116,6 +123,37 @@ def ece(probabilities: F64, labels: I64) -> float:
     return sum(one.rows * abs(one.accuracy - one.confidence) for one in found) / rows if rows else math.nan
 
 
+def rmse(answers: F64, targets: F64) -> float:
+    """Return the root of the mean squared error, in the unit of the target.
+
+    Example:
+        >>> rmse(np.array([[1.0], [5.0]]), np.array([1.0, 2.0]))
+        2.1213203435596424
+    """
+    return float(np.sqrt(np.square(answers[:, 0] - targets).mean())) if len(targets) else math.nan
+
+
+def mae(answers: F64, targets: F64) -> float:
+    """Return the mean absolute error, in the unit of the target.
+
+    Example:
+        >>> mae(np.array([[1.0], [5.0]]), np.array([1.0, 2.0]))
+        1.5
+    """
+    return float(np.abs(answers[:, 0] - targets).mean()) if len(targets) else math.nan
+
+
+def r2(answers: F64, targets: F64) -> float:
+    """Return R²: 1 minus the squared errors over those of the rows' own mean; NaN where all targets are equal.
+
+    Example:
+        >>> r2(np.array([[1.0], [2.0], [4.0]]), np.array([1.0, 2.0, 3.0]))
+        0.5
+    """
+    spread = float(np.square(targets - targets.mean()).sum()) if len(targets) else 0.0
+    return 1.0 - float(np.square(answers[:, 0] - targets).sum()) / spread if spread else math.nan
+
+
 def calibration_curve(probabilities: F64, labels: I64, bins: int = _BINS) -> list[CalibrationBin]:
     """Return confidence against accuracy in equal bins of the largest probability; empty bins are left out.
 
@@ -161,20 +199,55 @@ METRICS: dict[str, Metric] = {
         Metric("log_loss", "log loss", False, log_loss),
         Metric("auc", "AUC", True, auc),
         Metric("ece", "calibration error", False, ece),
+        Metric("r2", "R²", True, r2, "regression"),
+        Metric("rmse", "RMSE", False, rmse, "regression"),
+        Metric("mae", "MAE", False, mae, "regression"),
     )
 }
 
 
-def figures(probabilities: F64, labels: I64, names: Iterable[str] = METRICS) -> dict[str, float | None]:
+# What is shown where there is room for two figures, the first of them where there is room for one.
+SHOWN = (("accuracy", "log_loss"), ("r2", "rmse"))
+
+
+def shown(known: Collection[str]) -> tuple[str, ...]:
+    """Return the names of the two metrics that are shown of these.
+
+    Args:
+        known: Names of the metrics that there are figures of; of one kind.
+
+    Example:
+        >>> shown(["r2", "rmse", "mae"])
+        ('r2', 'rmse')
+    """
+    return next((names for names in SHOWN if names[0] in known), SHOWN[0])
+
+
+def figure(metric: str, value: float | None) -> str:
+    """Return a metric's figure: shares in percent, others with three decimals, or none where they are large.
+
+    Example:
+        >>> figure("accuracy", 0.931), figure("log_loss", 0.2314), figure("auc", None), figure("rmse", 70123.4)
+        ('93.1 %', '0.231', 'undefined', '70,123')
+    """
+    if value is None:
+        return "undefined"
+    if metric in _SHARES:
+        return f"{100 * value:.1f} %"
+    return f"{value:.3f}" if abs(value) < _LARGE else f"{value:,.0f}"
+
+
+def figures(answers: F64, outcomes: Any, kind: str = "classification") -> dict[str, float | None]:
     """Return metric → figure; None where it is undefined.
 
     Args:
-        probabilities: float [n, classes]; rows sum to 1.
-        labels: int64 [n].
-        names: Which metrics.
+        answers: float [n, ≥ 1]; of classes probabilities, whose rows sum to 1.
+        outcomes: Labels, int64 [n], or targets, float [n].
+        kind: Of the task.
     """
-    wide = np.asarray(probabilities, dtype=np.float64)
-    found = {name: METRICS[name].value(wide, labels) for name in names}
+    wide = np.asarray(answers, dtype=np.float64)
+    right = outcomes if kind == "classification" else np.asarray(outcomes, dtype=np.float64)
+    found = {name: metric.value(wide, right) for name, metric in METRICS.items() if metric.kind == kind}
     return {name: value if math.isfinite(value) else None for name, value in found.items()}
 
 

@@ -21,6 +21,8 @@ from hybridmu.core.kernel.model import State, SubModel, fit_standardize, initial
 from hybridmu.core.kernel.rows import Rows
 from hybridmu.core.kernel.training import Recipe, batch_statistics, train_slice, trained
 from hybridmu.core.tasks.base import Task
+from hybridmu.core.tasks.classification import judgement_of
+from hybridmu.core.tasks.regression_tasks import fit_targets
 from hybridmu.errors import ConfigError, DivergedError
 from hybridmu.user_code import contained, told
 
@@ -40,7 +42,7 @@ class Trial:
     Attributes:
         name: The task's, for messages.
         task: The task.
-        classes: Number of classes.
+        outputs: How many outputs its network is asked for; one per class.
         standardize: Whether a scaler stands in front.
         recipe: Hyper-parameters of the system.
         rows: From `sample`.
@@ -48,10 +50,20 @@ class Trial:
 
     name: str
     task: Task
-    classes: int
+    outputs: int
     standardize: bool
     recipe: Recipe
     rows: Rows
+
+    @property
+    def width(self) -> int:
+        """Return how many numbers a sub-model answers with per row."""
+        return judgement_of(self.task).width(self.outputs)
+
+    @property
+    def numbers(self) -> bool:
+        """Return whether the task learns numbers instead of classes."""
+        return judgement_of(self.task).kind == "regression"
 
     def fresh(self) -> SubModel:
         """Return an untrained sub-model."""
@@ -59,7 +71,7 @@ class Trial:
             return initial_model(
                 self.task,
                 features=self.rows.x.shape[1],
-                classes=self.classes,
+                classes=self.outputs,
                 standardize=self.standardize,
                 seed=self.recipe.seed,
                 shard=0,
@@ -95,12 +107,17 @@ class Trial:
         raise ConfigError(f"task {self.name} {what}", expected=expected, got=got, remedy=remedy)
 
 
+def _fit_scales(model: SubModel, rows: Rows) -> None:
+    fit_standardize(model, rows)
+    fit_targets(model, rows.y[: rows.upto(1)])
+
+
 def sample(x: Tensor, y: Tensor) -> Rows:
     """Return rows to try a task on, in two slices.
 
     Args:
         x: float32 [n, features], n ≥ 1.
-        y: int64 [n].
+        y: int64 [n], or float32 [n] of targets.
     """
     chosen = torch.from_numpy(
         np.resize(np.arange(min(len(y), SAMPLE_ROWS)), max(_LEAST_ROWS, min(len(y), SAMPLE_ROWS)))
@@ -202,23 +219,26 @@ def _refuse_untrained(trial: Trial) -> None:
 def _check_answers(trial: Trial, model: SubModel) -> None:
     """Check what a model answers to one row and to several."""
     model.eval()
-    fit_standardize(model, trial.rows)
+    _fit_scales(model, trial.rows)
     for rows in (2, 1, len(trial.rows)):
         with trial.calling(f"model, asked about {rows} row(s)"), torch.no_grad():
             found = model(trial.rows.x[:rows].clone())
-        expected = str([rows, trial.classes])
-        what = f"returns no logits for {rows} row(s)"
+        expected = str([rows, trial.width])
+        what = f"returns no {'values' if trial.numbers else 'logits'} for {rows} row(s)"
         if not isinstance(found, Tensor):
             trial.refuse(what, expected=f"a tensor {expected}", got=type(found).__name__)
-        elif list(found.shape) != [rows, trial.classes]:
+        elif list(found.shape) != [rows, trial.width]:
             trial.refuse(
                 f"returns {list(found.shape)} for {rows} row(s)",
                 expected=expected,
                 got=str(list(found.shape)),
-                remedy="one logit per class and row; keep the batch dimension of a single row",
+                remedy="one logit per class and row (of numbers, what hybridmu.task.RegressionTask makes); keep the"
+                " batch dimension of a single row",
             )
         elif not found.dtype.is_floating_point:
             trial.refuse(what, expected="floating point", got=str(found.dtype))
+        elif trial.numbers and not found.isfinite().all():
+            trial.refuse(what, expected="finite numbers, of an untrained model", got="others")
         elif not found.double().softmax(dim=1).isfinite().all():
             trial.refuse(
                 what,
@@ -276,7 +296,7 @@ def _close(one: Tensor, two: Tensor, rounding: float) -> bool:
 def _check_loss(trial: Trial, model: SubModel) -> None:
     """Check that a loss is one number that depends on the model, and a mean over rows."""
     x, y = trial.rows.x, trial.rows.y
-    fit_standardize(model, trial.rows)
+    _fit_scales(model, trial.rows)
     with trial.calling("model or loss, in training mode"):
         loss = trial.task.loss(model.train()(x), y)
     _check_number(trial, loss, len(y))
@@ -330,7 +350,7 @@ def _ever_finite(trial: Trial, model: SubModel) -> bool:
     x, y = trial.rows.x, trial.rows.y
     # Twice each: layers that normalise over batches take no single row.
     asked = [(x[row : row + 1], y[row : row + 1]) for row in range(len(y))]
-    asked += [(x[:1], torch.tensor([label])) for label in range(trial.classes)]
+    asked += [] if trial.numbers else [(x[:1], torch.tensor([label])) for label in range(trial.outputs)]
     with trial.calling("model or loss, in training mode"), torch.no_grad():
         return any(
             bool(torch.isfinite(trial.task.loss(model.train()(row.repeat(2, 1)), label.repeat(2))))
@@ -357,8 +377,11 @@ def _train(trial: Trial, model: SubModel, slice_: int, rows: Rows | None = None)
         initial_slices=None,
         compiled=False,
     )
+    rows = rows or trial.rows
+    if slice_ == 1:
+        fit_targets(model, rows.y[: rows.upto(1)])
     with trial.calling("training"), suppress(DivergedError):
-        train_slice(model, rows or trial.rows, slice_, recipe, trial.task, 0)
+        train_slice(model, rows, slice_, recipe, trial.task, 0)
     return state_of(model)
 
 

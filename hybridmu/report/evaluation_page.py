@@ -1,4 +1,4 @@
-"""The page of an evaluation: metrics, a confusion matrix and a calibration curve per held-out table."""
+"""The page of an evaluation, per held-out table: metrics, confusion matrix and calibration curve, or residuals."""
 
 from __future__ import annotations
 
@@ -18,26 +18,38 @@ _MOST_CONFUSIONS = 10
 
 def page(result: Mapping[str, Any]) -> str:
     """Return the result of `System.evaluate` as one HTML page without outside references."""
-    classes = [str(name) for name in result["classes"]]
+    shown = _of_classes if "classes" in result else _of_numbers
     return render(
         "evaluation.html.j2",
         version=result["version"],
-        metrics=METRICS,
+        target=result.get("target"),
         tables=[
             {
                 "name": name,
                 **found,
-                "plots": [confusion_plot(found["confusion"], classes), calibration_plot(found["calibration"])],
-                "confused": most_confused(found["confusion"], classes),
-                "classes": [
-                    {"name": label, "rows": rows, "right": found["confusion"][at][at]}
-                    for at, (label, rows) in enumerate(zip(classes, found["labels"], strict=True))
-                    if rows
-                ],
+                "metrics": {name: METRICS[name] for name in METRICS if name in found["ensemble"]},
+                **shown(found, result),
             }
             for name, found in result["splits"].items()
         ],
     )
+
+
+def _of_classes(found: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, Any]:
+    classes = [str(name) for name in result["classes"]]
+    return {
+        "plots": [confusion_plot(found["confusion"], classes), calibration_plot(found["calibration"])],
+        "confused": most_confused(found["confusion"], classes),
+        "classes": [
+            {"name": label, "rows": rows, "right": found["confusion"][at][at]}
+            for at, (label, rows) in enumerate(zip(classes, found["labels"], strict=True))
+            if rows
+        ],
+    }
+
+
+def _of_numbers(found: Mapping[str, Any], _: Mapping[str, Any]) -> dict[str, Any]:
+    return {"plots": [predicted_plot(found["predicted"]), residual_plot(found["residuals"])]}
 
 
 def most_confused(confusion: Sequence[Sequence[int]], classes: Sequence[str]) -> list[dict[str, Any]]:
@@ -86,4 +98,30 @@ def calibration_plot(curve: Sequence[Mapping[str, float]]) -> str:
     upper.legend(fontsize=8)
     lower.bar(confidence, [one["rows"] for one in curve], width=0.03, color="#9db9d3")
     lower.set(xlabel="confidence (largest probability)", ylabel="rows")
+    return svg(figure)
+
+
+def predicted_plot(grid: Mapping[str, Any]) -> str:
+    """Return predicted against true as SVG: how many rows of each target got each value, darker for more."""
+    edges = grid["edges"]
+    figure = Figure(figsize=(5, 4.4), layout="constrained")
+    axes = figure.subplots()
+    counts = np.asarray(grid["counts"], dtype=np.float64)
+    image = axes.pcolormesh(edges, edges, np.sqrt(counts).T, cmap="Blues")  # roots, or few bins would be seen
+    image.set_rasterized(True)
+    axes.plot([edges[0], edges[-1]], [edges[0], edges[-1]], color="#bbbbbb", lw=1, ls="--")
+    axes.set(xlabel="target", ylabel="value", title="Predicted against true (rows; beyond the ends: in the last bins)")
+    axes.title.set_fontsize(9)
+    return svg(figure)
+
+
+def residual_plot(found: Mapping[str, Any]) -> str:
+    """Return the histogram of residuals as SVG, with its quartiles."""
+    edges = np.asarray(found["edges"])
+    figure = Figure(figsize=(5, 4.4), layout="constrained")
+    axes = figure.subplots()
+    axes.bar(edges[:-1], found["counts"], width=np.diff(edges), align="edge", color="#9db9d3")
+    for share, style in (("0.25", ":"), ("0.5", "-"), ("0.75", ":")):
+        axes.axvline(found["quantiles"][share], color="#20639b", lw=1, ls=style)
+    axes.set(xlabel="value − target (lines: quartiles)", ylabel="rows", title="Residuals")
     return svg(figure)

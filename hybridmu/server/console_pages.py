@@ -10,6 +10,7 @@ from typing import Any
 import jinja2
 from fastapi.responses import HTMLResponse
 
+from hybridmu.core.metrics import METRICS, figure, shown
 from hybridmu.server.headers import PAGE_POLICY
 
 STYLE = (resources.files("hybridmu") / "server" / "pages" / "style.css").read_text()
@@ -41,8 +42,6 @@ def _templates() -> jinja2.Environment:
         "moment": _moment,
         "after": _after,
         "late": _late,
-        "percent": lambda share: "undefined" if share is None else f"{100 * share:.1f} %",
-        "figure": lambda value: "undefined" if value is None else f"{value:.3f}",
         "colour": lambda s: _COLOURS.get(s, "middle"),
     }
     return templates
@@ -95,18 +94,22 @@ def quality_shown(quality: Mapping[str, Any] | None) -> dict[str, Any] | None:
     if quality is None or split is None:
         return None
     found = quality[split]
-    alone = {sub["shard"]: sub["accuracy"] for sub in found["sub_models"]}
-    return {"split": split, "alone": alone, **found["ensemble"]}
+    first, second = shown(found["ensemble"])
+    alone = {sub["shard"]: figure(first, sub[first]) for sub in found["sub_models"]}
+    figures = [(METRICS[name].words, figure(name, found["ensemble"][name])) for name in (first, second)]
+    return {"split": split, "alone": alone, "figures": figures}
 
 
-def quality_changes(report: Mapping[str, Any]) -> list[tuple[str, float | None, float | None]]:
-    """Return (table, accuracy before, accuracy after) of a request, as far as both were measured."""
+def quality_changes(report: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
+    """Return (table, metric, before, after) of a request, as far as both were measured."""
     before, after = report["quality"]["before"] or {}, report["quality"]["after"] or {}
-    return [
-        (name, before[name]["ensemble"]["accuracy"], after[name]["ensemble"]["accuracy"])
-        for name in ("test", "validation")
-        if name in before and name in after
-    ]
+    found = []
+    for name in ("test", "validation"):
+        if name in before and name in after:
+            metric = shown(after[name]["ensemble"])[0]
+            then, now = (figure(metric, one[name]["ensemble"][metric]) for one in (before, after))
+            found.append((name, METRICS[metric].words, then, now))
+    return found
 
 
 def _late(report: Mapping[str, Any], now: float) -> bool:

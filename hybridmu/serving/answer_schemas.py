@@ -10,7 +10,7 @@ from hybridmu.errors import HybridMUError
 
 
 class PredictRequest(BaseModel):
-    """Rows to classify, each as column → value with every feature column."""
+    """Rows to predict, each as column → value with every feature column."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
     rows: list[dict[str, Any]] = Field(min_length=1)
@@ -21,6 +21,13 @@ class Prediction(BaseModel):
 
     label: int | str
     probabilities: dict[str, float]
+
+
+class ValuePrediction(BaseModel):
+    """The value, and the lowest and highest value of the sub-models: how far they differ, no confidence interval."""
+
+    value: float
+    interval: tuple[float, float]
 
 
 class PredictResponse(BaseModel):
@@ -35,7 +42,7 @@ class PredictResponse(BaseModel):
 
     version: int
     withheld: int
-    predictions: list[Prediction]
+    predictions: list[Prediction] | list[ValuePrediction]
 
 
 class Refusal(BaseModel):

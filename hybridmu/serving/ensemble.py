@@ -17,6 +17,7 @@ from hybridmu.core.features import FeatureSource
 from hybridmu.core.kernel.model import SubModel
 from hybridmu.core.kernel.table_encoder import Encoder
 from hybridmu.core.tasks.classification import Classification
+from hybridmu.core.tasks.judgement import Judgement
 from hybridmu.errors import DataError, HybridMUError, StateError, UserExitError
 from hybridmu.runtime.workers.context import Site
 from hybridmu.serving.forward_passes import Forward, fastest
@@ -37,7 +38,7 @@ class Ensemble:
         version: Version number that every answer carries.
         models: Shard → (blob, sub-model); emptied shards are absent. None stands for one that another process holds.
         encoder: Feature columns, label and classes.
-        how: `mean` or `vote`.
+        how: One of the ways of `serving.aggregation`.
         removed: Shard → tombstones up to this number are out of its sub-model.
         elsewhere: Has the sub-models run by the processes that hold them, x → logits, and the seconds of a sample.
         whole: Columns that hold whole numbers alone.
@@ -55,7 +56,7 @@ class Ensemble:
         elsewhere: tuple[Forward, float] | None = None,
         whole: Collection[str] = (),
         source: FeatureSource | None = None,
-        judgement: Classification | None = None,
+        judgement: Judgement | None = None,
     ) -> None:
         self.version, self.encoder, self.how = version, encoder, how
         self.models = models
@@ -65,7 +66,7 @@ class Ensemble:
         self._encode = source.of_rows(encoder, whole)
         # What reading one row and naming its answer takes, in values.
         self._cells = sum(column.width if column.kind == "list" else 1 for column in encoder.columns)
-        self._cells += len(encoder.classes)
+        self._cells += self._judgement.combined(len(encoder.classes))
         self.removed = {shard: upto for shard, upto in (removed or {}).items() if shard in models}
         self.withheld: frozenset[int] = frozenset()
         voters = [model for _, model in models.values() if model is not None]
@@ -148,7 +149,7 @@ class Ensemble:
 
     @torch.no_grad()
     def probabilities(self, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Return class probabilities, float32 [n, classes].
+        """Return combined answers, as `Judgement.combine`: of classes, their probabilities, float32 [n, classes].
 
         Raises:
             DataError: A task's own way to combine answers has not one for every row.
@@ -161,10 +162,11 @@ class Ensemble:
             logits = logits[[place for place, shard in enumerate(self.models) if shard not in self.withheld]]
         with contained():
             found = self._judgement.combine(logits, self.how).float()
-        if found.shape != logits.shape[1:]:
+        expected = [len(x), self._judgement.combined(len(self.encoder.classes))]
+        if list(found.shape) != expected:
             raise DataError(
                 "the model does not answer every row",
-                expected=f"probabilities {list(logits.shape[1:])}",
+                expected=f"answers {expected}",
                 got=str(list(found.shape)),
                 remedy="mend the task's judgement; these rows are not at fault",
             )
@@ -172,13 +174,13 @@ class Ensemble:
 
     @torch.no_grad()
     def logits(self, x: npt.NDArray[np.float32]) -> torch.Tensor:
-        """Return what all sub-models say, floats of 32 bits or more [sub-models, n, classes], in the order of `models`.
+        """Return what all sub-models say, floats of 32 bits or more [sub-models, n, width], in the order of `models`.
 
         Raises:
             DataError: A sub-model has not one answer for every row.
         """
         said = self._forward(torch.from_numpy(x))
-        expected = [len(self.models), len(x), len(self.encoder.classes)]
+        expected = [len(self.models), len(x), self._judgement.width(len(self.encoder.classes))]
         if list(said.shape) != expected:
             raise DataError(
                 "the model does not answer every row",
@@ -189,11 +191,11 @@ class Ensemble:
         return said.to(torch.promote_types(said.dtype, torch.float32))  # NumPy has no bfloat16
 
     def answer(self, x: npt.NDArray[np.float32]) -> dict[str, Any]:
-        """Return the JSON-able answer for encoded rows: label and probability per class, and the version."""
-        return self._named(self.label(self.finite(x)))
+        """Return the JSON-able answer for encoded rows: a prediction of each, and the version."""
+        return self._named(self._said(self.finite(x)))
 
     def finite(self, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Return class probabilities that are numbers, float32 [n, classes].
+        """Return combined answers that are numbers, as `probabilities`.
 
         Raises:
             DataError: The model can't answer these rows.
@@ -234,7 +236,7 @@ class Ensemble:
             whole = False
         if not whole:
             return [x if isinstance(x, DataError) else _said(self.answer, x) for x in encoded]
-        made = iter(self.label(found))
+        made = iter(self._said(found))
         return [x if isinstance(x, DataError) else self._named(list(islice(made, len(x)))) for x in encoded]
 
     def _encode_each(
@@ -253,16 +255,8 @@ class Ensemble:
     def _named(self, predictions: list[dict[str, Any]]) -> dict[str, Any]:
         return {"version": self.version, "withheld": len(self.withheld), "predictions": predictions}
 
-    def label(self, probabilities: npt.NDArray[np.float32]) -> list[dict[str, Any]]:
-        """Return one prediction per row of class probabilities."""
-        classes = self.encoder.classes
-        return [
-            {
-                "label": classes[int(row.argmax())],
-                "probabilities": {str(name): float(p) for name, p in zip(classes, row, strict=True)},
-            }
-            for row in probabilities
-        ]
+    def _said(self, combined: npt.NDArray[np.float32]) -> list[dict[str, Any]]:
+        return self._judgement.predictions(combined, self.encoder.classes)
 
 
 def _said(answer: Callable[[_T], _R], question: _T) -> _R | DataError:

@@ -26,7 +26,7 @@ from hybridmu.types import ModelVersion
 from hybridmu.user_code import kind
 
 Array = npt.NDArray[np.float32]
-# Shards, and what their sub-models say: float32 [shards, n, classes]. None: that version is not to be had.
+# Shards, and what their sub-models say: float32 [shards, n, width]. None: that version is not to be had.
 Votes = tuple[tuple[int, ...], Array]
 # (version, x) → votes of every group.
 Ask = Callable[[int, Array], Sequence[Votes | None]]
@@ -145,7 +145,7 @@ class SubModelGroup(Follower):
         except (CorruptBlobError, StateError, StorageError):
             return None  # it was replaced, and its weights may be purged
         shards = tuple(held.models)
-        none = np.zeros((0, len(x), len(held.encoder.classes)), dtype=np.float32)
+        none = np.zeros((0, len(x), self.site.width), dtype=np.float32)
         try:
             # What came through Ray can't be written to, which torch warns of.
             return shards, held.logits(np.array(x)).numpy() if shards else none

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -19,6 +19,8 @@ from hybridmu.serving.ensemble import Ensemble
 BLOCK_ROWS = 16_384
 VERSION = b"hybridmu_version"  # in the metadata of an answer's schema
 LABEL, PROBABILITY = "label", "probability_"
+VALUE, LOW, HIGH = "value", "low", "high"
+_VALUE_COLUMNS = (0, 2, 3)  # of a combined answer, see `Regression.combine`; the unit between them is nobody's answer
 _T = TypeVar("_T")
 
 
@@ -97,7 +99,8 @@ class TableAnswers:
 
 
 def answer_schema(ensemble: Ensemble, id_field: pa.Field | None) -> pa.Schema:
-    """Return the columns of an answer: the id where there is one, label, a probability for each class.
+    """Return the columns of an answer: the id where there is one; label and a probability for each class, or value,
+    low and high, as of a prediction's interval.
 
     Args:
         ensemble: The version that answers.
@@ -107,15 +110,16 @@ def answer_schema(ensemble: Ensemble, id_field: pa.Field | None) -> pa.Schema:
         DataError: The column of ids has the name of another.
     """
     classes = ensemble.encoder.classes
-    names = [f"{PROBABILITY}{name}" for name in classes]
+    names = [f"{PROBABILITY}{name}" for name in classes] if classes else [VALUE, LOW, HIGH]
     if id_field is not None and id_field.name in {LABEL, *names}:
         raise DataError(
             f"the id column {id_field.name!r} has the name of a column of the answer",
-            expected=f"another name than {LABEL} and {PROBABILITY}CLASS",
+            expected=f"another name than {LABEL}, {', '.join(names)}",
             remedy="leave the column out of the rows",
         )
     fields = [] if id_field is None else [id_field]
-    fields += [pa.field(LABEL, pa.array(classes).type), *(pa.field(name, pa.float32()) for name in names)]
+    fields += [pa.field(LABEL, pa.array(classes).type)] if classes else []
+    fields += [pa.field(name, pa.float32()) for name in names]
     return pa.schema(fields, metadata={VERSION: str(ensemble.version).encode()})
 
 
@@ -130,8 +134,12 @@ def answer_batch(ensemble: Ensemble, x: F32, schema: pa.Schema, ids: pa.Array | 
     """
     found = ensemble.finite(x)
     made = [] if ids is None else [ids]
-    made.append(pa.array(ensemble.encoder.classes).take(pa.array(found.argmax(axis=1))))
-    made += [pa.array(np.ascontiguousarray(found[:, number])) for number in range(found.shape[1])]
+    numbers: Sequence[int] = range(found.shape[1])
+    if ensemble.encoder.classes:
+        made.append(pa.array(ensemble.encoder.classes).take(pa.array(found.argmax(axis=1))))
+    else:
+        numbers = _VALUE_COLUMNS
+    made += [pa.array(np.ascontiguousarray(found[:, number])) for number in numbers]
     return pa.RecordBatch.from_arrays(made, schema=schema)
 
 

@@ -30,7 +30,7 @@ class Predictions:
 
     @checked
     def feature_columns(self) -> tuple[Column, ...]:
-        """Return the columns that a row to be classified has, in the order of the training table.
+        """Return the columns that a row to be predicted has, in the order of the training table.
 
         Raises:
             StateError: Nothing was trained here.

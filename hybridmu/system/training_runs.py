@@ -15,6 +15,7 @@ from hybridmu.runtime.coordinator.snapshot import Snapshot
 from hybridmu.runtime.workers.task_checks import TaskChecks
 from hybridmu.store.dataset.empty_slices import warnings_of
 from hybridmu.store.dataset.ingest import ingest
+from hybridmu.store.dataset.layout import Manifest
 from hybridmu.store.ledger.database import Database
 from hybridmu.store.ledger.file_recorder import Recorder
 from hybridmu.store.ownership import bind, take
@@ -72,8 +73,7 @@ class TrainingRuns:
             "voters": sum(sub.blob is not None for sub in version.shards),
             "rows": {split: sum(map(sum, shards)) for split, shards in manifest.rows.items()},
             "skipped": sum(generation.skipped for generation in manifest.generations),
-            "classes": list(manifest.encoder.classes),
-            "classes_inferred": manifest.classes_inferred,
+            **_learned(manifest),
             "quality": quality_of(session, version.version).get(version.version),
             "calibrated": bool(session.measurements.calibration().buckets),
             "calibration": session.calibration_state(),
@@ -176,3 +176,11 @@ class TrainingRuns:
         session = self._session
         canaries = session.canaries()
         return not session.ledger.tombstones() and bool(canaries.lacking())
+
+
+def _learned(manifest: Manifest) -> dict[str, Any]:
+    """Return what is learned: the classes, and whether they were read off the table; or the target column."""
+    encoder = manifest.encoder
+    if not encoder.classes:
+        return {"target": encoder.label}
+    return {"classes": list(encoder.classes), "classes_inferred": manifest.classes_inferred}

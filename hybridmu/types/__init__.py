@@ -50,7 +50,7 @@ from hybridmu.types.outcomes import (
     UpdaterResult,
 )
 from hybridmu.types.plans import CostObservation, Plan, ShardPlan, ShardStats, Workload
-from hybridmu.types.quality import ExpectedQuality, Figures, Quality, SplitQuality
+from hybridmu.types.quality import ExpectedFit, ExpectedQuality, Figures, Quality, SplitQuality
 from hybridmu.types.requests import (
     ForgetRequest,
     ForwardState,
@@ -83,6 +83,7 @@ __all__ = [
     "CostObservation",
     "EvaluateJob",
     "EvaluationOutcome",
+    "ExpectedFit",
     "ExpectedQuality",
     "Figures",
     "ForeseeIndexJob",

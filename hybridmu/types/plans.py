@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from hybridmu.types.calibration import CalibrationEstimate
 from hybridmu.types.names import StrategyName
-from hybridmu.types.quality import ExpectedQuality
+from hybridmu.types.quality import ExpectedFit, ExpectedQuality
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +114,7 @@ class Plan:
     workers: int
     updaters: int
     warnings: tuple[str, ...] = ()
-    quality: ExpectedQuality | None = None
+    quality: ExpectedQuality | ExpectedFit | None = None
 
     def explain(self) -> str:
         """Return the whole plan as text, one block per shard."""

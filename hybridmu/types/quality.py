@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 Figures = dict[str, float | None]
@@ -73,10 +74,45 @@ class ExpectedQuality:
             >>> ExpectedQuality(3, "test", 0.95, (-0.02, 0.01)).explain()
             'accuracy 95.0 % on test rows now; the last 2 versions changed it by -2.0 to +1.0 points, -0.5 on average'
         """
-        now = f"accuracy {100 * self.accuracy:.1f} % on {self.split} rows now"
-        if not self.changes:
-            return f"{now}; no deletion was measured yet"
-        mean = sum(self.changes) / len(self.changes)
-        versions = f"the last {len(self.changes)} versions" if len(self.changes) > 1 else "the last version"
-        between = f"{100 * min(self.changes):+.1f} to {100 * max(self.changes):+.1f} points"
-        return f"{now}; {versions} changed it by {between}, {100 * mean:+.1f} on average"
+        return _explained(
+            f"accuracy {100 * self.accuracy:.1f} %",
+            self.split,
+            self.changes,
+            lambda one: f"{100 * one:+.1f}",
+            " points",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ExpectedFit:
+    """R² before a deletion, and what earlier ones changed; every figure is measured.
+
+    Attributes:
+        version: The evaluated version.
+        split: `test` or `validation`.
+        r2: Of its ensemble.
+        changes: R² of a version minus that of the one before it, of the last versions, oldest first.
+    """
+
+    version: int
+    split: str
+    r2: float
+    changes: tuple[float, ...]
+
+    def explain(self) -> str:
+        """Return it as one sentence.
+
+        Example:
+            >>> ExpectedFit(3, "test", 0.61, (-0.02, 0.01)).explain()
+            'R² 0.610 on test rows now; the last 2 versions changed it by -0.020 to +0.010, -0.005 on average'
+        """
+        return _explained(f"R² {self.r2:.3f}", self.split, self.changes, lambda one: f"{one:+.3f}", "")
+
+
+def _explained(figure: str, split: str, changes: Sequence[float], said: Callable[[float], str], unit: str) -> str:
+    now = f"{figure} on {split} rows now"
+    if not changes:
+        return f"{now}; no deletion was measured yet"
+    versions = f"the last {len(changes)} versions" if len(changes) > 1 else "the last version"
+    between = f"{said(min(changes))} to {said(max(changes))}{unit}"
+    return f"{now}; {versions} changed it by {between}, {said(sum(changes) / len(changes))} on average"

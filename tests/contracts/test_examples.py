@@ -6,15 +6,28 @@ import pyarrow.parquet as pq
 import pytest
 
 import hybridmu
+from hybridmu.config import load
+from hybridmu.datasets.catalog import describe
 
 EXAMPLES = sorted(Path(__file__).parents[2].glob("examples/*.yaml"))
+# What is fetched first: tests/datasets/test_widedeep.py trains on tables of the same form.
+FETCHED = [path for path in EXAMPLES if describe(load(path).data.name).download]
 
 
 def test_there_are_examples():
     assert {"digits.yaml", "mnist5k.yaml"} <= {path.name for path in EXAMPLES}
 
 
-@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_an_example_of_a_dataset_that_is_fetched_says_how(monkeypatch, tmp_path):
+    monkeypatch.setenv("HYBRIDMU_DATA", str(tmp_path))
+    assert {path.stem for path in FETCHED} == {"california", "movielens"}
+    for path in FETCHED:
+        assert f"hybridmu data get {path.stem}" in path.read_text()
+        with pytest.raises(hybridmu.HybridMUError, match=f"hybridmu data get {path.stem}"):
+            hybridmu.connect(path, executor="local")
+
+
+@pytest.mark.parametrize("path", sorted({*EXAMPLES} - {*FETCHED}), ids=lambda path: path.stem)
 def test_example_runs(path, tmp_path, monkeypatch):
     monkeypatch.setenv("HYBRIDMU_STORAGE_URL", str(tmp_path / "storage"))
     with hybridmu.connect(path, executor="local") as system:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as theirs
 
-from hybridmu.core.metrics import METRICS, auc, calibration_curve, confusion, ece, figures
+from hybridmu.core.metrics import METRICS, auc, calibration_curve, confusion, ece, figure, figures, shown
 
 
 @st.composite
@@ -66,7 +66,7 @@ def test_the_order_of_rows_does_not_matter(given_, random):
 
 def test_without_rows_everything_is_undefined():
     nothing = figures(np.empty((0, 3)), np.empty(0, dtype=np.int64))
-    assert nothing == dict.fromkeys(METRICS)
+    assert nothing == dict.fromkeys(name for name, one in METRICS.items() if one.kind == "classification")
     assert calibration_curve(np.empty((0, 3)), np.empty(0, dtype=np.int64)) == []
 
 
@@ -84,3 +84,32 @@ def test_a_perfect_ranking_and_its_opposite():
     scores = np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7]])
     assert auc(scores, np.array([0, 0, 1])) == 1.0
     assert auc(scores, np.array([1, 1, 0])) == 0.0
+
+
+@given(st.integers(1, 40), st.integers(0, 2**32), st.sampled_from([1e-3, 1.0, 1e6]))
+@settings(max_examples=150, deadline=None)
+def test_figures_of_numbers_are_those_of_scikit_learn(rows, seed, scale):
+    random = np.random.default_rng(seed)
+    targets = scale * random.normal(size=rows).astype(np.float32)
+    values = targets + scale * random.normal(size=rows).astype(np.float32)
+    found = figures(np.stack([values, np.ones(rows)], axis=1), targets, "regression")
+    wide = targets.astype(np.float64), values.astype(np.float64)
+    assert found["rmse"] == pytest.approx(theirs.root_mean_squared_error(*wide))
+    assert found["mae"] == pytest.approx(theirs.mean_absolute_error(*wide))
+    if rows > 1:
+        assert found["r2"] == pytest.approx(theirs.r2_score(*wide))
+    assert found.keys() == {name for name, one in METRICS.items() if one.kind == "regression"}
+
+
+def test_what_is_undefined_of_numbers_is_none():
+    assert figures(np.empty((0, 4)), np.empty(0), "regression") == {"r2": None, "rmse": None, "mae": None}
+    same = figures(np.ones((3, 4)), np.full(3, 7.0), "regression")
+    assert (same["r2"], same["rmse"]) == (None, 6.0)
+
+
+def test_two_metrics_are_shown_and_figures_are_said_for_people():
+    assert shown(figures(np.ones((3, 4)), np.arange(3), "regression")) == ("r2", "rmse")
+    assert shown(()) == ("accuracy", "log_loss")
+    assert [figure("rmse", value) for value in (0.12345, 999.0, 123456.7, None)] == [
+        "0.123", "999.000", "123,457", "undefined"
+    ]  # fmt: skip

@@ -56,6 +56,11 @@ def config_for(folder: Path, table: Path, *, shards, slices, epochs, batch, opti
     }
 
 
+def by_shape(tensor: torch.Tensor) -> tuple[tuple[int, ...], bytes]:
+    """Return by what tensors without names are put in order."""
+    return tuple(tensor.shape), tensor.numpy().tobytes()
+
+
 def assert_equal_to_reference(system, config, table, ids=(), groups=(), later=()):
     version = system.registry.version()
     assert [sub.shard for sub in version.shards] == list(range(config["sisa"]["shards"]))
@@ -66,8 +71,7 @@ def assert_equal_to_reference(system, config, table, ids=(), groups=(), later=()
             continue
         assert sub.exact
         found = list(system.site.blobs.get(sub.blob).values())
-        by_shape = sorted(found, key=lambda t: tuple(t.shape))
-        for ours, theirs in zip(by_shape, sorted(expected, key=lambda t: tuple(t.shape)), strict=True):
+        for ours, theirs in zip(sorted(found, key=by_shape), sorted(expected, key=by_shape), strict=True):
             assert ours.shape == theirs.shape
             assert ours.numpy().tobytes() == theirs.numpy().tobytes(), f"shard {sub.shard} differs"
 

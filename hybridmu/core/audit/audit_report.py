@@ -11,8 +11,10 @@ import numpy as np
 from hybridmu.core.audit import measures
 from hybridmu.core.audit.shadow_models import Score, Shadow
 from hybridmu.core.evaluation import F64
+from hybridmu.core.tasks.classification import Classification
 
 _RESAMPLES = 200
+_LOG_ODDS = Classification().sureness
 # Models drawn anew from fewer than these say little about other models.
 _FEWEST = 8
 _CURVE_POINTS = 200
@@ -215,11 +217,12 @@ class Served:
     chance: float
 
 
-def served(shadows: Sequence[Shadow]) -> Served | None:
+def served(shadows: Sequence[Shadow], sureness: Callable[[F64], F64] = _LOG_ODDS) -> Served | None:
     """Sum up what was watched on one shard.
 
     Args:
         shadows: Numbers 0 to N − 1 in order, N ≥ 3.
+        sureness: Of margins: the larger, the surer a model is; log-odds as they are by default.
 
     Returns:
         None when no revoked row was there, or rows went meanwhile.
@@ -229,10 +232,10 @@ def served(shadows: Sequence[Shadow]) -> Served | None:
     if ours is None or len(oracles) < len(shadows) or len({len(score.forget) for score in (ours, *oracles)}) > 1:
         return None
     exact, before = oracles[0], shadows[0].watched.get("before")
-    margins = np.array([score.forget for score in oracles])
+    sure = sureness(np.array([score.forget for score in oracles]))
 
     def surer(score: Score) -> float:
-        return float((np.array(score.forget) > margins.max(axis=0)).mean())
+        return float((sureness(np.array(score.forget)) > sure.max(axis=0)).mean())
 
     return Served(
         rows=len(ours.forget),
@@ -245,7 +248,7 @@ def served(shadows: Sequence[Shadow]) -> Served | None:
         relearn_oracle=exact.relearn,
         surer=surer(ours),
         surer_before=surer(before) if before else math.nan,
-        less_sure=float((np.array(ours.forget) < margins.min(axis=0)).mean()),
+        less_sure=float((sureness(np.array(ours.forget)) < sure.min(axis=0)).mean()),
         chance=1 / (len(oracles) + 1),
     )
 

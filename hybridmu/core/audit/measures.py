@@ -223,13 +223,13 @@ def tow(forget: tuple[float, float], retain: tuple[float, float], test: tuple[fl
         test: On rows never trained on.
 
     Returns:
-        In [0, 1]; NaN when one of them is.
+        In [0, 1]; NaN when one of them is. 0 where a skill is more than 1 away from the oracle's.
 
     Example:
         >>> tow((0.5, 1.0), (1.0, 1.0), (0.9, 0.9))
         0.5
     """
-    return math.prod(1 - abs(ours - oracle) for ours, oracle in (forget, retain, test))
+    return math.prod(max(1 - abs(ours - oracle), 0.0) for ours, oracle in (forget, retain, test))
 
 
 def relearn_epochs(model: SubModel, revoked: Rows, target: float, recipe: Recipe, task: Task, budget: int) -> int:

@@ -47,7 +47,7 @@ class Score:
     """One model, measured.
 
     Attributes:
-        forget: Margins at (at most 512 of) the forgotten rows: log-odds of the right class.
+        forget: Margins at (at most 512 of) the forgotten rows: the judgement's, such as log-odds of the right class.
         retain: The same at a sample of the rows that stay.
         unseen: The same at test rows of the shard; empty when there are none.
         loss: Mean loss on all forgotten rows.

@@ -85,6 +85,9 @@ class Learner(ABC):
     def fit(self, job: Fit) -> Fitted:
         """Go on from the newest checkpoint, or begin anew, until all slices are learned.
 
+        A task that learns numbers has a scale of targets in its model: go on from `hybridmu.plugins.scaled(job)`, which
+        has it fitted before the first slice with rows is learned.
+
         Args:
             job: The sub-model, its rows, and where checkpoints are.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from hybridmu.core.kernel.model import SubModel, initial_model
 from hybridmu.core.kernel.retraining import train_from
 from hybridmu.core.learners.learner import Fit, Fitted, Learner
+from hybridmu.core.learners.target_scale import scaled
 from hybridmu.core.learners.workload import count
 from hybridmu.core.tasks.base import Task
 from hybridmu.types import ShardStats, Workload
@@ -24,6 +25,7 @@ class SlicedSgd(Learner):
 
     def fit(self, job: Fit) -> Fitted:
         """Return the state after training the slices behind the newest checkpoint, each of which is saved."""
+        job = scaled(job)
         state, first, visits = train_from(
             job.model, job.rows, job.recipe, job.task, job.shard, job.checkpoint, job.save, job.across
         )

@@ -1,7 +1,9 @@
-"""Gauss-Newton products of a network with softmax cross entropy, and solving with them.
+"""Gauss-Newton products of a network with its loss, and solving with them.
 
 G = (1/m) Σ_x J_xᵀ (diag p_x − p_x p_xᵀ) J_x, with J_x the Jacobian of the logits and p_x the predicted probabilities
-(Schraudolph 2002). G is never formed: a product with a vector costs about two gradients of the m rows.
+of softmax cross entropy (Schraudolph 2002). Of a loss of values, the matrix in the middle is the second derivative of
+a row's loss by its value: 2/d² for squared errors in units of d, so that G = (2/m) Σ_x J_xᵀ J_x / d². G is never
+formed: a product with a vector costs about two gradients of the m rows.
 """
 
 from __future__ import annotations
@@ -16,19 +18,24 @@ from hybridmu.core.kernel.gradients import are_those_of, plain_layers
 from hybridmu.core.kernel.model import Standardize
 
 Product = Callable[[Sequence[Tensor]], list[Tensor]]
+# Answers [m, width] → second derivative of every row's loss by its value, the first of the answers; [m].
+Bends = Callable[[Tensor], Tensor]
 
 
-def gauss_newton(model: nn.Module, x: Tensor) -> Product:
+def gauss_newton(model: nn.Module, x: Tensor, bends: Bends | None = None) -> Product:
     """Return v ↦ G·v at the current weights.
 
     Args:
-        model: Maps x to logits; it is put into evaluation mode.
+        model: Maps x to answers; it is put into evaluation mode.
         x: float32 [m, features], m ≥ 1.
+        bends: Of a loss of values; None: answers are logits, and the loss is softmax cross entropy.
 
     Returns:
         A function over lists of tensors, one per trained parameter in the order of `model.parameters()`.
     """
     model.eval()
+    if bends is not None:
+        return _by_autograd(model, x, bends)
     layers, parameters = plain_layers(model), [one for one in model.parameters() if one.requires_grad]
     return _by_hand(layers, x) if layers and are_those_of(layers, parameters) else _by_autograd(model, x)
 
@@ -102,18 +109,34 @@ def _by_hand(layers: Sequence[nn.Module], x: Tensor) -> Product:
     return product
 
 
-def _by_autograd(model: nn.Module, x: Tensor) -> Product:
+def _by_autograd(model: nn.Module, x: Tensor, bends: Bends | None = None) -> Product:
     """Return the product for any network: J·v as the derivative of Jᵀ·u by u, since that works for every layer."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     values = model(x)
-    p = values.detach().softmax(dim=1)
+    weigh = _softmax(values.detach()) if bends is None else _of_value(bends(values.detach()))
     probe = torch.zeros_like(values, requires_grad=True)
     transposed = grad(values, parameters, probe, create_graph=True, materialize_grads=True)
 
     def product(vector: Sequence[Tensor]) -> list[Tensor]:
         (change,) = grad(transposed, probe, list(vector), retain_graph=True)
-        bent = p * change
-        weighted = (bent - p * bent.sum(dim=1, keepdim=True)) / len(x)
+        weighted = weigh(change) / len(x)
         return list(grad(values, parameters, weighted, retain_graph=True, materialize_grads=True))
 
     return product
+
+
+def _softmax(logits: Tensor) -> Callable[[Tensor], Tensor]:
+    p = logits.softmax(dim=1)
+
+    def weigh(change: Tensor) -> Tensor:
+        bent = p * change
+        return bent - p * bent.sum(dim=1, keepdim=True)
+
+    return weigh
+
+
+def _of_value(second: Tensor) -> Callable[[Tensor], Tensor]:
+    def weigh(change: Tensor) -> Tensor:
+        return torch.cat([(second * change[:, 0])[:, None], torch.zeros_like(change[:, 1:])], dim=1)
+
+    return weigh

@@ -194,20 +194,23 @@ def subtract(state: Mapping[str, Tensor], change: Mapping[str, Tensor], alpha: f
 
 
 def restore(model: SubModel, context: Context, point: int) -> None:
-    """Load the checkpoint after slice `point`; for 0, the fresh weights behind checkpoint 1's scaler.
+    """Load the checkpoint after slice `point`; before the first slice with rows, the fresh weights behind its scalers.
 
     Raises:
         StrategyUnavailableError: There is no such checkpoint.
     """
-    state = context.checkpoint(max(1, point))
+    held = [int(rows.slice[0]) for rows in (context.live, context.revoked) if len(rows)]
+    begins = min(held, default=1)
+    state = context.checkpoint(max(begins, point))
     if state is None:
         raise StrategyUnavailableError(
-            f"the checkpoint after slice {max(1, point)} of shard {context.shard} is missing",
+            f"the checkpoint after slice {max(begins, point)} of shard {context.shard} is missing",
             expected="every checkpoint of the run that saw the revoked rows",
             remedy="use strategy retrain",
         )
     buffers = {name for name, _ in model.named_buffers()} & state.keys()  # others are not kept, and never change
-    model.load_state_dict(state if point else {name: state[name] for name in buffers}, strict=point > 0)
+    trained = point >= begins
+    model.load_state_dict(state if trained else {name: state[name] for name in buffers}, strict=trained)
 
 
 def _summed(gradients_at: Gradients, rows: Rows, start: int, stop: int) -> list[Tensor | None]:

@@ -14,14 +14,16 @@ which let T go to infinity, and plain DPUS, which lets G be 0.
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from hybridmu.core.kernel.partition import derive, epoch_order
 from hybridmu.core.kernel.rows import Positions, Rows
 from hybridmu.core.kernel.training import trained
-from hybridmu.core.strategies.curvature import gauss_newton, solve
+from hybridmu.core.strategies.curvature import Bends, gauss_newton, solve
 from hybridmu.core.strategies.dpus import (
     contribution,
     current_of,
@@ -33,7 +35,10 @@ from hybridmu.core.strategies.dpus import (
 )
 from hybridmu.core.strategies.probe import Probe
 from hybridmu.core.strategies.removal import Context, Extent, Removal, Result, Work
-from hybridmu.errors import StrategyUnavailableError
+from hybridmu.core.tasks.base import Task
+from hybridmu.core.tasks.classification import judgement_of
+from hybridmu.core.tasks.regression_tasks import RegressionTask
+from hybridmu.errors import ConfigError, StrategyUnavailableError
 from hybridmu.user_code import contained, told
 
 # Conjugate-gradient steps, and live rows that G is taken over: a sixteenth of the shard within these bounds, so that
@@ -77,9 +82,10 @@ class DpusNewton(Removal):
         named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
         right = [change.get(name, torch.zeros_like(parameter)) for name, parameter in named]
         try:
-            product = gauss_newton(model, sample.x[_order(context, sample)])
+            order = _order(context, sample)
+            product = gauss_newton(model, sample.x[order], bends_of(context.task, sample.y[order]))
             damped = solve(product, right, _mean_time(context) / 2, _STEPS)
-        except (RuntimeError, NotImplementedError) as error:  # a kernel without a second derivative
+        except (ConfigError, RuntimeError, NotImplementedError) as error:  # a kernel without a second derivative
             raise StrategyUnavailableError(
                 "the damped update is unavailable", got=told(error), remedy="use dpus or retrain"
             ) from error
@@ -114,12 +120,40 @@ class DpusNewton(Removal):
         if probe.without_gradient:
             return probe.without_gradient
         try:
+            bends = bends_of(probe.task, probe.outcomes)
+        except ConfigError as error:
+            return error.what
+        try:
             with contained():
                 parameters = trained(probe.model)
-                gauss_newton(probe.model, probe.x)([torch.zeros_like(parameter) for parameter in parameters])
+                product = gauss_newton(probe.model, probe.x, bends)
+                product([torch.zeros_like(parameter) for parameter in parameters])
         except Exception as error:  # of the user's code, or a kernel's
             return f"a layer of the model has no second derivative: {told(error)}"
         return None
+
+
+def bends_of(task: Task, outcomes: Tensor) -> Bends | None:
+    """Return how the loss of every row bends by its value; None for classes.
+
+    Args:
+        task: Supplies the loss.
+        outcomes: What is right of the rows, [m].
+
+    Raises:
+        ConfigError: The loss has no curvature, or the task does not say which.
+    """
+    if judgement_of(task).kind == "classification":
+        return None
+    if not isinstance(task, RegressionTask):
+        raise ConfigError(
+            "the task does not say the second derivative of its loss",
+            expected="a class derived from hybridmu.task.RegressionTask",
+            got=type(task).__name__,
+        )
+    bends = partial(task.bends, targets=outcomes)
+    bends(torch.ones(len(outcomes), 2, device=outcomes.device))
+    return bends
 
 
 def sampled(context: Context) -> Positions:

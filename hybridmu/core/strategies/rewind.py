@@ -12,6 +12,7 @@ import numpy as np
 from hybridmu.core.kernel.model import fit_standardize, state_of
 from hybridmu.core.kernel.partition import epoch_order
 from hybridmu.core.kernel.training import batch_bounds, fit
+from hybridmu.core.learners.target_scale import fit_scale
 from hybridmu.core.strategies.removal import Context, Extent, Removal, Result, Work, every
 
 
@@ -42,9 +43,11 @@ class Rewind(Removal):
             state = context.checkpoint(point)
             if state is not None:
                 model.load_state_dict(state)
+                fit_scale(model, live, point)
                 break
         else:
             fit_standardize(model, live)
+            fit_scale(model, live)
         budget = round(context.finetune_epochs * len(live))
         if budget:
             words, seed = live.words, context.recipe.seed

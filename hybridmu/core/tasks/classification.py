@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -11,14 +13,28 @@ from torch import Tensor
 from torch.nn import functional
 
 from hybridmu.core.tasks.base import Task
+from hybridmu.core.tasks.judgement import Judgement
 from hybridmu.errors import ConfigError
 
 
-class Classification:
-    """Meaning of logits, one per class. Stateless; a task's `judgement` may be a derived one.
+class Classification(Judgement):
+    """Meaning of logits, one per class. Stateless; a task's `judgement` may be a derived one."""
 
-    It judges weights and shapes none, so it is apart from the task's model and loss, whose code every checkpoint names.
-    """
+    kind: ClassVar[str] = "classification"
+    figure: ClassVar[str] = "accuracy"
+    outcome: ClassVar[torch.dtype] = torch.int64
+
+    def outputs(self, classes: int) -> int:
+        """Return one per class."""
+        return classes
+
+    def width(self, classes: int) -> int:
+        """Return one per class."""
+        return classes
+
+    def combined(self, classes: int) -> int:
+        """Return one per class."""
+        return classes
 
     def metric(self, logits: Tensor, labels: Tensor) -> float:
         """Return the accuracy: the share of rows whose first maximum is the label; the larger, the better.
@@ -55,6 +71,10 @@ class Classification:
         others = wide.scatter(1, labels[:, None], -math.inf).logsumexp(dim=1)
         return np.asarray((own - others).numpy())
 
+    def sureness(self, margins: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Return the margins: log-odds of the right class."""
+        return margins
+
     def combine(self, logits: Tensor, how: str) -> Tensor:
         """Combine the sub-models' logits into class probabilities, by any subset of shards (arXiv 1912.03817, §4.3).
 
@@ -80,8 +100,18 @@ class Classification:
             return functional.one_hot(logits.argmax(dim=-1), logits.shape[-1]).float().mean(dim=0)
         raise ValueError(f"unknown aggregation {how!r}; known: mean, vote")
 
+    def predictions(self, combined: npt.NDArray[np.float32], classes: Sequence[int | str]) -> list[dict[str, Any]]:
+        """Return the most probable class and the probability of each, per row."""
+        return [
+            {
+                "label": classes[int(row.argmax())],
+                "probabilities": {str(name): float(p) for name, p in zip(classes, row, strict=True)},
+            }
+            for row in combined
+        ]
 
-def judgement_of(task: Task) -> Classification:
+
+def judgement_of(task: Task) -> Judgement:
     """Return what the answers of a task's sub-models mean.
 
     Args:
@@ -93,10 +123,10 @@ def judgement_of(task: Task) -> Classification:
     found = getattr(task, "judgement", None)
     if found is None:
         return Classification()
-    if not isinstance(found, Classification):
+    if not isinstance(found, Judgement):
         raise ConfigError(
             f"the judgement of task {type(task).__name__} is none",
-            expected="an instance of a class derived from hybridmu.task.Classification",
+            expected="an instance of a class derived from hybridmu.task.Classification or hybridmu.task.Regression",
             got=type(found).__name__,
         )
     return found

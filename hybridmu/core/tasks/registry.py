@@ -5,14 +5,18 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Collection, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from hybridmu.core.tasks.base import Task
 from hybridmu.core.tasks.classification import judgement_of
+from hybridmu.core.tasks.regression_tasks import Regressor
 from hybridmu.errors import ConfigError
 from hybridmu.kinds import TASKS, search_here
 from hybridmu.user_code import contained, told
+
+_CLASSES = ("classes", "data.label", "CrossEntropyTask")
 
 
 def is_own(name: str) -> bool:
@@ -20,20 +24,24 @@ def is_own(name: str) -> bool:
     return TASKS.is_builtin(name)
 
 
-def make_task(name: str, options: Mapping[str, Any]) -> Task:
+def make_task(name: str, options: Mapping[str, Any], *, numbers: bool = False) -> Task:
     """Build a task by registered name or import path `package.module:Class`.
 
     Args:
         name: The name or path.
         options: Keyword arguments of its constructor.
+        numbers: Whether it is to learn numbers instead of classes.
 
     Returns:
-        The task.
+        The task. A built-in one learns either.
 
     Raises:
-        ConfigError: Unknown name, no such module or class, a class without a source file, or wrong options.
+        ConfigError: Unknown name, no such module or class, a class without a source file, wrong options, or a
+            task that learns the other of classes and numbers.
     """
     factory = TASKS.get(name) if name in TASKS.names() else _imported(name)
+    if numbers and is_own(name):
+        factory = partial(Regressor, factory)
     try:
         with contained():
             task: Task = factory(**options)
@@ -46,11 +54,19 @@ def make_task(name: str, options: Mapping[str, Any]) -> Task:
     _refuse_unsourced(name, {base.__module__ for base in type(task).__mro__})
     try:
         with contained():
-            judgement_of(task)
+            kind = judgement_of(task).kind
     except ConfigError:
         raise
     except Exception as error:  # a property, or __getattr__
         raise ConfigError(f"task {name!r} fails when it is asked for its judgement", got=told(error)) from error
+    if (kind == "regression") != numbers:
+        learns, named, base = ("numbers", "data.target", "RegressionTask") if numbers else _CLASSES
+        raise ConfigError(
+            f"task {name!r} does not learn {learns}, which {named} names",
+            expected=f"a class derived from hybridmu.task.{base}",
+            got=f"one whose judgement is of {kind}",
+            remedy="derive it from that class, or name the column as data.target (numbers) or data.label (classes)",
+        )
     for method in ("model", "loss"):
         try:
             with contained():

@@ -205,6 +205,7 @@ class Audit:
             **asdict(self.wanted),
             "shards": [self._described(target) for target in self.targets.values()],
             "shards_in_all": len(self.version.shards),
+            "figure": self.site.judgement.figure,
             "telling": found.telling,
             "verdict": found.verdict,
             "left": found.left,
@@ -225,6 +226,6 @@ class Audit:
         }
 
     def _served(self, target: Target, shadows: Sequence[shadow_models.Shadow]) -> dict[str, Any]:
-        found = audit_report.served(shadows)
+        found = audit_report.served(shadows, self.site.judgement.sureness)
         base = {"shard": target.sub.shard, "exact": target.sub.exact, "keys": len(target.watched)}
         return {**base, "found": None if found is None else asdict(found)}

@@ -1,4 +1,4 @@
-"""Evaluation of the served version in full: metrics, confusion matrix and calibration curve on held-out rows."""
+"""Evaluation of the served version in full, on held-out rows: metrics, confusion matrix and calibration; residuals."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from hybridmu.config import Settings
-from hybridmu.core import evaluation, metrics
+from hybridmu.core import evaluation, metrics, residuals
+from hybridmu.core.evaluation import F64
 from hybridmu.core.kernel.rows import Rows, concatenate
 from hybridmu.errors import StateError
 from hybridmu.runtime.workers.context import Site
@@ -41,7 +43,7 @@ def evaluate(settings: Settings) -> dict[str, Any]:
     if not voters:
         raise StateError("no shard is left to vote: every training row was forgotten")
     gone = {shard: KeySet.of(stones) for shard, stones in database.ledger.tombstones().items()}
-    classes, how = list(site.lake.manifest.encoder.classes), settings.serving.aggregation
+    judgement, how, encoder = site.judgement, settings.serving.aggregation, site.lake.manifest.encoder
     models = [(shard, site.load_model(shard, blob)) for shard, blob in voters]
     splits: dict[str, Any] = {}
     for split in SPLITS:
@@ -49,18 +51,17 @@ def evaluate(settings: Settings) -> dict[str, Any]:
         if rows is None or not len(rows):
             continue
         labels = rows.y.numpy()
-        logits = [evaluation.logits_of(model, rows, len(classes)).float() for _, model in models]
-        together = evaluation.probabilities_of(site.judgement, logits, how)
-        alone = [evaluation.probabilities_of(site.judgement, [one], how) for one in logits]
+        logits = [evaluation.logits_of(model, rows, site.width).float() for _, model in models]
+        together = evaluation.combined_of(judgement, logits, how)
+        alone = [evaluation.combined_of(judgement, [one], how) for one in logits]
         splits[split] = {
             "rows": len(rows),
-            "ensemble": metrics.figures(together, labels),
+            "ensemble": metrics.figures(together, labels, judgement.kind),
             "sub_models": [
-                {"shard": shard, **metrics.figures(one, labels)} for (shard, _), one in zip(models, alone, strict=True)
+                {"shard": shard, **metrics.figures(one, labels, judgement.kind)}
+                for (shard, _), one in zip(models, alone, strict=True)
             ],
-            "confusion": metrics.confusion(together, labels).tolist(),
-            "calibration": [asdict(one) for one in metrics.calibration_curve(together, labels)],
-            "labels": np.bincount(labels, minlength=len(classes)).tolist(),
+            **(_of_numbers if judgement.kind == "regression" else _of_classes)(together, labels),
         }
     if not splits:
         raise StateError(
@@ -68,7 +69,24 @@ def evaluate(settings: Settings) -> dict[str, Any]:
             expected="live rows of data.test or data.validation, or a share of the people: data.test_fraction",
             remedy="they belong to the tables that are trained on: name them before `hybridmu train`",
         )
-    return {"version": version.version, "classes": classes, "splits": splits}
+    learned = {"classes": list(encoder.classes)} if encoder.classes else {"target": encoder.label}
+    return {"version": version.version, **learned, "splits": splits}
+
+
+def _of_classes(together: F64, labels: npt.NDArray[Any]) -> dict[str, Any]:
+    return {
+        "confusion": metrics.confusion(together, labels).tolist(),
+        "calibration": [asdict(one) for one in metrics.calibration_curve(together, labels)],
+        "labels": np.bincount(labels, minlength=together.shape[1]).tolist(),
+    }
+
+
+def _of_numbers(together: F64, targets: npt.NDArray[Any]) -> dict[str, Any]:
+    wide = targets.astype(np.float64)
+    return {
+        "predicted": asdict(residuals.grid(together, wide)),
+        "residuals": asdict(residuals.residuals(together, wide)),
+    }
 
 
 def _live(site: Site, split: Split, gone: dict[int, KeySet]) -> Rows:

@@ -40,7 +40,7 @@ def verify(
         overall, `exact_claims_hold` (every shard that claims to be exact is; what decides whether the system is
         sound), `guarded_rows_in_lake` (live rows whose id or group is forgotten; must be 0, unknown while entries are
         lost with their key), and for approximate shards the two-sided forget-loss gap, accuracies and a membership
-        attack's AUC.
+        attack's AUC. Of numbers there are skills in the place of accuracies.
 
     Raises:
         RequestError: A shard that does not exist, or none at all.
@@ -67,7 +67,7 @@ def verify(
         settings, gone, {sub.shard: sub.generations for sub in chosen}, processes, watch, seals
     )
     every = {shard: KeySet.of(stones) for shard, stones in tombstones.items()}
-    test = test_rows(site, every)
+    test, figure = test_rows(site, every), site.judgement.figure
     report = []
     for sub in chosen:
         state = site.blobs.get(sub.blob) if sub.blob else None
@@ -94,8 +94,8 @@ def verify(
         "exact_claims_hold": all(entry["bitwise_equal"] for entry in exact),
         "exact_shards": len(exact),
         "approximate_shards": len(report) - len(exact),
-        "accuracy": _ensemble_accuracy(site, {s.shard: _state(site, s) for s in chosen}, test),
-        "oracle_accuracy": _ensemble_accuracy(site, oracle, test),
+        figure: _ensemble_accuracy(site, {s.shard: _state(site, s) for s in chosen}, test),
+        f"oracle_{figure}": _ensemble_accuracy(site, oracle, test),
         "oracle_seconds": seconds,
         "guarded_rows_in_lake": None if lost else guard.count(site.lake, every),
         "guard_entries_lost": lost,
@@ -126,8 +126,8 @@ def _gaps(
     unseen_reference = evaluation.losses(reference, test, site.task)
     figures = {
         "forget_loss_gap": measures.forget_loss_gap(model, reference, revoked, site.task),
-        "accuracy": _accuracy(site, model, test),
-        "oracle_accuracy": _accuracy(site, reference, test),
+        site.judgement.figure: _accuracy(site, model, test),
+        f"oracle_{site.judgement.figure}": _accuracy(site, reference, test),
         "attack_auc": measures.attack_auc(evaluation.losses(model, revoked, site.task), unseen),
         "oracle_attack_auc": measures.attack_auc(evaluation.losses(reference, revoked, site.task), unseen_reference),
         "revoked_rows": len(revoked),
@@ -161,9 +161,8 @@ def _accuracy(site: Site, model: SubModel, rows: Rows) -> float | None:
 
 
 def _ensemble_accuracy(site: Site, states: dict[int, State | None], rows: Rows) -> float | None:
-    classes = len(site.lake.manifest.encoder.classes)
     logits = [
-        evaluation.logits_of(_model(site, shard, state), rows, classes)
+        evaluation.logits_of(_model(site, shard, state), rows, site.width)
         for shard, state in states.items()
         if state is not None
     ]

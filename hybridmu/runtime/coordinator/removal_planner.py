@@ -89,7 +89,7 @@ class RemovalPlanner:
         plan = planned()
         # Labels are only read of shards that would be updated, which costs far more than that.
         updated = {one.shard for one in plan.shards if one.calibration is not None and not asks_exact(one.strategy)}
-        if updated:
+        if updated and settings.data.target is None:  # a rule of classes
             excess = self._class_excess([sub for sub in subs if sub.shard in updated], [key for key, _ in fresh])
             stats = [replace(one, class_excess=excess.get(one.shard)) for one in stats]
             plan = planned()

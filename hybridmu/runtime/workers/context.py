@@ -51,7 +51,9 @@ class Site:
         self.storage = self.lake.storage
         self.blobs = Blobs(self.storage)
         self.feature_types = FeatureTypes(self.lake)
-        self.task = make_task(settings.task.name, settings.task.options)
+        if reason := settings.unfit_rule():  # not known before a built-in dataset has said what is learned
+            raise ConfigError("the configuration is not valid", got=reason)
+        self.task = make_task(settings.task.name, settings.task.options, numbers=settings.data.target is not None)
         self.judgement = judgement_of(self.task)
         self.learner = learners.get(settings.learner.name)
         # Of what is imported now, not of what lies on disk later.
@@ -199,17 +201,22 @@ class Site:
 
     def unfit_updates(self) -> dict[StrategyName, str]:
         """Return which updates the task's model does not allow, and why."""
-        return unfit_updates(self._untrained(0), self.task, self._width)
+        return unfit_updates(self._untrained(0), self.task, self._features)
 
     @property
-    def _width(self) -> int:
+    def width(self) -> int:
+        """Return how many numbers a sub-model answers with per row."""
+        return self.judgement.width(len(self.lake.manifest.encoder.classes))
+
+    @property
+    def _features(self) -> int:
         return self.lake.features.width(self.lake.manifest.encoder)
 
     def _untrained(self, shard: int, seed: int | None = None) -> SubModel:
         return self.learner.initial(
             self.task,
-            features=self._width,
-            classes=len(self.lake.manifest.encoder.classes),
+            features=self._features,
+            classes=self.judgement.outputs(len(self.lake.manifest.encoder.classes)),
             standardize=self.settings.data.standardize,
             seed=self.settings.sisa.seed if seed is None else seed,
             shard=shard,

@@ -56,7 +56,7 @@ class TaskChecks:
         some = table.slice(0, SAMPLE_ROWS)
         x = torch.from_numpy(opened(self._site.lake.features, encoder)(some))
         y = torch.from_numpy(encoder.encode_labels(some))
-        self._check(x, y, len(encoder.classes), begins=True)
+        self._check(x, y, self._outputs(encoder), begins=True)
 
     def of_lake(self, gone: Mapping[int, list[Tombstone]], *, begins: bool) -> None:
         """Try the task on live rows of the lake, unless it was tried.
@@ -72,27 +72,30 @@ class TaskChecks:
             live = np.flatnonzero(~carries(tables.outline.ids, tables.outline.groups, keys))[:SAMPLE_ROWS]
             if len(live):
                 (rows,) = tables.rows(live)
-                self._check(rows.x, rows.y, len(lake.manifest.encoder.classes), begins=begins)
+                self._check(rows.x, rows.y, self._outputs(lake.manifest.encoder), begins=begins)
                 return
 
-    def _check(self, x: Tensor, y: Tensor, classes: int, *, begins: bool) -> None:
+    def _outputs(self, encoder: Encoder) -> int:
+        return self._site.judgement.outputs(len(encoder.classes))
+
+    def _check(self, x: Tensor, y: Tensor, outputs: int, *, begins: bool) -> None:
         if self._done:
             return
         settings = self._site.settings
         foreign = not is_own(settings.task.name)
         # First: what ends a process without an exception would end this one.
-        theirs = _elsewhere(settings, x, y, classes, self._first) if foreign else {}
+        theirs = _elsewhere(settings, x, y, outputs, self._first) if foreign else {}
         with _alone(settings):
-            ours = check(_trial(settings, x, y, classes), begins=begins)
+            ours = check(_trial(settings, x, y, outputs), begins=begins)
         if foreign:
             _compare(settings.task.name, ours, theirs)
         self._done = True
 
 
-def _trial(settings: Settings, x: Tensor, y: Tensor, classes: int) -> Trial:
-    task = make_task(settings.task.name, settings.task.options)
+def _trial(settings: Settings, x: Tensor, y: Tensor, outputs: int) -> Trial:
+    task = make_task(settings.task.name, settings.task.options, numbers=settings.data.target is not None)
     recipe: Recipe = recipe_of(settings, (1, 1))
-    return Trial(settings.task.name, task, classes, settings.data.standardize, recipe, sample(x, y))
+    return Trial(settings.task.name, task, outputs, settings.data.standardize, recipe, sample(x, y))
 
 
 @contextmanager
@@ -109,7 +112,7 @@ def _alone(settings: Settings) -> Iterator[None]:
         torch.utils.deterministic.fill_uninitialized_memory = filled  # type: ignore[attr-defined]
 
 
-def _elsewhere(settings: Settings, x: Tensor, y: Tensor, classes: int, first: Sequence[str] | None) -> dict[str, str]:
+def _elsewhere(settings: Settings, x: Tensor, y: Tensor, outputs: int, first: Sequence[str] | None) -> dict[str, str]:
     """Try the task in a fresh process.
 
     Returns:
@@ -125,7 +128,7 @@ def _elsewhere(settings: Settings, x: Tensor, y: Tensor, classes: int, first: Se
             "settings": settings.model_dump(mode="json"),
             "path": sys.path if first is None else None,
             "first": list(first or ()),
-            "classes": classes,
+            "outputs": outputs,
             "answer": str(answer),
         }
         # The rows are somebody's: through a pipe, and into no file.
@@ -175,7 +178,7 @@ def main() -> None:
     try:
         configure_torch(settings)
         with contained():
-            made = check(_trial(settings, rows["x"], rows["y"], document["classes"]), begins=False)
+            made = check(_trial(settings, rows["x"], rows["y"], document["outputs"]), begins=False)
         answer = {"fingerprint": made}
     except Exception as error:  # the other process tells of it
         answer = {"error": told(error)}

@@ -29,7 +29,7 @@ class _Held:
 
     Attributes:
         rows: In the order of id digests.
-        logits: Blob → answers of its sub-model, [rows, classes].
+        logits: Blob → answers of its sub-model, [rows, width].
         figures: Blob → metrics of its sub-model alone.
     """
 
@@ -73,7 +73,7 @@ class VersionEvaluator:
         site, held = self._site, self._hold(split, job.tombstones)
         if not len(held.rows) or not job.sub_models:
             return SplitQuality(split, 0, {}, {})
-        classes, how = len(site.lake.manifest.encoder.classes), site.settings.serving.aggregation
+        kind, how = site.judgement.kind, site.settings.serving.aggregation
         labels = held.rows.y.numpy()
         wanted = {blob for _, blob in job.sub_models}
         # What this version does not have, a later one won't have either.
@@ -83,12 +83,12 @@ class VersionEvaluator:
             for shard, blob in job.sub_models:
                 if blob not in held.logits:
                     model = site.load_model(shard, blob)
-                    held.logits[blob] = evaluation.logits_of(model, held.rows, classes).float()
+                    held.logits[blob] = evaluation.logits_of(model, held.rows, site.width).float()
                 if blob not in held.figures:
-                    alone = evaluation.probabilities_of(site.judgement, [held.logits[blob]], how)
-                    held.figures[blob] = metrics.figures(alone, labels)
+                    alone = evaluation.combined_of(site.judgement, [held.logits[blob]], how)
+                    held.figures[blob] = metrics.figures(alone, labels, kind)
             logits = [held.logits[blob] for _, blob in job.sub_models]
-            together = metrics.figures(evaluation.probabilities_of(site.judgement, logits, how), labels)
+            together = metrics.figures(evaluation.combined_of(site.judgement, logits, how), labels, kind)
         alone_of = {shard: held.figures[blob] for shard, blob in job.sub_models}
         if held.bytes > _KEPT_BYTES:
             del self._held[split]

@@ -10,6 +10,7 @@ import pyarrow as pa
 from hybridmu.config import DataSettings
 from hybridmu.core.kernel.column_types import Kind, check_role, kind_of
 from hybridmu.core.kernel.table_encoder import Scalar
+from hybridmu.core.targets import check_target
 from hybridmu.errors import ConfigError, DataError
 from hybridmu.store.dataset.source_table import SourceTable
 
@@ -25,10 +26,10 @@ _MEANT = {"categories": "text", "hash_buckets": "text", "scale": "numbers or lis
 
 
 def features_of(data: DataSettings, table: SourceTable) -> tuple[str, ...]:
-    """Return the names of the feature columns: as declared, or all but id, group, label and an index of pandas."""
+    """Return the names of the feature columns: as declared, or all but id, group, outcome and an index of pandas."""
     if data.features is not None:
         return data.features
-    taken = {data.id, data.group, data.label, *table.columns.index}
+    taken = {data.id, data.group, data.outcome, *table.columns.index}
     return tuple(name for name in table.names if name not in taken)
 
 
@@ -76,7 +77,7 @@ def left_out(data: DataSettings, table: SourceTable) -> list[str]:
     """Return a warning where an index of pandas with a name of its own is no column that is read."""
     if data.features is not None:
         return []
-    names = [name for name in table.columns.named_index if name not in {data.id, data.group, data.label}]
+    names = [name for name in table.columns.named_index if name not in {data.id, data.group, data.outcome}]
     if not names:
         return []
     return [
@@ -106,7 +107,8 @@ def check_declarations(data: DataSettings, table: SourceTable) -> None:
             got=", ".join(table.names) or "no columns",
             remedy="add features to the table",
         )
-    for role, name in (("id", data.id), ("group", data.group), ("label", data.label)):
+    outcome = "label" if data.target is None else "target"
+    for role, name in (("id", data.id), ("group", data.group), (outcome, data.outcome)):
         if name is not None and name not in table.names:
             raise DataError(
                 f"data.{role} names a column that is not in the table",
@@ -115,7 +117,10 @@ def check_declarations(data: DataSettings, table: SourceTable) -> None:
                 remedy=table.remedy([name], "correct the name, or add the column"),
             )
     check_role(data.id, "id", table.type_of(data.id))
-    check_role(data.label, "label", table.type_of(data.label))
+    if data.target is None:
+        check_role(data.label, "label", table.type_of(data.label))
+    else:
+        check_target(data.target, table.type_of(data.target))
     kinds: dict[str, Kind] = {}
     for name in features:
         if name not in table.names:
@@ -146,7 +151,8 @@ def _check_roles(data: DataSettings, features: Sequence[str]) -> None:
     Raises:
         ConfigError: One is.
     """
-    roles = {"data.id": data.id, "data.label": data.label, "data.group": data.group}
+    outcome = "data.label" if data.target is None else "data.target"
+    roles = {"data.id": data.id, outcome: data.outcome, "data.group": data.group}
     named = [(role, name) for role, name in roles.items() if name is not None]
     for number, (role, name) in enumerate(named):
         for other, same in named[:number]:
@@ -162,7 +168,7 @@ def _check_roles(data: DataSettings, features: Sequence[str]) -> None:
         if name in features:
             raise ConfigError(
                 f"data.features names the column of {role}",
-                expected="columns that a row to be classified has, too",
+                expected="columns that a row to be predicted has, too",
                 got=name,
                 remedy="take it out of data.features",
             )

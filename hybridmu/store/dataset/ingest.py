@@ -11,6 +11,7 @@ import pyarrow as pa
 from hybridmu.config import DataSettings
 from hybridmu.core.kernel.table_encoder import Encoder, infer_classes, label_set
 from hybridmu.core.kernel.training import slice_epochs
+from hybridmu.core.targets import TargetEncoder
 from hybridmu.errors import DataError
 from hybridmu.faults import reach
 from hybridmu.store.dataset.declarations import as_declared, check_declarations, features_of, fills_of, left_out
@@ -213,6 +214,8 @@ def _encoder(lake: Lake, train: SourceTable) -> tuple[Encoder, bool]:
     names = features_of(data, train)
     table = train.with_types({name: pa.list_(kind, length) for name, kind, length in _lengths(data, train, names)})
     columns = columns_of(data, table, names, fills_of(data, table, names))
+    if data.target is not None:
+        return TargetEncoder.of(columns, data.target), False
     classes = data.classes
     if classes is None:
         seen: set[int | str] = set()
@@ -224,7 +227,7 @@ def _encoder(lake: Lake, train: SourceTable) -> tuple[Encoder, bool]:
             "there are fewer than two classes",
             expected="a classification task",
             got=f"{list(classes)}",
-            remedy="train on a table with rows of two classes, or declare data.classes",
+            remedy="train on a table with rows of two classes, or declare data.classes (numbers: data.target)",
         )
     return Encoder(columns, data.label, classes), data.classes is None
 

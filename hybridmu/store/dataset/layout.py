@@ -136,10 +136,10 @@ class Manifest:
 
     @cached_property
     def encoder(self) -> Encoder:
-        """Return the encoder of feature columns and labels."""
-        from hybridmu.core.kernel.table_encoder import Encoder  # its Arrow scalar loads pandas; look-ups do without
+        """Return the encoder of feature columns, and of labels or targets."""
+        from hybridmu.core.targets import encoder_of  # an Arrow scalar there loads pandas; look-ups do without
 
-        return Encoder.from_json(self.schema)
+        return encoder_of(self.schema)
 
     @property
     def id_type(self) -> str:

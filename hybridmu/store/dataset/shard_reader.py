@@ -20,6 +20,7 @@ from hybridmu.core.features import FeatureSource, opened
 from hybridmu.core.kernel.partition import Digests
 from hybridmu.core.kernel.rows import Positions, Rows
 from hybridmu.core.kernel.table_encoder import Encoder
+from hybridmu.core.targets import empty_outcomes
 from hybridmu.errors import StorageError
 from hybridmu.store.dataset.key_index import keys_in
 from hybridmu.store.dataset.layout import META, as_given, digest_column, stored_name
@@ -82,7 +83,7 @@ class ShardTables:
         """
         width = self._source.width(self._encoder)
         x = [np.empty((len(positions), width), dtype=np.float32) for positions in wanted]
-        y = [np.empty(len(positions), dtype=np.int64) for positions in wanted]
+        y = [empty_outcomes(self._encoder, len(positions)) for positions in wanted]
         transform = opened(self._source, self._encoder)
         some = np.zeros(len(self.outline), dtype=np.bool_)
         for positions in wanted:

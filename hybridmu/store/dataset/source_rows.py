@@ -16,6 +16,7 @@ from hybridmu.core.features import opened
 from hybridmu.core.kernel.column_types import Role, check_role, kind_of
 from hybridmu.core.kernel.partition import Digests, check_key, digests
 from hybridmu.core.kernel.table_encoder import F32, Column, Encoder, Scalar, make_columns
+from hybridmu.core.targets import Outcomes, TargetEncoder, check_target
 from hybridmu.errors import DataError
 from hybridmu.store.dataset.lake import Lake
 from hybridmu.store.dataset.layout import as_stored, digest_array
@@ -121,7 +122,11 @@ class Reader:
         Raises:
             DataError: A row can't be encoded, a label is outside the classes, or a key has the wrong type.
         """
+        start = 0
         for table in source.batches(self.columns):
+            if isinstance(self.encoder, TargetEncoder):
+                self.encoder.check(table, start, source.url, lambda table=table: ~self.blocked(table))  # type: ignore[misc]
+            start += len(table)
             for name in filter(None, (self.data.id, self.data.group)):
                 _check_longest(table.column(name))
             yield from self.take([table])
@@ -167,19 +172,20 @@ class Reader:
         return Batch(table.append_column("_content", digest_array(content)), places)
 
 
-def content_digests(x: F32, y: npt.NDArray[np.int64]) -> bytes:
-    """Return the 16-byte digests of the features and label of each row, one after the other.
+def content_digests(x: F32, y: Outcomes) -> bytes:
+    """Return the 16-byte digests of the features and the label or target of each row, one after the other.
 
     Args:
         x: float32 [n, features].
-        y: int64 [n].
+        y: int64 [n], or float32 [n] of targets.
     """
-    width, count = x.shape[1] * 4, len(x)
-    rows, labels = (np.ascontiguousarray(part).reshape(-1).view(np.uint8).data for part in (x, y.astype("<i8")))
+    wide = y.astype("<f4" if y.dtype == np.float32 else "<i8")
+    width, size, count = x.shape[1] * 4, wide.itemsize, len(x)
+    rows, labels = (np.ascontiguousarray(part).reshape(-1).view(np.uint8).data for part in (x, wide))
     made = []
     for row in range(count):
         found = hashlib.blake2b(rows[row * width : row * width + width], digest_size=16)
-        found.update(labels[row * 8 : row * 8 + 8])
+        found.update(labels[row * size : row * size + size])
         made.append(found.digest())
     return b"".join(made)
 
@@ -258,12 +264,16 @@ def _key_type(name: str, role: Role, source: SourceTable, column: str, known: st
 def _label_type(source: SourceTable, encoder: Encoder) -> pa.DataType:
     """Return the type to which the labels of a table are cast, after checking that the classes are of their kind.
 
-    "1" and 1 are two classes, and false and true are the classes 0 and 1, where there are no others.
+    "1" and 1 are two classes, and false and true are the classes 0 and 1, where there are no others. A target is a
+    number.
 
     Raises:
         DataError: They are not.
     """
     name, classes = encoder.label, encoder.classes
+    if isinstance(encoder, TargetEncoder):
+        check_target(name, source.type_of(name))
+        return source.type_of(name)
     found, text = source.type_of(name), isinstance(classes[0], str)
     if text and name in source.spelled:
         return pa.string()

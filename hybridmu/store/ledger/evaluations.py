@@ -12,7 +12,7 @@ from sqlalchemy.engine import Engine
 from hybridmu.store.ledger import tables as t
 from hybridmu.store.ledger.engine.transactions import reader, transaction
 from hybridmu.store.ledger.lease import fence
-from hybridmu.types import ExpectedQuality, Quality, SplitQuality
+from hybridmu.types import ExpectedFit, ExpectedQuality, Quality, SplitQuality
 
 
 class Evaluations:
@@ -57,25 +57,28 @@ class Evaluations:
             row = connection.execute(t.evaluations.select().order_by(t.evaluations.c.version.desc()).limit(1)).first()
             return None if row is None else _quality(row)
 
-    def expected(self, last: int = 20) -> ExpectedQuality | None:
-        """Return the accuracy of the newest evaluated version, and what the versions before it changed.
+    def expected(self, last: int = 20) -> ExpectedQuality | ExpectedFit | None:
+        """Return the accuracy or R² of the newest evaluated version, and what the versions before it changed.
 
         Args:
             last: How many versions are looked back.
 
         Returns:
-            None when none was evaluated, or its accuracy is undefined.
+            None when none was evaluated, or its figure is undefined.
         """
         with self._read.begin() as connection:
             query = t.evaluations.select().order_by(t.evaluations.c.version.desc()).limit(last + 1)
             found = [_quality(row) for row in connection.execute(query)][::-1]
-        if not found or (split := found[-1].first) is None or (now := split.ensemble.get("accuracy")) is None:
+        if not found or (split := found[-1].first) is None:
+            return None
+        metric = "r2" if "r2" in split.ensemble else "accuracy"
+        if (now := split.ensemble.get(metric)) is None:
             return None
         known = {one.version: one.on(split.split) for one in found}
-        values = {version: one.ensemble.get("accuracy") for version, one in known.items() if one is not None}
+        values = {version: one.ensemble.get(metric) for version, one in known.items() if one is not None}
         pairs = [(values.get(version - 1), value) for version, value in values.items()]
         changes = tuple(after - before for before, after in pairs if before is not None and after is not None)
-        return ExpectedQuality(found[-1].version, split.split, now, changes)
+        return (ExpectedFit if metric == "r2" else ExpectedQuality)(found[-1].version, split.split, now, changes)
 
     def awaits(self, version: int) -> bool:
         """Return whether a version is not evaluated yet, where an earlier one was."""

@@ -12,6 +12,7 @@ from hybridmu.core.audit import shadow_models as shadow
 from hybridmu.core.audit.audit_report import curve, findings, served
 from hybridmu.core.audit.shadow_models import Score, Shadow
 from hybridmu.core.evaluation import mean_loss
+from hybridmu.core.tasks.regression import Regression
 from tests.core.audit.test_shadow_models import ground
 from tests.scenes.shard_in_memory import trained
 
@@ -157,6 +158,20 @@ def test_a_served_model_that_knows_the_rows_is_surer_than_every_oracle():
     assert knows.gap == pytest.approx(-0.4)
     assert clean.gap_before == pytest.approx(-0.5)
     assert clean.surer_before > 0.95
+
+
+def test_of_numbers_a_model_is_surer_where_it_is_nearer_to_the_target_on_either_side():
+    sureness = Regression().sureness
+    far = [replace(one, watched={kind: moved(score, 3.0) for kind, score in one.watched.items()}) for one in watched(0)]
+    near = [replace(far[0], watched={**far[0].watched, "served": moved(far[0].watched["served"], -3.0)}), *far[1:]]
+    off = [replace(far[0], watched={**far[0].watched, "served": moved(far[0].watched["served"], -11.0)}), *far[1:]]
+    assert served(near, sureness).surer > 0.5
+    assert served(off, sureness).less_sure > 0.9, "-8 is as far from the target as 8"
+    assert served(off).surer == 0.0, "as log-odds they would be judged by their sign"
+
+
+def moved(score: Score, by: float) -> Score:
+    return replace(score, forget=tuple(value + by for value in score.forget))
 
 
 def test_what_went_meanwhile_is_not_summed_up():

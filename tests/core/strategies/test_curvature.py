@@ -11,6 +11,8 @@ from hybridmu.core.kernel.gradients import plain_layers
 from hybridmu.core.kernel.model import initial_model
 from hybridmu.core.strategies import curvature
 from hybridmu.core.strategies.curvature import gauss_newton, solve
+from hybridmu.core.tasks.registry import make_task
+from hybridmu.core.tasks.regression_tasks import fit_targets
 from hybridmu.task import Cnn, Linear, Mlp
 
 
@@ -62,6 +64,27 @@ def test_the_product_by_hand_is_the_matrix_times_the_vector(hidden, classes, row
         found = product(like(model, vector))
         assert [part.shape for part in found] == [parameter.shape for parameter in model.parameters()]
         assert torch.allclose(flat(found).double(), expected, atol=1e-4, rtol=1e-3)
+
+
+@given(loss=st.sampled_from(["mse", "huber"]), rows=st.integers(1, 6), seed=st.integers(0, 2**31))
+def test_of_numbers_the_matrix_is_the_jacobians_square_weighed_by_the_loss(loss, rows, seed):
+    task = make_task("mlp", {"hidden": [4], "loss": loss}, numbers=True)
+    model = initial_model(task, features=5, classes=1, standardize=False, seed=seed, shard=0).eval()
+    generator = torch.Generator().manual_seed(seed)
+    x, y = torch.randn(rows, 5, generator=generator), 30 + 9 * torch.randn(rows, generator=generator)
+    fit_targets(model, y)
+    unit = float(model(x[:1])[0, 1].detach())
+    parameters, expected = list(model.parameters()), 0.0
+    for row, target in zip(x, y, strict=True):
+        value = model(row[None])[0, 0]
+        jacobian = flat(torch.autograd.grad(value, parameters)).double() / unit  # of z
+        residual = abs(float(value.detach()) - float(target)) / unit
+        weight = 2.0 if loss == "mse" else float(residual <= 1.0)
+        expected = expected + weight * torch.outer(jacobian, jacobian) / rows
+    vector = torch.randn(len(expected), generator=generator)
+    product = gauss_newton(model, x, lambda answers: task.bends(answers, y))
+    found = flat(product(like(model, vector))).double()
+    assert torch.allclose(found, expected @ vector.double(), atol=1e-4, rtol=1e-3)
 
 
 def test_any_other_network_goes_through_autograd():
