@@ -22,7 +22,6 @@ from hybridmu.cli.options import (
 )
 from hybridmu.cli.output import COMMITTED, emit, operator, progress, tell
 from hybridmu.cli.request_output import print_list, print_outcome, print_page, print_request
-from hybridmu.cli.row_files import read_keys
 from hybridmu.cli.system_access import open_system
 from hybridmu.types import RequestState
 
@@ -167,7 +166,11 @@ def _keys(system: System, kind: KeyKind, given: list[str] | None, source: str | 
     In a column of numbers spaces around one mean nothing; in a column of text they may tell two people apart.
     """
     data = system.settings.data
-    found = [] if source is None else read_keys(source, data.id if kind == "id" else data.group)
+    found: list[int | str] = []
+    if source is not None:
+        from hybridmu.cli.row_files import read_keys  # reads tables too, which a request without a file does without
+
+        found = read_keys(source, data.id if kind == "id" else data.group)
     if found and system.has_numbers(kind):
         found = [key.strip(" \t") if isinstance(key, str) else key for key in found]
     return [*(given or []), *(key for key in found if key != "" or not system.has_numbers(kind))]

@@ -34,7 +34,9 @@ VERBS: dict[str, Verb] = {
         "verify",
         "Retrain from scratch in fresh processes and compare; fails when a shard that claims to be exact is not.",
     ),
-    "predict": Verb("training_commands", "predict", "Classify rows offline with the served version."),
+    "predict": Verb(
+        "training_commands", "predict", "Predict the classes or values of rows offline with the served version."
+    ),
     "evaluate": Verb(
         "evaluation_command",
         "evaluate",

@@ -44,7 +44,7 @@ from hybridmu.system.argument_values import (
     text_of,
     versions_of,
 )
-from hybridmu.system.frames import is_frame
+from hybridmu.system.frame_kinds import is_frame
 from hybridmu.types import KeyKind, RequestState, StrategyChoice
 
 _P = ParamSpec("_P")

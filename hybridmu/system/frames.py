@@ -15,13 +15,7 @@ from hybridmu.core.kernel.table_encoder import Column
 from hybridmu.errors import DataError, RequestError
 from hybridmu.serving.ensemble import Ensemble
 from hybridmu.serving.table_answers import VERSION, TableAnswers
-
-_STREAM = "__arrow_c_stream__"  # Arrow's own protocol, the PyCapsule interface
-
-
-def is_frame(value: object) -> bool:
-    """Return whether a value is a frame of rows, and not a list of them."""
-    return isinstance(value, (pa.RecordBatch, pa.RecordBatchReader)) or hasattr(value, _STREAM) or _is_pandas(value)
+from hybridmu.system.frame_kinds import is_pandas, package_of
 
 
 def answered(frame: Any, ensemble: Ensemble, id_name: str) -> Any:
@@ -40,7 +34,7 @@ def answered(frame: Any, ensemble: Ensemble, id_name: str) -> Any:
         DataError: A column is missing or of a wrong type, or a row can't be answered.
     """
     columns = ensemble.encoder.columns
-    if _is_pandas(frame):
+    if is_pandas(frame):
         return _answered_pandas(frame, columns, ensemble, id_name)
     if isinstance(frame, pa.RecordBatchReader):
         answers = TableAnswers(ensemble, frame.schema, id_name)
@@ -49,7 +43,7 @@ def answered(frame: Any, ensemble: Ensemble, id_name: str) -> Any:
         found = _table(pa.Table.from_batches([frame]), ensemble, id_name)
         return next(iter(found.combine_chunks().to_batches()), pa.RecordBatch.from_pylist([], schema=found.schema))
     found = _table(frame if isinstance(frame, pa.Table) else _read(frame), ensemble, id_name)
-    if _package(frame) == "polars":
+    if package_of(frame) == "polars":
         return sys.modules["polars"].from_arrow(found)
     return found
 
@@ -99,11 +93,3 @@ def _array(name: str, series: Any) -> pa.Array:
             remedy="bring its cells to one type",
         ) from None
     return found.combine_chunks() if isinstance(found, pa.ChunkedArray) else found
-
-
-def _is_pandas(value: object) -> bool:
-    return _package(value) == "pandas" and hasattr(value, "columns") and hasattr(value, "index")
-
-
-def _package(value: object) -> str:
-    return type(value).__module__.partition(".")[0]

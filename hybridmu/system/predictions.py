@@ -13,7 +13,8 @@ from hybridmu.serving.ensemble import Ensemble
 from hybridmu.serving.row_answers import RowAnswers, answers_to
 from hybridmu.system.argument_values import iterable_of
 from hybridmu.system.arguments import Check, RowsOrFrame, checked
-from hybridmu.system.frames import answered, is_frame
+from hybridmu.system.frame_kinds import is_frame
+from hybridmu.system.frames import answered
 from hybridmu.system.session import Session
 
 

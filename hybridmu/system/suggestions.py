@@ -21,6 +21,7 @@ from hybridmu.config import Settings
 from hybridmu.config.data import DataSettings
 from hybridmu.core.kernel.partition import Digests, digests, held_out
 from hybridmu.errors import StateError
+from hybridmu.kinds import FALLBACK
 from hybridmu.planning.price_list import Candidate, Offer, Price, candidates, front
 from hybridmu.store.dataset.source_table import SourceTable, open_table
 from hybridmu.system.arguments import Callback, Count, Figure, checked
@@ -160,10 +161,10 @@ def _tried(settings: Settings, candidate: Candidate, tables: dict[str, Any], sha
             ids = _keys(tables["train"], settings.data.id)
             requests = DeletionRequests(session)
             people = _keys(tables["train"], settings.data.group) if settings.data.group else []
-            row = _mean([requests.plan(ids=[one], strategy="retrain") for one in ids[:_PLANS]], share)
-            person = _mean([requests.plan(groups=[one], strategy="retrain") for one in people[:_PLANS]], share)
-            many = requests.plan(ids=ids[: max(1, len(ids) // 100)], strategy="retrain")
-            made = requests.forget(ids=ids[:1], strategy="retrain", wait=True)
+            row = _mean([requests.plan(ids=[one], strategy=FALLBACK) for one in ids[:_PLANS]], share)
+            person = _mean([requests.plan(groups=[one], strategy=FALLBACK) for one in people[:_PLANS]], share)
+            many = requests.plan(ids=ids[: max(1, len(ids) // 100)], strategy=FALLBACK)
+            made = requests.forget(ids=ids[:1], strategy=FALLBACK, wait=True)
         alone = [found["accuracy"] for found in quality["sub_models"] if found["accuracy"] is not None]
         hundredth = _mean([many], share)
         assert row is not None
@@ -189,7 +190,7 @@ def _settings(settings: Settings, candidate: Candidate, tables: dict[str, Any], 
     raw = settings.model_dump(mode="json", exclude={"database_url", "keys", "cluster"})
     raw["storage_url"] = str(folder / "storage")
     raw["data"] |= {**tables, "name": None, "partition_key": "seed"}
-    raw["policy"] |= {"calibrate": False, "deadline_seconds": None, "strategy": "retrain", "retention_seconds": 1e9}
+    raw["policy"] |= {"calibrate": False, "deadline_seconds": None, "strategy": FALLBACK, "retention_seconds": 1e9}
     for section, keys in candidate.changes.items():
         raw[section] |= keys
     raw["serving"]["groups"] = min(raw["serving"]["groups"], raw["sisa"]["shards"])

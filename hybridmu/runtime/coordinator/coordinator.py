@@ -198,6 +198,7 @@ class Coordinator:
 
     def _begin_work(self, token: int) -> None:
         """Begin what waits on the served version, and look after all that no request asked for."""
+        self._evaluate()  # what was just published, before what comes next keeps the workers busy
         paused = self.database.controls.paused() is not None
         idle = False
         if paused or not self._grow(token):
@@ -205,7 +206,6 @@ class Coordinator:
             self._repairs.repair(token, idle and not paused)
         if self._forwarder.step(self.leadership.renew):
             self._purger.wake()
-        self._evaluate()
         if not paused:
             self._repairs.heal(token, idle and not self._rounds.rounds and not self._dispatcher.busy)
             self._purge(token)
