@@ -57,9 +57,16 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
     return ByFile(config, log)
 
 
+@pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what uses Ray: it takes longest."""
-    ray = Path(__file__).parent / "ray"
+    """Begin with what uses Ray, which takes longest; of a sampled test all but the first set of parameters are slow."""
+    ray, seen = Path(__file__).parent / "ray", set[str]()
+    for item in items:
+        if item.get_closest_marker("sampled"):
+            name = item.nodeid.partition("[")[0]
+            if name in seen:
+                item.add_marker(pytest.mark.slow)
+            seen.add(name)
     items.sort(key=lambda item: ray not in item.path.parents)
 
 

@@ -61,6 +61,7 @@ def test_another_missing_module_is_no_extra() -> None:
         raise ModuleNotFoundError("No module named 'theirs'", name="theirs")
 
 
+@pytest.mark.slow
 def test_a_whole_life_without_extras(tmp_path: Path, make_table, settings_dict) -> None:
     make_table(120)
     config = tmp_path / "config.json"  # JSON is YAML

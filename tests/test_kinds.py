@@ -46,6 +46,7 @@ def registries(monkeypatch):
 
 
 @pytest.mark.usefixtures("registries")
+@pytest.mark.slow
 def test_a_whole_life_with_kinds_of_a_plugin(tmp_path):
     ids = make_tables(tmp_path, long_ids=True, groups=0)["train"]
     with world(tmp_path, policy={"verify_share": 1.0, "calibrate": False}, **TOYS) as w:
@@ -119,6 +120,7 @@ print(type(site.learner).__name__, type(strategies.get("fade")).__name__, type(s
 
 
 @pytest.mark.usefixtures("registries")
+@pytest.mark.slow
 def test_a_worker_finds_what_a_plugin_registers(tmp_path):
     """Settings reach an actor as Ray sends them: unpickled, not parsed."""
     settings = Settings.parse({"data": {"train": "t.parquet"}, "storage_url": str(tmp_path / "storage"), **TOYS})
@@ -231,6 +233,7 @@ def test_every_strategy_says_what_the_planner_asks():
 JOBS = {"types/jobs.py", "runtime/coordinator/dispatcher.py", "cluster/ray_executor.py"}
 
 
+@pytest.mark.slow
 def test_no_strategy_is_spelled_outside_of_its_file_and_the_registry():
     package = Path(strategies.__file__).parents[2]
     builtin = [name for name in STRATEGIES.names() if STRATEGIES.is_builtin(name)]  # other tests bring others along

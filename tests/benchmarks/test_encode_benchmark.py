@@ -8,6 +8,7 @@ from benchmarks.study import benchmarks, encoding
 
 
 @pytest.mark.parametrize("kind", encoding.KINDS)
+@pytest.mark.sampled
 def test_every_kind_is_measured(kind):
     found = encoding.measure(kind, 2, 1, cells=64)
     assert set(found) == {"rows", "bare_seconds", "reading_ratio", "ingestion_ratio", "row_ms", "verify_ratio"}

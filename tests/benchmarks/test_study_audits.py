@@ -33,6 +33,7 @@ def made(found: list[AuditRecord], strategy: str) -> list[AuditRecord]:
     return sorted((record for record in found if record.strategy == strategy), key=lambda record: record.number)
 
 
+@pytest.mark.slow
 def test_every_number_has_a_model_of_every_strategy_and_control(measured):
     _, _, found = measured
     assert len({record.key for record in found}) == len(found) == MODELS * len(STRATEGIES + CONTROLS)

@@ -125,6 +125,7 @@ def test_plan_changes_nothing_and_forget_does_what_it_said(cli):
     assert status["last_requests"][0]["request_id"] == done["request_id"]
 
 
+@pytest.mark.slow
 def test_verify_one_shard(cli):
     cli.json("forget", "--id", "5", "--wait")
     found = cli.json("verify", "--shard", "1")

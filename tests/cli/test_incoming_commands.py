@@ -89,6 +89,7 @@ def test_readmit(cli, new):
     assert cli.json("ingest", new, "--wait", "--local")["rows"] == 11
 
 
+@pytest.mark.slow
 def test_a_lost_guard_key(cli, new, tmp_path):
     key = next(iter(cli.json("keys", "show")["guard"]["key_ids"]))
     (tmp_path / "storage-keys" / "guard-0001.hex").unlink()

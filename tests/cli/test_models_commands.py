@@ -31,6 +31,7 @@ def run(tmp_path):
         yield call, ids
 
 
+@pytest.mark.slow
 def test_a_life_of_linked_models(run):
     call, ids = run
     assert call("models", "link", "SECOND", "first")[0] == 0

@@ -77,6 +77,7 @@ def test_what_a_task_prints_is_beside_the_one_document(shell):
 
 
 @pytest.mark.parametrize("leave", ["sys.exit()", pytest.param("raise Ends('odd')", marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_a_task_that_ends_the_process_fails_the_verb(shell, leave):
     def refused(*arguments: str, **variables: str) -> dict[str, str]:
         done = shell.run(*arguments, **variables)
@@ -98,6 +99,7 @@ def test_a_task_that_ends_the_process_fails_the_verb(shell, leave):
 
 
 @pytest.mark.parametrize("where", ["model", "forward"])
+@pytest.mark.sampled
 def test_a_task_that_ends_the_process_without_an_exception_is_told_before_training(shell, where):
     shell.task(**{where: "os._exit(4)"})
     done = shell.run("train", "--local")
@@ -108,6 +110,7 @@ def test_a_task_that_ends_the_process_without_an_exception_is_told_before_traini
     assert not (shell.folder / "storage" / "lake").exists()
 
 
+@pytest.mark.slow
 def test_an_oracle_that_ends_without_a_word_is_no_proof(shell):
     shell.task("if 'LEAVE' in os.environ: os._exit(0)")
     assert shell.run("train", "--local").returncode == 0

@@ -168,6 +168,7 @@ def test_options_out_of_range_are_errors_in_a_line(nasty, arguments):
 
 
 @pytest.mark.parametrize("verb", ["train", "verify"])
+@pytest.mark.sampled
 def test_an_interrupt_ends_with_one_sentence(nasty, tmp_path, verb):
     raw = yaml.safe_load((nasty / "c.yaml").read_text())
     raw |= {"storage_url": str(tmp_path / "long"), "sisa": {**raw["sisa"], "epochs": 1}}

@@ -102,6 +102,7 @@ def process(rank: int, processes: int, port: int, folder: str) -> None:
 
 
 @pytest.mark.parametrize("processes", sorted(CASES))
+@pytest.mark.sampled
 def test_processes_have_the_bits_of_one(tmp_path: Path, processes: int) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

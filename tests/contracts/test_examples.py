@@ -28,6 +28,7 @@ def test_an_example_of_a_dataset_that_is_fetched_says_how(monkeypatch, tmp_path)
 
 
 @pytest.mark.parametrize("path", sorted({*EXAMPLES} - {*FETCHED}), ids=lambda path: path.stem)
+@pytest.mark.sampled
 def test_example_runs(path, tmp_path, monkeypatch):
     monkeypatch.setenv("HYBRIDMU_STORAGE_URL", str(tmp_path / "storage"))
     with hybridmu.connect(path, executor="local") as system:

@@ -72,6 +72,7 @@ def test_every_dependency_is_pinned() -> None:
     assert {_plain(each) for each in wanted} - pinned == {"hybridmu", "setuptools"}
 
 
+@pytest.mark.slow
 def test_the_version_is_the_installed_one() -> None:
     assert re.match(r"\d+\.\d+", hybridmu.__version__)
     shown = _run(sys.executable, "-c", _INSTALLED, "--version", cwd=ROOT).strip()

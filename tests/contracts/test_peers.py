@@ -30,6 +30,7 @@ def weights(system):
     return {sub.shard: sub.blob for sub in system.registry.version().shards}
 
 
+@pytest.mark.slow
 def test_every_row_is_trained_and_every_row_can_be_unlearned(trained):
     # cleverhans: the last n mod R rows of a shard are trained but not hashed, so deleting them does nothing.
     system, config, table, ids = trained
@@ -105,6 +106,7 @@ def test_only_touched_shards_are_retrained(trained):
 
 
 @pytest.mark.parametrize("strategy", ["retrain", "dpus", "dpus-optimised"])
+@pytest.mark.sampled
 def test_weights_move_towards_the_retrained_ones(trained, strategy):
     # VeriUnlearn, erasus: the "unlearned" weights are the old ones (max difference 0).
     system, config, table, ids = trained
@@ -174,6 +176,7 @@ def test_changed_hyper_parameters_are_not_served_from_old_checkpoints(trained):
         other.train()
 
 
+@pytest.mark.slow
 def test_an_emptied_shard_leaves_the_vote_and_the_rest_still_answers(trained):
     system, config, table, ids = trained
     whole = len(reference.live_rows(table, config, 1, set(), set()))
@@ -211,6 +214,7 @@ def test_an_update_with_a_corrupted_checkpoint_falls_back_to_an_exact_retrain(tr
     assert_equal_to_reference(system, config, table, ids[:9])
 
 
+@pytest.mark.slow
 def test_an_update_behind_a_fitted_scaler_points_towards_the_retrained_weights(tmp_path):
     # The gradient at the untrained weights needs checkpoint 1's scaler: unscaled features would dwarf everything.
     table = tmp_path / "train.parquet"

@@ -21,6 +21,7 @@ def block(language, needle):
     return next(text for kind, text in BLOCKS if kind == language and needle in text)
 
 
+@pytest.mark.slow
 def test_the_commands_run_as_written(tmp_path):
     commands = [line.split("#")[0].strip() for line in block("bash", "hybridmu train").splitlines() if line.strip()]
     assert len(commands) >= 6
@@ -46,6 +47,7 @@ def test_the_commands_run_as_written(tmp_path):
         assert done.stdout.strip(), command
 
 
+@pytest.mark.slow
 def test_the_notebook_snippet_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("HYBRIDMU_STORAGE_URL", str(tmp_path / "storage"))
     monkeypatch.chdir(ROOT)

@@ -116,6 +116,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return {"ok": holds(report), **report, "phases": bar.seconds}
 
 
+@pytest.mark.slow
 def test_what_was_approximate_becomes_exact_then_everything_is_purged(story: dict[str, Any]) -> None:
     assert holds(story)
     batch, user, row = story["deletions"]
@@ -189,6 +190,7 @@ def test_a_changed_certificate_is_seen(tmp_path: Path) -> None:
             certificates(system, bar, names)
 
 
+@pytest.mark.slow
 def test_a_copy_in_storage_is_counted_and_keeps_a_request_from_being_purged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -63,6 +63,7 @@ def wrong(found: dict[str, Any]) -> list[str]:
 
 
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
+@pytest.mark.slow
 def test_connections_that_are_cut_cost_nothing_but_time(tmp_path: Path, postgresql: Server, seed: int) -> None:
     with postgresql.database("template0") as url:
         mine = f"datname = '{sa.make_url(url).database}'"
@@ -73,6 +74,7 @@ def test_connections_that_are_cut_cost_nothing_but_time(tmp_path: Path, postgres
     assert wrong(found) == []
 
 
+@pytest.mark.slow
 def test_a_server_that_is_started_anew_costs_nothing_but_time(tmp_path: Path, postgresql: Server) -> None:
     def restart() -> None:
         postgresql.stop(at_once=True)

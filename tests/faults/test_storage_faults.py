@@ -92,6 +92,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("where", ["storage and ledger", "storage"])
+@pytest.mark.sampled
 def test_a_full_disk_stops_nothing_for_good(
     connect: Callable[..., hybridmu.System], tmp_path: Path, disk: Path, where: str
 ) -> None:
@@ -132,6 +133,7 @@ def test_a_full_disk_stops_nothing_for_good(
     [("blob.write", 1), ("file.opened", 3), ("file.move", 1), ("file.move", 2), ("certificate.link", 1)]
     + [("key.link", hit) for hit in (1, 2, 3)],
 )
+@pytest.mark.sampled
 def test_a_disk_that_is_full_for_a_moment_delays_at_most(
     connect: Callable[..., hybridmu.System], tmp_path: Path, point: str, hit: int
 ) -> None:
@@ -153,6 +155,7 @@ def test_a_disk_that_is_full_for_a_moment_delays_at_most(
 # ---------------------------------------------------------------------- read-only
 
 
+@pytest.mark.slow
 def test_a_read_only_disk_is_named_and_nothing_changes(connect: Callable[..., hybridmu.System], tmp_path: Path) -> None:
     system = connect()
     storage = tmp_path / "storage"
@@ -186,6 +189,7 @@ def zero(path: Path) -> None:
 
 @pytest.mark.parametrize("harm", [cut, damage, zero, Path.unlink])
 @pytest.mark.parametrize("slice_", [1, 2, 3])
+@pytest.mark.sampled
 def test_damaged_weights_are_made_again_with_the_same_bits(
     connect: Callable[..., hybridmu.System], harm: Callable[[Path], None], slice_: int
 ) -> None:
@@ -204,6 +208,7 @@ def test_damaged_weights_are_made_again_with_the_same_bits(
     assert system.registry.version().shards[1].checkpoints
 
 
+@pytest.mark.slow
 def test_a_damaged_lineage_entry_costs_time_only(connect: Callable[..., hybridmu.System], tmp_path: Path) -> None:
     system = connect()
     served = system.registry.version().shards
@@ -215,6 +220,7 @@ def test_a_damaged_lineage_entry_costs_time_only(connect: Callable[..., hybridmu
     assert weights(system) == undisturbed(connect, tmp_path, [8, 9])
 
 
+@pytest.mark.slow
 def test_whoever_meets_damage_has_it_mended(connect: Callable[..., hybridmu.System]) -> None:
     system = connect()
     go_on(system)  # it has read everything, and found it whole
@@ -240,6 +246,7 @@ def test_whoever_meets_damage_has_it_mended(connect: Callable[..., hybridmu.Syst
     assert system.predict([row]) == answer
 
 
+@pytest.mark.slow
 def test_an_approximate_shard_is_mended_exactly(connect: Callable[..., hybridmu.System], tmp_path: Path) -> None:
     system = connect(policy={"strategy": "auto", "calibrate": False, "repair": "deadline", "verify_share": 0.0})
     system.forget(ids=[10, 11, 12, 13], strategy="dpus", wait=True)
@@ -275,6 +282,7 @@ def test_no_changed_bit_of_a_table_gives_other_rows(connect: Callable[..., hybri
     assert refused > 600
 
 
+@pytest.mark.slow
 def test_a_damaged_table_fails_one_request(connect: Callable[..., hybridmu.System], tmp_path: Path) -> None:
     system = connect()
     places = {number: shard_of(system, number) for number in range(ROWS)}

@@ -41,6 +41,7 @@ def trained(tmp_path, monkeypatch):
         yield system, config, ids
 
 
+@pytest.mark.slow
 def test_the_same_environment_loses_nothing(trained):
     system, _, ids = trained
     plan = system.upgrade()
@@ -51,6 +52,7 @@ def test_the_same_environment_loses_nothing(trained):
     )
 
 
+@pytest.mark.slow
 def test_an_upgrade_that_really_happened_is_counted_right(trained, tmp_path):
     system, config, ids = trained
     before = mean_visits(system, ids)
@@ -74,6 +76,7 @@ def test_an_upgrade_that_really_happened_is_counted_right(trained, tmp_path):
     ("name", "shapes"),
     [("torch", True), ("NumPy", True), ("scikit_learn", True), ("pyarrow", False), ("no-such-package", False)],
 )
+@pytest.mark.sampled
 def test_only_what_names_a_checkpoint_costs_any(trained, name, shapes):
     plan = trained[0].upgrade({name: "99.0"})
     assert plan.packages[0].shapes is shapes
@@ -81,6 +84,7 @@ def test_only_what_names_a_checkpoint_costs_any(trained, name, shapes):
     assert ("is not part of what names a checkpoint" in plan.explain()) is not shapes
 
 
+@pytest.mark.slow
 def test_the_installed_version_costs_nothing_with_or_without_its_build(trained):
     for version in {torch.__version__, torch.__version__.partition("+")[0]}:
         assert trained[0].upgrade({"torch": version}).lost == 0

@@ -146,6 +146,7 @@ def answered(port: int, route: str = "") -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_serve_deploy_and_serve_run_answer_predictions(digits: Digits, tmp_path: Path) -> None:
     head, config = digits.head, str(digits.config(tmp_path))
     deployment = yaml.safe_load((support.PROJECT / "serve/config.yaml").read_text())
@@ -211,6 +212,7 @@ def test_what_can_not_be_submitted_is_refused_before_a_cluster_is_asked(
     assert refused.value.code not in {0, None}
 
 
+@pytest.mark.slow
 def test_prometheus_sees_what_a_running_coordinator_does(digits: Digits, tmp_path: Path) -> None:
     job = digits.submit("python jobs/run.py -c examples/digits.yaml")
     try:

@@ -97,6 +97,7 @@ def test_a_killed_shard_goes_on_from_its_last_finished_slice(tmp_path: Path) -> 
         assert support.blobs(system) == scene.undisturbed([first, second])
 
 
+@pytest.mark.slow
 def test_after_a_killed_coordinator_a_new_one_ends_in_the_same_weights(tmp_path: Path) -> None:
     scene = Scene(tmp_path)
     scene.shut(after=1)

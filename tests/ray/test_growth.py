@@ -14,6 +14,7 @@ SISA = {"shards": 4, "slices": 2, "epochs": 2}
 
 
 @pytest.mark.usefixtures("cluster")
+@pytest.mark.slow
 def test_new_and_corrected_rows_come_in_like_in_one_process(tmp_path: Path) -> None:
     configs = [support.config(tmp_path, name, sisa=SISA) for name in ("alone", "two")]
     make_table(tmp_path / "new.parquet", 40, features=8, start=100_000, seed=3)

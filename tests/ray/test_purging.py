@@ -106,6 +106,7 @@ def test_a_word_that_ray_logs_anyway_is_no_trace() -> None:
 WORDS = ["CoreWorkerProcess", "Constructing", "gcs_server", "listening", "ShardWorker", "127.0.0.1"]
 
 
+@pytest.mark.slow
 def test_a_person_whose_name_is_a_word_of_rays_messages_is_purged(tmp_path: Path) -> None:
     rows = tables.table(300, features=8, ids="str")
     names = [*WORDS, *rows["id"].to_pylist()[len(WORDS) :]]

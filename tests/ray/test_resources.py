@@ -94,6 +94,7 @@ def test_updaters_take_their_gpus_from_the_shards(tmp_path: Path, gpus: int, exp
     assert pools(settings(tmp_path, gpus_per_shard=1), node) == expected
 
 
+@pytest.mark.slow
 def test_gpus_are_held_by_the_actors_that_train(tmp_path: Path) -> None:
     support.config(tmp_path)
     with support.short_tmp() as folder:

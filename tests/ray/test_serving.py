@@ -229,6 +229,7 @@ class Client(threading.Thread):
                     self.failures.append(repr(error))
 
 
+@pytest.mark.slow
 def test_a_swap_under_load_fails_nobody_and_served_means_served(system: hybridmu.System, url: str) -> None:
     stop = threading.Event()
     clients = [Client(url, stop) for _ in range(CLIENTS)]

@@ -115,6 +115,7 @@ def test_one_at_a_time_and_with_few_live_actors_gives_the_same_bits(folder: Path
         assert support.blobs(system) == support.blobs(on_ray)
 
 
+@pytest.mark.slow
 def test_cpus_are_held_while_a_shard_trains_and_given_back(folder: Path, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     gate.write_text("1")  # the task is tried here first; the shard stands still after its first slice

@@ -179,6 +179,7 @@ def test_no_ids_and_no_secrets_in_logs(company, caplog):
         assert word not in caplog.text
 
 
+@pytest.mark.slow
 def test_limits_on_calls_and_bodies(tmp_path):
     company = Company(tmp_path, requests_per_second=0.01, burst=3, body_bytes=2000)
     try:
@@ -234,6 +235,7 @@ _ONE = "/v1/requests/{request_id}"
         "/healthz",
     ],
 )
+@pytest.mark.sampled
 def test_whatever_is_sent_there_is_no_5xx_and_nothing_is_half_done(company, operation):
     token = company.as_("fuzz", "admin").headers["authorization"]
     schema = schemathesis.openapi.from_asgi("/openapi.json", company.app)
@@ -251,6 +253,7 @@ def test_whatever_is_sent_there_is_no_5xx_and_nothing_is_half_done(company, oper
     assert all(r["keys"] + r["already_forgotten"] for r in company.system.requests(caller="fuzz"))
 
 
+@pytest.mark.slow
 def test_it_answers_on_loopback_until_it_is_stopped(company):
     config = company.folder / "config.yaml"
     raw = yaml.safe_load(config.read_text())

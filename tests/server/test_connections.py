@@ -180,6 +180,7 @@ def test_half_open_connections_keep_nobody_out(company):
     b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     b"GET http://evil.example/healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nHost: evil.example\r\n\r\n",
 ])  # fmt: skip
+@pytest.mark.sampled
 def test_what_is_no_http_ends_the_connection(company, sent):
     with serving(company, header_seconds=0.3, body_seconds=0.3, idle_seconds=0.3) as (server, port):
         with connect(port) as made:

@@ -71,6 +71,7 @@ def test_what_waits_is_bounded_and_a_caller_that_left_is_not_worked_for():
     asyncio.run(play())
 
 
+@pytest.mark.slow
 def test_long_plans_keep_no_other_call_waiting(company, monkeypatch):
     """Four plans and four deletions of each of two callers hang; the health check, lists and other callers don't."""
     from hybridmu.system.system import System
@@ -137,6 +138,7 @@ def test_long_plans_keep_no_other_call_waiting(company, monkeypatch):
 
 
 @pytest.mark.parametrize("path", ["/v1/plan", "/v1/forget"])
+@pytest.mark.sampled
 def test_a_call_names_as_many_keys_as_a_request_may(tmp_path, path):
     company = Company(tmp_path)
     try:

@@ -46,6 +46,7 @@ def company(tmp_path_factory) -> Iterator[Company]:
 
 @pytest.mark.parametrize("name", HOLDERS)
 @pytest.mark.parametrize("path", ["/v1/requests/{}", "/v1/certificates/{}"])
+@pytest.mark.sampled
 def test_what_one_sees_of_a_request(company, name, path):
     client = company.as_(name, *HOLDERS[name])
     asked = (company.own[name], company.other, NOBODY)

@@ -51,6 +51,7 @@ def test_a_session_ends_by_time_by_idleness_and_when_it_is_left(ledger, engine, 
 
 
 @pytest.mark.parametrize("name", ["", "x", "\x00", "é", "\ud800", "a" * 100_000])
+@pytest.mark.sampled
 def test_what_is_no_session(ledger, engine, name):
     assert ConsoleSessions(engine, 10.0, 10.0).find(name, seen=True) is None
 

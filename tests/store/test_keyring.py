@@ -85,6 +85,7 @@ print(ring.signing_key().public_key().public_bytes_raw().hex(), ring.mac("id", 1
 """
 
 
+@pytest.mark.slow
 def test_processes_that_start_at_once_end_with_one_key(tmp_path):
     command = [sys.executable, "-c", _RACE, str(tmp_path / "storage")]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}

@@ -91,6 +91,7 @@ JUNK += [10**5000, -(10**5000), np.timedelta64(5, "D"), np.timedelta64("NaT"), [
 
 
 @pytest.mark.parametrize(("name", "parameter"), ARGUMENTS, ids=lambda x: x if isinstance(x, str) else x.name)
+@pytest.mark.sampled
 def test_a_wrong_argument_is_refused_before_anything_happens(trained, name, parameter):
     before = contents(trained.system)
     verb = System if name == "System" else getattr(trained.system, name)

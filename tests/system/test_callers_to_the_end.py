@@ -88,6 +88,7 @@ def _fail() -> None:
 
 
 @pytest.mark.parametrize("point", ["finish.committed", "certificate.appended"])
+@pytest.mark.sampled
 def test_a_crash_loses_nobody(config, system, point):
     first = forget(system, 1, caller="a", wait=True)
     second = forget(system, 1, 2, caller="b")

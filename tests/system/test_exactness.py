@@ -87,6 +87,7 @@ OPTIMIZERS = [
 
 @settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow], database=None)
 @given(data=st.data())
+@pytest.mark.slow
 def test_any_sequence_of_requests_equals_training_without_the_rows(data):
     rows = data.draw(st.integers(2, 60), label="rows")
     groups = data.draw(st.sampled_from([0, 3, 12]), label="groups")
@@ -178,6 +179,7 @@ class Noisy(hybridmu.task.Mlp):
         )
 
 
+@pytest.mark.slow
 def test_dropout_and_batch_statistics_are_reproduced_and_every_buffer_is_compared(tmp_path):
     table = tmp_path / "train.parquet"
     ids = write_table(table, 41, string_ids=False, groups=0)

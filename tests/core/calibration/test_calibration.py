@@ -359,6 +359,7 @@ def test_a_lone_canary_knows_its_own_gap_only():
     ("optimizer", "momentum", "updates"),
     [("sgd", 0.0, ("dpus", "dpus-newton")), ("sgd", 0.9, ("dpus", "dpus-newton")), ("adamw", 0.0, ("dpus",))],
 )
+@pytest.mark.sampled
 def test_really_measured_gaps_stay_below_what_is_predicted(optimizer, momentum, updates):
     """Shards that were no part of the calibration: about nine of ten deletions must lie below error + spread.
 

@@ -181,6 +181,7 @@ def test_the_documentation_says_what_is_supported():
     "make", [pa.list_, pa.large_list, lambda value: pa.list_(value, 3)], ids=["list", "large", "fixed"]
 )
 @pytest.mark.parametrize("value", [pa.int16(), pa.float64()], ids=str)
+@pytest.mark.sampled
 def test_lists_of_one_length_train_serve_and_grow_as_fixed_ones(tmp_path, make, value):
     def lists(rows: range) -> pa.Table:
         made = table(len(rows), start=rows.start)

@@ -27,6 +27,7 @@ def test_half_width_products_are_repeatable_and_other_bits_than_full_width():
     assert all(torch.allclose(half[name], full[name], atol=0.05) for name in half)
 
 
+@pytest.mark.slow
 def test_exact_forgetting_with_half_width_products_equals_training_from_scratch(local_system, make_table):
     assert forget_and_verify(local_system, make_table, precision="bfloat16")["bitwise_equal"] is True
 

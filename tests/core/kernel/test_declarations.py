@@ -125,6 +125,7 @@ def test_other_tables_have_the_types_of_the_first(tmp_path):
 
 @pytest.mark.parametrize(("found", "later"), [(["0", "1"], [0, 1]), ([0, 1], ["0", "1"]), ([0, 1, 2], [False, True])])
 @pytest.mark.parametrize("declared", [True, False])
+@pytest.mark.sampled
 def test_labels_of_another_kind_are_other_classes(tmp_path, found, later, declared):
     def labelled(values: list, start: int) -> pa.Table:
         labels = pa.array([values[n % len(values)] for n in range(60)])
@@ -144,6 +145,7 @@ def test_labels_of_another_kind_are_other_classes(tmp_path, found, later, declar
 
 
 @pytest.mark.parametrize("declared", [True, False])
+@pytest.mark.sampled
 def test_false_and_true_are_the_classes_0_and_1(tmp_path, declared):
     write(tmp_path, made())
     write(tmp_path, made(90).slice(60), "new.parquet")

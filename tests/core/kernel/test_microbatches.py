@@ -50,6 +50,7 @@ def test_the_parts_add_up_to_the_gradient_of_the_batch(rows, parts):
 
 @settings(deadline=None)
 @given(st.integers(1, 20), st.integers(2, 4), st.sampled_from([0.0, 0.5]))
+@pytest.mark.slow
 def test_a_part_that_is_computed_alone_has_the_same_bits_also_where_layers_draw(rows, parts, dropout):
     """As another process computes it: by itself, from the same seed."""
     model, (x, y) = network(dropout).train(), batch(rows)

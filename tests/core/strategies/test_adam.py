@@ -121,6 +121,7 @@ def test_only_named_rows_are_sampled_and_few_of_them():
 
 
 @pytest.mark.parametrize("name", ["dpus", "dpus-optimised"])
+@pytest.mark.sampled
 def test_a_calibrated_update_after_adamw_comes_nearer_to_the_oracle(name):
     """Over deletions of several shards, at the step that is best for all of them, at least half of the gap is gone."""
     gaps, nothing = [], []

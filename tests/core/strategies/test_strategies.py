@@ -310,6 +310,7 @@ def mean_time(context):
 @pytest.mark.parametrize("name", ["rewind", "dpus", "dpus-optimised", "dpus-newton"])
 @pytest.mark.parametrize("budget", [0.4, 2.0])
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.sampled
 def test_a_strategy_needs_the_rows_that_it_names_and_no_others(name, budget, optimizer):
     if unavailable(name, optimizer):
         return

@@ -54,6 +54,7 @@ def test_no_voter_and_an_unknown_way_are_refused():
         Classification().combine(torch.zeros(1, 2, 2), "median")
 
 
+@pytest.mark.slow
 def test_answers_and_proofs_ask_the_task(tmp_path):
     table = make_table(tmp_path / "train.parquet", 120)
     make_table(tmp_path / "test.parquet", 30)

@@ -163,6 +163,7 @@ def test_a_strategy_that_cant_run_is_refused_and_one_that_breaks_is_reported(tem
 # ---------------------------------------------------------------------- going on
 
 
+@pytest.mark.slow
 def test_an_interrupted_audit_goes_on_and_ends_as_if_it_had_not_been(system):
     whole = system.audit(strategy="dpus", **QUICK)
     before = state(system)
@@ -263,6 +264,7 @@ def test_a_purge_deletes_what_an_interrupted_audit_kept(system):
     assert found["figures"]["auc"]["nothing"] > 0.5, "canaries need no revoked row"
 
 
+@pytest.mark.slow
 def test_served_approximate_rows_are_asked_about_until_they_are_purged(system, template, tmp_path):
     shard = 2
     gone = ids_of(system, shard)[:8]
@@ -302,6 +304,7 @@ def cli(system, template, tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_the_command_writes_a_page_and_prints_the_time_first(cli, tmp_path):
     done = cli("--models", str(MODELS), "--shards", "1", "--share", "0.15", "--strategy", "dpus")
     assert done.exit_code == 0, done.output

@@ -61,6 +61,7 @@ def test_a_fresh_process_confirms(small):
     assert [(s.shard, s.verdict) for s in found.shards] == [(0, Verdict.CONFIRMED)]
 
 
+@pytest.mark.slow
 def test_it_is_superseded_once_other_rows_were_purged(small, warm):
     w = small
     mine, other = rows_of_shard(w, 0), rows_of_shard(w, 1)
@@ -77,6 +78,7 @@ def test_it_is_superseded_once_other_rows_were_purged(small, warm):
         assert replay(w.system.settings, document).verdict is Verdict.CONFIRMED
 
 
+@pytest.mark.slow
 def test_an_emptied_shard_is_confirmed(small, warm):
     document = certified(small, *rows_of_shard(small, 0))
     assert document["shards"][0]["after"]["weights"] is None
@@ -124,6 +126,7 @@ def test_a_certificate_that_is_not_in_the_chain_is_refuted(small, warm):
         replay(small.system.settings, {**document, "system": "another"})
 
 
+@pytest.mark.slow
 def test_the_weightiest_verdict_is_the_one(small):
     confirmed = replays.ShardReplay(0, Verdict.CONFIRMED, "yes")
     elsewhere, refuted = replace(confirmed, verdict=Verdict.ELSEWHERE), replace(confirmed, verdict=Verdict.REFUTED)

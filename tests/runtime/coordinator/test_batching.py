@@ -139,6 +139,7 @@ def test_waiting_without_a_deadline_costs_no_plan(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("moment", ["plan", "mark_planned"])
+@pytest.mark.sampled
 def test_cancelled_while_the_coordinator_looks_at_it(tmp_path, monkeypatch, moment):
     with scene(tmp_path) as it:
         gone, stays = it.forget(it.rows[0][0]), it.forget(it.rows[0][1])

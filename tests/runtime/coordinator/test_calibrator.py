@@ -63,6 +63,7 @@ def raw_ids(it: Scene, keys: tuple[bytes, ...]) -> list[int]:
     return [ids[key] for key in keys if key in ids]
 
 
+@pytest.mark.slow
 def test_canaries_are_trained_without_twice_where_the_policy_asks_what_retrains_differ_by(tmp_path):
     with calibrated(tmp_path) as it:
         assert {c.controls for c in curves(it)} == {None}
@@ -95,6 +96,7 @@ def test_training_deletes_disjoint_canaries_on_different_shards(tmp_path):
         assert it.system.measurements.effort()[1] == 0.0, "the first calibration is not paid from the budget"
 
 
+@pytest.mark.slow
 def test_a_revoked_canary_costs_one_set_and_that_is_measured_again_without_it(tmp_path):
     with calibrated(tmp_path) as it:
         before = sets(curves(it))
@@ -179,6 +181,7 @@ def test_what_was_fitted_is_in_the_plan_and_in_the_status(tmp_path):
 
 
 @pytest.mark.parametrize(("share", "measured"), [(0.0, 2), (1e-9, 3), (1e9, 4)])
+@pytest.mark.sampled
 def test_the_budget_bounds_what_is_measured_again(tmp_path, share, measured):
     """The last job may go beyond it, a further one does not begin."""
     with calibrated(tmp_path, recalibration_share=share) as it:
@@ -191,6 +194,7 @@ def test_the_budget_bounds_what_is_measured_again(tmp_path, share, measured):
         assert it.system.run(until_idle=True).calibrating is False
 
 
+@pytest.mark.slow
 def test_one_at_a_time_and_only_when_nothing_else_is_to_do(tmp_path):
     with calibrated(tmp_path, repair="idle") as it:
         spoiled = [raw_ids(it, group[0].keys)[0] for group in sets(curves(it)).values()]
@@ -216,6 +220,7 @@ def test_one_at_a_time_and_only_when_nothing_else_is_to_do(tmp_path):
         assert it.state(requests[-1]) is RequestState.SERVED
 
 
+@pytest.mark.slow
 def test_a_shard_that_owes_an_exact_repair_waits_for_it(tmp_path):
     with calibrated(tmp_path, repair="deadline") as it:
         (shard, cell), group = next(iter(sets(curves(it)).items()))
@@ -235,6 +240,7 @@ def test_a_shard_that_owes_an_exact_repair_waits_for_it(tmp_path):
 
 
 @pytest.mark.parametrize(("seconds", "measured"), [(10.0, 4), (7200.0, 3)])
+@pytest.mark.sampled
 def test_canaries_wait_for_a_repair_that_could_miss_its_deadline(tmp_path, seconds, measured):
     with calibrated(tmp_path, repair="deadline") as it:
         groups = [*sets(curves(it)).values()]
@@ -267,6 +273,7 @@ def _stop() -> None:
 
 @pytest.mark.parametrize("hit", [1, 3])
 @pytest.mark.parametrize("point", ["calibration.commit", "calibration.committed"])
+@pytest.mark.sampled
 def test_a_first_calibration_that_broke_off_is_finished(tmp_path, point, hit):
     with calibrated(tmp_path / "other") as whole:
         expected = {key: [c.gaps for c in group] for key, group in sets(curves(whole)).items()}
@@ -288,6 +295,7 @@ def test_a_first_calibration_that_broke_off_is_finished(tmp_path, point, hit):
 @pytest.mark.parametrize(
     "point", ["calibrate.launch", "calibration.commit", "calibration.committed", "job.submit", "job.result"]
 )
+@pytest.mark.sampled
 def test_measuring_again_goes_on_after_a_crash(tmp_path, point):
     with calibrated(tmp_path) as it:
         group = next(iter(sets(curves(it)).values()))
@@ -307,6 +315,7 @@ def test_measuring_again_goes_on_after_a_crash(tmp_path, point):
             again.assert_exact_without([canary])
 
 
+@pytest.mark.slow
 def test_a_stale_coordinator_measures_nothing(tmp_path):
     with calibrated(tmp_path) as it:
         it.forget(raw_ids(it, curves(it)[0].keys)[0], strategy="retrain", wait=True)
@@ -318,6 +327,7 @@ def test_a_stale_coordinator_measures_nothing(tmp_path):
         assert it.system.measurements.curves() == before
 
 
+@pytest.mark.slow
 def test_a_job_that_fails_is_not_tried_at_once(tmp_path, monkeypatch):
     with calibrated(tmp_path) as it:
         it.forget(raw_ids(it, curves(it)[0].keys)[0], strategy="retrain", wait=True)
@@ -337,6 +347,7 @@ def test_a_job_that_fails_is_not_tried_at_once(tmp_path, monkeypatch):
 # ---------------------------------------------------------------------- what canaries do not stand for
 
 
+@pytest.mark.slow
 def test_a_whole_class_is_removed_exactly_and_the_plan_says_why(tmp_path):
     with calibrated(tmp_path, class_excess=0.05) as it:
         labels = dict(zip(*pq.read_table(it.table, columns=["id", "label"]).to_pydict().values(), strict=True))
@@ -354,6 +365,7 @@ def test_a_whole_class_is_removed_exactly_and_the_plan_says_why(tmp_path):
         it.assert_exact_without(yes)
 
 
+@pytest.mark.slow
 def test_a_class_that_goes_little_by_little_is_noticed_too(tmp_path):
     """What an update removed before still counts until the shard is exact again."""
     with calibrated(tmp_path, class_excess=0.2, repair="deadline") as it:

@@ -235,6 +235,7 @@ def test_a_plan_changes_nothing_and_an_applied_one_keeps_the_budget(trained):
         assert system.status()["version"] == 1
 
 
+@pytest.mark.slow
 def test_a_retrain_after_an_eviction_is_exact_and_was_counted_right(trained):
     base, table, ids = trained
     config = budgeted(base, 5)
@@ -281,6 +282,7 @@ def test_expected_visits_are_the_mean_of_what_plans_say(trained):
         assert keeper.plan().visits_after == keeper.plan().visits_before
 
 
+@pytest.mark.slow
 def test_training_keeps_the_budget_but_calibration_gets_its_checkpoints(trained, tmp_path):
     base, _, ids = trained
     config = budgeted(base, 4)

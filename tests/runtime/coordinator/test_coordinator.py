@@ -33,6 +33,7 @@ def served(system, request_id):
     return system.ledger.request(request_id).state in {RequestState.SERVED, RequestState.PURGED}
 
 
+@pytest.mark.sampled
 def test_served_waits_for_rows_that_an_earlier_request_still_has_to_remove(trained):
     system, config, table, rows = trained
     a, b = rows[0][0], rows[1][0]
@@ -47,6 +48,7 @@ def test_served_waits_for_rows_that_an_earlier_request_still_has_to_remove(train
     assert_equal_to_reference(system, config, table, [a, b])
 
 
+@pytest.mark.sampled
 def test_a_failed_request_is_taken_up_again(trained, monkeypatch):
     system, config, table, rows = trained
     real = ShardWorker.retrain
@@ -63,6 +65,7 @@ def test_a_failed_request_is_taken_up_again(trained, monkeypatch):
     assert_equal_to_reference(system, config, table, [rows[0][0]])
 
 
+@pytest.mark.sampled
 def test_one_shards_failure_does_not_fail_requests_on_others(trained, monkeypatch):
     system, _, _, rows = trained
     real = ShardWorker.retrain
@@ -83,6 +86,7 @@ def test_one_shards_failure_does_not_fail_requests_on_others(trained, monkeypatc
     assert system.registry.version().shards[1].removed_upto == 0
 
 
+@pytest.mark.sampled
 def test_an_exact_repair_can_be_asked_for(trained):
     system, config, table, rows = trained
     chosen = rows[0][:3]
@@ -97,6 +101,7 @@ def test_an_exact_repair_can_be_asked_for(trained):
     assert system.forget(ids=chosen, strategy="retrain", wait=True)["request_id"] == same["request_id"]
 
 
+@pytest.mark.sampled
 def test_rows_revoked_while_a_job_waits_are_not_trained_on(trained, tmp_path):
     _, config, table, rows = trained
     config = {**config, "storage_url": str(tmp_path / "second"), "database_url": None}
@@ -110,6 +115,7 @@ def test_rows_revoked_while_a_job_waits_are_not_trained_on(trained, tmp_path):
         assert_equal_to_reference(system, config, table, [rows[2][0]])
 
 
+@pytest.mark.sampled
 def test_a_wide_request_is_not_starved_by_narrow_ones(trained):
     system, _, _, rows = trained
     coordinator = system.session.coordination.acquire()
@@ -123,6 +129,7 @@ def test_a_wide_request_is_not_starved_by_narrow_ones(trained):
     assert system.ledger.request(late["request_id"]).state == RequestState.RECEIVED
 
 
+@pytest.mark.sampled
 def test_a_job_whose_node_is_busy_holds_up_no_job_of_a_free_node(trained):
     system, config, table, rows = trained
     coordinator = system.session.coordination.acquire()
@@ -143,6 +150,7 @@ def test_a_job_whose_node_is_busy_holds_up_no_job_of_a_free_node(trained):
     assert_equal_to_reference(system, config, table, [rows[shard][0] for shard in range(3)])
 
 
+@pytest.mark.sampled
 def test_a_place_that_came_free_is_taken_before_the_step_ends(trained):
     system, _, _, rows = trained
     coordinator = system.session.coordination.acquire()
@@ -153,6 +161,7 @@ def test_a_place_that_came_free_is_taken_before_the_step_ends(trained):
     assert sorted(submitted) == [0, 1]
 
 
+@pytest.mark.sampled
 def test_a_request_calls_a_waiting_coordinator(trained):
     system, _, _, rows = trained
     coordinator, answers = system.session.coordination.acquire(), []
@@ -168,6 +177,7 @@ def test_a_request_calls_a_waiting_coordinator(trained):
     assert answers == [False, True]
 
 
+@pytest.mark.sampled
 def test_an_interrupted_wait_can_be_taken_up_again(trained, monkeypatch):
     system, config, table, rows = trained
     real, calls = ShardWorker.retrain, []
@@ -188,6 +198,7 @@ def test_an_interrupted_wait_can_be_taken_up_again(trained, monkeypatch):
     assert_equal_to_reference(system, config, table, [rows[0][0]])
 
 
+@pytest.mark.sampled
 def test_a_lost_early_checkpoint_costs_time_only(trained):
     system, config, table, rows = trained
     key = system.registry.version().shards[0].checkpoints[0].lineage_key
@@ -201,6 +212,7 @@ def test_a_lost_early_checkpoint_costs_time_only(trained):
     assert_equal_to_reference(system, config, table, [*late, rows[0][0]])
 
 
+@pytest.mark.sampled
 def test_a_coordinator_with_another_configuration_is_refused(trained):
     system, config, _, rows = trained
     system.forget(ids=[rows[0][0]])
@@ -212,6 +224,7 @@ def test_a_coordinator_with_another_configuration_is_refused(trained):
         stranger.run(until_idle=True)
 
 
+@pytest.mark.sampled
 def test_a_plan_after_a_change_of_threads_counts_what_will_really_be_trained(trained):
     system, config, _, rows = trained
     late = next(r for r in rows[0] if Lookup(system.site.lake).find([("id", r)])[0][0].slice == 3)
@@ -221,6 +234,7 @@ def test_a_plan_after_a_change_of_threads_counts_what_will_really_be_trained(tra
 
 
 @pytest.mark.parametrize("shards", [[99], [], [0, 99]])
+@pytest.mark.sampled
 def test_verifying_nothing_is_refused(trained, shards):
     with pytest.raises(hybridmu.HybridMUError, match="nothing to verify"):
         trained[0].verify(shards)

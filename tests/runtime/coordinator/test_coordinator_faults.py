@@ -96,6 +96,7 @@ def ask(world, *ids):
 
 
 @pytest.mark.parametrize("step", STEPS)
+@pytest.mark.sampled
 def test_a_request_that_fails_takes_no_other_down(small, step, monkeypatch, caplog, clocked):
     error = ERRORS[next(_TURN) % len(ERRORS)]
     poison, other = ask(small, *ids_on(small, 0, 2)), ask(small, *ids_on(small, 1, 2))
@@ -126,6 +127,7 @@ def test_a_request_that_fails_takes_no_other_down(small, step, monkeypatch, capl
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+@pytest.mark.sampled
 def test_what_class_it_is_makes_no_difference(small, error, monkeypatch):
     poison, other = ask(small, *ids_on(small, 0, 1)), ask(small, *ids_on(small, 1, 1))
     poison_step(monkeypatch, "publish", poison, 0, error)
@@ -134,6 +136,7 @@ def test_what_class_it_is_makes_no_difference(small, error, monkeypatch):
 
 
 @pytest.mark.parametrize("step", ["mark", "jobs", "publish", "evidence", "certify"])
+@pytest.mark.sampled
 def test_neither_does_it_when_they_share_a_shard_and_a_round(small, step, monkeypatch, clocked):
     chosen = ids_on(small, 0, 3)
     names = [ask(small, one) for one in chosen]
@@ -148,6 +151,7 @@ def test_neither_does_it_when_they_share_a_shard_and_a_round(small, step, monkey
 
 
 @pytest.mark.parametrize("errand", ERRANDS)
+@pytest.mark.sampled
 def test_what_no_request_asked_for_stops_no_request(small, errand, monkeypatch, caplog):
     owner, name = ERRANDS[errand]
 
@@ -173,6 +177,7 @@ def test_one_repair_that_cannot_be_planned_holds_up_no_other(small, monkeypatch)
     assert [small.request(name).exact_at is not None for name in names] == [False, True]
 
 
+@pytest.mark.slow
 def test_an_unknown_strategy_in_the_ledger_fails_its_request_at_every_start(small):
     old, other = ask(small, *ids_on(small, 0, 1)), ask(small, *ids_on(small, 1, 1))
     with small.system.database.engine.begin() as connection:
@@ -190,6 +195,7 @@ def test_an_unknown_strategy_in_the_ledger_fails_its_request_at_every_start(smal
 
 
 @pytest.mark.parametrize("error", [DatabaseError("gone"), StorageError("gone")])
+@pytest.mark.sampled
 def test_what_concerns_everybody_still_ends_the_step(small, error, monkeypatch):
     poison = ask(small, *ids_on(small, 0, 1))
     with monkeypatch.context() as patched:

@@ -71,6 +71,7 @@ def test_corrected_rows_replace_the_old_ones_bit_for_bit(world):
     assert system.forget(ids=chosen[:1])["state"] == "PURGED"
 
 
+@pytest.mark.slow
 def test_the_rows_come_in_only_after_the_purge(world):
     system, _, table, ids = world
     system.hold("a court", caller="dpo")
@@ -85,6 +86,7 @@ def test_the_rows_come_in_only_after_the_purge(world):
     assert system.report(report["request_id"])["state"] == "PURGED"
 
 
+@pytest.mark.slow
 def test_what_is_forgotten_meanwhile_does_not_come_back(world):
     system, config, table, ids = world
     path = write_corrected(table, ids[:3])
@@ -102,6 +104,7 @@ def test_what_is_forgotten_meanwhile_does_not_come_back(world):
     system.readmit(ids=[ids[0]], reason="so be it")
 
 
+@pytest.mark.slow
 def test_what_is_forgotten_between_purge_and_return_does_not_come_back(world):
     system, _, table, ids = world
     report = system.correct(write_corrected(table, ids[:3]))
@@ -133,6 +136,7 @@ def test_a_correction_can_be_taken_back(world):
         system.wait_for_rows(new["ingest_id"])
 
 
+@pytest.mark.slow
 def test_the_same_key_names_the_same_correction(world):
     system, _, table, ids = world
     path = write_corrected(table, ids[:3])

@@ -77,6 +77,7 @@ def trained(tmp_path):
 
 @settings(max_examples=10, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow], database=None)
 @given(data=st.data())
+@pytest.mark.slow
 def test_any_sequence_of_ingestions_and_requests_is_exact(data):
     groups = data.draw(st.sampled_from([0, 4]), label="groups")
     optimizer = data.draw(st.sampled_from(OPTIMIZERS), label="optimizer")
@@ -133,6 +134,7 @@ def test_only_new_slices_are_trained_and_old_keys_stay(trained):
     assert sum(outcome.visits for outcome in outcomes) <= 6 * sum(rows)
 
 
+@pytest.mark.slow
 def test_a_shard_without_new_rows_is_left_alone(trained):
     path, ids = trained.new(1, string_ids=False)
     before = trained.system.registry.version().shards
@@ -149,6 +151,7 @@ def test_a_shard_without_new_rows_is_left_alone(trained):
     trained.check([other])
 
 
+@pytest.mark.slow
 def test_when_all_it_brought_is_forgotten_it_is_as_if_it_had_never_come(trained):
     before = [sub.blob for sub in trained.system.registry.version().shards]
     ids = trained.ingest(8, slices=2)
@@ -172,6 +175,7 @@ def test_an_empty_shard_joins_the_vote(tmp_path):
         world.check()
 
 
+@pytest.mark.slow
 def test_a_person_has_rows_in_slices_of_several_generations(tmp_path):
     table = tmp_path / "train.parquet"
     write_table(table, 40, string_ids=False, groups=4)
@@ -194,6 +198,7 @@ def test_a_person_has_rows_in_slices_of_several_generations(tmp_path):
         world.check((), ["u2"])
 
 
+@pytest.mark.slow
 def test_validation_rows_are_held_out_of_new_data_by_the_same_hash(tmp_path):
     table = tmp_path / "train.parquet"
     write_table(table, 60, string_ids=False, groups=0)
@@ -253,6 +258,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
+@pytest.mark.sampled
 def test_rows_that_can_not_be_used_change_nothing(trained, case):
     change, says = REFUSED[case]
     path, _ = trained.new(6, string_ids=False)
@@ -318,6 +324,7 @@ POINTS = ["ingest.cleared", "ingest.published", "ingest.manifest", "grow.commit"
 
 
 @pytest.mark.parametrize(("point", "hit"), [*((point, 1) for point in POINTS), ("ingest.published", 3)])
+@pytest.mark.sampled
 def test_an_interrupted_ingestion_goes_on_after_a_restart(trained, point, hit):
     path, ids = trained.new(10, string_ids=False)
     new = trained.system.ingest(path, slices=2)
@@ -350,6 +357,7 @@ def test_an_interrupted_ingestion_goes_on_after_a_restart(trained, point, hit):
         trained.check(ids[:2])
 
 
+@pytest.mark.slow
 def test_a_ledger_from_an_older_backup_learns_of_the_rows(trained):
     ledger = trained.folder / "storage" / "ledger.sqlite3"
     trained.system.close()
@@ -399,6 +407,7 @@ def test_of_two_that_race_with_the_same_ids_one_comes_in(trained, monkeypatch):
     assert trained.system.site.storage.list("incoming") == []
 
 
+@pytest.mark.slow
 def test_a_shard_that_fails_is_tried_again_and_forgetting_goes_on(trained, monkeypatch):
     real = ShardWorker.retrain
     broken = {0}

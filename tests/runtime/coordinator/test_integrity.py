@@ -63,6 +63,7 @@ def test_a_new_coordinator_misses_a_file_at_once_and_reads_the_others_in_time(tr
     assert {0} in [healer.due(busy=(), idle=True) for _ in range(3)]
 
 
+@pytest.mark.slow
 def test_a_report_of_what_is_whole_costs_a_look_and_no_version(trained: Scene) -> None:
     before = served(trained, 1).stat().st_mtime_ns
     damages(trained).report(1, str(trained.system.registry.version().shards[1].blob))
@@ -83,6 +84,7 @@ def test_a_pause_holds_it_up(trained: Scene) -> None:
     assert served(trained, 1).exists()
 
 
+@pytest.mark.slow
 def test_what_was_revoked_meanwhile_goes_with_it(trained: Scene) -> None:
     served(trained, 1).unlink()
     damages(trained).report(1, "")

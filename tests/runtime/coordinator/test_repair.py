@@ -74,6 +74,7 @@ def test_an_update_becomes_exact_without_anybody_asking(tmp_path):
         it.assert_exact_without(gone)
 
 
+@pytest.mark.slow
 def test_a_repair_waits_for_requests(tmp_path):
     with scene(tmp_path, batch_seconds=3600) as it:
         request = it.forget(it.rows[0][0], strategy="dpus", deadline_seconds=1e-3)  # starts at once
@@ -107,6 +108,7 @@ def test_a_repair_takes_along_what_is_asked_meanwhile(tmp_path):
 # ---------------------------------------------------------------------- in time
 
 
+@pytest.mark.slow
 def test_with_deadlines_only_a_repair_waits_and_then_comes_in_time(tmp_path, clock):
     with scene(tmp_path, repair="deadline", deadline_margin=1e4) as it:
         request = approximate(it, it.rows[0][0], deadline_seconds=10 * DAY)
@@ -243,6 +245,7 @@ def test_storage_that_fails_while_planning_fails_no_request(tmp_path, monkeypatc
         assert it.system.wait(request).state is RequestState.SERVED
 
 
+@pytest.mark.slow
 def test_a_failed_request_that_is_asked_for_again_ends_and_says_so(tmp_path, monkeypatch):
     with scene(tmp_path) as it:
 

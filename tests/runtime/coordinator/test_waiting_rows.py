@@ -84,6 +84,7 @@ CHANGES = [swapped, with_another_label, with_a_flipped_bit, lost]
 
 
 @pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.sampled
 def test_another_copy_never_comes_in(world, change):
     first, second = (world.system.ingest(world.new(start)) for start in (100, 200))
     change(world, world.copy(first), world.copy(second))
@@ -101,6 +102,7 @@ def test_another_copy_never_comes_in(world, change):
 
 
 @pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.sampled
 def test_another_copy_of_corrected_rows_holds_up_no_purge(world, change):
     other = world.system.ingest(world.new(100))
     report = world.system.correct(corrected(world))
@@ -141,6 +143,7 @@ POINTS = ["seal.commit", "seal.committed", "file.renamed", "sealed.commit", "sea
 
 
 @pytest.mark.parametrize("point", POINTS)
+@pytest.mark.sampled
 def test_a_copy_whose_rewriting_is_killed_anywhere_is_finished(world, monkeypatch, point):
     report = world.system.correct(corrected(world))
     world.system.forget(ids=[world.ids[0]])

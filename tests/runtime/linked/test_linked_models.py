@@ -97,6 +97,7 @@ def test_a_deletion_in_one_model_is_one_in_all(tmp_path, urls):
         assert models["second"].report(there["request_id"])["models"] == [], "it is not passed on again"
 
 
+@pytest.mark.slow
 def test_people_are_forgotten_in_all(tmp_path):
     with family(tmp_path, "first", "second", groups=5) as (models, ids):
         models["second"].link(models["first"].settings)
@@ -123,6 +124,7 @@ def test_it_can_be_taken_back_until_it_is_passed_on(pair):
         models["second"].cancel(there["request_id"])
 
 
+@pytest.mark.slow
 def test_what_a_model_has_no_row_of_is_kept_out_of_it(tmp_path):
     with family(tmp_path, "first") as (models, ids):
         part = tmp_path / "part.parquet"
@@ -143,6 +145,7 @@ def test_what_a_model_has_no_row_of_is_kept_out_of_it(tmp_path):
         assert models["second"].forget(ids=[ids[35]])["state"] == "PURGED", "it is known there"
 
 
+@pytest.mark.slow
 def test_an_id_of_another_model_is_named_by_it(tmp_path):
     with family(tmp_path, "first") as (models, ids):
         part = tmp_path / "part.parquet"
@@ -175,6 +178,7 @@ def test_an_earlier_deadline_reaches_a_model_that_has_the_request(pair):
     assert forwards(models["first"]) == {first["request_id"]: ("DELIVERED", after.request_id)}
 
 
+@pytest.mark.slow
 def test_a_correction_stays_where_it_was_made(pair, tmp_path):
     models, ids = pair
     path = tmp_path / "corrected.parquet"
@@ -190,6 +194,7 @@ def test_a_correction_stays_where_it_was_made(pair, tmp_path):
 
 
 @pytest.mark.parametrize("point", ["forward.accepted", "forward.commit", "accept.committed"])
+@pytest.mark.sampled
 def test_a_crash_between_two_ledgers_doubles_nothing(tmp_path, point):
     with family(tmp_path, "first", "second") as (models, ids):
         models["first"].link(models["second"].settings)
@@ -209,6 +214,7 @@ def test_a_crash_between_two_ledgers_doubles_nothing(tmp_path, point):
             assert len(Certificates(models[name].site.storage).all()) == 1
 
 
+@pytest.mark.slow
 def test_a_model_out_of_reach_is_told_when_it_is_back(pair):
     models, ids = pair
     models["second"].close()
@@ -241,6 +247,7 @@ def test_pauses_after_failures_grow_and_end():
     assert waits == [5, 10, 20, 40, 80, 160, 300, 300, 300]
 
 
+@pytest.mark.slow
 def test_what_would_leave_a_model_empty_keeps_the_request_open(tmp_path):
     with family(tmp_path, "first") as (models, ids):
         part = tmp_path / "part.parquet"
@@ -282,6 +289,7 @@ STEPS = st.lists(
 
 @settings(max_examples=5, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(before=STEPS, after=STEPS)
+@pytest.mark.slow
 def test_whatever_comes_in_whatever_order_both_forget_the_same(tmp_path_factory, before, after):
     folder = tmp_path_factory.mktemp("run")
     try:
@@ -357,6 +365,7 @@ def assert_nothing_forgotten_is_live(models: Family) -> None:
     [("sqlite", "RECEIVED"), ("sqlite", "SERVED"), ("sqlite", "PURGED"), ("postgresql", "PURGED")],
     indirect=["urls"],
 )
+@pytest.mark.sampled
 def test_linking_brings_what_was_forgotten_before(tmp_path, urls, state):
     with family(tmp_path, "first", "second", databases=urls) as (models, ids):
         there, here = [ids[3], ids[4]], [ids[4], ids[30]]
@@ -380,6 +389,7 @@ def test_linking_brings_what_was_forgotten_before(tmp_path, urls, state):
                 assert document["keys"]
 
 
+@pytest.mark.slow
 def test_a_third_model_joins_all_others(pair):
     models, ids = pair
     models["first"].forget(ids=[ids[0]])
@@ -399,6 +409,7 @@ def test_a_third_model_joins_all_others(pair):
 
 
 @pytest.mark.parametrize("point", ["link.half", "link.brought", "accept.committed"])
+@pytest.mark.sampled
 def test_a_link_that_was_broken_off_is_finished_by_repeating_it(tmp_path, point):
     with family(tmp_path, "first", "second") as (models, ids):
         for number, name in enumerate(models.systems):
@@ -429,6 +440,7 @@ def test_a_link_that_was_broken_off_is_finished_by_repeating_it(tmp_path, point)
         ({"keys": {"folder": "elsewhere"}}, "other guard keys"),
     ],
 )
+@pytest.mark.sampled
 def test_models_that_know_people_by_other_keys_are_not_linked(tmp_path, overrides, why):
     with family(tmp_path, "first", groups=3) as (models, _):
         if "keys" in overrides:
@@ -471,6 +483,7 @@ def test_a_password_is_not_given_to_other_models(tmp_path, postgresql):
 # ---------------------------------------------------------------------- retiring
 
 
+@pytest.mark.slow
 def test_a_retired_model_is_gone_and_the_others_go_on(pair):
     models, ids = pair
     models["second"].forget(ids=[ids[1]])  # nobody began it yet
@@ -504,6 +517,7 @@ def test_a_retirement_that_was_broken_off_is_finished(pair):
     assert models["first"].models()[1]["state"] == "retired"
 
 
+@pytest.mark.slow
 def test_a_model_is_not_retired_with_requests_that_nobody_else_has(pair):
     models, ids = pair
     models.add("third")
@@ -532,6 +546,7 @@ def test_a_model_is_not_retired_with_requests_that_nobody_else_has(pair):
 # ---------------------------------------------------------------------- restores and readmissions
 
 
+@pytest.mark.slow
 def test_after_a_restore_linking_again_brings_everything(pair, tmp_path):
     models, ids = pair
     back_up(models["first"], tmp_path / "backup")
@@ -560,6 +575,7 @@ def test_after_a_restore_linking_again_brings_everything(pair, tmp_path):
         assert set(models.states(name)) == {RequestState.PURGED}
 
 
+@pytest.mark.slow
 def test_what_a_model_let_back_in_stays_when_they_are_linked_again(pair, tmp_path):
     models, ids = pair
     models["first"].forget(ids=[ids[0]])

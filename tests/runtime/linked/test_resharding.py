@@ -49,6 +49,7 @@ def weights(system):
 
 
 @pytest.mark.parametrize("groups", [0, 5])
+@pytest.mark.sampled
 def test_a_successor_is_what_training_on_the_final_table_gives(tmp_path, groups):
     with family(tmp_path, "first", groups=groups, rows=60) as (models, ids):
         old = models["first"]
@@ -82,6 +83,7 @@ def test_a_successor_is_what_training_on_the_final_table_gives(tmp_path, groups)
         assert new.site.lake.manifest.generations[0].slices == new.site.lake.manifest.slices == 3
 
 
+@pytest.mark.slow
 def test_its_lineage_is_in_status_and_certificates(tmp_path):
     with family(tmp_path, "first") as (models, ids):
         old = models["first"]
@@ -139,6 +141,7 @@ def _ids(lake, split, shard):
     return [x for name in lake.files(split, shard) for x in pq.read_table(lake.storage.path(name))["id"].to_pylist()]
 
 
+@pytest.mark.slow
 def test_many_generations_become_one(tmp_path):
     with family(tmp_path, "first") as (models, _):
         old = models["first"]
@@ -163,6 +166,7 @@ def test_many_generations_become_one(tmp_path):
         ("forward.accepted", 1),
     ],
 )
+@pytest.mark.sampled
 def test_after_a_crash_the_same_command_goes_on(tmp_path, point, hit):
     def die() -> None:
         raise KeyboardInterrupt

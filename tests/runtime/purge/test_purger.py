@@ -19,6 +19,7 @@ from tests.system.test_exactness import SGD, config_for
 
 
 @pytest.mark.parametrize(("long_ids", "groups"), [(False, 0), (True, 0), (False, 9), (True, 9)])
+@pytest.mark.sampled
 def test_nothing_is_left_and_everything_else_goes_on(tmp_path, long_ids, groups):
     ids = make_tables(tmp_path, long_ids=long_ids, groups=groups)
     with world(tmp_path, groups=groups) as w:
@@ -72,6 +73,7 @@ def test_forgetting_again_points_to_the_request_that_did_it(small):
         w.system.forget(ids=[4])
 
 
+@pytest.mark.slow
 def test_verify_still_proves_every_bit(small):
     small.forget([3, 10, 17])
     small.run()
@@ -79,6 +81,7 @@ def test_verify_still_proves_every_bit(small):
     assert small.system.plan(ids=[24]).shards
 
 
+@pytest.mark.slow
 def test_a_sampled_request_is_trained_anew(tmp_path):
     pq.write_table(make_table(40), tmp_path / "train.parquet")
     with world(tmp_path, shards=1, policy={"verify_share": 1.0}) as w:
@@ -90,6 +93,7 @@ def test_a_sampled_request_is_trained_anew(tmp_path):
         assert evidence["how"].endswith("bits equal")
 
 
+@pytest.mark.slow
 def test_with_the_ledger_on_a_server(tmp_path, postgresql):
     pq.write_table(make_table(40), tmp_path / "train.parquet")
     with postgresql.database() as url, world(tmp_path, database_url=url) as w:
@@ -275,6 +279,7 @@ def test_overlapping_requests_of_one_row_each_get_theirs(tmp_path, clocked):
         assert second["shards"][0]["evidence"]["revoked_rows"] > 1
 
 
+@pytest.mark.slow
 def test_pausing_keeps_rows_and_old_versions(small):
     w = small
     w.system.pause("migrating", "someone")

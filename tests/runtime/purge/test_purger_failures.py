@@ -108,6 +108,7 @@ def hasty(tmp_path):
 
 
 @pytest.mark.parametrize("place", PLACES)
+@pytest.mark.sampled
 def test_a_failure_is_said_and_tried_again(hasty, clocked, monkeypatch, place):
     w = hasty
     error = ERRORS[sorted(PLACES).index(place) % len(ERRORS)]
@@ -131,6 +132,7 @@ def test_a_failure_is_said_and_tried_again(hasty, clocked, monkeypatch, place):
 
 
 @pytest.mark.parametrize("place", ["prove", "purge"])
+@pytest.mark.sampled
 def test_a_storage_that_fails_for_a_moment_costs_no_wait(small, monkeypatch, place):
     w = small
     times = w.system.settings.policy.max_attempts - 1
@@ -140,6 +142,7 @@ def test_a_storage_that_fails_for_a_moment_costs_no_wait(small, monkeypatch, pla
     w.assert_certified(one)
 
 
+@pytest.mark.slow
 def test_errors_of_every_kind_are_survived(small, clocked, monkeypatch):
     w = small
     one = w.forget([3])
@@ -154,6 +157,7 @@ def test_errors_of_every_kind_are_survived(small, clocked, monkeypatch):
     w.assert_certified(one)
 
 
+@pytest.mark.slow
 def test_what_fails_on_one_shard_keeps_others_requests_going(small, clocked, monkeypatch):
     w = small
     places = on_shards(w)
@@ -191,6 +195,7 @@ def test_a_ledger_that_can_not_even_be_told_stops_nothing(small, clocked, monkey
 
 
 @pytest.mark.parametrize("place", ["save", "scrub", "pass", "finish"])
+@pytest.mark.sampled
 def test_a_lost_lease_ends_the_coordinator(small, monkeypatch, place):
     owner, name = PLACES[place]
     small.forget([3])
@@ -217,6 +222,7 @@ def test_a_file_that_changed_from_outside_is_a_failure_not_a_purge(small, clocke
 # ---------------------------------------------------------------------- refusals
 
 
+@pytest.mark.slow
 def test_a_removal_that_changes_no_bit_is_compared_with_a_new_training(tmp_path):
     """So small a rate changes no weight: that the rows had no influence is shown by training without them."""
     pq.write_table(make_table(40), tmp_path / "train.parquet")
@@ -242,6 +248,7 @@ def test_a_refused_request_goes_on_once_its_evidence_can_be_made(small):
     w.assert_certified(one)
 
 
+@pytest.mark.slow
 def test_a_refused_request_keeps_no_other_back(small, clocked):
     w = small
     mine, other = on_shards(w)[0][:2], on_shards(w)[1][:1]
@@ -394,6 +401,7 @@ def test_a_crash_between_any_two_steps_ends_in_the_same_state(tmp_path, unobserv
 # ---------------------------------------------------------------------- fairness and cost
 
 
+@pytest.mark.slow
 def test_a_purge_is_not_starved_by_new_requests(small, clocked):
     w = small
     rows = on_shards(w)[0]
@@ -412,6 +420,7 @@ def test_a_purge_is_not_starved_by_new_requests(small, clocked):
     w.assert_exact()
 
 
+@pytest.mark.slow
 def test_an_idle_coordinator_hardly_asks(small, monkeypatch):
     w = small
     w.forget([3])
@@ -424,6 +433,7 @@ def test_an_idle_coordinator_hardly_asks(small, monkeypatch):
     assert len(asked) <= 3
 
 
+@pytest.mark.slow
 def test_certificates_are_not_listed_for_each_request(small, monkeypatch):
     w = small
     names = [w.forget([row], wait=False) for row in list(IDS)[:12]]
@@ -437,6 +447,7 @@ def test_certificates_are_not_listed_for_each_request(small, monkeypatch):
 
 
 @pytest.mark.parametrize("again", [False, True])
+@pytest.mark.sampled
 def test_canaries_that_are_purged_leave_the_calibration(tmp_path, monkeypatch, again):
     pq.write_table(make_table(80), tmp_path / "train.parquet")
     policy = {"calibrate": True, "calibration_shards": 1, "calibration_shares": [0.1], "recalibration_share": 1e9}
@@ -467,6 +478,7 @@ def test_canaries_that_are_purged_leave_the_calibration(tmp_path, monkeypatch, a
         w.assert_nothing_left([gone])
 
 
+@pytest.mark.slow
 def test_a_signing_key_that_is_lost_between_two_certificates_is_not_made_anew(tmp_path):
     class Killed(BaseException):
         pass

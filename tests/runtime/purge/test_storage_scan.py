@@ -96,6 +96,7 @@ def test_our_own_files_do_not_name_a_row(lake, needles):
         ("half-written.txt.0123.tmp", NAME.encode()),
     ],
 )
+@pytest.mark.sampled
 def test_any_file_that_names_a_row_is_found(lake, needles, name, data):
     assert found(lake, needles) == set()
     put(lake, name, data)
@@ -272,6 +273,7 @@ HIDDEN = {
 
 
 @pytest.mark.parametrize("kind", HIDDEN)
+@pytest.mark.sampled
 def test_what_the_bytes_of_a_file_do_not_show_is_found(lake, needles, kind):
     data = HIDDEN[kind]
     if kind == "ORC":
@@ -355,6 +357,7 @@ AS_NUMBERS = {
 
 
 @pytest.mark.parametrize("kind", AS_NUMBERS)
+@pytest.mark.sampled
 def test_a_number_is_found_however_it_is_written_and_whatever_is_beside_it(lake, needles, kind):
     put(lake, kind, AS_NUMBERS[kind])
     assert found(lake, needles) == {kind}

@@ -52,6 +52,7 @@ print(json.dumps([status("VmHWM") - before, second.live, first.rows_read, second
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="needs Linux")
+@pytest.mark.slow
 def test_a_shard_stays_within_twice_its_rows_parameters_and_checkpoints(tmp_path):
     raws = []
     for name, rows in (("small", 200), ("large", ROWS)):

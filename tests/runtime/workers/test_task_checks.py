@@ -58,6 +58,7 @@ def connect(folder, task, **sections):
     return hybridmu.connect(config, executor="local")
 
 
+@pytest.mark.slow
 def test_a_task_that_can_not_be_trained_leaves_nothing_in_storage(tmp_path, nets):
     with connect(tmp_path, nets(of("return nn.Linear(f, 1)"))) as system:
         with pytest.raises(ConfigError, match=r"returns \[2, 1\] for 2 row\(s\)\n  expected: \[2, 3\]"):
@@ -79,6 +80,7 @@ OUTSIDE = {
 
 
 @pytest.mark.parametrize("source", OUTSIDE)
+@pytest.mark.sampled
 def test_randomness_from_outside_of_torch_is_found_before_training(tmp_path, nets, source):
     with connect(tmp_path, nets(of(OUTSIDE[source]))) as system:
         with pytest.raises(ConfigError, match=r"with the same seed[\s\S]*torch's generator alone"):
@@ -86,6 +88,7 @@ def test_randomness_from_outside_of_torch_is_found_before_training(tmp_path, net
         assert not (tmp_path / "storage" / "lake").exists()
 
 
+@pytest.mark.slow
 def test_a_task_that_ends_other_processes_is_told(tmp_path, nets):
     here = os.getpid()
     body = f"if os.getpid() != {here}: os._exit(3)\n" + of("return nn.Linear(f, c)")
@@ -96,6 +99,7 @@ def test_a_task_that_ends_other_processes_is_told(tmp_path, nets):
         system.train()
 
 
+@pytest.mark.slow
 def test_a_file_that_was_edited_after_it_was_imported_is_found(tmp_path, nets):
     name = nets(of("return nn.Sequential(nn.Linear(f, 4), nn.ReLU(), nn.Linear(4, c))"))
     importlib.import_module(name.partition(":")[0])
@@ -104,6 +108,7 @@ def test_a_file_that_was_edited_after_it_was_imported_is_found(tmp_path, nets):
         system.train()
 
 
+@pytest.mark.slow
 def test_what_only_this_process_can_import_is_handed_on(tmp_path, nets):
     """By sys.path alone: the oracle and the evidence of a purge find the task too."""
     assert str(tmp_path / "src") not in os.environ.get("PYTHONPATH", "")
@@ -114,6 +119,7 @@ def test_what_only_this_process_can_import_is_handed_on(tmp_path, nets):
         assert system.ledger.request(request).state == RequestState.PURGED
 
 
+@pytest.mark.slow
 def test_an_oracle_that_fails_says_so_in_a_sentence(tmp_path, nets):
     name = nets(of("return nn.Linear(f, c)"))
     with connect(tmp_path, name) as system:
@@ -125,6 +131,7 @@ def test_an_oracle_that_fails_says_so_in_a_sentence(tmp_path, nets):
     assert "Traceback" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_an_edited_task_is_tried_when_a_coordinator_starts(tmp_path, nets):
     name = nets(of("return nn.Linear(f, c)"))
     module = name.partition(":")[0]
@@ -157,6 +164,7 @@ def test_the_check_leaves_threads_and_generators_of_a_notebook_alone(tmp_path):
         assert torch.equal(state, torch.random.get_rng_state())
 
 
+@pytest.mark.slow
 def test_a_model_whose_buffer_shares_memory_with_itself_is_trained_forgotten_and_verified(tmp_path, nets):
     body = """
 class Scaled(nn.Module):
@@ -179,6 +187,7 @@ class Scaled(nn.Module):
 # ---------------------------------------------------------------------- losses that are no numbers for some rows
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_no_number_for_some_rows_ends_in_retrains(tmp_path, nets):
     pq.write_table(table(200, classes=2), tmp_path / "train.parquet")
     body = of("return nn.Linear(f, c)")
@@ -200,6 +209,7 @@ def test_a_loss_that_is_no_number_for_some_rows_ends_in_retrains(tmp_path, nets)
             assert {request["state"] for request in again.requests()} == {"PURGED"}
 
 
+@pytest.mark.slow
 def test_a_diverged_training_fails_its_request_in_the_users_words(tmp_path, nets):
     body = of("return nn.Linear(f, c)")
     body += (
@@ -227,6 +237,7 @@ def test_a_diverged_training_fails_its_request_in_the_users_words(tmp_path, nets
             assert system.ledger.request(request).state == RequestState.PURGED
 
 
+@pytest.mark.slow
 def test_an_update_that_the_model_does_not_allow_is_refused_before_it_is_committed(tmp_path, nets):
     with connect(tmp_path, nets(of("return nn.Linear(f, c).requires_grad_(False)"))) as system:
         system.train()

@@ -79,6 +79,7 @@ def in_memory(it: World, job: UpdateJob, budget: float = 2.0) -> Context:
 
 @pytest.mark.parametrize("budget", [0.4, 2.5])
 @pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.sampled
 def test_an_update_has_the_bits_of_one_in_memory(it, monkeypatch, strategy, budget):
     monkeypatch.setattr(newton, "_LEAST_ROWS", 20)  # fewer than there are
     settings = it.system.settings

@@ -80,6 +80,7 @@ def test_a_persons_rows_lie_in_one_slice_and_null_falls_back_to_the_id(tmp_path)
 
 @pytest.mark.parametrize("batch", [50, 7])
 @pytest.mark.parametrize("source", ["file", "folder", "uri", "folder-uri"])
+@pytest.mark.sampled
 def test_sources_and_row_groups_do_not_matter(tmp_path, source, batch):
     made = table(200, groups=9)
     write(tmp_path / "a", made)
@@ -167,6 +168,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
+@pytest.mark.sampled
 def test_bad_input_leaves_no_lake_and_a_corrected_retry_works(tmp_path, case):
     change, data, others, says = BAD[case]
     good = table(120, groups=8)
@@ -248,6 +250,7 @@ print(json.dumps([status("VmHWM") - before, sum(map(sum, manifest.rows["train"])
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="needs Linux")
+@pytest.mark.slow
 def test_memory_is_bounded_by_a_shard_not_by_the_table(tmp_path):
     rows, width, part = 200_000, 256, 4_000  # 205 MB, so 26 MB a shard
     schema = pa.schema([("id", pa.int64()), ("label", pa.int64()), ("v", pa.list_(pa.float32(), width))])

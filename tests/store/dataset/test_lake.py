@@ -22,6 +22,7 @@ TEST = "test.parquet"
 
 
 @pytest.mark.parametrize("grouped", [True, False])
+@pytest.mark.sampled
 def test_one_id_in_train_and_test_is_forgotten_in_both(tmp_path, grouped):
     train, test = table(80, groups=12), table(80, groups=12, seed=5)  # the same ids, with other persons
     write(tmp_path, train)
@@ -62,6 +63,7 @@ KEYS = st.tuples(st.just("id"), st.integers(-5, 185)) | st.tuples(
 
 @limits(max_examples=50)
 @given(before=st.lists(KEYS, max_size=6), asked=st.lists(KEYS, max_size=12))
+@pytest.mark.slow
 def test_keys_are_found_and_assessed_as_brute_force_does(people, tmp_path_factory, before, asked):
     lake, rows = people
     column = {"id": "id", "group": "person"}

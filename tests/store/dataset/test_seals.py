@@ -122,6 +122,7 @@ def rewritten(world: World, change: Callable[[Any], Any]) -> None:
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.sampled
 def test_a_table_that_is_not_the_recorded_one_never_trains(world, damage):
     shutil.copytree(world.lake, world.folder / "backup")
     tables = [pq.read_table(path)["id"].to_pylist() for path in sorted((world.lake / "g0000" / "train").iterdir())]
@@ -167,6 +168,7 @@ def test_the_file_as_it_was_last_written_is_what_helps(world):
         assert "PURGED" in world.state(system)[1:]
 
 
+@pytest.mark.slow
 def test_an_older_copy_mends_a_table_without_what_was_purged_since(world):
     shutil.copytree(world.lake, world.folder / "backup")
     tables = [pq.read_table(path)["id"].to_pylist() for path in sorted((world.lake / "g0000" / "train").iterdir())]
@@ -253,6 +255,7 @@ POINTS = ["seal.commit", "seal.committed", "sealed.commit", "sealed.committed", 
 
 
 @pytest.mark.parametrize("point", POINTS)
+@pytest.mark.sampled
 def test_a_purge_that_is_killed_anywhere_is_finished(world, killed, point):
     with world.open() as system:
         system.forget(ids=[3], strategy="retrain", wait=True)
@@ -269,6 +272,7 @@ def test_a_purge_that_is_killed_anywhere_is_finished(world, killed, point):
 
 
 @pytest.mark.parametrize("point", ["seal.committed", "ingest.manifest", "grow.commit", "grow.committed"])
+@pytest.mark.sampled
 def test_an_ingestion_that_is_killed_anywhere_is_finished(world, killed, point):
     make_table(world.folder / "new.parquet", 20, groups=30, seed=1, start=100)
     with world.open() as system:

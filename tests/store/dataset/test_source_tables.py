@@ -320,6 +320,7 @@ def folders(path, made: pa.Table, column: str, values: list[str]) -> str:
     ],
     ids=["feature", "category", "group", "label", "id"],
 )
+@pytest.mark.sampled
 def test_names_of_folders_have_the_type_of_the_first_table(tmp_path, column, data):
     made = table(60) if column == "zip" else table(60).drop_columns([column])
     many = [f"0{number}" for number in range(20)] if column == "id" else ["01", "12"]
@@ -474,6 +475,7 @@ FULL = {
 @pytest.mark.parametrize("empty", EMPTY)
 @pytest.mark.parametrize("full", FULL)
 @pytest.mark.parametrize("first", ["empty", "full"])
+@pytest.mark.sampled
 def test_a_file_without_a_value_in_a_column_has_any_type(tmp_path, full, empty, first):
     made, values = table(40), [EMPTY[empty], FULL[full]]
     values = values if first == "empty" else values[::-1]
@@ -509,6 +511,7 @@ def test_a_file_without_rows_has_any_types(tmp_path):
 
 
 @pytest.mark.parametrize("people", [["a", "b"], [2**53 + 1, 7]])
+@pytest.mark.sampled
 def test_people_of_a_file_are_kept_beside_a_file_without_any(tmp_path, people):
     made = table(40, groups=5)
     nobody, some = (
@@ -550,6 +553,7 @@ def test_keys_are_of_one_type_in_all_files(tmp_path, column):
     [(pa.nulls(20), [3, 4]), (pa.array([None] * 20, pa.float64()), ["a", "b"])],
     ids=["null", "pandas"],
 )
+@pytest.mark.sampled
 def test_groups_can_be_named_from_the_first_one_on(tmp_path, nothing, people):
     made = table(60, groups=5)
     write(tmp_path, replaced(made.slice(0, 20), "person", nothing))
@@ -604,6 +608,7 @@ def test_an_index_of_pandas_may_be_the_id_or_a_named_feature(tmp_path):
 
 
 @pytest.mark.parametrize("index", ["a", ["id", "a"], ["a", "b"], "range"])
+@pytest.mark.sampled
 def test_a_column_that_is_an_index_is_not_left_out_without_a_word(tmp_path, index):
     made = table(60).rename_columns({"x0": "a", "x1": "b"}).to_pandas()
     order = pd.RangeIndex(60, name="a")
@@ -618,6 +623,7 @@ def test_a_column_that_is_an_index_is_not_left_out_without_a_word(tmp_path, inde
 
 
 @pytest.mark.parametrize("index", [None, "id", "label", "unnamed", "declared"])
+@pytest.mark.sampled
 def test_an_index_that_is_no_loss_is_none_to_speak_of(tmp_path, index):
     made = table(60).to_pandas()
     if index == "unnamed":
@@ -680,6 +686,7 @@ def test_metadata_that_only_looks_like_that_of_pandas(tmp_path, data):
     ],
     ids=["ours", "almost ours"],
 )
+@pytest.mark.sampled
 def test_our_own_names_can_be_the_users(tmp_path, names):
     made = table(60, groups=6)
     made = made.rename_columns([names.get(name, name) for name in made.column_names])

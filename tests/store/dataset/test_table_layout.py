@@ -87,6 +87,7 @@ def old(tmp_path):
     return config, table
 
 
+@pytest.mark.slow
 def test_a_purged_person_is_in_no_dictionary(tmp_path):
     config, table = source(tmp_path)
     with hybridmu.connect(config, executor="local") as system:
@@ -113,6 +114,7 @@ def test_the_plan_says_what_is_rewritten_and_changes_nothing(old):
         assert system.site.storage.list() == before
 
 
+@pytest.mark.slow
 def test_the_next_coordinator_rewrites_them_once(old):
     config, table = old
     with hybridmu.connect(config, executor="local") as system:
@@ -137,6 +139,7 @@ def test_the_next_coordinator_rewrites_them_once(old):
 
 @pytest.mark.parametrize("point", ["file.move", "file.moved", "file.opened"])
 @pytest.mark.parametrize("hit", [1, 4])
+@pytest.mark.sampled
 def test_a_rewriting_that_is_broken_off_goes_on(old, point, hit):
     config, _ = old
 
@@ -161,6 +164,7 @@ def test_a_rewriting_that_is_broken_off_goes_on(old, point, hit):
         assert system.verify()["exact_claims_hold"] is True
 
 
+@pytest.mark.slow
 def test_no_certificate_is_signed_while_a_table_keeps_values_apart(old, monkeypatch):
     config, table = old
     monkeypatch.setattr("hybridmu.runtime.coordinator.table_layout.is_current", lambda lake: True)

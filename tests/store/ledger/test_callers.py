@@ -97,6 +97,7 @@ def test_cancelling_what_joined_leaves_the_first_as_it_was(ledger, engine):
         assert rows_of(engine, table) == []
 
 
+@pytest.mark.sampled
 def test_rows_of_a_group_stay_forgotten_for_who_named_them(ledger, engine):
     whole = ledger.accept([dataclasses.replace(group_of(9, 1, 2, 3), mac=b"g" * 32, mac_key="k")], caller="a")
     one = ledger.accept([member(1, 9)], caller="b")
@@ -274,6 +275,7 @@ ROW_0, BOTH_OF_GROUP_20 = frozenset({0}), frozenset({0, 1})
 ])
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(steps=STEPS)
+@pytest.mark.slow
 def test_rows_are_forgotten_exactly_as_long_as_somebody_asks_for_them(alone, steps):
     engine = alone
     with engine.begin() as connection:
@@ -335,6 +337,7 @@ def test_an_empty_call_is_none(ledger):
 
 
 @pytest.mark.parametrize("deadline", [5.0, None])
+@pytest.mark.sampled
 def test_an_earlier_deadline_of_a_later_caller_hastens_the_purge_of_the_first(ledger, engine, deadline):
     first = ledger.accept([guarded(1)], caller="a", deadline_seconds=1000.0)
     ledger.accept([guarded(1)], caller="b", deadline_seconds=deadline)

@@ -41,6 +41,7 @@ def change(system: hybridmu.System, statement: str) -> None:
         "UPDATE meta SET value = replace(value, ':', ';') WHERE key = 'identity'",
     ],
 )
+@pytest.mark.sampled
 def test_a_changed_record_is_refused(trained: hybridmu.System, statement: str) -> None:
     change(trained, statement)
     with pytest.raises(DatabaseError, match="damaged"):
@@ -48,6 +49,7 @@ def test_a_changed_record_is_refused(trained: hybridmu.System, statement: str) -
     assert trained.lease.holder() is None
 
 
+@pytest.mark.slow
 def test_a_table_under_another_name_is_refused(trained: hybridmu.System) -> None:
     with closing(sqlite3.connect(Path(trained.site.storage.path("ledger.sqlite3")))) as connection, connection:
         connection.execute("PRAGMA writable_schema = ON")

@@ -43,6 +43,7 @@ def system_of(folder, name=PERSON, **overrides):
     return made
 
 
+@pytest.mark.slow
 def test_a_request_by_a_caller_of_that_name(tmp_path):
     with system_of(tmp_path) as system:
         name = system.forget(groups=[PERSON], caller=PERSON)["request_id"]
@@ -77,6 +78,7 @@ def cancelled(system):
 
 
 @pytest.mark.parametrize("life", [held, named_by_a_token, readmitted, cancelled], ids=lambda life: life.__name__)
+@pytest.mark.sampled
 def test_what_people_wrote_is_kept_without_the_name(tmp_path, life):
     with system_of(tmp_path) as system:
         life(system)
@@ -91,6 +93,7 @@ def test_what_people_wrote_is_kept_without_the_name(tmp_path, life):
 
 
 @pytest.mark.parametrize("word", ["requests", "tombstones", "manifest", "caller", "hybridmu", "journal/", "0004_seals"])
+@pytest.mark.sampled
 def test_a_group_that_is_a_word_of_ours(tmp_path, word):
     with system_of(tmp_path, word) as system:
         name = system.forget(groups=[word])["request_id"]
@@ -108,6 +111,7 @@ def test_a_group_that_is_a_folder_of_the_configuration(tmp_path):
         assert system.ledger.request(name).state is RequestState.PURGED
 
 
+@pytest.mark.slow
 def test_a_group_that_is_a_declared_category_or_a_class(tmp_path):
     made = table(60, groups=9, ids="str")
     people = pa.array([f"household-{person}" for person in made["person"].to_pylist()])

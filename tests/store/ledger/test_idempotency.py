@@ -80,6 +80,7 @@ def numbers_of(payload):
     return int.from_bytes(payload[:4]), int.from_bytes(payload[4:])
 
 
+@pytest.mark.slow
 def test_a_repeat_after_the_purge_has_to_name_the_same_rows(system):
     name = system.forget(ids=["r17", "r18"], key="k")["request_id"]
     over = system.forget(ids=["r17"], key="k", caller="b")["request_id"]
@@ -93,6 +94,7 @@ def test_a_repeat_after_the_purge_has_to_name_the_same_rows(system):
     assert system.forget(ids=["r18", "r17"], key="k")["request_id"] == name, "old keys still know a repeat"
 
 
+@pytest.mark.slow
 def test_an_exact_repeat_never_conflicts(system):
     """Whatever became of what it named: purged, unknown, another request's, readmitted."""
     calls = [
@@ -118,6 +120,7 @@ def test_an_exact_repeat_never_conflicts(system):
     assert ask() == first
 
 
+@pytest.mark.slow
 def test_another_call_conflicts_after_the_purge(system):
     system.forget(ids=["r1", "nobody"], ignore_unknown=True, key="k")
     system.forget(ids=["r1"], key="of-another")
@@ -150,6 +153,7 @@ def test_other_options_are_another_payload(system):
         system.forget(ids=["r17"], key="k")
 
 
+@pytest.mark.slow
 def test_a_rotated_guard_key_still_knows_a_repeat_and_a_lost_one_says_so(system):
     name = system.forget(ids=["r17"], key="k")["request_id"]
     old = system.keyring.guard_keys()[0]

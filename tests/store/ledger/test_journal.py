@@ -40,6 +40,7 @@ def restore(config, path):
     ledger.write_bytes(path.read_bytes())
 
 
+@pytest.mark.slow
 def test_an_older_ledger_refuses_to_start_until_it_has_caught_up(config, tmp_path):
     with hybridmu.connect(config, executor="local") as system:
         system.train()
@@ -101,6 +102,7 @@ def held_and_purged(config):
     return held
 
 
+@pytest.mark.slow
 def test_a_ledger_of_the_same_version_that_lacks_a_purge_refuses_too(config, tmp_path):
     """No version was published since the backup: certificates and purges tell the two apart."""
     held = held_and_purged(config)
@@ -151,6 +153,7 @@ def stop() -> None:
     raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_missing_certificates_are_not_issued_again(config):
     with hybridmu.connect(config, executor="local") as system:
         system.train()
@@ -169,6 +172,7 @@ def test_missing_certificates_are_not_issued_again(config):
         assert Certificates(storage).numbers() == [1, 2, 3]
 
 
+@pytest.mark.slow
 def test_certificates_that_left_the_house_keep_their_numbers_when_everything_is_restored(config, tmp_path):
     storage = Path(config["storage_url"])
 
@@ -197,6 +201,7 @@ def test_certificates_that_left_the_house_keep_their_numbers_when_everything_is_
 
 
 @pytest.mark.parametrize("name", ["state.json", "seals.json", "entry"])
+@pytest.mark.sampled
 def test_no_flipped_bit_of_the_journal_goes_unnoticed(config, name):
     with hybridmu.connect(config, executor="local") as system:
         system.train()
@@ -222,6 +227,7 @@ def test_a_ledger_as_new_as_its_storage_starts_at_once(config):
         assert system.replay()["requests"] == 0
 
 
+@pytest.mark.slow
 def test_no_key_of_a_purged_row_stays_in_the_journal(config):
     with hybridmu.connect(config, executor="local") as system:
         system.train()

@@ -90,6 +90,7 @@ def works(config: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("name", [STATE, SEALS, "entry", "certificates/00000003.json"])
+@pytest.mark.sampled
 def test_files_of_another_system_are_refused_and_nothing_is_imported(ours, name):
     config, _, other = ours
     storage = Path(config["storage_url"])

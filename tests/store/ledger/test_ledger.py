@@ -100,6 +100,7 @@ def test_a_row_is_counted_by_the_first_tombstone_that_revokes_it(ledger):
     assert [stone.rows for stone in ledger.tombstones()[1]] == [1, 0]
 
 
+@pytest.mark.sampled
 def test_an_idempotency_key_of_a_request_without_news_is_remembered(ledger):
     first = ledger.accept([key(1)])
     assert ledger.accept([key(1)], repeat=repeat("k", ["a"])) == first

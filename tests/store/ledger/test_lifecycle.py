@@ -229,6 +229,7 @@ def test_requests_per_minute_are_those_of_any_sixty_seconds(ledger, clock):
 @pytest.mark.parametrize(
     ("first", "then", "expected"), [(60, 10, 10), (10, 60, 10), (None, 10, 10), (10, None, 10), (None, None, None)]
 )
+@pytest.mark.sampled
 def test_of_the_deadlines_of_one_callers_repeats_the_earlier_one_holds(ledger, first, then, expected):
     request = ledger.accept([key(1)], deadline_seconds=first, caller="a")
     again = ledger.accept([key(1)], deadline_seconds=then, caller="a")

@@ -274,6 +274,7 @@ def test_forgetting_what_is_purged_can_be_followed_to_the_request_that_did_it(li
         lambda d, token: d.note(token, {"r": "why"}),
     ],
 )
+@pytest.mark.sampled
 def test_a_stale_coordinator_marks_nothing(life, deletions, engine, write):
     life.accept(key(1))
     tables = (t.requests, t.tombstones, t.meta, t.evidence, t.surveys)

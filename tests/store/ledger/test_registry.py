@@ -111,6 +111,7 @@ def everything(engine) -> dict[str, list]:
 @pytest.mark.parametrize(
     ("token", "upto", "error"), [(-1, 9, LeaseLostError), (1, 9, LeaseLostError), (0, 3, StateError)]
 )
+@pytest.mark.sampled
 def test_a_refused_publish_writes_nothing(registry, ledger, engine, trained, token, upto, error):
     request = ledger.accept([key(1, 1)]).request_id
     registry.publish(trained, "round", [], [(plan(1), outcome(1, 4))])
@@ -178,6 +179,7 @@ def test_what_the_cost_model_learns_from_outcomes(engine):
     assert first == CostObservation("retrain", 30, 2, 0.5, rows=10), "but for the first one of a process"
 
 
+@pytest.mark.sampled
 def test_a_round_may_have_more_requests_than_a_statement_takes_parameters(registry, ledger, engine, trained, progress):
     many = {"postgresql": 66_000, "sqlite": 33_000}[engine.dialect.name]  # they take 65,535 and 32,766
     with engine.begin() as connection:

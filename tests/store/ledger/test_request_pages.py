@@ -64,6 +64,7 @@ def test_overdue_are_open_requests_past_their_deadline(pages, engine):
 
 
 @pytest.mark.parametrize("limit", [0, -1, 1001])
+@pytest.mark.sampled
 def test_a_page_has_a_length(pages, limit):
     with pytest.raises(RequestError, match="no such length"):
         pages.page(limit=limit)
@@ -71,6 +72,7 @@ def test_a_page_has_a_length(pages, limit):
 
 @pytest.mark.parametrize("caller", [None, "a"])
 @pytest.mark.parametrize("states", [(), (RequestState.PURGED,)])
+@pytest.mark.sampled
 def test_a_page_is_read_from_an_index_and_sorted_nowhere(pages, engine, caller, states):
     """So that its cost does not grow with the ledger."""
     if engine.dialect.name != "sqlite":

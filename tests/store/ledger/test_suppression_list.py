@@ -217,6 +217,7 @@ def test_rows_forgotten_after_their_copy_was_made_are_skipped_too(world):
     assert system.guard.count(system.site.lake, {}) == 0
 
 
+@pytest.mark.slow
 def test_a_purge_cleans_copies_that_wait(world):
     system, _, _, folder = world
     path = folder / "new.parquet"
@@ -273,6 +274,7 @@ def test_a_new_storage_over_the_same_ledger_is_refused(world):
         other.train()
 
 
+@pytest.mark.slow
 def test_a_live_row_with_a_forgotten_id_is_a_fault_that_verify_sees(world):
     system, *_ = world
     live = next(i for i in pq.read_table(world[2])["id"].to_pylist() if i not in {"row-3", "row-4"})
@@ -332,6 +334,7 @@ def lose(system):
 
 
 @pytest.mark.parametrize("use", [ingested, readmitted, cancelled, forgotten])
+@pytest.mark.sampled
 def test_a_guard_key_is_not_made_anew_whatever_it_was_used_for(fresh, use):
     system, config, folder = fresh
     use(system, folder)
@@ -397,6 +400,7 @@ def test_the_newest_key_is_missed_where_an_older_one_is_there(fresh):
     assert system.forget(ids=["row-5"])["state"] == "RECEIVED"
 
 
+@pytest.mark.slow
 def test_another_line_in_the_place_of_a_guard_key_from_elsewhere_is_refused(tmp_path, monkeypatch):
     write_table(tmp_path / "train.parquet", 40, string_ids=True, groups=5)
     config = config_for(

@@ -53,6 +53,7 @@ def test_rotation_leaves_time_and_revocation_none(ledger, engine):
     ("a", ["forget"], 0.0, "above 0"),
     ("a", ["forget"], float("inf"), "above 0"),
 ])  # fmt: skip
+@pytest.mark.sampled
 def test_bad_tokens_are_not_made(ledger, engine, caller, scopes, seconds, says):
     tokens = Tokens(engine)
     with pytest.raises(RequestError, match=says):

@@ -40,6 +40,7 @@ def spoiled(value: float):
 
 
 @pytest.mark.parametrize("value", BAD)
+@pytest.mark.sampled
 def test_a_curve_that_holds_no_number_is_as_if_not_measured(value, engine, lease):
     token, kept = lease.acquire("me", 60), Measurements(engine)
     good = curve(shard=9)

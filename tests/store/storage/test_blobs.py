@@ -157,6 +157,7 @@ def test_a_damaged_entry_names_nothing(blobs, text):
     assert blobs.damaged(3, [KEY]) == [KEY]
 
 
+@pytest.mark.slow
 def test_no_flipped_bit_of_an_entry_names_another_blob(blobs):
     refs = [blobs.put(state(float(n)), 3) for n in range(2)]
     blobs.record(3, KEY, refs[0])

@@ -58,6 +58,7 @@ def test_a_folder_with_a_link_alone_is_refused(table):
 
 
 @pytest.mark.parametrize("point", ["file.opened", "file.written", "ingest.cleared", "ingest.manifest"])
+@pytest.mark.sampled
 def test_a_first_run_that_was_broken_off_goes_on(table, point):
     class Killed(BaseException):
         pass
@@ -181,6 +182,7 @@ def test_a_storage_that_is_itself_a_link_is_fine(table):
 
 
 @pytest.mark.parametrize("name", ["certificates", "journal", "blobs", "lineage", "lake", MARKER, "lake/manifest.json"])
+@pytest.mark.sampled
 def test_a_link_in_the_place_of_a_folder_of_ours_is_told_of(table, name):
     with system(table) as trained:
         trained.train()
@@ -272,6 +274,7 @@ def test_a_lost_ledger_is_not_taken_for_a_storage_that_was_never_trained(forgetf
     assert everything(forgetful / "storage") == before, "no empty ledger stands in the way of a restored one"
 
 
+@pytest.mark.slow
 def test_what_is_left_of_a_system_is_known_as_ours(forgetful):
     before = lose(forgetful, "ledger.sqlite3", "lake/manifest.json", MARKER)
     with system(forgetful) as again, pytest.raises(StateError, match=r"of this program(.|\n)*restore") as refused:
@@ -289,6 +292,7 @@ def test_what_is_left_of_a_system_is_known_as_ours(forgetful):
 # ---------------------------------------------------------------------- one ledger
 
 
+@pytest.mark.slow
 def test_a_second_ledger_on_a_storage_is_refused(table):
     with system(table) as first:
         first.train()
@@ -341,6 +345,7 @@ def modes(*places: Path) -> tuple[set[str], set[str]]:
     return set(next(kinds)), set(next(kinds))
 
 
+@pytest.mark.sampled
 def test_nobody_else_can_read_anything_at_any_moment(table, umask):
     seen: list[tuple[set[str], set[str]]] = []
     places = table / "deep" / "storage", table / "deep" / "storage-keys"
@@ -367,6 +372,7 @@ def test_nobody_else_can_read_anything_at_any_moment(table, umask):
 
 
 @pytest.mark.parametrize(("setting", "folder", "file"), [("group-read", "0o750", "0o640"), ("group", "0o770", "0o660")])
+@pytest.mark.sampled
 def test_a_setting_opens_storage_to_a_group_and_closes_it_again(table, setting, folder, file):
     with system(table) as closed:
         closed.train()

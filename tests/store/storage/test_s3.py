@@ -93,6 +93,7 @@ def life(folder, **overrides: Any) -> tuple[dict[int, tuple[str, ...]], list[Any
         return made, answer["predictions"], system
 
 
+@pytest.mark.slow
 def test_a_whole_life_on_s3_gives_the_same_bits_as_on_a_disk(bucket, tmp_path, make_table):
     make_table(80, groups=30)
     database = f"sqlite:///{tmp_path / 'ledger' / 'l.sqlite3'}"
@@ -130,6 +131,7 @@ def test_storage_on_s3_does_what_it_does_on_a_disk(bucket):
     assert bucket.objects() == ["deep/er/xx"]
 
 
+@pytest.mark.slow
 def test_publishing_from_this_machine_streams_a_file(bucket):
     storage = Storage(bucket.url())
     data = bytes(range(256)) * 60_000  # more than one part of an upload
@@ -142,6 +144,7 @@ def test_publishing_from_this_machine_streams_a_file(bucket):
     assert list_noncurrent(bucket.url()) == []
 
 
+@pytest.mark.slow
 def test_a_reader_sees_the_old_or_the_new_object_never_a_mixture(bucket):
     writer, reader = Storage(bucket.url()), Storage(bucket.url())
     contents = [bytes([i]) * (11_000_000 if i % 2 else 5) for i in range(8)]
@@ -223,6 +226,7 @@ def test_a_missing_bucket_is_named(bucket, verb):
 
 
 @pytest.mark.parametrize("silent", [False, True])
+@pytest.mark.sampled
 def test_an_endpoint_that_does_not_answer_ends_in_an_error_soon(bucket, monkeypatch, silent):
     monkeypatch.setattr("hybridmu.store.storage.s3.SILENT_SECONDS", 1.0)
     with socket.socket() as listener:
@@ -392,6 +396,7 @@ def every_version(bucket: Bucket) -> dict[str, bytes]:
     return {f"{key}@{version}": body["Body"].read() for (key, version), body in zip(asked, bodies, strict=True)}
 
 
+@pytest.mark.slow
 def test_no_version_of_any_object_holds_a_purged_row(versioned, forgetful):
     system = forgetful
     found, _ = Lookup(system.site.lake).find([("id", "r3"), ("id", "r4"), ("id", "r5")])
@@ -419,6 +424,7 @@ def test_no_version_of_any_object_holds_a_purged_row(versioned, forgetful):
     assert document["purge"]["looked"]["storage"]["old_versions"] > 5
 
 
+@pytest.mark.slow
 def test_an_old_version_that_stays_blocks_the_purge(versioned, forgetful, monkeypatch):
     system = forgetful
     monkeypatch.setattr(
