@@ -55,7 +55,7 @@ def grid(answers: F64, targets: F64, bins: int = _BINS) -> Grid:
         bins: How many, of equal width between the 1st and the 99th percentile of the targets.
 
     Example:
-        >>> grid(np.array([[1.0], [1.0], [4.0]]), np.array([0.0, 1.0, 9.0]), 2).counts
+        >>> grid(np.array([[1.0], [1.0], [8.0]]), np.array([0.0, 1.0, 9.0]), 2).counts
         [[2, 0], [0, 1]]
     """
     low, high = np.percentile(targets, [1, 99])
