@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from hybridmu.config import Settings
-from hybridmu.errors import StateError
+from hybridmu.errors import ConfigError, StateError
 from hybridmu.kinds import import_plugins
 from hybridmu.store.dataset.lake import Lake
 from hybridmu.store.ledger.database import Database
@@ -205,7 +205,14 @@ class Session:
 
 
 def _filled(settings: Settings) -> Settings:
-    """Return settings whose data section is filled from the built-in dataset that it names."""
+    """Return settings whose data section is filled from the built-in dataset that it names.
+
+    Raises:
+        ConfigError: Another setting does not fit what the dataset learns.
+    """
     from hybridmu.datasets import catalog  # as above
 
-    return settings.model_copy(update={"data": catalog.resolve(settings.data)})
+    filled = settings.model_copy(update={"data": catalog.resolve(settings.data)})
+    if reason := filled.unfit_rule():
+        raise ConfigError("the configuration is not valid", got=reason)
+    return filled
