@@ -110,12 +110,12 @@ class Measurements:
         c = t.curves.c
         with transaction(self._write, "calibration") as connection:
             fence(connection, token)
+            known = _first(connection)  # before any curve is there
             for (shard, cell), group in apart.items():
                 same = (c.shard == shard) & (c.first_slice == cell.first_slice) & (c.share == cell.share)
                 connection.execute(t.curves.delete().where(same))
                 connection.execute(t.curves.insert().values(**_row(group)))
             if first:
-                known = _first(connection)
                 _put(connection, _FIRST, asdict(replace(known, seconds=known.seconds + _number(spent))))
             elif _counts(spent):
                 _put(connection, _SPENT, _spent(connection) + spent)
