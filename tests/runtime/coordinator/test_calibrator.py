@@ -395,13 +395,11 @@ def test_training_does_not_wait_for_canaries_and_an_idle_coordinator_deletes_the
             False,
             {"state": "waiting", "why": "", "sets_lacking": 4},
         )
-        seen = []
-        system.run(until_idle=True, watch=lambda snapshot: seen.append(snapshot.canaries))
+        system.run(until_idle=True)
         assert len(sets(system.measurements.curves())) == 4
         assert system.measurements.effort()[1] == 0.0, "the first calibration has a budget of its own"
         assert system.measurements.first_calibration().over
         assert system.train()["calibration"]["state"] == "done"
-        assert any(total for _, total in seen)
 
 
 def test_who_waits_for_canaries_sees_every_set(tmp_path):

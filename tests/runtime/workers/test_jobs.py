@@ -18,6 +18,7 @@ from hybridmu.types import (
     AuditJob,
     CalibrateJob,
     CalibrationCell,
+    EvaluateJob,
     ForeseeIndexJob,
     ForeseeRowsJob,
     Job,
@@ -56,6 +57,7 @@ JOBS = [
     ForeseeIndexJob(job_id="8", rows=((1, bytes(16)),), content=(bytes(16),), **COMMON),
     PurgeIndexJob(job_id="9", rows=((1, bytes(16)),), content=(bytes(16),), **COMMON),
     SearchJob(job_id="10", needles=(b"a",), purged_shards=(1,), **COMMON),
+    EvaluateJob(job_id="11", version=3, sub_models=((0, "a"), (1, "b")), tombstones=KEYS, **COMMON),
 ]
 METHODS = {
     RetrainJob: "retrain",
@@ -68,6 +70,7 @@ METHODS = {
     ForeseeIndexJob: "foresee_index",
     PurgeIndexJob: "purge_index",
     SearchJob: "search",
+    EvaluateJob: "evaluate",
 }
 every_job = pytest.mark.parametrize("job", JOBS, ids=lambda job: type(job).__name__)
 
@@ -89,7 +92,7 @@ def test_a_job_survives_serialisation(job, pickler):
 
 @every_job
 def test_a_job_is_on_one_shard_or_on_none(job):
-    whole = isinstance(job, ForeseeIndexJob | PurgeIndexJob | SearchJob)
+    whole = isinstance(job, ForeseeIndexJob | PurgeIndexJob | SearchJob | EvaluateJob)
     assert job.shard == (None if whole else 1)
 
 
@@ -173,11 +176,13 @@ def test_a_job_learns_what_is_recorded_and_revoked_when_it_leaves(job):
         assert names[1:] == ["index-0"]
     elif isinstance(job, SearchJob):
         assert names[1:] == []
+    elif isinstance(job, EvaluateJob):
+        assert sorted(names[1:]) == [f"{split}-{shard}" for split in ("test", "validation") for shard in (0, 1)]
     else:
         others = ["validation-0"] if isinstance(job, CalibrateJob) else []
         assert sorted(names[1:]) == sorted(["train-1", "validation-1", "test-1", *others])
-    if isinstance(job, RetrainJob | UpdateJob | AuditJob | CalibrateJob):
-        assert records.asked == [None if isinstance(job, CalibrateJob) else [1]]
+    if isinstance(job, RetrainJob | UpdateJob | AuditJob | CalibrateJob | EvaluateJob):
+        assert records.asked == [None if isinstance(job, CalibrateJob | EvaluateJob) else [1]]
         assert found.tombstones == KEYS
     else:
         assert records.asked == []
