@@ -49,7 +49,7 @@ def config_in(folder: Path, **overrides) -> dict:
         "task": {"name": "mlp", "hidden": [6]},
         "sisa": {"shards": 3, "slices": 3, "epochs": 4, "batch_size": 8, "seed": 5},
         "optimizer": {"name": "sgd", "lr": 0.05},
-        "policy": {"verify_share": 1.0, "calibrate": True, "retention_seconds": 0},
+        "policy": {"verify_share": 1.0, "light_seconds": 0.0, "time_ratio": 1e-9, "retention_seconds": 0},
         "serving": {"aggregation": "median"},
         "storage_url": str(folder / "storage"),
     }
@@ -66,7 +66,7 @@ def world(tmp_path_factory):
     config = config_in(folder)
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     with hybridmu.connect(config, executor="local") as system:
-        trained = system.train()
+        trained = system.train(calibrate=True)
         assert trained["target"] == "price"
         assert "classes" not in trained
         assert trained["calibrated"] is True

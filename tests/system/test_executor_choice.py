@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -18,6 +20,8 @@ def nowhere(tmp_path, monkeypatch):
     for name in ("RAY_ADDRESS", "RAY_JOB_CONFIG_JSON_ENV_VAR"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    if "ray" in sys.modules:  # tests before this one may have joined a cluster
+        monkeypatch.setattr(sys.modules["ray"], "is_initialized", lambda: False)
 
 
 def settings(tmp_path, **cluster):
@@ -47,6 +51,11 @@ def test_a_configuration_that_needs_a_cluster_gets_one(tmp_path, cluster):
 
 def test_a_job_runs_on_its_cluster(tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    assert choose(settings(tmp_path), "auto")[1] == "ray"
+
+
+def test_who_has_joined_a_cluster_works_on_it(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(is_initialized=lambda: True))
     assert choose(settings(tmp_path), "auto")[1] == "ray"
 
 
