@@ -13,7 +13,7 @@ from hybridmu.runtime.workers.context import Site
 from hybridmu.store.ledger.database import Database
 from hybridmu.store.ledger.file_recorder import Recorder
 from hybridmu.types import JobResult, RequestNeed
-from hybridmu.user_code import told
+from hybridmu.user_code import place, told
 
 _log = logging.getLogger(__name__)
 # What a purge itself may need before a deadline.
@@ -151,8 +151,10 @@ class Purger:
         except LeaseLostError:
             raise
         except Exception as error:  # the daemon must go on, whatever a driver, a disk or a file somebody made does
-            known = isinstance(error, HybridMUError)
-            _log.warning("a purge failed and is tried again: %s", error, exc_info=None if known else error)
+            # Of an unknown error only its type and place: its text may name a row.
+            unknown = f"{type(error).__name__} at {place(error) or 'an unknown place'}"
+            said = str(error) if isinstance(error, HybridMUError) else unknown
+            _log.warning("a purge failed and is tried again: %s", said)
             batch = self._batch
             if batch is None:
                 self._schedule.rest()

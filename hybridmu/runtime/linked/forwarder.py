@@ -19,6 +19,7 @@ from hybridmu.store.ledger.database import Database
 from hybridmu.store.ledger.forwards import Forward
 from hybridmu.store.ledger.linked_systems import Link
 from hybridmu.types import Origin
+from hybridmu.user_code import place
 
 _log = logging.getLogger(__name__)
 _FIRST_PAUSE, _LONGEST_PAUSE = 5.0, 300.0
@@ -123,7 +124,8 @@ class Forwarder:
 
     def _failed(self, link: Link, forwards: Sequence[Forward], request_id: str, error: Exception) -> None:
         if not isinstance(error, HybridMUError):
-            _log.warning("model %s could not be told of a request", link.name, exc_info=error)
+            where = place(error) or "an unknown place"  # and not its text, which may name a person
+            _log.warning("model %s could not be told of a request: %s at %s", link.name, type(error).__name__, where)
         self._pauses[link.system, request_id] = after_failure(
             self._pauses.get((link.system, request_id)), time.monotonic()
         )
