@@ -228,10 +228,13 @@ def test_whoever_meets_damage_has_it_mended(connect: Callable[..., hybridmu.Syst
     answer = system.predict([row])
     path = Path(system.site.storage.path(blob_file(system.registry.version().shards[1].blob or "")))
     damage(path)
-    with pytest.raises(CorruptBlobError, match="coordinator retrains"):
-        system.predict([row])
+    assert system.predict([row]) == answer, "what is loaded is not read again"
+    other = hybridmu.connect(system.settings, executor="local")
+    with other, pytest.raises(CorruptBlobError, match="coordinator retrains"):
+        other.predict([row])
     system.run(until_idle=True)
-    assert system.predict([row]) == answer
+    with hybridmu.connect(system.settings, executor="local") as other:
+        assert other.predict([row]) == answer
     damage(path)
     with pytest.raises(CorruptBlobError):
         Replica(system.settings, "r")
