@@ -18,22 +18,13 @@ from hybridmu.errors import RequestError
 Write = Callable[[pa.RecordBatch], None]
 
 
-@contextmanager
-def _parquet(file: BinaryIO, schema: pa.Schema) -> Iterator[Write]:
-    with pq.ParquetWriter(file, schema) as writer:
-        yield writer.write_batch
+def _by_arrow(open_writer: Callable[[BinaryIO, pa.Schema], Any]) -> Callable[..., Any]:
+    @contextmanager
+    def written(file: BinaryIO, schema: pa.Schema) -> Iterator[Write]:
+        with open_writer(file, schema) as writer:
+            yield writer.write_batch
 
-
-@contextmanager
-def _arrow(file: BinaryIO, schema: pa.Schema) -> Iterator[Write]:
-    with pa.ipc.new_file(file, schema) as writer:
-        yield writer.write_batch
-
-
-@contextmanager
-def _csv(file: BinaryIO, schema: pa.Schema) -> Iterator[Write]:
-    with pacsv.CSVWriter(file, schema) as writer:
-        yield writer.write_batch
+    return written
 
 
 @contextmanager
@@ -59,10 +50,10 @@ def _json(file: BinaryIO, _: pa.Schema) -> Iterator[Write]:
 
 
 _WRITERS: dict[str, Any] = {
-    ".parquet": _parquet,
-    ".arrow": _arrow,
-    ".feather": _arrow,
-    ".csv": _csv,
+    ".parquet": _by_arrow(pq.ParquetWriter),
+    ".arrow": _by_arrow(pa.ipc.new_file),
+    ".feather": _by_arrow(pa.ipc.new_file),
+    ".csv": _by_arrow(pacsv.CSVWriter),
     ".json": _json,
     ".jsonl": _json_lines,
     ".ndjson": _json_lines,

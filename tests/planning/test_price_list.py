@@ -1,4 +1,4 @@
-"""What is tried, and which offers no other one beats."""
+"""Ways to train that are tried, and offers that no other one beats."""
 
 from __future__ import annotations
 

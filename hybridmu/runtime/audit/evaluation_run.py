@@ -14,7 +14,7 @@ from hybridmu.core.evaluation import F64
 from hybridmu.core.kernel.rows import Rows, concatenate
 from hybridmu.errors import StateError
 from hybridmu.runtime.workers.context import Site
-from hybridmu.store.dataset.layout import SPLITS, Split
+from hybridmu.store.dataset.layout import HELD_OUT, Split
 from hybridmu.store.ledger.database import Database
 from hybridmu.types import NO_KEYS, KeySet
 from hybridmu.user_code import contained
@@ -46,8 +46,8 @@ def evaluate(settings: Settings) -> dict[str, Any]:
     judgement, how, encoder = site.judgement, settings.serving.aggregation, site.lake.manifest.encoder
     models = [(shard, site.load_model(shard, blob)) for shard, blob in voters]
     splits: dict[str, Any] = {}
-    for split in SPLITS:
-        rows = _live(site, split, gone) if split != "train" and split in site.lake.manifest.rows else None
+    for split in HELD_OUT:
+        rows = _live(site, split, gone) if split in site.lake.manifest.rows else None
         if rows is None or not len(rows):
             continue
         labels = rows.y.numpy()

@@ -12,7 +12,7 @@ from hybridmu.runtime.workers.context import Site
 from hybridmu.runtime.workers.executor import Executor, failure
 from hybridmu.runtime.workers.isolation import apart
 from hybridmu.store.dataset.lake import Lake
-from hybridmu.store.dataset.layout import MANIFEST, SPLITS
+from hybridmu.store.dataset.layout import HELD_OUT, MANIFEST, SPLITS
 from hybridmu.store.ledger.journal.journal import Journal
 from hybridmu.store.ledger.progress import Progress
 from hybridmu.types import (
@@ -163,8 +163,7 @@ def _read_by(lake: Lake, job: Job) -> list[str]:
             every = [name for shard in range(lake.shards) for name in lake.files("validation", shard)]
             names = [*files_of(lake, job.shard), *every]
         case EvaluateJob():
-            held_out = [split for split in SPLITS if split != "train"]
-            every = [name for split in held_out for shard in range(lake.shards) for name in lake.files(split, shard)]
+            every = [name for split in HELD_OUT for shard in range(lake.shards) for name in lake.files(split, shard)]
             names = [MANIFEST, *every]
         case RetrainJob() | UpdateJob() | AuditJob() | ProveJob() | ForeseeRowsJob() | PurgeRowsJob():
             names = files_of(lake, job.shard)

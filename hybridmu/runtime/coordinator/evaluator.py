@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Callable
 
 from hybridmu.runtime.workers.context import Site
-from hybridmu.store.dataset.layout import SPLITS
+from hybridmu.store.dataset.layout import HELD_OUT
 from hybridmu.store.ledger.evaluations import Evaluations
 from hybridmu.store.ledger.registry import Registry
 from hybridmu.types import EvaluateJob, EvaluationOutcome, Job, JobResult, Quality, ShardFailure
@@ -95,4 +95,4 @@ class Evaluator:
         if not self._site.settings.evaluation.every_version:
             return False
         rows = self._site.lake.manifest.rows
-        return any(sum(map(sum, rows[split])) for split in SPLITS if split != "train" and split in rows)
+        return any(sum(map(sum, rows[split])) for split in HELD_OUT if split in rows)

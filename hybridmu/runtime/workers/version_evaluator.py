@@ -15,7 +15,7 @@ from hybridmu.core.kernel.partition import order_words
 from hybridmu.core.kernel.revoked_keys import carries
 from hybridmu.core.kernel.rows import Positions, Rows, concatenate
 from hybridmu.runtime.workers.context import Site
-from hybridmu.store.dataset.layout import SPLITS, Split
+from hybridmu.store.dataset.layout import HELD_OUT, Split
 from hybridmu.store.dataset.shard_reader import ShardTables
 from hybridmu.types import EvaluateJob, EvaluationOutcome, Figures, KeySet, Quality, SplitQuality
 from hybridmu.user_code import contained
@@ -64,7 +64,7 @@ class VersionEvaluator:
         started = time.perf_counter()
         self._site.expect(job)
         there = self._site.lake.manifest.rows
-        splits = [self._on(split, job) for split in SPLITS if split != "train" and split in there]
+        splits = [self._on(split, job) for split in HELD_OUT if split in there]
         seconds = time.perf_counter() - started
         found = Quality(job.version, None, seconds, tuple(one for one in splits if one.rows))
         return EvaluationOutcome(job.job_id, found)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+HELD_OUT: tuple[Split, ...] = ("validation", "test")  # whose rows are never trained on
 META = ("_slice", "_id", "_group", "_content")
 MANIFEST = "lake/manifest.json"
 LAYOUT = "lake/layout"  # says that every table was written by a release that keeps values in rows alone
