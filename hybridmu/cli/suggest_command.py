@@ -13,6 +13,7 @@ from hybridmu.cli.options import ConfigOption, JsonOption
 from hybridmu.cli.output import bar, emit, print_table, tell
 from hybridmu.cli.system_access import open_system
 from hybridmu.config.yaml_document import read_document
+from hybridmu.core.metrics import METRICS, figure
 from hybridmu.errors import ConfigError
 from hybridmu.extras import extra
 from hybridmu.planning.price_list import with_changes
@@ -31,7 +32,7 @@ def suggest(
     ),
     as_json: JsonOption = False,
 ) -> None:
-    """Try a few ways to train on a sample, and show accuracy beside the cost of forgetting; changes no system."""  # noqa: DOC501
+    """Try a few ways to train on a sample, and show quality beside the cost of forgetting; changes no system."""  # noqa: DOC501
     with open_system(config_file, as_json) as system, bar("trying") as advance:
         with extra("report"):
             from hybridmu.report.price_page import page
@@ -58,16 +59,17 @@ def _write(config_file: Path, result: dict[str, Any], pick: str, path: Path) -> 
 
 
 def _show(result: dict[str, Any], output: Path, picked: Path | None) -> None:
-    table = Table("way", "accuracy", "alone", "training", "forget a row", "a person", "1 in 100", "best")
+    score = result["metrics"][0]
+    table = Table("way", METRICS[score].words, "alone", "training", "forget a row", "a person", "1 in 100", "best")
     for offer in result["offers"]:
         prices = [_price(offer[name]) for name in ("row", "person", "hundredth")]
-        shares = (f"{100 * offer[name]:.1f} %" for name in ("accuracy", "single_accuracy"))
+        shares = (figure(score, offer[name]) for name in ("score", "single_score"))
         best = "*" if offer["front"] else ""
         table.add_row(offer["name"], *shares, f"{offer['training_seconds']:.3g} s", *prices, best)
     print_table(table)
     tell(
         f"tried on {result['rows']:,} rows ({result['share']:.0%}), seconds in proportion to all; "
-        f"*: no other way is better in accuracy and cost. {result['offers'][0]['exactness']}"
+        f"*: no other way is better in both {METRICS[score].words} and cost. {result['offers'][0]['exactness']}"
     )
     if result["untried"]:
         tell(f"not tried, for want of time (--seconds): {', '.join(result['untried'])}")

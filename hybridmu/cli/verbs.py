@@ -93,7 +93,7 @@ VERBS: dict[str, Verb] = {
     "suggest": Verb(
         "suggest_command",
         "suggest",
-        "Try a few ways to train on a sample, and show accuracy beside the cost of forgetting; changes no system.",
+        "Try a few ways to train on a sample, and show quality beside the cost of forgetting; changes no system.",
     ),
     "checkpoints": Verb(
         "storage_commands",

@@ -48,9 +48,9 @@ class Offer:
 
     Attributes:
         candidate: Which.
-        accuracy: Of the ensemble, on held-out rows.
-        log_loss: Of the same.
-        single_accuracy: Mean accuracy of single sub-models.
+        score: Accuracy of the ensemble on held-out rows; R² where numbers are learned.
+        loss: Log loss of the same, or RMSE.
+        single_score: Mean score of single sub-models.
         training_seconds: On one worker.
         row: Of deleting one row.
         person: Of deleting one person; None without groups.
@@ -60,9 +60,9 @@ class Offer:
     """
 
     candidate: Candidate
-    accuracy: float
-    log_loss: float
-    single_accuracy: float
+    score: float
+    loss: float
+    single_score: float
     training_seconds: float
     row: Price
     person: Price | None
@@ -109,7 +109,7 @@ def candidates(
 
 
 def front(offers: Sequence[Offer]) -> set[str]:
-    """Return the names of offers that no other one beats in accuracy and in the cost of a deletion (Pareto front).
+    """Return the names of offers that no other one beats in score and in the cost of a deletion (Pareto front).
 
     Args:
         offers: What was tried.
@@ -118,9 +118,9 @@ def front(offers: Sequence[Offer]) -> set[str]:
         one.candidate.name
         for one in offers
         if not any(
-            other.accuracy >= one.accuracy
+            other.score >= one.score
             and other.dearness <= one.dearness
-            and (other.accuracy, -other.dearness) != (one.accuracy, -one.dearness)
+            and (other.score, -other.dearness) != (one.score, -one.dearness)
             for other in offers
         )
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import shutil
 import statistics
 import tempfile
@@ -20,6 +21,7 @@ import pyarrow.parquet as pq
 from hybridmu.config import Settings
 from hybridmu.config.data import DataSettings
 from hybridmu.core.kernel.partition import Digests, digests, held_out
+from hybridmu.core.metrics import shown
 from hybridmu.errors import StateError
 from hybridmu.kinds import FALLBACK
 from hybridmu.planning.price_list import Candidate, Offer, Price, candidates, front
@@ -67,8 +69,8 @@ class Suggestions:
             watch: Called with (ways tried, ways in all, name of the next one).
 
         Returns:
-            JSON-able: `offers`, best accuracy first, each with `front` (no other one is better in both), what was not
-            tried, and the rows.
+            JSON-able: `offers`, best score first, each with `front` (no other one is better in both); `metrics`, the
+            names of score and loss; what was not tried; and the rows.
 
         Raises:
             StateError: No row is held out, so that nothing says which way is better.
@@ -85,12 +87,13 @@ class Suggestions:
                     watch(number, len(wanted), candidate.name)
                 offers.append(_tried(settings, candidate, tables, share))
         best = front(offers)
-        offers.sort(key=lambda offer: -offer.accuracy)
+        offers.sort(key=lambda offer: -offer.score)
         return {
             "offers": [
                 {**asdict(offer), "name": offer.candidate.name, "front": offer.candidate.name in best}
                 for offer in offers
             ],
+            "metrics": ["r2", "rmse"] if settings.data.target else ["accuracy", "log_loss"],
             "untried": [one.name for one in wanted[len(offers) :]],
             "rows": tried,
             "share": share,
@@ -165,15 +168,16 @@ def _tried(settings: Settings, candidate: Candidate, tables: dict[str, Any], sha
             person = _mean([requests.plan(groups=[one], strategy=FALLBACK) for one in people[:_PLANS]], share)
             many = requests.plan(ids=ids[: max(1, len(ids) // 100)], strategy=FALLBACK)
             made = requests.forget(ids=ids[:1], strategy=FALLBACK, wait=True)
-        alone = [found["accuracy"] for found in quality["sub_models"] if found["accuracy"] is not None]
+        first, second = shown(quality["ensemble"])
+        alone = [found[first] for found in quality["sub_models"] if found[first] is not None]
         hundredth = _mean([many], share)
         assert row is not None
         assert hundredth is not None
         return Offer(
             candidate,
-            quality["ensemble"]["accuracy"] or 0.0,
-            quality["ensemble"]["log_loss"] or float("inf"),
-            statistics.fmean(alone),
+            _known(quality["ensemble"][first], -math.inf),
+            _known(quality["ensemble"][second], math.inf),
+            statistics.fmean(alone) if alone else -math.inf,
             work / share,
             row,
             person,
@@ -185,11 +189,16 @@ def _tried(settings: Settings, candidate: Candidate, tables: dict[str, Any], sha
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def _known(value: float | None, otherwise: float) -> float:
+    return otherwise if value is None else value
+
+
 def _settings(settings: Settings, candidate: Candidate, tables: dict[str, Any], folder: Path) -> Settings:
     """Return the configuration of a trial: other tables, storage and keys; nothing of the real system."""
     raw = settings.model_dump(mode="json", exclude={"database_url", "keys", "cluster"})
     raw["storage_url"] = str(folder / "storage")
     raw["data"] |= {**tables, "name": None, "partition_key": "seed"}
+    raw["data"]["test_fraction"] = settings.data.first_test_fraction  # said, or what is dumped would say there is none
     raw["policy"] |= {"calibrate": False, "deadline_seconds": None, "strategy": FALLBACK, "retention_seconds": 1e9}
     for section, keys in candidate.changes.items():
         raw[section] |= keys

@@ -33,8 +33,7 @@ def test_the_front_is_what_no_other_offer_beats(pairs):
     assert found, "the best is always there"
     for one in offers:
         beaten = any(
-            (a.accuracy >= one.accuracy and a.dearness < one.dearness)
-            or (a.accuracy > one.accuracy and a.dearness <= one.dearness)
+            (a.score >= one.score and a.dearness < one.dearness) or (a.score > one.score and a.dearness <= one.dearness)
             for a in offers
         )
         assert (one.candidate.name in found) != beaten

@@ -46,11 +46,11 @@ def test_every_way_has_a_quality_and_a_price(result):
     assert {"S2-R2", "S1-R1", "S4-R2-adamw"} <= set(names)
     assert (result["rows"], result["share"], result["untried"]) == (240, 1.0, [])
     for offer in result["offers"]:
-        assert 0.3 < offer["accuracy"] <= 1.0
+        assert 0.3 < offer["score"] <= 1.0
         assert offer["row"]["device_seconds"] > 0
         assert offer["person"]["device_seconds"] >= offer["person"]["seconds"]
         assert offer["measured_seconds"] > 0
-    accuracies = [offer["accuracy"] for offer in result["offers"]]
+    accuracies = [offer["score"] for offer in result["offers"]]
     assert accuracies == sorted(accuracies, reverse=True)
     assert any(offer["front"] for offer in result["offers"])
     json.dumps(result)
@@ -87,6 +87,34 @@ def test_when_the_time_is_up_the_rest_is_named(raw):
         found = system.suggest(seconds=1e-6)
     assert [offer["name"] for offer in found["offers"]] == ["S2-R2"]
     assert "S1-R1" in found["untried"]
+
+
+def test_one_file_is_enough(tmp_path):
+    make_table(tmp_path / "train.parquet", 200)
+    raw = settings_dict(tmp_path, sisa={"shards": 2, "slices": 1, "epochs": 2})
+    del raw["data"]["test_fraction"]
+    with hybridmu.connect(raw, executor="local") as system:
+        (offer,) = system.suggest(seconds=1e-6)["offers"]
+    assert 0.3 < offer["score"] <= 1.0
+
+
+def test_where_numbers_are_learned_ways_are_compared_by_r2(tmp_path):
+    made = table(240)
+    numbers = pa.array([2.0 * row["x0"] + row["label"] for row in made.to_pylist()])
+    write(tmp_path, made.drop_columns(["label"]).append_column("price", numbers))
+    raw = settings_dict(
+        tmp_path,
+        data={"target": "price", "test_fraction": 0.2},
+        sisa={"shards": 2, "slices": 1, "epochs": 5},
+        optimizer={"lr": 0.05},
+    )
+    with hybridmu.connect(raw, executor="local") as system:
+        found = system.suggest(seconds=1e-6)
+    (offer,) = found["offers"]
+    assert found["metrics"] == ["r2", "rmse"]
+    assert 0.0 < offer["score"] <= 1.0
+    assert offer["loss"] > 0
+    assert "R²" in page(found)
 
 
 def test_without_held_out_rows_no_way_is_better(tmp_path):
