@@ -36,6 +36,11 @@ class Evaluator:
         self._waiting_since: float | None = None
         self._attempts: dict[int, int] = {}
 
+    @property
+    def at_work(self) -> bool:
+        """Return whether a version is being evaluated."""
+        return self._job is not None
+
     def busy(self, version: int | None) -> bool:
         """Return whether a version is being evaluated, or the served one may be next.
 

@@ -112,6 +112,18 @@ def test_versions_that_came_quickly_are_all_measured_the_newest_first(folder, mo
         assert asked == [1, 4, 3, 2]
 
 
+def test_who_waits_for_figures_finds_no_repair_begun(folder):
+    """The next deletion would wait for the shard."""
+    with open_(folder) as system:
+        system.train()
+        done = system.forget(ids=[3], strategy="dpus", wait=True)
+        assert done["quality"]["after"]["version"] == 2
+        assert done["owes_exact_repair"]
+        assert not system.session.coordination.acquire()._rounds.rounds
+        system.run(until_idle=True)
+        assert system.registry.debts() == {}
+
+
 def test_requests_come_first_for_a_minute(folder, monkeypatch):
     with open_(folder) as system:
         system.train()
