@@ -204,7 +204,7 @@ class Coordinator:
         if paused or not self._grow(token):
             idle = not self._claim(token, paused)
             # Who waits for the new version's quality may ask for another deletion then, and not for shards in repair.
-            self._repairs.repair(token, idle and not paused and not self._evaluator.at_work)
+            self._repairs.repair(token, idle and not paused, patient=self._evaluator.at_work)
         if self._forwarder.step(self.leadership.renew):
             self._purger.wake()
         if not paused:

@@ -54,20 +54,22 @@ class Repairs:
         self._site, self._registry, self._planner, self._executor = site, registry, planner, executor
         self._healer, self._rounds, self._occupied = healer, rounds, occupied
         self._retries, self._errands = retries, errands
-        self._spare = math.inf
+        self._spare, self._patient = math.inf, False
 
     @property
     def spare_seconds(self) -> float:
         """Return the seconds until a repair has to start to meet its deadline, by the last `repair`."""
         return self._spare
 
-    def repair(self, token: int, idle: bool) -> None:
+    def repair(self, token: int, idle: bool, patient: bool = False) -> None:
         """Retrain exactly what updates changed: when nothing waits, or when a deadline or the budget asks for it.
 
         Args:
             token: The coordinator's fencing token.
             idle: Whether nothing waits.
+            patient: Whether whatever has no near deadline is left for a later step.
         """
+        self._patient = patient
         self._spare = math.inf
         busy = self._occupied.busy() | self._retries.resting()
         owing = {shard: deadline for shard, deadline in self._registry.debts().items() if shard not in busy}
@@ -126,4 +128,5 @@ class Repairs:
         policy = self._site.settings.policy
         if debt.slack is not None:
             self._spare = min(self._spare, debt.slack - policy.deadline_margin * debt.estimated_seconds)
-        return repair_due(debt, policy.repair, idle, policy.quality_budget, policy.deadline_margin)
+        budget = math.inf if self._patient else policy.quality_budget
+        return repair_due(debt, policy.repair, idle and not self._patient, budget, policy.deadline_margin)

@@ -112,9 +112,10 @@ def test_versions_that_came_quickly_are_all_measured_the_newest_first(folder, mo
         assert asked == [1, 4, 3, 2]
 
 
-def test_who_waits_for_figures_finds_no_repair_begun(folder):
+@pytest.mark.parametrize("budget", [99.0, 0.0], ids=["idle", "spent"])
+def test_who_waits_for_figures_finds_no_repair_begun(folder, budget):
     """The next deletion would wait for the shard."""
-    with open_(folder) as system:
+    with open_(folder, policy={"quality_budget": budget}) as system:
         system.train()
         done = system.forget(ids=[3], strategy="dpus", wait=True)
         assert done["quality"]["after"]["version"] == 2
