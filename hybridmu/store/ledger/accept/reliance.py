@@ -158,8 +158,8 @@ def take_up(connection: Connection, request_ids: Collection[str], own: str | Non
     Args:
         connection: In a write transaction.
         request_ids: Requests.
-        own: The one among them that the same caller asks for again: in the way that is asked for now.
-        strategy: That way.
+        own: The request among them that its own caller asks for again. It takes `strategy`.
+        strategy: The strategy of the new try.
     """
     failed = t.requests.c.state == RequestState.FAILED
     if own is not None:
