@@ -127,7 +127,7 @@ def settings_dict(folder: Path, **overrides: Any) -> dict[str, Any]:
     raw: dict[str, Any] = {
         "data": {"train": str(folder / "train.parquet"), "test_fraction": 0},
         "task": {"name": "mlp", "hidden": [8]},
-        "sisa": {"shards": 4, "slices": 3, "epochs": 3, "batch_size": 8, "seed": 0},
+        "sisa": {"shards": 4, "slices": 3, "epochs": 3, "batch_size": 8, "seed": 0, "min_rows": 0},
         "optimizer": {"name": "sgd", "lr": 0.1},
         "policy": {"strategy": "auto", "calibrate": False},
         "storage_url": str(folder / "storage"),

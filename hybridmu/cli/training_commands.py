@@ -136,10 +136,27 @@ def _written(system: System, rows: str, output: Path) -> dict[str, Any]:
 
 def _trained(done: str, result: dict[str, Any]) -> None:
     _facts(
-        done, {name: value for name, value in result.items() if name not in {"quality", "calibrated", "calibration"}}
+        done,
+        {
+            name: value
+            for name, value in result.items()
+            if name not in {"quality", "calibrated", "calibration", "settings", "chosen"}
+        },
     )
+    tell(f"  settings: {_settings(result['settings'], result['chosen'])}")
     tell(f"  quality: {quality_line(result['quality'])}")
     tell(f"  updates: {_calibration(result['calibration'])}")
+
+
+def _settings(used: dict[str, Any], chosen: list[str]) -> str:
+    """Return what shaped the training, in words."""
+    said = (
+        f"{used['shards']} shard(s) of {used['slices']} slice(s), {used['epochs']} epochs in batches of "
+        f"{used['batch_size']}, {used['optimizer']} at {used['lr']:g}"
+    )
+    said += f", hidden layers {used['hidden']}" if "hidden" in used else ""
+    said += ", standardised columns" if used["standardize"] else ""
+    return f"{said}; what the configuration leaves out was chosen by the rows, and stays" if chosen else said
 
 
 def _calibration(found: dict[str, Any]) -> str:

@@ -247,7 +247,8 @@ def make_application(settings: Settings, replicas: int = 1, most: int | None = N
     }
     if settings.serving.per_node is not None:
         given["max_replicas_per_node"] = settings.serving.per_node
-    plain = settings.model_dump(mode="json")
+    # What is left out stays so: replicas take it from the ledger, which may know nothing yet.
+    plain = settings.model_dump(mode="json", exclude_unset=True)
     groups = settings.serving.groups if settings.serving.groups > 1 else 0
     voters = [
         SubModelGroupDeployment.options(name=f"Votes-{group}", **given).bind(plain, group)  # type: ignore[attr-defined]

@@ -13,6 +13,7 @@ Environment variables:
 from hybridmu.config.data import DataSettings
 from hybridmu.config.deployment import LogSettings
 from hybridmu.config.environment import data_home, default_config, in_ray_job, running_cluster, secret
+from hybridmu.config.left_out import completed, left_out
 from hybridmu.config.policy import PolicySettings
 from hybridmu.config.settings import Settings, load
 from hybridmu.config.training_settings import CheckpointSettings
@@ -23,9 +24,11 @@ __all__ = [
     "LogSettings",
     "PolicySettings",
     "Settings",
+    "completed",
     "data_home",
     "default_config",
     "in_ray_job",
+    "left_out",
     "load",
     "running_cluster",
     "secret",

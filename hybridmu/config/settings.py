@@ -118,8 +118,8 @@ class Settings(Section):
             raise ValueError("optimizer.momentum belongs to sgd; adamw has fixed betas (0.9, 0.999)")
         if self.optimizer.name == "adamw" and self.optimizer.extrapolation:
             raise ValueError("optimizer.extrapolation belongs to sgd; set it to 0 for adamw")
-        if self.serving.groups > self.sisa.shards:
-            raise ValueError(f"serving.groups is {self.serving.groups}, but there are {self.sisa.shards} sub-models")
+        if "shards" in self.sisa.model_fields_set:  # else there will be as many as there are groups, or more
+            self.refuse_too_many_groups()
         named = self.data.train or self.data.target  # else its built-in dataset says what is learned
         if named and (reason := self.unfit_rule()):
             raise ValueError(reason)
@@ -130,6 +130,15 @@ class Settings(Section):
             )
         self._refuse_keys_in_storage()
         return self
+
+    def refuse_too_many_groups(self) -> None:
+        """Check that every serving group has a sub-model.
+
+        Raises:
+            ValueError: One has none.
+        """
+        if self.serving.groups > self.sisa.shards:
+            raise ValueError(f"serving.groups is {self.serving.groups}, but there are {self.sisa.shards} sub-models")
 
     def unfit_rule(self) -> str | None:
         """Return which setting speaks of classes where numbers are learned, or the other way around; None: none."""
@@ -246,7 +255,7 @@ class Settings(Section):
             "data": self.data.model_dump(mode="json", exclude=left_out),
             "task": self.task.model_dump(mode="json"),
             **others,
-            "sisa": self.sisa.model_dump(mode="json"),
+            "sisa": self.sisa.model_dump(mode="json", exclude={"min_rows"}),  # of the first reading alone
             "optimizer": self.optimizer.model_dump(mode="json"),
             "compute": self.compute.model_dump(mode="json"),
             "partition_key": hashlib.blake2b(self.partition_key(), digest_size=8).hexdigest(),

@@ -14,12 +14,17 @@ from hybridmu.kinds import FEATURES, LEARNERS, PARTITIONERS
 class SisaSettings(Section):
     """Shards, slices and the schedule.
 
+    Where there is no section `optimizer`, what is left out here suits the rows of the table
+    (`planning.default_settings`); a trained system keeps what it has.
+
     Attributes:
         shards: S.
         slices: R.
         epochs: e′, plain-training epochs; slice i gets about 2e′/(R+1) of them, at least one.
         batch_size: B.
         seed: Everything random is derived from it; any whole number of 64 bits.
+        min_rows: Training rows that a shard of a new system has at least, in the mean; a table with fewer is refused
+            before anything is stored, since a sub-model learns next to nothing from a handful of rows.
     """
 
     shards: int = Field(8, ge=1, le=100_000)
@@ -27,6 +32,7 @@ class SisaSettings(Section):
     epochs: int = Field(10, ge=1, le=100_000)
     batch_size: int = Field(64, ge=1, le=10_000_000)
     seed: int = Field(0, ge=-(2**63), lt=2**63)
+    min_rows: int = Field(16, ge=0, le=10**12)
 
 
 class LearnerSettings(Section):
@@ -62,9 +68,12 @@ class FeatureSettings(Section):
 class OptimizerSettings(Section):
     """Optimizer of a slice. State is reset at every slice.
 
+    A new system without this section gets an AdamW, and what suits its rows of all else that it leaves out
+    (`planning.default_settings`); with it, what is left out has the values below.
+
     Attributes:
         name: `sgd`, or `adamw`.
-        lr: Rate at the start of a slice.
+        lr: Rate at the start of a slice; 0.002 where `adamw` is named alone.
         momentum: Of sgd.
         weight_decay: L2 (sgd) or decoupled (adamw).
         schedule: `linear` decays to 0 within each slice; `constant`.

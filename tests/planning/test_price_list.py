@@ -14,16 +14,15 @@ def offer(name: str, accuracy: float, cost: float, person: float | None = None) 
     return Offer(Candidate(name, {}), accuracy, 0.5, accuracy, 1.0, price, whom, price, "exact", cost)
 
 
-@given(st.integers(1, 5000), st.sampled_from(["sgd", "adamw"]), st.booleans(), st.integers(1, 32), st.integers(1, 9))
-def test_no_shard_is_too_small_no_name_comes_twice_and_the_own_way_is_first(rows, optimizer, scaled, shards, slices):
-    found = candidates(rows, optimizer, scaled, (shards, slices))
+@given(st.integers(1, 5000), st.none() | st.just({"optimizer": {}}), st.integers(1, 32), st.integers(1, 9))
+def test_no_shard_is_too_small_no_name_comes_twice_and_the_own_way_is_first(rows, other, shards, slices):
+    found = candidates(rows, (shards, slices), other)
     names = [one.name for one in found]
     assert len(set(names)) == len(names)
     assert all(rows // one.changes["sisa"]["shards"] >= FEWEST_ROWS for one in found)
     if rows // shards >= FEWEST_ROWS:
         assert names[0] == f"S{shards}-R{slices}"
-    modern = optimizer == "adamw" and scaled
-    assert any(name.endswith("-adamw") for name in names) == (bool(names) and not modern)
+    assert any(name.endswith("-adamw") for name in names) == (bool(names) and other is not None)
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(1, 5)), min_size=1, max_size=12))

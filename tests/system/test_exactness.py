@@ -49,7 +49,7 @@ def config_for(folder: Path, table: Path, *, shards, slices, epochs, batch, opti
             "classes": ["no", "yes"],
         },
         "task": {"name": "mlp", "hidden": [4]},
-        "sisa": {"shards": shards, "slices": slices, "epochs": epochs, "batch_size": batch, "seed": 5},
+        "sisa": {"shards": shards, "slices": slices, "epochs": epochs, "batch_size": batch, "seed": 5, "min_rows": 0},
         "optimizer": optimizer,
         "policy": {"calibrate": False},
         "storage_url": str(folder / "storage"),

@@ -43,8 +43,8 @@ class Peer:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self.settings = settings
         self.database = Database.open(settings.database)
+        self.settings = settings = self.database.identity.complete(settings)
         self.ledger, self.links, self.registry = self.database.ledger, self.database.links, self.database.registry
         self.keyring, self.ingestions = Keyring(settings), self.database.ingestions
         self.guard = self.database.guard(self.keyring)

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pyarrow as pa
 
-from hybridmu.config import DataSettings
+from hybridmu.config import DataSettings, Settings
 from hybridmu.core.kernel.table_encoder import Encoder, infer_classes, label_set
 from hybridmu.core.kernel.training import slice_epochs
 from hybridmu.core.targets import TargetEncoder
@@ -116,9 +116,29 @@ def write_first(
         for number, (split, rows) in enumerate(sources):
             draft.add(split, rows, number)
         counts = draft.finish()
+        _refuse_small_shards(lake.settings, [sum(shard) for shard in counts["train"]])
         lake.storage.delete_folder("lake")  # what an interrupted first read left
         draft.publish()
     return counts, draft.seals
+
+
+def _refuse_small_shards(settings: Settings, rows: Sequence[int]) -> None:
+    """Refuse a partition whose sub-models would learn from a handful of rows.
+
+    Raises:
+        DataError: Shards have too few rows in the mean; a few people in too many slices are warned about instead.
+    """
+    least, all_rows = settings.sisa.min_rows, sum(rows)
+    if all_rows >= least * len(rows):
+        return
+    fitting = all_rows // least
+    raise DataError(
+        f"{len(rows)} shard(s) of {all_rows // len(rows)} training rows each learn next to nothing",
+        expected=f"at least {least} rows per shard in the mean (sisa.min_rows)",
+        got=f"{all_rows} training rows, and sisa.shards: {len(rows)}",
+        remedy=("leave sisa.shards out, or set it to at most " + str(fitting) if fitting else "bring more rows")
+        + "; nothing was stored",
+    )
 
 
 def first_generation(

@@ -9,6 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
+from hybridmu.config import Settings, completed
 from hybridmu.errors import StateError, StorageMismatchError
 from hybridmu.store.ledger import tables as t
 from hybridmu.store.ledger.engine.database_errors import refuse_damaged
@@ -42,6 +43,24 @@ class Identity:
         with (self._write if create else self._read).begin() as connection:
             _claim(connection, identity, create=create, replace=replace)
 
+    def stored(self) -> dict[str, Any] | None:
+        """Return the configuration that this ledger belongs to; None when nobody claimed it.
+
+        Raises:
+            DatabaseError: It can't be read.
+        """
+        with self._read.begin() as connection:
+            stored = _stored(connection)
+        return None if stored is None else _parsed(stored)
+
+    def complete(self, settings: Settings) -> Settings:
+        """Return a configuration that says what it left out, as this ledger's system was trained.
+
+        Args:
+            settings: The configuration.
+        """
+        return completed(settings, self.stored() or {})
+
     def claimed(self) -> str | None:
         """Return the random name of the system that this ledger belongs to; None when nobody claimed it."""
         with self._read.begin() as connection:
@@ -72,7 +91,7 @@ def _claim(connection: Connection, identity: dict[str, Any], *, create: bool, re
             got=json.loads(over)["reason"],
             remedy="train a new one with another storage_url and database",
         )
-    stored = connection.scalar(sa.select(t.meta.c.value).where(t.meta.c.key == "identity"))
+    stored = _stored(connection)
     if stored is not None and replace:
         _refuse_trained(connection)
         connection.execute(t.meta.delete().where(t.meta.c.key == "identity"))
@@ -85,11 +104,7 @@ def _claim(connection: Connection, identity: dict[str, Any], *, create: bool, re
         if connection.scalar(sa.select(t.meta.c.value).where(t.meta.c.key == "system")) is None:
             connection.execute(t.meta.insert().values(key="system", value=uuid.uuid4().hex))
         return
-    try:
-        known = json.loads(stored)
-    except ValueError as error:
-        refuse_damaged(str(error))
-    differing = _differences(known, json.loads(json.dumps(identity)))
+    differing = _differences(_parsed(stored), json.loads(json.dumps(identity)))
     if differing:
         raise StorageMismatchError(
             "this storage belongs to another configuration",
@@ -97,6 +112,18 @@ def _claim(connection: Connection, identity: dict[str, Any], *, create: bool, re
             got="; ".join(differing),
             remedy="use that configuration, or another storage_url",
         )
+
+
+def _stored(connection: Connection) -> str | None:
+    return connection.scalar(sa.select(t.meta.c.value).where(t.meta.c.key == "identity"))
+
+
+def _parsed(stored: str) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(stored)
+    except ValueError as error:
+        refuse_damaged(str(error))
+    return found
 
 
 def decommissioned(connection: Connection) -> dict[str, Any] | None:

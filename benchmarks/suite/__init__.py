@@ -1,0 +1,1 @@
+"""Suite of tables on which the defaults are compared with scikit-learn."""

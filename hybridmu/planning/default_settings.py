@@ -1,0 +1,108 @@
+"""Settings of a training that suit the rows of a table, for what a configuration leaves out. Pure.
+
+The numbers are those that won over a suite of tables (docs/log.md, docs/results.md).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+# Sub-models of fewer rows cost a point of accuracy and more; more shards than this make every answer dearer, and are
+# for those who have measured that they pay.
+_ROWS_PER_SHARD = 2_500
+_MOST_SHARDS = 8
+# They cost AdamW no accuracy, and spare a third of a deletion's work; more spare hardly more.
+_SLICES = 4
+# (rows of a shard at most, epochs where classes are learned, where numbers are, batch size): small tables need many
+# small steps, large ones are learned after fewer epochs, and classes are sooner learned by heart than numbers.
+_SCHEDULES: tuple[tuple[float, int, int, int], ...] = (
+    (250, 100, 100, 8),
+    (1_000, 60, 60, 16),
+    (3_000, 40, 40, 32),
+    (6_000, 20, 40, 32),
+    (20_000, 20, 20, 64),
+    (math.inf, 10, 10, 128),
+)
+# Hidden layers for fewer rows than these, and for more where classes and where numbers are learned.
+_FEW_ROWS = 1_000
+_FEW, _CLASSES, _NUMBERS = (128,), (256,), (128, 128)
+# Tasks of ours with layers of any width.
+_LAYERED = frozenset({"mlp"})
+_ADAMW: Mapping[str, Any] = {"name": "adamw", "lr": 0.002, "momentum": 0.0, "weight_decay": 0.01, "schedule": "linear"}
+
+
+@dataclass(frozen=True)
+class TableFacts:
+    """What is known of a training table before it is read in.
+
+    Attributes:
+        rows: Training rows, without those that are held out.
+        owners: To whom they belong: values of the group column, and rows without one; the rows where there is none.
+        numbers: Whether numbers are learned instead of classes.
+        own: Whether the model is one of ours; the user's own gets its columns as they are.
+        pixels: Columns with lists of bytes.
+    """
+
+    rows: int
+    owners: int
+    numbers: bool = False
+    own: bool = True
+    pixels: tuple[str, ...] = ()
+
+
+def default_settings(
+    facts: TableFacts, said: Mapping[str, Mapping[str, Any]], groups: int = 1
+) -> dict[str, dict[str, Any]]:
+    """Return values for all that a configuration may leave out.
+
+    Args:
+        facts: Of the table.
+        said: Section → key → value that the configuration has itself; the others are chosen to go with them.
+        groups: Serving groups, each of which needs a sub-model.
+
+    Returns:
+        Section → key → value; what is said is among them as it was said. A configuration that has an optimizer says
+        how it trains, and means what it meant before there was a choice: all that is left then is the rate of an AdamW
+        without one.
+
+    Example:
+        >>> default_settings(TableFacts(rows=12_000, owners=12_000), {"task": {"name": "mlp"}})["sisa"]
+        {'shards': 4, 'slices': 4, 'epochs': 40, 'batch_size': 32}
+    """
+    if optimizer := said.get("optimizer"):
+        return {"optimizer": {"lr": _ADAMW["lr"], **optimizer}} if optimizer.get("name") == "adamw" else {}
+    sisa, task = said.get("sisa", {}), said.get("task", {})
+    room = _cells(facts.owners)
+    shards = sisa.get("shards") or max(groups, min(facts.rows // _ROWS_PER_SHARD, _MOST_SHARDS, room), 1)
+    slices = sisa.get("slices") or max(1, min(_SLICES, room // shards))
+    rows = max(1, facts.rows // shards)
+    chosen = {"shards": shards, "slices": slices, **_schedule(rows, numbers=facts.numbers)}
+    hidden = _FEW if rows <= _FEW_ROWS else _NUMBERS if facts.numbers else _CLASSES
+    # Of bytes the range is known; a deviation fitted on a pixel that is nearly always black would blow the others up.
+    scale = said.get("data", {}).get("scale", dict.fromkeys(facts.pixels, 1 / 255) if facts.own else {})
+    return {
+        "data": {"standardize": facts.own and not scale, "scale": scale, **said.get("data", {})},
+        "task": {**({"hidden": list(hidden)} if task.get("name") in _LAYERED else {}), **task},
+        "sisa": {**chosen, **sisa},
+        "optimizer": dict(_ADAMW),
+    }
+
+
+def _cells(owners: int) -> int:
+    """Return how many slices so many people fill, all of them with 99 % probability.
+
+    With n people in c cells, each is empty with probability about exp(−n/c); c·exp(−n/c) ≤ 1/100 is asked for.
+    """
+    cells = max(1, owners)
+    while cells > 1 and cells * math.exp(-owners / cells) > 0.01:
+        cells = int(cells * 0.9)
+    return max(1, cells)
+
+
+def _schedule(rows: int, *, numbers: bool) -> dict[str, int]:
+    """Return epochs and batch size for a shard of so many rows."""
+    _, for_classes, for_numbers, batch_size = next(found for found in _SCHEDULES if rows <= found[0])
+    return {"epochs": for_numbers if numbers else for_classes, "batch_size": batch_size}

@@ -1,0 +1,74 @@
+"""Settings that suit the rows of a table."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hybridmu.config import Settings, completed
+from hybridmu.core.kernel.training import slice_epochs
+from hybridmu.planning.default_settings import TableFacts, default_settings
+
+MLP = {"task": {"name": "mlp"}}
+
+
+def facts(rows, owners=None, **more):
+    return TableFacts(rows, rows if owners is None else owners, **more)
+
+
+@given(rows=st.integers(0, 10**9), people=st.integers(1, 10**7), numbers=st.booleans(), own=st.booleans())
+def test_they_are_a_valid_configuration_of_shards_with_rows(rows, people, numbers, own):
+    found = default_settings(facts(rows, people, numbers=numbers, own=own), MLP)
+    raw = {"data": {"train": "t"}, "storage_url": "/tmp/x"}
+    settings = Settings.parse({**raw, **{name: {**raw.get(name, {}), **keys} for name, keys in found.items()}})
+    assert completed(Settings.parse(raw), found).identity() == settings.identity()
+    sisa = settings.sisa
+    assert 1 <= sisa.shards <= 8
+    assert sisa.shards == 1 or rows // sisa.shards >= 2_500
+    assert sisa.shards * sisa.slices <= max(people, 1)
+    assert sum(slice_epochs(sisa.epochs, sisa.slices)) >= sisa.slices
+
+
+@given(rows=st.integers(1, 10**6), people=st.integers(1, 10**4))
+def test_few_people_get_slices_that_they_fill(rows, people):
+    sisa = default_settings(facts(rows, people), MLP)["sisa"]
+    cells = sisa["shards"] * sisa["slices"]
+    assert cells == 1 or cells * (1 - 1 / cells) ** people < 0.011
+
+
+def test_small_tables_take_many_small_steps_and_large_ones_few_epochs():
+    found = [default_settings(facts(rows), MLP)["sisa"] for rows in (150, 800, 2_400, 39_000, 1_000_000)]
+    assert [one["shards"] for one in found] == [1, 1, 1, 8, 8]
+    assert [one["batch_size"] for one in found] == sorted(one["batch_size"] for one in found)
+    assert [one["epochs"] for one in found] == sorted((one["epochs"] for one in found), reverse=True)
+
+
+def test_what_is_said_stays_and_the_rest_goes_with_it():
+    said = {"task": {"name": "mlp", "hidden": [7]}, "sisa": {"shards": 40}, "data": {"standardize": False}}
+    found = default_settings(facts(10_000), said)
+    assert found["task"]["hidden"] == [7]
+    assert found["data"]["standardize"] is False
+    assert found["sisa"] == {"shards": 40, "slices": 4, "epochs": 100, "batch_size": 8}  # 250 rows each
+
+
+def test_a_configuration_with_an_optimizer_says_how_it_trains():
+    assert default_settings(facts(10_000), {**MLP, "optimizer": {"lr": 0.05}}) == {}
+    assert default_settings(facts(10_000), {**MLP, "optimizer": {"name": "sgd"}}) == {}
+    found = default_settings(facts(10_000), {**MLP, "optimizer": {"name": "adamw"}})
+    assert found == {"optimizer": {"name": "adamw", "lr": 0.002}}
+
+
+def test_every_serving_group_gets_a_sub_model():
+    assert default_settings(facts(100), MLP, 3)["sisa"]["shards"] == 3
+
+
+@pytest.mark.parametrize("name", ["linear", "cnn", "nets:Net"])
+def test_only_layers_that_a_task_has_get_a_width(name):
+    assert "hidden" not in default_settings(facts(100), {"task": {"name": name}})["task"]
+
+
+def test_bytes_are_scaled_and_nothing_of_the_users_own_is_touched():
+    ours = default_settings(facts(100, pixels=("picture",)), MLP)["data"]
+    assert ours == {"standardize": False, "scale": {"picture": 1 / 255}}
+    theirs = default_settings(facts(100, pixels=("picture",), own=False), MLP)["data"]
+    assert theirs == {"standardize": False, "scale": {}}
+    assert default_settings(facts(100), {**MLP, "data": {"scale": {"x": 2.0}}})["data"]["standardize"] is False

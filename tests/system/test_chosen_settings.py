@@ -1,0 +1,198 @@
+"""A configuration without options: what is chosen for it, and that a trained system keeps what it has."""
+
+import json
+import sqlite3
+from contextlib import closing
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import hybridmu
+from hybridmu.config import Settings
+from hybridmu.errors import DataError, StateError, StorageMismatchError
+from hybridmu.serving.replica import Replica
+from hybridmu.system.chosen_settings import facts_of
+from tests import support
+
+
+@pytest.fixture
+def bare(tmp_path):
+    """A configuration that names a table and a storage, and nothing else."""
+    support.make_table(tmp_path / "train.parquet", 300)
+    return {"data": {"train": str(tmp_path / "train.parquet")}, "storage_url": str(tmp_path / "storage")}
+
+
+def opened(raw):
+    return hybridmu.connect(raw, executor="local")
+
+
+def weights(system):
+    return [sub.blob for sub in system.registry.version().shards]
+
+
+def test_no_option_is_needed_and_what_was_chosen_is_told_and_kept(bare):
+    with opened(bare) as system:
+        trained = system.train()
+        assert trained["settings"]["optimizer"] == "adamw"
+        assert trained["settings"]["shards"] == trained["shards"] == 1
+        assert {"sisa.shards", "optimizer.name", "data.standardize", "task.hidden"} <= set(trained["chosen"])
+        used, before = system.settings, weights(system)
+    with opened(bare) as again:
+        assert again.settings == used
+        assert again.train()["already_trained"]
+        assert weights(again) == before
+        assert again.forget(ids=[7], wait=True)["state"] == "SERVED"
+        assert again.verify()["exact_claims_hold"]
+
+
+def test_more_rows_that_come_later_change_nothing_of_it(bare, tmp_path):
+    with opened(bare) as system:
+        system.train()
+        used = system.settings
+    support.make_table(tmp_path / "train.parquet", 9_000)  # the source is not read again
+    with opened(bare) as again:
+        assert again.settings == used
+
+
+def test_an_older_system_keeps_its_meaning_whatever_is_left_out_later(bare):
+    """Its ledger has every value that meant something before there was a choice."""
+    old = {**bare, "sisa": {"shards": 3, "slices": 2, "epochs": 2}, "optimizer": {"name": "sgd", "lr": 0.05}}
+    with opened(old) as system:
+        system.train()
+        before = weights(system)
+    for said in (old, {**old, "optimizer": {"lr": 0.05}}, {**bare, "sisa": {"shards": 3}}, bare):
+        with opened(said) as again:
+            assert (again.settings.sisa.shards, again.settings.optimizer.lr) == (3, 0.05)
+            assert again.train()["already_trained"]
+            assert weights(again) == before
+    with opened({**bare, "sisa": {"shards": 4}}) as other, pytest.raises(StorageMismatchError, match="shards"):
+        other.status()
+
+
+def test_a_configuration_with_an_optimizer_trains_as_it_always_did(bare, tmp_path):
+    said = {**bare, "optimizer": {"name": "sgd", "lr": 0.1}}
+    whole = {
+        "sisa": {"shards": 8, "slices": 5, "epochs": 10, "batch_size": 64},
+        "optimizer": {"name": "sgd", "lr": 0.1, "momentum": 0.0, "weight_decay": 0.0, "schedule": "linear"},
+        "data": {**bare["data"], "standardize": False, "scale": {}},
+        "task": {"name": "mlp"},
+    }
+    with opened(said) as one, opened({**whole, "storage_url": str(tmp_path / "other")}) as other:
+        assert one.train()["chosen"] == []
+        other.train()
+        assert weights(one) == weights(other)
+
+
+def test_a_handful_of_rows_per_shard_is_refused_before_anything_is_stored(bare, tmp_path):
+    support.make_table(tmp_path / "train.parquet", 116)
+    with opened({**bare, "sisa": {"shards": 8}}) as system:
+        with pytest.raises(DataError, match="8 shard") as caught:
+            system.train()
+        assert "at most 6" in str(caught.value)
+        assert not system.session.lake.exists
+        assert not [*(tmp_path / "storage").glob("lake/**/*.parquet")]
+    with opened({**bare, "sisa": {"shards": 6}}) as system:
+        assert system.train()["shards"] == 6
+    with opened({**bare, "sisa": {"shards": 8, "min_rows": 1}, "storage_url": str(tmp_path / "second")}) as system:
+        assert system.train()["shards"] == 8
+
+
+def test_what_an_attempt_chose_that_read_nothing_in_is_chosen_again(bare, tmp_path):
+    small = support.table(40)
+    pq.write_table(
+        support.replaced(small, "x0", pa.array([float("nan")] * 40, pa.float32())), tmp_path / "train.parquet"
+    )
+    with opened(bare) as system, pytest.raises(DataError):
+        system.train()
+    support.make_table(tmp_path / "train.parquet", 6_000)
+    with opened(bare) as system:
+        assert system.settings.sisa.shards == 1  # of the attempt
+        assert system.train()["shards"] == 2
+
+
+def test_a_session_that_was_open_before_sees_what_another_one_chose(bare):
+    with opened(bare) as early:
+        early.settings  # noqa: B018 - asked before there is an answer
+        early.session.lake.exists  # noqa: B018
+        with opened(bare) as system:
+            system.train()
+            used = system.settings
+        assert early.settings == used
+        assert early.status()["version"] == 1
+        assert early.predict([{f"x{n}": 0.0 for n in range(4)}])["version"] == 1
+
+
+def test_a_replica_answers_for_a_configuration_without_options(bare):
+    with opened(bare) as system:
+        system.train()
+        used = system.settings
+    replica = Replica(Settings.parse(bare), "r")
+    try:
+        assert replica.settings == used
+        assert replica.refresh() == 1
+    finally:
+        replica.close()
+
+
+def test_linked_models_and_successors_need_no_options(bare, tmp_path):
+    keys = {"keys": {"folder": str(tmp_path / "keys")}}
+    other = {**bare, **keys, "storage_url": str(tmp_path / "other")}
+    third = {**bare, **keys, "storage_url": str(tmp_path / "third"), "sisa": {"shards": 2}}
+    with opened({**bare, **keys}) as system:
+        system.train()
+        with opened(other) as second:
+            second.train()
+        assert len(system.link(Settings.parse(other))) == 2
+        system.reshard(Settings.parse(third))
+        with opened(third) as successor:
+            assert successor.settings.sisa.shards == 2
+            mine, theirs = system.settings, successor.settings
+            assert theirs.sisa.model_copy(update={"shards": mine.sisa.shards}) == mine.sisa
+            assert (theirs.optimizer, theirs.task, theirs.data) == (mine.optimizer, mine.task, mine.data)
+
+
+def test_people_are_counted_not_their_rows(tmp_path):
+    support.make_table(tmp_path / "train.parquet", 400, groups=9, null_groups=30)
+    settings = Settings.parse({
+        "data": {"train": str(tmp_path / "train.parquet"), "group": "person", "test_fraction": 0},
+        "storage_url": str(tmp_path / "storage"),
+    })
+    found = facts_of(settings)
+    assert (found.rows, found.owners) == (400, 39)
+
+
+def test_bytes_in_lists_are_pixels(tmp_path):
+    rng = np.random.default_rng(0)
+    pixels = pa.FixedSizeListArray.from_arrays(pa.array(rng.integers(0, 256, 400, dtype=np.uint8)), 4)
+    columns = {"id": range(100), "label": [n % 2 for n in range(100)], "picture": pixels, "x": [0.5] * 100}
+    pq.write_table(pa.table(columns), tmp_path / "train.parquet")
+    raw = {"data": {"train": str(tmp_path / "train.parquet")}, "storage_url": str(tmp_path / "storage")}
+    with opened(raw) as system:
+        used = system.train()["settings"]
+        assert (used["scale"], used["standardize"]) == ({"picture": 1 / 255}, False)
+    stored = json.loads(json.dumps(system.settings.identity()))
+    assert stored["data"]["scale"] == {"picture": 1 / 255}
+
+
+def test_digits_are_learned_without_an_option(tmp_path):
+    """Three points more than with the defaults of the first release, on one seed."""
+    with opened({"data": {"name": "digits"}, "storage_url": str(tmp_path / "storage")}) as system:
+        found = system.train()["quality"]["test"]["ensemble"]["accuracy"]
+    assert found > 0.96
+
+
+def test_tables_of_an_older_release_are_brought_up_to_date_first(bare, tmp_path):
+    with opened(bare) as system:
+        system.train()
+        used = system.settings
+    with closing(sqlite3.connect(tmp_path / "storage" / "ledger.sqlite3")) as older, older:
+        older.execute("DROP TABLE evaluations")
+        older.execute("UPDATE alembic_version SET version_num = '0004'")
+    with opened(bare) as again:
+        with pytest.raises(StateError, match="older release"):
+            again.status()
+        assert again.train()["already_trained"]
+        assert again.settings == used
+        assert again.status()["version"] == 1
