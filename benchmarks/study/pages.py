@@ -10,15 +10,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.study import benchmarks, command_line, encoding, scaletables, study_tables
+from benchmarks.suite import records
 
 # Relative to the project's root.
-PAGES = ("README.md", "docs/results.md", "docs/scale.md", "docs/serving.md")
+PAGES = ("README.md", "docs/quality.md", "docs/results.md", "docs/scale.md", "docs/serving.md")
 TABLES: dict[str, Callable[[Path, str], str]] = {
     **study_tables.TABLES,
     **scaletables.TABLES,
     **benchmarks.TABLES,
     "encode": encoding.encode,
     "command_line": command_line.command_line,
+    "suite": records.suite,
+    "shards": records.shards,
 }
 
 _BLOCK = re.compile(r"(<!-- table (\w+)(?: (\S+))? -->\n).*?(<!-- end -->)", re.DOTALL)

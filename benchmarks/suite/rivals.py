@@ -10,8 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-# A forest of regression trees per class takes hours on thousands of columns.
-_WIDEST_FOR_BOOSTING = 1_000
+# Rows × columns × classes beyond which boosting takes an hour and more.
+_MOST_FOR_BOOSTING = 10**8
+# Rows that a network sees in all: a hundred epochs of small tables, twenty of large ones.
+_VISITS = 2_000_000
 
 
 @dataclass(frozen=True)
@@ -47,13 +49,14 @@ def rivals(train: pa.Table, test: pa.Table, outcome: str, roles: set[str], *, nu
     codes, categorical = _codes(train, test, features)
     scaler = StandardScaler().fit(dense[0])
     scaled = scaler.transform(dense[0]), scaler.transform(dense[1])
+    epochs = min(100, max(20, _VISITS // len(train)))
     y, y_test = (np.asarray(table[outcome].to_pylist()) for table in (train, test))
     boosting = HistGradientBoostingRegressor if numbers else HistGradientBoostingClassifier
     models: dict[str, tuple[Any, tuple[Any, Any]]] = {
         "linear": (Ridge() if numbers else LogisticRegression(max_iter=1000), scaled),
-        "mlp": ((MLPRegressor if numbers else MLPClassifier)(max_iter=100, random_state=0), scaled),
+        "mlp": ((MLPRegressor if numbers else MLPClassifier)(max_iter=epochs, random_state=0), scaled),
     }
-    if dense[0].shape[1] <= _WIDEST_FOR_BOOSTING:
+    if codes[0].size * (1 if numbers else len(set(y.tolist()))) <= _MOST_FOR_BOOSTING:
         models["boosting"] = (boosting(categorical_features=categorical, random_state=0), codes)
     found = {}
     for name, (model, (x, x_test)) in models.items():

@@ -113,6 +113,5 @@ SOURCES = {
         Source("digits", "pictures", "label", group="user"),
         Source("mnist5k", "pictures", "label", group="user"),
         Source("mnist", "pictures", "label", group="user"),
-        Source("cifar10", "pictures", "label", group="user"),
     )
 }
