@@ -20,7 +20,6 @@ _SLICES = 4
 # small steps, large ones are learned after fewer epochs, and classes are sooner learned by heart than numbers.
 _SCHEDULES: tuple[tuple[float, int, int, int], ...] = (
     (250, 100, 100, 8),
-    (1_000, 60, 60, 16),
     (3_000, 40, 40, 32),
     (6_000, 20, 40, 32),
     (20_000, 20, 20, 64),
