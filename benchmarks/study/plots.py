@@ -14,6 +14,7 @@ from benchmarks.study.comparison import FASTER, NOISES, compare, geometric_mean,
 from benchmarks.study.drawing import colour_of, legend
 from benchmarks.study.grid import CONTENDERS
 from benchmarks.study.records import Record
+from benchmarks.suite.figure import quality_against_price
 from hybridmu.report.svg_plots import svg
 
 _CONTROLS = ("nothing", "oracle-again", "scratch")
@@ -128,6 +129,7 @@ FIGURES: dict[str, Callable[[Path], str]] = {
     "crossover_shards": crossover.shards,
     "crossover_slices": crossover.slices,
     "gap_against_share": gap_against_share,
+    "quality_against_price": quality_against_price,
     "regret": decisions.regret_curves,
     "speed_against_gap": speed_against_gap,
 }

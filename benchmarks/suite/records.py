@@ -35,7 +35,7 @@ class Result:
         mlp: Of its network.
         boosting: Of its histogram boosting.
         train_seconds: Until version 1, tables read and all.
-        forget_seconds: Of forgetting one row exactly, from the call to the served version.
+        forget_seconds: Of forgetting one row exactly, from the call to the served version; the mean of some rows.
         linear_seconds: Of fitting, which is also what forgetting costs there.
         mlp_seconds: The same.
         boosting_seconds: The same.
