@@ -140,15 +140,15 @@ def _trained(done: str, result: dict[str, Any]) -> None:
         {
             name: value
             for name, value in result.items()
-            if name not in {"quality", "calibrated", "calibration", "settings", "chosen"}
+            if name not in {"quality", "calibrated", "calibration", "settings", "left_out"}
         },
     )
-    tell(f"  settings: {_settings(result['settings'], result['chosen'])}")
+    tell(f"  settings: {_settings(result['settings'], result['left_out'])}")
     tell(f"  quality: {quality_line(result['quality'])}")
     tell(f"  updates: {_calibration(result['calibration'])}")
 
 
-def _settings(used: dict[str, Any], chosen: list[str]) -> str:
+def _settings(used: dict[str, Any], left_out: list[str]) -> str:
     """Return what shaped the training, in words."""
     said = (
         f"{used['shards']} shard(s) of {used['slices']} slice(s), {used['epochs']} epochs in batches of "
@@ -156,7 +156,7 @@ def _settings(used: dict[str, Any], chosen: list[str]) -> str:
     )
     said += f", hidden layers {used['hidden']}" if "hidden" in used else ""
     said += ", standardised columns" if used["standardize"] else ""
-    return f"{said}; what the configuration leaves out was chosen by the rows, and stays" if chosen else said
+    return f"{said}; what the configuration leaves out of it stays so" if left_out else said
 
 
 def _calibration(found: dict[str, Any]) -> str:

@@ -10,7 +10,7 @@ from hybridmu.config.settings import Settings
 
 # Section → keys. What stands in the sections as a default is what these keys meant where nothing was said of them
 # before there was a choice; no training begins with it unsaid.
-_OPEN: Mapping[str, tuple[str, ...]] = {
+OPEN: Mapping[str, tuple[str, ...]] = {
     "data": ("standardize", "scale"),
     "task": ("hidden",),
     "sisa": ("shards", "slices", "epochs", "batch_size"),
@@ -34,7 +34,7 @@ def left_out(settings: Settings) -> dict[str, tuple[str, ...]]:
     """
     unsaid = {
         name: tuple(key for key in keys if key not in _section(settings, name).model_fields_set)
-        for name, keys in _OPEN.items()
+        for name, keys in OPEN.items()
     }
     return {name: keys for name, keys in unsaid.items() if keys}
 

@@ -119,7 +119,7 @@ class Settings(Section):
         if self.optimizer.name == "adamw" and self.optimizer.extrapolation:
             raise ValueError("optimizer.extrapolation belongs to sgd; set it to 0 for adamw")
         if "shards" in self.sisa.model_fields_set:  # else there will be as many as there are groups, or more
-            self.refuse_too_many_groups()
+            self._check_groups()
         named = self.data.train or self.data.target  # else its built-in dataset says what is learned
         if named and (reason := self.unfit_rule()):
             raise ValueError(reason)
@@ -132,11 +132,17 @@ class Settings(Section):
         return self
 
     def refuse_too_many_groups(self) -> None:
-        """Check that every serving group has a sub-model.
+        """Check that every serving group has a sub-model, once shards that were left out are known.
 
         Raises:
-            ValueError: One has none.
+            ConfigError: One has none.
         """
+        try:
+            self._check_groups()
+        except ValueError as error:
+            raise ConfigError("the configuration is not valid", got=str(error)) from None
+
+    def _check_groups(self) -> None:
         if self.serving.groups > self.sisa.shards:
             raise ValueError(f"serving.groups is {self.serving.groups}, but there are {self.sisa.shards} sub-models")
 

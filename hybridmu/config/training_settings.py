@@ -73,7 +73,7 @@ class OptimizerSettings(Section):
 
     Attributes:
         name: `sgd`, or `adamw`.
-        lr: Rate at the start of a slice; 0.002 where `adamw` is named alone.
+        lr: Rate at the start of a slice; 0.004 where `adamw` is named alone.
         momentum: Of sgd.
         weight_decay: L2 (sgd) or decoupled (adamw).
         schedule: `linear` decays to 0 within each slice; `constant`.

@@ -30,7 +30,14 @@ _FEW_ROWS = 1_000
 _FEW, _CLASSES, _NUMBERS = (128,), (256,), (128, 128)
 # Tasks of ours with layers of any width.
 _LAYERED = frozenset({"mlp"})
-_ADAMW: Mapping[str, Any] = {"name": "adamw", "lr": 0.002, "momentum": 0.0, "weight_decay": 0.01, "schedule": "linear"}
+OPTIMIZER = "adamw"
+_RECIPE: Mapping[str, Any] = {
+    "name": OPTIMIZER,
+    "lr": 0.004,
+    "momentum": 0.0,
+    "weight_decay": 0.01,
+    "schedule": "linear",
+}
 
 
 @dataclass(frozen=True)
@@ -42,13 +49,15 @@ class TableFacts:
         owners: To whom they belong: values of the group column, and rows without one; the rows where there is none.
         numbers: Whether numbers are learned instead of classes.
         own: Whether the model is one of ours; the user's own gets its columns as they are.
-        pixels: Columns with lists of bytes.
+        features: Feature columns.
+        pixels: Those among them that are lists of bytes.
     """
 
     rows: int
     owners: int
     numbers: bool = False
     own: bool = True
+    features: tuple[str, ...] = ()
     pixels: tuple[str, ...] = ()
 
 
@@ -59,20 +68,17 @@ def default_settings(
 
     Args:
         facts: Of the table.
-        said: Section → key → value that the configuration has itself; the others are chosen to go with them.
+        said: Section → key → value that the configuration has itself; the others are chosen to go with them. It has no
+            optimizer, or it would say how it trains.
         groups: Serving groups, each of which needs a sub-model.
 
     Returns:
-        Section → key → value; what is said is among them as it was said. A configuration that has an optimizer says
-        how it trains, and means what it meant before there was a choice: all that is left then is the rate of an AdamW
-        without one.
+        Section → key → value; what is said is among them as it was said.
 
     Example:
         >>> default_settings(TableFacts(rows=12_000, owners=12_000), {"task": {"name": "mlp"}})["sisa"]
         {'shards': 4, 'slices': 4, 'epochs': 40, 'batch_size': 32}
     """
-    if optimizer := said.get("optimizer"):
-        return {"optimizer": {"lr": _ADAMW["lr"], **optimizer}} if optimizer.get("name") == "adamw" else {}
     sisa, task = said.get("sisa", {}), said.get("task", {})
     room = _cells(facts.owners)
     shards = sisa.get("shards") or max(groups, min(facts.rows // _ROWS_PER_SHARD, _MOST_SHARDS, room), 1)
@@ -81,13 +87,29 @@ def default_settings(
     chosen = {"shards": shards, "slices": slices, **_schedule(rows, numbers=facts.numbers)}
     hidden = _FEW if rows <= _FEW_ROWS else _NUMBERS if facts.numbers else _CLASSES
     # Of bytes the range is known; a deviation fitted on a pixel that is nearly always black would blow the others up.
-    scale = said.get("data", {}).get("scale", dict.fromkeys(facts.pixels, 1 / 255) if facts.own else {})
+    # But one factor for all columns of a table with others too is not ours to choose: they are standardised.
+    pictures = facts.own and facts.pixels and set(facts.pixels) == set(facts.features)
+    scale = said.get("data", {}).get("scale", dict.fromkeys(facts.pixels, 1 / 255) if pictures else {})
+    scaled = bool(scale) and set(facts.features) <= scale.keys()
     return {
-        "data": {"standardize": facts.own and not scale, "scale": scale, **said.get("data", {})},
+        "data": {"standardize": facts.own and not scaled, "scale": scale, **said.get("data", {})},
         "task": {**({"hidden": list(hidden)} if task.get("name") in _LAYERED else {}), **task},
         "sisa": {**chosen, **sisa},
-        "optimizer": dict(_ADAMW),
+        "optimizer": dict(_RECIPE),
     }
+
+
+def recipe(said: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what an optimizer that a configuration names leaves out, where it is not the former value.
+
+    Args:
+        said: Key → value of the section.
+
+    Example:
+        >>> recipe({"name": "adamw"}), recipe({"momentum": 0.9})
+        ({'lr': 0.004}, {})
+    """
+    return {"lr": _RECIPE["lr"]} if said.get("name") == OPTIMIZER else {}
 
 
 def _cells(owners: int) -> int:

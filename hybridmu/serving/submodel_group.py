@@ -91,7 +91,7 @@ class SubModelGroup(Follower):
 
     def __init__(self, settings: Settings, group: int, replica_id: str) -> None:
         super().__init__(settings, replica_id)
-        self.shards = members(group, settings.serving.groups, settings.sisa.shards)
+        self.shards = members(group, self.settings.serving.groups, self.settings.sisa.shards)
         self.held: dict[int, Ensemble] = {}
         self._loading = threading.RLock()
         self.refresh()

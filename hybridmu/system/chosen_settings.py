@@ -2,70 +2,110 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from hybridmu.config import Settings, completed, left_out
+from hybridmu.config import Settings, completed
+from hybridmu.config.left_out import OPEN
+from hybridmu.core.strategies import unavailable
 from hybridmu.core.tasks.registry import is_own
-from hybridmu.errors import ConfigError
-from hybridmu.planning.default_settings import TableFacts, default_settings
-from hybridmu.store.dataset.declarations import as_declared, features_of
+from hybridmu.planning.default_settings import OPTIMIZER, TableFacts, default_settings, recipe
+from hybridmu.store.dataset.declarations import as_declared, check_declarations, features_of
 from hybridmu.store.dataset.source_table import SourceTable, open_table
 
+_MOST_COUNTED = 100_000  # owners; far more than all slices of a new system need
 
-def chosen(settings: Settings) -> Settings:
+
+def chosen(settings: Settings, facts: TableFacts | None = None) -> Settings:
     """Return a configuration that says everything; what it left out suits the rows of its training table.
 
     Args:
         settings: The configuration; a built-in dataset is filled in.
+        facts: Of the table; None: it is looked at.
 
     Raises:
         ConfigError: What it says and what is chosen contradict each other.
         DataError: The table can't be read.
     """
-    if not left_out(settings):
-        return settings
-    said = {
-        name: getattr(settings, name).model_dump(include=getattr(settings, name).model_fields_set)
-        for name in ("data", "sisa", "optimizer")
-    }
-    said["data"] = {key: value for key, value in said["data"].items() if key in {"standardize", "scale"}}
-    said["task"] = settings.task.model_dump()
-    found = completed(settings, default_settings(facts_of(settings), said, settings.serving.groups))
-    try:
-        found.refuse_too_many_groups()
-    except ValueError as error:
-        raise ConfigError("the configuration is not valid", got=str(error)) from None
+    said = said_of(settings)
+    if not said["optimizer"] and not unavailable(settings.policy.strategy, OPTIMIZER):
+        facts = facts or facts_of(settings)
+        settings = completed(settings, default_settings(facts, said, settings.serving.groups))
+    else:
+        settings = completed(settings, {"optimizer": recipe(said["optimizer"])})
+    settings.refuse_too_many_groups()
+    return settings
+
+
+def inherited(settings: Settings, other: Settings) -> Settings:
+    """Return the configuration of a successor; what it left out is as in the model before it.
+
+    An optimizer is taken whole or not at all: half of each would be a recipe that nobody chose.
+
+    Args:
+        settings: The successor's configuration.
+        other: The complete one of the model that it follows.
+
+    Raises:
+        ConfigError: What it says and what it inherits contradict each other.
+    """
+    known, said = other.model_dump(), said_of(settings)["optimizer"]
+    if said:
+        known["optimizer"] = recipe(said)
+    found = completed(settings, known)
+    found.refuse_too_many_groups()
     return found
 
 
+def said_of(settings: Settings) -> dict[str, dict[str, Any]]:
+    """Return section → key → value of what a configuration says itself, of all that may be left out."""
+    data, sisa, optimizer = settings.data, settings.sisa, settings.optimizer
+    return {
+        "data": data.model_dump(include=data.model_fields_set & {*OPEN["data"]}),
+        "sisa": sisa.model_dump(include=sisa.model_fields_set & {*OPEN["sisa"]}),
+        "optimizer": optimizer.model_dump(include=optimizer.model_fields_set),
+        "task": settings.task.model_dump(),
+    }
+
+
 def facts_of(settings: Settings) -> TableFacts:
-    """Return what is known of the training table; its group column is read, and nothing else of Parquet."""
+    """Return what is known of the training table; its group column is read, and nothing else of Parquet.
+
+    Raises:
+        ConfigError: The configuration contradicts itself.
+        DataError: The table can't be read, or lacks a column.
+    """
     data = settings.data
     table = as_declared(data, open_table(data.train))
+    check_declarations(data, table)
     owners = table.rows if data.group is None else _owners(table, data.group)
     kept = (1 - data.first_test_fraction) * (1 - data.validation_fraction)
-    pixels = tuple(name for name in features_of(data, table) if _holds_bytes(table.type_of(name)))
+    features = features_of(data, table)
     return TableFacts(
         int(table.rows * kept),
         max(1, int(owners * kept)),
         data.target is not None,
         is_own(settings.task.name),
-        pixels,
+        features,
+        tuple(name for name in features if _holds_bytes(table.type_of(name))),
     )
 
 
-def _holds_bytes(type_: pa.DataType) -> bool:
-    is_list = pa.types.is_list(type_) or pa.types.is_fixed_size_list(type_) or pa.types.is_large_list(type_)
-    return bool(is_list and pa.types.is_uint8(type_.value_type))
-
-
 def _owners(table: SourceTable, group: str) -> int:
-    """Return how many values a group column has, each once, and rows without one."""
+    """Return how many values a group column has, each once, and rows without one; or more than matters."""
     seen: set[object] = set()
     alone = 0
     for batch in table.batches([group]):
         column = batch.column(0)
         alone += column.null_count
         seen.update(pc.unique(column.drop_null()).to_pylist())
+        if len(seen) + alone > _MOST_COUNTED:
+            break
     return len(seen) + alone
+
+
+def _holds_bytes(type_: pa.DataType) -> bool:
+    is_list = pa.types.is_list(type_) or pa.types.is_fixed_size_list(type_) or pa.types.is_large_list(type_)
+    return bool(is_list and pa.types.is_uint8(type_.value_type))

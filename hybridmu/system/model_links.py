@@ -5,12 +5,12 @@ from __future__ import annotations
 from contextlib import closing
 from typing import Any
 
-from hybridmu.config import completed
 from hybridmu.datasets import catalog
 from hybridmu.errors import RequestError
 from hybridmu.runtime.linked.peer import opened
 from hybridmu.runtime.linked.resharding import prepare
 from hybridmu.system.arguments import Caller, Configuration, Flag, Name, Reason, Watch, checked
+from hybridmu.system.chosen_settings import inherited
 from hybridmu.system.session import Session
 from hybridmu.system.training_runs import TrainingRuns
 
@@ -101,7 +101,7 @@ class ModelLinks:
         session.refresh()
         session.close()  # its training needs what a coordinator of ours holds
         settings = settings.model_copy(update={"data": catalog.resolve(settings.data)})
-        settings = completed(settings, session.settings.model_dump())  # what it leaves out is as in this model
+        settings = inherited(settings, session.settings)
         with opened(session.settings) as old:
             prepare(old, settings)
         with closing(Session(settings, session.executor)) as successor:

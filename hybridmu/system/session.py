@@ -6,14 +6,14 @@ look into the ledger, and most verbs do without.
 
 from __future__ import annotations
 
-from contextlib import suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from hybridmu.config import Settings, left_out
-from hybridmu.errors import ConfigError, StateError
+from hybridmu.errors import ConfigError, DatabaseError, StateError
 from hybridmu.kinds import import_plugins
 from hybridmu.store.dataset.lake import Lake
+from hybridmu.store.dataset.layout import MANIFEST
 from hybridmu.store.ledger.database import Database
 from hybridmu.store.ledger.engine.opening import has_tables
 from hybridmu.store.ledger.ingestions import Ingestions
@@ -72,38 +72,34 @@ class Session:
         """Return the configuration; what it leaves out is as the system was trained, once it is.
 
         Raises:
+            ConfigError: It contradicts what was trained.
             DatabaseError: The ledger can't be reached.
         """
-        # Tables of another release, or none, are told by the verbs, of which `train` brings them up to date.
-        with suppress(StateError):
-            if not self._complete and has_tables(self.given.database) and self.database.identity.claimed():
-                self._use(self.database.identity.complete(self.given))
-                self._complete = True
+        if not self._complete:
+            self.complete_settings()
         return self._settings
 
-    @property
-    def chosen_settings(self) -> list[str]:
-        """Return the keys whose values were chosen by the rows; none where the configuration says how to train."""
-        if self.given.optimizer.model_fields_set:
-            return []
-        known = self.settings.model_dump()
-        unsaid = [(section, key) for section, keys in left_out(self.given).items() for key in keys]
-        return [f"{section}.{key}" for section, key in unsaid if key in known[section]]
-
-    def choose_settings(self) -> None:
-        """Choose what the configuration leaves out by the rows of its table; of a system without rows.
+    def complete_settings(self) -> None:
+        """Take what the ledger knows of what the configuration leaves out; see `settings`.
 
         Raises:
-            ConfigError: What is said and what is chosen contradict each other.
-            DataError: The table can't be read.
+            ConfigError: As there.
+            DatabaseError: As there.
         """
-        from hybridmu.system.chosen_settings import chosen  # it reads tables
-
-        self._use(chosen(self.given))
-        self._complete = True
+        try:
+            if has_tables(self.given.database) and self.database.identity.claimed():
+                self._use(self.database.identity.complete(self.given))
+                # Until there are rows another attempt may choose otherwise.
+                self._complete = self.storage.exists(MANIFEST)
+        except DatabaseError:
+            raise
+        except StateError:
+            pass  # tables of another release: the verbs tell it, and `train` brings them up to date
 
     def _use(self, settings: Settings) -> None:
-        """Take other settings, and forget what was made with the earlier ones."""
+        """Take settings, and forget what was made with others."""
+        if settings == self._settings and left_out(settings) == left_out(self._settings):
+            return
         self._settings = settings
         for name in ("lake", "site", "coordination"):
             self.__dict__.pop(name, None)
@@ -227,7 +223,7 @@ class Session:
             bind(self.storage, self.database.identity, self.settings, create=False)
             self.database.journal(self.storage).check(whole=False)
             self.lake.compare_with(self.database.seals.known)
-            self._bound = True
+            self._bound = self.lake.exists  # until then another attempt may claim it for other settings
 
     def refresh(self) -> None:
         """See what is in storage now; another process may have brought rows in."""

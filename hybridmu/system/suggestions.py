@@ -24,7 +24,7 @@ from hybridmu.core.kernel.partition import Digests, digests, held_out
 from hybridmu.core.metrics import shown
 from hybridmu.errors import StateError
 from hybridmu.kinds import FALLBACK
-from hybridmu.planning.default_settings import default_settings
+from hybridmu.planning.default_settings import TableFacts, default_settings
 from hybridmu.planning.price_list import Candidate, Offer, Price, candidates, front
 from hybridmu.store.dataset.source_table import SourceTable, open_table
 from hybridmu.system.arguments import Callback, Count, Figure, checked
@@ -77,17 +77,20 @@ class Suggestions:
         Raises:
             StateError: No row is held out, so that nothing says which way is better.
         """
-        settings, started = self._session.given, time.perf_counter()
+        session, started = self._session, time.perf_counter()
+        # A trained system's own way is what it was trained with.
+        settings = session.settings if session.lake.exists else session.given
         with self._sample(settings, rows) as (tables, share, tried):
-            sisa = chosen(self._session.settings).sisa
-            wanted = candidates(tried, (sisa.shards, sisa.slices), _other_recipe(settings))
+            facts = facts_of(settings)
+            sisa = chosen(settings, facts).sisa
+            wanted = candidates(tried, (sisa.shards, sisa.slices), _other_recipe(settings, facts))
             offers: list[Offer] = []
             for number, candidate in enumerate(wanted):
                 if offers and time.perf_counter() - started > seconds:
                     break
                 if watch:
                     watch(number, len(wanted), candidate.name)
-                offers.append(_tried(settings, candidate, tables, share))
+                offers.append(_tried(settings, facts, candidate, tables, share))
         best = front(offers)
         offers.sort(key=lambda offer: -offer.score)
         return {
@@ -155,11 +158,13 @@ def _owners(batch: pa.Table, data: DataSettings, key: bytes) -> Digests:
     return ids
 
 
-def _tried(settings: Settings, candidate: Candidate, tables: dict[str, Any], share: float) -> Offer:
+def _tried(settings: Settings, facts: TableFacts, candidate: Candidate, tables: dict[str, Any], share: float) -> Offer:
     """Return what one way to train is worth: it is trained, measured, planned with, and one deletion is made."""
     folder = Path(tempfile.mkdtemp(prefix="hybridmu-suggest-"))
     try:
-        with closing(Session(_settings(settings, candidate, tables, folder), "local")) as session:
+        # Epochs and batches are those for all rows: prices are in proportion to them.
+        trial = chosen(_settings(settings, candidate, tables, folder), facts)
+        with closing(Session(trial, "local")) as session:
             trained = TrainingRuns(session).train()
             work = session.measurements.effort()[0]
             quality = next(found for split, found in trained["quality"].items() if split in {"test", "validation"})
@@ -195,21 +200,18 @@ def _known(value: float | None, otherwise: float) -> float:
     return otherwise if value is None else value
 
 
-def _other_recipe(settings: Settings) -> dict[str, dict[str, Any]] | None:
+def _other_recipe(settings: Settings, facts: TableFacts) -> dict[str, dict[str, Any]] | None:
     """Return the recipe that a configuration with an optimizer does without; None where it is its own."""
     if not settings.optimizer.model_fields_set:
         return None
-    found = default_settings(facts_of(settings), {"task": {"name": settings.task.name}})
+    found = default_settings(facts, {"task": {"name": settings.task.name}})
     other = {"optimizer": found["optimizer"], "data": {"standardize": found["data"]["standardize"]}}
     own = settings.optimizer.name == other["optimizer"]["name"]
     return None if own and settings.data.standardize == other["data"]["standardize"] else other
 
 
 def _settings(settings: Settings, candidate: Candidate, tables: dict[str, Any], folder: Path) -> Settings:
-    """Return the configuration of a trial: other tables, storage and keys; nothing of the real system.
-
-    What is left out stays so: a trial chooses by the rows that it has.
-    """
+    """Return the configuration of a trial: other tables, storage and keys; nothing of the real system."""
     raw = settings.model_dump(mode="json", exclude={"database_url", "keys", "cluster"}, exclude_unset=True)
     raw["storage_url"] = str(folder / "storage")
     raw["data"] |= {**tables, "name": None, "partition_key": "seed"}

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Annotated, Any
 
-from hybridmu.config import Settings
+from hybridmu.config import Settings, left_out
 from hybridmu.errors import StateError
 from hybridmu.runtime.audit.verification import verify
 from hybridmu.runtime.coordinator.adoption import adopt
@@ -21,6 +21,7 @@ from hybridmu.store.ledger.database import Database
 from hybridmu.store.ledger.file_recorder import Recorder
 from hybridmu.store.ownership import bind, take
 from hybridmu.system.arguments import Callback, Flag, Shards, Watch, checked
+from hybridmu.system.chosen_settings import chosen
 from hybridmu.system.quality_reports import quality_of
 from hybridmu.system.session import Session
 
@@ -76,7 +77,7 @@ class TrainingRuns:
             "skipped": sum(generation.skipped for generation in manifest.generations),
             **_learned(manifest),
             "settings": _in_use(session.settings),
-            "chosen": session.chosen_settings,
+            "left_out": [f"{section}.{key}" for section, keys in left_out(session.given).items() for key in keys],
             "quality": quality_of(session, version.version).get(version.version),
             "calibrated": bool(session.measurements.calibration().buckets),
             "calibration": session.calibration_state(),
@@ -111,10 +112,13 @@ class TrainingRuns:
                 remedy="correct database_url, or restore the ledger from a backup",
             )
         if not site.lake.exists:
-            session.choose_settings()  # what an earlier attempt chose was for the rows that it read
-        site = session.site
-        bind(site.storage, session.database.identity, session.settings, create=True, replace=not site.lake.exists)
-        adopt(site, session.database)
+            session.database.identity.refuse_taken()
+            settings = chosen(session.given)  # what an earlier attempt chose was for the rows that it read
+        else:
+            settings = session.settings  # the ledger may have been of an older release until now
+        bind(site.storage, session.database.identity, settings, create=True, replace=not site.lake.exists)
+        session.complete_settings()
+        adopt(session.site, session.database)
 
     def _read_source(self) -> list[str]:
         """Return warnings of the source's tables, whose rows are in the lake now."""

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from hybridmu.config import Settings, completed
 from hybridmu.core.kernel.training import slice_epochs
-from hybridmu.planning.default_settings import TableFacts, default_settings
+from hybridmu.planning.default_settings import OPTIMIZER, TableFacts, default_settings, recipe
 
 MLP = {"task": {"name": "mlp"}}
 
@@ -50,11 +50,11 @@ def test_what_is_said_stays_and_the_rest_goes_with_it():
     assert found["sisa"] == {"shards": 40, "slices": 4, "epochs": 100, "batch_size": 8}  # 250 rows each
 
 
-def test_a_configuration_with_an_optimizer_says_how_it_trains():
-    assert default_settings(facts(10_000), {**MLP, "optimizer": {"lr": 0.05}}) == {}
-    assert default_settings(facts(10_000), {**MLP, "optimizer": {"name": "sgd"}}) == {}
-    found = default_settings(facts(10_000), {**MLP, "optimizer": {"name": "adamw"}})
-    assert found == {"optimizer": {"name": "adamw", "lr": 0.002}}
+def test_the_chosen_optimizer_is_one_that_can_be_said():
+    optimizer = default_settings(facts(10_000), MLP)["optimizer"]
+    assert optimizer["name"] == OPTIMIZER
+    assert recipe({"name": OPTIMIZER})["lr"] == optimizer["lr"]
+    assert recipe({"name": "sgd"}) == recipe({"lr": 0.05}) == {}
 
 
 def test_every_serving_group_gets_a_sub_model():
@@ -67,8 +67,18 @@ def test_only_layers_that_a_task_has_get_a_width(name):
 
 
 def test_bytes_are_scaled_and_nothing_of_the_users_own_is_touched():
-    ours = default_settings(facts(100, pixels=("picture",)), MLP)["data"]
-    assert ours == {"standardize": False, "scale": {"picture": 1 / 255}}
-    theirs = default_settings(facts(100, pixels=("picture",), own=False), MLP)["data"]
+    picture = {"features": ("picture",), "pixels": ("picture",)}
+    assert default_settings(facts(100, **picture), MLP)["data"] == {"standardize": False, "scale": {"picture": 1 / 255}}
+    theirs = default_settings(facts(100, **picture, own=False), MLP)["data"]
     assert theirs == {"standardize": False, "scale": {}}
-    assert default_settings(facts(100), {**MLP, "data": {"scale": {"x": 2.0}}})["data"]["standardize"] is False
+
+
+def test_columns_are_standardised_unless_all_of_them_are_scaled():
+    def data(scale=None, pixels=()):
+        known = facts(100, features=("a", "b"), pixels=pixels)
+        return default_settings(known, {**MLP, "data": {} if scale is None else {"scale": scale}})["data"]
+
+    assert data() == {"standardize": True, "scale": {}}
+    assert data(pixels=("b",)) == {"standardize": True, "scale": {}}
+    assert data({"a": 0.5}) == {"standardize": True, "scale": {"a": 0.5}}
+    assert data({"a": 0.5, "b": 2.0}) == {"standardize": False, "scale": {"a": 0.5, "b": 2.0}}

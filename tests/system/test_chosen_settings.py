@@ -2,7 +2,8 @@
 
 import json
 import sqlite3
-from contextlib import closing
+from contextlib import closing, suppress
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -11,9 +12,14 @@ import pytest
 
 import hybridmu
 from hybridmu.config import Settings
-from hybridmu.errors import DataError, StateError, StorageMismatchError
+from hybridmu.errors import ConfigError, DatabaseError, DataError, HybridMUError, StateError, StorageMismatchError
+from hybridmu.runtime.audit.replay import Verdict, replay
 from hybridmu.serving.replica import Replica
+from hybridmu.serving.submodel_group import SubModelGroup
+from hybridmu.store.dataset.ingest import ingest
+from hybridmu.store.ledger.file_recorder import Recorder
 from hybridmu.system.chosen_settings import facts_of
+from hybridmu.system.training_runs import TrainingRuns
 from tests import support
 
 
@@ -37,7 +43,7 @@ def test_no_option_is_needed_and_what_was_chosen_is_told_and_kept(bare):
         trained = system.train()
         assert trained["settings"]["optimizer"] == "adamw"
         assert trained["settings"]["shards"] == trained["shards"] == 1
-        assert {"sisa.shards", "optimizer.name", "data.standardize", "task.hidden"} <= set(trained["chosen"])
+        assert {"sisa.shards", "optimizer.name", "data.standardize", "task.hidden"} <= set(trained["left_out"])
         used, before = system.settings, weights(system)
     with opened(bare) as again:
         assert again.settings == used
@@ -80,7 +86,7 @@ def test_a_configuration_with_an_optimizer_trains_as_it_always_did(bare, tmp_pat
         "task": {"name": "mlp"},
     }
     with opened(said) as one, opened({**whole, "storage_url": str(tmp_path / "other")}) as other:
-        assert one.train()["chosen"] == []
+        one.train()
         other.train()
         assert weights(one) == weights(other)
 
@@ -100,10 +106,7 @@ def test_a_handful_of_rows_per_shard_is_refused_before_anything_is_stored(bare, 
 
 
 def test_what_an_attempt_chose_that_read_nothing_in_is_chosen_again(bare, tmp_path):
-    small = support.table(40)
-    pq.write_table(
-        support.replaced(small, "x0", pa.array([float("nan")] * 40, pa.float32())), tmp_path / "train.parquet"
-    )
+    broken(tmp_path)
     with opened(bare) as system, pytest.raises(DataError):
         system.train()
     support.make_table(tmp_path / "train.parquet", 6_000)
@@ -166,7 +169,7 @@ def test_people_are_counted_not_their_rows(tmp_path):
 def test_bytes_in_lists_are_pixels(tmp_path):
     rng = np.random.default_rng(0)
     pixels = pa.FixedSizeListArray.from_arrays(pa.array(rng.integers(0, 256, 400, dtype=np.uint8)), 4)
-    columns = {"id": range(100), "label": [n % 2 for n in range(100)], "picture": pixels, "x": [0.5] * 100}
+    columns = {"id": range(100), "label": [n % 2 for n in range(100)], "picture": pixels}
     pq.write_table(pa.table(columns), tmp_path / "train.parquet")
     raw = {"data": {"train": str(tmp_path / "train.parquet")}, "storage_url": str(tmp_path / "storage")}
     with opened(raw) as system:
@@ -196,3 +199,137 @@ def test_tables_of_an_older_release_are_brought_up_to_date_first(bare, tmp_path)
         assert again.train()["already_trained"]
         assert again.settings == used
         assert again.status()["version"] == 1
+
+
+def broken(folder, rows=40):
+    """Write a table that no training takes in."""
+    made = support.table(rows)
+    pq.write_table(
+        support.replaced(made, "x0", pa.array([float("nan")] * rows, pa.float32())), folder / "train.parquet"
+    )
+
+
+def test_who_looked_between_a_failed_attempt_and_the_next_sees_what_that_one_trained(bare, tmp_path):
+    broken(tmp_path)
+    with opened(bare) as failed, opened(bare) as looked:
+        with pytest.raises(DataError):
+            failed.train()
+        with suppress(HybridMUError):
+            looked.forget(ids=[0])
+        support.make_table(tmp_path / "train.parquet", 6_000)
+        with opened(bare) as system:
+            assert system.train()["shards"] == 2
+        for each in (failed, looked):
+            assert each.settings.sisa.shards == 2
+            assert each.forget(ids=[0, 2, 5, 7], wait=True)["state"] == "SERVED"
+
+
+def test_a_training_that_was_overtaken_leaves_no_rows(bare, tmp_path):
+    """Two first trainings at once, over a table that grew in between."""
+    with opened(bare) as slow:
+        session = slow.session
+        slow._part(TrainingRuns)._claim_storage()
+        site = session.site
+        support.make_table(tmp_path / "train.parquet", 6_000)
+        with opened(bare) as fast:
+            fast._part(TrainingRuns)._claim_storage()  # and ends there
+            with pytest.raises(StorageMismatchError, match="shards"):
+                ingest(site.lake, session.guard, Recorder(site.lake, session.database).begin)
+            assert not fast.session.lake.exists
+            assert fast.train()["shards"] == 2
+
+
+def test_an_optimizer_is_inherited_whole_or_not_at_all(bare, tmp_path):
+    keys = {"keys": {"folder": str(tmp_path / "keys")}}
+    first = {**bare, **keys, "optimizer": {"name": "sgd", "lr": 0.05, "momentum": 0.9}, "sisa": {"shards": 2}}
+    second = {**bare, **keys, "storage_url": str(tmp_path / "second"), "optimizer": {"name": "adamw"}}
+    third = {**bare, **keys, "storage_url": str(tmp_path / "third"), "optimizer": {"name": "sgd"}}
+    with opened(first) as system:
+        system.train()
+        system.reshard(Settings.parse(second))
+        assert [model.get("undelivered", 0) for model in system.models()] == [0, 0]
+    with opened(second) as system:
+        found = system.settings.optimizer
+        assert (found.name, found.lr, found.momentum) == ("adamw", 0.004, 0.0)
+        assert system.settings.sisa.shards == 2
+        assert system.verify()["bitwise_equal"]
+        system.reshard(Settings.parse(third))
+    with opened(third) as system:
+        found = system.settings.optimizer
+        assert (found.name, found.lr, found.weight_decay) == ("sgd", 0.1, 0.0)
+
+
+def test_more_groups_than_trained_sub_models_are_refused_before_anything_is_linked(bare, tmp_path):
+    keys = {"keys": {"folder": str(tmp_path / "keys")}}
+    with opened({**bare, **keys}) as system:
+        system.train()
+        with opened({**bare, **keys, "serving": {"groups": 3}}) as other, pytest.raises(ConfigError, match="groups"):
+            other.status()
+        second = {**bare, **keys, "serving": {"groups": 2}, "storage_url": str(tmp_path / "second")}
+        with pytest.raises(ConfigError, match="groups"):
+            system.reshard(Settings.parse(second))
+        assert len(system.models()) == 1
+
+
+def test_groups_of_sub_models_are_of_what_was_trained(bare):
+    raw = {**bare, "serving": {"groups": 12}}
+    with opened(raw) as system:
+        assert system.train()["shards"] == 12
+    held = [SubModelGroup(Settings.parse(raw), group, f"g{group}") for group in range(12)]
+    try:
+        assert sorted(shard for group in held for shard in group.shards) == list(range(12))
+    finally:
+        for group in held:
+            group.close()
+
+
+def test_a_certificate_is_replayed_by_the_same_configuration(bare):
+    with opened({**bare, "policy": {"retention_seconds": 0}}) as system:
+        system.train()
+        system.forget(ids=[7], wait=True)
+        system.run(until_idle=True)
+    (path,) = Path(bare["storage_url"]).glob("certificates/*.json")
+    assert replay(Settings.parse(bare), json.loads(path.read_text())).verdict is Verdict.CONFIRMED
+
+
+@pytest.mark.parametrize("data", [{"group": "nope"}, {"features": ["x0", "nope"]}])
+def test_a_column_that_is_not_there_is_named(bare, data):
+    raw = {**bare, "data": {**bare["data"], **data}}
+    with opened(raw) as system, pytest.raises(DataError, match=r"not in the table|is missing"):
+        system.train()
+
+
+def test_a_ledger_out_of_reach_is_told_as_that(bare, monkeypatch):
+    with opened(bare) as system:
+        system.train()
+
+    def unreachable(url):
+        raise DatabaseError("the database can't be reached")
+
+    monkeypatch.setattr("hybridmu.system.session.has_tables", unreachable)
+    with opened(bare) as system, pytest.raises(DatabaseError, match="reached"):
+        system.status()
+
+
+def test_a_policy_that_needs_sgd_gets_it(bare):
+    with opened({**bare, "policy": {"strategy": "dpus-newton", "calibrate": False}}) as system:
+        assert system.train()["settings"]["optimizer"] == "sgd"
+
+
+def test_a_decommissioned_system_says_so_whatever_became_of_its_table(bare, tmp_path):
+    with opened(bare) as system:
+        system.train()
+    with opened(bare) as system:
+        system.decommission(reason="over")
+    (tmp_path / "train.parquet").unlink()
+    with opened(bare) as system, pytest.raises(StateError, match="decommissioned"):
+        system.train()
+
+
+def test_suggestions_begin_with_the_systems_own_way(bare):
+    with opened({**bare, "optimizer": {"lr": 0.05}, "sisa": {"shards": 3, "slices": 2}}) as system:
+        system.train()
+    with opened({**bare, "sisa": {"shards": 3}}) as system:
+        found = system.suggest(seconds=0.01)
+        assert [offer["name"] for offer in found["offers"]] == ["S3-R2"]
+        assert any(name.endswith("-adamw") for name in found["untried"])

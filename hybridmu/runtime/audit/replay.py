@@ -83,9 +83,10 @@ def replay(settings: Settings, document: Mapping[str, Any], processes: int = 2) 
     Raises:
         RequestError: It is of another system.
     """
+    database = Database.open(settings.database)
+    settings = database.identity.complete(settings)
     site = Site(settings)
     site.configure_torch()
-    database = Database.open(settings.database)
     ledger, registry, certificates = database.ledger, database.registry, Certificates(site.storage)
     database.identity.bind(settings.identity(), create=False)
     site.lake.compare_with(database.seals.known)

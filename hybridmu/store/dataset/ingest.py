@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pyarrow as pa
 
-from hybridmu.config import DataSettings, Settings
+from hybridmu.config import DataSettings
 from hybridmu.core.kernel.table_encoder import Encoder, infer_classes, label_set
 from hybridmu.core.kernel.training import slice_epochs
 from hybridmu.core.targets import TargetEncoder
@@ -88,14 +88,19 @@ def ingest(
         if check is not None:
             check(encoder, first)
     share = data.first_test_fraction
-    rows, seals = write_first(lake, [(split, reader.read(table)) for split, table in fitted], share)
+    sources = [(split, reader.read(table)) for split, table in fitted]
+    rows, seals = write_first(lake, sources, share, least=lake.settings.sisa.min_rows)
     generation = first_generation(lake, rows, reader.skipped, id_type, group_type)
     salt = secrets.token_bytes(32)
     return found(lake, Manifest(encoder.to_json(), inferred, salt, (generation,), None, share), seals, record)
 
 
 def write_first(
-    lake: Lake, sources: Sequence[tuple[Split, Iterable[Batch]]], test_fraction: float, beat: Beat = lambda: None
+    lake: Lake,
+    sources: Sequence[tuple[Split, Iterable[Batch]]],
+    test_fraction: float,
+    beat: Beat = lambda: None,
+    least: int = 0,
 ) -> tuple[dict[str, tuple[tuple[int, ...], ...]], dict[str, str]]:
     """Write the files of the first generation; no manifest names them yet.
 
@@ -104,31 +109,32 @@ def write_first(
         sources: The training table, and perhaps others.
         test_fraction: Share of the people of the training table that are held out as the test table.
         beat: Called again and again meanwhile.
+        least: Training rows that a shard has at least, in the mean.
 
     Returns:
         (split → rows per shard and slice; name → seal of every file).
 
     Raises:
-        DataError: An id occurs twice in one table.
+        DataError: An id occurs twice in one table, or there are too few rows for so many shards.
     """
     with lake.storage.staging() as folder:
         draft = Draft(lake, folder, 0, 1, lake.settings.sisa.slices, test_fraction, beat)
         for number, (split, rows) in enumerate(sources):
             draft.add(split, rows, number)
         counts = draft.finish()
-        _refuse_small_shards(lake.settings, [sum(shard) for shard in counts["train"]])
+        _refuse_small_shards([sum(shard) for shard in counts["train"]], least)
         lake.storage.delete_folder("lake")  # what an interrupted first read left
         draft.publish()
     return counts, draft.seals
 
 
-def _refuse_small_shards(settings: Settings, rows: Sequence[int]) -> None:
+def _refuse_small_shards(rows: Sequence[int], least: int) -> None:
     """Refuse a partition whose sub-models would learn from a handful of rows.
 
     Raises:
         DataError: Shards have too few rows in the mean; a few people in too many slices are warned about instead.
     """
-    least, all_rows = settings.sisa.min_rows, sum(rows)
+    all_rows = sum(rows)
     if all_rows >= least * len(rows):
         return
     fitting = all_rows // least
@@ -136,7 +142,11 @@ def _refuse_small_shards(settings: Settings, rows: Sequence[int]) -> None:
         f"{len(rows)} shard(s) of {all_rows // len(rows)} training rows each learn next to nothing",
         expected=f"at least {least} rows per shard in the mean (sisa.min_rows)",
         got=f"{all_rows} training rows, and sisa.shards: {len(rows)}",
-        remedy=("leave sisa.shards out, or set it to at most " + str(fitting) if fitting else "bring more rows")
+        remedy=(
+            f"set sisa.shards (and serving.groups) to at most {fitting}"
+            if fitting
+            else "bring more rows, or hold out fewer (data.test_fraction, data.validation_fraction)"
+        )
         + "; nothing was stored",
     )
 

@@ -21,10 +21,16 @@ class Recorder:
 
     def __init__(self, lake: Lake, database: Database) -> None:
         self._lake, self._seals, self._journal = lake, database.seals, database.journal(lake.storage)
+        self._identity = database.identity
         lake.compare_with(self._seals.known)
 
     def begin(self, seals: Mapping[str, str]) -> None:
-        """Record the files of a new lake, before its manifest names them."""
+        """Record the files of a new lake, before its manifest names them.
+
+        Raises:
+            StorageMismatchError: Another first training has claimed the ledger meanwhile.
+        """
+        self._identity.bind(self._lake.settings.identity(), create=False)
         self._seals.begin(seals)
         self._journal.keep_seals()
 

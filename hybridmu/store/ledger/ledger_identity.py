@@ -56,10 +56,33 @@ class Identity:
     def complete(self, settings: Settings) -> Settings:
         """Return a configuration that says what it left out, as this ledger's system was trained.
 
+        Another optimizer than the ledger's is not completed with parts of that one: it is a mismatch.
+
         Args:
             settings: The configuration.
+
+        Raises:
+            ConfigError: There are more serving groups than sub-models.
         """
-        return completed(settings, self.stored() or {})
+        known = self.stored()
+        if known is None:
+            return settings
+        said = settings.optimizer
+        if "name" in said.model_fields_set and said.name != known["optimizer"].get("name"):
+            known = {**known, "optimizer": {}}
+        found = completed(settings, known)
+        found.refuse_too_many_groups()
+        return found
+
+    def refuse_taken(self) -> None:
+        """Check that a storage without rows may take this ledger.
+
+        Raises:
+            StateError: The system was decommissioned, or the ledger has versions of another storage.
+        """
+        with self._read.begin() as connection:
+            _refuse_decommissioned(connection)
+            _refuse_trained(connection)
 
     def claimed(self) -> str | None:
         """Return the random name of the system that this ledger belongs to; None when nobody claimed it."""
@@ -85,12 +108,7 @@ def _claim(connection: Connection, identity: dict[str, Any], *, create: bool, re
         StateError: Nothing was trained here and `create` is false, the system was decommissioned, or the ledger was
             trained with another storage.
     """
-    if over := connection.scalar(sa.select(t.meta.c.value).where(t.meta.c.key == DECOMMISSIONED)):
-        raise StateError(
-            "this system was decommissioned",
-            got=json.loads(over)["reason"],
-            remedy="train a new one with another storage_url and database",
-        )
+    _refuse_decommissioned(connection)
     stored = _stored(connection)
     if stored is not None and replace:
         _refuse_trained(connection)
@@ -131,6 +149,15 @@ def decommissioned(connection: Connection) -> dict[str, Any] | None:
     raw = connection.scalar(sa.select(t.meta.c.value).where(t.meta.c.key == DECOMMISSIONED))
     found: dict[str, Any] | None = json.loads(raw) if raw else None
     return found
+
+
+def _refuse_decommissioned(connection: Connection) -> None:
+    if over := connection.scalar(sa.select(t.meta.c.value).where(t.meta.c.key == DECOMMISSIONED)):
+        raise StateError(
+            "this system was decommissioned",
+            got=json.loads(over)["reason"],
+            remedy="train a new one with another storage_url and database",
+        )
 
 
 def _refuse_trained(connection: Connection) -> None:
