@@ -3,7 +3,7 @@
     python benchmarks/run_study.py run --grid headline --out docs/study/headline.csv  # goes on where it was interrupted
     python benchmarks/run_study.py audits --out docs/study/audits.csv    # shadow models: KLoM, U-LiRA, ToW
     python benchmarks/run_study.py batches --out docs/study/batches.csv  # plain and extrapolated SGD at large B
-    python benchmarks/run_study.py tables                                # of README.md and docs/
+    python benchmarks/run_study.py tables                                # of docs/
     python benchmarks/run_study.py plots                                 # docs/study/*.svg; --figure NAME for one
 
 `run` prints how long it will take, then measures what the file lacks. Systems are kept in `--folder` and shared by all
@@ -56,7 +56,7 @@ def main() -> None:
     large.add_argument("--folder", type=Path, default=Path.home() / "hybridmu-runs" / "study")
     large.add_argument("--setups", default=",".join(batches.BATCHES), help="as dataset/model, comma-separated")
     large.add_argument("--seeds", type=int, default=5, help="after the one that chooses the rates")
-    commands.add_parser("tables", help="write the tables of README.md and docs/")
+    commands.add_parser("tables", help="write the tables of docs/")
     drawn = commands.add_parser("plots", help="draw the figures")
     drawn.add_argument("--figure", choices=sorted(plots.FIGURES))
     given = parser.parse_args()

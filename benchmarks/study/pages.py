@@ -13,7 +13,7 @@ from benchmarks.study import benchmarks, command_line, encoding, scaletables, st
 from benchmarks.suite import records
 
 # Relative to the project's root.
-PAGES = ("README.md", "docs/quality.md", "docs/results.md", "docs/scale.md", "docs/serving.md")
+PAGES = ("docs/benchmarks.md", "docs/quality.md", "docs/results.md", "docs/scale.md", "docs/serving.md")
 TABLES: dict[str, Callable[[Path, str], str]] = {
     **study_tables.TABLES,
     **scaletables.TABLES,

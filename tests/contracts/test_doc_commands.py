@@ -145,7 +145,7 @@ def test_every_command_of_a_page_works_in_order(page: str, before: str, words: t
 
 @pytest.mark.slow
 def test_what_a_privacy_officer_needs_works_in_order(tmp_path: Path) -> None:
-    script = _commands("README.md", "requests cancel")
+    script = _commands("docs/privacy-officer.md", "requests cancel")
     for said, filled in {
         "cancel ID": "cancel $(request 1)",
         "--request ID": "--request $(request 0)",
