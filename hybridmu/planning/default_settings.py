@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-# Sub-models of fewer rows cost a point of accuracy and more; more shards than this make every answer dearer, and are
-# for those who have measured that they pay.
-_ROWS_PER_SHARD = 2_500
+# Sub-models of fewer rows, or of fewer rows of each class, cost a point of accuracy and more; more shards than this
+# make every answer dearer, and are for those who have measured that they pay.
+_ROWS_PER_SHARD, _ROWS_PER_CLASS = 2_500, 250
 _MOST_SHARDS = 8
 # They cost AdamW no accuracy, and spare a third of a deletion's work; more spare hardly more.
 _SLICES = 4
@@ -25,9 +25,12 @@ _SCHEDULES: tuple[tuple[float, int, int, int], ...] = (
     (20_000, 20, 20, 64),
     (math.inf, 10, 10, 128),
 )
-# Hidden layers for fewer rows than these, and for more where classes and where numbers are learned.
+# So many classes are not sooner learned by heart: twice the epochs, where large shards have few.
+_MANY_CLASSES, _LARGE = 10, 3_000
+# Hidden layers for fewer rows than these, and for more: where numbers are learned, or classes of lists (pictures and
+# signals, which are wide) or of tables.
 _FEW_ROWS = 1_000
-_FEW, _CLASSES, _NUMBERS = (128,), (256,), (128, 128)
+_FEW, _NUMBERS, _LISTS, _TABLES = (128,), (128, 128), (256,), (256, 128)
 # Tasks of ours with layers of any width.
 _LAYERED = frozenset({"mlp"})
 OPTIMIZER = "adamw"
@@ -47,17 +50,19 @@ class TableFacts:
     Attributes:
         rows: Training rows, without those that are held out.
         owners: To whom they belong: values of the group column, and rows without one; the rows where there is none.
-        numbers: Whether numbers are learned instead of classes.
+        classes: How many classes are learned; 0: numbers.
         own: Whether the model is one of ours; the user's own gets its columns as they are.
         features: Feature columns.
-        pixels: Those among them that are lists of bytes.
+        lists: Those among them that are lists.
+        pixels: Those among these that are lists of bytes.
     """
 
     rows: int
     owners: int
-    numbers: bool = False
+    classes: int = 2
     own: bool = True
     features: tuple[str, ...] = ()
+    lists: tuple[str, ...] = ()
     pixels: tuple[str, ...] = ()
 
 
@@ -81,11 +86,11 @@ def default_settings(
     """
     sisa, task = said.get("sisa", {}), said.get("task", {})
     room = _cells(facts.owners)
-    shards = sisa.get("shards") or max(groups, min(facts.rows // _ROWS_PER_SHARD, _MOST_SHARDS, room), 1)
+    least = max(_ROWS_PER_SHARD, _ROWS_PER_CLASS * facts.classes)
+    shards = sisa.get("shards") or max(groups, min(facts.rows // least, _MOST_SHARDS, room), 1)
     slices = sisa.get("slices") or max(1, min(_SLICES, room // shards))
     rows = max(1, facts.rows // shards)
-    chosen = {"shards": shards, "slices": slices, **_schedule(rows, numbers=facts.numbers)}
-    hidden = _FEW if rows <= _FEW_ROWS else _NUMBERS if facts.numbers else _CLASSES
+    chosen = {"shards": shards, "slices": slices, **_schedule(rows, facts.classes)}
     # Of bytes the range is known; a deviation fitted on a pixel that is nearly always black would blow the others up.
     # But one factor for all columns of a table with others too is not ours to choose: they are standardised.
     pictures = facts.own and facts.pixels and set(facts.pixels) == set(facts.features)
@@ -93,7 +98,7 @@ def default_settings(
     scaled = bool(scale) and set(facts.features) <= scale.keys()
     return {
         "data": {"standardize": facts.own and not scaled, "scale": scale, **said.get("data", {})},
-        "task": {**({"hidden": list(hidden)} if task.get("name") in _LAYERED else {}), **task},
+        "task": {**({"hidden": list(_hidden(rows, facts))} if task.get("name") in _LAYERED else {}), **task},
         "sisa": {**chosen, **sisa},
         "optimizer": dict(_RECIPE),
     }
@@ -123,7 +128,17 @@ def _cells(owners: int) -> int:
     return max(1, cells)
 
 
-def _schedule(rows: int, *, numbers: bool) -> dict[str, int]:
+def _schedule(rows: int, classes: int) -> dict[str, int]:
     """Return epochs and batch size for a shard of so many rows."""
     _, for_classes, for_numbers, batch_size = next(found for found in _SCHEDULES if rows <= found[0])
-    return {"epochs": for_numbers if numbers else for_classes, "batch_size": batch_size}
+    times = 2 if classes > _MANY_CLASSES and rows > _LARGE else 1
+    return {"epochs": times * for_classes if classes else for_numbers, "batch_size": batch_size}
+
+
+def _hidden(rows: int, facts: TableFacts) -> tuple[int, ...]:
+    """Return the widths of the hidden layers for a shard of so many rows."""
+    if rows <= _FEW_ROWS:
+        return _FEW
+    if not facts.classes:
+        return _NUMBERS
+    return _LISTS if facts.lists else _TABLES

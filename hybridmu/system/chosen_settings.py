@@ -7,8 +7,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from hybridmu.config import Settings, completed
+from hybridmu.config import DataSettings, Settings, completed
 from hybridmu.config.left_out import OPEN
+from hybridmu.core.kernel.table_encoder import label_set
 from hybridmu.core.strategies import unavailable
 from hybridmu.core.tasks.registry import is_own
 from hybridmu.planning.default_settings import OPTIMIZER, TableFacts, default_settings, recipe
@@ -71,7 +72,7 @@ def said_of(settings: Settings) -> dict[str, dict[str, Any]]:
 
 
 def facts_of(settings: Settings) -> TableFacts:
-    """Return what is known of the training table; its group column is read, and nothing else of Parquet.
+    """Return what is known of the training table; its group and its label are read, and nothing else of Parquet.
 
     Raises:
         ConfigError: The configuration contradicts itself.
@@ -83,13 +84,15 @@ def facts_of(settings: Settings) -> TableFacts:
     owners = table.rows if data.group is None else _owners(table, data.group)
     kept = (1 - data.first_test_fraction) * (1 - data.validation_fraction)
     features = features_of(data, table)
+    lists = tuple(name for name in features if _is_list(table.type_of(name)))
     return TableFacts(
         int(table.rows * kept),
         max(1, int(owners * kept)),
-        data.target is not None,
+        0 if data.target is not None else _classes(data, table),
         is_own(settings.task.name),
         features,
-        tuple(name for name in features if _holds_bytes(table.type_of(name))),
+        lists,
+        tuple(name for name in lists if pa.types.is_uint8(table.type_of(name).value_type)),
     )
 
 
@@ -106,6 +109,15 @@ def _owners(table: SourceTable, group: str) -> int:
     return len(seen) + alone
 
 
-def _holds_bytes(type_: pa.DataType) -> bool:
-    is_list = pa.types.is_list(type_) or pa.types.is_fixed_size_list(type_) or pa.types.is_large_list(type_)
-    return bool(is_list and pa.types.is_uint8(type_.value_type))
+def _classes(data: DataSettings, table: SourceTable) -> int:
+    """Return how many classes there are: declared ones, or those of the table."""
+    if data.classes is not None:
+        return len(data.classes)
+    seen: set[int | str] = set()
+    for batch in table.batches([data.label]):
+        seen |= label_set(batch.column(0), data.label)
+    return max(1, len(seen))
+
+
+def _is_list(type_: pa.DataType) -> bool:
+    return bool(pa.types.is_list(type_) or pa.types.is_fixed_size_list(type_) or pa.types.is_large_list(type_))

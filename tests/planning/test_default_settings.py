@@ -15,15 +15,15 @@ def facts(rows, owners=None, **more):
     return TableFacts(rows, rows if owners is None else owners, **more)
 
 
-@given(rows=st.integers(0, 10**9), people=st.integers(1, 10**7), numbers=st.booleans(), own=st.booleans())
-def test_they_are_a_valid_configuration_of_shards_with_rows(rows, people, numbers, own):
-    found = default_settings(facts(rows, people, numbers=numbers, own=own), MLP)
+@given(rows=st.integers(0, 10**9), people=st.integers(1, 10**7), classes=st.integers(0, 999), own=st.booleans())
+def test_they_are_a_valid_configuration_of_shards_with_rows(rows, people, classes, own):
+    found = default_settings(facts(rows, people, classes=classes, own=own), MLP)
     raw = {"data": {"train": "t"}, "storage_url": "/tmp/x"}
     settings = Settings.parse({**raw, **{name: {**raw.get(name, {}), **keys} for name, keys in found.items()}})
     assert completed(Settings.parse(raw), found).identity() == settings.identity()
     sisa = settings.sisa
     assert 1 <= sisa.shards <= 8
-    assert sisa.shards == 1 or rows // sisa.shards >= 2_500
+    assert sisa.shards == 1 or rows // sisa.shards >= max(2_500, 250 * classes)
     assert sisa.shards * sisa.slices <= max(people, 1)
     assert sum(slice_epochs(sisa.epochs, sisa.slices)) >= sisa.slices
 
@@ -40,6 +40,24 @@ def test_small_tables_take_many_small_steps_and_large_ones_few_epochs():
     assert [one["shards"] for one in found] == [1, 1, 1, 8, 8]
     assert [one["batch_size"] for one in found] == sorted(one["batch_size"] for one in found)
     assert [one["epochs"] for one in found] == sorted((one["epochs"] for one in found), reverse=True)
+
+
+def test_many_classes_need_more_rows_of_a_shard_and_more_epochs():
+    few, many = (default_settings(facts(16_000, classes=classes), MLP)["sisa"] for classes in (3, 26))
+    assert (few["shards"], many["shards"]) == (6, 2)
+    assert (
+        many["epochs"]
+        == 2 * default_settings(facts(8_000, classes=3), {**MLP, "sisa": {"shards": 1}})["sisa"]["epochs"]
+    )
+
+
+def test_the_network_suits_what_is_learned():
+    def hidden(rows, **known):
+        return default_settings(facts(rows, **known), MLP)["task"]["hidden"]
+
+    assert hidden(500) == hidden(500, classes=0) == [128]
+    assert hidden(2_000, classes=0) == [128, 128]
+    assert (hidden(2_000), hidden(2_000, lists=("signal",))) == ([256, 128], [256])
 
 
 def test_what_is_said_stays_and_the_rest_goes_with_it():
@@ -67,7 +85,7 @@ def test_only_layers_that_a_task_has_get_a_width(name):
 
 
 def test_bytes_are_scaled_and_nothing_of_the_users_own_is_touched():
-    picture = {"features": ("picture",), "pixels": ("picture",)}
+    picture = {"features": ("picture",), "lists": ("picture",), "pixels": ("picture",)}
     assert default_settings(facts(100, **picture), MLP)["data"] == {"standardize": False, "scale": {"picture": 1 / 255}}
     theirs = default_settings(facts(100, **picture, own=False), MLP)["data"]
     assert theirs == {"standardize": False, "scale": {}}
