@@ -246,8 +246,11 @@ class Coordinator:
                 self._purger.begin(token, self._occupied.at_work())
 
     def _calibrate(self, token: int, idle: bool) -> None:
-        """Delete canaries again where they were revoked, when nothing at all is more urgent."""
-        at_work = self._rounds.rounds or self._dispatcher.busy or self._purger.busy
+        """Delete canaries again where they were revoked, when nothing at all is more urgent.
+
+        Nor while the quality of a version is measured: `train` ends with it, and would wait for both.
+        """
+        at_work = self._rounds.rounds or self._dispatcher.busy or self._purger.busy or self._evaluator.at_work
         if idle and not at_work:
             with self._errands.apart("calibration"):
                 self._calibrator.again(token, self._occupied.busy(), self._repairs.spare_seconds)

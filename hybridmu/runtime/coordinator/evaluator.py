@@ -86,6 +86,8 @@ class Evaluator:
         assert job is not None
         if isinstance(result, EvaluationOutcome):
             self._evaluations.record(token, result.quality)
+            if self._evaluations.lacking() is None:  # said at once: `train` ends here, before anything else begins
+                self._settled = self._registry.served()
             return
         assert isinstance(result, ShardFailure)
         tried = self._attempts[job.version] = self._attempts.get(job.version, 0) + 1

@@ -167,3 +167,14 @@ def test_a_shard_that_lost_its_rows_has_no_figure_and_the_others_do(folder):
         done = system.forget(ids=mine, wait=True)
         shards = [sub["shard"] for sub in done["quality"]["after"]["test"]["sub_models"]]
         assert shards == [0, 2]
+
+
+def test_training_ends_with_the_quality_and_leaves_the_calibration_to_the_coordinator(folder):
+    policy = {"calibrate": True, "light_seconds": 0.0, "time_ratio": 1e-9}
+    with open_(folder, policy=policy) as system:
+        trained = system.train()
+        assert trained["quality"]["version"] == 1
+        assert trained["calibration"]["state"] == "waiting"
+        assert not system.measurements.curves()
+        system.run(until_idle=True)
+        assert system.measurements.curves()
