@@ -135,7 +135,7 @@ def _trained(folder: Path, kind: str, width: int, rows: int) -> Settings:
     data |= {"hash_buckets": dict.fromkeys(names, _BUCKETS)} if declared == "hash" else {}
     settings = Settings.parse({
         "data": data,
-        "sisa": {"shards": 1, "slices": 1, "epochs": 1, "batch_size": _LEAST_ROWS},
+        "sisa": {"shards": 1, "slices": 1, "epochs": 1, "batch_size": _LEAST_ROWS, "min_rows": 0},
         "task": {"name": "linear"},
         "optimizer": {"name": "sgd", "lr": 1e-6},
         "policy": {"calibrate": False},

@@ -7,10 +7,10 @@ declared and words of our own may be the same as an id, and tell of no row (`sto
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
@@ -20,6 +20,7 @@ from hybridmu.errors import PurgeError
 from hybridmu.faults import reach
 from hybridmu.store.ledger import tables as t
 from hybridmu.store.ledger.engine.transactions import reader
+from hybridmu.store.ledger.engine.unlocked_reading import UnlockedFile
 from hybridmu.store.ledger.purge.free_text import LIBRARIES, is_declared, is_ours, redact
 
 # How long others are waited for; it must end well before the coordinator's lease does.
@@ -87,7 +88,7 @@ def _clean_file(engine: Engine, wanted: _Wanted, beat: Beat) -> dict[str, int]:
             if busy:
                 raise PurgeError("a reader keeps the database's log in use", remedy=_AGAIN)
             reach("compact.done")
-            size, held = _search_files([path, Path(f"{path}-wal"), Path(f"{path}-journal")], wanted.all, beat)
+            size, held = _search_files(path, wanted.all, beat)
             if not held:
                 return {"bytes": size}
         _look_in_file(driver, wanted, beat)
@@ -154,16 +155,18 @@ def _bytes(values: Collection[Any]) -> bytes:
     )
 
 
-def _search_files(files: Collection[Path], needles: Needles, beat: Beat) -> tuple[int, set[str]]:
+def _search_files(path: Path, needles: Needles, beat: Beat) -> tuple[int, set[str]]:
+    """Search an SQLite file and its logs."""  # noqa: DOC201 - helper of `clean`
     size, held = 0, set()
-    for file in files:
-        if not file.exists():
-            continue
-        with file.open("rb") as stream:
+    with ExitStack() as stack:
+        logs = [log for log in (Path(f"{path}-wal"), Path(f"{path}-journal")) if log.exists()]
+        streams: list[UnlockedFile | BinaryIO] = [UnlockedFile(path)]
+        streams += [stack.enter_context(log.open("rb")) for log in logs]  # SQLite takes no locks on these
+        for stream in streams:
             for found in needles.in_stream(stream.read):
                 beat()
                 if found:
-                    held.add(file.name)
+                    held.add(path.name)
             size += stream.tell()
     return size, held
 
