@@ -97,10 +97,11 @@ class Session:
             pass  # tables of another release: the verbs tell it, and `train` brings them up to date
 
     def _use(self, settings: Settings) -> None:
-        """Take settings, and forget what was made with others."""
-        if settings == self._settings and left_out(settings) == left_out(self._settings):
+        """Take settings, and forget what was made with other values."""
+        same, self._settings = settings == self._settings, settings
+        if same:
             return
-        self._settings = settings
+        self.close()
         for name in ("lake", "site", "coordination"):
             self.__dict__.pop(name, None)
 

@@ -344,7 +344,7 @@ def test_the_committed_figures_are_drawn_from_the_committed_files(name):
     told = f"run `python benchmarks/run_study.py plots --figure {name}`"
     assert committed.shapes == drawn.shapes, told
     np.testing.assert_allclose(committed.numbers, drawn.numbers, rtol=0, atol=0.01, err_msg=told)
-    assert f"](study/{name}.svg)" in (docs / "results.md").read_text()
+    assert f"](study/{name}.svg)" in "".join((docs / page).read_text() for page in ("results.md", "quality.md"))
 
 
 def test_no_figure_is_left_that_nothing_draws():

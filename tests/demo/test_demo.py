@@ -269,12 +269,12 @@ def test_report_shows_purge_certificates_and_times(story: dict[str, Any], tmp_pa
         assert html.count(entry["name"]) >= 3  # deletions, certificates, plot
 
 
-def test_readme_shows_what_the_demo_prints(story: dict[str, Any], tmp_path: Path) -> None:
+def test_its_page_shows_what_the_demo_prints(story: dict[str, Any], tmp_path: Path) -> None:
     console = quiet()
     show(console, story, tmp_path)
     printed = console.file.getvalue()  # type: ignore[attr-defined]
-    readme = (PROJECT / "README.md").read_text()
-    excerpt = readme[readme.index("$ make demo") :].split("```")[0]
+    page = (PROJECT / "docs" / "demo.md").read_text()
+    excerpt = page[page.index("$ make demo") :].split("```")[0]
     heads = [line for line in printed.splitlines() if line.startswith("┃")]
     words = [word.strip() for line in heads for word in line.strip("┃").split("┃")]
     assert len(words) == 17

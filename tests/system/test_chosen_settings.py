@@ -17,6 +17,7 @@ from hybridmu.runtime.audit.replay import Verdict, replay
 from hybridmu.serving.replica import Replica
 from hybridmu.serving.submodel_group import SubModelGroup
 from hybridmu.store.dataset.ingest import ingest
+from hybridmu.store.ledger.engine.opening import connect
 from hybridmu.store.ledger.file_recorder import Recorder
 from hybridmu.system.chosen_settings import facts_of
 from hybridmu.system.training_runs import TrainingRuns
@@ -333,3 +334,13 @@ def test_suggestions_begin_with_the_systems_own_way(bare):
         found = system.suggest(seconds=0.01)
         assert [offer["name"] for offer in found["offers"]] == ["S3-R2"]
         assert any(name.endswith("-adamw") for name in found["untried"])
+
+
+def test_a_coordinator_that_began_before_the_ledger_was_claimed_goes_on(bare):
+    """What is left out is the same as before, so nothing that works with it is dropped."""
+    with opened({**bare, "optimizer": {"lr": 0.05}, "sisa": {"shards": 2}}) as system:
+        connect(system.settings.database, create=True).dispose()
+        driver = system.session.coordination.acquire()
+        driver.begin_training()
+        assert system.settings.optimizer.name == "sgd"
+        assert system.session.coordination.driver is driver

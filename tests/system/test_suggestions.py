@@ -65,7 +65,7 @@ def test_the_page_names_every_way(result):
 def test_a_sample_holds_all_rows_of_a_person_or_none(raw, tmp_path, monkeypatch):
     kept = []
 
-    def look(settings, candidate, tables, share):
+    def look(settings, facts, candidate, tables, share):
         kept.append(pq.read_table(tables["train"]))
         raise InterruptedError
 
