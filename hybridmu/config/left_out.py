@@ -55,7 +55,7 @@ def completed(settings: Settings, values: Mapping[str, Any]) -> Settings:
     sections = {}
     for name, keys in left_out(settings).items():
         known = values.get(name, {})
-        if known.get("name", settings.task.name) != settings.task.name and name == "task":
+        if name == "task" and known.get("name", settings.task.name) != settings.task.name:
             continue  # options of another one
         said = {key: known[key] for key in keys if key in known}
         if said:

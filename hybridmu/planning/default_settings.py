@@ -1,6 +1,6 @@
 """Settings of a training that suit the rows of a table, for what a configuration leaves out. Pure.
 
-The numbers are those that won over a suite of tables (docs/log.md, docs/results.md).
+The numbers are those that won over a suite of tables (docs/log.md, docs/quality.md).
 """
 
 from __future__ import annotations

@@ -7,13 +7,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from hybridmu.config import DataSettings, Settings, completed
+from hybridmu.config import Settings, completed
 from hybridmu.config.left_out import OPEN
-from hybridmu.core.kernel.table_encoder import label_set
+from hybridmu.core.kernel.column_types import kind_of
 from hybridmu.core.strategies import unavailable
 from hybridmu.core.tasks.registry import is_own
 from hybridmu.planning.default_settings import OPTIMIZER, TableFacts, default_settings, recipe
-from hybridmu.store.dataset.declarations import as_declared, check_declarations, features_of
+from hybridmu.store.dataset.declarations import as_declared, check_declarations, features_of, labels_in
 from hybridmu.store.dataset.source_table import SourceTable, open_table
 
 _MOST_COUNTED = 100_000  # owners; far more than all slices of a new system need
@@ -84,11 +84,11 @@ def facts_of(settings: Settings) -> TableFacts:
     owners = table.rows if data.group is None else _owners(table, data.group)
     kept = (1 - data.first_test_fraction) * (1 - data.validation_fraction)
     features = features_of(data, table)
-    lists = tuple(name for name in features if _is_list(table.type_of(name)))
+    lists = tuple(name for name in features if kind_of(table.type_of(name)) == "list")
     return TableFacts(
         int(table.rows * kept),
         max(1, int(owners * kept)),
-        0 if data.target is not None else _classes(data, table),
+        0 if data.target is not None else len(data.classes or labels_in(table, data.label)),
         is_own(settings.task.name),
         features,
         lists,
@@ -107,17 +107,3 @@ def _owners(table: SourceTable, group: str) -> int:
         if len(seen) + alone > _MOST_COUNTED:
             break
     return len(seen) + alone
-
-
-def _classes(data: DataSettings, table: SourceTable) -> int:
-    """Return how many classes there are: declared ones, or those of the table."""
-    if data.classes is not None:
-        return len(data.classes)
-    seen: set[int | str] = set()
-    for batch in table.batches([data.label]):
-        seen |= label_set(batch.column(0), data.label)
-    return max(1, len(seen))
-
-
-def _is_list(type_: pa.DataType) -> bool:
-    return bool(pa.types.is_list(type_) or pa.types.is_fixed_size_list(type_) or pa.types.is_large_list(type_))

@@ -1,4 +1,4 @@
-"""What a configuration leaves out, and what fills it."""
+"""Values that a configuration leaves out, and what fills them."""
 
 import json
 

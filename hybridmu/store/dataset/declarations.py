@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from hybridmu.config import DataSettings
 from hybridmu.core.kernel.column_types import Kind, check_role, kind_of
-from hybridmu.core.kernel.table_encoder import Scalar
+from hybridmu.core.kernel.table_encoder import Scalar, label_set
 from hybridmu.core.targets import check_target
 from hybridmu.errors import ConfigError, DataError
 from hybridmu.store.dataset.source_table import SourceTable
@@ -31,6 +31,18 @@ def features_of(data: DataSettings, table: SourceTable) -> tuple[str, ...]:
         return data.features
     taken = {data.id, data.group, data.outcome, *table.columns.index}
     return tuple(name for name in table.names if name not in taken)
+
+
+def labels_in(table: SourceTable, label: str) -> set[int | str]:
+    """Return the classes that a label column holds; all of it is read.
+
+    Raises:
+        DataError: A value can't be a class.
+    """
+    seen: set[int | str] = set()
+    for batch in table.batches([label]):
+        seen |= label_set(batch.column(0), label)
+    return seen
 
 
 def as_declared(data: DataSettings, table: SourceTable) -> SourceTable:

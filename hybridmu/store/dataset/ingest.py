@@ -9,12 +9,19 @@ from dataclasses import replace
 import pyarrow as pa
 
 from hybridmu.config import DataSettings
-from hybridmu.core.kernel.table_encoder import Encoder, infer_classes, label_set
+from hybridmu.core.kernel.table_encoder import Encoder, infer_classes
 from hybridmu.core.kernel.training import slice_epochs
 from hybridmu.core.targets import TargetEncoder
 from hybridmu.errors import DataError
 from hybridmu.faults import reach
-from hybridmu.store.dataset.declarations import as_declared, check_declarations, features_of, fills_of, left_out
+from hybridmu.store.dataset.declarations import (
+    as_declared,
+    check_declarations,
+    features_of,
+    fills_of,
+    labels_in,
+    left_out,
+)
 from hybridmu.store.dataset.doubtful_features import nearly_unique, read_as_text
 from hybridmu.store.dataset.generation import Beat, Draft
 from hybridmu.store.dataset.lake import Lake
@@ -248,10 +255,7 @@ def _encoder(lake: Lake, train: SourceTable) -> tuple[Encoder, bool]:
         return TargetEncoder.of(columns, data.target), False
     classes = data.classes
     if classes is None:
-        seen: set[int | str] = set()
-        for batch in train.batches([data.label]):
-            seen |= label_set(batch.column(0), data.label)
-        classes = infer_classes(sorted(seen, key=str))
+        classes = infer_classes(sorted(labels_in(train, data.label), key=str))
     if len(classes) < 2:
         raise DataError(
             "there are fewer than two classes",

@@ -155,9 +155,9 @@ def _bytes(values: Collection[Any]) -> bytes:
     )
 
 
-def _search_files(path: Path, needles: Needles, beat: Beat) -> tuple[int, set[str]]:
+def _search_files(path: Path, needles: Needles, beat: Beat) -> tuple[int, bool]:
     """Search an SQLite file and its logs."""  # noqa: DOC201 - helper of `clean`
-    size, held = 0, set()
+    size, held = 0, False
     with ExitStack() as stack:
         logs = [log for log in (Path(f"{path}-wal"), Path(f"{path}-journal")) if log.exists()]
         streams: list[UnlockedFile | BinaryIO] = [UnlockedFile(path)]
@@ -165,8 +165,7 @@ def _search_files(path: Path, needles: Needles, beat: Beat) -> tuple[int, set[st
         for stream in streams:
             for found in needles.in_stream(stream.read):
                 beat()
-                if found:
-                    held.add(path.name)
+                held = held or bool(found)
             size += stream.tell()
     return size, held
 
