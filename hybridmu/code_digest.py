@@ -37,6 +37,13 @@ KERNEL: dict[str, tuple[str, ...]] = {
 }
 # The same, of files that shape the weights of those systems alone whose task derives from a class of the first one.
 OF_NUMBERS: dict[str, str] = {"regression": "tasks/regression_tasks.py", "target scale": "learners/target_scale.py"}
+# The same, of tasks that augment rows; the network that does is among them.
+OF_AUGMENTED: dict[str, str] = {
+    "augmentation": "tasks/augmentation.py",
+    "augmented rows": "learners/augmented_rows.py",
+    "pictures": "tasks/pictures.py",
+}
+_PICTURES = ("ResNet", "pictures")  # by these names `OF_AUGMENTED` is imported
 _CORE = Path(__file__).parent / "core"
 # Fields of syntax trees that say nothing about what is computed.
 _SILENT = {"ctx", "kind", "type_comment", "type_ignores"}
@@ -46,7 +53,7 @@ def code_digest(task: object, versions: Mapping[str, str] | None = None) -> str:
     """Return the hash of the code of a task, of all that it imports, and of the kernel.
 
     Args:
-        task: An instance of the task. Built-in tasks are part of the kernel, or of `OF_NUMBERS`.
+        task: An instance of the task. Built-in tasks are part of the kernel, of `OF_NUMBERS` or `OF_AUGMENTED`.
         versions: Package → version to assume in place of the installed one; names as `installed_version` knows them.
 
     Returns:
@@ -55,8 +62,9 @@ def code_digest(task: object, versions: Mapping[str, str] | None = None) -> str:
     sources = kernel_sources()
     bases = {base.__module__ for base in type(task).__mro__}
     if _module_of(OF_NUMBERS["regression"]) in bases:
-        for name, file in OF_NUMBERS.items():
-            sources[f"numbers: {name}"] = _canonical_once(_logical(), (_CORE / file).read_bytes())
+        sources |= _sources_of("numbers", OF_NUMBERS)
+    if _module_of(OF_AUGMENTED["augmentation"]) in bases:
+        sources |= _sources_of("augmented", OF_AUGMENTED)
     module = type(task).__module__
     _collect(module, sources, versions or {})
     own = getattr(sys.modules.get(module), "__file__", None)
@@ -75,6 +83,12 @@ def kernel_sources() -> dict[str, bytes]:
         f"kernel: {name}": _canonical_once(names, *((_CORE / file).read_bytes() for file in files))
         for name, files in KERNEL.items()
     }
+
+
+def _sources_of(kind: str, files: Mapping[str, str]) -> dict[str, bytes]:
+    """Return the same of files that shape the weights of some systems alone."""
+    names = _logical()
+    return {f"{kind}: {name}": _canonical_once(names, (_CORE / file).read_bytes()) for name, file in files.items()}
 
 
 def _logical() -> tuple[tuple[str, str], ...]:
@@ -197,6 +211,8 @@ def _packages(module: str) -> list[str]:
 
 def _collect(module: str, found: dict[str, bytes], versions: Mapping[str, str]) -> None:
     """Add a module's source and, through its import statements, all it reaches; of installed packages, the version."""
+    if module.rpartition(".")[2] in _PICTURES and _is_ours(module):  # a user's network may be made of it
+        found.update(_sources_of("augmented", OF_AUGMENTED))
     if _is_ours(module) or module in found:
         return
     if parent := module.rpartition(".")[0]:
@@ -229,7 +245,9 @@ def _collect(module: str, found: dict[str, bytes], versions: Mapping[str, str]) 
 
 
 def _named(node: ast.AST, package: str) -> list[str]:
-    """Return the modules, and what may be modules, that an import statement names."""
+    """Return the modules, and what may be modules, that an import statement or an attribute names."""
+    if isinstance(node, ast.Attribute) and node.attr in _PICTURES:
+        return [f"hybridmu.task.{node.attr}"]
     if isinstance(node, ast.Import):
         return [alias.name for alias in node.names]
     if not isinstance(node, ast.ImportFrom):

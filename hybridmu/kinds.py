@@ -102,6 +102,7 @@ TASKS = Registry(
         "mlp": "hybridmu.core.tasks.networks:Mlp",
         "cnn": "hybridmu.core.tasks.networks:Cnn",
         "linear": "hybridmu.core.tasks.networks:Linear",
+        "resnet": "hybridmu.core.tasks.pictures:ResNet",
     },
 )
 LEARNERS = Registry("learner", {"sliced_sgd": "hybridmu.core.learners.sliced_sgd:SlicedSgd"})

@@ -71,6 +71,38 @@ def test_arithmetic_costs_checkpoints(core, file, old, new):
     assert code_digest(make_task("linear", {})) != before
 
 
+@pytest.mark.parametrize("file", digests.OF_AUGMENTED.values())
+def test_what_augments_is_in_the_keys_of_systems_that_augment_alone(core, file):
+    numbers = make_task("resnet", {}, numbers=True)
+    tasks = [make_task("resnet", {}), numbers, make_task("cnn", {}), make_task("mlp", {}, numbers=True)]
+    before = [code_digest(task) for task in tasks]
+    (core / file).write_text((core / file).read_text() + "\nMORE = 1\n")
+    after = [code_digest(task) for task in tasks]
+    assert [one == two for one, two in zip(before, after, strict=True)] == [False, False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("source", "made_of_it"),
+    [
+        ("from hybridmu.task import CrossEntropyTask, ResNet", True),
+        ("from hybridmu.task import CrossEntropyTask\nimport hybridmu.task as tasks\nN = tasks.ResNet", True),
+        ("from hybridmu.core.tasks import pictures\nfrom hybridmu.task import CrossEntropyTask", True),
+        ("from hybridmu.core.tasks.pictures import ResNet as N\nfrom hybridmu.task import CrossEntropyTask", True),
+        ("from hybridmu.task import CrossEntropyTask\nclass ResNet: pass", False),
+    ],
+)
+def test_a_network_that_a_user_makes_of_ours_is_in_the_keys(core, tmp_path, monkeypatch, source, made_of_it):
+    name = f"nets_{abs(hash(source))}"
+    (tmp_path / f"{name}.py").write_text(
+        f"{source}\n\n\nclass Net(CrossEntropyTask):\n    def model(self, features, classes):\n        return None\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    task = make_task(f"{name}:Net", {})
+    before = code_digest(task)
+    edited(core, "tasks/pictures.py", "_SMALLEST = 16", "_SMALLEST = 15")
+    assert (code_digest(task) != before) == made_of_it
+
+
 def test_a_renamed_file_costs_nothing(core, monkeypatch):
     before = code_digest(make_task("mlp", {}))
     (core / "kernel/rows.py").rename(core / "kernel/a_better_name.py")

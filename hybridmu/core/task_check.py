@@ -17,9 +17,11 @@ import torch
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
+from hybridmu.core.augmentation_check import fault_of
 from hybridmu.core.kernel.model import State, SubModel, fit_standardize, initial_model, state_of
 from hybridmu.core.kernel.rows import Rows
 from hybridmu.core.kernel.training import Recipe, batch_statistics, train_slice, trained
+from hybridmu.core.tasks.augmentation import Augmented
 from hybridmu.core.tasks.base import Task
 from hybridmu.core.tasks.classification import judgement_of
 from hybridmu.core.tasks.regression_tasks import fit_targets
@@ -143,6 +145,7 @@ def check(trial: Trial, *, begins: bool = True) -> str:
         ConfigError: The task can't be used; the message says what it does and what it should do.
     """
     _check_own_parameters(trial)
+    _check_augmentation(trial)
     # A model's class may bring a `state_dict`, an `eval` and a `to` of its own.
     with torch.random.fork_rng(devices=[]), trial.calling("model"):
         first = trial.fresh()
@@ -206,6 +209,15 @@ def _check_own_parameters(trial: Trial) -> None:
     """Check that a task has nothing to learn itself."""
     if isinstance(trial.task, torch.nn.Module) and any(p.requires_grad for p in trial.task.parameters()):
         _refuse_untrained(trial)
+
+
+def _check_augmentation(trial: Trial) -> None:
+    """Check that a task changes every row by itself."""
+    if isinstance(trial.task, Augmented):
+        with torch.random.fork_rng(devices=[]), trial.calling("augment"):
+            fault = fault_of(trial.task, trial.rows.x)
+        if fault:
+            trial.refuse(fault.what, expected=fault.expected, got=fault.got)
 
 
 def _refuse_untrained(trial: Trial) -> None:

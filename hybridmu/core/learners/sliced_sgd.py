@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from hybridmu.core.kernel.model import SubModel, initial_model
 from hybridmu.core.kernel.retraining import train_from
+from hybridmu.core.learners.augmented_rows import augmented
 from hybridmu.core.learners.learner import Fit, Fitted, Learner
 from hybridmu.core.learners.target_scale import scaled
 from hybridmu.core.learners.workload import count
@@ -25,7 +26,7 @@ class SlicedSgd(Learner):
 
     def fit(self, job: Fit) -> Fitted:
         """Return the state after training the slices behind the newest checkpoint, each of which is saved."""
-        job = scaled(job)
+        job = augmented(scaled(job))
         state, first, visits = train_from(
             job.model, job.rows, job.recipe, job.task, job.shard, job.checkpoint, job.save, job.across
         )

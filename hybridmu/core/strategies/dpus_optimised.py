@@ -13,6 +13,7 @@ from hybridmu.core.kernel.model import SubModel, state_of
 from hybridmu.core.kernel.partition import derive, epoch_order
 from hybridmu.core.kernel.rows import Positions
 from hybridmu.core.kernel.training import batch_bounds, fit
+from hybridmu.core.learners.augmented_rows import augmented_rows
 from hybridmu.core.strategies import second_moments
 from hybridmu.core.strategies.dpus import contribution, current_of, gradient_work, subtract, subtracted
 from hybridmu.core.strategies.probe import Probe
@@ -92,7 +93,7 @@ def fine_tune(model: SubModel, context: Context) -> int:
     Returns:
         Sample visits made.
     """
-    live = context.read(tuned)
+    live = augmented_rows(context.read(tuned), context.task, context.recipe.seed, context.shard)
     chosen = np.searchsorted(tuned(context), subset(context))
     if len(chosen) == 0:
         return 0

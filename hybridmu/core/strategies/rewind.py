@@ -12,6 +12,7 @@ import numpy as np
 from hybridmu.core.kernel.model import fit_standardize, state_of
 from hybridmu.core.kernel.partition import epoch_order
 from hybridmu.core.kernel.training import batch_bounds, fit
+from hybridmu.core.learners.augmented_rows import augmented_rows
 from hybridmu.core.learners.target_scale import fit_scale
 from hybridmu.core.strategies.removal import Context, Extent, Removal, Result, Work, every
 
@@ -55,7 +56,9 @@ class Rewind(Removal):
             # Epochs of "slice 0" are never trained: the order is another one than in training.
             orders = [epoch_order(words, seed, context.shard, 0, 2 + epoch) for epoch in epochs]
             chosen = np.concatenate(orders)[:budget]
-            fit(model, live, [chosen], batch_bounds(budget, context.recipe.batch_size), context.recipe, context.task)
+            bounds = batch_bounds(budget, context.recipe.batch_size)
+            rows = augmented_rows(live, context.task, seed, context.shard)
+            fit(model, rows, [chosen], bounds, context.recipe, context.task)
         return Result(state_of(model), first, budget)
 
     def work(self, extent: Extent) -> Work:

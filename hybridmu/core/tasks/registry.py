@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from hybridmu.core.tasks.augmentation import Augmented, AugmentedRegressor
 from hybridmu.core.tasks.base import Task
 from hybridmu.core.tasks.classification import judgement_of
 from hybridmu.core.tasks.regression_tasks import Regressor
@@ -41,7 +42,7 @@ def make_task(name: str, options: Mapping[str, Any], *, numbers: bool = False) -
     """
     factory = TASKS.get(name) if name in TASKS.names() else _imported(name)
     if numbers and is_own(name):
-        factory = partial(Regressor, factory)
+        factory = partial(AugmentedRegressor if issubclass(factory, Augmented) else Regressor, factory)
     try:
         with contained():
             task: Task = factory(**options)

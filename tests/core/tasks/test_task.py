@@ -66,10 +66,11 @@ def test_built_ins(name, options, features, parameters):
     assert task.loss(logits, y).item() == pytest.approx(expected.item(), rel=1e-6)
 
 
-@pytest.mark.parametrize("name", ["linear", "mlp", "cnn"])
+@pytest.mark.parametrize("name", ["linear", "mlp", "cnn", "resnet"])
 def test_rows_do_not_influence_each_other(name):
-    model = make_task(name, {"shape": [1, 4, 4], "width": 8} if name == "cnn" else {}).model(16, 2).train()
-    x = torch.randn(3, 16)
+    picture = {"shape": [1, 16, 16], "width": 8}
+    model = make_task(name, picture if name in {"cnn", "resnet"} else {}).model(256, 2).train()
+    x = torch.randn(3, 256)
     torch.testing.assert_close(model(x)[1], model(x[1:2])[0], atol=1e-6, rtol=1e-5)
 
 
@@ -88,7 +89,7 @@ def test_import_path(package):
 @pytest.mark.parametrize(
     ("name", "options", "says"),
     [
-        ("resnet900", {}, r"unknown task 'resnet900'[\s\S]*\['cnn', 'linear', 'mlp'\]"),
+        ("resnet900", {}, r"unknown task 'resnet900'[\s\S]*\['cnn', 'linear', 'mlp', 'resnet'\]"),
         ("json", {}, "unknown task 'json'"),
         ("no_such_package.x:Task", {}, "No module named 'no_such_package'"),
         ("json:NoSuchClass", {}, "NoSuchClass"),

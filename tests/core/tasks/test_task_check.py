@@ -13,7 +13,7 @@ from torch.nn import functional
 from hybridmu.core.kernel.training import Recipe
 from hybridmu.core.task_check import Trial, check, sample
 from hybridmu.errors import ConfigError
-from hybridmu.task import Cnn, CrossEntropyTask, Linear, Mlp
+from hybridmu.task import Augmented, Cnn, CrossEntropyTask, Linear, Mlp, ResNet
 
 FEATURES, CLASSES = 6, 3
 
@@ -416,6 +416,50 @@ class NeedsTwo(Body):
         if self.training and len(x) < 2:
             raise ValueError("two, please")
         return self.h(x)
+
+
+class Shaken(Linear, Augmented):
+    """A task whose augmentation is given."""
+
+    def __init__(self, change) -> None:
+        self.augment = change
+
+    def augment(self, x, draws):
+        raise NotImplementedError
+
+
+AUGMENTS = {
+    "a fault of its own": (lambda x, draws: {}["augment"], "fails in its augment"),
+    "half": (lambda x, draws: x[:, :2], r"augments rows to something else[\s\S]*float32 \[12, 6\]"),
+    "doubles": (lambda x, draws: x.double(), "augments rows to something else"),
+    "no tensor": (lambda x, draws: None, "augments rows to something else"),
+    "nan": (lambda x, draws: x / 0, "not finite"),
+    "torch's generator": (lambda x, draws: x + torch.rand(x.shape), "otherwise a second time"),
+    "the mean": (lambda x, draws: x - x.mean(dim=0), "otherwise beside other rows"),
+}
+
+
+@pytest.mark.parametrize("name", AUGMENTS)
+def test_an_augmentation_that_breaks_the_contract_is_refused_with_what_it_does(name):
+    change, says = AUGMENTS[name]
+    with pytest.raises(ConfigError, match=says):
+        check(trial(Shaken(change)))
+
+
+def test_an_augmentation_of_each_row_by_its_draws_passes():
+    assert check(trial(Shaken(lambda x, draws: x * draws.uniform()[:, None])))
+    in_place = trial(Shaken(lambda x, draws: x.mul_(draws.below(3)[:, None])))
+    before = in_place.rows.x.clone()
+    assert check(in_place)
+    assert torch.equal(in_place.rows.x, before)
+
+
+def test_the_built_in_augmentation_passes():
+    random = np.random.default_rng(0)
+    x = torch.from_numpy(random.random((12, 256), np.float32))
+    recipe = Recipe((1, 1), batch_size=8, seed=1, lr=0.01)
+    rows = sample(x, torch.from_numpy(random.integers(0, CLASSES, 12)))
+    assert check(Trial("resnet", ResNet([1, 16, 16], 8, flip=True, shift=2), CLASSES, False, recipe, rows))
 
 
 @pytest.mark.parametrize("name", REFUSED)
