@@ -1,0 +1,86 @@
+"""Sums over rows that a closed-form model is a function of: G = Σ φφᵀ and C = Σ φtᵀ, in integers.
+
+Integer sums depend on no order, number of workers or processor. A row is taken out of them by subtraction, and what is
+left are the sums over the other rows, to the last bit. The last feature of every row is the constant 1: G holds the
+sums of the features and the number of rows too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hybridmu.core.closed_form.exact_products import summed_products
+
+
+@dataclass(frozen=True, eq=False)
+class Sums:
+    """Sums over some rows.
+
+    Attributes:
+        gram: G, int64 [p, p], symmetric; p is the number of features and one.
+        cross: C, int64 [p, k], with one column per target.
+    """
+
+    gram: Tensor
+    cross: Tensor
+
+    @property
+    def rows(self) -> int:
+        """Return how many rows they are over."""
+        return int(self.gram[-1, -1])
+
+    def __add__(self, other: Sums) -> Sums:
+        """Return the sums over the rows of both."""
+        return Sums(self.gram + other.gram, self.cross + other.cross)
+
+    def __sub__(self, other: Sums) -> Sums:
+        """Return the sums over the rows that are not in the other's, which are all in these."""
+        return Sums(self.gram - other.gram, self.cross - other.cross)
+
+
+def sums_of(features: Tensor, targets: Tensor, levels: int, target_levels: int = 1) -> Sums:
+    """Return the sums over rows.
+
+    Args:
+        features: int16 [n, d], at most `levels` in magnitude.
+        targets: Integers [n, k], at most `target_levels` in magnitude.
+        levels: At least 1.
+        target_levels: The same.
+
+    Raises:
+        OverflowError: So many rows may leave 62 bits.
+
+    Example:
+        >>> found = sums_of(torch.tensor([[2], [-3]], dtype=torch.int16), torch.tensor([[1, 0], [0, 1]]), 3)
+        >>> found.gram.tolist(), found.cross.tolist()
+        ([[13, -1], [-1, 2]], [[2, -3], [1, 1]])
+    """
+    one = torch.ones(len(features), 1, dtype=features.dtype, device=features.device)
+    extended = torch.cat([features, one], dim=1)
+    return Sums(
+        summed_products(extended, extended, levels, levels),
+        summed_products(extended, targets, levels, target_levels),
+    )
+
+
+def packed(gram: Tensor) -> Tensor:
+    """Return the upper triangle of a symmetric matrix, row by row, [p (p + 1) / 2]."""
+    places = torch.triu_indices(len(gram), len(gram), device=gram.device)
+    return gram[places[0], places[1]]
+
+
+def unpacked(triangle: Tensor, size: int) -> Tensor:
+    """Return the symmetric matrix [size, size] of an upper triangle.
+
+    Example:
+        >>> unpacked(packed(torch.tensor([[1, 2], [2, 3]])), 2).tolist()
+        [[1, 2], [2, 3]]
+    """
+    places = torch.triu_indices(size, size, device=triangle.device)
+    found = torch.zeros(size, size, dtype=triangle.dtype, device=triangle.device)
+    found[places[0], places[1]] = triangle
+    found.T[places[0], places[1]] = triangle
+    return found
