@@ -43,6 +43,19 @@ OF_AUGMENTED: dict[str, str] = {
     "augmented rows": "learners/augmented_rows.py",
     "pictures": "tasks/pictures.py",
 }
+# The same, of the learner of integer sums, by its module.
+OF_SUMS: dict[str, str] = {
+    "additive": "learners/additive.py",
+    "closed-form model": "closed_form/model.py",
+    "exact products": "closed_form/exact_products.py",
+    "exact solver": "closed_form/exact_solver.py",
+    "projection": "closed_form/projection.py",
+    "quantiser": "closed_form/quantiser.py",
+    "ridge": "closed_form/ridge.py",
+    "closed-form tasks": "tasks/closed_form_tasks.py",
+    "discriminant": "closed_form/discriminant.py",
+    "sums": "closed_form/sums.py",
+}
 _PICTURES = ("ResNet", "pictures")  # by these names `OF_AUGMENTED` is imported
 _CORE = Path(__file__).parent / "core"
 # Fields of syntax trees that say nothing about what is computed.
@@ -65,6 +78,8 @@ def code_digest(task: object, versions: Mapping[str, str] | None = None) -> str:
         sources |= _sources_of("numbers", OF_NUMBERS)
     if _module_of(OF_AUGMENTED["augmentation"]) in bases:
         sources |= _sources_of("augmented", OF_AUGMENTED)
+    if _module_of(OF_SUMS["additive"]) in bases:
+        sources |= _sources_of("sums", OF_SUMS)
     module = type(task).__module__
     _collect(module, sources, versions or {})
     own = getattr(sys.modules.get(module), "__file__", None)

@@ -91,6 +91,7 @@ STRATEGIES = Registry(
         "dpus": "hybridmu.core.strategies.dpus:Dpus",
         "dpus-optimised": "hybridmu.core.strategies.dpus_optimised:DpusOptimised",
         "dpus-newton": "hybridmu.core.strategies.newton:DpusNewton",
+        "subtract": "hybridmu.core.strategies.subtract:Subtract",
     },
 )
 # Exact, and possible on every shard whatever happened to it: what trains first, repairs, and stands in for the others.
@@ -103,9 +104,19 @@ TASKS = Registry(
         "cnn": "hybridmu.core.tasks.networks:Cnn",
         "linear": "hybridmu.core.tasks.networks:Linear",
         "resnet": "hybridmu.core.tasks.pictures:ResNet",
+        "lda": "hybridmu.core.tasks.closed_form_tasks:Lda",
+        "ridge": "hybridmu.core.tasks.closed_form_tasks:Ridge",
     },
 )
-LEARNERS = Registry("learner", {"sliced_sgd": "hybridmu.core.learners.sliced_sgd:SlicedSgd"})
+LEARNERS = Registry(
+    "learner",
+    {
+        "sliced_sgd": "hybridmu.core.learners.sliced_sgd:SlicedSgd",
+        "additive": "hybridmu.core.learners.additive:Additive",
+    },
+)
+# Tasks that are learned by another learner than the default, and by no other.
+LEARNER_OF_TASK = {"lda": "additive", "ridge": "additive"}
 PARTITIONERS = Registry("partitioner", {"hashed": "hybridmu.core.partitioners.hashed:Hashed"})
 FEATURES = Registry("feature source", {"columns": "hybridmu.core.features.columns:Columns"})
 

@@ -11,6 +11,7 @@ import pytest
 import hybridmu
 from hybridmu import code_digest as digests
 from hybridmu.code_digest import KERNEL, canonical, code_digest, kernel_sources
+from hybridmu.core import learners
 from hybridmu.core.tasks.registry import make_task
 
 CORE = Path(hybridmu.__file__).parent / "core"
@@ -79,6 +80,20 @@ def test_what_augments_is_in_the_keys_of_systems_that_augment_alone(core, file):
     (core / file).write_text((core / file).read_text() + "\nMORE = 1\n")
     after = [code_digest(task) for task in tasks]
     assert [one == two for one, two in zip(before, after, strict=True)] == [False, False, True, True]
+
+
+@pytest.mark.parametrize("file", digests.OF_SUMS.values())
+def test_what_counts_is_in_the_keys_of_the_learner_that_counts_alone(core, file):
+    kinds = [learners.get("additive"), learners.get(), make_task("mlp", {})]
+    before = [code_digest(kind) for kind in kinds]
+    (core / file).write_text((core / file).read_text() + "\nMORE = 1\n")
+    after = [code_digest(kind) for kind in kinds]
+    assert [one == two for one, two in zip(before, after, strict=True)] == [False, True, True]
+
+
+def test_every_file_that_counts_is_in_them():
+    files = {file.relative_to(CORE).as_posix() for file in (CORE / "closed_form").glob("*.py")}
+    assert files - {"closed_form/__init__.py"} <= set(digests.OF_SUMS.values())
 
 
 @pytest.mark.parametrize(

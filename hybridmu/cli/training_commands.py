@@ -150,6 +150,8 @@ def _trained(done: str, result: dict[str, Any]) -> None:
 
 def _settings(used: dict[str, Any], left_out: list[str]) -> str:
     """Return what shaped the training, in words."""
+    if "learner" in used:
+        return f"{used['shards']} shard(s), task {used['task']} by learner {used['learner']}"
     said = (
         f"{used['shards']} shard(s) of {used['slices']} slice(s), {used['epochs']} epochs in batches of "
         f"{used['batch_size']}, {used['optimizer']} at {used['lr']:g}"
@@ -165,7 +167,7 @@ def _calibration(found: dict[str, Any]) -> str:
         case "off":
             return "not calibrated: the policy retrains, or says not to"
         case "needless":
-            return f"not calibrated: every deletion is retrained exactly anyway ({found['why']})"
+            return f"not calibrated: every deletion is exact anyway ({found['why']})"
         case "waiting":
             return (
                 f"{found['sets_lacking']} set(s) of canaries are to be deleted, until then deletions are retrained; "

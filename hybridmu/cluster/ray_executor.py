@@ -25,7 +25,7 @@ from hybridmu.core.strategies import asks_exact
 from hybridmu.errors import HybridMUError
 from hybridmu.planning.planner import Pools
 from hybridmu.runtime.workers.executor import failure
-from hybridmu.types import Job, JobResult, RetrainJob, ShardFailure, ShardOutcome, UpdaterJob
+from hybridmu.types import Job, JobResult, RetrainJob, ShardFailure, ShardOutcome, UpdateJob, UpdaterJob
 
 _ADOPT_SECONDS = 120.0
 _NODES_SECONDS = 1.0
@@ -249,7 +249,7 @@ class RayExecutor:
         except (RayActorError, GetTimeoutError) as error:
             self._fleet.drop(flight.member)
             return failure(flight.job, error, retryable=True)
-        if isinstance(result, ShardOutcome) and not result.exact and result.blob:
+        if isinstance(result, ShardOutcome) and isinstance(flight.job, UpdateJob) and result.blob:
             self._adopt(result.shard, result.blob)
         return result
 

@@ -36,7 +36,7 @@ from hybridmu.config.training_settings import (
 )
 from hybridmu.config.yaml_document import read_document
 from hybridmu.errors import ConfigError
-from hybridmu.kinds import import_plugins
+from hybridmu.kinds import LEARNER_OF_TASK, LEARNERS, import_plugins
 
 
 class Settings(Section):
@@ -86,6 +86,16 @@ class Settings(Section):
             import_plugins(named)
         return raw
 
+    @model_validator(mode="before")
+    @classmethod
+    def _learner(cls, raw: Any) -> Any:
+        """Return the configuration with the learner that its task needs, where it names none."""
+        task = raw.get("task") if isinstance(raw, dict) else None
+        name = task.get("name") if isinstance(task, dict) else getattr(task, "name", None)
+        if not isinstance(name, str) or name not in LEARNER_OF_TASK or "learner" in raw:
+            return raw
+        return {**raw, "learner": {"name": LEARNER_OF_TASK[name]}}
+
     @field_validator("storage_url")
     @classmethod
     def _absolute(cls, url: str) -> str:
@@ -118,6 +128,12 @@ class Settings(Section):
             raise ValueError("optimizer.momentum belongs to sgd; adamw has fixed betas (0.9, 0.999)")
         if self.optimizer.name == "adamw" and self.optimizer.extrapolation:
             raise ValueError("optimizer.extrapolation belongs to sgd; set it to 0 for adamw")
+        needed = LEARNER_OF_TASK.get(self.task.name)
+        if needed != self.learner.name and (needed or self.learner.name in LEARNER_OF_TASK.values()):
+            raise ValueError(
+                f"learner.name is {self.learner.name}, but task {self.task.name} is learned by"
+                f" {needed or LEARNERS.default}; leave learner out"
+            )
         if "shards" in self.sisa.model_fields_set:  # else there will be as many as there are groups, or more
             self._check_groups()
         named = self.data.train or self.data.target  # else its built-in dataset says what is learned

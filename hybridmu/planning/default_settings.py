@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+
+from hybridmu.kinds import LEARNER_OF_TASK
 
 # Sub-models of fewer rows, or of fewer rows of each class, cost a point of accuracy and more; more shards than this
 # make every answer dearer, and are for those who have measured that they pay.
@@ -31,6 +33,8 @@ _MANY_CLASSES, _LARGE = 10, 3_000
 # signals, which are wide) or of tables.
 _FEW_ROWS = 1_000
 _FEW, _NUMBERS, _LISTS, _TABLES = (128,), (128, 128), (256,), (256, 128)
+# Rows of a shard where sums are learned: they are counted in seconds.
+_ROWS_OF_SUMS = 500_000
 # Tasks of ours with layers of any width.
 _LAYERED = frozenset({"mlp"})
 OPTIMIZER = "adamw"
@@ -55,6 +59,7 @@ class TableFacts:
         features: Feature columns.
         lists: Those among them that are lists.
         pixels: Those among these that are lists of bytes.
+        largest: Column of numbers, or of lists of them → the largest magnitude; of a closed-form task alone.
     """
 
     rows: int
@@ -64,6 +69,7 @@ class TableFacts:
     features: tuple[str, ...] = ()
     lists: tuple[str, ...] = ()
     pixels: tuple[str, ...] = ()
+    largest: Mapping[str, float] = field(default_factory=dict)
 
 
 def default_settings(
@@ -85,6 +91,8 @@ def default_settings(
         {'shards': 4, 'slices': 4, 'epochs': 40, 'batch_size': 32}
     """
     sisa, task = said.get("sisa", {}), said.get("task", {})
+    if task.get("name") in LEARNER_OF_TASK:
+        return _of_sums(facts, said, groups)
     room = _cells(facts.owners)
     least = max(_ROWS_PER_SHARD, _ROWS_PER_CLASS * facts.classes)
     shards = sisa.get("shards") or max(groups, min(facts.rows // least, _MOST_SHARDS, room), 1)
@@ -102,6 +110,26 @@ def default_settings(
         "sisa": {**chosen, **sisa},
         "optimizer": dict(_RECIPE),
     }
+
+
+def _of_sums(facts: TableFacts, said: Mapping[str, Mapping[str, Any]], groups: int) -> dict[str, dict[str, Any]]:
+    """Return the same where sums over rows are learned: nothing is gained by slices, and by more shards little.
+
+    Columns are brought to −1..1, by powers of two: they say of the largest number how many digits it has, and no more.
+    """
+    scale = {name: 1 / 255 if name in facts.pixels else 2.0 ** -_digits(size) for name, size in facts.largest.items()}
+    shards = max(groups, min(facts.rows // _ROWS_OF_SUMS, _MOST_SHARDS), 1)
+    return {
+        "data": {"standardize": False, "scale": scale, **said.get("data", {})},
+        "task": dict(said.get("task", {})),
+        "sisa": {"shards": shards, "slices": 1, "epochs": 1, "batch_size": 1, **said.get("sisa", {})},
+        "optimizer": dict(_RECIPE),
+    }
+
+
+def _digits(size: float) -> int:
+    """Return the exponent of the least power of two that is not below a magnitude; 0 for 0."""
+    return math.ceil(math.log2(size)) if size > 0 else 0
 
 
 def recipe(said: Mapping[str, Any]) -> dict[str, Any]:

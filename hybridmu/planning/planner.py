@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 
 from hybridmu.core import learners
 from hybridmu.core.calibration.fit import NINE_OF_TEN, estimate
-from hybridmu.core.strategies import Extent, calibrated, get, unavailable
+from hybridmu.core.strategies import Extent, calibrated, exact_updates, get, unavailable
 from hybridmu.errors import StrategyUnavailableError
 from hybridmu.kinds import FALLBACK, LEARNERS
 from hybridmu.planning.cost import CostModel, schedule
@@ -57,6 +57,9 @@ class Policy:
 
     def bars(self, name: StrategyName) -> str | None:
         """Return why a strategy can't be used with this model or optimizer, or None."""
+        needed = get(name).learner
+        if needed not in {None, self.learner}:
+            return f"it takes learner {needed}"
         return self.unfit.get(name) or unavailable(name, self.optimizer)
 
 
@@ -165,7 +168,7 @@ def _blocked(stats: ShardStats, policy: Policy, name: StrategyName) -> str | Non
         return "the current weights hold none of the rows"
     if reason := policy.bars(name):
         return reason
-    if not stats.trajectory:
+    if not (stats.clean[-1] if get(name).exact else stats.trajectory):
         return "a checkpoint of the run that saw the rows is missing"
     return None
 
@@ -179,6 +182,10 @@ def _auto(
     calibration: Calibration,
     slack: float | None,
 ) -> ShardPlan:
+    exact = [_update(stats, retrain, name, cost, policy) for name in exact_updates(policy.learner)]
+    exact = [plan for plan in exact if _blocked(stats, policy, plan.strategy) is None]
+    if exact:
+        return _exactly(retrain, exact)
     updates = _calibrated(stats, retrain, cost, policy, calibration)
     uncalibrated = None if updates else _uncalibrated(" or ".join(policy.approximate), calibration)
     usable = (name for name in policy.approximate if not policy.bars(name))
@@ -221,6 +228,17 @@ def _auto(
     # What was let through beyond the budget uses it up: the next deletion is to be exact.
     owed = min(update.predicted_error, max(policy.quality_budget - stats.error_spent, 0.0))
     return replace(update, rule="boundary", reasons=(*reasons, *fitted), predicted_error=owed)
+
+
+def _exactly(retrain: ShardPlan, updates: Sequence[ShardPlan]) -> ShardPlan:
+    """Return the faster of plans whose results are the same bits; an update where they take as long."""
+    best = min([*updates, retrain], key=_seconds)
+    alternatives = (*retrain.alternatives, *(one for each in updates for one in each.alternatives[1:]))
+    says = ", ".join(f"{name} {seconds:.3f} s" for name, seconds in alternatives)
+    visits = ", ".join(f"{plan.strategy} {plan.sample_visits:,}" for plan in (retrain, *updates))
+    return replace(
+        _decided(best, "exact", f"equal bits either way: {says}", f"rows visited: {visits}"), alternatives=alternatives
+    )
 
 
 def _within(update: ShardPlan, stats: ShardStats, policy: Policy, calibration: Calibration) -> tuple[bool, str]:
@@ -290,12 +308,16 @@ def _forced(
     if stats.live == 0 or sum(stats.newly_revoked) == 0:
         return _decided(retrain, "availability", str(_blocked(stats, policy, name)))
     if reason := _blocked(stats, policy, name):
+        if get(name).exact and not policy.bars(name):
+            return _decided(retrain, "availability", f"{name} can't run: {reason}; {FALLBACK} gives the same bits")
         raise StrategyUnavailableError(
             f"{name} can't run on shard {stats.shard}", got=reason, remedy=f"ask for auto or {FALLBACK}"
         )
     update = _update(stats, retrain, name, cost, policy)
     strategy, found = get(name), _weigh(stats, name, policy, calibration)
     reason = f"the request asks for {name}"
+    if strategy.exact:
+        return _decided(update, "request", reason)
     if strategy.clean:
         # No influence is left, but the gap to a retrain is unknown: the next deletion is to be exact.
         reasons = (reason, f"{policy.finetune_epochs:g} epoch(s) from the last clean checkpoint")

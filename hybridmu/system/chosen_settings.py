@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -12,8 +14,9 @@ from hybridmu.config.left_out import OPEN
 from hybridmu.core.kernel.column_types import kind_of
 from hybridmu.core.strategies import unavailable
 from hybridmu.core.tasks.registry import is_own
+from hybridmu.kinds import LEARNER_OF_TASK
 from hybridmu.planning.default_settings import OPTIMIZER, TableFacts, default_settings, recipe
-from hybridmu.store.dataset.declarations import as_declared, check_declarations, features_of, labels_in
+from hybridmu.store.dataset.declarations import as_declared, check_declarations, features_of, labels_in, with_lengths
 from hybridmu.store.dataset.source_table import SourceTable, open_table
 
 _MOST_COUNTED = 100_000  # owners; far more than all slices of a new system need
@@ -93,7 +96,22 @@ def facts_of(settings: Settings) -> TableFacts:
         features,
         lists,
         tuple(name for name in lists if pa.types.is_uint8(table.type_of(name).value_type)),
+        _largest(with_lengths(data, table, features), features) if settings.task.name in LEARNER_OF_TASK else {},
     )
+
+
+def _largest(table: SourceTable, features: Sequence[str]) -> dict[str, float]:
+    """Return column → the largest finite magnitude, of numbers and of lists of them."""
+    found = {name: 0.0 for name in features if kind_of(table.type_of(name)) in {"integer", "float", "list"}}
+    for batch in table.batches([*found]):
+        for name in found:
+            column = batch.column(name)
+            if pa.types.is_dictionary(column.type):
+                column = column.dictionary_decode()
+            values = pc.list_flatten(column) if kind_of(column.type) == "list" else column
+            numbers = np.abs(values.drop_null().cast(pa.float64(), safe=False).to_numpy())
+            found[name] = max(found[name], float(numbers[np.isfinite(numbers)].max(initial=0.0)))
+    return found
 
 
 def _owners(table: SourceTable, group: str) -> int:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from hybridmu.config import Settings, left_out
 from hybridmu.errors import StateError
+from hybridmu.kinds import LEARNERS
 from hybridmu.runtime.audit.verification import verify
 from hybridmu.runtime.coordinator.adoption import adopt
 from hybridmu.runtime.coordinator.integrity import reporting
@@ -198,6 +199,7 @@ def _in_use(settings: Settings) -> dict[str, Any]:
         "standardize": settings.data.standardize,
         "scale": settings.data.scale,
         "task": settings.task.name,
+        **({"learner": settings.learner.name} if settings.learner.name != LEARNERS.default else {}),
         **settings.task.options,
     }
 

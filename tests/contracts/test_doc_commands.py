@@ -126,6 +126,7 @@ def _run(script: str, folder: Path, *, binaries: Path | None = None) -> str:
     ("page", "before", "words"),
     [
         ("own-data.md", "", ("trained", "probability_apart", "bitwise", "worker(s) of 1 CPU each are enough")),
+        ("closed-form.md", "", ("trained", "equal bits either way", "subtract", "SERVED", "proven bit for bit")),
         ("own-kinds.md", "", ("trained", "SERVED", "ascent", "retrain")),
         ("operator.md", "", ("trained", "SERVED", "bitwise")),
         ("auditor.md", "", ("id 44: 2", "id 46: none", "superseded by certificate 2", "all proven bit for bit")),

@@ -1,5 +1,7 @@
 """Settings that suit the rows of a table."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -100,3 +102,12 @@ def test_columns_are_standardised_unless_all_of_them_are_scaled():
     assert data(pixels=("b",)) == {"standardize": True, "scale": {}}
     assert data({"a": 0.5}) == {"standardize": True, "scale": {"a": 0.5}}
     assert data({"a": 0.5, "b": 2.0}) == {"standardize": False, "scale": {"a": 0.5, "b": 2.0}}
+
+
+def test_sums_need_no_slices_and_columns_within_one():
+    known = facts(1_200_000, largest={"age": 90.0, "gain": 99_999.0, "p": 0.25, "none": 0.0, "pixels": 255.0})
+    found = default_settings(replace(known, pixels=("pixels",)), {"task": {"name": "lda"}})
+    assert found["sisa"] == {"shards": 2, "slices": 1, "epochs": 1, "batch_size": 1}
+    scale = {"age": 2.0**-7, "gain": 2.0**-17, "p": 4.0, "none": 1.0, "pixels": 1 / 255}
+    assert found["data"] == {"standardize": False, "scale": scale}
+    assert default_settings(facts(100), {"task": {"name": "lda"}, "sisa": {"slices": 3}}, 4)["sisa"]["shards"] == 4

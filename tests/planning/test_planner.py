@@ -12,7 +12,7 @@ from hybridmu.core.strategies import newton, second_moments
 from hybridmu.errors import StrategyUnavailableError
 from hybridmu.planning.cost import Coefficients, CostModel, schedule
 from hybridmu.planning.planner import Policy, Pools, make_plan
-from hybridmu.types import Calibration, CalibrationBucket, CalibrationCell, RetrainNoise
+from hybridmu.types import Calibration, CalibrationBucket, CalibrationCell, RetrainNoise, ShardStats
 from tests.support import touched_at
 
 BUCKET = CalibrationBucket("dpus-optimised", 1, 0.01, 0.45, 0.02, -0.001, 20, spread=0.01, alpha_range=(0.4, 0.5))
@@ -401,3 +401,34 @@ def test_after_adamw_the_squares_of_batch_gradients_are_priced():
     assert (
         decide(EARLY, strategy="rewind", policy=adamw).sample_visits == decide(EARLY, strategy="rewind").sample_visits
     )
+
+
+@pytest.mark.parametrize(
+    ("revoked", "chosen"), [(1, "subtract"), (400, "subtract"), (600, "retrain"), (990, "retrain")]
+)
+def test_of_exact_ways_the_faster_one_is_taken(revoked, chosen):
+    """Subtraction visits what goes, a recount what stays."""
+    stats = ShardStats(0, (1,), (1000,), (revoked,), (revoked,), (True,))
+    fit = Coefficients(0.001, 0.0, 0.1, 9)
+    policy = Policy(learner="additive")
+    [plan] = make_plan([stats], CostModel({"retrain": fit, "subtract": fit}), policy, Pools(1, 1), Calibration()).shards
+    assert (plan.strategy, plan.rule) == (chosen, "exact")
+    assert plan.sample_visits == min(revoked, 1000 - revoked)
+    assert dict(plan.alternatives).keys() == {"retrain", "subtract"}
+    assert f"rows visited: retrain {1000 - revoked:,}, subtract {revoked:,}" in plan.reasons
+
+
+def test_subtraction_is_for_sums_alone():
+    stats = ShardStats(0, (1,), (1000,), (1,), (1,), (True,))
+    with pytest.raises(StrategyUnavailableError, match="it takes learner additive"):
+        make_plan([stats], CostModel(), Policy(), Pools(1, 1), Calibration(), "subtract")
+    [plan] = make_plan([stats], CostModel(), Policy(), Pools(1, 1), Calibration()).shards
+    assert "subtract" not in dict(plan.alternatives)
+
+
+def test_what_cannot_be_subtracted_is_counted_again():
+    stats = ShardStats(0, (1, 1), (500, 500), (1, 0), (1, 0), (True, False), trajectory=False)
+    for asked in ("subtract", "auto"):
+        policy = Policy(learner="additive")
+        [plan] = make_plan([stats], CostModel(), policy, Pools(1, 1), Calibration(), asked).shards
+        assert (plan.strategy, plan.rule) == ("retrain", "availability")

@@ -19,7 +19,7 @@ from hybridmu.serving.submodel_group import SubModelGroup
 from hybridmu.store.dataset.ingest import ingest
 from hybridmu.store.ledger.engine.opening import connect
 from hybridmu.store.ledger.file_recorder import Recorder
-from hybridmu.system.chosen_settings import facts_of
+from hybridmu.system.chosen_settings import chosen, facts_of
 from hybridmu.system.training_runs import TrainingRuns
 from tests import support
 
@@ -344,3 +344,24 @@ def test_a_coordinator_that_began_before_the_ledger_was_claimed_goes_on(bare):
         driver.begin_training()
         assert system.settings.optimizer.name == "sgd"
         assert system.session.coordination.driver is driver
+
+
+def test_columns_of_sums_are_scaled_by_their_largest_number(tmp_path):
+    size = pa.array([1.0, -7.5, None, 3.0, float("nan"), float("inf")])
+    columns = {
+        "id": range(6),
+        "size": size,
+        "count": pa.array([0, 900, 3, -1000, 5, 6], pa.int32()),
+        "coded": pa.array([1, 2, 3, 1, 2, 3]).dictionary_encode(),
+        "pixels": pa.array([[0, 255]] * 6, pa.list_(pa.uint8(), 2)),
+        "signal": pa.array([[0.5, -3.0]] * 6, pa.list_(pa.float64())),
+        "word": list("abcabc"),
+        "label": list("xyxyxy"),
+    }
+    pq.write_table(pa.table(columns), tmp_path / "t.parquet")
+    raw = {"data": {"train": str(tmp_path / "t.parquet"), "fills": {"size": 0}, "hash_buckets": {"word": 4}}}
+    settings = Settings.parse({**raw, "task": {"name": "lda"}, "storage_url": str(tmp_path / "s")})
+    found = chosen(settings)
+    expected = {"size": 2.0**-3, "count": 2.0**-10, "coded": 2.0**-2, "pixels": 1 / 255, "signal": 2.0**-2}
+    assert found.data.scale == expected
+    assert (found.sisa.shards, found.sisa.slices) == (1, 1)

@@ -44,19 +44,9 @@ def ridge_system(sums: Sums, penalty: Fraction) -> System:
     Raises:
         ValueError: There is no row, or no penalty.
     """
-    rows = sums.rows
-    if rows < 1 or penalty <= 0:
-        raise ValueError("a ridge regression needs a row and a penalty above 0")
-    totals = [int(total) for total in sums.gram[-1, :-1]]
-    squares = [int(square) for square in sums.gram.diagonal()[:-1]]
-    # Σ (φ − mean)² = Σ φ² − (Σ φ)² / n, times the penalty, in whole numbers of any length: nothing is rounded but at
-    # the end.
-    above, below = penalty.numerator, penalty.denominator * rows
-    penalties = [
-        max(1, above * (rows * square - total * total) // below) for square, total in zip(squares, totals, strict=True)
-    ]
+    penalties = penalties_of(sums, penalty)
     diagonal = torch.tensor([*penalties, 0], dtype=torch.int64, device=sums.gram.device)
-    return System(sums.gram + torch.diag(diagonal), sums.cross, _least(rows, totals, penalties))
+    return System(sums.gram + torch.diag(diagonal), sums.cross, _least(sums, penalties))
 
 
 def ridge_weights(sums: Sums, penalty: Fraction) -> Tensor:
@@ -79,13 +69,35 @@ def ridge_weights(sums: Sums, penalty: Fraction) -> Tensor:
     return solve(system.a, system.c, system.least)
 
 
-def _least(rows: int, totals: list[int], penalties: list[int]) -> Fraction:
+def penalties_of(sums: Sums, penalty: Fraction) -> list[int]:
+    """Return the diagonal of Λ without the constant: the penalty times Σ (φ − mean)², rounded down, at least 1.
+
+    Raises:
+        ValueError: There is no row, or no penalty.
+    """
+    rows = sums.rows
+    if rows < 1 or penalty <= 0:
+        raise ValueError("a closed-form model needs a row and a penalty above 0")
+    squares = [int(square) for square in sums.gram.diagonal()[:-1]]
+    # Σ (φ − mean)² = Σ φ² − (Σ φ)² / n, times the penalty, in whole numbers of any length: nothing is rounded but at
+    # the end.
+    above, below = penalty.numerator, penalty.denominator * rows
+    pairs = zip(squares, _totals(sums), strict=True)
+    return [max(1, above * (rows * square - total * total) // below) for square, total in pairs]
+
+
+def _totals(sums: Sums) -> list[int]:
+    return [int(total) for total in sums.gram[-1, :-1]]
+
+
+def _least(sums: Sums, penalties: list[int]) -> Fraction:
     """Return a lower bound of the eigenvalues of G + Λ.
 
     With μ = Σ φ / n and S = G' − n μμᵀ + Λ' (without the constant), S is at least min Λ', since G' − n μμᵀ is a sum of
     squares. The inverse of the whole is [I; −μᵀ] S⁻¹ [I, −μ] + diag(0, 1/n), whose norm is at most
     (1 + |μ|²) / min Λ' + 1/n.
     """
+    rows, totals = sums.rows, _totals(sums)
     if not penalties:
         return Fraction(rows)
     spread = 1 + Fraction(sum(total * total for total in totals), rows * rows)

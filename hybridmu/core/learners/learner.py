@@ -64,9 +64,12 @@ class Learner(ABC):
 
     Attributes:
         name: In configurations.
+        portable: A sub-model has the same bits on any machine and with any version of the libraries, so that its
+            checkpoints are found again there.
     """
 
     name: ClassVar[str]
+    portable: ClassVar[bool] = False
 
     @abstractmethod
     def initial(self, task: Task, *, features: int, classes: int, standardize: bool, seed: int, shard: int) -> SubModel:

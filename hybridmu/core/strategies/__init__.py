@@ -44,6 +44,12 @@ def asks_exact(choice: str) -> bool:
     return choice in names() and get(choice).exact
 
 
+def exact_updates(learner: str) -> tuple[str, ...]:
+    """Return the exact strategies that change a learner's current sub-models instead of training them again."""
+    found = ((name, get(name)) for name in names())
+    return tuple(name for name, strategy in found if strategy.exact and strategy.learner == learner)
+
+
 def asks_canaries(choice: str) -> bool:
     """Return whether a plan by a choice depends on canaries: by `auto`, and by every strategy that they calibrate."""
     return choice not in names() or get(choice).calibrated
@@ -77,6 +83,7 @@ __all__ = [
     "asks_canaries",
     "asks_exact",
     "calibrated",
+    "exact_updates",
     "get",
     "names",
     "needs_model",

@@ -138,6 +138,7 @@ class Removal(ABC):
     Attributes:
         name: In plans, configurations and certificates.
         exact: The result equals a from-scratch training on the live rows, bit for bit.
+        learner: The only one whose sub-models it can change; None: any.
         place: Who does it: the shard's own worker, which holds its rows, or an updater, which reads what it needs.
         clean: It starts from a checkpoint before every open deletion instead of the current weights, so that no
             influence of a revoked row is left.
@@ -153,6 +154,7 @@ class Removal(ABC):
 
     name: ClassVar[str]
     exact: ClassVar[bool] = False
+    learner: ClassVar[str | None] = None
     place: ClassVar[Literal["shard", "updater"]] = "updater"
     clean: ClassVar[bool] = False
     rank: ClassVar[int] = -100

@@ -11,9 +11,10 @@ import numpy as np
 
 from hybridmu.core.kernel.model import fit_standardize, state_of
 from hybridmu.core.kernel.partition import epoch_order
-from hybridmu.core.kernel.training import batch_bounds, fit
+from hybridmu.core.kernel.training import batch_bounds, fit, trained
 from hybridmu.core.learners.augmented_rows import augmented_rows
 from hybridmu.core.learners.target_scale import fit_scale
+from hybridmu.core.strategies.probe import Probe
 from hybridmu.core.strategies.removal import Context, Extent, Removal, Result, Work, every
 
 
@@ -60,6 +61,10 @@ class Rewind(Removal):
             rows = augmented_rows(live, context.task, seed, context.shard)
             fit(model, rows, [chosen], bounds, context.recipe, context.task)
         return Result(state_of(model), first, budget)
+
+    def unfit(self, probe: Probe) -> str | None:
+        """Return that there is nothing to train, or None."""
+        return None if trained(probe.model) else "the model has no parameter that is trained"
 
     def work(self, extent: Extent) -> Work:
         """Return the visits of the budget; one checkpoint is read, and one state written."""

@@ -12,6 +12,7 @@ from typing import Any
 from hybridmu.core.tasks.augmentation import Augmented, AugmentedRegressor
 from hybridmu.core.tasks.base import Task
 from hybridmu.core.tasks.classification import judgement_of
+from hybridmu.core.tasks.closed_form_tasks import ClosedFormTask
 from hybridmu.core.tasks.regression_tasks import Regressor
 from hybridmu.errors import ConfigError
 from hybridmu.kinds import TASKS, search_here
@@ -42,6 +43,8 @@ def make_task(name: str, options: Mapping[str, Any], *, numbers: bool = False) -
     """
     factory = TASKS.get(name) if name in TASKS.names() else _imported(name)
     if numbers and is_own(name):
+        if issubclass(factory, ClosedFormTask):
+            raise ConfigError(f"task {name} learns classes alone", expected="data.label", got="data.target")
         factory = partial(AugmentedRegressor if issubclass(factory, Augmented) else Regressor, factory)
     try:
         with contained():

@@ -91,8 +91,9 @@ class Site:
         manifest = self.lake.manifest
         found = environment(self.device, settings.threads)
         code = code_digest(self.task, versions) if versions else self._code
+        assumed = {name: version for name, version in (versions or {}).items() if name in _LIBRARIES}
         return {
-            "environment": found | {name: version for name, version in (versions or {}).items() if name in _LIBRARIES},
+            "environment": {} if self.learner.portable else found | assumed,
             "task": {"name": settings.task.name, "options": settings.task.options, "code": code},
             "encoder": manifest.encoder.to_json(),
             "standardize": settings.data.standardize,

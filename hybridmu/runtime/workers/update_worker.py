@@ -12,6 +12,9 @@ import numpy as np
 from hybridmu.config import Settings
 from hybridmu.core.kernel.model import State, finite
 from hybridmu.core.kernel.revoked_keys import carries
+from hybridmu.core.kernel.rows import Positions, Rows
+from hybridmu.core.proof.lineage import Lineage, lineage
+from hybridmu.core.proof.merkle import make_leaves
 from hybridmu.core.strategies import get
 from hybridmu.errors import CorruptBlobError, StrategyUnavailableError
 from hybridmu.runtime.purge.row_purge import foresee_indexes, purge_indexes
@@ -31,6 +34,7 @@ from hybridmu.types import (
     SearchJob,
     SearchOutcome,
     ShardOutcome,
+    SliceRecord,
     UpdateJob,
     UpdaterJob,
     UpdaterResult,
@@ -84,15 +88,16 @@ class Updater:
 
     @placed
     def update(self, job: UpdateJob) -> ShardOutcome:
-        """Run the job's approximate strategy.
+        """Run the job's strategy.
 
-        The revoked rows are read here because the plan names this removal; the result never enters the lineage map.
+        The revoked rows are read here because the plan names this removal. Only the result of an exact strategy, which
+        changes the exact sub-model of the rows that were live before, enters the lineage map.
 
         Args:
             job: Names shard, strategy, rows and α.
 
         Returns:
-            New weights, marked as not exact.
+            New weights; not exact unless the strategy is.
 
         Raises:
             StrategyUnavailableError: A checkpoint is missing or corrupt, the strategy does not fit the optimizer, or it
@@ -110,6 +115,8 @@ class Updater:
         current = self._state(job.current_blob or "")
         state = lru_cache(_STATES)(self._state)
         read = 0
+        strategy = get(job.strategy)
+        chain = self._chain(job, keys, live, np.flatnonzero(~out)) if strategy.exact else None
 
         def checkpoint(slice_: int) -> State:
             nonlocal read
@@ -117,7 +124,6 @@ class Updater:
             blob = self._checkpoint(job, slice_)
             return current if blob == job.current_blob else state(blob)
 
-        strategy = get(job.strategy)
         held_out = site.lake.rows("validation", shard, job.tombstones) if strategy.validates else None
         context = site.strategy_context(
             shard,
@@ -135,11 +141,12 @@ class Updater:
             raise StrategyUnavailableError(
                 f"{job.strategy} gave weights that are not finite", expected="numbers", remedy="use strategy retrain"
             )
-        return ShardOutcome(
+        blob = site.blobs.put(result.state, shard)
+        made = ShardOutcome(
             job_id=job.job_id,
             shard=shard,
             strategy=job.strategy,
-            blob=site.blobs.put(result.state, shard),
+            blob=blob,
             exact=False,
             upto=job.upto,
             live=len(live),
@@ -149,6 +156,45 @@ class Updater:
             checkpoints_read=read,
             rows_read=len(live),
         )
+        if chain is None:
+            return made
+        site.blobs.record(shard, chain.keys[-1], blob)
+        seconds = time.perf_counter() - started
+        record = SliceRecord(len(chain.keys), chain.keys[-1], blob, result.visits, seconds)
+        return replace(
+            made,
+            exact=True,
+            head=chain.head,
+            slices=(record,),
+            generations=job.generations,
+            seconds=seconds,
+            checkpoints_read=1,
+            rows_read=len(revoked),
+        )
+
+    def _chain(self, job: UpdateJob, keys: Rows, live: Positions, before: Positions) -> Lineage:
+        """Return the lineage of the live rows, once the current sub-model is known to be the exact one of those before.
+
+        Args:
+            job: Names the current sub-model.
+            keys: Outline of all rows.
+            live: Positions of those that stay.
+            before: Positions of those that the current sub-model is of.
+
+        Raises:
+            StrategyUnavailableError: The current sub-model is another one: of other rows, or made by other code.
+        """
+        site, shard = self.site, job.shard
+        salt = site.lake.manifest.salt
+        static, recipe = site.lineage_static(), site.recipe_for(shard, job.generations)
+        leaves = make_leaves(salt, keys.ids, keys.content)
+        was = lineage(static, keys.take(before), recipe, shard, salt, leaves[before])
+        if job.current_blob is None or site.blobs.find(shard, was.keys[-1]) != job.current_blob:
+            raise StrategyUnavailableError(
+                "the current sub-model is not the exact one of the rows that were live",
+                remedy="use strategy retrain",
+            )
+        return lineage(static, keys.take(live), recipe, shard, salt, leaves[live])
 
     @placed
     def audit(self, job: AuditJob) -> AuditOutcome:

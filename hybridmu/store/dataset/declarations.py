@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -255,3 +255,37 @@ def _keeps_numbers(table: SourceTable, name: str, kind: Kind, factor: float) -> 
                 return True
             some = some or bool(values.any())
         return not some
+
+
+def with_lengths(data: DataSettings, train: SourceTable, names: Sequence[str]) -> SourceTable:
+    """Return a table whose lists all have a length: that of their type, the declared one, or that of the first row.
+
+    Args:
+        data: What is declared.
+        train: The training table.
+        names: Feature columns.
+
+    Raises:
+        DataError: The declared length is not that of the type.
+    """
+    found = _lengths(data, train, names)
+    return train.with_types({name: pa.list_(kind, length) for name, kind, length in found})
+
+
+def _lengths(data: DataSettings, train: SourceTable, names: Sequence[str]) -> Iterator[tuple[str, pa.DataType, int]]:
+    """Yield (feature, type of its numbers, length) of each whose lists have no length of their own.
+
+    Raises:
+        DataError: The declared length is not that of the type.
+    """
+    for name in names:
+        type_ = train.type_of(name)
+        declared = data.lists.get(name)
+        if pa.types.is_fixed_size_list(type_) and declared not in {None, type_.list_size}:
+            expected = f"{type_.list_size}, the length of its type"
+            raise DataError(f"data.lists does not fit column {name!r}", expected=expected, got=str(declared))
+        if pa.types.is_list(type_):
+            first = train.first_value(name) if declared is None else None
+            length = len(first) if first is not None else declared or 0
+            if length:
+                yield name, type_.value_type, length

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import pyarrow as pa
 
-from hybridmu.config import DataSettings
 from hybridmu.core.kernel.table_encoder import Encoder, infer_classes
 from hybridmu.core.kernel.training import slice_epochs
 from hybridmu.core.targets import TargetEncoder
@@ -21,6 +20,7 @@ from hybridmu.store.dataset.declarations import (
     fills_of,
     labels_in,
     left_out,
+    with_lengths,
 )
 from hybridmu.store.dataset.doubtful_features import nearly_unique, read_as_text
 from hybridmu.store.dataset.generation import Beat, Draft
@@ -249,7 +249,7 @@ def _encoder(lake: Lake, train: SourceTable) -> tuple[Encoder, bool]:
         raise no_rows("train", train.url)
     check_declarations(data, train)
     names = features_of(data, train)
-    table = train.with_types({name: pa.list_(kind, length) for name, kind, length in _lengths(data, train, names)})
+    table = with_lengths(data, train, names)
     columns = columns_of(data, table, names, fills_of(data, table, names))
     if data.target is not None:
         return TargetEncoder.of(columns, data.target), False
@@ -264,22 +264,3 @@ def _encoder(lake: Lake, train: SourceTable) -> tuple[Encoder, bool]:
             remedy="train on a table with rows of two classes, or declare data.classes (numbers: data.target)",
         )
     return Encoder(columns, data.label, classes), data.classes is None
-
-
-def _lengths(data: DataSettings, train: SourceTable, names: Sequence[str]) -> Iterator[tuple[str, pa.DataType, int]]:
-    """Yield (feature, type of its numbers, length) of each whose lists have no length of their own.
-
-    Raises:
-        DataError: The declared length is not that of the type.
-    """
-    for name in names:
-        type_ = train.type_of(name)
-        declared = data.lists.get(name)
-        if pa.types.is_fixed_size_list(type_) and declared not in {None, type_.list_size}:
-            expected = f"{type_.list_size}, the length of its type"
-            raise DataError(f"data.lists does not fit column {name!r}", expected=expected, got=str(declared))
-        if pa.types.is_list(type_):
-            first = train.first_value(name) if declared is None else None
-            length = len(first) if first is not None else declared or 0
-            if length:
-                yield name, type_.value_type, length

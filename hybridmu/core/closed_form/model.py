@@ -1,0 +1,174 @@
+"""Sub-models of closed-form learners: integer sums over their rows, and the weights that these define."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from fractions import Fraction
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from hybridmu.core.closed_form.discriminant import discriminant_weights, log_odds
+from hybridmu.core.closed_form.projection import Projection
+from hybridmu.core.closed_form.quantiser import quantised
+from hybridmu.core.closed_form.ridge import ridge_weights
+from hybridmu.core.closed_form.sums import Sums, packed, sums_of, unpacked
+
+# Rows whose features are made at once.
+_BLOCK = 4096
+# Regression of one-hot targets gives what are nearly probabilities; below this they say nothing any more.
+_LEAST_PROBABILITY = 0.01
+
+
+class ClosedFormClassifier(nn.Module):
+    """A linear model of classes on whole-number features.
+
+    Its state is a function of integer sums over rows: the same bits on any machine. The weights follow from the sums,
+    and are kept beside them, so that whatever answers need not solve anything.
+
+    Args:
+        features: Encoded width.
+        classes: Number of classes.
+        levels: Features count in so many steps from 0 to 1, and to −1.
+        penalty: Of standardised weights, per row.
+        projection: What makes features of features; None: nothing.
+        width: Of what it makes, and its levels.
+
+    Attributes:
+        gram: Upper triangle of G, row by row, int64 [p (p + 1) / 2]; the last of p features is the constant 1.
+        cross: C, int64 [p, classes].
+        weights: float32 [p − 1, classes], and a row of intercepts where there are some; zeros without a row.
+    """
+
+    intercepts: ClassVar[bool]
+
+    def __init__(
+        self,
+        features: int,
+        classes: int,
+        levels: int,
+        penalty: Fraction,
+        projection: Projection | None = None,
+        width: tuple[int, int] | None = None,
+    ) -> None:
+        super().__init__()
+        self._levels_in, self._penalty, self._projection = levels, penalty, projection
+        made, self._levels = width or (features, levels)
+        self._size, self._classes = made + 1, classes
+        self.gram: Tensor
+        self.cross: Tensor
+        self.weights: Tensor
+        self.register_buffer("gram", torch.zeros(self._size * (self._size + 1) // 2, dtype=torch.int64))
+        self.register_buffer("cross", torch.zeros(self._size, classes, dtype=torch.int64))
+        self.register_buffer("weights", torch.zeros(made + self.intercepts, classes))
+
+    @abstractmethod
+    def solved(self, sums: Sums, penalty: Fraction) -> Tensor:
+        """Return the weights of some sums."""
+
+    @abstractmethod
+    def answers(self, phi: Tensor) -> Tensor:
+        """Return logarithms of probabilities up to a constant per row, float64 [n, classes].
+
+        Args:
+            phi: Features, float64 [n, p − 1].
+        """
+
+    def features(self, x: Tensor) -> Tensor:
+        """Return whole-number features of float32 [n, features]: int16 [n, width].
+
+        Raises:
+            ValueError: A number is not finite.
+        """
+        q = quantised(x, self._levels_in)
+        return q if self._projection is None else self._projection(q)
+
+    def sums(self, x: Tensor, labels: Tensor) -> Sums:
+        """Return the sums over rows.
+
+        Args:
+            x: float32 [n, features].
+            labels: int64 [n].
+
+        Raises:
+            OverflowError: The sums over so many rows may leave 62 bits.
+            ValueError: A feature is not finite.
+        """
+        found = Sums(
+            torch.zeros(self._size, self._size, dtype=torch.int64, device=x.device),
+            torch.zeros(self._size, self._classes, dtype=torch.int64, device=x.device),
+        )
+        for start in range(0, len(x), _BLOCK):
+            rows, outcomes = x[start : start + _BLOCK], labels[start : start + _BLOCK]
+            targets = functional.one_hot(outcomes, self._classes)
+            found = found + sums_of(self.features(rows), targets, self._levels)
+        if found.rows * self._levels**2 > 2**62:
+            raise OverflowError(f"{found.rows:,} rows; {2**62 // self._levels**2:,} fit")
+        return found
+
+    @property
+    def held(self) -> Sums:
+        """Return the sums that the model is of."""
+        return Sums(unpacked(self.gram, self._size), self.cross)
+
+    def hold(self, sums: Sums) -> None:
+        """Become the model of some sums.
+
+        Raises:
+            IllConditionedError: The penalty is too small for them.
+        """
+        self.gram.copy_(packed(sums.gram))
+        self.cross.copy_(sums.cross)
+        rows = sums.rows
+        self.weights.copy_(self.solved(sums, self._penalty) if rows else torch.zeros_like(self.weights))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the answers to float32 [n, features]; all alike where there is no row."""
+        # In double precision: what is alike in all rows cancels, and may be far larger than what tells them apart.
+        return self.answers(self.features(x).double()).float()
+
+
+class RidgeClassifier(ClosedFormClassifier):
+    """Ridge regression of one-hot classes, whose values are nearly probabilities."""
+
+    intercepts = True
+
+    def solved(self, sums: Sums, penalty: Fraction) -> Tensor:
+        """Return the regression's weights."""
+        return ridge_weights(sums, penalty)
+
+    def answers(self, phi: Tensor) -> Tensor:
+        """Return the logarithms of the values, of which those below 1 % count as 1 %."""
+        weights = self.weights.double()
+        return (phi @ weights[:-1] + weights[-1]).clamp(min=_LEAST_PROBABILITY).log()
+
+
+class DiscriminantClassifier(ClosedFormClassifier):
+    """Linear discriminant analysis."""
+
+    intercepts = False
+
+    def solved(self, sums: Sums, penalty: Fraction) -> Tensor:
+        """Return the discriminants' weights."""
+        return discriminant_weights(sums, penalty)
+
+    def answers(self, phi: Tensor) -> Tensor:
+        """Return the log-odds of classes; −∞ of one without rows, unless no class has any."""
+        counts = self.cross[-1]
+        if not bool(counts.any()):
+            return phi.new_zeros(len(phi), self._classes)
+        return log_odds(phi, self.weights, self.cross[:-1].double() / counts.clamp(min=1), counts)
+
+
+def closed_form_of(model: nn.Module) -> ClosedFormClassifier:
+    """Return the closed-form part of a sub-model.
+
+    Raises:
+        TypeError: There is none.
+    """
+    found = next((module for module in model.modules() if isinstance(module, ClosedFormClassifier)), None)
+    if found is None:
+        raise TypeError("a closed-form learner needs a closed-form model")
+    return found

@@ -1,0 +1,88 @@
+"""Built-in tasks `lda` and `ridge`: linear classifiers that are functions of integer sums over rows.
+
+What they are is in `core/closed_form/`, how they are learned in `core/learners/additive.py`.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import ClassVar
+
+from torch import nn
+
+from hybridmu.core.closed_form.model import ClosedFormClassifier, DiscriminantClassifier, RidgeClassifier
+from hybridmu.core.closed_form.projection import Projection
+from hybridmu.core.tasks.base import CrossEntropyTask
+from hybridmu.errors import ConfigError
+
+_MOST_LEVELS = 32_767
+_BYTES = 255
+_WIDEST = 16_384  # G alone is a gigabyte then
+_PROJECTED_LEVELS = 127  # their squares can be summed in float32 over a thousand rows
+
+
+class ClosedFormTask(CrossEntropyTask):
+    """Base of tasks that are learned by `learner: additive`.
+
+    Args:
+        penalty: On the squares of standardised weights, per row.
+        levels: Features count in so many steps from 0 to 1, and to −1; beyond they are clipped (`data.scale` brings
+            them there). By default 32,767; 255, which keeps bytes as they are, where they are projected.
+        project: How many random features (relu of a public random projection) take the place of the features; 0: none.
+        project_seed: Draws the projection.
+    """
+
+    kind: ClassVar[type[ClosedFormClassifier]]
+
+    def __init__(
+        self, penalty: float = 1e-3, levels: int | None = None, project: int = 0, project_seed: int = 0
+    ) -> None:
+        levels = levels if levels is not None else _BYTES if project else _MOST_LEVELS
+        if type(penalty) not in {int, float} or not 1e-12 <= penalty <= 1e6:
+            raise _wrong("penalty", "a number from 1e-12 to 1e6", penalty)
+        for name, value, least, most in (
+            ("levels", levels, 1, _MOST_LEVELS),
+            ("project", project, 0, _WIDEST),
+            ("project_seed", project_seed, 0, 2**63 - 1),
+        ):
+            if type(value) is not int or not least <= value <= most:
+                raise _wrong(name, f"a whole number from {least} to {most:,}", value)
+        self.penalty = Fraction(penalty)
+        self.levels = levels
+        self.project = project
+        self.project_seed = project_seed
+
+    def model(self, features: int, classes: int) -> nn.Module:
+        """Return a model of no row.
+
+        Raises:
+            ConfigError: The sums would not fit into memory.
+        """
+        width = self.project or features
+        if width > _WIDEST:
+            raise ConfigError(
+                "there are too many features for a closed-form task",
+                expected=f"at most {_WIDEST:,}",
+                got=f"{width:,}, whose sums take {8 * width * width / 1e9:.0f} GB",
+                remedy="task.project makes so many of them as it says",
+            )
+        if not self.project:
+            return self.kind(features, classes, self.levels, self.penalty)
+        projection = Projection(features, self.levels, width, self.project_seed, _PROJECTED_LEVELS)
+        return self.kind(features, classes, self.levels, self.penalty, projection, (width, _PROJECTED_LEVELS))
+
+
+class Lda(ClosedFormTask):
+    """Linear discriminant analysis: classes that differ in their means and share one covariance."""
+
+    kind = DiscriminantClassifier
+
+
+class Ridge(ClosedFormTask):
+    """Ridge regression of one-hot classes: for classes that hardly anything tells apart, and as a reference."""
+
+    kind = RidgeClassifier
+
+
+def _wrong(name: str, expected: str, got: object) -> ConfigError:
+    return ConfigError(f"task.{name} is wrong", expected=expected, got=repr(got)[:100])

@@ -1,0 +1,38 @@
+"""The learner follows from the task, and another one is refused."""
+
+from __future__ import annotations
+
+import pytest
+
+from hybridmu.config import Settings
+from hybridmu.errors import ConfigError
+from hybridmu.kinds import LEARNER_OF_TASK, LEARNERS, TASKS
+
+RAW = {"data": {"train": "t.csv"}, "storage_url": "/tmp/x"}
+
+
+@pytest.mark.parametrize("name", TASKS.names())
+def test_it_follows_from_the_task(name):
+    found = Settings.parse({**RAW, "task": {"name": name}})
+    assert found.learner.name == LEARNER_OF_TASK.get(name, LEARNERS.default)
+    assert Settings.model_validate(found.model_dump(mode="json")) == found
+    named = found.identity().get("learner")
+    assert named == ({"name": found.learner.name} if name in LEARNER_OF_TASK else None)
+
+
+@pytest.mark.parametrize(
+    ("task", "learner", "says"),
+    [
+        ("lda", "sliced_sgd", "task lda is learned by additive; leave learner out"),
+        ("mlp", "additive", "task mlp is learned by sliced_sgd; leave learner out"),
+        ("network:Net", "additive", "task network:Net is learned by sliced_sgd"),
+    ],
+)
+def test_another_one_is_refused(task, learner, says):
+    with pytest.raises(ConfigError, match=says):
+        Settings.parse({**RAW, "task": {"name": task}, "learner": {"name": learner}})
+
+
+def test_it_may_be_said():
+    raw = {**RAW, "task": {"name": "ridge"}, "learner": {"name": "additive"}}
+    assert Settings.parse(raw).learner.name == "additive"
