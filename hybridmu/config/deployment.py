@@ -50,7 +50,7 @@ class ServingSettings(Section):
 
     Attributes:
         aggregation: Of classes, `mean` of softmax vectors or majority `vote`; of numbers (`data.target`), `mean` or
-            `median`.
+            `median`. Of closed-form tasks also `merge`: one model of all shards' sums.
         max_batch_size: Rows per prediction batch.
         batch_wait_ms: How long a batch waits for more rows.
         lease_seconds: A replica that can't reach the ledger for this long stops answering.
@@ -66,7 +66,7 @@ class ServingSettings(Section):
         request_rows: Rows that one call may have.
     """
 
-    aggregation: Literal["mean", "vote", "median"] = "mean"
+    aggregation: Literal["mean", "vote", "median", "merge"] = "mean"
     max_batch_size: int = Field(64, ge=1, le=1_000_000)
     batch_wait_ms: float = Field(2.0, ge=0, le=60_000)
     lease_seconds: float = Field(10.0, gt=0, le=1e6)

@@ -89,12 +89,15 @@ class Settings(Section):
     @model_validator(mode="before")
     @classmethod
     def _learner(cls, raw: Any) -> Any:
-        """Return the configuration with the learner that its task needs, where it names none."""
+        """Return the configuration with what its task needs: the learner, and sums that become one model."""
         task = raw.get("task") if isinstance(raw, dict) else None
-        name = task.get("name") if isinstance(task, dict) else getattr(task, "name", None)
-        if not isinstance(name, str) or name not in LEARNER_OF_TASK or "learner" in raw:
+        name = task.get("name") if isinstance(task, dict) else None
+        if not isinstance(name, str) or name not in LEARNER_OF_TASK:
             return raw
-        return {**raw, "learner": {"name": LEARNER_OF_TASK[name]}}
+        serving = raw.get("serving", {})
+        if isinstance(serving, dict) and not {"aggregation", "groups"} & serving.keys():
+            serving = {**serving, "aggregation": "merge"}
+        return {"learner": {"name": LEARNER_OF_TASK[name]}, **raw, "serving": serving}
 
     @field_validator("storage_url")
     @classmethod
@@ -165,7 +168,12 @@ class Settings(Section):
     def unfit_rule(self) -> str | None:
         """Return which setting speaks of classes where numbers are learned, or the other way around; None: none."""
         learned, ways = ("numbers", ("mean", "median")) if self.data.target else ("classes", ("mean", "vote"))
-        if self.serving.aggregation not in ways:
+        if self.serving.aggregation == "merge":
+            if self.task.name not in LEARNER_OF_TASK:
+                return f"serving.aggregation: merge is for {' and '.join(LEARNER_OF_TASK)}, whose sub-models are sums"
+            if self.serving.groups > 1:
+                return "serving.groups spreads sub-models over processes, and serving.aggregation: merge makes one"
+        elif self.serving.aggregation not in ways:
             return (
                 f"serving.aggregation is {self.serving.aggregation}, but sub-models that answer with {learned} are"
                 f" combined by {' or '.join(ways)}"

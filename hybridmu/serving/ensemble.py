@@ -16,6 +16,7 @@ from hybridmu.core import features
 from hybridmu.core.features import FeatureSource
 from hybridmu.core.kernel.model import SubModel
 from hybridmu.core.kernel.table_encoder import Encoder
+from hybridmu.core.learners.merging import MERGE, answering
 from hybridmu.core.tasks.classification import Classification
 from hybridmu.core.tasks.judgement import Judgement
 from hybridmu.errors import DataError, HybridMUError, StateError, UserExitError
@@ -69,13 +70,12 @@ class Ensemble:
         self._cells += self._judgement.combined(len(encoder.classes))
         self.removed = {shard: upto for shard, upto in (removed or {}).items() if shard in models}
         self.withheld: frozenset[int] = frozenset()
-        voters = [model for _, model in models.values() if model is not None]
         self.way = "none"
         self.seconds: dict[str, float] = {}
         if elsewhere:
             self._forward, self.way, self.seconds = elsewhere[0], "spread", {"spread": elsewhere[1]}
-        elif voters:
-            self.way, self._forward, self.seconds = fastest(voters, sample(source.width(encoder)))
+        else:
+            self._choose()
 
     @classmethod
     def load(
@@ -110,10 +110,23 @@ class Ensemble:
         source, judgement = site.lake.features, site.judgement
         return cls(version.version, models, encoder, how, removed_of(version), None, whole, source, judgement)
 
+    def _choose(self) -> None:
+        """Find the fastest way to run the sub-models; of merged ones, make one of those that vote."""
+        models = [m for s, (_, m) in self.models.items() if m is not None and not (self._merged and s in self.withheld)]
+        asked, _ = answering(models, self.how)
+        if asked:
+            self.way, self._forward, self.seconds = fastest(asked, sample(self.source.width(self.encoder)))
+
+    @property
+    def _merged(self) -> bool:
+        return self.how == MERGE
+
     def withholding(self, shards: frozenset[int]) -> Ensemble:
-        """Return the same version with some sub-models out of the vote; nothing is loaded or copied."""
+        """Return the same version with some sub-models out of the vote; nothing is loaded."""
         made = copy.copy(self)
         made.withheld = shards & self.models.keys()
+        if self._merged and made.withheld != self.withheld:
+            made._choose()
         return made
 
     @property
@@ -158,10 +171,12 @@ class Ensemble:
         if not self.voters:
             raise StateError("no shard is left to vote: every training row was forgotten")
         logits = self.logits(x)
-        if self.withheld:  # a sub-model that is run and not counted costs less than other batches of weights
+        if (
+            self.withheld and not self._merged
+        ):  # a sub-model that is run and not counted costs less than other batches of weights
             logits = logits[[place for place, shard in enumerate(self.models) if shard not in self.withheld]]
         with contained():
-            found = self._judgement.combine(logits, self.how).float()
+            found = self._judgement.combine(logits, answering((), self.how)[1]).float()
         expected = [len(x), self._judgement.combined(len(self.encoder.classes))]
         if list(found.shape) != expected:
             raise DataError(
@@ -176,11 +191,13 @@ class Ensemble:
     def logits(self, x: npt.NDArray[np.float32]) -> torch.Tensor:
         """Return what all sub-models say, floats of 32 bits or more [sub-models, n, width], in the order of `models`.
 
+        Merged ones say one thing.
+
         Raises:
             DataError: A sub-model has not one answer for every row.
         """
         said = self._forward(torch.from_numpy(x))
-        expected = [len(self.models), len(x), self._judgement.width(len(self.encoder.classes))]
+        expected = [1 if self._merged else len(self.models), len(x), self._judgement.width(len(self.encoder.classes))]
         if list(said.shape) != expected:
             raise DataError(
                 "the model does not answer every row",

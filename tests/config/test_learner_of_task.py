@@ -33,6 +33,31 @@ def test_another_one_is_refused(task, learner, says):
         Settings.parse({**RAW, "task": {"name": task}, "learner": {"name": learner}})
 
 
+@pytest.mark.parametrize(
+    ("serving", "expected"),
+    [({}, "merge"), ({"aggregation": "vote"}, "vote"), ({"groups": 2}, "mean"), ({"port": 1}, "merge")],
+)
+def test_sums_become_one_model_unless_something_else_is_said(serving, expected):
+    raw = {**RAW, "task": {"name": "lda"}, "sisa": {"shards": 3}, "serving": serving}
+    assert Settings.parse(raw).serving.aggregation == expected
+    if not serving:
+        del raw["serving"]
+        assert Settings.parse(raw).serving.aggregation == expected
+
+
+@pytest.mark.parametrize(
+    ("task", "serving", "says"),
+    [
+        ("mlp", {"aggregation": "merge"}, "merge is for lda and ridge"),
+        ("lda", {"aggregation": "median"}, "combined by mean or vote"),
+        ("lda", {"aggregation": "merge", "groups": 2}, "serving.groups spreads"),
+    ],
+)
+def test_what_can_not_be_merged_is_refused(task, serving, says):
+    with pytest.raises(ConfigError, match=says):
+        Settings.parse({**RAW, "task": {"name": task}, "sisa": {"shards": 3}, "serving": serving})
+
+
 def test_it_may_be_said():
     raw = {**RAW, "task": {"name": "ridge"}, "learner": {"name": "additive"}}
     assert Settings.parse(raw).learner.name == "additive"

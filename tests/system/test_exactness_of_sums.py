@@ -11,11 +11,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import hybridmu
 from hybridmu import faults
+from hybridmu.core.learners.merging import answering
+from hybridmu.serving.ensemble import Ensemble
 from tests import reference_sums
 from tests.scenes.purged_system import World, make_tables
 from tests.system.test_exactness import FEATURES, SGD, config_for, write_table
@@ -191,3 +194,52 @@ def test_an_emptied_class_is_not_answered(tmp_path):
         answers = system.predict([{"a": 0.1, "b": 5.0, "c": -3.0}])["predictions"]
         assert answers[0]["label"] == "no"
         assert answers[0]["probabilities"] == {"no": 1.0, "yes": 0.0}
+
+
+@pytest.fixture
+def halves(tmp_path):
+    """The same rows as one shard and as four, which answer as one model."""
+    table = tmp_path / "train.parquet"
+    ids = write_table(table, 200, string_ids=False, groups=0)
+    config = config_of(tmp_path, table)
+    config["data"]["test"] = str(tmp_path / "test.parquet")
+    del config["data"]["test_fraction"]
+    write_table(tmp_path / "test.parquet", 50, string_ids=False, groups=0, seed=4, start=900)
+    other = {**config, "sisa": {**config["sisa"], "shards": 4}, "storage_url": str(tmp_path / "four")}
+    with hybridmu.connect(config, executor="local") as one, hybridmu.connect(other, executor="local") as four:
+        trained = [system.train() for system in (one, four)]
+        yield one, four, ids, trained
+
+
+def test_four_shards_answer_as_one_machine(halves):
+    one, four, ids, trained = halves
+    ask = [{"a": 0.3 * n, "b": 1 - 0.2 * n, "c": -0.4} for n in range(8)]
+
+    def answers(system):
+        return [row["probabilities"] for row in system.predict(ask)["predictions"]]
+
+    assert len(four.registry.version().shards) == 4
+    assert answers(one) == answers(four)
+    assert trained[0]["quality"]["test"]["ensemble"] == trained[1]["quality"]["test"]["ensemble"]
+    for system in (one, four):
+        report = system.forget(ids=ids[:5], wait=True)
+        assert report["state"] == "SERVED"
+    assert answers(one) == answers(four)
+    assert one.evaluate()["splits"]["test"]["ensemble"] == four.evaluate()["splits"]["test"]["ensemble"]
+    proof = four.verify()
+    assert proof["bitwise_equal"] is True
+    assert proof["accuracy"] == proof["oracle_accuracy"]
+
+
+def test_a_withheld_shard_is_left_out_of_the_sum(halves):
+    _, four, _, _ = halves
+    version = four.registry.version()
+    whole = Ensemble.load(four.site, version)
+    x = np.array([[0.04, 0.1, -0.05]], np.float32)
+    less = whole.withholding(frozenset({1, 3}))
+    assert (whole.voters, less.voters) == (4, 2)
+    [merged], _ = answering([whole.models[shard][1] for shard in (0, 2)], "merge")
+    expected = torch.softmax(merged(torch.from_numpy(x)), dim=1).numpy()
+    np.testing.assert_array_equal(less.probabilities(x), expected)
+    assert not np.array_equal(whole.probabilities(x), expected)
+    np.testing.assert_array_equal(less.withholding(frozenset()).probabilities(x), whole.probabilities(x))

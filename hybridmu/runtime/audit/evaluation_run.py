@@ -12,6 +12,7 @@ from hybridmu.config import Settings
 from hybridmu.core import evaluation, metrics, residuals
 from hybridmu.core.evaluation import F64
 from hybridmu.core.kernel.rows import Rows, concatenate
+from hybridmu.core.learners.merging import answering
 from hybridmu.errors import StateError
 from hybridmu.runtime.workers.context import Site
 from hybridmu.store.dataset.layout import HELD_OUT, Split
@@ -45,15 +46,19 @@ def evaluate(settings: Settings) -> dict[str, Any]:
     gone = {shard: KeySet.of(stones) for shard, stones in database.ledger.tombstones().items()}
     judgement, how, encoder = site.judgement, settings.serving.aggregation, site.lake.manifest.encoder
     models = [(shard, site.load_model(shard, blob)) for shard, blob in voters]
+    asked, way = answering([model for _, model in models], how)
     splits: dict[str, Any] = {}
     for split in HELD_OUT:
         rows = _live(site, split, gone) if split in site.lake.manifest.rows else None
         if rows is None or not len(rows):
             continue
         labels = rows.y.numpy()
-        logits = [evaluation.logits_of(model, rows, site.width).float() for _, model in models]
-        together = evaluation.combined_of(judgement, logits, how)
-        alone = [evaluation.combined_of(judgement, [one], how) for one in logits]
+        logits = {
+            model: evaluation.logits_of(model, rows, site.width).float()
+            for model in {*asked, *(model for _, model in models)}
+        }
+        together = evaluation.combined_of(judgement, [logits[model] for model in asked], way)
+        alone = [evaluation.combined_of(judgement, [logits[model]], way) for _, model in models]
         splits[split] = {
             "rows": len(rows),
             "ensemble": metrics.figures(together, labels, judgement.kind),

@@ -13,6 +13,7 @@ from hybridmu.core import evaluation
 from hybridmu.core.audit import measures
 from hybridmu.core.kernel.model import State, SubModel
 from hybridmu.core.kernel.rows import Rows, concatenate
+from hybridmu.core.learners.merging import answering
 from hybridmu.errors import RequestError
 from hybridmu.runtime.workers.context import Site
 from hybridmu.runtime.workers.oracle import Watch, seals_of, train_from_scratch
@@ -161,13 +162,11 @@ def _accuracy(site: Site, model: SubModel, rows: Rows) -> float | None:
 
 
 def _ensemble_accuracy(site: Site, states: dict[int, State | None], rows: Rows) -> float | None:
-    logits = [
-        evaluation.logits_of(_model(site, shard, state), rows, site.width)
-        for shard, state in states.items()
-        if state is not None
-    ]
-    if not logits or len(rows) == 0:
+    models = [_model(site, shard, state) for shard, state in states.items() if state is not None]
+    if not models or len(rows) == 0:
         return None
-    votes = site.judgement.combine(torch.stack(logits), site.settings.serving.aggregation)
+    asked, how = answering(models, site.settings.serving.aggregation)
+    logits = [evaluation.logits_of(model, rows, site.width) for model in asked]
+    votes = site.judgement.combine(torch.stack(logits), how)
     value = site.judgement.metric(votes, rows.y)
     return None if math.isnan(value) else value
