@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from hybridmu.config import Settings, load
     from hybridmu.errors import HybridMUError
+    from hybridmu.system.notebook import fit
     from hybridmu.system.system import System, connect
     from hybridmu.task import Task
     from hybridmu.types import ForgetRequest, ModelVersion, Plan
@@ -27,10 +28,22 @@ _HOME = {
     "System": "system.system",
     "Task": "task",
     "connect": "system.system",
+    "fit": "system.notebook",
     "load": "config",
 }
 
-__all__ = ["ForgetRequest", "HybridMUError", "ModelVersion", "Plan", "Settings", "System", "Task", "connect", "load"]
+__all__ = [
+    "ForgetRequest",
+    "HybridMUError",
+    "ModelVersion",
+    "Plan",
+    "Settings",
+    "System",
+    "Task",
+    "connect",
+    "fit",
+    "load",
+]
 
 
 def __getattr__(name: str) -> object:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from hybridmu.errors import StateError
+from hybridmu.store.certificates import Certificates
 from hybridmu.system.arguments import AnyCaller, AnyCount, Count, Name, States, checked
 from hybridmu.system.quality_reports import quality_of
 from hybridmu.system.session import Session
@@ -52,6 +54,26 @@ class RequestReports:
         session.check_bound()
         found = session.pages.page(caller=caller, states=tuple(states), limit=limit, before=before)
         return {"requests": [_plain(request) for request in found.requests], "next_before": found.next_before}
+
+    @checked
+    def certificate(self, request_id: Name) -> dict[str, Any]:
+        """Return the signed certificate of a purged request, as `hybridmu certificate verify` takes it.
+
+        Raises:
+            RequestError: There is no such request.
+            StateError: It is not purged yet, or had no row here.
+        """
+        session = self._session
+        session.check_bound()
+        request = session.ledger.request(request_id)
+        if request.certificate is None:
+            raise StateError(
+                f"request {request_id} has no certificate",
+                expected="a request that is purged, with rows in this system",
+                got=str(request.state),
+                remedy="`System.run(until_idle=True)` purges what is due",
+            )
+        return Certificates(session.site.storage).get(request.certificate)
 
     @checked
     def report(self, request_id: Name) -> dict[str, Any]:

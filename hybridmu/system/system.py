@@ -100,6 +100,7 @@ class System:
     requests = parts.request_reports.verb(lambda part: part.requests)
     page = parts.request_reports.verb(lambda part: part.page)
     report = parts.request_reports.verb(lambda part: part.report)
+    certificate = parts.request_reports.verb(lambda part: part.certificate)
 
     ingest = parts.new_rows.verb(lambda part: part.ingest)
     correct = parts.new_rows.verb(lambda part: part.correct)
