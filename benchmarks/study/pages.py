@@ -10,10 +10,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.study import benchmarks, command_line, encoding, scaletables, study_tables
-from benchmarks.suite import records
+from benchmarks.suite import records, sums
 
 # Relative to the project's root.
-PAGES = ("docs/benchmarks.md", "docs/quality.md", "docs/results.md", "docs/scale.md", "docs/serving.md")
+PAGES = (
+    "docs/benchmarks.md",
+    "docs/closed-form.md",
+    "docs/quality.md",
+    "docs/results.md",
+    "docs/scale.md",
+    "docs/serving.md",
+)
 TABLES: dict[str, Callable[[Path, str], str]] = {
     **study_tables.TABLES,
     **scaletables.TABLES,
@@ -22,6 +29,7 @@ TABLES: dict[str, Callable[[Path, str], str]] = {
     "command_line": command_line.command_line,
     "suite": records.suite,
     "shards": records.shards,
+    "sums": sums.sums,
 }
 
 _BLOCK = re.compile(r"(<!-- table (\w+)(?: (\S+))? -->\n).*?(<!-- end -->)", re.DOTALL)

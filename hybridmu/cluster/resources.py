@@ -37,6 +37,8 @@ def ensure_ray(settings: Settings) -> bool:
         common["logging_config"] = ray.LoggingConfig(encoding="JSON", log_level=settings.logs.level.upper())
     try:
         if address is None:
+            # A proxy of Serve that is slow to start beside other work is not dead.
+            os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60")
             # By its name: without, Ray looks for a cluster that was here once, and waits minutes for a dead one.
             ray.init(address="local", num_cpus=os.cpu_count(), include_dashboard=False, **common)
         else:

@@ -5,7 +5,13 @@ from __future__ import annotations
 import os
 
 # Read by Ray when it is imported or started: loopback only, no usage report, and no token file in the home folder.
-os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "disabled"}
+os.environ |= {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_AUTH_MODE": "disabled",
+    # Beside other work a proxy needs longer than the 15 s after which Serve takes it for dead.
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
+}
 
 import shutil
 import tempfile

@@ -6,6 +6,7 @@ What they are is in `core/closed_form/`, how they are learned in `core/learners/
 from __future__ import annotations
 
 from fractions import Fraction
+from functools import lru_cache
 from typing import ClassVar
 
 from torch import nn
@@ -68,7 +69,7 @@ class ClosedFormTask(CrossEntropyTask):
             )
         if not self.project:
             return self.kind(features, classes, self.levels, self.penalty)
-        projection = Projection(features, self.levels, width, self.project_seed, _PROJECTED_LEVELS)
+        projection = _projection(features, self.levels, width, self.project_seed)
         return self.kind(features, classes, self.levels, self.penalty, projection, (width, _PROJECTED_LEVELS))
 
 
@@ -82,6 +83,11 @@ class Ridge(ClosedFormTask):
     """Ridge regression of one-hot classes: for classes that hardly anything tells apart, and as a reference."""
 
     kind = RidgeClassifier
+
+
+@lru_cache(maxsize=4)  # it is drawn in a tenth of a second, and jobs make models
+def _projection(features: int, levels: int, width: int, seed: int) -> Projection:
+    return Projection(features, levels, width, seed, _PROJECTED_LEVELS)
 
 
 def _wrong(name: str, expected: str, got: object) -> ConfigError:

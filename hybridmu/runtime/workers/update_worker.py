@@ -23,12 +23,14 @@ from hybridmu.runtime.workers.context import Site
 from hybridmu.runtime.workers.shadow_trainer import score_shadow_models
 from hybridmu.runtime.workers.version_evaluator import VersionEvaluator
 from hybridmu.types import (
+    NO_KEYS,
     AuditJob,
     AuditOutcome,
     EvaluateJob,
     EvaluationOutcome,
     ForeseeIndexJob,
     ForeseeIndexOutcome,
+    KeySet,
     PurgeIndexJob,
     PurgeIndexOutcome,
     SearchJob,
@@ -46,7 +48,7 @@ _STATES = 3
 
 
 class Updater:
-    """Changes the current parameters of any shard directly; keeps nothing of a shard between jobs.
+    """Changes the current parameters of any shard directly; keeps no row of a shard between jobs.
 
     Args:
         settings: The configuration.
@@ -56,6 +58,8 @@ class Updater:
         self.site = Site(settings)
         self.site.configure_torch()
         self._evaluator = VersionEvaluator(self.site)
+        # Shard → keys that were out, generations, and what the checkpoint of the rows that were left is called.
+        self._named: dict[int, tuple[KeySet, int, str]] = {}
 
     def ready(self) -> bool:
         """Return True once the process is up."""
@@ -188,13 +192,17 @@ class Updater:
         salt = site.lake.manifest.salt
         static, recipe = site.lineage_static(), site.recipe_for(shard, job.generations)
         leaves = make_leaves(salt, keys.ids, keys.content)
-        was = lineage(static, keys.take(before), recipe, shard, salt, leaves[before])
-        if job.current_blob is None or site.blobs.find(shard, was.keys[-1]) != job.current_blob:
+        out, generations, name = self._named.get(shard, (NO_KEYS, 0, ""))
+        if (out, generations) != (job.removed, job.generations):
+            name = lineage(static, keys.take(before), recipe, shard, salt, leaves[before]).keys[-1]
+        if job.current_blob is None or site.blobs.find(shard, name) != job.current_blob:
             raise StrategyUnavailableError(
                 "the current sub-model is not the exact one of the rows that were live",
                 remedy="use strategy retrain",
             )
-        return lineage(static, keys.take(live), recipe, shard, salt, leaves[live])
+        found = lineage(static, keys.take(live), recipe, shard, salt, leaves[live])
+        self._named[shard] = (KeySet(job.tombstones), job.generations, found.keys[-1])
+        return found
 
     @placed
     def audit(self, job: AuditJob) -> AuditOutcome:
