@@ -48,7 +48,7 @@ def weights(
     ]
     for j in range(d):
         spread = penalty * sum((row[j] - middle[j]) ** 2 for row in x)
-        scatter[j][j] += max(1, spread.numerator // spread.denominator)
+        scatter[j][j] += max(1, spread.numerator // spread.denominator, sum(row[j] ** 2 for row in x) // 2**36)
     right = [[n * (means[c][j] - middle[j]) if counts[c] else Fraction(0) for c in range(k)] for j in range(d)]
     return np.array([[_rounded(value) for value in row] for row in _solved(scatter, right)], np.float32)
 

@@ -29,6 +29,9 @@ _SCHEDULES: tuple[tuple[float, int, int, int], ...] = (
 )
 # So many classes are not sooner learned by heart: twice the epochs, where large shards have few.
 _MANY_CLASSES, _LARGE = 10, 3_000
+# Networks of ours for pictures learn little from few of them: rows of a shard, epochs and batch size.
+_PICTURES = frozenset({"resnet"})
+_PICTURES_PER_SHARD, _EPOCHS_OF_PICTURES, _BATCH_OF_PICTURES = 12_500, 40, 64
 # Hidden layers for fewer rows than these, and for more: where numbers are learned, or classes of lists (pictures and
 # signals, which are wide) or of tables.
 _FEW_ROWS = 1_000
@@ -45,6 +48,7 @@ _RECIPE: Mapping[str, Any] = {
     "weight_decay": 0.01,
     "schedule": "linear",
 }
+_RECIPE_OF_PICTURES: Mapping[str, Any] = {"lr": 0.002, "weight_decay": 0.05}
 
 
 @dataclass(frozen=True)
@@ -94,11 +98,13 @@ def default_settings(
     if task.get("name") in LEARNER_OF_TASK:
         return _of_sums(facts, said, groups)
     room = _cells(facts.owners)
-    least = max(_ROWS_PER_SHARD, _ROWS_PER_CLASS * facts.classes)
+    network = task.get("name") in _PICTURES
+    least = _PICTURES_PER_SHARD if network else max(_ROWS_PER_SHARD, _ROWS_PER_CLASS * facts.classes)
     shards = sisa.get("shards") or max(groups, min(facts.rows // least, _MOST_SHARDS, room), 1)
     slices = sisa.get("slices") or max(1, min(_SLICES, room // shards))
     rows = max(1, facts.rows // shards)
-    chosen = {"shards": shards, "slices": slices, **_schedule(rows, facts.classes)}
+    schedule = {"epochs": _EPOCHS_OF_PICTURES, "batch_size": _BATCH_OF_PICTURES}
+    chosen = {"shards": shards, "slices": slices, **(schedule if network else _schedule(rows, facts.classes))}
     # Of bytes the range is known; a deviation fitted on a pixel that is nearly always black would blow the others up.
     # But one factor for all columns of a table with others too is not ours to choose: they are standardised.
     pictures = facts.own and facts.pixels and set(facts.pixels) == set(facts.features)
@@ -108,7 +114,7 @@ def default_settings(
         "data": {"standardize": facts.own and not scaled, "scale": scale, **said.get("data", {})},
         "task": {**({"hidden": list(_hidden(rows, facts))} if task.get("name") in _LAYERED else {}), **task},
         "sisa": {**chosen, **sisa},
-        "optimizer": dict(_RECIPE),
+        "optimizer": {**_RECIPE, **(_RECIPE_OF_PICTURES if network else {})},
     }
 
 

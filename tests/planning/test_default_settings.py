@@ -111,3 +111,11 @@ def test_sums_need_no_slices_and_columns_within_one():
     scale = {"age": 2.0**-7, "gain": 2.0**-17, "p": 4.0, "none": 1.0, "pixels": 1 / 255}
     assert found["data"] == {"standardize": False, "scale": scale}
     assert default_settings(facts(100), {"task": {"name": "lda"}, "sisa": {"slices": 3}}, 4)["sisa"]["shards"] == 4
+
+
+def test_networks_for_pictures_get_more_rows_and_epochs():
+    found = default_settings(facts(50_000, classes=10, pixels=("p",), features=("p",)), {"task": {"name": "resnet"}})
+    assert found["sisa"] == {"shards": 4, "slices": 4, "epochs": 40, "batch_size": 64}
+    assert (found["optimizer"]["lr"], found["optimizer"]["weight_decay"]) == (0.002, 0.05)
+    assert found["data"] == {"standardize": False, "scale": {"p": 1 / 255}}
+    assert default_settings(facts(3_000), {"task": {"name": "resnet"}})["sisa"]["shards"] == 1

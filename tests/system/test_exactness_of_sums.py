@@ -5,6 +5,7 @@ The oracle is tests/reference_sums.py: rational arithmetic on the source table, 
 
 import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,12 @@ from hypothesis import strategies as st
 import hybridmu
 from hybridmu import faults
 from hybridmu.core.learners.merging import answering
+from hybridmu.errors import StrategyUnavailableError
+from hybridmu.runtime.workers.executor import LocalExecutor
+from hybridmu.runtime.workers.update_worker import Updater
 from hybridmu.serving.ensemble import Ensemble
+from hybridmu.store.dataset.key_lookup import Lookup
+from hybridmu.types import KeySet, UpdateJob
 from tests import reference_sums
 from tests.scenes.purged_system import World, make_tables
 from tests.system.test_exactness import FEATURES, SGD, config_for, write_table
@@ -243,3 +249,37 @@ def test_a_withheld_shard_is_left_out_of_the_sum(halves):
     np.testing.assert_array_equal(less.probabilities(x), expected)
     assert not np.array_equal(whole.probabilities(x), expected)
     np.testing.assert_array_equal(less.withholding(frozenset()).probabilities(x), whole.probabilities(x))
+
+
+def test_what_is_revoked_while_a_subtraction_waits_is_subtracted_too(scene, monkeypatch):
+    system, config, table, ids = scene
+    full = True
+    monkeypatch.setattr(LocalExecutor, "has_core", lambda *_: not full)
+    coordinator = system.session.coordination.acquire()
+    first = system.forget(ids=ids[:1], strategy="subtract")["request_id"]
+    for _ in range(3):
+        coordinator.step(0.0)
+    second = system.forget(ids=ids[1:3], strategy="subtract")["request_id"]
+    full = False
+    for request in (first, second):
+        system.wait(request)
+        report = system.report(request)
+        assert report["state"] == "SERVED"
+        assert strategies_of(report) == {"subtract"}, report["shards"]
+    assert_equal(system, config, table, ids[:3])
+
+
+def test_an_updater_subtracts_all_that_went_or_nothing(scene):
+    system, _, _, ids = scene
+    keys, _ = Lookup(system.site.lake).find([("id", row) for row in ids[:2]])
+    one, two = KeySet.of(keys[:1]), KeySet.of(keys[1:])
+    [sub] = system.registry.version().shards
+    job = UpdateJob(job_id="j", shard=0, strategy="subtract", current_blob=sub.blob, upto=2)
+    updater = Updater(system.settings)
+    made = updater.update(replace(job, tombstones=one, revoked=one))
+    assert (made.exact, made.live) == (True, 59)
+    both, none = KeySet(one | two), KeySet(())
+    for tombstones, revoked, removed in ((both, one, none), (one, one, two), (two, one, none)):
+        given = {"tombstones": tombstones, "revoked": revoked, "removed": removed}
+        with pytest.raises(StrategyUnavailableError):
+            updater.update(replace(job, **given))

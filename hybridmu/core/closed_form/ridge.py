@@ -3,8 +3,9 @@
 With features in units of their deviation, a penalty on every weight's square, and none on the intercept, the weights W
 of the features as they are solve (G + Λ)·W = C: Λ is diagonal, its entries the penalty times Σ (φ − mean)², and 0 for
 the constant. Means and deviations are sums too, so nothing has to be remembered of rows, or forgotten (Hoerl & Kennard
-1970; the summation form is Cao & Yang's, 2015). Λ is rounded down to whole numbers, at least 1: so A = G + Λ is an
-integer matrix, and W is what `exact_solver` defines.
+1970; the summation form is Cao & Yang's, 2015). Λ is rounded to whole numbers, so that A = G + Λ is an integer matrix,
+and W is what `exact_solver` defines. An entry is at least 2^-36 of Σ φ²: a column that is nearly constant can't be told
+from the constant, and without that no arithmetic of 53 bits would find the way to the solution.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from torch import Tensor
 
 from hybridmu.core.closed_form.exact_solver import solve
 from hybridmu.core.closed_form.sums import Sums
+
+_LEAST_SHARE = 36  # bits by which an entry of Λ is smaller than Σ φ², at most
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,10 +73,11 @@ def ridge_weights(sums: Sums, penalty: Fraction) -> Tensor:
 
 
 def penalties_of(sums: Sums, penalty: Fraction) -> list[int]:
-    """Return the diagonal of Λ without the constant: the penalty times Σ (φ − mean)², rounded down, at least 1.
+    """Return the diagonal of Λ without the constant: the penalty times Σ (φ − mean)², or 2^-36 of Σ φ², at least 1.
 
     Raises:
         ValueError: There is no row, or no penalty.
+        OverflowError: An entry of G + Λ leaves 62 bits.
     """
     rows = sums.rows
     if rows < 1 or penalty <= 0:
@@ -83,7 +87,12 @@ def penalties_of(sums: Sums, penalty: Fraction) -> list[int]:
     # the end.
     above, below = penalty.numerator, penalty.denominator * rows
     pairs = zip(squares, _totals(sums), strict=True)
-    return [max(1, above * (rows * square - total * total) // below) for square, total in pairs]
+    found = [
+        max(1, above * (rows * square - total * total) // below, square >> _LEAST_SHARE) for square, total in pairs
+    ]
+    if any(square + entry > 2**62 for square, entry in zip(squares, found, strict=True)):
+        raise OverflowError("the penalty is too large: with it, sums leave 62 bits")
+    return found
 
 
 def _totals(sums: Sums) -> list[int]:

@@ -39,7 +39,7 @@ class Additive(Learner):
         """Return the model of all live rows.
 
         Raises:
-            ConfigError: The sums leave 62 bits, or the penalty is too small for them.
+            ConfigError: The sums leave 62 bits, with the penalty or without it, or it is too small for them.
         """
         slices = len(job.recipe.epochs)
         if (state := job.checkpoint(slices)) is not None:
@@ -48,7 +48,11 @@ class Additive(Learner):
         try:
             found.hold(found.sums(job.rows.x, job.rows.y))
         except OverflowError as error:
-            raise ConfigError("a shard has too many rows for task.levels", got=str(error)) from None
+            raise ConfigError(
+                "the sums of a shard, or their weights, are too large",
+                got=str(error),
+                remedy="lower task.penalty or task.levels, or have more shards",
+            ) from None
         except IllConditionedError as error:
             raise ConfigError(
                 "task.penalty is too small for these features", got=str(error), remedy="raise task.penalty"

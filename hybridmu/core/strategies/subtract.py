@@ -43,7 +43,7 @@ class Subtract(Removal):
         model.load_state_dict(context.current)
         found = closed_form_of(model)
         held = found.held
-        if held.rows != len(context.live) + len(context.revoked):
+        if held.rows != len(context.live) + len(context.revoked):  # the rows themselves were compared by their lineage
             raise StrategyUnavailableError(
                 "the current sums are of other rows",
                 expected=f"{len(context.live) + len(context.revoked):,} rows",

@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import assert_never
 
+from hybridmu.core.strategies import get
 from hybridmu.faults import reach
 from hybridmu.runtime.purge.row_purge import touched_indexes
 from hybridmu.runtime.workers.context import Site
@@ -120,6 +121,12 @@ class Dispatcher:
                 stones = self._stones(token, [job.shard])
                 upto = max([job.upto, *(stone.seq for stone in stones)])
                 return replace(job, tombstones=KeySet.of(stones), upto=upto)
+            case UpdateJob() if get(job.strategy).exact:
+                # As a retrain: what was revoked while the job waited is removed too, since nothing else would be exact.
+                stones = self._stones(token, [job.shard])
+                keys = KeySet.of(stones)
+                upto = max([job.upto, *(stone.seq for stone in stones)])
+                return replace(job, tombstones=keys, revoked=KeySet(keys - job.removed), upto=upto)
             case UpdateJob() | AuditJob():
                 return replace(job, tombstones=KeySet.of(self._stones(token, [job.shard])))
             case CalibrateJob() | EvaluateJob():

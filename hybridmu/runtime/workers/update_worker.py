@@ -120,7 +120,7 @@ class Updater:
         state = lru_cache(_STATES)(self._state)
         read = 0
         strategy = get(job.strategy)
-        chain = self._chain(job, keys, live, np.flatnonzero(~out)) if strategy.exact else None
+        chain = self._chain(job, keys, live, revoked) if strategy.exact else None
 
         def checkpoint(slice_: int) -> State:
             nonlocal read
@@ -176,18 +176,24 @@ class Updater:
             rows_read=len(revoked),
         )
 
-    def _chain(self, job: UpdateJob, keys: Rows, live: Positions, before: Positions) -> Lineage:
+    def _chain(self, job: UpdateJob, keys: Rows, live: Positions, revoked: Positions) -> Lineage:
         """Return the lineage of the live rows, once the current sub-model is known to be the exact one of those before.
 
         Args:
             job: Names the current sub-model.
             keys: Outline of all rows.
             live: Positions of those that stay.
-            before: Positions of those that the current sub-model is of.
+            revoked: Positions of those that go.
 
         Raises:
             StrategyUnavailableError: The current sub-model is another one: of other rows, or made by other code.
         """
+        before = np.sort(np.concatenate([live, revoked]))
+        if not np.array_equal(before, np.flatnonzero(~carries(keys.ids, keys.groups, job.removed))):
+            raise StrategyUnavailableError(
+                "the rows that go and those that stay are not all that the current sub-model is of",
+                remedy="use strategy retrain",
+            )
         site, shard = self.site, job.shard
         salt = site.lake.manifest.salt
         static, recipe = site.lineage_static(), site.recipe_for(shard, job.generations)

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hybridmu.core.closed_form.discriminant import discriminant_weights
 from hybridmu.core.closed_form.quantiser import clipped, quantised
 from hybridmu.core.closed_form.ridge import ridge_system, ridge_weights
 from hybridmu.core.closed_form.sums import Sums, packed, sums_of, unpacked
@@ -117,3 +118,24 @@ def test_numbers_become_whole_by_a_public_scale():
     for bad in (float("nan"), float("inf")):
         with pytest.raises(ValueError, match="not finite"):
             quantised(torch.tensor([[bad]]), 127)
+
+
+@pytest.mark.parametrize("rows", [10**3, 10**6, 10**9])
+@pytest.mark.parametrize("weights", [ridge_weights, discriminant_weights])
+def test_columns_that_hardly_vary_are_solved_at_any_number_of_rows(rows, weights):
+    """As many copies of a table as there are rows: sums are multiplied, and no row has to be there."""
+    random = np.random.default_rng(0)
+    x = torch.from_numpy(random.integers(-32_767, 32_768, (1000, 12)).astype(np.int16))
+    x[:, 0] = 32_767  # constant
+    x[:, 1], x[7, 1] = -30_000, -29_999  # but for one row
+    x[:, 2] = x[:, 3]  # twice the same
+    labels = torch.from_numpy(random.integers(0, 3, 1000))
+    y = torch.nn.functional.one_hot(labels, 3)
+    once = sums_of(x, y, 32_767)
+    many = Sums(once.gram * (rows // 1000), once.cross * (rows // 1000))
+    if int(many.gram.diagonal().max()) > 2**61:
+        pytest.skip("sums of 62 bits")
+    found = weights(many, Fraction(1, 1000))
+    assert found[0].tolist() == [0.0, 0.0, 0.0]
+    assert torch.equal(found[2], found[3])
+    assert bool(found.isfinite().all())

@@ -113,9 +113,15 @@ def test_it_needs_a_closed_form_task():
 
 def test_too_many_rows_for_the_levels_are_refused(monkeypatch):
     monkeypatch.setattr("hybridmu.core.closed_form.exact_products._LARGEST", 100 * 32_767**2)
-    with pytest.raises(ConfigError, match=r"too many rows for task\.levels") as error:
+    with pytest.raises(ConfigError, match="sums of a shard") as error:
         shard()
     assert "100 fit" in str(error.value)
+
+
+@pytest.mark.parametrize("task", ["lda", "ridge"])
+def test_a_penalty_that_leaves_62_bits_is_refused(task):
+    with pytest.raises(ConfigError, match="the penalty is too large"):
+        shard(task, {"penalty": 1e6}, rows=160_000)
 
 
 @pytest.mark.parametrize(
