@@ -13,7 +13,7 @@ import importlib.metadata
 import importlib.util
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 
@@ -250,8 +250,9 @@ def _collect(module: str, found: dict[str, bytes], versions: Mapping[str, str]) 
         tree = ast.parse(source)  # bytes: a file says its own encoding (PEP 263)
     except (SyntaxError, ValueError):  # something that is never imported, for another Python
         return
+    ours = _bound_to_ours(tree)
     for node in ast.walk(tree):
-        for name in _named(node, package):
+        for name in _named(node, package, ours):
             try:
                 with contained():
                     _collect(name, found, versions)
@@ -259,9 +260,27 @@ def _collect(module: str, found: dict[str, bytes], versions: Mapping[str, str]) 
                 continue
 
 
-def _named(node: ast.AST, package: str) -> list[str]:
+def _bound_to_ours(tree: ast.Module) -> set[str]:
+    """Return the names in a module that stand for modules or classes of this package."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {each.asname or each.name.split(".")[0] for each in node.names if _is_ours(each.name)}
+        elif isinstance(node, ast.ImportFrom) and _is_ours(node.module or ""):
+            found |= {each.asname or each.name for each in node.names}
+    return found
+
+
+def _root(node: ast.expr) -> str:
+    """Return the name at the left end of a dotted expression; empty where there is none."""
+    while isinstance(node, ast.Attribute):
+        node = node.value
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+def _named(node: ast.AST, package: str, ours: Collection[str]) -> list[str]:
     """Return the modules, and what may be modules, that an import statement or an attribute names."""
-    if isinstance(node, ast.Attribute) and node.attr in _PICTURES:
+    if isinstance(node, ast.Attribute) and node.attr in _PICTURES and _root(node) in ours:
         return [f"hybridmu.task.{node.attr}"]
     if isinstance(node, ast.Import):
         return [alias.name for alias in node.names]

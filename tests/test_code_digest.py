@@ -103,7 +103,9 @@ def test_every_file_that_counts_is_in_them():
         ("from hybridmu.task import CrossEntropyTask\nimport hybridmu.task as tasks\nN = tasks.ResNet", True),
         ("from hybridmu.core.tasks import pictures\nfrom hybridmu.task import CrossEntropyTask", True),
         ("from hybridmu.core.tasks.pictures import ResNet as N\nfrom hybridmu.task import CrossEntropyTask", True),
+        ("import hybridmu\nfrom hybridmu.task import CrossEntropyTask\nN = hybridmu.task.ResNet", True),
         ("from hybridmu.task import CrossEntropyTask\nclass ResNet: pass", False),
+        ("import os\nfrom hybridmu.task import CrossEntropyTask\ndef f(b): return b.pictures, os.ResNet", False),
     ],
 )
 def test_a_network_that_a_user_makes_of_ours_is_in_the_keys(core, tmp_path, monkeypatch, source, made_of_it):

@@ -91,13 +91,13 @@ class Settings(Section):
     def _learner(cls, raw: Any) -> Any:
         """Return the configuration with what its task needs: the learner, and sums that become one model."""
         task = raw.get("task") if isinstance(raw, dict) else None
-        name = task.get("name") if isinstance(task, dict) else None
+        name = task.get("name") if isinstance(task, dict) else getattr(task, "name", None)
         if not isinstance(name, str) or name not in LEARNER_OF_TASK:
             return raw
-        serving = raw.get("serving", {})
-        if isinstance(serving, dict) and not {"aggregation", "groups"} & serving.keys():
+        learner, serving = raw.get("learner") or {"name": LEARNER_OF_TASK[name]}, raw.get("serving", {})
+        if isinstance(serving, dict) and "aggregation" not in serving and serving.get("groups", 1) == 1:
             serving = {**serving, "aggregation": "merge"}
-        return {"learner": {"name": LEARNER_OF_TASK[name]}, **raw, "serving": serving}
+        return {**raw, "learner": learner, "serving": serving}
 
     @field_validator("storage_url")
     @classmethod
@@ -137,6 +137,10 @@ class Settings(Section):
                 f"learner.name is {self.learner.name}, but task {self.task.name} is learned by"
                 f" {needed or LEARNERS.default}; leave learner out"
             )
+        if needed and (reason := self._unfit_sums()):
+            raise ValueError(reason)
+        if self.policy.strategy == "subtract" and not needed:
+            raise ValueError(f"policy.strategy: subtract is for {' and '.join(LEARNER_OF_TASK)}, whose models are sums")
         if "shards" in self.sisa.model_fields_set:  # else there will be as many as there are groups, or more
             self._check_groups()
         named = self.data.train or self.data.target  # else its built-in dataset says what is learned
@@ -149,6 +153,16 @@ class Settings(Section):
             )
         self._refuse_keys_in_storage()
         return self
+
+    def _unfit_sums(self) -> str | None:
+        """Return which setting means nothing where sums over rows are learned, or None."""
+        if self.data.target:
+            return f"task {self.task.name} learns classes (data.label), and data.target names numbers"
+        if self.policy.strategy not in {"auto", "retrain", "subtract"}:
+            return f"policy.strategy: {self.policy.strategy} is for networks; task {self.task.name} has subtract"
+        if self.compute != ComputeSettings():
+            return f"the section compute is for networks, and task {self.task.name} is none: leave it out"
+        return None
 
     def refuse_too_many_groups(self) -> None:
         """Check that every serving group has a sub-model, once shards that were left out are known.

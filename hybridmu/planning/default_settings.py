@@ -134,8 +134,8 @@ def _of_sums(facts: TableFacts, said: Mapping[str, Mapping[str, Any]], groups: i
 
 
 def _digits(size: float) -> int:
-    """Return the exponent of the least power of two that is not below a magnitude; 0 for 0."""
-    return math.ceil(math.log2(size)) if size > 0 else 0
+    """Return the exponent of the least power of two that is not below a magnitude, −126 to 128; 0 for 0."""
+    return min(128, max(-126, math.ceil(math.log2(size)))) if size > 0 else 0
 
 
 def recipe(said: Mapping[str, Any]) -> dict[str, Any]:

@@ -108,8 +108,9 @@ class Replica(Follower):
 
     def _swap(self, ensemble: Ensemble, due: Quarantine, began: float) -> None:
         """Answer with another ensemble or vote, and wait until nothing answers with the one before."""
+        made = ensemble.withholding(due.withheld)  # of merged sub-models, another model is made: no answer waits for it
         with self._lock:
-            self.ensemble = ensemble.withholding(due.withheld)
+            self.ensemble = made
             self._generation += 1
         self._drain()
         self._quarantined = due

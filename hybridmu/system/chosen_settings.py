@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,7 +35,8 @@ def chosen(settings: Settings, facts: TableFacts | None = None) -> Settings:
         DataError: The table can't be read.
     """
     said = said_of(settings)
-    if not said["optimizer"] and not unavailable(settings.policy.strategy, OPTIMIZER):
+    sums = settings.task.name in LEARNER_OF_TASK  # no optimizer has a say in them
+    if sums or (not said["optimizer"] and not unavailable(settings.policy.strategy, OPTIMIZER)):
         facts = facts or facts_of(settings)
         settings = completed(settings, default_settings(facts, said, settings.serving.groups))
     else:
@@ -98,6 +100,32 @@ def facts_of(settings: Settings) -> TableFacts:
         tuple(name for name in lists if pa.types.is_uint8(table.type_of(name).value_type)),
         _largest(with_lengths(data, table, features), features) if settings.task.name in LEARNER_OF_TASK else {},
     )
+
+
+def clipped_columns(settings: Settings) -> list[str]:
+    """Return a warning for every column of the training table that a closed-form task clips.
+
+    Args:
+        settings: The complete configuration.
+
+    Raises:
+        DataError: The table can't be read.
+    """
+    if settings.task.name not in LEARNER_OF_TASK:
+        return []
+    data = settings.data
+    table = as_declared(data, open_table(data.train))
+    features = features_of(data, table)
+    reach = {
+        name: size * abs(data.scale.get(name, 1.0))
+        for name, size in _largest(with_lengths(data, table, features), features).items()
+    }
+    return [
+        f"column {name!r} reaches {size:.3g} after data.scale, and what is beyond 1 counts as 1: set its data.scale to"
+        f" {data.scale.get(name, 1.0) / 2.0 ** math.ceil(math.log2(size)):.3g}, or leave data.scale out"
+        for name, size in reach.items()
+        if size > 1 + 1e-6  # bytes are scaled by 1/255, which is rounded
+    ]
 
 
 def _largest(table: SourceTable, features: Sequence[str]) -> dict[str, float]:

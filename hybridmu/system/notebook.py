@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -71,9 +71,8 @@ def fit(
     if id is None and _ID not in table.column_names:
         table = table.append_column(_ID, pa.array(range(table.num_rows), pa.int64()))
     storage = Path(path).expanduser().absolute()
-    configuration, source = (storage.with_name(storage.name + ending) for ending in (".yaml", ".rows.parquet"))
-    keys = storage.with_name(f"{storage.name}-keys")
-    for place in (storage, configuration, keys):
+    configuration, source, keys = (storage.with_name(storage.name + end) for end in (".yaml", ".rows.parquet", "-keys"))
+    for place in (storage, configuration, source, keys):
         if place.exists():
             raise StateError(
                 f"{place} exists",
@@ -81,27 +80,37 @@ def fit(
                 remedy=f"hybridmu.connect({str(configuration)!r}) opens a system that is there",
             )
     raw = _raw(sections, {"label": label, "target": target, "id": id or _ID, "group": group}, task)
-    raw |= {"storage_url": str(storage)}
     raw["data"] = {**raw["data"], "train": str(source)}
-    settings = Settings.parse(raw)
+    settings = Settings.parse({**raw, "storage_url": str(storage)})
+    if settings.storage_url != str(storage):
+        raise RequestError(
+            "path is not where the system would be",
+            expected=str(storage),
+            got=settings.storage_url,
+            remedy="unset HYBRIDMU_STORAGE_URL, which comes before it",
+        )
     for name in (settings.data.id, settings.data.group, settings.data.target or settings.data.label):
         if name is not None and name not in table.column_names:
             raise DataError(f"the frame has no column {name!r}", expected=f"one of {table.column_names[:20]}")
+    said = yaml.safe_dump(settings.model_dump(mode="json", exclude_unset=True), sort_keys=False)
     storage.parent.mkdir(parents=True, exist_ok=True)
     system = System(settings, executor)
     try:
-        _write(source, table)
-        with os.fdopen(os.open(configuration, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            yaml.safe_dump(raw, file, sort_keys=False)
-        system.train()
+        with _new(source) as file:
+            pq.write_table(table, file)
+        try:
+            with _new(configuration) as file:
+                file.write(said.encode())
+            system.train()
+        finally:
+            source.unlink()  # the system has its own tables
     except BaseException:
         system.close()
-        configuration.unlink(missing_ok=True)
+        for place in (source, configuration):
+            place.unlink(missing_ok=True)
         for folder in (storage, keys):  # they were made here: no row of a system that is none stays behind
             shutil.rmtree(folder, ignore_errors=True)
         raise
-    finally:
-        source.unlink(missing_ok=True)  # the system has its own tables
     return system
 
 
@@ -114,6 +123,8 @@ def _raw(sections: dict[str, Any], columns: dict[str, Any], task: Any) -> dict[s
     data = sections.get("data", {})
     if not isinstance(data, dict):
         raise RequestError("data is not a mapping", expected="sections of a configuration", got=type(data).__name__)
+    if twice := sorted(data.keys() & {*columns, "name", "train"}):
+        raise RequestError(f"data.{twice[0]} is said twice", remedy="rows and columns are arguments of `fit`")
     found = {**sections, "data": {**{name: value for name, value in columns.items() if value is not None}, **data}}
     if task is not None:
         found["task"] = {"name": task} if isinstance(task, str) else task
@@ -127,8 +138,8 @@ def _arrow(rows: Any) -> pa.Table:
         RequestError: It is no frame.
         DataError: Its cells can't be read.
     """
-    if package_of(rows) == "datasets" and hasattr(rows, "with_format"):
-        rows = rows.with_format("arrow")[:]
+    if package_of(rows) == "datasets":
+        rows = _dataset(rows)
     if not is_frame(rows):
         raise RequestError(
             "rows is not a frame",
@@ -150,6 +161,14 @@ def _arrow(rows: Any) -> pa.Table:
         ) from None
 
 
-def _write(path: Path, table: pa.Table) -> None:
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        pq.write_table(table, file)
+def _dataset(rows: Any) -> Any:
+    """Return the Arrow table of a dataset of Hugging Face's `datasets`; what is none, as it is."""
+    try:
+        return rows.with_format("arrow")[:]
+    except Exception:  # a dictionary of splits, or a dataset that is read as it comes
+        return None
+
+
+def _new(path: Path) -> BinaryIO:
+    """Return a new file, opened for writing, which its owner alone may read."""
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")

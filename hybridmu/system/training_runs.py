@@ -22,7 +22,7 @@ from hybridmu.store.ledger.database import Database
 from hybridmu.store.ledger.file_recorder import Recorder
 from hybridmu.store.ownership import bind, take
 from hybridmu.system.arguments import Callback, Flag, Shards, Watch, checked
-from hybridmu.system.chosen_settings import chosen
+from hybridmu.system.chosen_settings import chosen, clipped_columns
 from hybridmu.system.quality_reports import quality_of
 from hybridmu.system.session import Session
 
@@ -126,7 +126,10 @@ class TrainingRuns:
         session, site = self._session, self._session.site
         recorder, checks = Recorder(site.lake, session.database), TaskChecks(site, self._workers_path())
         warnings: list[str] = []
+        new = not site.lake.exists
         ingest(site.lake, session.guard, recorder.begin, checks.of_table, warnings.append)
+        if new:
+            warnings += clipped_columns(session.settings)
         if session.registry.served() is None:  # rows may be there already: a successor's, or of a broken training
             checks.of_lake(session.ledger.tombstones(), begins=True)
         return warnings

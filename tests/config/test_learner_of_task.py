@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hybridmu.config import Settings
+from hybridmu.config.data import TaskSettings
 from hybridmu.errors import ConfigError
 from hybridmu.kinds import LEARNER_OF_TASK, LEARNERS, TASKS
 
@@ -35,7 +36,13 @@ def test_another_one_is_refused(task, learner, says):
 
 @pytest.mark.parametrize(
     ("serving", "expected"),
-    [({}, "merge"), ({"aggregation": "vote"}, "vote"), ({"groups": 2}, "mean"), ({"port": 1}, "merge")],
+    [
+        ({}, "merge"),
+        ({"aggregation": "vote"}, "vote"),
+        ({"groups": 1}, "merge"),
+        ({"groups": 2}, "mean"),
+        ({"port": 1}, "merge"),
+    ],
 )
 def test_sums_become_one_model_unless_something_else_is_said(serving, expected):
     raw = {**RAW, "task": {"name": "lda"}, "sisa": {"shards": 3}, "serving": serving}
@@ -56,6 +63,26 @@ def test_sums_become_one_model_unless_something_else_is_said(serving, expected):
 def test_what_can_not_be_merged_is_refused(task, serving, says):
     with pytest.raises(ConfigError, match=says):
         Settings.parse({**RAW, "task": {"name": task}, "sisa": {"shards": 3}, "serving": serving})
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"data": {"train": "t.csv", "target": "x"}}, "learns classes"),
+        ({"policy": {"strategy": "dpus"}}, "policy.strategy: dpus is for networks"),
+        ({"compute": {"parts": 2}}, "the section compute is for networks"),
+        ({"task": {"name": "mlp"}, "policy": {"strategy": "subtract"}}, "subtract is for lda and ridge"),
+    ],
+)
+def test_what_does_not_go_with_sums_is_refused(change, says):
+    with pytest.raises(ConfigError, match=says):
+        Settings.parse({**RAW, "task": {"name": "lda"}, **change})
+
+
+def test_sections_may_be_objects():
+    found = Settings(**{**RAW, "task": TaskSettings(name="lda")})
+    assert (found.learner.name, found.serving.aggregation) == ("additive", "merge")
+    assert Settings.parse({**RAW, "task": {"name": "lda"}, "learner": {}}).learner.name == "additive"
 
 
 def test_it_may_be_said():

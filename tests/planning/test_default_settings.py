@@ -105,10 +105,12 @@ def test_columns_are_standardised_unless_all_of_them_are_scaled():
 
 
 def test_sums_need_no_slices_and_columns_within_one():
-    known = facts(1_200_000, largest={"age": 90.0, "gain": 99_999.0, "p": 0.25, "none": 0.0, "pixels": 255.0})
+    largest = {"age": 90.0, "gain": 99_999.0, "p": 0.25, "none": 0.0, "pixels": 255.0, "tiny": 1e-310, "huge": 1e300}
+    known = facts(1_200_000, largest=largest)
     found = default_settings(replace(known, pixels=("pixels",)), {"task": {"name": "lda"}})
     assert found["sisa"] == {"shards": 2, "slices": 1, "epochs": 1, "batch_size": 1}
     scale = {"age": 2.0**-7, "gain": 2.0**-17, "p": 4.0, "none": 1.0, "pixels": 1 / 255}
+    scale |= {"tiny": 2.0**126, "huge": 2.0**-128}
     assert found["data"] == {"standardize": False, "scale": scale}
     assert default_settings(facts(100), {"task": {"name": "lda"}, "sisa": {"slices": 3}}, 4)["sisa"]["shards"] == 4
 

@@ -365,3 +365,35 @@ def test_columns_of_sums_are_scaled_by_their_largest_number(tmp_path):
     expected = {"size": 2.0**-3, "count": 2.0**-10, "coded": 2.0**-2, "pixels": 1 / 255, "signal": 2.0**-2}
     assert found.data.scale == expected
     assert (found.sisa.shards, found.sisa.slices) == (1, 1)
+
+
+@pytest.fixture
+def far(tmp_path):
+    """A table whose one column is far from 0, for a task of sums."""
+    x = np.random.default_rng(0).normal(500, 100, 400)
+    columns = {"id": range(400), "x": x, "z": x % 1, "label": np.where(x > 500, "high", "low")}
+    pq.write_table(pa.table(columns), tmp_path / "t.parquet")
+    return {
+        "data": {"train": str(tmp_path / "t.parquet")},
+        "task": {"name": "lda"},
+        "storage_url": str(tmp_path / "s"),
+    }
+
+
+def test_an_optimizer_has_no_say_in_sums(far):
+    with hybridmu.connect({**far, "optimizer": {"name": "adamw"}}, executor="local") as system:
+        trained = system.train()
+        assert trained["warnings"] == []
+        assert system.settings.data.scale == {"x": 2.0**-10, "z": 1.0}
+        assert trained["quality"]["test"]["ensemble"]["accuracy"] > 0.9
+    with hybridmu.connect({**far, "optimizer": {"name": "adamw"}}, executor="local") as again:
+        assert again.train()["already_trained"] is True
+
+
+def test_columns_that_are_clipped_are_warned_of(far):
+    far["data"]["scale"] = {"z": 0.25}
+    with hybridmu.connect(far, executor="local") as system:
+        [warning] = system.train()["warnings"]
+        assert "column 'x' reaches" in warning
+        assert "set its data.scale to 0.000977" in warning
+        assert system.train()["warnings"] == []

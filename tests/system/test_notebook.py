@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import stat
 from pathlib import Path
 
@@ -93,6 +94,9 @@ def empty(folder: Path) -> bool:
         ({"sisa": {"shard": 3}}, ConfigError, "the nearest known one is 'shards'"),
         ({"shards": 3}, ConfigError, "unknown key 'shards'"),
         ({"data": 3}, RequestError, "data is not a mapping"),
+        ({"data": {"id": "person"}}, RequestError, r"data\.id is said twice"),
+        ({"data": {"train": "t.csv"}}, RequestError, r"data\.train is said twice"),
+        ({"sisa": {"shards": np.int64(100)}}, HybridMUError, "min_rows"),
         ({"target": "width"}, HybridMUError, "target"),
         ({"rows": pd.DataFrame(columns()).head(9)}, HybridMUError, "min_rows"),
         ({"label": "height"}, DataError, "label"),
@@ -106,7 +110,28 @@ def test_what_does_not_fit_leaves_nothing_behind(change, error, says, tmp_path):
 
 
 def test_a_system_that_is_there_is_left_alone(tmp_path):
-    (tmp_path / "s.yaml").write_text("mine")
-    with pytest.raises(StateError, match=r"s\.yaml exists"):
+    for name in ("s.yaml", "s.rows.parquet", "s-keys", "s"):
+        mine = tmp_path / name
+        mine.write_text("mine")
+        with pytest.raises(StateError, match=f"{re.escape(name)} exists"):
+            hybridmu.fit(pd.DataFrame(columns()), label="churned", path=tmp_path / "s", executor="local")
+        assert mine.read_text() == "mine"
+        mine.unlink()
+    assert empty(tmp_path)
+
+
+def test_the_path_is_where_the_system_is(tmp_path, monkeypatch):
+    monkeypatch.setenv("HYBRIDMU_STORAGE_URL", str(tmp_path / "elsewhere"))
+    with pytest.raises(RequestError, match="HYBRIDMU_STORAGE_URL"):
         hybridmu.fit(pd.DataFrame(columns()), label="churned", path=tmp_path / "s", executor="local")
-    assert (tmp_path / "s.yaml").read_text() == "mine"
+    assert empty(tmp_path)
+
+
+def test_a_training_that_fails_leaves_no_row_behind(tmp_path, monkeypatch):
+    def fails(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("hybridmu.core.learners.additive.Additive.fit", fails)
+    with pytest.raises(KeyboardInterrupt):
+        hybridmu.fit(pd.DataFrame(columns()), label="churned", task="lda", path=tmp_path / "s", executor="local")
+    assert empty(tmp_path)
