@@ -20,7 +20,7 @@ def test_there_are_examples():
 
 def test_an_example_of_a_dataset_that_is_fetched_says_how(monkeypatch, tmp_path):
     monkeypatch.setenv("HYBRIDMU_DATA", str(tmp_path))
-    assert {path.stem for path in FETCHED} == {"california", "movielens"}
+    assert {path.stem for path in FETCHED} == {"california", "cifar10", "movielens"}
     for path in FETCHED:
         assert f"hybridmu data get {path.stem}" in path.read_text()
         with pytest.raises(hybridmu.HybridMUError, match=f"hybridmu data get {path.stem}"):
