@@ -30,6 +30,7 @@ TABLES: dict[str, Callable[[Path, str], str]] = {
     "suite": records.suite,
     "shards": records.shards,
     "sums": sums.sums,
+    "closed_form": records.closed_form,
 }
 
 _BLOCK = re.compile(r"(<!-- table (\w+)(?: (\S+))? -->\n).*?(<!-- end -->)", re.DOTALL)

@@ -138,3 +138,30 @@ def _value(found: Result, name: str) -> str:
 def _made_by(results: Sequence[Result]) -> str:
     lines = dict.fromkeys(f"{f.hardware}; {f.versions}; commit {f.commit}; {f.run[:10]}" for f in results)
     return "".join(f"\n\nMade by: {line}." for line in lines)
+
+
+def closed_form(folder: Path, _: str) -> str:
+    """Return how right closed-form models are beside scikit-learn's linear models and our networks."""
+    results, others = newest(folder / "closed_form.csv"), {found.table: found for found in newest(folder / "suite.csv")}
+    ways = list(dict.fromkeys(found.changes for found in results))
+    lines = []
+    for name in dict.fromkeys(found.table for found in results):
+        mine = {found.changes: found for found in results if found.table == name}
+        cells = [
+            f"{_value(mine[way], 'ours')}, {mine[way].train_seconds:.1f} s, {mine[way].forget_seconds:.2f} s"
+            if way in mine
+            else "–"
+            for way in ways
+        ]
+        other = others[name]
+        rest = (_value(other, "linear"), _value(other, "ours"), f"{other.points(other.best):.1f} % ({other.best})")
+        lines.append((name, f"{other.rows:,}", *cells, *rest))
+    head = (
+        "table",
+        "training rows",
+        *(f"`{way}`" for way in ways),
+        "scikit-learn's linear model",
+        "our network",
+        "best",
+    )
+    return table(head, lines) + _made_by(results)
