@@ -23,7 +23,7 @@ from hybridmu.config.data import DataSettings
 from hybridmu.core.kernel.partition import Digests, digests, held_out
 from hybridmu.core.metrics import shown
 from hybridmu.errors import StateError
-from hybridmu.kinds import FALLBACK
+from hybridmu.kinds import AUTO, FALLBACK, LEARNER_OF_TASK
 from hybridmu.planning.default_settings import TableFacts, default_settings
 from hybridmu.planning.price_list import Candidate, Offer, Price, candidates, front
 from hybridmu.store.dataset.source_table import SourceTable, open_table
@@ -170,11 +170,14 @@ def _tried(settings: Settings, facts: TableFacts, candidate: Candidate, tables: 
             quality = next(found for split, found in trained["quality"].items() if split in {"test", "validation"})
             ids = _keys(tables["train"], settings.data.id)
             requests = DeletionRequests(session)
+            exactly = _exactly(settings)
+            if exactly == AUTO:  # the planner knows what a subtraction takes once one was made
+                requests.forget(ids=ids[-1:], wait=True)
             people = _keys(tables["train"], settings.data.group) if settings.data.group else []
-            row = _mean([requests.plan(ids=[one], strategy=FALLBACK) for one in ids[:_PLANS]], share)
-            person = _mean([requests.plan(groups=[one], strategy=FALLBACK) for one in people[:_PLANS]], share)
-            many = requests.plan(ids=ids[: max(1, len(ids) // 100)], strategy=FALLBACK)
-            made = requests.forget(ids=ids[:1], strategy=FALLBACK, wait=True)
+            row = _mean([requests.plan(ids=[one], strategy=exactly) for one in ids[:_PLANS]], share)
+            person = _mean([requests.plan(groups=[one], strategy=exactly) for one in people[:_PLANS]], share)
+            many = requests.plan(ids=ids[: max(1, len(ids) // 100)], strategy=exactly)
+            made = requests.forget(ids=ids[:1], strategy=exactly, wait=True)
         first, second = shown(quality["ensemble"])
         alone = [found[first] for found in quality["sub_models"] if found[first] is not None]
         hundredth = _mean([many], share)
@@ -196,13 +199,18 @@ def _tried(settings: Settings, facts: TableFacts, candidate: Candidate, tables: 
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def _exactly(settings: Settings) -> str:
+    """Return what a request for an exact deletion asks for: where all ways are exact, the faster one."""
+    return AUTO if settings.task.name in LEARNER_OF_TASK else FALLBACK
+
+
 def _known(value: float | None, otherwise: float) -> float:
     return otherwise if value is None else value
 
 
 def _other_recipe(settings: Settings, facts: TableFacts) -> dict[str, dict[str, Any]] | None:
     """Return the recipe that a configuration with an optimizer does without; None where it is its own."""
-    if not settings.optimizer.model_fields_set:
+    if not settings.optimizer.model_fields_set or settings.task.name in LEARNER_OF_TASK:
         return None
     found = default_settings(facts, {"task": {"name": settings.task.name}})
     other = {"optimizer": found["optimizer"], "data": {"standardize": found["data"]["standardize"]}}
@@ -218,7 +226,7 @@ def _settings(settings: Settings, candidate: Candidate, tables: dict[str, Any], 
     raw["data"]["test_fraction"] = settings.data.first_test_fraction  # said, or what is dumped would say there is none
     raw["policy"] = {
         **raw.get("policy", {}),
-        **{"calibrate": False, "deadline_seconds": None, "strategy": FALLBACK, "retention_seconds": 1e9},
+        **{"calibrate": False, "deadline_seconds": None, "strategy": _exactly(settings), "retention_seconds": 1e9},
     }
     for section, keys in candidate.changes.items():
         raw[section] = {**raw.get(section, {}), **keys}

@@ -138,3 +138,15 @@ def test_what_is_picked_is_a_configuration_that_trains(raw, tmp_path):
     hybridmu.load(picked)
     again = CliRunner().invoke(app, [*words, "--pick", "S2-R2", "--write", str(picked)])
     assert "is there already" in again.output
+
+
+def test_sums_are_priced_by_what_a_subtraction_takes(raw):
+    sums = {**raw, "task": {"name": "lda"}, "sisa": {"shards": 2, "slices": 1}}
+    sums.pop("optimizer", None)
+    with hybridmu.connect(sums, executor="local") as system:
+        found = system.suggest(seconds=1e9)
+    names = [offer["name"] for offer in found["offers"]]
+    assert names
+    assert not [name for name in names if name.endswith("adamw")]
+    assert len({offer["score"] for offer in found["offers"] if "R1" in offer["name"]}) == 1, "shards cost no accuracy"
+    assert all(offer["row"]["device_seconds"] > 0 for offer in found["offers"])
