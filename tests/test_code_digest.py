@@ -209,3 +209,19 @@ def test_the_kernel_is_parsed_once_per_process(monkeypatch):
     kernel_sources()
     monkeypatch.setattr(digests, "canonical", lambda *_: pytest.fail("parsed again"))
     assert kernel_sources() == kernel_sources()
+
+
+def test_what_is_installed_is_read_once_unless_something_new_is_asked_for(monkeypatch):
+    asked = []
+    known = {"numpy": ["numpy"], "sklearn": ["scikit-learn"]}
+    digests._distributions.cache_clear()
+    monkeypatch.setattr(digests.importlib.metadata, "packages_distributions", lambda: asked.append(1) or dict(known))
+    try:
+        assert [digests._packages("sklearn") for _ in range(3)] == [["scikit-learn"]] * 3
+        assert len(asked) == 1
+        known["later"] = ["later-package"]
+        assert digests._packages("later") == ["later-package"]
+        assert len(asked) == 2
+        assert digests._packages("nowhere") == []
+    finally:
+        digests._distributions.cache_clear()
