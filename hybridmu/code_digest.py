@@ -42,6 +42,7 @@ OF_AUGMENTED: dict[str, str] = {
     "augmentation": "tasks/augmentation.py",
     "augmented rows": "learners/augmented_rows.py",
     "pictures": "tasks/pictures.py",
+    "splitmix": "splitmix.py",
 }
 # The same, of the learner of integer sums, by its module.
 OF_SUMS: dict[str, str] = {
@@ -54,6 +55,7 @@ OF_SUMS: dict[str, str] = {
     "ridge": "closed_form/ridge.py",
     "closed-form tasks": "tasks/closed_form_tasks.py",
     "discriminant": "closed_form/discriminant.py",
+    "splitmix": "splitmix.py",
     "sums": "closed_form/sums.py",
 }
 _PICTURES = ("ResNet", "pictures")  # by these names `OF_AUGMENTED` is imported
@@ -66,7 +68,7 @@ def code_digest(task: object, versions: Mapping[str, str] | None = None) -> str:
     """Return the hash of the code of a task, of all that it imports, and of the kernel.
 
     Args:
-        task: An instance of the task. Built-in tasks are part of the kernel, of `OF_NUMBERS` or `OF_AUGMENTED`.
+        task: An instance of the task. Built-in tasks are part of the kernel, of the groups beside it.
         versions: Package → version to assume in place of the installed one; names as `installed_version` knows them.
 
     Returns:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,7 @@ def weights(
         spread = penalty * sum((row[j] - middle[j]) ** 2 for row in x)
         scatter[j][j] += max(1, spread.numerator // spread.denominator, sum(row[j] ** 2 for row in x) // 2**36)
     right = [[n * (means[c][j] - middle[j]) if counts[c] else Fraction(0) for c in range(k)] for j in range(d)]
-    return np.array([[_rounded(value) for value in row] for row in _solved(scatter, right)], np.float32)
+    return np.array([[nearest(value) for value in row] for row in rational(scatter, right)], np.float32)
 
 
 def _whole(value: np.float32) -> int:
@@ -58,7 +58,8 @@ def _whole(value: np.float32) -> int:
     return max(-_LEVELS, min(_LEVELS, round(Fraction(float(value)) * _LEVELS)))
 
 
-def _solved(a: list[list[Fraction]], c: list[list[Fraction]]) -> list[list[Fraction]]:
+def rational(a: Sequence[Sequence[int | Fraction]], c: Sequence[Sequence[int | Fraction]]) -> list[list[Fraction]]:
+    """Return the exact solution of a·w = c, by Gaussian elimination of fractions."""
     rows = [[Fraction(value) for value in (*left, *right)] for left, right in zip(a, c, strict=True)]
     for at in range(len(rows)):
         pivot = next(row for row in range(at, len(rows)) if rows[row][at])
@@ -71,7 +72,7 @@ def _solved(a: list[list[Fraction]], c: list[list[Fraction]]) -> list[list[Fract
     return [row[len(a) :] for row in rows]
 
 
-def _rounded(exact: Fraction) -> float:
+def nearest(exact: Fraction) -> float:
     """Return the float32 next to a fraction, by trying its neighbours; 0 below 2^-60."""
     if abs(exact) < Fraction(1, 2**60):
         return 0.0

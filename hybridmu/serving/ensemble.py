@@ -16,7 +16,7 @@ from hybridmu.core import features
 from hybridmu.core.features import FeatureSource
 from hybridmu.core.kernel.model import SubModel
 from hybridmu.core.kernel.table_encoder import Encoder
-from hybridmu.core.learners.merging import MERGE, answering
+from hybridmu.core.learners.merging import MERGE, answering, combined_by
 from hybridmu.core.tasks.classification import Classification
 from hybridmu.core.tasks.judgement import Judgement
 from hybridmu.errors import DataError, HybridMUError, StateError, UserExitError
@@ -176,7 +176,7 @@ class Ensemble:
         ):  # a sub-model that is run and not counted costs less than other batches of weights
             logits = logits[[place for place, shard in enumerate(self.models) if shard not in self.withheld]]
         with contained():
-            found = self._judgement.combine(logits, answering((), self.how)[1]).float()
+            found = self._judgement.combine(logits, combined_by(self.how)).float()
         expected = [len(x), self._judgement.combined(len(self.encoder.classes))]
         if list(found.shape) != expected:
             raise DataError(

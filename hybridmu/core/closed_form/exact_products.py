@@ -40,10 +40,7 @@ def summed_products(left: Tensor, right: Tensor, left_bound: int, right_bound: i
     rows, product = len(left), left_bound * right_bound
     if rows * product > _LARGEST:
         raise OverflowError(f"{rows:,} products of up to {product:,} leave 62 bits; {_LARGEST // product:,} fit")
-    kind = torch.float64
-    # A setting of torch lets float32 products be taken in fewer bits; who set it did not mean these.
-    if _WHOLE[torch.float32] // product >= _LEAST_BLOCK and torch.get_float32_matmul_precision() == "highest":
-        kind = torch.float32
+    kind = whole_in(product * _LEAST_BLOCK)
     block = max(1, min(_WHOLE[kind] // product, rows))
     if _WHOLE[kind] < product:
         raise OverflowError(f"a product of up to {product:,} is beyond 53 bits")
@@ -52,6 +49,17 @@ def summed_products(left: Tensor, right: Tensor, left_bound: int, right_bound: i
         one, other = left[start : start + block].to(kind), right[start : start + block].to(kind)
         found += (one.T @ other).to(torch.int64)
     return found
+
+
+def whole_in(largest: int) -> torch.dtype:
+    """Return the narrowest type in which products of matrices are exact.
+
+    Args:
+        largest: Bound of all sums of magnitudes in them.
+    """
+    # A setting of torch lets float32 products be taken in fewer bits; who set it did not mean these.
+    narrow = largest <= _WHOLE[torch.float32] and torch.get_float32_matmul_precision() == "highest"
+    return torch.float32 if narrow else torch.float64
 
 
 def digits(values: Tensor, bits: int) -> list[Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from fractions import Fraction
 from typing import ClassVar
 
@@ -22,7 +22,7 @@ _BLOCK = 4096
 _LEAST_PROBABILITY = 0.01
 
 
-class ClosedFormClassifier(nn.Module):
+class ClosedFormClassifier(nn.Module, ABC):
     """A linear model of classes on whole-number features.
 
     Its state is a function of integer sums over rows: the same bits on any machine. The weights follow from the sums,
@@ -34,7 +34,6 @@ class ClosedFormClassifier(nn.Module):
         levels: Features count in so many steps from 0 to 1, and to −1.
         penalty: Of standardised weights, per row.
         projection: What makes features of features; None: nothing.
-        width: Of what it makes, and its levels.
 
     Attributes:
         gram: Upper triangle of G, row by row, int64 [p (p + 1) / 2]; the last of p features is the constant 1.
@@ -51,11 +50,10 @@ class ClosedFormClassifier(nn.Module):
         levels: int,
         penalty: Fraction,
         projection: Projection | None = None,
-        width: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
         self._levels_in, self._penalty, self._projection = levels, penalty, projection
-        made, self._levels = width or (features, levels)
+        made, self._levels = (projection.width, projection.levels) if projection else (features, levels)
         self._size, self._classes = made + 1, classes
         self.gram: Tensor
         self.cross: Tensor
@@ -121,8 +119,7 @@ class ClosedFormClassifier(nn.Module):
         """
         self.gram.copy_(packed(sums.gram))
         self.cross.copy_(sums.cross)
-        rows = sums.rows
-        self.weights.copy_(self.solved(sums, self._penalty) if rows else torch.zeros_like(self.weights))
+        self.weights.copy_(self.solved(sums, self._penalty) if sums.rows else torch.zeros_like(self.weights))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the answers to float32 [n, features]; all alike where there is no row."""

@@ -29,8 +29,3 @@ def quantised(x: Tensor, levels: int) -> Tensor:
     if not bool(torch.isfinite(scaled).all()):
         raise ValueError("a feature is not finite")
     return torch.round(scaled).clamp(-levels, levels).to(torch.int16)
-
-
-def clipped(x: Tensor) -> Tensor:
-    """Return which features are beyond −1..1, bool [n, d]."""
-    return x.abs() > 1

@@ -20,7 +20,8 @@ from hybridmu.core.kernel.model import State
 from hybridmu.core.kernel.partition import derive
 from hybridmu.core.kernel.rows import Rows
 from hybridmu.core.learners.learner import Fit
-from hybridmu.core.tasks.augmentation import Augmented, Draws, mixed
+from hybridmu.core.splitmix import mixed
+from hybridmu.core.tasks.augmentation import Augmented, Draws
 
 
 class AugmentedFeatures:

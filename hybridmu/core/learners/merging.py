@@ -19,6 +19,11 @@ MERGE = "merge"
 _ALONE = "mean"  # of one model: its own answers
 
 
+def combined_by(how: str) -> str:
+    """Return how the answers of the models that are asked are combined, by one of the ways of `serving.aggregation`."""
+    return _ALONE if how == MERGE else how
+
+
 def answering(models: Sequence[SubModel], how: str) -> tuple[Sequence[SubModel], str]:
     """Return the models that are asked, and how their answers are combined.
 
@@ -32,10 +37,8 @@ def answering(models: Sequence[SubModel], how: str) -> tuple[Sequence[SubModel],
     Raises:
         StateError: Their sums have no solution.
     """
-    if how != MERGE:
-        return models, how
-    if len(models) < 2:
-        return models, _ALONE
+    if how != MERGE or len(models) < 2:
+        return models, combined_by(how)
     made = copy.deepcopy(models[0])
     sums = reduce(lambda one, other: one + other, (closed_form_of(model).held for model in models))
     try:

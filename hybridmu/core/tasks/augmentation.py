@@ -15,15 +15,13 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from hybridmu.core.splitmix import STEP, Words, mixed
 from hybridmu.core.tasks.base import Task
 from hybridmu.core.tasks.regression_tasks import Regressor
 from hybridmu.errors import ConfigError
-
-Words = npt.NDArray[np.uint64]
 
 
 class Draws:
@@ -61,15 +59,7 @@ class Draws:
     def _next(self) -> Words:
         self._calls += 1
         with np.errstate(over="ignore"):
-            return mixed(self._words + np.uint64(0x9E3779B97F4A7C15) * np.uint64(self._calls))
-
-
-def mixed(x: Words) -> Words:
-    """Return the splitmix64 finaliser (Steele, Lea, Flood 2014), a bijection on 64-bit words."""
-    with np.errstate(over="ignore"):
-        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return x ^ (x >> np.uint64(31))
+            return mixed(self._words + STEP * np.uint64(self._calls))
 
 
 class Augmented(ABC):

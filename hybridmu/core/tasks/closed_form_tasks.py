@@ -70,7 +70,7 @@ class ClosedFormTask(CrossEntropyTask):
         if not self.project:
             return self.kind(features, classes, self.levels, self.penalty)
         projection = _projection(features, self.levels, width, self.project_seed)
-        return self.kind(features, classes, self.levels, self.penalty, projection, (width, _PROJECTED_LEVELS))
+        return self.kind(features, classes, self.levels, self.penalty, projection)
 
 
 class Lda(ClosedFormTask):
@@ -80,7 +80,7 @@ class Lda(ClosedFormTask):
 
 
 class Ridge(ClosedFormTask):
-    """Ridge regression of one-hot classes: for classes that hardly anything tells apart, and as a reference."""
+    """Ridge regression of one-hot classes, the usual head on frozen features; `Lda` tells classes in a row apart."""
 
     kind = RidgeClassifier
 

@@ -14,7 +14,7 @@ from hybridmu.core import evaluation, metrics
 from hybridmu.core.kernel.partition import order_words
 from hybridmu.core.kernel.revoked_keys import carries
 from hybridmu.core.kernel.rows import Positions, Rows, concatenate
-from hybridmu.core.learners.merging import MERGE, answering
+from hybridmu.core.learners.merging import MERGE, answering, combined_by
 from hybridmu.runtime.workers.context import Site
 from hybridmu.store.dataset.layout import HELD_OUT, Split
 from hybridmu.store.dataset.shard_reader import ShardTables
@@ -75,7 +75,7 @@ class VersionEvaluator:
         if not len(held.rows) or not job.sub_models:
             return SplitQuality(split, 0, {}, {})
         kind, how = site.judgement.kind, site.settings.serving.aggregation
-        _, alone_how = answering((), how)
+        alone_how = combined_by(how)
         labels = held.rows.y.numpy()
         wanted = {blob for _, blob in job.sub_models}
         # What this version does not have, a later one won't have either.
@@ -91,7 +91,7 @@ class VersionEvaluator:
                     held.figures[blob] = metrics.figures(alone, labels, kind)
             logits = [held.logits[blob] for _, blob in job.sub_models]
             if how == MERGE:
-                [model], alone_how = answering([site.load_model(*sub) for sub in job.sub_models], how)
+                [model], _ = answering([site.load_model(*sub) for sub in job.sub_models], how)
                 logits = [evaluation.logits_of(model, held.rows, site.width).float()]
             together = metrics.figures(evaluation.combined_of(site.judgement, logits, alone_how), labels, kind)
         alone_of = {shard: held.figures[blob] for shard, blob in job.sub_models}

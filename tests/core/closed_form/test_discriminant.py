@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from hybridmu.core.closed_form.discriminant import discriminant_system, discriminant_weights, log_odds
 from hybridmu.core.closed_form.sums import Sums, sums_of
-from tests.core.closed_form.test_exact_solver import nearest, rational
+from tests.reference_sums import nearest, rational
 
 LEVELS = 1000
 

@@ -14,32 +14,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hybridmu.core.closed_form.exact_solver import TINY, IllConditionedError, solve
-
-
-def rational(a: list[list[int]], c: list[list[int]]) -> list[list[Fraction]]:
-    """Return the exact solution, by Gaussian elimination of fractions."""
-    rows = [[Fraction(value) for value in (*left, *right)] for left, right in zip(a, c, strict=True)]
-    for at in range(len(rows)):
-        pivot = next(row for row in range(at, len(rows)) if rows[row][at])
-        rows[at], rows[pivot] = rows[pivot], rows[at]
-        rows[at] = [value / rows[at][at] for value in rows[at]]
-        for other in range(len(rows)):
-            if other != at and rows[other][at]:
-                factor = rows[other][at]
-                rows[other] = [one - factor * two for one, two in zip(rows[other], rows[at], strict=True)]
-    return [row[len(a) :] for row in rows]
-
-
-def nearest(exact: Fraction) -> float:
-    """Return the float32 next to a fraction, ties to even, found by trying its neighbours."""
-    if abs(exact) < Fraction(TINY):
-        return 0.0
-    guess = np.float32(float(exact))
-    near = [guess, np.nextafter(guess, np.float32(np.inf)), np.nextafter(guess, np.float32(-np.inf))]
-    far = [abs(Fraction(float(one)) - exact) for one in near]
-    best = [one for one, distance in zip(near, far, strict=True) if distance == min(far)]
-    return float(min(best, key=lambda one: int(one.view(np.int32)) & 1))
+from hybridmu.core.closed_form.exact_solver import IllConditionedError, solve
+from tests.reference_sums import nearest, rational
 
 
 def rounded(a, c) -> list[list[float]]:

@@ -47,3 +47,14 @@ def test_entries_are_nearly_gaussian_and_of_the_seed_alone():
     assert float(entries.std()) == pytest.approx(4, abs=0.1)
     assert float(((entries / 4) ** 4).mean()) == pytest.approx(3, abs=0.3)
     assert torch.equal(entries, entries.round())
+
+
+def test_a_torch_that_may_shorten_float32_products_is_not_believed():
+    projection = Projection(50, 255, 16, 5, 127)
+    q = torch.full((4, 50), 255, dtype=torch.int16)
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("medium")
+        assert projection(q).tolist() == by_hand(projection, q, 127)
+    finally:
+        torch.set_float32_matmul_precision(before)

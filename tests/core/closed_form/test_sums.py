@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hybridmu.core.closed_form.discriminant import discriminant_weights
-from hybridmu.core.closed_form.quantiser import clipped, quantised
+from hybridmu.core.closed_form.quantiser import quantised
 from hybridmu.core.closed_form.ridge import ridge_system, ridge_weights
 from hybridmu.core.closed_form.sums import Sums, packed, sums_of, unpacked
-from tests.core.closed_form.test_exact_solver import nearest, rational
+from tests.reference_sums import nearest, rational
 
 LEVELS = 2047
 
@@ -112,7 +112,6 @@ def test_a_triangle_is_a_matrix(size, seed):
 def test_numbers_become_whole_by_a_public_scale():
     x = torch.tensor([[0.0, 1.0, -1.0, 1.5, -7.0, 0.5 / 128, 1.5 / 128, 1e-30]])
     assert quantised(x, 128).tolist() == [[0, 128, -128, 128, -128, 0, 2, 0]]
-    assert clipped(x).tolist() == [[False, False, False, True, True, False, False, False]]
     bytes_ = torch.arange(256, dtype=torch.float32)[None] * (1 / 255)
     assert quantised(bytes_, 255).tolist() == [list(range(256))]
     for bad in (float("nan"), float("inf")):
@@ -133,8 +132,6 @@ def test_columns_that_hardly_vary_are_solved_at_any_number_of_rows(rows, weights
     y = torch.nn.functional.one_hot(labels, 3)
     once = sums_of(x, y, 32_767)
     many = Sums(once.gram * (rows // 1000), once.cross * (rows // 1000))
-    if int(many.gram.diagonal().max()) > 2**61:
-        pytest.skip("sums of 62 bits")
     found = weights(many, Fraction(1, 1000))
     assert found[0].tolist() == [0.0, 0.0, 0.0]
     assert torch.equal(found[2], found[3])
