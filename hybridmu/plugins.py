@@ -7,6 +7,7 @@ from __future__ import annotations
 from hybridmu.core.features import FeatureSource, RowTransform, TableTransform
 from hybridmu.core.features import register as register_feature_source
 from hybridmu.core.features.columns import Columns
+from hybridmu.core.features.value_encoders import ImageEncoder, TextEncoder
 from hybridmu.core.kernel.gradients import gradients_of
 from hybridmu.core.kernel.model import SubModel, state_of
 from hybridmu.core.kernel.partition import place
@@ -28,6 +29,7 @@ __all__ = [
     "FeatureSource",
     "Fit",
     "Fitted",
+    "ImageEncoder",
     "Learner",
     "Partitioner",
     "Removal",
@@ -35,6 +37,7 @@ __all__ = [
     "RowTransform",
     "SubModel",
     "TableTransform",
+    "TextEncoder",
     "Work",
     "gradients_of",
     "place",

@@ -24,7 +24,7 @@ def build(args: dict[str, str]) -> serve.Application:
     if unknown := sorted(set(args) - {"config", "replicas"}):
         raise ConfigError(f"unknown argument(s) {unknown}", expected="config=PATH, replicas=N or LEAST-MOST")
     settings = load(args.get("config", default_config()))
-    settings = settings.model_copy(update={"data": catalog.resolve(settings.data)})
+    settings = catalog.resolved(settings)
     least, _, most = str(args.get("replicas", 1)).partition("-")
     if not least.isdigit() or (most and not most.isdigit()) or not 1 <= int(least) <= int(most or least):
         raise ConfigError("replicas is no number", expected="2, or 1-4", got=str(args["replicas"]))

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.study import benchmarks, command_line, encoding, scaletables, study_tables
-from benchmarks.suite import records, sums
+from benchmarks.suite import features, records, sums
 
 # Relative to the project's root.
 PAGES = (
@@ -20,6 +20,7 @@ PAGES = (
     "docs/results.md",
     "docs/scale.md",
     "docs/serving.md",
+    "docs/text-and-pictures.md",
 )
 TABLES: dict[str, Callable[[Path, str], str]] = {
     **study_tables.TABLES,
@@ -29,6 +30,7 @@ TABLES: dict[str, Callable[[Path, str], str]] = {
     "command_line": command_line.command_line,
     "suite": records.suite,
     "shards": records.shards,
+    "features": features.features,
     "sums": sums.sums,
     "closed_form": records.closed_form,
 }

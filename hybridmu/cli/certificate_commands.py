@@ -152,7 +152,7 @@ def _settings(again: bool, config_file: Path | None) -> Settings | None:
     from hybridmu.datasets import catalog  # as above
 
     settings = config.load(config_file)
-    return settings.model_copy(update={"data": catalog.resolve(settings.data)})
+    return catalog.resolved(settings)
 
 
 def _store(config_file: Path) -> Certificates:

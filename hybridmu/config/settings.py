@@ -23,12 +23,12 @@ from hybridmu.config.addresses import (
 from hybridmu.config.data import DataSettings, TaskSettings
 from hybridmu.config.deployment import ApiSettings, ClusterSettings, KeySettings, LogSettings, ServingSettings
 from hybridmu.config.environment import in_ray_job, secret
+from hybridmu.config.feature_settings import FeatureSettings
 from hybridmu.config.policy import AdmissionSettings, EvaluationSettings, PolicySettings
 from hybridmu.config.section import Section
 from hybridmu.config.training_settings import (
     CheckpointSettings,
     ComputeSettings,
-    FeatureSettings,
     LearnerSettings,
     OptimizerSettings,
     PartitionerSettings,
@@ -36,7 +36,7 @@ from hybridmu.config.training_settings import (
 )
 from hybridmu.config.yaml_document import read_document
 from hybridmu.errors import ConfigError
-from hybridmu.kinds import LEARNER_OF_TASK, LEARNERS, import_plugins
+from hybridmu.kinds import AUTO, FALLBACK, LEARNER_OF_TASK, LEARNERS, STRATEGY_OF_LEARNER, import_plugins
 
 
 class Settings(Section):
@@ -139,8 +139,11 @@ class Settings(Section):
             )
         if needed and (reason := self._unfit_sums()):
             raise ValueError(reason)
-        if self.policy.strategy == "subtract" and not needed:
-            raise ValueError(f"policy.strategy: subtract is for {' and '.join(LEARNER_OF_TASK)}, whose models are sums")
+        own = STRATEGY_OF_LEARNER.get(self.learner.name)
+        if self.policy.strategy in STRATEGY_OF_LEARNER.values() and self.policy.strategy != own:
+            raise ValueError(
+                f"policy.strategy: {self.policy.strategy} is for {' and '.join(LEARNER_OF_TASK)}, whose models are sums"
+            )
         if "shards" in self.sisa.model_fields_set:  # else there will be as many as there are groups, or more
             self._check_groups()
         named = self.data.train or self.data.target  # else its built-in dataset says what is learned
@@ -158,8 +161,9 @@ class Settings(Section):
         """Return which setting means nothing where sums over rows are learned, or None."""
         if self.data.target:
             return f"task {self.task.name} learns classes (data.label), and data.target names numbers"
-        if self.policy.strategy not in {"auto", "retrain", "subtract"}:
-            return f"policy.strategy: {self.policy.strategy} is for networks; task {self.task.name} has subtract"
+        own = STRATEGY_OF_LEARNER[self.learner.name]
+        if self.policy.strategy not in {AUTO, FALLBACK, own}:
+            return f"policy.strategy: {self.policy.strategy} is for networks; task {self.task.name} has {own}"
         if self.compute != ComputeSettings():
             return f"the section compute is for networks, and task {self.task.name} is none: leave it out"
         return None
@@ -294,7 +298,11 @@ class Settings(Section):
         left_out |= {name for name in ("lists", "target") if not getattr(self.data, name)}
         kinds = {"learner": self.learner, "partitioner": self.partitioner, "features": self.features}
         # Likewise: only one that is not the default is named.
-        others = {name: kind.model_dump(mode="json") for name, kind in kinds.items() if kind != type(kind)()}
+        others = {
+            name: {key: value for key, value in kind.model_dump(mode="json").items() if key == "name" or value}
+            for name, kind in kinds.items()
+            if kind != type(kind)()
+        }
         return {
             "data": self.data.model_dump(mode="json", exclude=left_out),
             "task": self.task.model_dump(mode="json"),

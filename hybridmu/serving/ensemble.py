@@ -13,7 +13,8 @@ import numpy.typing as npt
 import torch
 
 from hybridmu.core import features
-from hybridmu.core.features import FeatureSource
+from hybridmu.core.features import FeatureSource, RowTransform
+from hybridmu.core.features.derived import Derivation
 from hybridmu.core.kernel.model import SubModel
 from hybridmu.core.kernel.table_encoder import Encoder
 from hybridmu.core.learners.merging import MERGE, answering, combined_by
@@ -45,6 +46,7 @@ class Ensemble:
         whole: Columns that hold whole numbers alone.
         source: Makes numbers of rows; the default one by default.
         judgement: Combines answers; as logits of classes by default.
+        derivation: Derived columns.
     """
 
     def __init__(
@@ -58,13 +60,17 @@ class Ensemble:
         whole: Collection[str] = (),
         source: FeatureSource | None = None,
         judgement: Judgement | None = None,
+        derivation: Derivation | None = None,
     ) -> None:
         self.version, self.encoder, self.how = version, encoder, how
         self.models = models
         self._judgement = judgement or Classification()
         source = source or features.get()
         self.source, self.whole = source, frozenset(whole)
-        self._encode = source.of_rows(encoder, whole)
+        self.derivation = derivation or Derivation()
+        self.asked = self.derivation.asked(encoder.columns)
+        encode = source.of_rows(encoder, whole)
+        self._encode: RowTransform = lambda rows: encode(self.derivation.rows(rows, self.asked))
         # What reading one row and naming its answer takes, in values.
         self._cells = sum(column.width if column.kind == "list" else 1 for column in encoder.columns)
         self._cells += self._judgement.combined(len(encoder.classes))
@@ -107,8 +113,9 @@ class Ensemble:
                 models[sub.shard] = (sub.blob, site.load_model(sub.shard, sub.blob))
         how, encoder = site.settings.serving.aggregation, site.lake.manifest.encoder
         whole = site.feature_types.whole()
-        source, judgement = site.lake.features, site.judgement
-        return cls(version.version, models, encoder, how, removed_of(version), None, whole, source, judgement)
+        source, judgement, derivation = site.lake.features, site.judgement, site.lake.encoding
+        removed = removed_of(version)
+        return cls(version.version, models, encoder, how, removed, None, whole, source, judgement, derivation)
 
     def _choose(self) -> None:
         """Find the fastest way to run the sub-models; of merged ones, make one of those that vote."""

@@ -77,7 +77,8 @@ def spread(site: Site, version: ModelVersion, _: Ensemble | None, ask: Ask) -> E
     if models:
         forward(sample(source.width(encoder)))
     elsewhere = forward, time.perf_counter() - started
-    return Ensemble(number, models, encoder, how, removed_of(version), elsewhere, whole, source, site.judgement)
+    removed, derivation = removed_of(version), site.lake.encoding
+    return Ensemble(number, models, encoder, how, removed, elsewhere, whole, source, site.judgement, derivation)
 
 
 class SubModelGroup(Follower):

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from hybridmu.core.features import opened
+from hybridmu.core.features import image_values, opened
 from hybridmu.core.features.table_types import types_to_read
 from hybridmu.core.kernel.column_types import exact
 from hybridmu.core.kernel.table_encoder import F32, Column
@@ -38,7 +38,7 @@ class TableAnswers:
 
     def __init__(self, ensemble: Ensemble, schema: pa.Schema, id_name: str) -> None:
         self._ensemble = ensemble
-        columns = ensemble.encoder.columns
+        columns = ensemble.asked
         for name in [column.name for column in columns] + [id_name]:
             if schema.names.count(name) > 1:
                 raise DataError(
@@ -72,9 +72,10 @@ class TableAnswers:
         return answer_batch(self._ensemble, x, self.schema, rows.column(self._id) if self._id else None)
 
     def _encode(self, rows: pa.RecordBatch) -> F32:
-        columns = self._ensemble.encoder.columns
+        columns = self._ensemble.asked
         made = [self._values(column, rows.column(column.name)) for column in columns]
-        table = pa.Table.from_arrays(made, [column.name for column in columns])
+        derivation = self._ensemble.derivation
+        table = derivation.extended(derivation.kept(pa.Table.from_arrays(made, [column.name for column in columns])))
         # Once per block: what it remembers of texts would grow with the table.
         return opened(self._ensemble.source, self._ensemble.encoder)(table)
 
@@ -84,6 +85,8 @@ class TableAnswers:
         Raises:
             DataError: They are others.
         """
+        if column.kind == image_values.KIND:
+            return values
         values = exact(column.name, values, self._types[column.name], "these rows")
         is_number = pa.types.is_integer(values.type) or pa.types.is_floating(values.type)
         if column.kind == "bool" and is_number:

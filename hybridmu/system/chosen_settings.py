@@ -12,12 +12,14 @@ import pyarrow.compute as pc
 
 from hybridmu.config import Settings, completed
 from hybridmu.config.left_out import OPEN
+from hybridmu.core.features.derived import Derivation
 from hybridmu.core.kernel.column_types import kind_of
 from hybridmu.core.strategies import unavailable
 from hybridmu.core.tasks.registry import is_own
 from hybridmu.kinds import LEARNER_OF_TASK
 from hybridmu.planning.default_settings import OPTIMIZER, TableFacts, default_settings, recipe
 from hybridmu.store.dataset.declarations import as_declared, check_declarations, features_of, labels_in, with_lengths
+from hybridmu.store.dataset.derived_table import with_derived
 from hybridmu.store.dataset.source_table import SourceTable, open_table
 
 _MOST_COUNTED = 100_000  # owners; far more than all slices of a new system need
@@ -84,12 +86,14 @@ def facts_of(settings: Settings) -> TableFacts:
         DataError: The table can't be read, or lacks a column.
     """
     data = settings.data
-    table = as_declared(data, open_table(data.train))
-    check_declarations(data, table)
+    derivation = Derivation.of(settings.features, data.fills)
+    table = with_derived(as_declared(data, open_table(data.train)), derivation)
+    check_declarations(data, table, derivation)
     owners = table.rows if data.group is None else _owners(table, data.group)
     kept = (1 - data.first_test_fraction) * (1 - data.validation_fraction)
-    features = features_of(data, table)
-    lists = tuple(name for name in features if kind_of(table.type_of(name)) == "list")
+    features = features_of(data, table, derivation)
+    plain = [name for name in features if name not in derivation.names]
+    lists = tuple(name for name in plain if kind_of(table.type_of(name)) == "list")
     return TableFacts(
         int(table.rows * kept),
         max(1, int(owners * kept)),
@@ -98,7 +102,7 @@ def facts_of(settings: Settings) -> TableFacts:
         features,
         lists,
         tuple(name for name in lists if pa.types.is_uint8(table.type_of(name).value_type)),
-        _largest(with_lengths(data, table, features), features) if settings.task.name in LEARNER_OF_TASK else {},
+        _largest(with_lengths(data, table, plain), plain) if settings.task.name in LEARNER_OF_TASK else {},
     )
 
 
@@ -114,11 +118,12 @@ def clipped_columns(settings: Settings) -> list[str]:
     if settings.task.name not in LEARNER_OF_TASK:
         return []
     data = settings.data
-    table = as_declared(data, open_table(data.train))
-    features = features_of(data, table)
+    derivation = Derivation.of(settings.features, data.fills)
+    table = with_derived(as_declared(data, open_table(data.train)), derivation)
+    plain = [name for name in features_of(data, table, derivation) if name not in derivation.names]
     reach = {
         name: size * abs(data.scale.get(name, 1.0))
-        for name, size in _largest(with_lengths(data, table, features), features).items()
+        for name, size in _largest(with_lengths(data, table, plain), plain).items()
     }
     return [
         f"column {name!r} reaches {size:.3g} after data.scale, and what is beyond 1 counts as 1: set its data.scale to"

@@ -33,7 +33,7 @@ def answered(frame: Any, ensemble: Ensemble, id_name: str) -> Any:
     Raises:
         DataError: A column is missing or of a wrong type, or a row can't be answered.
     """
-    columns = ensemble.encoder.columns
+    columns = ensemble.asked
     if is_pandas(frame):
         return _answered_pandas(frame, columns, ensemble, id_name)
     if isinstance(frame, pa.RecordBatchReader):

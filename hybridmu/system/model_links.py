@@ -45,7 +45,7 @@ class ModelLinks:
         """
         session = self._session
         session.check_bound()
-        session.linked.link(settings.model_copy(update={"data": catalog.resolve(settings.data)}))
+        session.linked.link(catalog.resolved(settings))
         return self.models()
 
     @checked
@@ -100,7 +100,7 @@ class ModelLinks:
         session = self._session
         session.refresh()
         session.close()  # its training needs what a coordinator of ours holds
-        settings = settings.model_copy(update={"data": catalog.resolve(settings.data)})
+        settings = catalog.resolved(settings)
         settings = inherited(settings, session.settings)
         with opened(session.settings) as old:
             prepare(old, settings)

@@ -38,7 +38,7 @@ class Predictions:
         """
         session = self._session
         session.check_bound()
-        return session.lake.manifest.encoder.columns
+        return session.lake.derivation.asked(session.lake.manifest.encoder.columns)
 
     @checked
     def predict(self, rows: RowsOrFrame) -> Any:

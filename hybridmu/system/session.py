@@ -264,7 +264,7 @@ def _filled(settings: Settings) -> Settings:
     """
     from hybridmu.datasets import catalog  # as above
 
-    filled = settings.model_copy(update={"data": catalog.resolve(settings.data)})
+    filled = catalog.resolved(settings)
     if reason := filled.unfit_rule():
         raise ConfigError("the configuration is not valid", got=reason)
     return filled

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 
 import pyarrow as pa
 
+from hybridmu.core.features import image_values
 from hybridmu.core.kernel.column_types import Kind, check_role, kept
 from hybridmu.core.kernel.table_encoder import Column
 from hybridmu.errors import DataError
@@ -17,6 +18,7 @@ _TAKES: dict[str, tuple[Kind, ...]] = {
     "list": ("list",),
     "category": ("text",),
     "hash": ("text",),
+    "text": ("text",),
 }
 
 
@@ -46,6 +48,10 @@ def types_to_read(
         if name not in names:
             raise DataError(f"column {name!r} is missing", expected=", ".join(each.name for each in columns))
         found = type_of(name)
+        if column.kind == image_values.KIND:
+            image_values.check_type(name, found)
+            types[name] = pa.string() if name in spelled else found
+            continue
         if pa.types.is_null(found):  # has no value, which a fill may stand in for
             types[name] = found
             continue

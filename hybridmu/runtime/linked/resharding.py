@@ -57,14 +57,16 @@ def _refuse_unlike(old: Peer, settings: Settings) -> None:
     """
     old.check()
     ours, theirs = old.settings.identity()["data"], settings.identity()["data"]
-    differing = sorted(name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name))
+    differing = sorted(f"data.{name}" for name in {*ours, *theirs} if ours.get(name) != theirs.get(name))
+    ours, theirs = old.settings.features, settings.features
+    differing += [f"features.{name}" for name in ("text", "image") if getattr(ours, name) != getattr(theirs, name)]
     if settings.data.test_fraction not in {None, old.lake.manifest.test_fraction}:
-        differing.append("test_fraction")
+        differing.append("data.test_fraction")
     if differing:
         raise StateError(
             "a successor must read the same data in the same way",
-            expected="the same section data:",
-            got=f"other values of {', '.join(f'data.{name}' for name in differing)}",
+            expected="the same sections data: and features:",
+            got=f"other values of {', '.join(differing)}",
             remedy="change shards, slices, schedule, task or optimizer only; for other columns train a new model",
         )
     if old.ingestions.all(IngestState.RECEIVED):

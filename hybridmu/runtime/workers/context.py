@@ -96,6 +96,7 @@ class Site:
             "environment": {} if self.learner.portable else found | assumed,
             "task": {"name": settings.task.name, "options": settings.task.options, "code": code},
             "encoder": manifest.encoder.to_json(),
+            **({"encoders": dict(manifest.encoders)} if manifest.encoders else {}),
             "standardize": settings.data.standardize,
             "shards": settings.sisa.shards,
             "partition": settings.identity()["partition_key"],

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from hybridmu.config import DataSettings
+from hybridmu.core.features.derived import Derivation
 from hybridmu.core.kernel.column_types import Kind, check_role, kind_of
 from hybridmu.core.kernel.table_encoder import Scalar, label_set
 from hybridmu.core.targets import check_target
@@ -25,12 +26,19 @@ _FOR: Mapping[str, Collection[Kind]] = {
 _MEANT = {"categories": "text", "hash_buckets": "text", "scale": "numbers or lists of numbers", "lists": "lists"}
 
 
-def features_of(data: DataSettings, table: SourceTable) -> tuple[str, ...]:
-    """Return the names of the feature columns: as declared, or all but id, group, outcome and an index of pandas."""
+def features_of(data: DataSettings, table: SourceTable, derivation: Derivation) -> tuple[str, ...]:
+    """Return the names of the feature columns: as declared, or all but id, group, outcome and an index of pandas.
+
+    Args:
+        data: What is declared.
+        table: The training table, with its derived columns.
+        derivation: These come last; what they are made of is no feature itself.
+    """
+    taken = {data.id, data.group, data.outcome, *table.columns.index, *derivation.sources, *derivation.names}
     if data.features is not None:
-        return data.features
-    taken = {data.id, data.group, data.outcome, *table.columns.index}
-    return tuple(name for name in table.names if name not in taken)
+        taken = {*derivation.sources, *derivation.names}
+    names = table.names if data.features is None else data.features
+    return (*(name for name in names if name not in taken), *derivation.names)
 
 
 def labels_in(table: SourceTable, label: str) -> set[int | str]:
@@ -98,19 +106,20 @@ def left_out(data: DataSettings, table: SourceTable) -> list[str]:
     ]
 
 
-def check_declarations(data: DataSettings, table: SourceTable) -> None:
+def check_declarations(data: DataSettings, table: SourceTable, derivation: Derivation) -> None:
     """Check roles, classes and what is declared of features.
 
     Args:
         data: The configuration.
         table: The training table.
+        derivation: Its derived columns.
 
     Raises:
         ConfigError: The configuration contradicts itself.
         DataError: It does not fit the table.
     """
-    features = features_of(data, table)
-    _check_roles(data, features)
+    features = features_of(data, table, derivation)
+    _check_roles(data, (*features, *derivation.sources))
     _check_classes(data)
     if not features:
         raise DataError(

@@ -22,6 +22,7 @@ from hybridmu.store.dataset.declarations import (
     left_out,
     with_lengths,
 )
+from hybridmu.store.dataset.derived_table import with_derived
 from hybridmu.store.dataset.doubtful_features import nearly_unique, read_as_text
 from hybridmu.store.dataset.generation import Beat, Draft
 from hybridmu.store.dataset.lake import Lake
@@ -73,10 +74,12 @@ def ingest(
     if guard is not None:
         guard.check()
     data = lake.settings.data
-    train = as_declared(data, open_table(data.train))
+    train = with_derived(as_declared(data, open_table(data.train)), lake.derivation)
     tables: list[tuple[Split, SourceTable]] = [("train", train)]
     others: tuple[tuple[Split, str | None], ...] = (("validation", data.validation), ("test", data.test))
-    tables += [(split, as_declared(data, open_table(url))) for split, url in others if url]
+    tables += [
+        (split, with_derived(as_declared(data, open_table(url)), lake.derivation)) for split, url in others if url
+    ]
     encoder, inferred = _encoder(lake, train)
     for warning in (*left_out(data, train), *read_as_text(train, encoder)):
         warn(warning)
@@ -99,7 +102,9 @@ def ingest(
     rows, seals = write_first(lake, sources, share, least=lake.settings.sisa.min_rows)
     generation = first_generation(lake, rows, reader.skipped, id_type, group_type)
     salt = secrets.token_bytes(32)
-    return found(lake, Manifest(encoder.to_json(), inferred, salt, (generation,), None, share), seals, record)
+    encoders = lake.derivation.digests
+    manifest = Manifest(encoder.to_json(), inferred, salt, (generation,), None, share, encoders)
+    return found(lake, manifest, seals, record)
 
 
 def write_first(
@@ -247,10 +252,12 @@ def _encoder(lake: Lake, train: SourceTable) -> tuple[Encoder, bool]:
     data = lake.settings.data
     if not train.rows:
         raise no_rows("train", train.url)
-    check_declarations(data, train)
-    names = features_of(data, train)
-    table = with_lengths(data, train, names)
-    columns = columns_of(data, table, names, fills_of(data, table, names))
+    check_declarations(data, train, lake.derivation)
+    names = features_of(data, train, lake.derivation)
+    plain = [name for name in names if name not in lake.derivation.names]
+    table = with_lengths(data, train, plain)
+    fills = {name: fill for name, fill in fills_of(data, table, plain).items() if name not in lake.derivation.sources}
+    columns = columns_of(data, table, names, fills, lake.derivation.scales)
     if data.target is not None:
         return TargetEncoder.of(columns, data.target), False
     classes = data.classes

@@ -18,6 +18,7 @@ import pyarrow as pa
 from hybridmu.config import Settings
 from hybridmu.core import features, partitioners
 from hybridmu.core.features import FeatureSource
+from hybridmu.core.features.derived import Derivation
 from hybridmu.core.kernel.revoked_keys import carries
 from hybridmu.errors import StateError, StorageError, StorageMismatchError
 from hybridmu.store.dataset.key_index import KeyColumns, joined, key_columns, stored_seal
@@ -81,6 +82,29 @@ class Lake:
     def features(self) -> FeatureSource:
         """Return what makes numbers of the feature columns."""
         return features.get(self.settings.features.name)
+
+    @cached_property
+    def derivation(self) -> Derivation:
+        """Return the derived columns; no encoder is made for it."""
+        return Derivation.of(self.settings.features, self.settings.data.fills)
+
+    @cached_property
+    def encoding(self) -> Derivation:
+        """Return the derived columns, for new values, by the encoders that the stored rows were made with.
+
+        Raises:
+            ConfigError: An encoder can't be had.
+            StateError: It is another one now.
+        """
+        known = self.manifest.encoders
+        changed = [name for name, digest in self.derivation.digests.items() if known.get(name) != digest]
+        if changed:
+            raise StateError(
+                f"the encoder of {changed[0]!r} is not the one that the stored rows were made with",
+                expected="the same code, options and files",
+                remedy="put them back, or train another model, with a storage_url of its own",
+            )
+        return self.derivation
 
     # ------------------------------------------------------------------ what was recorded
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal
@@ -126,6 +127,7 @@ class Manifest:
         generations: In the order in which they came; the first is what the first training read.
         ancestry: The model that the first generation was taken from; None: it was read from source tables.
         test_fraction: Share of the people of the training table that are held out as the test table.
+        encoders: Derived column → digest of the encoder that makes its features.
     """
 
     schema: dict[str, Any]
@@ -134,6 +136,7 @@ class Manifest:
     generations: tuple[Generation, ...]
     ancestry: Ancestry | None = None
     test_fraction: float = 0.0
+    encoders: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def encoder(self) -> Encoder:
@@ -205,6 +208,8 @@ class Manifest:
         }
         if self.test_fraction:  # a member that older manifests don't have
             document["test_fraction"] = self.test_fraction
+        if self.encoders:
+            document["encoders"] = dict(self.encoders)
         return sealed(document)
 
     @classmethod
@@ -222,7 +227,8 @@ class Manifest:
             generations.append(Generation(**{**found, "epochs": tuple(found["epochs"]), "rows": rows}))
         past = Ancestry.from_json(raw["ancestry"]) if raw["ancestry"] else None
         salt, share = bytes.fromhex(raw["salt"]), raw.get("test_fraction", 0.0)
-        return cls(raw["encoder"], raw["classes_inferred"], salt, tuple(generations), past, share)
+        encoders = raw.get("encoders", {})
+        return cls(raw["encoder"], raw["classes_inferred"], salt, tuple(generations), past, share, encoders)
 
     def _rows(self, split: str) -> tuple[tuple[int, ...], ...]:
         shards = len(self.generations[0].rows["train"])

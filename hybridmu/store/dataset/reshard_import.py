@@ -75,7 +75,8 @@ def inherit(
     rows, seals = write_first(lake, sources, share, beat)
     generation = first_generation(lake, rows, reader.skipped, before.id_type, before.group_type)
     salt = secrets.token_bytes(32)
-    manifest = Manifest(before.schema, before.classes_inferred, salt, (generation,), ancestry_of(old), share)
+    past = ancestry_of(old)
+    manifest = Manifest(before.schema, before.classes_inferred, salt, (generation,), past, share, before.encoders)
     return found(lake, manifest, seals, record)
 
 

@@ -53,6 +53,7 @@ class Reader:
     def __init__(self, lake: Lake, encoder: Encoder, guard: Suppression | None, returning: str | None = None) -> None:
         self.data, self.key, self.encoder = lake.settings.data, lake.key, encoder
         self._transform = opened(lake.features, encoder)
+        self._derivation = lake.derivation
         self._guard, self._returning = guard, returning
         self.skipped = 0
 
@@ -60,6 +61,7 @@ class Reader:
     def columns(self) -> list[str]:
         """Return the columns that the lake keeps."""
         names = [self.data.id, self.data.group, self.encoder.label, *(column.name for column in self.encoder.columns)]
+        names += self._derivation.sources
         return list(dict.fromkeys(name for name in names if name))
 
     def fitted(self, name: str, source: SourceTable, id_type: str, group_type: str | None) -> SourceTable:
@@ -105,7 +107,8 @@ class Reader:
         fitted = source.with_types(types)
         names = [column.name for column in self.encoder.columns]
         fills = {column.name: column.fill for column in self.encoder.columns if column.fill is not None}
-        for known, made in zip(self.encoder.columns, columns_of(self.data, fitted, names, fills), strict=True):
+        made_now = columns_of(self.data, fitted, names, fills, self._derivation.scales)
+        for known, made in zip(self.encoder.columns, made_now, strict=True):
             if known != made:
                 raise _other_feature(name, source, known)
         return fitted
@@ -196,7 +199,11 @@ def no_rows(name: str, url: str) -> DataError:
 
 
 def columns_of(
-    data: DataSettings, source: SourceTable, names: Sequence[str], fills: Mapping[str, Scalar]
+    data: DataSettings,
+    source: SourceTable,
+    names: Sequence[str],
+    fills: Mapping[str, Scalar],
+    scales: Mapping[str, float],
 ) -> tuple[Column, ...]:
     """Return how feature columns of a table are encoded.
 
@@ -205,6 +212,7 @@ def columns_of(
         source: The table.
         names: The columns, in order.
         fills: Column → stand-in for null.
+        scales: Of derived columns.
     """
     return make_columns(
         pa.schema([(name, source.type_of(name)) for name in names]),
@@ -212,7 +220,7 @@ def columns_of(
         fills=fills,
         categories=data.categories,
         hash_buckets=data.hash_buckets,
-        scale=data.scale,
+        scale={**data.scale, **scales},
     )
 
 

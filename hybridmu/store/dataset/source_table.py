@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
-from hybridmu.core.kernel.column_types import exact
+from hybridmu.core.kernel.column_types import exact, kind_of
 from hybridmu.store.dataset.layout import META, given_name, stored_name
 from hybridmu.store.dataset.source_columns import Columns, columns_in
 from hybridmu.store.dataset.source_files import SourceFile, files_of
@@ -129,6 +129,8 @@ class SourceTable:
     def _values(self, name: str, values: pa.Array, type_: pa.DataType, where: str) -> pa.Array:
         if values.null_count == len(values):  # a null is one of every type
             return pa.nulls(len(values), type_)
+        if kind_of(type_) is None and values.type == type_:  # asked for by what knows such values: pictures
+            return values
         if name in self.columns.spelled:
             return valued(name, values, self.columns.types[name], type_, where)
         return exact(name, values, type_, where)

@@ -1,0 +1,77 @@
+"""A source table with derived columns: features of its values, made while it is read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+
+from hybridmu.core.features.derived import Derivation
+from hybridmu.errors import DataError
+from hybridmu.store.dataset.source_table import SourceTable
+
+
+@dataclass(frozen=True, eq=False)
+class DerivedTable(SourceTable):
+    """A table of a user, with columns that it does not have itself.
+
+    Attributes:
+        derivation: What they are made of.
+    """
+
+    derivation: Derivation = field(default_factory=Derivation)
+
+    def batches(self, columns: Sequence[str]) -> Iterator[pa.Table]:
+        """Yield the rows of some columns, in source order.
+
+        Args:
+            columns: Which columns, each once; a derived one is made for as many rows as are read at once.
+
+        Yields:
+            Tables with rows, all of the same types.
+
+        Raises:
+            DataError: As of other tables; or a value can't be encoded.
+        """
+        made = [name for name in columns if name in self.derivation.names]
+        sources = [column.source for column in self.derivation if column.name in made]
+        plain = list(dict.fromkeys([name for name in columns if name not in made] + sources))
+        for table in super().batches(plain):
+            yield self.derivation.extended(self.derivation.kept(table), made).select(columns)
+
+    def first_value(self, name: str) -> pa.Scalar | None:
+        """Return the first value of a column that is not null; of a derived one, any is."""
+        return super().first_value(name) if name not in self.derivation.names else pa.scalar(True)
+
+
+def with_derived(table: SourceTable, derivation: Derivation) -> SourceTable:
+    """Return a user's table with derived columns.
+
+    Args:
+        table: As its files are.
+        derivation: Which; none: the table itself is returned.
+
+    Raises:
+        DataError: It lacks a source, has something else there, or has a column of a derived one's name.
+    """
+    if not derivation:
+        return table
+    types = dict(table.types)
+    for column in derivation:
+        if column.source not in table.names:
+            raise DataError(
+                f"column {column.source!r}, which features names, is missing",
+                got=", ".join(table.names) or "no columns",
+                remedy=table.remedy([column.source], "correct features, or add the column"),
+            )
+        if column.name in table.names:
+            raise DataError(
+                f"the table has a column named {column.name!r}, as features of {column.source!r} are called",
+                remedy="rename the column",
+            )
+        found = pa.string() if column.source in table.spelled else table.type_of(column.source)
+        column.values.check_type(column.source, found)
+        types[column.source] = pa.string() if pa.types.is_null(found) else found
+        types[column.name] = column.type
+    return DerivedTable(table.url, table.files, table.columns, types, table.stored, derivation)
