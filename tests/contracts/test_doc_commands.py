@@ -127,7 +127,8 @@ def _run(script: str, folder: Path, *, binaries: Path | None = None) -> str:
     [
         ("own-data.md", "", ("trained", "probability_apart", "bitwise", "worker(s) of 1 CPU each are enough")),
         ("closed-form.md", "", ("trained", "equal bits either way", "subtract", "SERVED", "proven bit for bit")),
-        ("own-kinds.md", "", ("trained", "SERVED", "ascent", "retrain")),
+        ("text-and-pictures.md", "", ("trained", "Knits", "subtract", "SERVED", "proven bit for bit")),
+        ("own-kinds.md", "", ("trained", "SERVED", "ascent", "retrain", "subtract")),
         ("operator.md", "", ("trained", "SERVED", "bitwise")),
         ("auditor.md", "", ("id 44: 2", "id 46: none", "superseded by certificate 2", "all proven bit for bit")),
         ("api.md", _SYSTEM, ('"state":"RECEIVED"',)),
