@@ -33,6 +33,7 @@ from hybridmu.config import load
 from hybridmu.core.features.derived import encoded
 from hybridmu.core.kernel.rows import Rows
 from hybridmu.datasets import catalog
+from hybridmu.store.dataset.layout import Split
 
 _EXAMPLES = ("reviews", "cifar10-encoder")
 _LATER = 2_000  # rows that are ingested after the training
@@ -98,7 +99,7 @@ def measured(example: str) -> Result:
     )
 
 
-def _rows(system: hybridmu.System, split: str) -> Rows:
+def _rows(system: hybridmu.System, split: Split) -> Rows:
     tables = system.session.lake.shard(split, 0)
     (rows,) = tables.rows(np.arange(len(tables.outline)))
     return rows

@@ -66,7 +66,7 @@ def features(folder: Path, _: str) -> str:
             judged(f"{one.encode_ratio:.2f}", one.encode_ratio >= _THROUGHPUT),
             f"{one.applied_ms:,.0f} ms",
         ))
-    head = ("configuration", "rows", "features", "accuracy", "logistic regression", "training")
-    head += ("bare encoder", "ingestion / bare", "one row applied")
+    measured = ("accuracy", "logistic regression", "training", "bare encoder", "ingestion / bare", "one row applied")
+    head = ("configuration", "rows", "features", *measured)
     made = dict.fromkeys(f"{f.hardware}; {f.versions}; commit {f.commit}; {f.run[:10]}" for f in found.values())
     return table(head, lines) + "".join(f"\n\nMade by: {line}." for line in made)

@@ -8,6 +8,7 @@ into blocks.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 
 import numpy as np
 import numpy.typing as npt
@@ -44,11 +45,11 @@ def summed_products(left: Tensor, right: Tensor, left_bound: int, right_bound: i
     block = max(1, min(_WHOLE[kind] // product, rows))
     if _WHOLE[kind] < product:
         raise OverflowError(f"a product of up to {product:,} is beyond 53 bits")
-    found = torch.zeros(left.shape[1], right.shape[1], dtype=torch.int64, device=left.device)
-    for start in range(0, rows, block):
-        one, other = left[start : start + block].to(kind), right[start : start + block].to(kind)
-        found += (one.T @ other).to(torch.int64)
-    return found
+    products = (
+        (left[start : start + block].to(kind).T @ right[start : start + block].to(kind)).to(torch.int64)
+        for start in range(0, max(rows, 1), block)
+    )
+    return reduce(torch.Tensor.add_, products)
 
 
 def whole_in(largest: int) -> torch.dtype:
@@ -96,9 +97,12 @@ def multiplied(parts: Sequence[Tensor], bits: int, factor: Tensor, factor_bits: 
     Returns:
         Python integers [p, q].
     """
-    total: BigIntegers = np.zeros((parts[0].shape[0], factor.shape[1]), dtype=object)
-    for place, digit in enumerate(digits(factor, factor_bits)):
-        for power, part in enumerate(parts):
-            product = (part @ digit).to(torch.int64).cpu().numpy().astype(object)
+    width = factor.shape[1]
+    total: BigIntegers = np.zeros((parts[0].shape[0], width), dtype=object)
+    beside = torch.cat(digits(factor, factor_bits), dim=1)  # so that a large matrix is read once, and not per digit
+    for power, part in enumerate(parts):
+        products = (part @ beside).to(torch.int64).cpu().numpy().astype(object)
+        for place in range(beside.shape[1] // width):
+            product = products[:, place * width : (place + 1) * width]
             total = total + product * 2 ** (bits * power + factor_bits * place)
     return total

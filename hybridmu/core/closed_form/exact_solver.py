@@ -93,10 +93,10 @@ class _Factor:
     """A Cholesky factor of D·A·D with powers of two D that make its diagonal about 1."""
 
     def __init__(self, a: Tensor) -> None:
-        wide = a.double()
+        wide = a.double()  # a copy, scaled in place: each pass over a large matrix takes as long as a correction
         exponents = -torch.round(torch.log2(wide.diagonal().clamp(min=1.0)) / 2)
         self._scale = torch.exp2(exponents)[:, None]
-        self._matrix = wide * self._scale * self._scale.T
+        self._matrix = wide.mul_(self._scale).mul_(self._scale.T)
         self._jitter = 0
         self._lower = self._factored()
 
@@ -119,10 +119,12 @@ class _Factor:
         return True
 
     def _factored(self) -> Tensor:
-        unit = torch.eye(len(self._matrix), dtype=torch.float64, device=self._matrix.device)
         while True:
             lower: Tensor
-            lower, failed = torch.linalg.cholesky_ex(self._matrix + _JITTERS[self._jitter] * unit)
+            matrix = self._matrix
+            if jitter := _JITTERS[self._jitter]:
+                matrix = matrix + jitter * torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
+            lower, failed = torch.linalg.cholesky_ex(matrix)
             if not int(failed):
                 return lower
             self._jitter += 1

@@ -94,14 +94,13 @@ class ClosedFormClassifier(nn.Module, ABC):
             OverflowError: The sums over so many rows may leave 62 bits.
             ValueError: A feature is not finite.
         """
-        found = Sums(
-            torch.zeros(self._size, self._size, dtype=torch.int64, device=x.device),
-            torch.zeros(self._size, self._classes, dtype=torch.int64, device=x.device),
-        )
-        for start in range(0, len(x), _BLOCK):
+        found = None
+        for start in range(0, max(1, len(x)), _BLOCK):
             rows, outcomes = x[start : start + _BLOCK], labels[start : start + _BLOCK]
             targets = functional.one_hot(outcomes, self._classes)
-            found = found + sums_of(self.features(rows), targets, self._levels)
+            block = sums_of(self.features(rows), targets, self._levels)
+            found = block if found is None else found + block
+        assert found is not None
         if found.rows * self._levels**2 > 2**62:
             raise OverflowError(f"{found.rows:,} rows; {2**62 // self._levels**2:,} fit")
         return found

@@ -82,7 +82,7 @@ def penalties_of(sums: Sums, penalty: Fraction) -> list[int]:
     rows = sums.rows
     if rows < 1 or penalty <= 0:
         raise ValueError("a closed-form model needs a row and a penalty above 0")
-    squares = [int(square) for square in sums.gram.diagonal()[:-1]]
+    squares: list[int] = sums.gram.diagonal()[:-1].tolist()
     # Σ (φ − mean)² = Σ φ² − (Σ φ)² / n, times the penalty, in whole numbers of any length: nothing is rounded but at
     # the end.
     above, below = penalty.numerator, penalty.denominator * rows
@@ -96,7 +96,8 @@ def penalties_of(sums: Sums, penalty: Fraction) -> list[int]:
 
 
 def _totals(sums: Sums) -> list[int]:
-    return [int(total) for total in sums.gram[-1, :-1]]
+    totals: list[int] = sums.gram[-1, :-1].tolist()
+    return totals
 
 
 def _least(sums: Sums, penalties: list[int]) -> Fraction:

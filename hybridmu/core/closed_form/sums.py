@@ -7,6 +7,7 @@ sums of the features and the number of rows too.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -68,8 +69,11 @@ def sums_of(features: Tensor, targets: Tensor, levels: int, target_levels: int =
 
 def packed(gram: Tensor) -> Tensor:
     """Return the upper triangle of a symmetric matrix, row by row, [p (p + 1) / 2]."""
-    places = torch.triu_indices(len(gram), len(gram), device=gram.device)
-    return gram[places[0], places[1]]
+    size = len(gram)
+    found = torch.empty(size * (size + 1) // 2, dtype=gram.dtype, device=gram.device)
+    for row, part in enumerate(_rows_of(found, size)):
+        part.copy_(gram[row, row:])
+    return found
 
 
 def unpacked(triangle: Tensor, size: int) -> Tensor:
@@ -79,8 +83,15 @@ def unpacked(triangle: Tensor, size: int) -> Tensor:
         >>> unpacked(packed(torch.tensor([[1, 2], [2, 3]])), 2).tolist()
         [[1, 2], [2, 3]]
     """
-    places = torch.triu_indices(size, size, device=triangle.device)
     found = torch.zeros(size, size, dtype=triangle.dtype, device=triangle.device)
-    found[places[0], places[1]] = triangle
-    found.T[places[0], places[1]] = triangle
+    for row, part in enumerate(_rows_of(triangle, size)):
+        found[row, row:] = part
+    diagonal = found.diagonal().clone()
+    found = found + found.T
+    found.diagonal().copy_(diagonal)
     return found
+
+
+def _rows_of(triangle: Tensor, size: int) -> Sequence[Tensor]:
+    """Return views of the rows of a triangle: copying them is many times as fast as gathering places."""
+    return torch.split(triangle, [*range(size, 0, -1)])

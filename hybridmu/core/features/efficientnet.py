@@ -143,7 +143,7 @@ class Network(nn.Module):
         x, found = self._stem(x), []
         for number, block in enumerate(self._blocks):
             if number in _SEEN:
-                found.append(block.expand(x).mean((2, 3)))  # type: ignore[operator, union-attr]
+                found.append(block.expand(x).mean((2, 3)))  # type: ignore[operator]
             if number == _SEEN[-1]:
                 break
             x = block(x)
