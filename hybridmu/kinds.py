@@ -117,6 +117,8 @@ LEARNERS = Registry(
 )
 # Tasks that are learned by another learner than the default, and by no other.
 LEARNER_OF_TASK = {"lda": "additive", "ridge": "additive"}
+# Tasks of ours that learn no numbers.
+CLASSES_ALONE = frozenset({"lda"})
 # What a learner of these has besides a retrain.
 STRATEGY_OF_LEARNER = {"additive": "subtract"}
 PARTITIONERS = Registry("partitioner", {"hashed": "hybridmu.core.partitioners.hashed:Hashed"})

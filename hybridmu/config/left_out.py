@@ -7,6 +7,7 @@ from typing import Any
 
 from hybridmu.config.section import Section
 from hybridmu.config.settings import Settings
+from hybridmu.kinds import LEARNER_OF_TASK
 
 # Section → keys. What stands in the sections as a default is what these keys meant where nothing was said of them
 # before there was a choice; no training begins with it unsaid.
@@ -16,6 +17,7 @@ OPEN: Mapping[str, tuple[str, ...]] = {
     "sisa": ("shards", "slices", "epochs", "batch_size"),
     "optimizer": ("name", "lr", "momentum", "weight_decay", "schedule"),
 }
+_OF_SUMS = ("target_scale",)  # of a task, where numbers are learned by sums
 
 
 def left_out(settings: Settings) -> dict[str, tuple[str, ...]]:
@@ -32,9 +34,11 @@ def left_out(settings: Settings) -> dict[str, tuple[str, ...]]:
         >>> left_out(settings)["sisa"]
         ('slices', 'epochs', 'batch_size')
     """
+    sums_of_numbers = settings.data.target is not None and settings.task.name in LEARNER_OF_TASK
+    keys_of = {**OPEN, "task": _OF_SUMS} if sums_of_numbers else OPEN
     unsaid = {
         name: tuple(key for key in keys if key not in _section(settings, name).model_fields_set)
-        for name, keys in OPEN.items()
+        for name, keys in keys_of.items()
     }
     return {name: keys for name, keys in unsaid.items() if keys}
 

@@ -36,7 +36,7 @@ from hybridmu.config.training_settings import (
 )
 from hybridmu.config.yaml_document import read_document
 from hybridmu.errors import ConfigError
-from hybridmu.kinds import AUTO, FALLBACK, LEARNER_OF_TASK, LEARNERS, STRATEGY_OF_LEARNER, import_plugins
+from hybridmu.kinds import AUTO, CLASSES_ALONE, FALLBACK, LEARNER_OF_TASK, LEARNERS, STRATEGY_OF_LEARNER, import_plugins
 
 
 class Settings(Section):
@@ -159,7 +159,7 @@ class Settings(Section):
 
     def _unfit_sums(self) -> str | None:
         """Return which setting means nothing where sums over rows are learned, or None."""
-        if self.data.target:
+        if self.data.target and self.task.name in CLASSES_ALONE:
             return f"task {self.task.name} learns classes (data.label), and data.target names numbers"
         own = STRATEGY_OF_LEARNER[self.learner.name]
         if self.policy.strategy not in {AUTO, FALLBACK, own}:

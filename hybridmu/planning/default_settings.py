@@ -64,6 +64,7 @@ class TableFacts:
         lists: Those among them that are lists.
         pixels: Those among these that are lists of bytes.
         largest: Column of numbers, or of lists of them → the largest magnitude; of a closed-form task alone.
+        largest_target: The same of the target; 0 where classes are learned.
     """
 
     rows: int
@@ -74,6 +75,7 @@ class TableFacts:
     lists: tuple[str, ...] = ()
     pixels: tuple[str, ...] = ()
     largest: Mapping[str, float] = field(default_factory=dict)
+    largest_target: float = 0.0
 
 
 def default_settings(
@@ -121,13 +123,17 @@ def default_settings(
 def _of_sums(facts: TableFacts, said: Mapping[str, Mapping[str, Any]], groups: int) -> dict[str, dict[str, Any]]:
     """Return the same where sums over rows are learned: nothing is gained by slices, and by more shards little.
 
-    Columns are brought to −1..1, by powers of two: they say of the largest number how many digits it has, and no more.
+    Columns and targets are brought to −1..1, by powers of two: they say of the largest number how many digits it has,
+    and no more.
     """
     scale = {name: 1 / 255 if name in facts.pixels else 2.0 ** -_digits(size) for name, size in facts.largest.items()}
     shards = max(groups, min(facts.rows // _ROWS_OF_SUMS, _MOST_SHARDS), 1)
     return {
         "data": {"standardize": False, "scale": scale, **said.get("data", {})},
-        "task": dict(said.get("task", {})),
+        "task": {
+            **({} if facts.classes else {"target_scale": 2.0 ** -_digits(facts.largest_target)}),
+            **said.get("task", {}),
+        },
         "sisa": {"shards": shards, "slices": 1, "epochs": 1, "batch_size": 1, **said.get("sisa", {})},
         "optimizer": dict(_RECIPE),
     }

@@ -93,6 +93,7 @@ def facts_of(settings: Settings) -> TableFacts:
     kept = (1 - data.first_test_fraction) * (1 - data.validation_fraction)
     features = features_of(data, table, derivation)
     plain = [name for name in features if name not in derivation.names]
+    sums = settings.task.name in LEARNER_OF_TASK
     lists = tuple(name for name in plain if kind_of(table.type_of(name)) == "list")
     return TableFacts(
         int(table.rows * kept),
@@ -102,7 +103,8 @@ def facts_of(settings: Settings) -> TableFacts:
         features,
         lists,
         tuple(name for name in lists if pa.types.is_uint8(table.type_of(name).value_type)),
-        _largest(with_lengths(data, table, plain), plain) if settings.task.name in LEARNER_OF_TASK else {},
+        _largest(with_lengths(data, table, plain), plain) if sums else {},
+        _largest(table, [data.target])[data.target] if sums and data.target else 0.0,
     )
 
 
@@ -125,12 +127,21 @@ def clipped_columns(settings: Settings) -> list[str]:
         name: size * abs(data.scale.get(name, 1.0))
         for name, size in _largest(with_lengths(data, table, plain), plain).items()
     }
-    return [
+    warnings = [
         f"column {name!r} reaches {size:.3g} after data.scale, and what is beyond 1 counts as 1: set its data.scale to"
         f" {data.scale.get(name, 1.0) / 2.0 ** math.ceil(math.log2(size)):.3g}, or leave data.scale out"
         for name, size in reach.items()
         if size > 1 + 1e-6  # bytes are scaled by 1/255, which is rounded
     ]
+    if data.target:
+        scale = float(settings.task.options.get("target_scale", 1.0))
+        if (size := _largest(table, [data.target])[data.target] * scale) > 1 + 1e-6:
+            fitting = scale / 2.0 ** math.ceil(math.log2(size))
+            warnings.append(
+                f"the target {data.target!r} reaches {size:.3g} after task.target_scale, and what is beyond 1 counts as"
+                f" 1: set task.target_scale to {fitting:.3g}, or leave it out"
+            )
+    return warnings
 
 
 def _largest(table: SourceTable, features: Sequence[str]) -> dict[str, float]:

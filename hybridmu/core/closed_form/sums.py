@@ -1,4 +1,4 @@
-"""Sums over rows that a closed-form model is a function of: G = Σ φφᵀ and C = Σ φtᵀ, in integers.
+"""Sums over rows that a closed-form model is a function of: G = Σ φφᵀ, C = Σ φtᵀ and Σ t², in integers.
 
 Integer sums depend on no order, number of workers or processor. A row is taken out of them by subtraction, and what is
 left are the sums over the other rows, to the last bit. The last feature of every row is the constant 1: G holds the
@@ -23,10 +23,12 @@ class Sums:
     Attributes:
         gram: G, int64 [p, p], symmetric; p is the number of features and one.
         cross: C, int64 [p, k], with one column per target.
+        squares: Σ t² of each target, int64 [k]; of one-hot classes, how many rows each has.
     """
 
     gram: Tensor
     cross: Tensor
+    squares: Tensor
 
     @property
     def rows(self) -> int:
@@ -35,11 +37,11 @@ class Sums:
 
     def __add__(self, other: Sums) -> Sums:
         """Return the sums over the rows of both."""
-        return Sums(self.gram + other.gram, self.cross + other.cross)
+        return Sums(self.gram + other.gram, self.cross + other.cross, self.squares + other.squares)
 
     def __sub__(self, other: Sums) -> Sums:
         """Return the sums over the rows that are not in the other's, which are all in these."""
-        return Sums(self.gram - other.gram, self.cross - other.cross)
+        return Sums(self.gram - other.gram, self.cross - other.cross, self.squares - other.squares)
 
 
 def sums_of(features: Tensor, targets: Tensor, levels: int, target_levels: int = 1) -> Sums:
@@ -64,6 +66,7 @@ def sums_of(features: Tensor, targets: Tensor, levels: int, target_levels: int =
     return Sums(
         summed_products(extended, extended, levels, levels),
         summed_products(extended, targets, levels, target_levels),
+        targets.long().square().sum(dim=0),
     )
 
 

@@ -1,4 +1,4 @@
-"""Built-in tasks `lda` and `ridge`: linear classifiers that are functions of integer sums over rows.
+"""Built-in tasks `lda` and `ridge`: linear models that are functions of integer sums over rows.
 
 What they are is in `core/closed_form/`, how they are learned in `core/learners/additive.py`.
 """
@@ -7,22 +7,24 @@ from __future__ import annotations
 
 from fractions import Fraction
 from functools import lru_cache
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import nn
 
-from hybridmu.core.closed_form.model import ClosedFormClassifier, DiscriminantClassifier, RidgeClassifier
+from hybridmu.core.closed_form.model import ClosedForm, DiscriminantClassifier, RidgeClassifier, RidgeRegressor
 from hybridmu.core.closed_form.projection import Projection
 from hybridmu.core.tasks.base import CrossEntropyTask
+from hybridmu.core.tasks.regression_tasks import RegressionTask
 from hybridmu.errors import ConfigError
 
 _MOST_LEVELS = 32_767
 _BYTES = 255
 _WIDEST = 16_384  # G alone is a gigabyte then
+_LEAST_SCALE = 2.0**-128  # of a target that float32 holds
 _PROJECTED_LEVELS = 127  # their squares can be summed in float32 over a thousand rows
 
 
-class ClosedFormTask(CrossEntropyTask):
+class ClosedFormTask:
     """Base of tasks that are learned by `learner: additive`.
 
     Args:
@@ -33,7 +35,7 @@ class ClosedFormTask(CrossEntropyTask):
         project_seed: Draws the projection.
     """
 
-    kind: ClassVar[type[ClosedFormClassifier]]
+    kind: ClassVar[type[ClosedForm]]
 
     def __init__(
         self, penalty: float = 1e-3, levels: int | None = None, project: int = 0, project_seed: int = 0
@@ -67,22 +69,45 @@ class ClosedFormTask(CrossEntropyTask):
                 got=f"{width:,}, whose sums take {8 * width * width / 1e9:.0f} GB",
                 remedy="task.project makes so many of them as it says",
             )
-        if not self.project:
-            return self.kind(features, classes, self.levels, self.penalty)
-        projection = _projection(features, self.levels, width, self.project_seed)
-        return self.kind(features, classes, self.levels, self.penalty, projection)
+        projection = _projection(features, self.levels, width, self.project_seed) if self.project else None
+        return self.kind(features, classes, self.levels, self.penalty, projection, **self._more)
+
+    @property
+    def _more(self) -> dict[str, Any]:
+        return {}
 
 
-class Lda(ClosedFormTask):
+class Lda(ClosedFormTask, CrossEntropyTask):
     """Linear discriminant analysis: classes that differ in their means and share one covariance."""
 
     kind = DiscriminantClassifier
 
 
-class Ridge(ClosedFormTask):
+class Ridge(ClosedFormTask, CrossEntropyTask):
     """Ridge regression of one-hot classes, the usual head on frozen features; `Lda` tells classes in a row apart."""
 
     kind = RidgeClassifier
+
+
+class RidgeOfNumbers(ClosedFormTask, RegressionTask):
+    """Ridge regression of a number.
+
+    Args:
+        target_scale: Times a target is a number from −1 to 1; what is beyond counts as −1 or 1.
+        options: As of `ClosedFormTask`.
+    """
+
+    kind = RidgeRegressor
+
+    def __init__(self, target_scale: float = 1.0, **options: Any) -> None:
+        super().__init__(**options)
+        if type(target_scale) not in {int, float} or not _LEAST_SCALE <= target_scale <= 1 / _LEAST_SCALE:
+            raise _wrong("target_scale", f"a number from {_LEAST_SCALE:g} to {1 / _LEAST_SCALE:g}", target_scale)
+        self.target_scale = float(target_scale)
+
+    @property
+    def _more(self) -> dict[str, Any]:
+        return {"scale": self.target_scale}
 
 
 @lru_cache(maxsize=4)  # it is drawn in a tenth of a second, and jobs make models

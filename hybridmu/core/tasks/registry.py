@@ -9,10 +9,10 @@ from typing import Any
 from hybridmu.core.tasks.augmentation import Augmented, AugmentedRegressor
 from hybridmu.core.tasks.base import Task
 from hybridmu.core.tasks.classification import judgement_of
-from hybridmu.core.tasks.closed_form_tasks import ClosedFormTask
+from hybridmu.core.tasks.closed_form_tasks import ClosedFormTask, RidgeOfNumbers
 from hybridmu.core.tasks.regression_tasks import Regressor
 from hybridmu.errors import ConfigError
-from hybridmu.kinds import TASKS, imported_class, refuse_unsourced
+from hybridmu.kinds import CLASSES_ALONE, TASKS, imported_class, refuse_unsourced
 from hybridmu.user_code import contained, told
 
 _CLASSES = ("classes", "data.label", "CrossEntropyTask")
@@ -41,9 +41,12 @@ def make_task(name: str, options: Mapping[str, Any], *, numbers: bool = False) -
     """
     factory = TASKS.get(name) if name in TASKS.names() else imported_class("task", name, TASKS.names(), _REMEDY)
     if numbers and is_own(name):
-        if issubclass(factory, ClosedFormTask):
+        if name in CLASSES_ALONE:
             raise ConfigError(f"task {name} learns classes alone", expected="data.label", got="data.target")
-        factory = partial(AugmentedRegressor if issubclass(factory, Augmented) else Regressor, factory)
+        if issubclass(factory, ClosedFormTask):
+            factory = RidgeOfNumbers
+        else:
+            factory = partial(AugmentedRegressor if issubclass(factory, Augmented) else Regressor, factory)
     try:
         with contained():
             task: Task = factory(**options)

@@ -131,7 +131,7 @@ def test_columns_that_hardly_vary_are_solved_at_any_number_of_rows(rows, weights
     labels = torch.from_numpy(random.integers(0, 3, 1000))
     y = torch.nn.functional.one_hot(labels, 3)
     once = sums_of(x, y, 32_767)
-    many = Sums(once.gram * (rows // 1000), once.cross * (rows // 1000))
+    many = Sums(*(part * (rows // 1000) for part in (once.gram, once.cross, once.squares)))
     found = weights(many, Fraction(1, 1000))
     assert found[0].tolist() == [0.0, 0.0, 0.0]
     assert torch.equal(found[2], found[3])

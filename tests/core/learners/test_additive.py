@@ -13,6 +13,7 @@ from hybridmu.core.kernel.model import SubModel
 from hybridmu.core.kernel.training import Recipe
 from hybridmu.core.learners import get as learner
 from hybridmu.core.strategies import get
+from hybridmu.core.tasks.closed_form_tasks import RidgeOfNumbers
 from hybridmu.core.tasks.registry import make_task
 from hybridmu.errors import ConfigError, StrategyUnavailableError
 from hybridmu.task import Mlp
@@ -144,8 +145,15 @@ def test_wrong_options(options, says):
 
 
 def test_a_closed_form_task_learns_classes():
-    with pytest.raises(ConfigError, match="task ridge learns classes alone"):
-        make_task("ridge", {}, numbers=True)
+    with pytest.raises(ConfigError, match="task lda learns classes alone"):
+        make_task("lda", {}, numbers=True)
+    assert isinstance(make_task("ridge", {"target_scale": 0.5}, numbers=True), RidgeOfNumbers)
+    for name, options in (("ridge", {"target_scale": 0.5}), ("lda", {"target_scale": 0.5})):
+        with pytest.raises(ConfigError, match="target_scale"):
+            make_task(name, options)
+    for scale in (0, -1.0, True, "1", float("nan"), 2.0**200):
+        with pytest.raises(ConfigError, match=r"task\.target_scale"):
+            make_task("ridge", {"target_scale": scale}, numbers=True)
 
 
 def test_so_many_features_are_refused_with_the_memory_that_they_take():
