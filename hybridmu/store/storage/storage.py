@@ -424,6 +424,13 @@ def open_fs(url: str) -> tuple[pafs.FileSystem, str]:
             got=str(error),
         ) from None
     root = root.rstrip("/")
+    if fs.type_name.startswith("py::"):  # opened by some other package that is installed, and not by pyarrow
+        raise ConfigError(
+            f"can't open {shown(url)}",
+            expected="a path, or a URI of a file system that pyarrow itself knows",
+            got=fs.type_name,
+            remedy="copy the files to one",
+        )
     if fs.type_name == "mock" or (fs.type_name in _FLAT and not root):  # the first is memory: nothing of it would stay
         raise ConfigError(f"can't open {shown(url)}", expected="a bucket or folder that keeps what is written")
     return fs, root
