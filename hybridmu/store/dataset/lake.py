@@ -18,7 +18,6 @@ import pyarrow as pa
 from hybridmu.config import Settings
 from hybridmu.core import features, partitioners
 from hybridmu.core.features import FeatureSource
-from hybridmu.core.features.derived import Derivation
 from hybridmu.core.kernel.revoked_keys import carries
 from hybridmu.errors import StateError, StorageError, StorageMismatchError
 from hybridmu.store.dataset.key_index import KeyColumns, joined, key_columns, stored_seal
@@ -43,6 +42,7 @@ from hybridmu.store.storage.storage import Storage
 from hybridmu.types import NO_KEYS, KeySet, ResolvedKey
 
 if TYPE_CHECKING:
+    from hybridmu.core.features.derived import Derivation
     from hybridmu.core.kernel.rows import Rows
     from hybridmu.store.dataset.shard_reader import ShardTables
 
@@ -86,6 +86,8 @@ class Lake:
     @cached_property
     def derivation(self) -> Derivation:
         """Return the derived columns; no encoder is made for it."""
+        from hybridmu.core.features.derived import Derivation  # loads pandas; look-ups do without
+
         return Derivation.of(self.settings.features, self.settings.data.fills)
 
     @cached_property
