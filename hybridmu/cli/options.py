@@ -15,7 +15,23 @@ if TYPE_CHECKING:
 
 STRATEGIES = ", ".join(choices())
 
-ConfigOption = Annotated[Path, typer.Option("-c", "--config", help="Path of the YAML configuration.")]
+
+def _config() -> Path:
+    from hybridmu.config import config_of_commands  # late: help is shown without it
+
+    return Path(config_of_commands())
+
+
+ConfigOption = Annotated[
+    Path,
+    typer.Option(
+        "-c",
+        "--config",
+        default_factory=_config,
+        show_default="hybridmu.yaml",
+        help="Path of the YAML configuration; HYBRIDMU_CONFIG names another default.",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")]
 LocalOption = Annotated[
     bool | None,

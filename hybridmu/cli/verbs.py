@@ -23,6 +23,9 @@ class Verb(NamedTuple):
 
 
 VERBS: dict[str, Verb] = {
+    "init": Verb(
+        "init_command", "init", "Look at a table and write a commented configuration for it; nothing else is changed."
+    ),
     "train": Verb("training_commands", "train", "Read the tables, train every shard and publish version 1."),
     "run": Verb(
         "training_commands",

@@ -3,7 +3,7 @@
 Environment variables:
     HYBRIDMU_STORAGE_URL: replaces `storage_url`.
     HYBRIDMU_DATABASE_URL: replaces `database_url`.
-    HYBRIDMU_CONFIG: configuration file of `serve run` when none is named.
+    HYBRIDMU_CONFIG: configuration file of commands and of `serve run` when none is named.
     HYBRIDMU_FAULT: `POINT:HIT:ACTION`, armed in every process that inherits it; for tests (`hybridmu.faults`).
     RAY_ADDRESS, RAY_TMPDIR: as Ray reads them, where a cluster is looked for.
     HYBRIDMU_DATA: folder of converted built-in datasets (default `~/.cache/hybridmu`).
@@ -12,7 +12,14 @@ Environment variables:
 
 from hybridmu.config.data import DataSettings
 from hybridmu.config.deployment import LogSettings
-from hybridmu.config.environment import data_home, default_config, in_ray_job, running_cluster, secret
+from hybridmu.config.environment import (
+    config_of_commands,
+    data_home,
+    default_config,
+    in_ray_job,
+    running_cluster,
+    secret,
+)
 from hybridmu.config.left_out import completed, left_out
 from hybridmu.config.policy import PolicySettings
 from hybridmu.config.settings import Settings, load
@@ -25,6 +32,7 @@ __all__ = [
     "PolicySettings",
     "Settings",
     "completed",
+    "config_of_commands",
     "data_home",
     "default_config",
     "in_ray_job",

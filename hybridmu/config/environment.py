@@ -43,6 +43,11 @@ def default_config() -> str:
     return os.environ.get("HYBRIDMU_CONFIG", "examples/mnist5k.yaml")
 
 
+def config_of_commands() -> str:
+    """Return the configuration file of a command that names none."""
+    return os.environ.get("HYBRIDMU_CONFIG", "hybridmu.yaml")
+
+
 def secret(variable: str) -> bytes | None:
     """Return what an environment variable holds that the configuration names as a key's source, byte for byte."""
     text = os.environ.get(variable)

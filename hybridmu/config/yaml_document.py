@@ -53,7 +53,7 @@ def read_document(path: str | Path) -> Any:
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not YAML", got=" ".join(str(error).split())) from None
     except OSError as error:
-        got, remedy = error.strerror or str(error), "name a YAML file, such as examples/digits.yaml"
+        got, remedy = error.strerror or str(error), "name one with -c FILE, or write one: `hybridmu init TABLE`"
         raise ConfigError(f"can't read the configuration file {path}", got=got, remedy=remedy) from None
     except ValueError as error:  # a path with NUL; a date of a 13th month, a number of 5,000 digits
         raise ConfigError(f"can't read the configuration file {str(path)!a}", got=str(error)[:200]) from None

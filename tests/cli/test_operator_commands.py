@@ -283,7 +283,7 @@ def test_where_nothing_is_known_there_is_nothing_to_leave_out(cli):
 
 
 WRONG = [
-    (["forget", "--id", "1"], "Missing option", "hybridmu forget --help"),
+    (["pause", "-c", "x.yaml"], "Missing option", "hybridmu pause --help"),
     (["forget", "-c", "x.yaml", "--nope"], "No such option", "hybridmu forget --help"),
     (["forget", "-c", "x.yaml", "--deadline", "soon"], "Invalid value for '--deadline'", "hybridmu forget --help"),
     (["requests", "list", "-c", "x.yaml", "--state", "LOST"], "Invalid value for '--state'", "requests list --help"),
