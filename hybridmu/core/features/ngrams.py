@@ -65,26 +65,23 @@ class NGrams(TextEncoder):
         """
         made = np.zeros((len(texts), self.width), np.int8)
         for row, text in enumerate(texts):
-            counts: Counter[tuple[int, int, bytes]] = Counter()
+            counts: Counter[int] = Counter()
             for word in _WORD.findall(text.lower()):
                 counts.update(self._runs(word[:_LONGEST_WORD]))
-            parts: dict[int, float] = {}
-            for (place, sign, _), count in counts.items():
-                parts[place] = parts.get(place, 0.0) + sign * math.sqrt(count)
-            if length := math.sqrt(math.fsum(part * part for part in parts.values())):
-                for place, part in parts.items():
-                    step = round(part / length / _REACH * LEVELS)
-                    made[row, place] = max(-LEVELS, min(step, LEVELS))
+            numbers = np.fromiter(counts.keys(), np.uint64, len(counts))
+            roots = np.sqrt(np.fromiter(counts.values(), np.float64, len(counts)))
+            signed = np.where(numbers >> np.uint64(63), -roots, roots)
+            total = np.bincount((numbers % np.uint64(self.width)).astype(np.int64), signed, self.width)
+            if length := math.sqrt(math.fsum((total * total).tolist())):
+                made[row] = np.rint(total / length / _REACH * LEVELS).clip(-LEVELS, LEVELS)
         return made
 
-    def _runs_of(self, word: str) -> list[tuple[int, int, bytes]]:
-        """Return place, sign and hash of every run of letters in a word."""
+    def _runs_of(self, word: str) -> list[int]:
+        """Return the hash of every run of letters in a word, 64 bits: the first is its sign, all say its place."""
         marked = f"<{word}>"
         found = []
         for size in range(self._given["shortest"], self._given["longest"] + 1):
             for start in range(len(marked) - size + 1):
                 run = marked[start : start + size].encode("utf-8", "surrogatepass")
-                name = hashlib.blake2b(run, digest_size=8).digest()
-                number = int.from_bytes(name, "little")
-                found.append((number % self.width, 1 - 2 * (number >> 63), name))
+                found.append(int.from_bytes(hashlib.blake2b(run, digest_size=8).digest(), "little"))
         return found

@@ -119,13 +119,14 @@ def check_declarations(data: DataSettings, table: SourceTable, derivation: Deriv
         DataError: It does not fit the table.
     """
     features = features_of(data, table, derivation)
+    given = ", ".join(name for name in table.names if name not in derivation.names)
     _check_roles(data, (*features, *derivation.sources))
     _check_classes(data)
     if not features:
         raise DataError(
             "the table has no feature column",
             expected="at least one besides id, group and label",
-            got=", ".join(table.names) or "no columns",
+            got=given or "no columns",
             remedy="add features to the table",
         )
     outcome = "label" if data.target is None else "target"
@@ -133,7 +134,7 @@ def check_declarations(data: DataSettings, table: SourceTable, derivation: Deriv
         if name is not None and name not in table.names:
             raise DataError(
                 f"data.{role} names a column that is not in the table",
-                expected=", ".join(table.names),
+                expected=given,
                 got=name,
                 remedy=table.remedy([name], "correct the name, or add the column"),
             )
@@ -147,7 +148,7 @@ def check_declarations(data: DataSettings, table: SourceTable, derivation: Deriv
         if name not in table.names:
             raise DataError(
                 f"feature column {name!r} is missing",
-                got=", ".join(table.names),
+                got=given,
                 remedy=table.remedy([name], "correct data.features, or add the column"),
             )
         if not name:
