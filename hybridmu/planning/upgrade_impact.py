@@ -70,6 +70,7 @@ class UpgradePlan:
         visits_anew: What retraining every shard that loses checkpoints takes, once.
         seconds_anew: The same in seconds on one worker.
         tables: Files that an earlier release wrote, and this one rewrites once; no bit that is trained on changes.
+        encoders: Derived columns whose encoder is another one here than the stored rows had, or can't be had.
     """
 
     packages: tuple[Package, ...]
@@ -83,6 +84,7 @@ class UpgradePlan:
     visits_anew: int
     seconds_anew: float
     tables: int = 0
+    encoders: tuple[str, ...] = ()
 
     def explain(self) -> str:
         """Return the plan as sentences, then one line per shard."""
@@ -112,6 +114,12 @@ class UpgradePlan:
                 f"{self.tables} table file(s) of an earlier release are rewritten once, by the next coordinator or by "
                 "`hybridmu upgrade`: they may keep values of rows that are gone. Until then no purge is certified; "
                 "rows, weights and certificates stay as they are."
+            )
+        if self.encoders:
+            lines.append(
+                f"Another encoder than here made the stored features of {', '.join(self.encoders)}: new rows and "
+                "questions are refused until it is put back. Deletions go on, and no checkpoint is lost by it. To use "
+                "the new one train another model, which encodes every row again, and link the two."
             )
         for package in self.packages:
             if not package.shapes:

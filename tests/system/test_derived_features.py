@@ -195,6 +195,9 @@ def test_an_encoder_that_was_edited_makes_no_features_but_deletions_go_on(tmp_pa
         for door in (lambda: system.predict(row), lambda: system.ingest(str(tmp_path / "new.parquet"))):
             with pytest.raises(StateError, match="note:Own"):
                 door()
+        plan = system.upgrade()
+        assert (plan.encoders, plan.lost) == (("note:Own",), 0)
+        assert "note:Own" in plan.explain()
         assert system.forget(ids=[3], wait=True)["state"] in {"APPLIED", "SERVED"}
         assert system.verify()["bitwise_equal"]
 

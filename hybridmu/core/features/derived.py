@@ -14,7 +14,7 @@ from hybridmu.config.feature_settings import EncoderSettings, FeatureSettings
 from hybridmu.core.features import image_values, text_values
 from hybridmu.core.features.value_encoders import I8, LEVELS, Encoder, make_encoder
 from hybridmu.core.kernel.table_encoder import Column, Scalar
-from hybridmu.errors import ConfigError, DataError, MissingExtraError
+from hybridmu.errors import ConfigError, DataError, HybridMUError, MissingExtraError, StateError
 from hybridmu.user_code import contained, kind
 
 
@@ -121,6 +121,42 @@ class Derivation:
     def digests(self) -> dict[str, str]:
         """Return the digest of the encoder of each, which takes reading its files."""
         return {column.name: column.encoder.digest for column in self}
+
+    def others(self, known: Mapping[str, str]) -> tuple[str, ...]:
+        """Return the columns whose encoder is another one than stored rows had, or can't be had.
+
+        Args:
+            known: Derived column → digest of the encoder that these rows had.
+        """
+
+        def is_other(column: Derived) -> bool:
+            try:
+                return column.encoder.digest != known.get(column.name)
+            except (HybridMUError, OSError):
+                return True
+
+        return tuple(column.name for column in self if is_other(column))
+
+    def known_as(self, known: Mapping[str, str]) -> Derivation:
+        """Return these derived columns, if new values get the features that stored ones have.
+
+        Args:
+            known: As for `others`.
+
+        Raises:
+            StateError: An encoder is another one now.
+            ConfigError: One can't be had.
+            MissingExtraError: The same, for want of a package.
+        """
+        for column in self:
+            _ = column.encoder.files  # why it can't be had is said by its maker
+        if others := self.others(known):
+            raise StateError(
+                f"the encoder of {others[0]!r} is not the one that the stored rows were made with",
+                expected="the same code, options and files",
+                remedy="put them back, or train another model, with a storage_url of its own",
+            )
+        return self
 
     def asked(self, schema: Sequence[Column]) -> tuple[Column, ...]:
         """Return the columns that a row to be predicted has: a source in place of what is made of it.

@@ -13,6 +13,7 @@ from hybridmu.planning import cost
 from hybridmu.planning.upgrade_impact import Package, UpgradePlan, plan_upgrade
 from hybridmu.runtime.coordinator.checkpoint_keeper import CheckpointKeeper
 from hybridmu.runtime.purge.table_rewrite import outdated
+from hybridmu.store.dataset.lake import Lake
 from hybridmu.store.ledger.measurements import Measurements
 
 
@@ -47,7 +48,11 @@ def upgrade_plan(keeper: CheckpointKeeper, measurements: Measurements, versions:
     subs = registry.version().shards
     lost = {sub.shard for sub in subs if sub.head != site.head(sub.shard, wanted)}
     plan = plan_upgrade(keeper.facts(lambda _: True), lost, cost.fit(measurements.costs()), packages)
-    return replace(plan, tables=len(outdated(site.lake)))
+    return replace(plan, tables=len(outdated(site.lake)), encoders=_other_encoders(site.lake))
+
+
+def _other_encoders(lake: Lake) -> tuple[str, ...]:
+    return lake.derivation.others(lake.manifest.encoders)
 
 
 def _full(package: str, version: str) -> str:

@@ -92,21 +92,8 @@ class Lake:
 
     @cached_property
     def encoding(self) -> Derivation:
-        """Return the derived columns, for new values, by the encoders that the stored rows were made with.
-
-        Raises:
-            ConfigError: An encoder can't be had.
-            StateError: It is another one now.
-        """
-        known = self.manifest.encoders
-        changed = [name for name, digest in self.derivation.digests.items() if known.get(name) != digest]
-        if changed:
-            raise StateError(
-                f"the encoder of {changed[0]!r} is not the one that the stored rows were made with",
-                expected="the same code, options and files",
-                remedy="put them back, or train another model, with a storage_url of its own",
-            )
-        return self.derivation
+        """Return the derived columns, for new values, once it is known that the stored rows had these encoders."""
+        return self.derivation.known_as(self.manifest.encoders)
 
     # ------------------------------------------------------------------ what was recorded
 
