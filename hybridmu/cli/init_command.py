@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from hybridmu.cli.options import JsonOption
@@ -54,7 +53,7 @@ def init(
 def _show(columns: dict[str, str], output: Path) -> None:
     shown = Table("column", "taken for")
     for name, role in columns.items():
-        shown.add_row(escape(name), escape(role))
+        shown.add_row(name, role)
     print_table(shown)
     tell(f"written: {output}")
     tell(f"next: read it, then `hybridmu train -c {output}`")

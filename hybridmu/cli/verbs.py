@@ -27,6 +27,11 @@ VERBS: dict[str, Verb] = {
         "init_command", "init", "Look at a table and write a commented configuration for it; nothing else is changed."
     ),
     "train": Verb("training_commands", "train", "Read the tables, train every shard and publish version 1."),
+    "doctor": Verb(
+        "doctor_command",
+        "doctor",
+        "Look at installation, configuration and system, and say what to do; fails when something is wrong.",
+    ),
     "run": Verb(
         "training_commands",
         "run",

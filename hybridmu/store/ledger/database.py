@@ -10,6 +10,7 @@ from sqlalchemy.engine import Engine
 
 from hybridmu.store.ledger.console_sessions import ConsoleSessions
 from hybridmu.store.ledger.corruption_reports import Damages
+from hybridmu.store.ledger.engine.clock import ledger_time
 from hybridmu.store.ledger.engine.opening import connect
 from hybridmu.store.ledger.engine.sqlite import files_beside
 from hybridmu.store.ledger.evaluations import Evaluations
@@ -114,6 +115,10 @@ class Database:
     def vitals(self) -> Vitals:
         """Return the health of the system in a few numbers."""
         return read_vitals(self.engine)
+
+    def time(self) -> float:
+        """Return the ledger's own time, in seconds since 1970."""
+        return ledger_time(self.engine)
 
     def clean(self, needles: Collection[bytes], beat: Callable[[], None]) -> dict[str, int]:
         """Take deleted values out of every place where they may still lie, and look.
