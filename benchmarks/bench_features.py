@@ -30,7 +30,7 @@ from benchmarks.study import csvfile
 from benchmarks.study.records import environment
 from benchmarks.suite.features import Result
 from hybridmu.config import load
-from hybridmu.core.features.derived import encoded
+from hybridmu.core.features.encoded_values import encoded
 from hybridmu.core.kernel.rows import Rows
 from hybridmu.datasets import catalog
 from hybridmu.store.dataset.layout import Split

@@ -20,7 +20,7 @@ from hybridmu.core.kernel.table_encoder import Encoder
 from hybridmu.core.learners.merging import MERGE, answering, combined_by
 from hybridmu.core.tasks.classification import Classification
 from hybridmu.core.tasks.judgement import Judgement
-from hybridmu.errors import DataError, HybridMUError, StateError, UserExitError
+from hybridmu.errors import ConfigError, DataError, HybridMUError, MissingExtraError, StateError, UserExitError
 from hybridmu.runtime.workers.context import Site
 from hybridmu.serving.forward_passes import Forward, fastest
 from hybridmu.types import ModelVersion
@@ -47,6 +47,8 @@ class Ensemble:
         source: Makes numbers of rows; the default one by default.
         judgement: Combines answers; as logits of classes by default.
         derivation: Derived columns.
+        encoding: Returns the same once their encoders are known to be those of the stored rows; asked by the first
+            question, so that a version is served, and deletions end, where an encoder can't be had.
     """
 
     def __init__(
@@ -61,16 +63,20 @@ class Ensemble:
         source: FeatureSource | None = None,
         judgement: Judgement | None = None,
         derivation: Derivation | None = None,
+        encoding: Callable[[], Derivation] | None = None,
     ) -> None:
         self.version, self.encoder, self.how = version, encoder, how
         self.models = models
         self._judgement = judgement or Classification()
         source = source or features.get()
         self.source, self.whole = source, frozenset(whole)
-        self.derivation = derivation or Derivation()
-        self.asked = self.derivation.asked(encoder.columns)
+        derivation = derivation or Derivation()
+        self._derived, self.asked = bool(derivation), derivation.asked(encoder.columns)
+        self.encoding = encoding or (lambda: derivation)
         encode = source.of_rows(encoder, whole)
-        self._encode: RowTransform = lambda rows: encode(self.derivation.rows(rows, self.asked))
+        self._encode: RowTransform = (
+            (lambda rows: encode(self.encoding().rows(rows, self.asked))) if self._derived else encode
+        )
         # What reading one row and naming its answer takes, in values.
         self._cells = sum(column.width if column.kind == "list" else 1 for column in encoder.columns)
         self._cells += self._judgement.combined(len(encoder.classes))
@@ -113,9 +119,9 @@ class Ensemble:
                 models[sub.shard] = (sub.blob, site.load_model(sub.shard, sub.blob))
         how, encoder = site.settings.serving.aggregation, site.lake.manifest.encoder
         whole = site.feature_types.whole()
-        source, judgement, derivation = site.lake.features, site.judgement, site.lake.encoding
-        removed = removed_of(version)
-        return cls(version.version, models, encoder, how, removed, None, whole, source, judgement, derivation)
+        source, judgement, removed = site.lake.features, site.judgement, removed_of(version)
+        derivation, encoding = site.lake.derivation, lambda: site.lake.encoding
+        return cls(version.version, models, encoder, how, removed, None, whole, source, judgement, derivation, encoding)
 
     def _choose(self) -> None:
         """Find the fastest way to run the sub-models; of merged ones, make one of those that vote."""
@@ -143,7 +149,7 @@ class Ensemble:
 
     def quick(self, rows: int) -> bool:
         """Return whether so many rows are answered here within milliseconds, going by what a sample took."""
-        if self.way == "spread":
+        if self.way == "spread" or self._derived:  # how long an encoder takes no sample says
             return False
         forward = self.seconds.get(self.way, math.inf) * max(1.0, rows / _SAMPLE_ROWS)
         return forward < _QUICK_SECONDS and rows * self._cells <= _QUICK_CELLS
@@ -159,10 +165,13 @@ class Ensemble:
 
         Raises:
             DataError: No rows, a missing column, or a value that the column can't hold.
+            StateError: An encoder is not the one that the stored rows were made with.
+            ConfigError: It can't be had.
+            MissingExtraError: The same, for want of a package.
         """
         try:
             return self._encode(rows)
-        except DataError:
+        except (DataError, ConfigError, StateError, MissingExtraError):  # the second to fourth are of an encoder
             raise
         except Exception as error:  # whatever a caller's rows raise is said to that caller
             raise DataError("these rows can't be encoded", expected="JSON values", got=type(error).__name__) from error

@@ -77,8 +77,9 @@ def spread(site: Site, version: ModelVersion, _: Ensemble | None, ask: Ask) -> E
     if models:
         forward(sample(source.width(encoder)))
     elsewhere = forward, time.perf_counter() - started
-    removed, derivation = removed_of(version), site.lake.encoding
-    return Ensemble(number, models, encoder, how, removed, elsewhere, whole, source, site.judgement, derivation)
+    removed, derivation, encoding = removed_of(version), site.lake.derivation, lambda: site.lake.encoding
+    judgement = site.judgement
+    return Ensemble(number, models, encoder, how, removed, elsewhere, whole, source, judgement, derivation, encoding)
 
 
 class SubModelGroup(Follower):

@@ -74,8 +74,7 @@ class TableAnswers:
     def _encode(self, rows: pa.RecordBatch) -> F32:
         columns = self._ensemble.asked
         made = [self._values(column, rows.column(column.name)) for column in columns]
-        derivation = self._ensemble.derivation
-        table = derivation.extended(derivation.kept(pa.Table.from_arrays(made, [column.name for column in columns])))
+        table = self._ensemble.encoding().extended(pa.Table.from_arrays(made, [column.name for column in columns]))
         # Once per block: what it remembers of texts would grow with the table.
         return opened(self._ensemble.source, self._ensemble.encoder)(table)
 

@@ -13,10 +13,21 @@ import hybridmu
 from hybridmu.config import Settings
 from hybridmu.core.features.ngrams import NGrams
 from hybridmu.errors import ConfigError, DataError, StateError
+from hybridmu.plugins import ImageEncoder
+from hybridmu.serving.replica import Replica
 from hybridmu.store.dataset.layout import as_given
 
 WORDS = ["soft", "warm", "blue", "dress", "shirt", "zip", "torn", "love", "never", "again"]
 WIDTH = 8
+
+
+class Bright(ImageEncoder):
+    """The mean of each colour."""
+
+    width = 3
+
+    def encode(self, pictures):
+        return np.array([picture.mean(axis=(0, 1)) // 2 for picture in pictures]).astype(np.int8)
 
 
 def notes(rows: int, seed: int = 0) -> list[str]:
@@ -218,6 +229,55 @@ def test_what_can_t_be_encoded_is_refused_before_anything_is_stored(tmp_path, fe
     with hybridmu.connect(raw, executor="local") as system, pytest.raises(error):
         system.train()
     assert not list((tmp_path / "storage").rglob("*.parquet"))
+
+
+@pytest.mark.parametrize(
+    "declared", [{"scale": {"note:ngrams": 2.0}}, {"fills": {"note:ngrams": 0}}, {"lists": {"note:ngrams": 9}}]
+)
+def test_nothing_is_declared_of_what_an_encoder_makes(tmp_path, declared):
+    raw = config(tmp_path, write(tmp_path / "a.parquet", notes(80)), "lda")
+    raw["data"] |= declared
+    with hybridmu.connect(raw, executor="local") as system, pytest.raises(DataError, match="note:ngrams"):
+        system.train()
+
+
+def test_pictures_of_another_layout_come_in_and_go_along_to_a_successor(tmp_path):
+    draw = np.random.default_rng(0)
+    pixels = draw.integers(0, 256, (40, 16), dtype=np.uint8).tolist()
+    table = {"id": range(40), "note": pa.array(pixels, pa.list_(pa.uint8())), "label": ["yes", "no"] * 20}
+    pq.write_table(pa.table(table), tmp_path / "a.parquet")
+    later = {"id": [90], "note": pa.array([[9] * 64], pa.list_(pa.uint8(), 64)), "label": ["yes"]}
+    pq.write_table(pa.table(later), tmp_path / "later.parquet")
+    raw = config(tmp_path, tmp_path / "a.parquet", "lda", features={"image": {"note": f"{__name__}:Bright"}})
+    del raw["data"]["scale"]
+    with trained(tmp_path / "a", raw) as system:
+        system.ingest(str(tmp_path / "later.parquet"), wait=True)
+        asked = [{"note": [9] * 64}, {"note": pixels[0]}]
+        answers = system.predict(asked)["predictions"]
+        keys = {"folder": str(tmp_path / "a" / "storage-keys")}
+        successor = raw | {"storage_url": str(tmp_path / "c"), "keys": keys}
+        system.reshard(Settings.parse(successor))
+        with hybridmu.connect(successor, executor="local") as other:
+            assert other.predict(asked)["predictions"] == answers
+
+
+def test_a_replica_without_its_encoder_confirms_versions_and_refuses_questions(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "gone_encoder_of_test.py").write_text(OWN.replace("FACTOR", "100"))
+    source = write(tmp_path / "a.parquet", notes(80))
+    raw = config(tmp_path, source, "lda", features={"text": {"note": "gone_encoder_of_test:Own"}})
+    with trained(tmp_path / "a", raw) as system:
+        configuration = system.settings
+    (tmp_path / "gone_encoder_of_test.py").unlink()
+    sys.modules.pop("gone_encoder_of_test")
+    replica = Replica(configuration, "r1")
+    with hybridmu.connect(configuration, executor="local") as system:
+        system.forget(ids=[3], strategy="subtract", wait=False)
+        system.run(until_idle=True)
+        assert replica.refresh() == 2
+        row = pq.read_table(source).slice(0, 1).to_pylist()
+        with pytest.raises(ConfigError, match="gone_encoder_of_test"):
+            system.predict(row)
 
 
 def test_the_manifest_names_encoders_by_their_digests(tmp_path):

@@ -2,53 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property, partial
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from hybridmu.config.feature_settings import EncoderSettings, FeatureSettings
 from hybridmu.core.features import image_values, text_values
-from hybridmu.core.features.value_encoders import I8, LEVELS, Encoder, make_encoder
+from hybridmu.core.features.encoded_values import Derived, Where, encoded
+from hybridmu.core.features.value_encoders import LEVELS, make_encoder
 from hybridmu.core.kernel.table_encoder import Column, Scalar
-from hybridmu.errors import ConfigError, DataError, HybridMUError, MissingExtraError, StateError
-from hybridmu.user_code import contained, kind
-
-
-@dataclass(frozen=True, eq=False)
-class Derived:
-    """One derived column.
-
-    Attributes:
-        source: The column whose values are encoded.
-        name: Its own: `review:wordllama`.
-        values: The module that reads such values.
-        make: Makes its encoder, when a value is to be encoded: a deletion needs none.
-        fill: Stands in for a value that is null; None refuses nulls.
-    """
-
-    source: str
-    name: str
-    values: Any
-    make: Callable[[], Encoder]
-    fill: str | None = None
-
-    @cached_property
-    def encoder(self) -> Encoder:
-        """Return what makes its features.
-
-        Raises:
-            ConfigError: There is no such encoder, or it does not take its options.
-        """
-        return self.make()
-
-    @property
-    def type(self) -> pa.DataType:
-        """Return the type in which it is stored."""
-        return pa.list_(pa.int8(), self.encoder.width)
+from hybridmu.errors import ConfigError, DataError, HybridMUError, StateError
 
 
 class Derivation:
@@ -120,7 +85,7 @@ class Derivation:
     @property
     def digests(self) -> dict[str, str]:
         """Return the digest of the encoder of each, which takes reading its files."""
-        return {column.name: column.encoder.digest for column in self}
+        return {column.name: column.digest for column in self}
 
     def others(self, known: Mapping[str, str]) -> tuple[str, ...]:
         """Return the columns whose encoder is another one than stored rows had, or can't be had.
@@ -131,7 +96,7 @@ class Derivation:
 
         def is_other(column: Derived) -> bool:
             try:
-                return column.encoder.digest != known.get(column.name)
+                return column.digest != known.get(column.name)
             except (HybridMUError, OSError):
                 return True
 
@@ -149,11 +114,11 @@ class Derivation:
             MissingExtraError: The same, for want of a package.
         """
         for column in self:
-            _ = column.encoder.files  # why it can't be had is said by its maker
+            _ = column.digest  # why it can't be had is said by its maker
         if others := self.others(known):
             raise StateError(
                 f"the encoder of {others[0]!r} is not the one that the stored rows were made with",
-                expected="the same code, options and files",
+                expected="the same options and files, code, and versions of the packages that its code imports",
                 remedy="put them back, or train another model, with a storage_url of its own",
             )
         return self
@@ -168,23 +133,24 @@ class Derivation:
         return (*(column for column in schema if column.name not in self._columns), *sources.values())
 
     def kept(self, table: pa.Table) -> pa.Table:
-        """Return a table whose sources are as the lake keeps them: pictures in base64, or as pixels.
+        """Return a table whose sources are as the lake keeps them: pictures in base64.
 
         Args:
             table: Need not have them all.
         """
         for column in {column.source: column for column in self}.values():
             if (at := table.schema.get_field_index(column.source)) >= 0:
-                values = column.values.kept(table.column(at))
+                values = column.values.kept(column.source, table.column(at))
                 table = table.set_column(at, column.source, values)
         return table
 
-    def extended(self, table: pa.Table, names: Sequence[str] | None = None) -> pa.Table:
+    def extended(self, table: pa.Table, names: Sequence[str] | None = None, where: Where | None = None) -> pa.Table:
         """Return a table with derived columns.
 
         Args:
             table: Has their sources.
             names: Which ones; None: all.
+            where: Says what an error calls a row, by its place; None: rows are not named.
 
         Returns:
             The table, and these columns behind its own.
@@ -196,13 +162,7 @@ class Derivation:
             column = self._columns[name]
             values = table.column(column.source)
             column.values.check_type(column.source, values.type)
-            if column.fill is None and values.null_count:
-                declare = f"data.fills: {{{column.source}: TEXT}} (it may be empty), or "
-                raise DataError(
-                    f"column {column.source!r} has {values.null_count} null(s) and no fill",
-                    expected=(declare if column.values is text_values else "") + "no nulls",
-                )
-            made = encoded(column, column.values.cells(values))
+            made = encoded(column, column.values.cells(values), where)
             flat = pa.array(made.reshape(-1), pa.int8())
             table = table.append_column(name, pa.FixedSizeListArray.from_arrays(flat, column.encoder.width))
         return table
@@ -232,51 +192,3 @@ class Derivation:
             for row, features in zip(made, found, strict=True):
                 row[column.name] = features
         return made
-
-
-def encoded(column: Derived, cells: Sequence[Any]) -> I8:
-    """Return the features of some values.
-
-    Args:
-        column: Whose encoder.
-        cells: As in rows; read some at a time, since pictures fill the memory.
-
-    Returns:
-        int8 [n, width].
-
-    Raises:
-        DataError: A value can't be read, or the encoder fails, or gives something else than it says.
-        MissingExtraError: A package that the encoder needs is not installed.
-    """
-    width = column.encoder.width
-    made = np.empty((len(cells), width), np.int8)
-    for start in range(0, len(cells), column.values.BLOCK):
-        block = [_value(column, cell) for cell in cells[start : start + column.values.BLOCK]]
-        try:
-            with contained():
-                found = column.encoder.encode(block)
-        except MissingExtraError:
-            raise
-        except Exception as error:  # the user's own code; its words may quote the value
-            raise DataError(
-                f"column {column.source!r} can't be encoded", expected="what its encoder takes", got=kind(error)
-            ) from None
-        wrong = not isinstance(found, np.ndarray) or found.dtype != np.int8 or found.shape != (len(block), width)
-        if wrong or bool((found < -LEVELS).any()):
-            said = f"{found.dtype} {list(found.shape)}" if isinstance(found, np.ndarray) else type(found).__name__
-            raise DataError(
-                f"the encoder of column {column.source!r} makes something else than it says",
-                expected=f"int8 [{len(block)}, {width}] from −127 to 127",
-                got=said,
-                remedy="mend the encoder; these rows are not at fault",
-            )
-        made[start : start + len(block)] = found
-    return made
-
-
-def _value(column: Derived, value: Any) -> Any:
-    if value is not None:
-        return column.values.of_cell(column.source, value)
-    if column.fill is None:
-        raise DataError(f"column {column.source!r} has a null and no fill", expected="a value")
-    return column.fill

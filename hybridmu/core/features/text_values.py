@@ -24,7 +24,7 @@ def check_type(name: str, type_: pa.DataType) -> None:
         raise DataError(f"column {name!r} holds no text", expected="a column of strings", got=str(type_))
 
 
-def kept(values: pa.ChunkedArray) -> pa.ChunkedArray:
+def kept(name: str, values: pa.ChunkedArray) -> pa.ChunkedArray:
     """Return the values of a column as the lake keeps them: as they are."""
     return values
 

@@ -13,13 +13,14 @@ import numpy as np
 import numpy.typing as npt
 
 from hybridmu.code_digest import code_digest
-from hybridmu.errors import ConfigError
+from hybridmu.errors import ConfigError, MissingExtraError
 from hybridmu.kinds import IMAGE_ENCODERS, TEXT_ENCODERS, imported_class
 from hybridmu.user_code import contained, told
 
 I8 = npt.NDArray[np.int8]
 LEVELS = 127  # features are whole numbers of so many steps from 0 to 1, and to −1
 _CHUNK_BYTES = 1 << 20
+_WIDEST = 1 << 16
 
 
 class ValueEncoder(ABC):
@@ -140,15 +141,41 @@ def make_encoder(what: str, name: str, options: Mapping[str, Any]) -> Encoder:
         raise ConfigError(f"{what} encoder {name!r} does not take these options", got=told(error)) from None
     except Exception as error:  # the user's own code
         raise ConfigError(f"{what} encoder {name!r} can't be made with these options", got=told(error)) from error
-    if isinstance(width, bool) or not isinstance(width, int) or width < 1:
-        raise ConfigError(f"{what} encoder {name!r} has no width", expected="at least 1", got=repr(width)[:40])
+    if isinstance(width, bool) or not isinstance(width, int) or not 1 <= width <= _WIDEST:
+        expected = f"a whole number from 1 to {_WIDEST:,}"
+        raise ConfigError(f"{what} encoder {name!r} has no width", expected=expected, got=repr(width)[:40])
     return made
 
 
-def file_digest(path: Path) -> bytes:
+def digest_of(name: str, encoder: Encoder) -> str:
+    """Return an encoder's digest.
+
+    Args:
+        name: Of its column, for errors.
+        encoder: As it was made.
+
+    Raises:
+        ConfigError: Its files or options can't be read.
+        MissingExtraError: A package that it needs is not installed.
+    """
+    try:
+        with contained():
+            return encoder.digest
+    except (ConfigError, MissingExtraError):
+        raise
+    except Exception as error:  # a file that is gone, or the user's own code
+        raise ConfigError(
+            f"the encoder of {name!r} can't be told from others",
+            expected="`files` that are paths of files, and `options` of plain data",
+            got=told(error),
+            remedy="mend the encoder, or put its files back",
+        ) from None
+
+
+def file_digest(path: str | Path) -> bytes:
     """Return the hash of a file's bytes, 16 bytes."""
     found = hashlib.blake2b(digest_size=16)
-    with path.open("rb") as file:
+    with Path(path).open("rb") as file:
         while chunk := file.read(_CHUNK_BYTES):
             found.update(chunk)
     return found.digest()

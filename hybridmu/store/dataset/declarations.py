@@ -130,6 +130,13 @@ def check_declarations(data: DataSettings, table: SourceTable, derivation: Deriv
             remedy="add features to the table",
         )
     outcome = "label" if data.target is None else "target"
+    for what in ("fills", "categories", "hash_buckets", "scale", "lists"):
+        if named := sorted({*getattr(data, what)} & {*derivation.names}):
+            raise DataError(
+                f"data.{what} names {named[0]!r}, which an encoder makes",
+                expected="declarations of columns that the table has itself",
+                remedy=f"take it out of data.{what}",
+            )
     for role, name in (("id", data.id), ("group", data.group), (outcome, data.outcome)):
         if name is not None and name not in table.names:
             raise DataError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import pyarrow as pa
 
@@ -37,8 +38,14 @@ class DerivedTable(SourceTable):
         made = [name for name in columns if name in self.derivation.names]
         sources = [column.source for column in self.derivation if column.name in made]
         plain = list(dict.fromkeys([name for name in columns if name not in made] + sources))
+        before = 0
         for table in super().batches(plain):
-            yield self.derivation.extended(self.derivation.kept(table), made).select(columns)
+            extended = self.derivation.extended(table, made, partial(self._called, before))
+            yield self.derivation.kept(extended).select(columns)
+            before += len(table)
+
+    def _called(self, before: int, at: int) -> str:
+        return f"row {before + at + 1:,} of {self.url}"
 
     def first_value(self, name: str) -> pa.Scalar | None:
         """Return the first value of a column that is not null; of a derived one, any is."""
@@ -71,6 +78,8 @@ def with_derived(table: SourceTable, derivation: Derivation) -> SourceTable:
                 remedy="rename the column",
             )
         found = pa.string() if column.source in table.spelled else table.type_of(column.source)
+        if pa.types.is_floating(found) and table.first_value(column.source) is None:
+            found = pa.null()  # pandas writes a column without any value as numbers
         column.values.check_type(column.source, found)
         types[column.source] = pa.string() if pa.types.is_null(found) else found
         types[column.name] = column.type

@@ -131,6 +131,8 @@ class SourceTable:
             return pa.nulls(len(values), type_)
         if kind_of(type_) is None and values.type == type_:  # asked for by what knows such values: pictures
             return values
+        if pa.types.is_list(type_):  # the same: features have lists of a known length
+            return values.cast(type_)
         if name in self.columns.spelled:
             return valued(name, values, self.columns.types[name], type_, where)
         return exact(name, values, type_, where)

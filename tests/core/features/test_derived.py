@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from hybridmu.config import Settings
 from hybridmu.core.features import text_values
-from hybridmu.core.features.derived import Derivation, Derived
+from hybridmu.core.features.derived import Derivation
+from hybridmu.core.features.encoded_values import Derived, encoded
 from hybridmu.core.features.value_encoders import TextEncoder, make_encoder
 from hybridmu.core.kernel.table_encoder import Column
 from hybridmu.errors import ConfigError, DataError
@@ -66,7 +67,10 @@ def test_rows_have_the_features_that_tables_have(texts):
 
 def test_a_null_is_refused_or_what_it_is_declared_to_be():
     table = pa.table({"review": pa.array(["ab", None], pa.string())})
-    with pytest.raises(DataError, match=r"1 null.*no fill"):
+    with pytest.raises(DataError, match=r"^row 1: .*null and no fill") as caught:
+        derivation().extended(table, None, lambda at: f"row {at}")
+    assert "data.fills" in caught.value.expected
+    with pytest.raises(DataError, match="null"):
         derivation().extended(table)
     with pytest.raises(DataError, match="null"):
         derivation().rows([{"age": 1, "review": None}], ASKED)
@@ -157,6 +161,57 @@ def test_a_configuration_names_columns_and_encoders():
 def test_encoders_that_can_t_be_had_say_why(name, options, match):
     with pytest.raises(ConfigError, match=match):
         make_encoder("text", name, options)
+
+
+class Lazy(Codes):
+    """Loads what it needs when it is first asked."""
+
+    def __init__(self):
+        self.calls = 0
+
+    def encode(self, texts):
+        self.calls += 1
+        return super().encode(texts)
+
+
+def test_what_an_encoder_remembers_of_its_calls_makes_no_other_encoder_of_it():
+    one, other = (Derived("review", "review:Lazy", text_values, Lazy) for _ in range(2))
+    encoded(one, ["ab"])
+    assert one.digest == other.digest
+
+
+@pytest.mark.parametrize("files", [["no-such-file"], 3, [None]])
+def test_files_that_can_t_be_read_are_told(files):
+    class Filed(Codes):
+        @property
+        def files(self):
+            return files
+
+    column = Derived("review", "review:Filed", text_values, Filed)
+    with pytest.raises(ConfigError, match="review:Filed"):
+        encoded(column, ["ab"])
+
+
+@pytest.mark.parametrize("width", [0, -1, True, 1.5, 2**31, None])
+def test_a_width_out_of_range_is_refused(width, monkeypatch):
+    monkeypatch.setattr(Codes, "width", width)
+    with pytest.raises(ConfigError, match="width"):
+        make_encoder("text", f"{__name__}:Codes", {})
+
+
+def test_rows_of_a_table_are_named_and_those_of_a_question_are_not():
+    class Picky(Codes):
+        def encode(self, texts):
+            if "bad" in texts:
+                raise ValueError
+            return super().encode(texts)
+
+    table = pa.table({"review": ["ab"] * 3 + ["bad", "c"]})
+    with pytest.raises(DataError, match=r"^row 3: column 'review' can't be encoded") as caught:
+        derivation(Picky()).extended(table, None, lambda at: f"row {at}")
+    assert "leave the row out" in caught.value.remedy
+    with pytest.raises(DataError, match=r"^column 'review' can't be encoded"):
+        derivation(Picky()).extended(table)
 
 
 def test_a_digest_covers_options_and_code():

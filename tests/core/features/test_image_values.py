@@ -90,26 +90,29 @@ def test_what_is_no_picture_is_refused(value, match):
 
 def test_a_bomb_is_refused_before_it_is_decoded():
     """A PNG of 20,000 x 20,000 white pixels, in 50 KB."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        body = kind + data
-        return len(data).to_bytes(4, "big") + body + zlib.crc32(body).to_bytes(4, "big")
-
     side = 20_000
     head = side.to_bytes(4, "big") * 2 + bytes([1, 0, 0, 0, 0])
     rows = zlib.compress(b"\0" * (side // 8 + 1) * side, 9)
     bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
     assert len(bomb) < 100_000
-    with pytest.raises(DataError):
+    with pytest.raises(DataError, match="too large"):
         read(bomb)
     head = (8_000).to_bytes(4, "big") * 2 + bytes([1, 0, 0, 0, 0])  # less than Pillow itself refuses
     with pytest.raises(DataError, match="too large"):
         read(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND", b""))
 
 
+def chunk(kind: bytes, data: bytes) -> bytes:
+    body = kind + data
+    return len(data).to_bytes(4, "big") + body + zlib.crc32(body).to_bytes(4, "big")
+
+
 def test_sixteen_bits_a_colour_are_refused_and_not_cut():
-    with pytest.raises(DataError, match="mode"):
-        read(png(Image.fromarray(np.full((3, 3), 40_000, np.uint16))))
+    head = (2).to_bytes(4, "big") * 2 + bytes([16, 2, 0, 0, 0])  # red, green and blue
+    colours = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress((b"\0" + bytes(12)) * 2)) + chunk(b"IEND", b"")
+    for data in (png(Image.fromarray(np.full((3, 3), 40_000, np.uint16))), b"\x89PNG\r\n\x1a\n" + colours):
+        with pytest.raises(DataError, match="mode"):
+            read(data)
 
 
 @given(st.binary(max_size=200))
@@ -127,7 +130,7 @@ def test_columns_are_kept_as_requests_hold_them():
     for column in (pa.array([data]), pa.array([data], pa.large_binary()), pa.array([text]), struct):
         column = pa.chunked_array([column])
         image_values.check_type("picture", column.type)
-        assert image_values.kept(column).to_pylist() == [text]
+        assert image_values.kept("picture", column).to_pylist() == [text]
         (cell,) = image_values.cells(column)
         assert np.array_equal(read(cell), PICTURE)
 
@@ -137,6 +140,21 @@ def test_lists_of_pixels_are_cells_of_numbers():
     for column in (lists, lists.cast(pa.list_(pa.uint8()))):
         cells = image_values.cells(pa.chunked_array([column.slice(0, 1), column.slice(1)]))
         assert [None if cell is None else cell.tolist() for cell in cells] == [[1, 2, 3], None, [4, 5, 6]]
+        kept = image_values.kept("picture", pa.chunked_array([column])).to_pylist()
+        assert read(kept[0]).tolist() == [[[1, 2, 3]]]
+        assert kept[1] is None
+
+
+def test_a_null_among_pixels_is_no_pixel():
+    column = pa.chunked_array([pa.array([[1, None, 3]], pa.list_(pa.uint8(), 3))])
+    with pytest.raises(DataError, match="0 to 255"):
+        image_values.kept("picture", column)
+
+
+def test_a_cell_of_hugging_face_is_its_bytes():
+    assert np.array_equal(read({"bytes": png(), "path": None}), PICTURE)
+    with pytest.raises(DataError, match="wrong value"):
+        read({"bytes": None, "path": "a.png"})
 
 
 @pytest.mark.parametrize("type_", [pa.int64(), pa.list_(pa.float32()), pa.struct([("path", pa.string())]), pa.bool_()])

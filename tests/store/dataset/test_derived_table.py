@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from hybridmu.core.features import image_values, text_values
-from hybridmu.core.features.derived import Derivation, Derived
+from hybridmu.core.features.derived import Derivation
+from hybridmu.core.features.encoded_values import Derived
 from hybridmu.core.features.value_encoders import ImageEncoder, TextEncoder
 from hybridmu.errors import DataError
 from hybridmu.store.dataset.derived_table import with_derived
@@ -99,6 +100,27 @@ def test_pictures_as_hugging_face_writes_them(tmp_path):
 def test_tables_that_don_t_fit_are_refused(tmp_path, columns, encoder, match):
     with pytest.raises(DataError, match=match):
         opened(tmp_path, pa.table(columns), encoder)
+
+
+@pytest.mark.parametrize("type_", [pa.list_(pa.uint8()), pa.large_list(pa.uint8()), pa.list_(pa.uint8(), 4)])
+def test_lists_of_pixels_of_any_arrow_type_are_pictures(tmp_path, type_):
+    table = opened(tmp_path, pa.table({"id": [1, 2], "note": pa.array([[8] * 4, [20] * 4], type_)}), Red())
+    found = pa.concat_tables(table.batches(["note", "note:own"]))
+    assert found["note:own"].to_pylist() == [[4], [10]]
+    assert found.schema.field("note").type == pa.string()
+
+
+def test_a_column_without_a_value_that_pandas_wrote_as_numbers_has_no_text(tmp_path):
+    pq.write_table(pa.table({"id": [1], "note": pa.array([None], pa.float64())}), tmp_path / "t.parquet")
+    fill = Derivation([Derived("note", "note:own", text_values, Length, "empty")])
+    table = with_derived(open_table(str(tmp_path / "t.parquet")), fill)
+    assert pa.concat_tables(table.batches(["note:own"])).to_pydict() == {"note:own": [[5]]}
+
+
+def test_a_row_that_can_t_be_encoded_is_named_by_its_place_in_the_table(tmp_path):
+    table = opened(tmp_path, pa.table({"id": range(5), "note": [png(1)] * 4 + [b"broken"]}), Red())
+    with pytest.raises(DataError, match=r"row 5 of .*t\.parquet: .*can't be read"):
+        list(table.batches(["note:own"]))
 
 
 def test_without_derived_columns_a_table_is_what_it_was(tmp_path):
