@@ -165,14 +165,14 @@ class Ensemble:
 
         Raises:
             DataError: No rows, a missing column, or a value that the column can't hold.
-            StateError: An encoder is not the one that the stored rows were made with.
-            ConfigError: It can't be had.
-            MissingExtraError: The same, for want of a package.
+            StateError: An encoder is not the one that the stored rows were made with, or can't be had.
         """
         try:
             return self._encode(rows)
-        except (DataError, ConfigError, StateError, MissingExtraError):  # the second to fourth are of an encoder
+        except (DataError, StateError):
             raise
+        except (ConfigError, MissingExtraError) as error:  # of an encoder: no row is at fault
+            raise StateError(error.what, expected=error.expected, got=error.got, remedy=error.remedy) from None
         except Exception as error:  # whatever a caller's rows raise is said to that caller
             raise DataError("these rows can't be encoded", expected="JSON values", got=type(error).__name__) from error
 

@@ -276,8 +276,10 @@ def test_a_replica_without_its_encoder_confirms_versions_and_refuses_questions(t
         system.run(until_idle=True)
         assert replica.refresh() == 2
         row = pq.read_table(source).slice(0, 1).to_pylist()
-        with pytest.raises(ConfigError, match="gone_encoder_of_test"):
+        with pytest.raises(StateError, match="gone_encoder_of_test"):
             system.predict(row)
+        with pytest.raises(StateError, match="gone_encoder_of_test"):
+            replica.ensemble.answers([row])
 
 
 def test_the_manifest_names_encoders_by_their_digests(tmp_path):
