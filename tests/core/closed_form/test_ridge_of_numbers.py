@@ -31,7 +31,7 @@ def fitted(x, y, scale=1 / 512, penalty=Fraction(1, 10**6)):
 
 def test_it_answers_as_least_squares_do_in_the_unit_of_the_target():
     x, y = table()
-    found = fitted(x, y)(x)
+    found = fitted(x, y, scale=1 / 1024)(x)
     expected = LinearRegression().fit(x.numpy(), y.numpy()).predict(x.numpy())
     np.testing.assert_allclose(found[:, 0].numpy(), expected, atol=0.5)  # features are steps of 1/1000
     np.testing.assert_allclose(found[:, 1].numpy(), y.double().std(correction=0), rtol=1e-4)
