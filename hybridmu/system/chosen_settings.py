@@ -18,9 +18,9 @@ from hybridmu.core.strategies import unavailable
 from hybridmu.core.tasks.registry import is_own
 from hybridmu.kinds import LEARNER_OF_TASK
 from hybridmu.planning.default_settings import OPTIMIZER, TableFacts, default_settings, recipe
-from hybridmu.store.dataset.declarations import as_declared, check_declarations, features_of, labels_in, with_lengths
-from hybridmu.store.dataset.derived_table import with_derived
-from hybridmu.store.dataset.source_table import SourceTable, open_table
+from hybridmu.store.dataset.declarations import check_declarations, features_of, labels_in, with_lengths
+from hybridmu.store.dataset.derived_table import open_source
+from hybridmu.store.dataset.source_table import SourceTable
 
 _MOST_COUNTED = 100_000  # owners; far more than all slices of a new system need
 
@@ -87,7 +87,7 @@ def facts_of(settings: Settings) -> TableFacts:
     """
     data = settings.data
     derivation = Derivation.of(settings.features, data.fills)
-    table = with_derived(as_declared(data, open_table(data.train)), derivation)
+    table = open_source(data, derivation, data.train)
     check_declarations(data, table, derivation)
     owners = table.rows if data.group is None else _owners(table, data.group)
     kept = (1 - data.first_test_fraction) * (1 - data.validation_fraction)
@@ -121,7 +121,7 @@ def clipped_columns(settings: Settings) -> list[str]:
         return []
     data = settings.data
     derivation = Derivation.of(settings.features, data.fills)
-    table = with_derived(as_declared(data, open_table(data.train)), derivation)
+    table = open_source(data, derivation, data.train)
     plain = [name for name in features_of(data, table, derivation) if name not in derivation.names]
     reach = {
         name: size * abs(data.scale.get(name, 1.0))

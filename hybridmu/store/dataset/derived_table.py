@@ -8,9 +8,11 @@ from functools import partial
 
 import pyarrow as pa
 
+from hybridmu.config import DataSettings
 from hybridmu.core.features.derived import Derivation
 from hybridmu.errors import DataError
-from hybridmu.store.dataset.source_table import SourceTable
+from hybridmu.store.dataset.declarations import as_declared
+from hybridmu.store.dataset.source_table import SourceTable, open_table
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +52,20 @@ class DerivedTable(SourceTable):
     def first_value(self, name: str) -> pa.Scalar | None:
         """Return the first value of a column that is not null; of a derived one, any is."""
         return super().first_value(name) if name not in self.derivation.names else pa.scalar(True)
+
+
+def open_source(data: DataSettings, derivation: Derivation, url: str) -> SourceTable:
+    """Return a user's table as the configuration declares it, with derived columns.
+
+    Args:
+        data: What is declared.
+        derivation: Which columns are derived.
+        url: File or folder.
+
+    Raises:
+        DataError: It can't be read, or as of `with_derived`.
+    """
+    return with_derived(as_declared(data, open_table(url)), derivation)
 
 
 def with_derived(table: SourceTable, derivation: Derivation) -> SourceTable:

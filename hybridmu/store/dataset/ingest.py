@@ -14,7 +14,6 @@ from hybridmu.core.targets import TargetEncoder
 from hybridmu.errors import DataError
 from hybridmu.faults import reach
 from hybridmu.store.dataset.declarations import (
-    as_declared,
     check_declarations,
     features_of,
     fills_of,
@@ -22,13 +21,13 @@ from hybridmu.store.dataset.declarations import (
     left_out,
     with_lengths,
 )
-from hybridmu.store.dataset.derived_table import with_derived
+from hybridmu.store.dataset.derived_table import open_source
 from hybridmu.store.dataset.doubtful_features import nearly_unique, read_as_text
 from hybridmu.store.dataset.generation import Beat, Draft
 from hybridmu.store.dataset.lake import Lake
 from hybridmu.store.dataset.layout import LAYOUT, MANIFEST, Generation, Manifest, Split, as_given
 from hybridmu.store.dataset.source_rows import Batch, Reader, columns_of, no_rows
-from hybridmu.store.dataset.source_table import SourceTable, open_copy, open_table
+from hybridmu.store.dataset.source_table import SourceTable, open_copy
 from hybridmu.store.dataset.suppression import Suppression
 from hybridmu.store.storage.sealed_json import file_seal
 from hybridmu.types import Ingestion
@@ -74,12 +73,10 @@ def ingest(
     if guard is not None:
         guard.check()
     data = lake.settings.data
-    train = with_derived(as_declared(data, open_table(data.train)), lake.derivation)
+    train = open_source(data, lake.derivation, data.train)
     tables: list[tuple[Split, SourceTable]] = [("train", train)]
     others: tuple[tuple[Split, str | None], ...] = (("validation", data.validation), ("test", data.test))
-    tables += [
-        (split, with_derived(as_declared(data, open_table(url)), lake.derivation)) for split, url in others if url
-    ]
+    tables += [(split, open_source(data, lake.derivation, url)) for split, url in others if url]
     encoder, inferred = _encoder(lake, train)
     for warning in (*left_out(data, train), *read_as_text(train, encoder)):
         warn(warning)

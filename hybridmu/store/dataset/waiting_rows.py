@@ -12,13 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hybridmu.core.kernel.revoked_keys import carries
-from hybridmu.store.dataset.declarations import as_declared
-from hybridmu.store.dataset.derived_table import with_derived
+from hybridmu.store.dataset.derived_table import open_source
 from hybridmu.store.dataset.generation import already_there, duplicates, known_ids
 from hybridmu.store.dataset.lake import Lake
 from hybridmu.store.dataset.layout import INCOMING, as_given, digest_column, incoming_file, parts_of
 from hybridmu.store.dataset.source_rows import Reader
-from hybridmu.store.dataset.source_table import open_table
 from hybridmu.store.dataset.spill_files import Streams
 from hybridmu.store.dataset.suppression import Suppression
 from hybridmu.store.dataset.waiting_keys import copied_keys
@@ -72,7 +70,7 @@ def copy_rows(lake: Lake, url: str, guard: Suppression, staging: Path) -> Copy:
     lake.refresh()
     manifest = lake.manifest
     reader = Reader(lake, manifest.encoder, guard)
-    given = with_derived(as_declared(lake.settings.data, open_table(url)), lake.encoding)
+    given = open_source(lake.settings.data, lake.encoding, url)
     source = reader.fitted("new", given, manifest.id_type, manifest.group_type)
     path, by_id, rows = staging / "copy.parquet", Streams(staging / "by-id"), 0
     writer: TableWriter | None = None

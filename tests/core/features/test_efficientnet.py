@@ -61,7 +61,7 @@ def test_a_side_out_of_range_is_refused(side):
 
 
 def test_the_missing_extra_is_named(monkeypatch):
-    monkeypatch.setattr(efficientnet.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(MissingExtraError, match="efficientnet") as caught:
         _ = EfficientNet().digest
     assert "hybridmu[image]" in caught.value.remedy

@@ -82,7 +82,7 @@ def test_wordllama_is_the_direction_of_the_sum_of_its_table():
 
 
 def test_wordllama_says_which_extra_is_missing(monkeypatch):
-    monkeypatch.setattr(ours.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(MissingExtraError, match="wordllama") as caught:
         _ = WordLlama().digest
     assert "hybridmu[text]" in caught.value.remedy
