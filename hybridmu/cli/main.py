@@ -12,6 +12,7 @@ import typer
 
 import hybridmu
 from hybridmu.cli.command_group import CommandGroup
+from hybridmu.cli.interrupts import keep_interrupts
 
 app = typer.Typer(
     cls=CommandGroup,
@@ -38,4 +39,5 @@ def top(
 
 def main() -> None:
     """Run the command line; the entry point of the jobs."""
+    keep_interrupts()
     app()

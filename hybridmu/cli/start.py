@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from hybridmu.cli.interrupts import importing
+from hybridmu.cli.interrupts import importing, keep_interrupts
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -14,6 +14,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: Verb and options; those of this process by default.
     """
+    keep_interrupts()
     words = sys.argv[1:] if arguments is None else list(arguments)
     with importing("--json" in words):
         from hybridmu.cli.main import app  # late: an interrupt meanwhile is told as well
