@@ -106,6 +106,7 @@ TASKS = Registry(
         "resnet": "hybridmu.core.tasks.pictures:ResNet",
         "lda": "hybridmu.core.tasks.closed_form_tasks:Lda",
         "ridge": "hybridmu.core.tasks.closed_form_tasks:Ridge",
+        "naive-bayes": "hybridmu.core.tasks.closed_form_tasks:NaiveBayesTask",
     },
 )
 LEARNERS = Registry(
@@ -116,9 +117,9 @@ LEARNERS = Registry(
     },
 )
 # Tasks that are learned by another learner than the default, and by no other.
-LEARNER_OF_TASK = {"lda": "additive", "ridge": "additive"}
+LEARNER_OF_TASK = {"lda": "additive", "ridge": "additive", "naive-bayes": "additive"}
 # Tasks of ours that learn no numbers.
-CLASSES_ALONE = frozenset({"lda"})
+CLASSES_ALONE = frozenset({"lda", "naive-bayes"})
 # What a learner of these has besides a retrain.
 STRATEGY_OF_LEARNER = {"additive": "subtract"}
 PARTITIONERS = Registry("partitioner", {"hashed": "hybridmu.core.partitioners.hashed:Hashed"})

@@ -12,6 +12,8 @@ near to a rounding boundary is refined further (Ziv's strategy).
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
@@ -38,6 +40,21 @@ class IllConditionedError(ArithmeticError):
     """A system so near to a singular one that its float64 factor says nothing of it."""
 
 
+@dataclass(frozen=True, eq=False)
+class Approximation:
+    """Whole numbers near to a solution.
+
+    Attributes:
+        weights: Python integers [p, k], in units of 2^-scale.
+        scale: At least 0.
+        error: What any entry is off by, at most.
+    """
+
+    weights: BigIntegers
+    scale: int
+    error: float
+
+
 def solve(a: Tensor, c: Tensor, least: Fraction) -> Tensor:
     """Return W with A·W = C, each entry the float32 nearest to the exact one; ties go to the even neighbour.
 
@@ -57,9 +74,25 @@ def solve(a: Tensor, c: Tensor, least: Fraction) -> Tensor:
         >>> solve(torch.tensor([[3, 1], [1, 2]]), torch.tensor([[1], [0]]), Fraction(1)).tolist()
         [[0.4000000059604645], [-0.20000000298023224]]
     """
-    size = a.shape[0]
-    if size == 0 or c.shape[1] == 0:
+    if a.shape[0] == 0 or c.shape[1] == 0:
         return torch.zeros(c.shape, dtype=torch.float32)
+    known = (_rounded(found) for found in approximations(a, c, least))
+    return torch.from_numpy(next(rounded for rounded in known if rounded is not None))
+
+
+def approximations(a: Tensor, c: Tensor, least: Fraction) -> Iterator[Approximation]:
+    """Yield W with A·W = C more and more exactly, until nobody asks any more.
+
+    Args:
+        a: int64 [p, p], symmetric and positive definite; p is at least 1.
+        c: int64 [p, k]; k is at least 1.
+        least: A lower bound, above 0, of the eigenvalues of A.
+
+    Raises:
+        IllConditionedError: No float64 factor is good enough.
+        OverflowError: An entry is beyond 2^62 in magnitude.
+    """
+    size = a.shape[0]
     bits = 53 - _FACTOR_BITS - max(1, math.ceil(math.log2(size)))
     parts = digits(a, bits)
     factor = _Factor(a)
@@ -78,9 +111,7 @@ def solve(a: Tensor, c: Tensor, least: Fraction) -> Tensor:
         residual = residual * 2**step - multiplied(parts, bits, torch.from_numpy(change).to(a.device), _FACTOR_BITS)
         weights = weights * 2**step + change.astype(object)
         error = _error(residual, scale, least)
-        rounded = _rounded(weights, scale, error)
-        if rounded is not None:
-            return torch.from_numpy(rounded)
+        yield Approximation(weights, scale, error)
         if error > last / 4:
             stalled += 1
             if stalled > 2 and not factor.weaken():
@@ -89,14 +120,25 @@ def solve(a: Tensor, c: Tensor, least: Fraction) -> Tensor:
     raise IllConditionedError(f"no factor of a system of {size} columns is good enough: it is nearly singular")
 
 
+def scaled(a: Tensor) -> tuple[Tensor, Tensor]:
+    """Return D·A·D with powers of two D that make its diagonal about 1.
+
+    Args:
+        a: int64 [p, p].
+
+    Returns:
+        float64 [p, p], whose entries are rounded once, and the diagonal of D, float64 [p, 1].
+    """
+    wide = a.double()  # a copy, scaled in place: each pass over a large matrix takes as long as a correction
+    scale = torch.exp2(-torch.round(torch.log2(wide.diagonal().clamp(min=1.0)) / 2))[:, None]
+    return wide.mul_(scale).mul_(scale.T), scale
+
+
 class _Factor:
-    """A Cholesky factor of D·A·D with powers of two D that make its diagonal about 1."""
+    """A Cholesky factor of a scaled matrix."""
 
     def __init__(self, a: Tensor) -> None:
-        wide = a.double()  # a copy, scaled in place: each pass over a large matrix takes as long as a correction
-        exponents = -torch.round(torch.log2(wide.diagonal().clamp(min=1.0)) / 2)
-        self._scale = torch.exp2(exponents)[:, None]
-        self._matrix = wide.mul_(self._scale).mul_(self._scale.T)
+        self._matrix, self._scale = scaled(a)
         self._jitter = 0
         self._lower = self._factored()
 
@@ -146,8 +188,9 @@ def _error(residual: BigIntegers, scale: int, least: Fraction) -> float:
     return float(norms.max()) / float(least) * (1 + 2.0**-20)
 
 
-def _rounded(weights: BigIntegers, scale: int, error: float) -> Float32 | None:
-    """Return the float32 numbers next to weights that are off by at most `error`, once all are decided."""
+def _rounded(approximation: Approximation) -> Float32 | None:
+    """Return the float32 numbers next to all that an approximation may be of, once each is decided."""
+    weights, scale, error = approximation.weights, approximation.scale, approximation.error
     near = _floats(weights, scale)
     found = near.astype(np.float32)
     wide = found.astype(np.float64)

@@ -9,7 +9,7 @@ from typing import Any
 from hybridmu.core.tasks.augmentation import Augmented, AugmentedRegressor
 from hybridmu.core.tasks.base import Task
 from hybridmu.core.tasks.classification import judgement_of
-from hybridmu.core.tasks.closed_form_tasks import ClosedFormTask, RidgeOfNumbers
+from hybridmu.core.tasks.closed_form_tasks import LinearTask, RidgeOfNumbers
 from hybridmu.core.tasks.regression_tasks import Regressor
 from hybridmu.errors import ConfigError
 from hybridmu.kinds import CLASSES_ALONE, TASKS, imported_class, refuse_unsourced
@@ -43,7 +43,7 @@ def make_task(name: str, options: Mapping[str, Any], *, numbers: bool = False) -
     if numbers and is_own(name):
         if name in CLASSES_ALONE:
             raise ConfigError(f"task {name} learns classes alone", expected="data.label", got="data.target")
-        if issubclass(factory, ClosedFormTask):
+        if issubclass(factory, LinearTask):
             factory = RidgeOfNumbers
         else:
             factory = partial(AugmentedRegressor if issubclass(factory, Augmented) else Regressor, factory)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.linear_model import LinearRegression
 
-from hybridmu.core.closed_form.model import RidgeRegressor
+from hybridmu.core.closed_form.linear_models import RidgeRegressor
 from tests.reference_sums import nearest, rational
 
 LEVELS = 1000

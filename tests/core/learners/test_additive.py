@@ -20,7 +20,16 @@ from hybridmu.task import Mlp
 from hybridmu.types import ShardStats, Workload
 from tests.scenes.shard_in_memory import CLASSES, FEATURES, Trained, make_rows
 
-TASKS = [("lda", {}), ("ridge", {}), ("lda", {"project": 12}), ("ridge", {"levels": 127, "penalty": 0.5})]
+TASKS = [
+    ("lda", {}),
+    ("ridge", {}),
+    ("lda", {"project": 12}),
+    ("ridge", {"levels": 127, "penalty": 0.5}),
+    ("lda", {"penalty": "auto"}),
+    ("ridge", {"penalty": "auto"}),
+    ("naive-bayes", {}),
+    ("naive-bayes", {"bins": 2, "smoothing": 0.01}),
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,12 +145,30 @@ def test_a_penalty_that_leaves_62_bits_is_refused(task):
         ({"project": -1}, "task.project is wrong"),
         ({"project": 20_000}, "task.project is wrong"),
         ({"project_seed": -1}, "task.project_seed is wrong"),
+        ({"penalty": "best"}, "task.penalty is wrong"),
         ({"hidden": [3]}, "does not take these options"),
     ],
 )
 def test_wrong_options(options, says):
     with pytest.raises(ConfigError, match=says):
         make_task("lda", options)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"bins": 1}, "task.bins is wrong"),
+        ({"bins": 31}, "an even number"),
+        ({"bins": True}, "task.bins is wrong"),
+        ({"bins": 512}, "task.bins is wrong"),
+        ({"smoothing": 0}, "task.smoothing is wrong"),
+        ({"smoothing": float("nan")}, "task.smoothing is wrong"),
+        ({"penalty": 1.0}, "does not take these options"),
+    ],
+)
+def test_wrong_options_of_naive_bayes(options, says):
+    with pytest.raises(ConfigError, match=says):
+        make_task("naive-bayes", options)
 
 
 def test_a_closed_form_task_learns_classes():
@@ -159,6 +186,8 @@ def test_a_closed_form_task_learns_classes():
 def test_so_many_features_are_refused_with_the_memory_that_they_take():
     with pytest.raises(ConfigError, match="80 GB"):
         make_task("lda", {}).model(100_000, 2)
+    with pytest.raises(ConfigError, match="too many features for the counts"):
+        make_task("naive-bayes", {}).model(1_000_000, 10)
 
 
 def test_the_workload_is_one_look_at_every_live_row():

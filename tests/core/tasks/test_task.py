@@ -89,7 +89,11 @@ def test_import_path(package):
 @pytest.mark.parametrize(
     ("name", "options", "says"),
     [
-        ("resnet900", {}, r"unknown task 'resnet900'[\s\S]*\['cnn', 'lda', 'linear', 'mlp', 'resnet', 'ridge'\]"),
+        (
+            "resnet900",
+            {},
+            r"unknown task 'resnet900'[\s\S]*\['cnn', 'lda', 'linear', 'mlp', 'naive-bayes', 'resnet', 'ridge'\]",
+        ),
         ("json", {}, "unknown task 'json'"),
         ("no_such_package.x:Task", {}, "No module named 'no_such_package'"),
         ("json:NoSuchClass", {}, "NoSuchClass"),
