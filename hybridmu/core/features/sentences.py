@@ -57,7 +57,7 @@ class Sentences(TextEncoder):
                 )
 
     @cached_property
-    def width(self) -> int:  # type: ignore[override]
+    def width(self) -> int:
         """Return how many parts an embedding has."""
         return int(_model(self.folder).get_embedding_dimension())
 
@@ -116,7 +116,7 @@ def _model(folder: str) -> Any:
     with extra("sentences"):
         from sentence_transformers import SentenceTransformer
         from transformers.utils import logging
-    logging.disable_progress_bar()  # of weights, on standard error, in whatever process it is
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # of weights, on standard error
     try:
         return SentenceTransformer(
             folder,
