@@ -139,6 +139,9 @@ def progress(what: str) -> Iterator[Watcher]:
     with bar(f"{what}: starting") as advance:
 
         def watch(snapshot: Snapshot) -> None:
+            if snapshot.rows_read:
+                advance(snapshot.rows_read, None, f"{what}: rows read")
+                return
             now = (
                 "calibrating"
                 if snapshot.calibrating

@@ -44,7 +44,7 @@ class TrainingRuns:
         Args:
             calibrate: Also delete canaries, within `policy.calibration_seconds`, so that updates can be chosen at once;
                 otherwise a coordinator does it when nothing else is to do.
-            watch: Called with a snapshot after every step.
+            watch: Called with a snapshot after every step, and while tables are read.
 
         Returns:
             JSON-able summary.
@@ -58,7 +58,7 @@ class TrainingRuns:
         _ = session.site  # a task that can't be made costs nothing
         session.keyring.check()  # without them nothing could be forgotten, or certified
         self._claim_storage()
-        warnings = self._read_source()  # before a cluster is started: bad input costs nothing
+        warnings = self._read_source(watch)  # before a cluster is started: bad input costs nothing
         already = session.registry.served() is not None and not (calibrate and self._lacks_calibration())
         if not already:
             driver = session.coordination.acquire()
@@ -121,13 +121,18 @@ class TrainingRuns:
         session.complete_settings()
         adopt(session.site, session.database)
 
-    def _read_source(self) -> list[str]:
+    def _read_source(self, watch: Callable[[Snapshot], None] | None) -> list[str]:
         """Return warnings of the source's tables, whose rows are in the lake now."""
         session, site = self._session, self._session.site
         recorder, checks = Recorder(site.lake, session.database), TaskChecks(site, self._workers_path())
         warnings: list[str] = []
         new = not site.lake.exists
-        ingest(site.lake, session.guard, recorder.begin, checks.of_table, warnings.append)
+
+        def count(rows: int) -> None:
+            if watch:
+                watch(Snapshot(None, jobs_total=0, jobs_done=0, open_requests=0, rows_read=rows))
+
+        ingest(site.lake, session.guard, recorder.begin, checks.of_table, warnings.append, count)
         if new:
             warnings += clipped_columns(session.settings)
         if session.registry.served() is None:  # rows may be there already: a successor's, or of a broken training

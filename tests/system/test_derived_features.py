@@ -288,3 +288,17 @@ def test_the_manifest_names_encoders_by_their_digests(tmp_path):
         manifest = json.loads((tmp_path / "a/storage/lake/manifest.json").read_bytes().split(b"\n")[0])
         assert manifest["encoders"] == {"note:ngrams": NGrams(width=WIDTH).digest}
         assert system.site.lineage_static()["encoders"] == manifest["encoders"]
+
+
+def test_who_waits_is_told_of_the_rows_that_are_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("hybridmu.store.dataset.derived_table._AT_ONCE", 30)
+    source = write(tmp_path / "a.parquet", notes(80))
+    seen = []
+    with hybridmu.connect(config(tmp_path, source, "lda"), executor="local") as system:
+        system.train(lambda snapshot: seen.append((snapshot.version, snapshot.rows_read)))
+        assert [rows for version, rows in seen if version is None and rows] == [30, 60, 80]
+        [training] = [split for split in system.site.lake.manifest.rows.items() if split[0] == "train"]
+        assert sum(map(sum, training[1])) == 80
+    with hybridmu.connect(config(tmp_path, source, "lda"), executor="local") as system:
+        system.train(lambda snapshot: seen.append((snapshot.version, -1)))
+        assert (None, -1) not in seen

@@ -22,6 +22,7 @@ class Snapshot:
         ingestions: New data that is not in yet.
         repairing: Whether a shard owes an exact retrain that comes next, or again in a moment.
         blocked: Shards that owe one which failed again and again; it is tried once a minute.
+        rows_read: Of the source tables, while a new system reads them: nothing else has begun then.
     """
 
     version: int | None
@@ -36,3 +37,4 @@ class Snapshot:
     ingestions: int = 0
     repairing: bool = False
     blocked: tuple[int, ...] = ()
+    rows_read: int = 0

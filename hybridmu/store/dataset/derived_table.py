@@ -14,6 +14,9 @@ from hybridmu.errors import DataError
 from hybridmu.store.dataset.declarations import as_declared
 from hybridmu.store.dataset.source_table import SourceTable, open_table
 
+# Rows that are encoded at once: few enough that whoever waits is told of them, and that a first look at rows is short.
+_AT_ONCE = 2048
+
 
 @dataclass(frozen=True, eq=False)
 class DerivedTable(SourceTable):
@@ -29,7 +32,7 @@ class DerivedTable(SourceTable):
         """Yield the rows of some columns, in source order.
 
         Args:
-            columns: Which columns, each once; a derived one is made for as many rows as are read at once.
+            columns: Which columns, each once; a derived one is made for some rows at once.
 
         Yields:
             Tables with rows, all of the same types.
@@ -42,8 +45,11 @@ class DerivedTable(SourceTable):
         plain = list(dict.fromkeys([name for name in columns if name not in made] + sources))
         before = 0
         for table in super().batches(plain):
-            extended = self.derivation.extended(table, made, partial(self._called, before))
-            yield self.derivation.kept(extended).select(columns)
+            at_once = _AT_ONCE if made else max(1, len(table))
+            for start in range(0, max(1, len(table)), at_once):
+                part = table.slice(start, at_once)
+                extended = self.derivation.extended(part, made, partial(self._called, before + start))
+                yield self.derivation.kept(extended).select(columns)
             before += len(table)
 
     def _called(self, before: int, at: int) -> str:

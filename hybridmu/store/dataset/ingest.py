@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import pyarrow as pa
@@ -35,9 +35,8 @@ from hybridmu.types import Ingestion
 # Is given the encoder and some of the rows, before anything is written; raises where these can't be trained on.
 Check = Callable[[Encoder, pa.Table], None]
 Record = Callable[[Mapping[str, str]], None]  # takes name → seal of files
-
-
 Warn = Callable[[str], None]  # takes what people should know of a table that is read all the same
+Count = Callable[[int], None]  # takes how many rows were read up to now
 
 
 def unrecorded(_: Mapping[str, str]) -> None:
@@ -50,6 +49,7 @@ def ingest(
     record: Record = unrecorded,
     check: Check | None = None,
     warn: Warn = lambda _: None,
+    count: Count = lambda _: None,
 ) -> Manifest:
     """Read the source tables once and write the lake.
 
@@ -59,6 +59,7 @@ def ingest(
         record: Keeps the seals of all files, before the manifest makes them the lake's.
         check: Sees some of the training rows first.
         warn: Is told what of the training table is left out, or better were.
+        count: Is told again and again how many rows were read.
 
     Returns:
         The manifest; an existing lake is returned unchanged.
@@ -95,13 +96,28 @@ def ingest(
         if check is not None:
             check(encoder, first)
     share = data.first_test_fraction
-    sources = [(split, reader.read(table)) for split, table in fitted]
+    counted = _counting(count)
+    sources = [(split, counted(reader.read(table))) for split, table in fitted]
     rows, seals = write_first(lake, sources, share, least=lake.settings.sisa.min_rows)
     generation = first_generation(lake, rows, reader.skipped, id_type, group_type)
     salt = secrets.token_bytes(32)
     encoders = lake.derivation.digests
     manifest = Manifest(encoder.to_json(), inferred, salt, (generation,), None, share, encoders)
     return found(lake, manifest, seals, record)
+
+
+def _counting(count: Count) -> Callable[[Iterable[Batch]], Iterator[Batch]]:
+    """Return a function that passes batches on, and tells of the rows in all that it passed."""
+    rows = 0
+
+    def counted(batches: Iterable[Batch]) -> Iterator[Batch]:
+        nonlocal rows
+        for batch in batches:
+            rows += len(batch.table)
+            count(rows)
+            yield batch
+
+    return counted
 
 
 def write_first(
