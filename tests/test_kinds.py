@@ -17,13 +17,13 @@ import torch
 from hybridmu.config import Settings
 from hybridmu.core import features, learners, partitioners, strategies
 from hybridmu.core.kernel.partition import digests, place
-from hybridmu.core.proof.certificate_check import check, check_chain
 from hybridmu.core.strategies import Removal
 from hybridmu.errors import ConfigError
 from hybridmu.kinds import FALLBACK, FEATURES, LEARNERS, PARTITIONERS, STRATEGIES, Registry, choices
 from hybridmu.server.schemas import Keys
 from hybridmu.store.keyring import Keyring
 from hybridmu.types import RequestState
+from hybridmu.verifier.checks import check, check_chain
 from tests.scenes.purged_system import make_tables, world
 
 PLUGIN = "tests.scenes.toy_kinds"

@@ -14,23 +14,24 @@ from rich.table import Table
 
 from hybridmu import config
 from hybridmu.cli.options import ConfigOption, GroupOption, IdOption, JsonOption
-from hybridmu.cli.output import emit, errors, out, print_table
+from hybridmu.cli.output import emit, errors, out, print_table, tell
 from hybridmu.config import Settings
-from hybridmu.core.proof.certificate_check import check, check_chain
-from hybridmu.core.proof.evidence import Finding
-from hybridmu.core.proof.plain_certificate import fingerprint, parse
-from hybridmu.core.proof.statements import shown_by, unshown_by
 from hybridmu.errors import ConfigError, RequestError
 from hybridmu.store.certificates import Certificates
 from hybridmu.store.keyring import Keyring, load_public_keys
 from hybridmu.store.storage.storage import Storage
 from hybridmu.types import KeyKind
+from hybridmu.verifier.page import page
+from hybridmu.verifier.plain_data import canonical
+from hybridmu.verifier.verdict import Verdict, files_in, judge
 
 if TYPE_CHECKING:
     from hybridmu.runtime.audit.replay import Replay
 
+_PageOption = Annotated[
+    Path | None, typer.Option("--html", help="Path of a page to write, of the certificate for people to read or print.")
+]
 app = typer.Typer(no_args_is_help=True, help="Certificates of deletion: verify, list, show, find.")
-_UNASKED = 5
 _EXITS = {"confirmed": 0, "refuted": 1, "superseded": 3, "not replayable here": 4}  # by verdict
 
 
@@ -50,6 +51,7 @@ def verify(
     config_file: Annotated[
         Path | None, typer.Option("-c", "--config", help="Path of the YAML configuration, for --replay.")
     ] = None,
+    html: _PageOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Check signature, chains and proofs, without configuration or storage; fails when anything does not hold.
@@ -66,28 +68,17 @@ def verify(
         trusted = None if public_key is None else load_public_keys(public_key.read_bytes())
         if trusted is None and settings is not None:
             trusted = [*Keyring(settings).public_keys().values()]
-        document, found = _read(file)
-        if not found:
-            found += check(document, trusted).items
-        if chain is not None:
-            found += _in_chain(document, chain, trusted)
-        ok = all(finding.ok for finding in found)
-        if ok and settings is not None:
+        files = None if chain is None else files_in(chain)
+        verdict = judge(file.name, file.read_bytes(), trusted, without_key=without_key, chain=files)
+        if html is not None:
+            html.write_text(page(verdict), encoding="utf-8")
+        if verdict.ok and settings is not None:
             from hybridmu.runtime.audit.replay import replay  # trains; a certificate is checked without PyTorch
 
-            replayed = replay(settings, document)
-    known = trusted is not None
-    code = 1 if not ok else _EXITS[replayed.verdict] if replayed else 0 if known or without_key else _UNASKED
-    result = {
-        "ok": ok,
-        "trusted_key_given": known,
-        "exit_code": code,
-        "findings": [asdict(finding) for finding in found],
-        "shows": shown_by(document) if ok else [],
-        "does_not_show": unshown_by(document) if ok else [],
-        "replay": None if replayed is None else asdict(replayed),
-    }
-    emit(result, as_json, lambda: _verified(document, found, known, without_key, replayed))
+            replayed = replay(settings, verdict.document)
+    code = verdict.exit_code if replayed is None or not verdict.ok else _EXITS[replayed.verdict]
+    again_json = None if replayed is None else asdict(replayed)
+    emit({**verdict.as_json(), "exit_code": code, "replay": again_json}, as_json, lambda: _verified(verdict, replayed))
     if code:
         raise typer.Exit(code)
 
@@ -101,10 +92,15 @@ def list_(config_file: ConfigOption, as_json: JsonOption = False) -> None:
 
 
 @app.command()
-def show(number: int, config_file: ConfigOption, as_json: JsonOption = False) -> None:
-    """Print one certificate."""
+def show(number: int, config_file: ConfigOption, html: _PageOption = None, as_json: JsonOption = False) -> None:
+    """Print one certificate, or write a page of it."""
     with errors(as_json):
         document = _store(config_file).get(number)
+        if html is not None:
+            trusted = [*Keyring(config.load(config_file)).public_keys().values()]
+            html.write_text(page(judge(f"certificate {number}", canonical(document), trusted)), encoding="utf-8")
+            emit({"page": str(html)}, as_json, lambda: tell(f"certificate {number} to read or print: {html}"))
+            return
     text = json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False)
     emit(document, as_json, lambda: print(text, file=out.file))
 
@@ -159,53 +155,11 @@ def _store(config_file: Path) -> Certificates:
     return Certificates(Storage(config.load(config_file).storage_url))
 
 
-def _read(file: Path) -> tuple[Any, list[Finding]]:
-    """Return the document in a file, and what keeps it from being one."""
-    try:
-        return parse(file.read_bytes()), []
-    except ValueError as error:
-        return None, [Finding(False, f"{file.name} is a JSON document without doubled keys", str(error))]
-
-
-def _in_chain(document: Any, folder: Path, trusted: list[bytes] | None) -> list[Finding]:
-    read = [_read(file) for file in sorted(folder.iterdir()) if file.suffix == ".json"]
-    documents = sorted((found for found, _ in read), key=_number)
-    findings = [finding for _, wrong in read for finding in wrong]
-    findings += check_chain(documents, trusted).items
-    number = _number(document)
-    same = 1 <= number <= len(documents) and fingerprint(documents[number - 1]) == fingerprint(document)
-    claim = "the chain has this certificate at its number, unchanged"
-    return [*findings, Finding(same, claim, "" if same else "it has another one, or none")]
-
-
-def _number(document: Any) -> int:
-    number = document.get("number") if isinstance(document, dict) else None
-    return number if isinstance(number, int) else 0
-
-
-def _verified(document: Any, found: list[Finding], trusted: bool, without_key: bool, replayed: Replay | None) -> None:
-    def say(text: str) -> None:
-        out.print(text, markup=False, highlight=False, soft_wrap=True)
-
-    for finding in found:
-        detail = f": {finding.detail}" if finding.detail else ""
-        say(f"{'holds' if finding.ok else 'DOES NOT HOLD':13}  {finding.claim}{detail}")
-    if not all(finding.ok for finding in found):
-        say("This certificate does not hold.")
-        return
-    say(f"Certificate {document['number']} of system {document['system']} holds. What it shows:")
-    for sentence in shown_by(document):
-        say(f"  {sentence}")
-    say("What it does not show:")
-    for sentence in unshown_by(document):
-        say(f"  {sentence}")
-    if not trusted:
-        key = document["signature"]["public_key"]
-        say(f"Nobody is authenticated: anybody can sign such a document. Compare {key} with the operator's key.")
-        if not without_key:
-            say("Exit code 5: pass the operator's key (--public-key), or ask for the arithmetic alone (--without-key).")
+def _verified(verdict: Verdict, replayed: Replay | None) -> None:
+    for line in verdict.lines():
+        out.print(line, markup=False, highlight=False, soft_wrap=True)
     if replayed is not None:
-        say(f"Replay: {replayed.verdict}. {replayed.detail}.")
+        out.print(f"Replay: {replayed.verdict}. {replayed.detail}.", markup=False, highlight=False, soft_wrap=True)
 
 
 def _summary(document: dict[str, Any]) -> dict[str, Any]:

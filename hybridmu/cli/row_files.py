@@ -24,7 +24,7 @@ from hybridmu.errors import DataError, RequestError
 from hybridmu.store.dataset.file_formats import format_of
 from hybridmu.store.dataset.source_table import SourceTable, open_table
 from hybridmu.store.storage.storage import open_fs
-from hybridmu.types.json_objects import DoubledNameError, each_once
+from hybridmu.verifier.plain_data import DoubledNameError, each_once
 
 _JSON_LINES = {".jsonl", ".ndjson"}
 

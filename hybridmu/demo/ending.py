@@ -12,13 +12,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from hybridmu.core.proof.certificate_check import check, check_chain
 from hybridmu.demo.screen import Phases
 from hybridmu.runtime.audit.replay import Verdict, replay
 from hybridmu.store.certificates import Certificates
 from hybridmu.store.dataset.layout import stored_name
 from hybridmu.system.system import System
 from hybridmu.types import RequestState
+from hybridmu.verifier.checks import check, check_chain
 
 _PURGE_SECONDS = 120.0
 _MOMENTS = ("applied", "served", "exact", "purged")

@@ -8,7 +8,6 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import JSONResponse, Response
 
-from hybridmu.core.proof.statements import shown_by
 from hybridmu.core.token_scopes import Token
 from hybridmu.server import charts
 from hybridmu.server.console_pages import PAGE_HEADERS, STYLE, quality_changes, quality_shown, render_page
@@ -18,6 +17,7 @@ from hybridmu.server.request_lists import NAME, RequestId, list_requests
 from hybridmu.server.worker_lanes import Lane
 from hybridmu.system.system import System
 from hybridmu.types import RequestState
+from hybridmu.verifier.statements import shown_by
 
 _REFRESH_SECONDS = 10
 _SHOWN = 50

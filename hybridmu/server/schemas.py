@@ -24,7 +24,7 @@ from hybridmu.errors import DataError, HybridMUError, too_many_keys
 from hybridmu.kinds import choices
 from hybridmu.serving import answer_schemas
 from hybridmu.types import RequestState
-from hybridmu.types.json_objects import DoubledNameError, each_once
+from hybridmu.verifier.plain_data import DoubledNameError, each_once
 
 # PostgreSQL has no text with NUL in it.
 _Text = Annotated[StrictStr, Field(min_length=1, max_length=1024, pattern=r"^[^\x00]*$")]

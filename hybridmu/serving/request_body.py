@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from hybridmu.errors import DataError
 from hybridmu.serving.answer_schemas import PredictRequest
-from hybridmu.types.json_objects import DoubledNameError, each_once
+from hybridmu.verifier.plain_data import DoubledNameError, each_once
 
 # A caller that stops in the middle of a body must not hold one of the replica's places for ever.
 _SECONDS = 30.0

@@ -7,11 +7,11 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from hybridmu.core.proof.plain_certificate import canonical, fingerprint, parse
 from hybridmu.errors import CorruptBlobError, StateError
 from hybridmu.faults import reach
 from hybridmu.store.storage.durable_files import temporary_name
 from hybridmu.store.storage.storage import Storage
+from hybridmu.verifier.plain_data import canonical, fingerprint, parse
 
 _FOLDER = "certificates"
 _FILE = re.compile(rf"{_FOLDER}/(\d{{8,}})\.json")
@@ -66,8 +66,7 @@ class Certificates:
             StateError: There is none of this number.
             CorruptBlobError: The file is damaged.
         """
-        # Late: making the document's schema takes longer than most verbs, and names and numbers need none.
-        from hybridmu.core.proof.certificate_check import intact
+        from hybridmu.verifier.checks import intact  # late: cryptography, which names and numbers do not need
 
         try:
             document = parse(self.storage.read(_name(number)))

@@ -14,12 +14,13 @@ from pathlib import Path
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from hybridmu.errors import ConfigError
 from hybridmu.faults import reach
 from hybridmu.store.storage.durable_files import temporary_name
 from hybridmu.store.storage.storage_errors import explained
+from hybridmu.verifier.public_keys import public_key
 
 _KEY_FILE = re.compile(r"signing-\d{4,}\.(pem|retired|pub\.pem)|guard-\d{4,}\.(hex|id)")
 HEX = re.compile("[0-9a-fA-F]{64}")
@@ -162,12 +163,9 @@ def parse_public(data: bytes) -> bytes:
         ConfigError: It is none.
     """
     try:
-        key = serialization.load_pem_public_key(data)
-    except (ValueError, UnsupportedAlgorithm):
-        key = None
-    if not isinstance(key, Ed25519PublicKey):
-        raise ConfigError("a public key is not one", expected="an Ed25519 public key, PEM")
-    return key.public_bytes_raw()
+        return public_key(data)
+    except ValueError as error:
+        raise ConfigError(str(error), expected="an Ed25519 public key, PEM") from None
 
 
 def public_bytes(key: Ed25519PrivateKey) -> bytes:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hmac
 import os
-import re
 import secrets
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
@@ -27,10 +26,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hybridmu import config
 from hybridmu.config import Settings
 from hybridmu.core.kernel.partition import canonical
-from hybridmu.core.proof.plain_certificate import key_id
 from hybridmu.errors import ConfigError, StateError
 from hybridmu.store.key_files import (
-    HEX,
     create_new,
     guard_id,
     not_of_its_number,
@@ -47,6 +44,8 @@ from hybridmu.store.key_files import (
 )
 from hybridmu.store.storage.durable_files import is_temporary, make_folder
 from hybridmu.types import KeyKind
+from hybridmu.verifier.plain_data import key_id
+from hybridmu.verifier.public_keys import public_keys
 
 KeyName = Literal["signing", "guard"]
 _PRIVATE, _RETIRED, _PUBLIC = "signing-{:04d}.pem", "signing-{:04d}.retired", "signing-{:04d}.pub.pem"
@@ -389,13 +388,10 @@ def load_public_keys(data: bytes) -> list[bytes]:
     Raises:
         ConfigError: There is none, or something else.
     """
-    blocks = re.findall(rb"-----BEGIN PUBLIC KEY-----.*?-----END PUBLIC KEY-----", data, flags=re.DOTALL)
-    if blocks:
-        return [parse_public(block) for block in blocks]
-    lines = data.decode(errors="replace").split()
-    if not lines or not all(HEX.fullmatch(line) for line in lines):
-        raise ConfigError("there is no public key", expected="an Ed25519 key as PEM, or 64 hex digits")
-    return [bytes.fromhex(line) for line in lines]
+    try:
+        return public_keys(data)
+    except ValueError as error:
+        raise ConfigError(str(error), expected="an Ed25519 key as PEM, or 64 hex digits") from None
 
 
 def _displaces(number: int, name: str, used: Collection[str]) -> bool:

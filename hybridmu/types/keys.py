@@ -1,8 +1,9 @@
-"""KeySet: which rows a deletion names."""
+"""Keys that a deletion names: as a set that tells its rows, and as a certificate tells them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Protocol, Self
 
 from hybridmu.types.names import KeyKind
@@ -22,6 +23,15 @@ class Keyed(Protocol):
     def key(self) -> bytes:
         """Return the 16-byte digest of the id or group."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class RevokedKey:
+    """An id or group of the request, as the guard knows it: its HMAC, and which guard key made it."""
+
+    kind: KeyKind
+    mac: bytes
+    key_id: str
 
 
 class KeySet(frozenset[Key]):

@@ -16,7 +16,6 @@ import sqlalchemy as sa
 
 import hybridmu
 from hybridmu.core.kernel.partition import digest
-from hybridmu.core.proof.certificate_check import check, check_chain
 from hybridmu.errors import CorruptBlobError, StateError
 from hybridmu.runtime.coordinator.canary_jobs import Canaries
 from hybridmu.runtime.coordinator.snapshot import Snapshot
@@ -27,6 +26,7 @@ from hybridmu.store.ledger import tables as t
 from hybridmu.store.ownership import MARKER
 from hybridmu.store.storage.blob_names import blob_file, lineage_file
 from hybridmu.types import RequestState
+from hybridmu.verifier.checks import check, check_chain
 from tests.faults.worlds import Act, second
 from tests.support import HANG_SECONDS, rows_of
 

@@ -14,9 +14,9 @@ from ray.exceptions import GetTimeoutError
 import hybridmu
 from hybridmu.cluster import ray_log_scan
 from hybridmu.cluster.driver import CoordinatorActor
-from hybridmu.core.proof.certificate_check import check
 from hybridmu.errors import PurgeError
 from hybridmu.store.certificates import Certificates
+from hybridmu.verifier.checks import check
 from tests import support as tables
 from tests.ray import support
 

@@ -14,11 +14,11 @@ import pyarrow.parquet as pq
 import hybridmu
 from hybridmu.core.kernel.partition import digest
 from hybridmu.core.proof.byte_search import Needles, spelled
-from hybridmu.core.proof.certificate_check import check, check_chain
 from hybridmu.store.certificates import Certificates
 from hybridmu.store.dataset.key_lookup import Lookup
 from hybridmu.store.keyring import Keyring
 from hybridmu.types import RequestState
+from hybridmu.verifier.checks import check, check_chain
 from tests import reference_certificate
 from tests.system.test_exactness import FEATURES, SGD, assert_equal_to_reference, config_for
 

@@ -17,12 +17,12 @@ from typer.testing import CliRunner
 from hybridmu.cli.main import app
 from hybridmu.config import Settings
 from hybridmu.core.proof.certificate import sign
-from hybridmu.core.proof.plain_certificate import canonical
-from hybridmu.core.proof.statements import NOT_PROVEN
 from hybridmu.errors import CorruptBlobError, StateError
 from hybridmu.store.certificates import Certificates
 from hybridmu.store.keyring import Keyring
 from hybridmu.store.storage.storage import Storage
+from hybridmu.verifier.plain_data import canonical
+from hybridmu.verifier.statements import NOT_PROVEN
 from tests import reference_certificate
 from tests.core.proof.test_certificate import KEY, OTHER, PUBLIC, PURGE, chain_of, made, mixed, shard_evidence, signed
 from tests.support import settings_dict

@@ -16,9 +16,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
 
 from hybridmu.config import Settings
-from hybridmu.core.proof.plain_certificate import key_id
 from hybridmu.errors import ConfigError, DataError, StateError
 from hybridmu.store.keyring import Keyring, Uses, load_public_keys
+from hybridmu.verifier.plain_data import key_id
 from tests.support import HANG_SECONDS, flipped, local_system, settings_dict
 
 

@@ -1,24 +1,27 @@
 """Certificates of deletion: a signed document, linked to the one before, that anyone can check without our data.
 
 The Ed25519 signature (RFC 8032) covers the canonical bytes of the document without `signature`; `previous` is the
-sha256 of the canonical bytes of the whole certificate before. The document's parts: `document.py`. What the
-evidence means: `evidence.py`, `merkle.py`, `lineage.py`. What must hold: `certificate_check.py`.
+sha256 of the canonical bytes of the whole certificate before. The document's parts, and what must hold of them:
+`verifier/document.py`, `verifier/checks.py`. How the evidence is made: `evidence.py`, `merkle.py`, `lineage.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from hybridmu.core.proof.certificate_check import distinct, durations, looked
-from hybridmu.core.proof.certificate_document import FORMAT, Predecessor, Purge, Request
-from hybridmu.core.proof.evidence import Finding, ShardEvidence, findings, refuse_unless
-from hybridmu.core.proof.plain_certificate import RevokedKey, canonical, fingerprint, key_id, moment, parse
-from hybridmu.core.proof.statements import unshown
+from hybridmu.core.proof.evidence import refuse_unless
 from hybridmu.errors import CertificateRefusedError
+from hybridmu.types.keys import RevokedKey
+from hybridmu.verifier.checks import distinct, durations, looked
+from hybridmu.verifier.document import FORMAT, Predecessor, Purge, Request, Times
+from hybridmu.verifier.plain_data import canonical, fingerprint, key_id, moment, parse
+from hybridmu.verifier.shard_evidence import Finding, ShardEvidence, findings
+from hybridmu.verifier.statements import unshown
+from hybridmu.verifier.typed_json import read
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +78,7 @@ def build(
     ordered = sorted(shards, key=lambda shard: shard.shard)
     found = [distinct(ordered), *(finding for shard in ordered for finding in findings(shard))]
     found += [Finding(bool(keys), "there are forgotten keys"), Finding(bool(shards), "there are touched shards")]
-    searched = Purge.model_validate(dict(purge))
+    searched = read(Purge, purge)
     refuse_unless([*found, looked(searched)])
     before = sum(len(shard.proofs) for shard in ordered) - searched.rows
     earlier = {"rows_earlier": before} if before > 0 and previous is not None else {}
@@ -91,17 +94,17 @@ def build(
         exact_at=moment(told.exact_at),
         purged_at=moment(told.purged_at),
     )
-    times = durations(facts, moment(issued_at)).model_dump(mode="json", exclude={"clock_set_back"})
+    times = _without(durations(facts, moment(issued_at)), "clock_set_back")
     document = {
         "format": FORMAT,
         "number": 1 if previous is None else previous["number"] + 1,
         "previous": None if previous is None else fingerprint(previous),
         "system": system,
-        "predecessor": predecessor.model_dump(mode="json") if predecessor else None,
-        "request": facts.model_dump(mode="json"),
+        "predecessor": asdict(predecessor) if predecessor else None,
+        "request": asdict(facts),
         "keys": [{"kind": key.kind, "mac": key.mac.hex(), "key_id": key.key_id} for key in keys],
-        "shards": [shard.model_dump(mode="json") for shard in ordered],
-        "purge": {**searched.model_dump(mode="json", exclude={"rows_earlier"}), **earlier},
+        "shards": [asdict(shard) for shard in ordered],
+        "purge": {**_without(searched, "rows_earlier"), **earlier},
         "times": times if told == request else {**times, "clock_set_back": True},
         "not_proven": unshown(ordered, [key.kind for key in keys]),
     }
@@ -115,6 +118,10 @@ def sign(document: Mapping[str, Any], key: Ed25519PrivateKey) -> dict[str, Any]:
     public = key.public_key().public_bytes_raw()
     signature = {"key_id": key_id(public), "public_key": public.hex(), "value": key.sign(canonical(body)).hex()}
     return {**body, "signature": signature}
+
+
+def _without(part: Purge | Times, name: str) -> dict[str, Any]:
+    return {field: value for field, value in asdict(part).items() if field != name}
 
 
 def _in_order(request: RequestFacts, issued_at: float) -> tuple[RequestFacts, float]:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from hybridmu.core.proof import merkle
 from hybridmu.core.proof.merkle import Leaves
+from hybridmu.verifier.shard_evidence import rechain
 
 if TYPE_CHECKING:  # whoever checks a chain needs no tensor
     from hybridmu.core.kernel.rows import Rows
@@ -129,23 +130,3 @@ def chain(head: str, rows: Rows, epochs: Sequence[int], salt: bytes, leaves: Lea
         links.append(Link(slice_, count, stop - start, merkle.root(leaves[start:stop]).hex()))
         start = stop
     return Lineage(head, tuple(links), rechain(head, links))
-
-
-def rechain(head: str, links: Sequence[Link]) -> tuple[str, ...]:
-    """Return the key after every link of a chain.
-
-    Args:
-        head: Hash of the static part, hex.
-        links: What each slice adds, in slice order.
-
-    Returns:
-        One hex key per link.
-    """
-    key = bytes.fromhex(head)
-    keys = []
-    for link in links:
-        step = hashlib.blake2b(key, digest_size=24)
-        step.update(f"slice {link.slice} epochs {link.epochs} rows {link.rows} root {link.root}".encode())
-        key = step.digest()
-        keys.append(key.hex())
-    return tuple(keys)

@@ -9,9 +9,7 @@ from typing import Any
 
 from hybridmu.config import Settings
 from hybridmu.core.kernel.revoked_keys import carries
-from hybridmu.core.proof.evidence import ShardEvidence
 from hybridmu.core.proof.lineage import chain
-from hybridmu.core.proof.plain_certificate import fingerprint
 from hybridmu.errors import RequestError, StateError
 from hybridmu.runtime.workers.context import Site
 from hybridmu.runtime.workers.oracle import seals_of, train_from_scratch
@@ -20,6 +18,9 @@ from hybridmu.store.ledger.database import Database
 from hybridmu.store.ledger.registry import Registry
 from hybridmu.store.storage.blobs import weights_hash
 from hybridmu.types import NO_KEYS, KeySet, SubModelRecord
+from hybridmu.verifier.plain_data import fingerprint
+from hybridmu.verifier.shard_evidence import ShardEvidence
+from hybridmu.verifier.typed_json import read
 
 
 class Verdict(StrEnum):
@@ -73,7 +74,7 @@ def replay(settings: Settings, document: Mapping[str, Any], processes: int = 2) 
 
     Args:
         settings: The configuration of the system that issued it.
-        document: A certificate that holds by its own arithmetic (`core.proof.certificate_check.check`).
+        document: A certificate that holds by its own arithmetic (`verifier.checks.check`).
         processes: How many train at once.
 
     Returns:
@@ -104,7 +105,7 @@ def replay(settings: Settings, document: Mapping[str, Any], processes: int = 2) 
     asked: dict[int, tuple[ShardEvidence, int]] = {}
     gone: dict[int, KeySet] = {}
     for raw in document["shards"]:
-        evidence = ShardEvidence.model_validate(raw, strict=False)
+        evidence = read(ShardEvidence, raw)
         shard = evidence.shard
         sub = _version_of(registry, evidence)
         keys = KeySet.of(s for s in tombstones.get(shard, []) if sub and s.seq <= sub.exact_upto)

@@ -10,11 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from pydantic import TypeAdapter
-
 from hybridmu.core.proof.certificate import RequestFacts, build, sign
-from hybridmu.core.proof.certificate_document import Predecessor
-from hybridmu.core.proof.evidence import ShardEvidence
 from hybridmu.errors import StateError
 from hybridmu.runtime.workers.context import Site
 from hybridmu.store.certificates import Certificates
@@ -22,8 +18,10 @@ from hybridmu.store.keyring import Keyring
 from hybridmu.store.ledger.database import Database
 from hybridmu.store.ledger.purge.purge_records import Passed
 from hybridmu.types import ForgetRequest, RequestState
-
-_EVIDENCE = TypeAdapter(ShardEvidence)
+from hybridmu.verifier.document import Predecessor
+from hybridmu.verifier.plain_data import parse
+from hybridmu.verifier.shard_evidence import ShardEvidence
+from hybridmu.verifier.typed_json import read
 
 
 class Certifier:
@@ -117,7 +115,7 @@ class Certifier:
                 deadline_at=request.deadline_at,
             ),
             keys=self._evidence.revoked_keys(request.request_id),
-            shards=[_EVIDENCE.validate_json(text) for text in self._evidence.documents(request.request_id)],
+            shards=[read(ShardEvidence, parse(text.encode())) for text in self._evidence.documents(request.request_id)],
             purge=passed.purge,
             issued_at=passed.purged_at,
             predecessor=self._predecessor(),

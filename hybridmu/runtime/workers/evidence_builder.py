@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 
 import numpy as np
 
@@ -11,22 +12,23 @@ from hybridmu.core.audit import measures
 from hybridmu.core.kernel.model import SubModel
 from hybridmu.core.kernel.revoked_keys import carries
 from hybridmu.core.kernel.rows import Rows
-from hybridmu.core.proof.evidence import (
+from hybridmu.core.proof.evidence import prove, refuse_unless, state_of
+from hybridmu.core.proof.lineage import Lineage, Link
+from hybridmu.core.proof.merkle import make_leaves, root
+from hybridmu.errors import CertificateRefusedError, CorruptBlobError
+from hybridmu.runtime.workers.context import Site
+from hybridmu.runtime.workers.oracle import seals_of, train_from_scratch
+from hybridmu.types import NO_KEYS, KeySet, PastSubModel, Proof, ProveJob, RequestNeed, Tombstone
+from hybridmu.verifier.plain_data import canonical
+from hybridmu.verifier.shard_evidence import (
     Evidence,
     ShardEvidence,
     ShardState,
     SliceProof,
     Stage,
     findings,
-    prove,
-    refuse_unless,
+    rechain,
 )
-from hybridmu.core.proof.lineage import Lineage, Link, rechain
-from hybridmu.core.proof.merkle import make_leaves, root
-from hybridmu.errors import CertificateRefusedError, CorruptBlobError
-from hybridmu.runtime.workers.context import Site
-from hybridmu.runtime.workers.oracle import seals_of, train_from_scratch
-from hybridmu.types import NO_KEYS, KeySet, PastSubModel, Proof, ProveJob, RequestNeed, Tombstone
 
 Sampled = Callable[[str], bool]
 Mask = np.ndarray[tuple[int], np.dtype[np.bool_]]
@@ -61,11 +63,12 @@ class Prover:
             evidence = self.evidence(need)
         except CertificateRefusedError as error:
             return Proof(need.request_id, "", str(error))
+        document = canonical(asdict(evidence)).decode()
         try:
             refuse_unless(list(findings(evidence)))
         except CertificateRefusedError as error:
-            return Proof(need.request_id, evidence.model_dump_json(), str(error))
-        return Proof(need.request_id, evidence.model_dump_json())
+            return Proof(need.request_id, document, str(error))
+        return Proof(need.request_id, document)
 
     def evidence(self, need: RequestNeed) -> ShardEvidence:
         """Return what a certificate of one request shows of this shard.
@@ -154,7 +157,7 @@ class Prover:
                 got=f"other keys from slice {wrong[0]} on",
                 remedy="run `hybridmu verify`: the table or the ledger was changed from outside",
             )
-        state = ShardState.of(chain, None if sub.blob is None else sub.blob.partition("/")[2])
+        state = state_of(chain, None if sub.blob is None else sub.blob.partition("/")[2])
         self._states[past.version] = mask, state
         return mask, state
 

@@ -11,7 +11,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from hybridmu.core.proof import merkle
-from hybridmu.core.proof.merkle import absence, grow, inclusion, verify_absence, verify_inclusion
+from hybridmu.core.proof.merkle import absence, grow, inclusion
+from hybridmu.verifier.tree_proofs import SIZE, Absence, Inclusion, verify_absence, verify_inclusion
 
 SALT = bytes(range(32))
 
@@ -146,7 +147,7 @@ def test_a_forged_inclusion_is_refused(size, data):
 def test_an_inner_node_does_not_pass_as_a_leaf(size, data):
     tree = grow(leaves_of(range(size)))
     level = data.draw(st.integers(1, len(tree.levels) - 1))
-    width = len(tree.levels[level]) // merkle.SIZE
+    width = len(tree.levels[level]) // SIZE
     at = data.draw(st.integers(0, width - 1))
     above = merkle.Tree(tree.levels[level:])  # what remains is itself a well-formed, smaller tree
     path = inclusion(above, at).path
@@ -154,7 +155,7 @@ def test_an_inner_node_does_not_pass_as_a_leaf(size, data):
     assume(tree.find(node) is None)  # a leaf without siblings moves up as it is
     for claimed in {width, size, *range(1, 2 * size)}:
         for index in {at, at << level, at * 2}:
-            attempt = merkle.Inclusion(node.hex(), index, claimed, path)
+            attempt = Inclusion(node.hex(), index, claimed, path)
             assert not verify_inclusion(attempt, tree.root)
 
 
@@ -162,7 +163,7 @@ def test_the_root_does_not_pass_as_a_leaf_of_one():
     leaves = leaves_of([1])
     tree = grow(leaves)
     assert tree.root != leaves[0].tobytes()
-    assert not verify_inclusion(merkle.Inclusion(tree.root.hex(), 0, 1, ()), tree.root)
+    assert not verify_inclusion(Inclusion(tree.root.hex(), 0, 1, ()), tree.root)
 
 
 @given(size=st.integers(1, 40), data=st.data())
@@ -173,9 +174,9 @@ def test_a_present_leaf_is_never_proven_absent(size, data):
     everyone = [None, *(inclusion(tree, n) for n in range(size))]
     left, right = data.draw(st.sampled_from(everyone)), data.draw(st.sampled_from(everyone))
     claimed = data.draw(st.sampled_from([0, size - 1, size, size + 1]))
-    assert not verify_absence(merkle.Absence(leaf, claimed, left, right), tree.root)
+    assert not verify_absence(Absence(leaf, claimed, left, right), tree.root)
     if 0 < index < size - 1:  # the leaves around it are true, but no neighbours
-        around = merkle.Absence(leaf, size, inclusion(tree, index - 1), inclusion(tree, index + 1))
+        around = Absence(leaf, size, inclusion(tree, index - 1), inclusion(tree, index + 1))
         assert not verify_absence(around, tree.root)
         lied = replace(around, right=replace(around.right, index=index))
         assert not verify_absence(lied, tree.root)

@@ -8,11 +8,11 @@ import pyarrow.parquet as pq
 import pytest
 
 import hybridmu
-from hybridmu.core.proof.certificate_check import check
 from hybridmu.errors import AdmissionError, ConflictError, HybridMUError, RequestError, StateError
 from hybridmu.store.certificates import Certificates
 from hybridmu.store.ledger import tables as t
 from hybridmu.types import RequestState
+from hybridmu.verifier.checks import check
 from tests.support import rows_of
 from tests.system.test_exactness import SGD, assert_equal_to_reference, config_for, write_table
 

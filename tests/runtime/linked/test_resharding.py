@@ -10,11 +10,11 @@ import pytest
 
 from hybridmu import faults
 from hybridmu.config import Settings
-from hybridmu.core.proof.certificate_check import check
 from hybridmu.errors import StateError
 from hybridmu.store.certificates import Certificates
 from hybridmu.store.keyring import Keyring
 from hybridmu.types import RequestState
+from hybridmu.verifier.checks import check
 from tests import reference_certificate
 from tests.scenes.linked_models import family
 from tests.system.test_exactness import write_table

@@ -9,11 +9,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hybridmu.core.kernel.partition import digests, place
 from hybridmu.core.kernel.revoked_keys import carries
 from hybridmu.core.proof.certificate import RequestFacts, build, sign
-from hybridmu.core.proof.certificate_check import check
-from hybridmu.core.proof.evidence import Evidence, ShardEvidence, ShardState, Stage, prove
+from hybridmu.core.proof.evidence import prove, state_of
 from hybridmu.core.proof.lineage import lineage
 from hybridmu.errors import CertificateRefusedError
 from hybridmu.types import SubModelRecord
+from hybridmu.verifier.checks import check
+from hybridmu.verifier.shard_evidence import Evidence, ShardEvidence, Stage
 from tests import reference_certificate as reference
 from tests.core.proof.test_certificate import KEYS, PURGE
 
@@ -64,8 +65,8 @@ def evidence_of(system, old: SubModelRecord, new: SubModelRecord, before, after)
     return ShardEvidence(
         shard=old.shard,
         stages=(Stage(strategy="retrain", version=2, exact=True),),
-        before=ShardState.of(chain(system, old, before), old.blob.partition("/")[2]),
-        after=ShardState.of(chain(system, new, after), new.blob.partition("/")[2]),
+        before=state_of(chain(system, old, before), old.blob.partition("/")[2]),
+        after=state_of(chain(system, new, after), new.blob.partition("/")[2]),
         proofs=prove(before, after, revoked, system.site.lake.manifest.salt),
         evidence=Evidence(verified="no", how="not sampled", forget_loss_gap=None, revoked_rows=len(revoked)),
     )

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 import hybridmu
-from hybridmu.core.proof.certificate_check import check_chain
 from hybridmu.errors import CorruptBlobError, StateError
 from hybridmu.faults import observe
 from hybridmu.store.certificates import Certificates
 from hybridmu.types import RequestState
+from hybridmu.verifier.checks import check_chain
 from tests.support import flipped, make_table, settings_dict
 
 

@@ -7,13 +7,13 @@ from collections.abc import Collection, Iterable, Sequence
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
-from hybridmu.core.proof.plain_certificate import RevokedKey
 from hybridmu.store.ledger import tables as t
 from hybridmu.store.ledger.engine.transactions import parts, reader, transaction
 from hybridmu.store.ledger.lease import fence
 from hybridmu.store.ledger.obfuscation import mask, unmask
 from hybridmu.store.ledger.watermarks import newest
 from hybridmu.types import Proof, RequestNeed, RequestState
+from hybridmu.types.keys import RevokedKey
 from hybridmu.types.surveys import Survey
 
 

@@ -11,7 +11,6 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
-from hybridmu.core.proof.plain_certificate import moment
 from hybridmu.store.ledger import tables as t
 from hybridmu.store.ledger.accept.reliance import relied_on
 from hybridmu.store.ledger.engine.transactions import parts, reader, transaction
@@ -23,6 +22,7 @@ from hybridmu.store.ledger.purge.purge_evidence import lost_needs
 from hybridmu.store.ledger.tombstones import to_tombstone
 from hybridmu.store.ledger.watermarks import newest
 from hybridmu.types import Key, RequestState, Tombstone
+from hybridmu.verifier.plain_data import moment
 
 _PASSED, _CERTIFICATES = "purge", "certificates"
 _HOLD = "legal hold"

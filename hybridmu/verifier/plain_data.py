@@ -1,30 +1,42 @@
 """Certificates as plain data: canonical bytes, what names them and their keys, and moments.
 
-Canonical bytes are JSON with sorted keys, no spaces, UTF-8. The document's parts are in `certificate_document.py`: its
-import takes longer than most of what only handles certificates.
+Canonical bytes are JSON with sorted keys, no spaces, UTF-8.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from hybridmu.types import KeyKind
-from hybridmu.types.json_objects import each_once
-
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_SHOWN = 80
 
 
-@dataclass(frozen=True, slots=True)
-class RevokedKey:
-    """An id or group of the request, as the guard knows it: its HMAC, and which guard key made it."""
+class DoubledNameError(ValueError):
+    """A name stands twice in one object; its text says which."""
 
-    kind: KeyKind
-    mac: bytes
-    key_id: str
+
+def each_once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object's pairs as a dictionary; for `json.loads(…, object_pairs_hook=each_once)`.
+
+    Readers see different documents in an object in which a name stands twice, so ours read none.
+
+    Raises:
+        DoubledNameError: A name stands twice.
+
+    Example:
+        >>> each_once([("a", 1), ("b", 2)])
+        {'a': 1, 'b': 2}
+    """
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise DoubledNameError(f"the name {ascii(twice)[:_SHOWN]} stands twice in one object")
+    return found
 
 
 def canonical(document: object) -> bytes:

@@ -2,33 +2,36 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
-
-from hybridmu.core.proof.evidence import Count, Document, Hash, ShardEvidence
-from hybridmu.core.proof.plain_certificate import parse_moment
-from hybridmu.types import KeyKind
+from .plain_data import parse_moment
+from .shard_evidence import Count, Hash, Positive, ShardEvidence
+from .typed_json import Rule
 
 FORMAT = "hybridmu-certificate/1"
+_MOMENT = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z")
 
 
-def _is_moment(text: str) -> str:
-    parse_moment(text)
-    return text
+def _is_moment(text: str) -> bool:
+    try:
+        return bool(_MOMENT.fullmatch(text) and parse_moment(text))
+    except ValueError:
+        return False
 
 
-Moment = Annotated[
-    str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$"), AfterValidator(_is_moment)
-]  # ISO-8601, UTC
-KeyId = Annotated[str, Field(pattern="^[0-9a-f]{16}$")]
-SystemName = Annotated[str, Field(pattern="^[0-9a-f]{1,64}$")]
+Moment = Annotated[str, Rule("a moment, ISO-8601 with microseconds and Z", _is_moment)]
+KeyId = Annotated[str, Rule("16 hex digits", re.compile("[0-9a-f]{16}").fullmatch)]
+SystemName = Annotated[str, Rule("1 to 64 hex digits", re.compile("[0-9a-f]{1,64}").fullmatch)]
+_SOME = Rule("one at least", len)
 
 
-class Request(Document):
+@dataclass(frozen=True)
+class Request:
     """`request` of the document."""
 
-    id: Annotated[str, Field(min_length=1)]
+    id: Annotated[str, _SOME]
     kind: Literal["forget", "correct"]
     received_at: Moment
     deadline_at: Moment | None
@@ -39,36 +42,40 @@ class Request(Document):
     purged_at: Moment
 
 
-class Key(Document):
+@dataclass(frozen=True)
+class Key:
     """One of `keys`."""
 
-    kind: KeyKind
+    kind: Literal["id", "group"]
     mac: Hash
     key_id: KeyId
 
 
-class Searched(Document):
+@dataclass(frozen=True)
+class Searched:
     """`looked` of the purge: how much was searched, by name."""
 
     storage: dict[str, Count]
     database: dict[str, Count]
 
 
-class Purge(Document):
+@dataclass(frozen=True)
+class Purge:
     """`purge`: of the batch of requests that were purged together.
 
     `rows_earlier` is there where an earlier purge took rows of this request along, with those of another request.
     """
 
     rows: Count
-    rows_earlier: Annotated[Count, Field(ge=1)] | None = None
     tables: Count
     files: Count
     duplicates_left: Count
     looked: Searched
+    rows_earlier: Positive | None = None
 
 
-class Times(Document):
+@dataclass(frozen=True)
+class Times:
     """`times`: what follows from those of the request, in seconds since it was received.
 
     `clock_set_back` is there where the system's clock was: then a time that came out before an earlier step was moved
@@ -84,36 +91,39 @@ class Times(Document):
     clock_set_back: Literal[True] | None = None
 
 
-class Predecessor(Document):
+@dataclass(frozen=True)
+class Predecessor:
     """`predecessor`: the model whose live rows this one's first generation was made of."""
 
     system: SystemName
-    version: Annotated[Count, Field(ge=1)]
+    version: Positive
     tombstones: Count
     rows: Count
     root: Hash
 
 
-class Signature(Document):
+@dataclass(frozen=True)
+class Signature:
     """`signature`."""
 
     key_id: KeyId
     public_key: Hash
-    value: Annotated[str, Field(pattern="^[0-9a-f]{128}$")]
+    value: Annotated[str, Rule("128 hex digits", re.compile("[0-9a-f]{128}").fullmatch)]
 
 
-class Certificate(Document):
+@dataclass(frozen=True)
+class Certificate:
     """The whole document."""
 
     format: Literal["hybridmu-certificate/1"]
-    number: Annotated[Count, Field(ge=1)]
+    number: Positive
     previous: Hash | None
     system: SystemName
     predecessor: Predecessor | None
     request: Request
-    keys: Annotated[tuple[Key, ...], Field(min_length=1)]
-    shards: Annotated[tuple[ShardEvidence, ...], Field(min_length=1)]
+    keys: Annotated[tuple[Key, ...], _SOME]
+    shards: Annotated[tuple[ShardEvidence, ...], _SOME]
     purge: Purge
     times: Times
-    not_proven: Annotated[tuple[str, ...], Field(min_length=1)]
+    not_proven: Annotated[tuple[str, ...], _SOME]
     signature: Signature

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from pydantic import ValidationError
 
-from hybridmu.core.proof.certificate_document import FORMAT, Certificate, Purge, Request, Times
-from hybridmu.core.proof.evidence import Finding, ShardEvidence, findings
-from hybridmu.core.proof.plain_certificate import canonical, fingerprint, key_id, parse_moment
-from hybridmu.core.proof.statements import admits
+from .document import FORMAT, Certificate, Purge, Request, Times
+from .plain_data import canonical, fingerprint, key_id, parse, parse_moment
+from .shard_evidence import Finding, ShardEvidence, findings
+from .statements import admits
+from .typed_json import read
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +92,7 @@ def _signed(
 ) -> tuple[list[Finding], Certificate | None]:
     claim = f"{prefix}the document is a {FORMAT}"
     try:
-        certificate = Certificate.model_validate_json(canonical(document))
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        return [Finding(False, claim, f"{where}: {first['msg']}")], None
+        certificate = read(Certificate, parse(canonical(document)))
     except ValueError as error:
         return [Finding(False, claim, str(error))], None
     assert isinstance(document, dict)
@@ -142,7 +138,7 @@ def _linked(documents: Sequence[object], trusted: Collection[bytes] | None) -> I
 
 def _timed(certificate: Certificate) -> Finding:
     expected = durations(certificate.request, certificate.times.issued_at)
-    expected = expected.model_copy(update={"clock_set_back": certificate.times.clock_set_back})
+    expected = replace(expected, clock_set_back=certificate.times.clock_set_back)
     return Finding(expected == certificate.times, "the durations follow from the times")
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hybridmu.core.proof.evidence import ShardEvidence
-from hybridmu.types import KeyKind
+from .shard_evidence import ShardEvidence
+from .typed_json import read
 
 NOT_PROVEN = (
     "That the trees held every row of the table, and in order: whoever signs vouches for that.",
@@ -26,7 +26,7 @@ _NOT_REWRITTEN = (
 )
 
 
-def unshown(shards: Sequence[ShardEvidence], kinds: Sequence[KeyKind]) -> list[str]:
+def unshown(shards: Sequence[ShardEvidence], kinds: Sequence[str]) -> list[str]:
     """Return what certificates of this evidence do not show.
 
     Args:
@@ -51,7 +51,7 @@ def unshown(shards: Sequence[ShardEvidence], kinds: Sequence[KeyKind]) -> list[s
     return [*NOT_PROVEN, *more]
 
 
-def admits(told: Sequence[str], shards: Sequence[ShardEvidence], kinds: Sequence[KeyKind]) -> bool:
+def admits(told: Sequence[str], shards: Sequence[ShardEvidence], kinds: Sequence[str]) -> bool:
     """Return whether a document says what it does not show, in these words and no others.
 
     What is special to its evidence may be missing: earlier releases said less of it, and whoever checks says it anyway.
@@ -64,7 +64,7 @@ def admits(told: Sequence[str], shards: Sequence[ShardEvidence], kinds: Sequence
     return list(told) in (list(NOT_PROVEN), unshown(shards, kinds))
 
 
-def shown(shards: Sequence[ShardEvidence], kinds: Sequence[KeyKind]) -> list[str]:
+def shown(shards: Sequence[ShardEvidence], kinds: Sequence[str]) -> list[str]:
     """Return what a certificate that holds shows.
 
     Args:
@@ -106,8 +106,8 @@ def unshown_by(document: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def _evidence(document: Mapping[str, Any]) -> tuple[list[ShardEvidence], list[KeyKind]]:
-    shards = [ShardEvidence.model_validate(shard, strict=False) for shard in document["shards"]]
+def _evidence(document: Mapping[str, Any]) -> tuple[list[ShardEvidence], list[str]]:
+    shards = [read(ShardEvidence, shard) for shard in document["shards"]]
     return shards, [key["kind"] for key in document["keys"]]
 
 
