@@ -20,6 +20,24 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 EXACT = {"retrain", "subtract"}  # every other strategy is an update that is not, of whatever name
 PREDECESSOR = {"system", "version", "tombstones", "rows", "root"}
+# Fields of every part; those with "?" may be missing.
+FIELDS = {
+    "document": "format number previous system predecessor request keys shards purge times not_proven signature",
+    "request": "id kind received_at deadline_at planned_at applied_at served_at exact_at purged_at",
+    "key": "kind mac key_id",
+    "purge": "rows rows_earlier? tables files duplicates_left looked",
+    "times": "issued_at seconds_to_applied seconds_to_served seconds_to_exact seconds_to_purged deadline_kept "
+    "clock_set_back?",
+    "signature": "key_id public_key value",
+    "shard": "shard stages before after proofs evidence",
+    "stage": "strategy version exact",
+    "state": "head links weights",
+    "link": "slice epochs rows root key",
+    "proof": "slice leaf inclusion absence",
+    "inclusion": "leaf index size path",
+    "absence": "leaf size left right",
+    "evidence": "verified how forget_loss_gap revoked_rows",
+}
 ADMITTED = [
     "That the trees held every row of the table, and in order: whoever signs vouches for that.",
     "That a leaf belongs to a person: leaves and HMACs are keyed, so that they can't be guessed from outside.",
@@ -86,6 +104,32 @@ def check_chain_of(state: dict) -> None:
         assert key.hex() == link["key"]
 
 
+def check_fields(document: dict) -> None:
+    """Nothing is said beside what the page of the format knows."""
+
+    def only(kind: str, *parts: dict) -> None:
+        names = FIELDS[kind].split()
+        for part in parts:
+            assert {name for name in names if not name.endswith("?")} <= set(part) <= {n.rstrip("?") for n in names}
+
+    only("document", document)
+    for name in ("request", "purge", "times", "signature"):
+        only(name, document[name])
+    only("key", *document["keys"])
+    for shard in document["shards"]:
+        only("shard", shard)
+        only("stage", *shard["stages"])
+        only("evidence", shard["evidence"])
+        for state in (shard["before"], shard["after"]):
+            only("state", state)
+            only("link", *state["links"])
+        only("proof", *shard["proofs"])
+        for proof in shard["proofs"]:
+            only("absence", proof["absence"])
+            around = (proof["absence"]["left"], proof["absence"]["right"])
+            only("inclusion", proof["inclusion"], *(side for side in around if side))
+
+
 def check_facts(document: dict) -> None:
     """What the document says of the world must be possible."""
     request, times, keys, purge = (document[name] for name in ("request", "times", "keys", "purge"))
@@ -108,7 +152,6 @@ def check_facts(document: dict) -> None:
     assert len({(key["kind"], key["mac"]) for key in keys}) == len(keys)
     rows = sum(len(shard["proofs"]) for shard in document["shards"])
     assert rows <= len(keys) or any(key["kind"] == "group" for key in keys)
-    assert set(purge) - {"rows_earlier"} == {"rows", "tables", "files", "duplicates_left", "looked"}
     assert set(purge["looked"]) == {"storage", "database"}
     assert all(purge[name] >= 0 for name in ("rows", "tables", "files", "duplicates_left"))
     counts = [purge["looked"]["storage"][name] for name in ("files", "bytes")] + [purge["looked"]["database"]["bytes"]]
@@ -159,6 +202,7 @@ def check_admitted(told: list[str], rows: int, kinds: list[str]) -> None:
 
 def check(document: dict) -> None:
     """Raise AssertionError (or what malformed data raises) unless everything holds."""
+    check_fields(document)
     check_facts(document)
     assert document["format"] == "hybridmu-certificate/1"
     assert re.fullmatch("[0-9a-f]{1,64}", document["system"])

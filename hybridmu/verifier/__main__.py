@@ -10,6 +10,7 @@ from importlib import metadata
 from pathlib import Path
 
 from .page import page
+from .plain_data import visible
 from .public_keys import public_keys
 from .verdict import ERROR, UNASKED, Verdict, files_in, judge
 
@@ -45,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if asked.html is not None:
             asked.html.write_text(page(*found.values()), encoding="utf-8")
     except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {visible(str(error))}", file=sys.stderr)
         return ERROR
     codes = {verdict.exit_code for verdict in found.values()}
     code = next((code for code in (1, UNASKED) if code in codes), 0)
@@ -60,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _say(found: dict[str, Verdict]) -> None:
     for number, (file, verdict) in enumerate(found.items()):
         heading = [*([""] if number else []), f"{file}:"] if len(found) > 1 else []
-        print("\n".join([*heading, *verdict.lines()]))
+        print("\n".join(map(visible, [*heading, *verdict.lines()])))
 
 
 def _parser() -> argparse.ArgumentParser:

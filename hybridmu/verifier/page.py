@@ -6,7 +6,7 @@ import html
 from collections.abc import Iterable, Sequence
 
 from .document import Certificate, Purge, Request
-from .plain_data import fingerprint, parse_moment
+from .plain_data import fingerprint, parse_moment, visible
 from .shard_evidence import ShardEvidence
 from .statements import shown_by, unshown_by
 from .style import STYLE
@@ -177,8 +177,7 @@ def _duration(seconds: float) -> str:
 
 
 def _plain(text: str) -> str:
-    """Return a text for HTML: escaped, and without characters that are not seen or turn others round."""
-    return html.escape("".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text))
+    return html.escape(visible(text))
 
 
 def _facts(facts: Iterable[tuple[str, str]], kind: str = "") -> str:

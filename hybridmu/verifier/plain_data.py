@@ -77,6 +77,16 @@ def key_id(public_key: bytes) -> str:
     return hashlib.sha256(public_key).hexdigest()[:16]
 
 
+def visible(text: str) -> str:
+    r"""Return a text without characters that are not seen, move a cursor or turn others round.
+
+    Example:
+        >>> visible("a\x1b[31m\u202eb")
+        'a�[31m�b'
+    """
+    return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text)
+
+
 def moment(seconds: float) -> str:
     """Return seconds since the epoch as ISO-8601, UTC, with microseconds."""
     return f"{(_EPOCH + timedelta(seconds=seconds)).replace(tzinfo=None).isoformat(timespec='microseconds')}Z"
