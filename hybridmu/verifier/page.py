@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import html
 from collections.abc import Iterable, Sequence
 
@@ -150,7 +151,7 @@ def _signature(verdict: Verdict, certificate: Certificate) -> str:
     past = certificate.predecessor
     facts = [
         ("Algorithm", "Ed25519 over the canonical bytes of the document"),
-        ("Key id", signature.key_id),
+        ("Key", f"{signature.key_id}, sha256 {hashlib.sha256(key).hexdigest()}"),
         ("Public key", key.hex(" ", 4)),
         ("Signature", signature.value),
         ("Document", f"{certificate.format}, sha256 {fingerprint(verdict.document)}"),
