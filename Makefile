@@ -7,7 +7,7 @@ export RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER ?= 0
 # Two processes, also where there are more cores: Ray's tests are one half of the time, and run in one.
 PYTEST := -m pytest --numprocesses 2 --no-loadscope-reorder
 
-.PHONY: browser check clean coverage demo docs format test test-full wheel
+.PHONY: browser check clean coverage demo dist docs format sbom test test-full verifier wheel
 
 .venv/.made:
 	$(PYTHON) -m venv .venv
@@ -58,5 +58,24 @@ format: .venv/.dev
 wheel:                ## the package as a file in dist/
 	$(PYTHON) -m pip wheel --quiet --no-deps --wheel-dir dist .
 
+dist: .venv/.dev      ## sdists and wheels of a release, the verifier's among them, in dist/
+	$(BIN)/python -m build --no-isolation --outdir dist .
+	$(BIN)/python -m build --no-isolation --outdir dist packages/hybridmu-verify
+
+verifier:             ## the verifier as one file, dist/hybridmu-verify.pyz: needs Python and `cryptography`
+	rm -rf build/verifier && mkdir -p build/verifier dist
+	$(PYTHON) -m pip install --quiet --no-deps --target build/verifier packages/hybridmu-verify
+	rm -rf build/verifier/bin
+	printf 'import sys\n\nfrom hybridmu_verify.__main__ import main\n\nsys.exit(main())\n' > build/verifier/__main__.py
+	$(PYTHON) -m zipapp build/verifier --output dist/hybridmu-verify.pyz --python '/usr/bin/env python3'
+
+# What a release is made with and of: the pinned packages of what everybody gets, none of the tools of those who change it.
+sbom: .venv/.dev      ## what an installation consists of, with licences, in CycloneDX: dist/hybridmu.cdx.json
+	rm -rf build/installed && mkdir -p build dist
+	$(PYTHON) -m venv build/installed
+	build/installed/bin/pip install --quiet --constraint constraints.txt '.[datasets,image,postgres,report,s3,serve,simulate,text]'
+	$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --of JSON \
+	  --output-file dist/hybridmu.cdx.json build/installed/bin/python
+
 clean:
-	rm -rf .venv runs build dist *.egg-info .coverage*
+	rm -rf .venv runs build dist *.egg-info packages/*/build packages/*/*.egg-info .coverage*

@@ -6,6 +6,8 @@ import math
 import os
 import sys
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -41,6 +43,7 @@ def ensure_ray(settings: Settings) -> bool:
             os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60")
             # By its name: without, Ray looks for a cluster that was here once, and waits minutes for a dead one.
             ray.init(address="local", num_cpus=os.cpu_count(), include_dashboard=False, **common)
+            _close_token()
         else:
             ray.init(address=address, **common)
     except ConnectionError as error:
@@ -50,6 +53,12 @@ def ensure_ray(settings: Settings) -> bool:
             remedy="start one with `ray start --head`, or set cluster.address: null",
         ) from None
     return True
+
+
+def _close_token() -> None:
+    """Let only its owner read the token that Ray made: whoever has it may run code on every cluster that knows it."""
+    with suppress(OSError):  # there is none where RAY_AUTH_MODE says so; one that is not ours is not ours to change
+        (Path.home() / ".ray" / "auth_token").chmod(0o600)
 
 
 def workers_path(settings: Settings) -> list[str] | None:

@@ -125,16 +125,16 @@ class Head:
     Args:
         temporary: Short path for Ray's session.
         home: HOME of everything that runs there.
+        before: A shell line before every command; it says which token, if any. By default one of this head.
     """
 
-    def __init__(self, temporary: str, home: Path) -> None:
+    def __init__(self, temporary: str, home: Path, before: str | None = None) -> None:
         self.gcs, self.dashboard, self.http = free_port(), free_port(), free_port()
         self.env = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("HYBRIDMU_", "RAY_"))},
             "HOME": str(home),
             "PATH": f"{BIN}:{os.environ['PATH']}",  # jobs say `python`
-            "RAY_AUTH_MODE": "token",
-            "RAY_AUTH_TOKEN": secrets.token_hex(16),
+            **({} if before else {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}),
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
             "RAY_TMPDIR": temporary,
@@ -143,11 +143,19 @@ class Head:
         command = ["ray", "start", "--head", "--block", f"--port={self.gcs}", f"--dashboard-port={self.dashboard}"]
         command += ["--dashboard-host=127.0.0.1", "--num-cpus=2", f"--object-store-memory={200 * 2**20}"]
         command += [f"--dashboard-agent-listen-port={free_port()}", f"--ray-client-server-port={free_port()}"]
-        self.log = Path(temporary) / "start.log"
+        self.log, self._before = Path(temporary) / "start.log", before
         with self.log.open("wb") as log:
-            self._process = subprocess.Popen(
-                [str(BIN / command[0]), *command[1:]], cwd=PROJECT, env=self.env, stdout=log, stderr=log
-            )
+            self._process = subprocess.Popen(self._words(*command), cwd=PROJECT, env=self.env, stdout=log, stderr=log)
+
+    def _words(self, name: str, *arguments: str) -> list[str]:
+        words = [str(BIN / name), *arguments]
+        return words if self._before is None else ["bash", "-ec", f'{self._before}\nexec "$@"', "bash", *words]
+
+    @property
+    def token(self) -> str:
+        """What this head asks callers for; empty before it has one."""
+        kept = Path(self.env["HOME"]) / ".ray" / "auth_token"
+        return self.env.get("RAY_AUTH_TOKEN") or (kept.read_text() if kept.exists() else "")
 
     @property
     def url(self) -> str:
@@ -169,7 +177,7 @@ class Head:
 
     def api(self, method: str, path: str, body: Any = None) -> Any:
         """Return the JSON answer of the dashboard."""
-        token = {"Authorization": f"Bearer {self.env['RAY_AUTH_TOKEN']}"}
+        token = {"Authorization": f"Bearer {self.token}"}
         reply = httpx.request(method, self.url + path, json=body, headers=token, timeout=HANG_SECONDS)
         return reply.raise_for_status().json()
 
@@ -187,7 +195,7 @@ class Head:
     def run(self, *command: str, check: bool = True, **env: str) -> subprocess.CompletedProcess[str]:
         """Run a command of the environment's bin folder in the project's folder."""
         done = subprocess.run(
-            [str(BIN / command[0]), *command[1:]],
+            self._words(*command),
             cwd=PROJECT,
             env=self.env | env,
             capture_output=True,
@@ -201,9 +209,7 @@ class Head:
     def start(self, *command: str, **env: str) -> subprocess.Popen[bytes]:
         """Start a command of the environment's bin folder in the project's folder, its output into the log."""
         with self.log.open("ab") as log:
-            return subprocess.Popen(
-                [str(BIN / command[0]), *command[1:]], cwd=PROJECT, env=self.env | env, stdout=log, stderr=log
-            )
+            return subprocess.Popen(self._words(*command), cwd=PROJECT, env=self.env | env, stdout=log, stderr=log)
 
     def stop(self) -> None:
         """Stop this head and what it started, nothing else."""
