@@ -29,7 +29,7 @@ FIELDS = {
     "times": "issued_at seconds_to_applied seconds_to_served seconds_to_exact seconds_to_purged deadline_kept "
     "clock_set_back?",
     "signature": "key_id public_key value",
-    "shard": "shard stages before after proofs evidence",
+    "shard": "shard stages before after proofs evidence exactness?",
     "stage": "strategy version exact",
     "state": "head links weights",
     "link": "slice epochs rows root key",
@@ -245,6 +245,9 @@ def check(document: dict) -> None:
         assert all(stage["version"] >= 1 for stage in stages)
         assert all(stage["exact"] == (stage["strategy"] in EXACT) for stage in stages)
         assert evidence["forget_loss_gap"] is None or not stages[0]["exact"]
+        assert shard.get("exactness", "bits") in {"bits", "integers"}
+        if any(stage["strategy"] == "subtract" for stage in stages):
+            assert shard.get("exactness") != "bits"
         roots = [(old["root"], new["root"]) for old, new in zip(before["links"], after["links"], strict=False)]
         if any(old != new for old, new in roots):
             assert before["weights"] != after["weights"] or evidence["verified"] == "yes"

@@ -110,11 +110,12 @@ def _shard(shard: ShardEvidence) -> str:
 
 
 def _exactness(shard: ShardEvidence) -> str:
-    last = shard.stages[-1].strategy
-    how = "sums without the rows, solved again" if last == "subtract" else "trained without the rows"
+    last, sums = shard.stages[-1].strategy, shard.exactness == "integers"
+    how = "sums without the rows" if last == "subtract" or sums else "trained without the rows"
+    where = ", the same bits on any machine" if sums else ""
     compared = shard.evidence.verified == "yes"
     checked = "compared bit for bit with a new training" if compared else "not compared with a new training"
-    return f"exact: {how}; {checked}, as the signer says ({shard.evidence.how})"
+    return f"exact: {how}{where}; {checked}, as the signer says ({shard.evidence.how})"
 
 
 def _slices(shard: ShardEvidence) -> str:

@@ -21,7 +21,8 @@ Weights = Annotated[str, Rule("48 hex digits", re.compile("[0-9a-f]{48}").fullma
 Count = Annotated[int, Rule("a number from 0 to 2^63 - 1", lambda count: 0 <= count < 2**63)]
 Positive = Annotated[int, Rule("a number from 1 to 2^63 - 1", lambda count: 1 <= count < 2**63)]
 StrategyName = Annotated[str, Rule("the name of a strategy", re.compile("[a-z][a-z0-9_-]{0,15}").fullmatch)]
-EXACT = {"retrain", "subtract"}  # every other strategy is an update, of whatever name
+_OF_SUMS = "subtract"
+EXACT = {"retrain", _OF_SUMS}  # every other strategy is an update, of whatever name
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +113,8 @@ class ShardEvidence:
         after: The exact sub-model without them.
         proofs: One per revoked training row.
         evidence: What was measured.
+        exactness: What an exact removal is equal in: `bits` of a training, on the machine that made it, or `integers`,
+            sums over the rows, which are the same on any. None: an earlier release did not say.
     """
 
     shard: Count
@@ -120,6 +123,7 @@ class ShardEvidence:
     after: ShardState
     proofs: tuple[SliceProof, ...]
     evidence: Evidence
+    exactness: Literal["bits", "integers"] | None = None
 
 
 class SliceLink(Protocol):
@@ -230,6 +234,8 @@ def _measured(claim: str, shard: ShardEvidence) -> Finding:
         return Finding(False, claim, "an update is called exact, or an exact removal approximate")
     if shard.evidence.forget_loss_gap is not None and all(stage.exact for stage in shard.stages):
         return Finding(False, claim, "there is a gap of an approximate stage, but no such stage")
+    if shard.exactness == "bits" and any(stage.strategy == _OF_SUMS for stage in shard.stages):
+        return Finding(False, claim, f"{_OF_SUMS} is of integers, and its exactness is called that of bits")
     return Finding(True, claim)
 
 

@@ -88,6 +88,11 @@ def shown(shards: Sequence[ShardEvidence], kinds: Sequence[str]) -> list[str]:
             f"The weights of shard(s) {_names(same)} are as before: a new training without the rows gave the same "
             "bits, as the signer says, so the rows had no influence."
         )
+    if sums := [shard for shard in proven if shard.exactness == "integers"]:
+        found.append(
+            f"Shard(s) {_names(sums)} are functions of whole-number sums over their rows, as the signer says: the same "
+            "bits on any machine. `weights` is the hash of the sums and of what follows from them."
+        )
     if anew := [shard for shard in proven if shard.evidence.verified == "yes"]:
         found.append(f"Shard(s) {_names(anew)} were trained anew and compared bit for bit, as the signer says.")
     return found

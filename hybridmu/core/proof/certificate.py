@@ -103,7 +103,7 @@ def build(
         "predecessor": asdict(predecessor) if predecessor else None,
         "request": asdict(facts),
         "keys": [{"kind": key.kind, "mac": key.mac.hex(), "key_id": key.key_id} for key in keys],
-        "shards": [asdict(shard) for shard in ordered],
+        "shards": [asdict(shard) if shard.exactness else _without(shard, "exactness") for shard in ordered],
         "purge": {**_without(searched, "rows_earlier"), **earlier},
         "times": times if told == request else {**times, "clock_set_back": True},
         "not_proven": unshown(ordered, [key.kind for key in keys]),
@@ -120,7 +120,7 @@ def sign(document: Mapping[str, Any], key: Ed25519PrivateKey) -> dict[str, Any]:
     return {**body, "signature": signature}
 
 
-def _without(part: Purge | Times, name: str) -> dict[str, Any]:
+def _without(part: Purge | Times | ShardEvidence, name: str) -> dict[str, Any]:
     return {field: value for field, value in asdict(part).items() if field != name}
 
 

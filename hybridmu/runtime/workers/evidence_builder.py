@@ -116,6 +116,7 @@ class Prover:
                 forget_loss_gap=None if approximate is None else self._gap(approximate, after, own),
                 revoked_rows=int(revoked.sum()),
             ),
+            exactness="integers" if self.site.learner.portable else "bits",
         )
 
     def _proofs(self, seen: Mask, left: Mask, revoked: Mask) -> tuple[SliceProof, ...]:

@@ -673,3 +673,36 @@ def test_a_certificate_that_is_missing_moved_or_changed_breaks_the_chain():
     # Who has the key can begin another chain, but not continue this one for another system.
     with pytest.raises(CertificateRefusedError, match="another system"):
         made(documents[-1], system="07e4")
+
+
+# ---------------------------------------------------------------------- kinds of exactness
+
+SUBTRACTED = (Stage(strategy="subtract", version=2, exact=True),)
+UNMEASURED = Evidence(verified="no", how="not sampled by policy", forget_loss_gap=None, revoked_rows=3)
+
+
+@pytest.mark.parametrize("exactness", [None, "bits", "integers"])
+def test_a_certificate_says_what_its_exactness_is_of(exactness):
+    shard = shard_evidence(exactness=exactness)
+    document = sign(made(shards=[shard]), KEY)
+    assert ("exactness" in document["shards"][0]) == (exactness is not None)
+    assert check(document, {PUBLIC}).ok
+    reference.check(document)
+    said = " ".join(shown_by(document))
+    assert ("whole-number sums" in said) == (exactness == "integers")
+
+
+def test_a_subtraction_is_of_integers():
+    good = {"stages": SUBTRACTED, "evidence": UNMEASURED}
+    document = sign(made(shards=[shard_evidence(**good, exactness="integers")]), KEY)
+    assert check(document, {PUBLIC}).ok
+    reference.check(document)
+    with pytest.raises(CertificateRefusedError, match="exactness is called that of bits"):
+        made(shards=[shard_evidence(**good, exactness="bits")])
+    document["shards"][0]["exactness"] = "bits"
+    forged = sign(document, KEY)
+    assert failed(check(forged, {PUBLIC})) == ["shard 0: what was measured fits what was done"]
+    with pytest.raises(AssertionError):
+        reference.check(forged)
+    document["shards"][0]["exactness"] = "floats"
+    assert not check(sign(document, KEY), {PUBLIC}).ok
