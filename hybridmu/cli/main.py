@@ -17,7 +17,6 @@ from hybridmu.cli.interrupts import keep_interrupts
 app = typer.Typer(
     cls=CommandGroup,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,  # they would show the values of variables, ids among them
 )
 
