@@ -14,6 +14,7 @@ EXTRAS: Mapping[str, frozenset[str]] = {
     "serve": frozenset({"fastapi", "google", "grpc", "h11", "jinja2", "prometheus_client", "starlette", "uvicorn"}),
     "datasets": frozenset({"matplotlib", "mlxtend", "sklearn"}),
     "report": frozenset({"jinja2", "matplotlib"}),
+    "sklearn": frozenset({"joblib", "scipy", "sklearn", "threadpoolctl"}),
     "simulate": frozenset({"simpy"}),
     "text": frozenset({"tokenizers", "wordllama"}),
     "sentences": frozenset({"sentence_transformers", "transformers"}),

@@ -67,7 +67,7 @@ def fit(
         >>> system.forget(groups=["alice"], wait=True)["state"]  # doctest: +SKIP
         'SERVED'
     """
-    table = _arrow(rows)
+    table = table_of(rows)
     if id is None and _ID not in table.column_names:
         table = table.append_column(_ID, pa.array(range(table.num_rows), pa.int64()))
     storage = Path(path).expanduser().absolute()
@@ -131,7 +131,7 @@ def _raw(sections: dict[str, Any], columns: dict[str, Any], task: Any) -> dict[s
     return found
 
 
-def _arrow(rows: Any) -> pa.Table:
+def table_of(rows: Any) -> pa.Table:
     """Return a frame's rows as Arrow has them.
 
     Raises:
