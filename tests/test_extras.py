@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -59,6 +60,15 @@ def test_what_is_missing_names_its_extra() -> None:
 def test_another_missing_module_is_no_extra() -> None:
     with pytest.raises(ModuleNotFoundError, match="theirs"), extra("simulate"):
         raise ModuleNotFoundError("No module named 'theirs'", name="theirs")
+
+
+def test_estimators_name_the_extra_that_they_need(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.startswith("hybridmu.estimator")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    monkeypatch.setitem(sys.modules, "sklearn.base", None)
+    with pytest.raises(MissingExtraError, match=r"hybridmu\[sklearn\]"):
+        importlib.import_module("hybridmu.estimator")
 
 
 @pytest.mark.slow

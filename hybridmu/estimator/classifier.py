@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -57,7 +57,7 @@ class HybridClassifier(ClassifierMixin, HybridEstimator):  # type: ignore[misc]
         *,
         penalty: float | None = None,
         project: int | None = None,
-        path: str | os.PathLike[str] | None = None,
+        path: str | Path | None = None,
         settings: Mapping[str, Mapping[str, Any]] | None = None,
         executor: Executor = "local",
     ) -> None:
@@ -77,7 +77,7 @@ class HybridClassifier(ClassifierMixin, HybridEstimator):  # type: ignore[misc]
         Raises:
             ValueError: They are not like those that were learned.
             DataError: A row can't be answered.
-        """  # noqa: DOC502 - raised below
+        """
         places = self.predict_proba(X).argmax(axis=1)
         found: npt.NDArray[Any] = self.classes_[places]
         return found
@@ -91,7 +91,7 @@ class HybridClassifier(ClassifierMixin, HybridEstimator):  # type: ignore[misc]
         Raises:
             ValueError: They are not like those that were learned.
             DataError: A row can't be answered.
-        """  # noqa: DOC502 - raised below
+        """
         answers = self._answers(X)
         return np.column_stack([column.to_numpy() for column in answers.columns[1:]])
 

@@ -33,7 +33,7 @@ class Home:
             weakref.finalize(self, _remove, own, system, os.getpid())
 
     @classmethod
-    def of(cls, rows: pa.Table, path: str | os.PathLike[str] | None, executor: Executor, **options: Any) -> Home:
+    def of(cls, rows: pa.Table, path: str | Path | None, executor: Executor, **options: Any) -> Home:
         """Return the home of a system that is trained on rows.
 
         Args:
@@ -48,8 +48,8 @@ class Home:
             ConfigError: An option is wrong.
         """
         if path is not None:
-            place = Path(path).expanduser().absolute()
-            return cls(_released(fit(rows, path=place, executor=executor, **options)), place, executor, None)
+            system = _released(fit(rows, path=path, executor=executor, **options))
+            return cls(system, Path(path).expanduser().absolute(), executor, None)
         own = Path(tempfile.mkdtemp(prefix="hybridmu-"))  # for this user alone
         try:
             system = _released(fit(rows, path=own / "system", executor=executor, **options))
@@ -68,7 +68,7 @@ class Home:
     def __getstate__(self) -> dict[str, Any]:
         if self._own is not None:
             raise StateError(
-                "this estimator can't be pickled or copied deeply: its rows are in a temporary folder that goes with it",
+                "a fitted estimator without a path can't be pickled: its rows are in a folder that goes with it",
                 expected="an estimator that was made with path=…, of which a pickle holds the path alone",
                 got="path=None",
                 remedy="fit one with path=…; sklearn.base.clone copies the parameters of this one",

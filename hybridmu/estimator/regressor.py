@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -53,7 +53,7 @@ class HybridRegressor(RegressorMixin, HybridEstimator):  # type: ignore[misc]
         *,
         penalty: float | None = None,
         project: int | None = None,
-        path: str | os.PathLike[str] | None = None,
+        path: str | Path | None = None,
         settings: Mapping[str, Mapping[str, Any]] | None = None,
         executor: Executor = "local",
     ) -> None:
@@ -73,7 +73,7 @@ class HybridRegressor(RegressorMixin, HybridEstimator):  # type: ignore[misc]
         Raises:
             ValueError: They are not like those that were learned.
             DataError: A row can't be answered.
-        """  # noqa: DOC502 - raised below
+        """
         found: npt.NDArray[np.float32] = self._answers(X)[VALUE].to_numpy()
         return found.astype(np.float64)
 

@@ -70,9 +70,7 @@ def with_numbers(table: pa.Table, numbers: F64, names: Sequence[str]) -> pa.Tabl
         names: The new names of all columns.
     """
     rest = iter(numbers.T)
-    made = [
-        pa.array(next(rest), from_pandas=True) if _is_number(column.type) else column for column in table.columns
-    ]
+    made = [pa.array(next(rest), from_pandas=True) if _is_number(column.type) else column for column in table.columns]
     return pa.table(made, names=list(names))
 
 
@@ -96,9 +94,7 @@ def keys(name: str, values: Any) -> pa.Array | pa.ChunkedArray:
             return pa.chunked_array(values)
         return pa.array(values if hasattr(values, "dtype") else list(values), from_pandas=True)
     except (pa.ArrowException, TypeError, ValueError, OverflowError):  # their words quote the values
-        raise DataError(
-            f"{name} can't be read", expected="one integer or text for each row, all of one type"
-        ) from None
+        raise DataError(f"{name} can't be read", expected="one integer or text for each row, all of one type") from None
 
 
 def class_names(classes: npt.NDArray[Any]) -> tuple[int | str, ...]:

@@ -22,7 +22,7 @@ from hybridmu.core.tasks.classification import Classification
 from hybridmu.core.tasks.judgement import Judgement
 from hybridmu.errors import ConfigError, DataError, HybridMUError, MissingExtraError, StateError, UserExitError
 from hybridmu.runtime.workers.context import Site
-from hybridmu.serving.forward_passes import Forward, fastest
+from hybridmu.serving.forward_passes import Forward, fastest, loop
 from hybridmu.types import ModelVersion
 from hybridmu.user_code import contained, kind
 
@@ -49,6 +49,8 @@ class Ensemble:
         derivation: Derived columns.
         encoding: Returns the same once their encoders are known to be those of the stored rows; asked by the first
             question, so that a version is served, and deletions end, where an encoder can't be had.
+        steady: Run the sub-models one after the other, which gives the same bits whenever the same rows are asked
+            about; otherwise in the way that is the fastest here and now.
     """
 
     def __init__(
@@ -64,9 +66,11 @@ class Ensemble:
         judgement: Judgement | None = None,
         derivation: Derivation | None = None,
         encoding: Callable[[], Derivation] | None = None,
+        *,
+        steady: bool = False,
     ) -> None:
         self.version, self.encoder, self.how = version, encoder, how
-        self.models = models
+        self.models, self._steady = models, steady
         self._judgement = judgement or Classification()
         source = source or features.get()
         self.source, self.whole = source, frozenset(whole)
@@ -96,6 +100,8 @@ class Ensemble:
         version: ModelVersion,
         before: Ensemble | None = None,
         shards: Collection[int] | None = None,
+        *,
+        steady: bool = False,
     ) -> Ensemble:
         """Load a version; sub-models that did not change since `before` are shared, not read again.
 
@@ -104,6 +110,7 @@ class Ensemble:
             version: What to load.
             before: The ensemble that answers now.
             shards: Only their sub-models; None: all.
+            steady: As of the class.
 
         Returns:
             A new ensemble; `before` is left as it was.
@@ -121,13 +128,16 @@ class Ensemble:
         whole = site.feature_types.whole()
         source, judgement, removed = site.lake.features, site.judgement, removed_of(version)
         derivation, encoding = site.lake.derivation, lambda: site.lake.encoding
-        return cls(version.version, models, encoder, how, removed, None, whole, source, judgement, derivation, encoding)
+        said = (encoder, how, removed, None, whole, source, judgement, derivation, encoding)
+        return cls(version.version, models, *said, steady=steady)
 
     def _choose(self) -> None:
         """Find the fastest way to run the sub-models; of merged ones, make one of those that vote."""
         models = [m for s, (_, m) in self.models.items() if m is not None and not (self._merged and s in self.withheld)]
         asked, _ = answering(models, self.how)
-        if asked:
+        if asked and self._steady:
+            self.way, self._forward = "loop", loop(asked)
+        elif asked:
             self.way, self._forward, self.seconds = fastest(asked, sample(self.source.width(self.encoder)))
 
     @property

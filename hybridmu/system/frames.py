@@ -60,6 +60,8 @@ def _read(frame: Any) -> pa.Table:
         RequestError: It is no table, or gives nothing.
     """
     try:
+        if package_of(frame) == "polars":  # by the C stream its categories are of a type that Arrow can't cast
+            return frame.to_arrow()
         return pa.table(frame)
     except Exception as error:  # whatever the caller's own object raises
         raise RequestError("rows is not a table", expected="a frame with columns", got=type(error).__name__) from error

@@ -146,9 +146,13 @@ def table_of(rows: Any) -> pa.Table:
             expected="a DataFrame of pandas or polars, an Arrow table, or a dataset of datasets",
             got=type(rows).__name__,
         )
+    if is_pandas(rows) and not rows.columns.is_unique:
+        raise DataError("two columns of the frame have one name", expected="every name once", remedy="drop one of them")
     try:
         if is_pandas(rows):
             return pa.Table.from_pandas(rows, preserve_index=False)
+        if package_of(rows) == "polars":  # by the C stream its categories are of a type that Arrow can't cast
+            return rows.to_arrow()
         if isinstance(rows, pa.RecordBatch):
             return pa.Table.from_batches([rows])
         return rows.read_all() if isinstance(rows, pa.RecordBatchReader) else pa.table(rows)

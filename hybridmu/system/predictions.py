@@ -44,6 +44,9 @@ class Predictions:
     def predict(self, rows: RowsOrFrame) -> Any:
         """Return predictions of rows, offline, by the served version; the same answers as those of the HTTP endpoint.
 
+        Equal weights give equal bits for the same rows; the endpoint's may differ from them by rounding, since it runs
+        the sub-models in whichever way is the fastest.
+
         Args:
             rows: A list, each as column → value with every feature column; or a frame with these columns: a DataFrame
                 of pandas or polars, an Arrow table, record batch or reader, or what else has its C stream interface.
@@ -86,5 +89,5 @@ class Predictions:
         with reporting(session.site, session.database):
             version = session.registry.version()
             if self._loaded is None or self._loaded.version != version.version:
-                self._loaded = Ensemble.load(session.site, version, self._loaded)
+                self._loaded = Ensemble.load(session.site, version, self._loaded, steady=True)
         return self._loaded

@@ -127,6 +127,7 @@ def _run(script: str, folder: Path, *, binaries: Path | None = None) -> str:
     [
         ("own-data.md", "", ("trained", "probability_apart", "bitwise", "worker(s) of 1 CPU each are enough")),
         ("closed-form.md", "", ("trained", "equal bits either way", "subtract", "SERVED", "proven bit for bit")),
+        ("scikit-learn.md", "", ("the same bits: True", "PURGED", "Certificate 1 of")),
         ("text-and-pictures.md", "", ("trained", "Knits", "subtract", "SERVED", "proven bit for bit")),
         ("own-kinds.md", "", ("trained", "SERVED", "ascent", "retrain", "subtract")),
         ("operator.md", "", ("trained", "SERVED", "bitwise")),

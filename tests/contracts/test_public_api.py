@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import ast
 import inspect
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import typer.main
+from sklearn.base import BaseEstimator
 
 import hybridmu
+import hybridmu.estimator
 import hybridmu.plugins
 import hybridmu.task
 from hybridmu.cli.main import app
@@ -29,9 +32,16 @@ def _section(title: str) -> set[str]:
 
 
 def test_every_public_name_is_on_the_page() -> None:
-    modules = {"hybridmu.task", "hybridmu.plugins"}
+    modules = {"hybridmu.estimator", "hybridmu.task", "hybridmu.plugins"}
     assert {*hybridmu.__all__, "hybridmu.__version__", *modules} <= _section("Python")
-    assert {*hybridmu.task.__all__, *hybridmu.plugins.__all__} <= _section("Python")
+    assert {*hybridmu.task.__all__, *hybridmu.plugins.__all__, *hybridmu.estimator.__all__} <= _section("Python")
+
+
+@pytest.mark.parametrize("kind", [hybridmu.estimator.HybridClassifier, hybridmu.estimator.HybridRegressor])
+def test_what_estimators_add_to_scikit_learns_is_on_the_page(kind: type) -> None:
+    ours = {name for name in dir(kind) if not name.startswith("_")} - {*dir(BaseEstimator)}
+    assert {"forget", "certificate", "system_"} <= ours
+    assert ours - _section("Python") - {"set_fit_request", "set_score_request"} == set()
 
 
 def test_every_verb_of_a_system_is_on_the_page() -> None:
@@ -74,8 +84,15 @@ def test_what_is_public_is_told_from_what_is_not() -> None:
     assert [n for n in _used(ast.parse(code)) if not _is_public(n)] == ["hybridmu.store.lake", "hybridmu.secret"]
 
 
-def test_examples_are_configurations_alone() -> None:
-    assert {path.suffix for path in (ROOT / "examples").iterdir() if path.is_file()} == {".yaml"}
+def test_examples_are_configurations_and_notebooks_alone() -> None:
+    assert {path.suffix for path in (ROOT / "examples").iterdir() if path.is_file()} == {".yaml", ".ipynb"}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.ipynb")), ids=lambda path: path.stem)
+def test_notebooks_use_public_names_only(path: Path) -> None:
+    cells = [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
+    code = "\n".join("".join(cell["source"]) for cell in cells)
+    assert [name for name in _used(ast.parse(code)) if not _is_public(name)] == []
 
 
 def _used(tree: ast.AST) -> Iterator[str]:
@@ -93,7 +110,8 @@ def _used(tree: ast.AST) -> Iterator[str]:
 def _is_public(name: str) -> bool:
     module, _, last = name.rpartition(".")
     public = {
-        "hybridmu": {*hybridmu.__all__, "task", "plugins", "__version__"},
+        "hybridmu": {*hybridmu.__all__, "estimator", "task", "plugins", "__version__"},
+        "hybridmu.estimator": {*hybridmu.estimator.__all__},
         "hybridmu.task": {*hybridmu.task.__all__},
         "hybridmu.plugins": {*hybridmu.plugins.__all__},
     }

@@ -49,6 +49,15 @@ def test_all_ways_agree():
 
 
 @torch.no_grad()
+def test_a_steady_one_answers_with_the_bits_of_its_sub_models_one_by_one():
+    x = torch.randn(9, 2)
+    found = ensemble(steady=True)
+    assert found.way == "loop"
+    assert torch.equal(found.logits(x.numpy()), torch.stack([model(x) for model in models(3)]))
+    assert found.withholding(frozenset({1})).way == "loop"
+
+
+@torch.no_grad()
 def test_one_version_is_measured_while_another_one_answers():
     """They share the sub-models that did not change; a way of running them must leave them alone."""
     shared, x = models(4), torch.randn(16, 2)

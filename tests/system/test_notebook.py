@@ -73,6 +73,13 @@ def test_columns_are_found_by_their_names_and_sections_are_passed_on(tmp_path):
         assert system.forget(ids=["row-7"], wait=True)["state"] == "SERVED"
 
 
+def test_categories_of_polars_are_texts(tmp_path):
+    frame = pl.DataFrame(columns()).with_columns(kind=pl.Series(["a", "b"] * 120, dtype=pl.Categorical))
+    with hybridmu.fit(frame, label="churned", path=tmp_path / "s", task="lda", executor="local") as system:
+        plain = frame.with_columns(pl.col("kind").cast(pl.String))
+        assert system.predict(frame).equals(system.predict(plain))
+
+
 def test_numbers_are_learned_too(tmp_path):
     frame = pd.DataFrame(columns()).drop(columns="churned")
     with hybridmu.fit(frame, target="height", path=tmp_path / "s", executor="local") as system:
@@ -88,6 +95,7 @@ def empty(folder: Path) -> bool:
     [
         ({"rows": [{"a": 1}]}, RequestError, "rows is not a frame"),
         ({"rows": pd.DataFrame({"x": [1, "a", b"b"], "label": [0, 1, 0]})}, DataError, "the frame can't be read"),
+        ({"rows": pd.DataFrame([[1, 2]], columns=["a", "a"])}, DataError, "two columns of the frame have one name"),
         ({"label": "churn"}, DataError, "the frame has no column 'churn'"),
         ({"group": "people"}, DataError, "the frame has no column 'people'"),
         ({"task": "lds"}, ConfigError, "unknown task 'lds'"),
