@@ -35,6 +35,9 @@ def print_status(result: dict[str, Any], next_deadline: float | None) -> None:
         tell(hold_text(placed))
     if result["models"]:
         tell(f"linked with: {', '.join(result['models'])}; {result['undelivered']} request(s) not passed on yet")
+    for receiver in result["webhooks"]:
+        given_up = f", {receiver['dead']} GIVEN UP (`hybridmu webhooks list`)" if receiver["dead"] else ""
+        tell(f"webhooks to {receiver['receiver']}: {receiver['waiting']} event(s) wait{given_up}")
     if past := result["predecessor"]:
         tell(f"its first rows are those of model {past['name']}, version {past['version']}")
     replicas = ", ".join(f"{name} with version {version}" for name, version in result["replicas"].items())

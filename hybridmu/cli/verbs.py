@@ -140,6 +140,9 @@ VERBS: dict[str, Verb] = {
     "certificate": Verb("certificate_commands", "app", "Certificates of deletion: verify, list, show, find."),
     "keys": Verb("key_commands", "app", "Signing and guard keys; see docs/keys.md."),
     "tokens": Verb("server_commands", "tokens_app", "Bearer tokens of the HTTP interface; see docs/api.md."),
+    "webhooks": Verb(
+        "webhook_commands", "app", "Webhooks of requests: receivers, what waits, trials; docs/webhooks.md."
+    ),
     "models": Verb("model_commands", "app", "Linked models over the same people; see docs/models.md."),
     "ledger": Verb("storage_commands", "ledger", "Repair of ledger and tables after a restore."),
 }

@@ -7,7 +7,7 @@ Environment variables:
     HYBRIDMU_FAULT: `POINT:HIT:ACTION`, armed in every process that inherits it; for tests (`hybridmu.faults`).
     RAY_ADDRESS, RAY_TMPDIR: as Ray reads them, where a cluster is looked for.
     HYBRIDMU_DATA: folder of converted built-in datasets (default `~/.cache/hybridmu`).
-    Others may be named by `data.partition_key`, `keys.signing` and `keys.guard` as `env:NAME`.
+    Others may be named by `data.partition_key`, `keys.signing`, `keys.guard` and `webhooks.NAME.secret` as `env:NAME`.
 """
 
 from hybridmu.config.data import DataSettings
@@ -24,6 +24,7 @@ from hybridmu.config.left_out import completed, left_out
 from hybridmu.config.policy import PolicySettings
 from hybridmu.config.settings import Settings, load
 from hybridmu.config.training_settings import CheckpointSettings
+from hybridmu.config.webhooks import WebhookSettings
 
 __all__ = [
     "CheckpointSettings",
@@ -31,6 +32,7 @@ __all__ = [
     "LogSettings",
     "PolicySettings",
     "Settings",
+    "WebhookSettings",
     "completed",
     "config_of_commands",
     "data_home",

@@ -7,9 +7,9 @@ import hashlib
 import os
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from hybridmu.config.addresses import (
     SQLITE,
@@ -34,6 +34,7 @@ from hybridmu.config.training_settings import (
     PartitionerSettings,
     SisaSettings,
 )
+from hybridmu.config.webhooks import WebhookSettings, check_names
 from hybridmu.config.yaml_document import read_document
 from hybridmu.errors import ConfigError
 from hybridmu.kinds import AUTO, CLASSES_ALONE, FALLBACK, LEARNER_OF_TASK, LEARNERS, STRATEGY_OF_LEARNER, import_plugins
@@ -65,6 +66,7 @@ class Settings(Section):
     api: ApiSettings = ApiSettings()
     logs: LogSettings = LogSettings()
     keys: KeySettings = KeySettings()
+    webhooks: dict[str, WebhookSettings] = Field(default_factory=dict)
     storage_url: str
     storage_mode: Literal["private", "group-read", "group"] = "private"
     plugins: tuple[str, ...] = ()
@@ -122,6 +124,12 @@ class Settings(Section):
         if found != url:
             _refuse_ephemeral("database_url", url, f"{SQLITE}{Path.home() / url.removeprefix(SQLITE)}")
         return found
+
+    @field_validator("webhooks")
+    @classmethod
+    def _named_receivers(cls, receivers: dict[str, WebhookSettings]) -> dict[str, WebhookSettings]:
+        check_names(receivers)
+        return receivers
 
     @model_validator(mode="after")
     def _consistent(self) -> Settings:
@@ -207,6 +215,7 @@ class Settings(Section):
             return
         places = {"keys.folder": f"file:{self.keys_folder}", "keys.signing": self.keys.signing}
         places |= {"keys.guard": self.keys.guard, "data.partition_key": self.data.partition_key}
+        places |= {f"webhooks.{name}.secret": receiver.secret for name, receiver in self.webhooks.items()}
         for name, source in places.items():
             kind, _, path = (source or "").partition(":")
             if kind == "file" and is_inside(whole_path(path), storage):
@@ -371,6 +380,7 @@ def _describe(root: type[BaseModel], item: Any) -> str:
         return f"{where + ': ' if where else ''}{item['msg'].removeprefix('Value error, ')}"
     model: Any = root
     for part in item["loc"][:-1]:
-        model = model.model_fields[part].annotation
+        fields = getattr(model, "model_fields", None)  # else a mapping, whose keys are names of any kind
+        model = fields[part].annotation if fields else get_args(model)[1]
     near = difflib.get_close_matches(str(item["loc"][-1]), list(model.model_fields), n=1, cutoff=0.0)
     return f"unknown key {where!r}; the nearest known one is {near[0]!r}"

@@ -46,6 +46,11 @@ LAG = Metric("hybridmu_replica_lag_versions", "Versions that the slowest replica
 COORDINATOR = Metric("hybridmu_coordinator_up", "1 while a coordinator holds the lease.")
 HOLDS = Metric("hybridmu_legal_holds", "Legal holds in force.")
 UNDELIVERED = Metric("hybridmu_undelivered_requests", "Requests that some linked model does not have yet.")
+WEBHOOKS_WAITING = Metric("hybridmu_webhooks_waiting", "Events that receivers of webhooks have still to be told.")
+WEBHOOKS_DEAD = Metric("hybridmu_webhooks_dead", "Events that were given up, until they are tried again or dropped.")
+WEBHOOKS_OLDEST = Metric(
+    "hybridmu_webhooks_oldest_seconds", "Age of the oldest event that is not acknowledged, in seconds."
+)
 QUALITY = Metric("hybridmu_quality", "Metrics of the served version's answers on held-out rows.", "metric")
 
 LEDGER = (
@@ -63,6 +68,9 @@ LEDGER = (
     COORDINATOR,
     HOLDS,
     UNDELIVERED,
+    WEBHOOKS_WAITING,
+    WEBHOOKS_DEAD,
+    WEBHOOKS_OLDEST,
     QUALITY,
 )
 
@@ -97,5 +105,8 @@ def samples(vitals: Vitals) -> Iterator[Sample]:
     yield Sample(COORDINATOR, float(vitals.coordinator))
     yield Sample(HOLDS, vitals.holds)
     yield Sample(UNDELIVERED, vitals.undelivered)
+    yield Sample(WEBHOOKS_WAITING, vitals.webhooks_waiting)
+    yield Sample(WEBHOOKS_DEAD, vitals.webhooks_dead)
+    yield Sample(WEBHOOKS_OLDEST, vitals.webhooks_oldest_seconds)
     for name, value in vitals.quality.items():
         yield Sample(QUALITY, value, name)

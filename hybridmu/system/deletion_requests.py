@@ -30,6 +30,7 @@ from hybridmu.system.arguments import (
 from hybridmu.system.key_resolution import KeyResolution
 from hybridmu.system.request_reports import RequestReports
 from hybridmu.system.session import Session
+from hybridmu.system.webhooks import register_receivers
 from hybridmu.types import ForgetRequest, ForwardState, Plan, RequestState
 
 _QUALITY_SECONDS = 30.0
@@ -146,6 +147,7 @@ class DeletionRequests:
         repeat = seal(session.guard.seals, caller, key, asked, None if key is None else self._keys.macs(ids, groups))
         request = session.ledger.find_repeat(repeat)
         if request is None:
+            register_receivers(session)
             mac = session.guard.stamp()
             found, purged, unknown = self._keys.resolve(ids, groups, ignore_unknown, mac)
             request = session.ledger.accept(

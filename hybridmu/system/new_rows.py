@@ -24,6 +24,7 @@ from hybridmu.system.arguments import (
 )
 from hybridmu.system.request_reports import RequestReports
 from hybridmu.system.session import Session
+from hybridmu.system.webhooks import register_receivers
 from hybridmu.types import IngestState, KeyKind
 
 
@@ -111,6 +112,7 @@ class NewRows:
         session = self._session
         session.refresh()
         admission = session.settings.admission
+        register_receivers(session)
         request = session.intake.correct(
             str(source),
             key=key,

@@ -127,6 +127,10 @@ class Operations:
             "coordinator": session.lease.holder(),
             "models": [link.name for link in session.database.links.live()],
             "undelivered": len(session.database.forwards.waiting(begun=False)),
+            "webhooks": [
+                {"receiver": counts.name, "waiting": counts.waiting, "dead": counts.dead}
+                for counts in session.database.webhooks.counts()
+            ],
             "predecessor": None if past is None else {"name": past.name, "version": past.version, "root": past.root},
         }
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from hybridmu.system.request_reports import RequestReports
     from hybridmu.system.suggestions import Suggestions
     from hybridmu.system.training_runs import TrainingRuns
+    from hybridmu.system.webhooks import Webhooks
 
 _Kind = TypeVar("_Kind")
 _T = TypeVar("_T")
@@ -183,3 +184,11 @@ def suggestions() -> type[Suggestions]:
     from hybridmu.system.suggestions import Suggestions
 
     return Suggestions
+
+
+@Part
+def webhooks() -> type[Webhooks]:
+    """Return the class of webhooks."""
+    from hybridmu.system.webhooks import Webhooks
+
+    return Webhooks

@@ -118,6 +118,12 @@ class System:
     vitals = parts.operations.verb(lambda part: part.vitals)
     status = parts.operations.verb(lambda part: part.status)
 
+    webhooks = parts.webhooks.verb(lambda part: part.webhooks)
+    retry_webhooks = parts.webhooks.verb(lambda part: part.retry_webhooks)
+    drop_webhooks = parts.webhooks.verb(lambda part: part.drop_webhooks)
+    test_webhooks = parts.webhooks.verb(lambda part: part.test_webhooks)
+    send_webhooks = parts.webhooks.verb(lambda part: part.send_webhooks)
+
     checkpoints = parts.maintenance.verb(lambda part: part.checkpoints)
     upgrade = parts.maintenance.verb(lambda part: part.upgrade)
     rewrite_tables = parts.maintenance.verb(lambda part: part.rewrite_tables)

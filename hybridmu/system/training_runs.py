@@ -21,10 +21,11 @@ from hybridmu.store.dataset.layout import Manifest
 from hybridmu.store.ledger.database import Database
 from hybridmu.store.ledger.file_recorder import Recorder
 from hybridmu.store.ownership import bind, take
-from hybridmu.system.arguments import Callback, Flag, Shards, Watch, checked
+from hybridmu.system.arguments import Callback, Flag, Shards, Watch, Watcher, checked
 from hybridmu.system.chosen_settings import chosen, clipped_columns
 from hybridmu.system.quality_reports import quality_of
 from hybridmu.system.session import Session
+from hybridmu.system.webhooks import sending
 
 
 class TrainingRuns:
@@ -141,7 +142,7 @@ class TrainingRuns:
 
     @checked
     def run(self, *, until_idle: Flag = False, watch: Watch = None) -> Snapshot:
-        """Be the coordinator until interrupted, or until no request is open.
+        """Be the coordinator until interrupted, or until no request is open; receivers of webhooks are told meanwhile.
 
         Args:
             until_idle: Return when every request is served, and what can be repaired and purged now is. Shards whose
@@ -153,7 +154,11 @@ class TrainingRuns:
         """
         session = self._session
         session.check_bound()  # before a cluster is started
-        was_idle = False
+        with sending(session):
+            return self._coordinate(until_idle, watch)
+
+    def _coordinate(self, until_idle: bool, watch: Watcher | None) -> Snapshot:
+        session, was_idle = self._session, False
         while True:
             snapshot = session.coordination.step(0.5)
             if watch:

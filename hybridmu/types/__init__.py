@@ -32,7 +32,7 @@ from hybridmu.types.jobs import (
     UpdaterJob,
 )
 from hybridmu.types.keys import NO_KEYS, Key, KeySet
-from hybridmu.types.names import KeyKind, StrategyChoice, StrategyName
+from hybridmu.types.names import EVENTS, KeyKind, RequestEvent, StrategyChoice, StrategyName
 from hybridmu.types.outcomes import (
     AuditOutcome,
     EvaluationOutcome,
@@ -69,6 +69,7 @@ from hybridmu.types.versions import ModelVersion, PastSubModel, SliceRecord, Sub
 
 __all__ = [
     "ALPHAS",
+    "EVENTS",
     "NO_KEYS",
     "AuditJob",
     "AuditOutcome",
@@ -113,6 +114,7 @@ __all__ = [
     "PurgeRowsJob",
     "PurgeRowsOutcome",
     "Quality",
+    "RequestEvent",
     "RequestNeed",
     "RequestState",
     "ResolvedKey",

@@ -30,7 +30,7 @@ MONITORING = Path(__file__).parents[2] / "serve" / "monitoring"
 def test_a_ledger_without_anything_has_all_figures(engine):
     found = read_vitals(engine)
     assert found.requests == dict.fromkeys(map(str, RequestState), 0)
-    assert found == Vitals(found.requests, 0.0, 0.0, 0, None, {}, 0, 0, 0, False, 0, 0, {})
+    assert found == Vitals(found.requests, 0.0, 0.0, 0, None, {}, 0, 0, 0, False, 0, 0, 0, 0, 0.0, {})
 
 
 def test_every_figure_follows_what_happens(engine, ledger, lease, clock, progress):
@@ -66,6 +66,7 @@ FULL = Vitals(
     *(12.5, 99.0, 1, 60.0),
     {"retrain": Jobs(2, 3.0, 4.0)},
     *(7, 2, 1, True, 5, 6),
+    *(8, 9, 10.5),
     {"accuracy": 0.75},
 )
 
@@ -75,7 +76,7 @@ def test_every_figure_is_a_metric_and_every_metric_has_a_figure():
     assert shown == set(LEDGER)
     values = [sample.value for sample in samples(FULL)]
     assert len(fields(Vitals)) <= len(values)
-    assert {3, 4, 12.5, 99.0, 1, 60.0, 2, 7, 5, 6, 0.75} <= set(values)
+    assert {3, 4, 12.5, 99.0, 1, 60.0, 2, 7, 5, 6, 8, 9, 10.5, 0.75} <= set(values)
     names = [metric.name for metric in (*LEDGER, *REPLICA)]
     assert len(set(names)) == len(names)
     assert all(re.fullmatch(r"hybridmu_[a-z_]+", name) for name in names)

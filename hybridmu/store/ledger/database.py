@@ -34,6 +34,7 @@ from hybridmu.store.ledger.registry import Registry
 from hybridmu.store.ledger.replicas import Replicas
 from hybridmu.store.ledger.request_pages import RequestPages
 from hybridmu.store.ledger.tokens import Tokens
+from hybridmu.store.ledger.webhooks import Webhooks
 from hybridmu.store.storage.file_modes import PRIVATE, Modes
 from hybridmu.store.storage.storage import Storage
 
@@ -69,6 +70,7 @@ class Database:
         damages: Served weights that somebody found damaged.
         decommission: The end of the system.
         tokens: Who may call.
+        webhooks: What receivers have still to be told of requests.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -92,6 +94,7 @@ class Database:
         self.damages = Damages(engine)
         self.decommission = DecommissionRecord(engine)
         self.tokens = Tokens(engine)
+        self.webhooks = Webhooks(engine)
 
     @classmethod
     def open(cls, url: str, *, create: bool = False, modes: Modes = PRIVATE) -> Database:

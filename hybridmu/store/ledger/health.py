@@ -12,6 +12,7 @@ from sqlalchemy.engine import Engine
 from hybridmu.store.ledger import tables as t
 from hybridmu.store.ledger.engine.transactions import reader
 from hybridmu.store.ledger.evaluations import Evaluations
+from hybridmu.store.ledger.lease import COORDINATOR
 from hybridmu.types import RequestState
 
 _UNSERVED = (RequestState.RECEIVED, RequestState.PLANNED, RequestState.APPLIED)
@@ -43,6 +44,9 @@ class Vitals:
         coordinator: Whether somebody holds the lease.
         holds: Legal holds in force.
         undelivered: Requests that some linked model does not have yet.
+        webhooks_waiting: Events that some receiver has still to be told, without those that were given up.
+        webhooks_dead: Events that were given up.
+        webhooks_oldest_seconds: Age of the oldest of both; 0 without one.
         quality: Metric → figure of the newest evaluated version, on the test table, or else on validation rows.
     """
 
@@ -58,6 +62,9 @@ class Vitals:
     coordinator: bool
     holds: int
     undelivered: int
+    webhooks_waiting: int
+    webhooks_dead: int
+    webhooks_oldest_seconds: float
     quality: Mapping[str, float]
 
 
@@ -92,9 +99,13 @@ def read_vitals(engine: Engine) -> Vitals:
         replicas, slowest = connection.execute(
             sa.select(sa.func.count(), sa.func.min(t.replicas.c.version)).where(t.replicas.c.expires_at > now)
         ).one()
-        leases = sa.select(sa.func.count()).select_from(t.leases).where(t.leases.c.expires_at > now)
+        leases = sa.select(sa.func.count()).select_from(t.leases)
+        leases = leases.where((t.leases.c.name == COORDINATOR) & (t.leases.c.expires_at > now))
         holds = sa.select(sa.func.count()).select_from(t.holds).where(t.holds.c.lifted_at.is_(None))
         waiting = sa.select(sa.func.count(t.outbox.c.request_id))
+        told = t.webhook_events.c
+        kept = sa.select(sa.func.count(), sa.func.count(told.dead_at), sa.func.min(told.occurred_at))
+        events, dead, first = connection.execute(kept.select_from(t.webhook_events)).one()
         return Vitals(
             requests=dict.fromkeys(map(str, RequestState), 0) | {str(state): count for state, count in states},
             oldest_unserved_seconds=max(0.0, now - unserved) if unserved else 0.0,
@@ -108,5 +119,8 @@ def read_vitals(engine: Engine) -> Vitals:
             coordinator=bool(connection.scalar(leases)),
             holds=int(connection.scalar(holds) or 0),
             undelivered=int(connection.scalar(waiting) or 0),
+            webhooks_waiting=int(events) - int(dead),
+            webhooks_dead=int(dead),
+            webhooks_oldest_seconds=0.0 if first is None else max(0.0, now - first),
             quality={name: one for name, one in (held_out.ensemble if held_out else {}).items() if one is not None},
         )

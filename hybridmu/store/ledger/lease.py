@@ -1,4 +1,4 @@
-"""The coordinator's lease: who may write plans, outcomes and the serving pointer; the fence stops all others."""
+"""Leases: who may write plans, outcomes and the serving pointer, or send webhooks; the fence stops all others."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from hybridmu.errors import LeaseLostError
 from hybridmu.store.ledger import tables as t
 from hybridmu.store.ledger.engine.transactions import reader, transaction
 
-_COORDINATOR = "coordinator"
+COORDINATOR, WEBHOOKS = "coordinator", "webhooks"
+_TAKEN = {COORDINATOR: "another coordinator took over", WEBHOOKS: "another sender of webhooks took over"}
 
 
 class Lease:
@@ -23,10 +24,12 @@ class Lease:
 
     Args:
         engine: From `opening.connect`.
+        name: What it is for.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, name: str = COORDINATOR) -> None:
         self._write, self._read = engine, reader(engine)
+        self._name = name
 
     def acquire(self, holder: str, seconds: float) -> int | None:
         """Return a fencing token if nobody else holds the lease, or None.
@@ -37,20 +40,20 @@ class Lease:
         """
         now = time.time()
         with transaction(self._write, "lease") as connection:
-            row = connection.execute(t.leases.select().where(t.leases.c.name == _COORDINATOR)).first()
+            row = connection.execute(t.leases.select().where(t.leases.c.name == self._name)).first()
             if row is None:
                 connection.execute(
-                    t.leases.insert().values(name=_COORDINATOR, token=1, holder=holder, expires_at=now + seconds)
+                    t.leases.insert().values(name=self._name, token=1, holder=holder, expires_at=now + seconds)
                 )
                 return 1
             if row.holder and row.holder != holder and row.expires_at > now:
-                _cut(connection, now + seconds)
+                _cut(connection, self._name, now + seconds)
                 return None
             token = int(row.token) + 1
             connection.execute(
                 t.leases
                 .update()
-                .where(t.leases.c.name == _COORDINATOR)
+                .where(t.leases.c.name == self._name)
                 .values(token=token, holder=holder, expires_at=now + seconds)
             )
             return token
@@ -58,9 +61,9 @@ class Lease:
     def heartbeat(self, token: int, seconds: float) -> None:
         """Extend the lease, fenced."""
         with self._write.begin() as connection:
-            fence(connection, token)
+            fence(connection, token, self._name)
             connection.execute(
-                t.leases.update().where(t.leases.c.name == _COORDINATOR).values(expires_at=time.time() + seconds)
+                t.leases.update().where(t.leases.c.name == self._name).values(expires_at=time.time() + seconds)
             )
 
     def release(self, token: int) -> None:
@@ -69,7 +72,7 @@ class Lease:
             connection.execute(
                 t.leases
                 .update()
-                .where((t.leases.c.name == _COORDINATOR) & (t.leases.c.token == token))
+                .where((t.leases.c.name == self._name) & (t.leases.c.token == token))
                 .values(holder="", expires_at=0.0)
             )
 
@@ -81,28 +84,33 @@ class Lease:
                 who wait until it ends.
         """
         with self._read.begin() as connection:
-            row = connection.execute(t.leases.select().where(t.leases.c.name == _COORDINATOR)).first()
+            row = connection.execute(t.leases.select().where(t.leases.c.name == self._name)).first()
         now = time.time()
         if row is None or not row.holder or row.expires_at <= now:
             return None
         if seconds is not None and row.expires_at > now + seconds:
             with transaction(self._write, "lease") as connection:
-                _cut(connection, now + seconds)
+                _cut(connection, self._name, now + seconds)
         return str(row.holder)
 
 
-def _cut(connection: Connection, end: float) -> None:
+def _cut(connection: Connection, name: str, end: float) -> None:
     """Let a lease end at this time if it would end later; a holder that is alive has renewed it by then."""
-    later = (t.leases.c.name == _COORDINATOR) & (t.leases.c.expires_at > end)
+    later = (t.leases.c.name == name) & (t.leases.c.expires_at > end)
     connection.execute(t.leases.update().where(later).values(expires_at=end))
 
 
-def fence(connection: Connection, token: int) -> None:
-    """Stop a coordinator that lost its lease, inside the transaction that it is about to write in.
+def fence(connection: Connection, token: int, name: str = COORDINATOR) -> None:
+    """Stop a holder that lost its lease, inside the transaction that it is about to write in.
+
+    Args:
+        connection: Of that transaction.
+        token: The fencing token.
+        name: Which lease.
 
     Raises:
         LeaseLostError: Another token is current.
     """
-    current = connection.scalar(sa.select(t.leases.c.token).where(t.leases.c.name == _COORDINATOR))
+    current = connection.scalar(sa.select(t.leases.c.token).where(t.leases.c.name == name))
     if current != token:
-        raise LeaseLostError("another coordinator took over", expected=f"token {token}", got=f"token {current}")
+        raise LeaseLostError(_TAKEN[name], expected=f"token {token}", got=f"token {current}")

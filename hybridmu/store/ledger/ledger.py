@@ -28,6 +28,7 @@ from hybridmu.store.ledger.ingestions import stamp
 from hybridmu.store.ledger.request_rows import to_request
 from hybridmu.store.ledger.tombstones import Assessment, assess_keys, by_key, to_tombstone
 from hybridmu.store.ledger.watermarks import revoked_rows
+from hybridmu.store.ledger.webhook_outbox import tell
 from hybridmu.types import (
     ForgetRequest,
     Ingestion,
@@ -208,6 +209,7 @@ class Ledger:
             take_back(connection, request_id)
             reason = f"cancelled by {caller}" if caller else "cancelled"
             connection.execute(t.requests.update().where(mine).values(state=RequestState.CANCELLED, reason=reason))
+            tell(connection, [request_id], "cancelled")
             return self._request(connection, mine)
 
     def retry(self, request_id: str, strategy: StrategyChoice) -> ForgetRequest:

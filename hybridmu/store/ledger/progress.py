@@ -14,6 +14,7 @@ from hybridmu.store.ledger.engine.transactions import parts, reader, transaction
 from hybridmu.store.ledger.lease import fence
 from hybridmu.store.ledger.request_rows import begin_earlier, set_values, taken_up
 from hybridmu.store.ledger.tombstones import to_tombstone
+from hybridmu.store.ledger.webhook_outbox import changed, tell
 from hybridmu.types import RequestState, Tombstone
 
 
@@ -68,9 +69,9 @@ class Progress:
         """Move requests to FAILED, fenced; their tombstones stay. What was cancelled meanwhile stays so."""
         with self._write.begin() as connection:
             fence(connection, token)
-            for part in parts(list(request_ids)):
-                open_ = t.requests.c.request_id.in_(part) & t.requests.c.state.in_(WAITING)
-                connection.execute(t.requests.update().where(open_).values(state=RequestState.FAILED, reason=reason))
+            ids = changed(connection, t.requests.c.state.in_(WAITING), request_ids)
+            set_values(connection, ids, state=RequestState.FAILED, reason=reason)
+            tell(connection, ids, "failed")
 
     def mark_served(self, token: int, upto_version: int) -> list[str]:
         """Return the requests of versions ≤ `upto_version` that this call moved from APPLIED to SERVED, fenced."""
@@ -82,4 +83,5 @@ class Progress:
             fence(connection, token)
             ids = list(connection.scalars(sa.select(t.requests.c.request_id).where(where)))
             set_values(connection, ids, state=RequestState.SERVED, served_at=time.time())
+            tell(connection, ids, "served")
             return ids

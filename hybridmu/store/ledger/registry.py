@@ -20,6 +20,8 @@ from hybridmu.store.ledger.engine.database_errors import refuse_damaged
 from hybridmu.store.ledger.engine.transactions import parts, reader, transaction
 from hybridmu.store.ledger.lease import fence
 from hybridmu.store.ledger.measurements import record_costs, record_outcomes
+from hybridmu.store.ledger.request_rows import set_values
+from hybridmu.store.ledger.webhook_outbox import changed, tell
 from hybridmu.types import (
     ModelVersion,
     PastSubModel,
@@ -142,9 +144,9 @@ class Registry:
             moved = connection.execute(t.serving.update().where(t.serving.c.version == current).values(version=number))
             if moved.rowcount != 1:
                 raise StateError("the serving pointer moved under us", expected=str(current))
-            for part in parts(request_ids):
-                done = t.requests.update().where(t.requests.c.request_id.in_(part))
-                connection.execute(done.values(state=RequestState.APPLIED, applied_at=now, version_after=number))
+            done = {"state": RequestState.APPLIED, "applied_at": now, "version_after": number}
+            set_values(connection, request_ids, **done)
+            tell(connection, request_ids, "applied")
             _mark_exact(connection, number, now)
             have = set(connection.scalars(sa.select(t.rounds.c.request_id).where(t.rounds.c.round_id == round_id)))
             worked_for = {name for _, outcome in pairs for name in _helped(connection, outcome, before[outcome.shard])}
@@ -162,9 +164,9 @@ class Registry:
             open_ = t.requests.c.state.in_([RequestState.RECEIVED, RequestState.PLANNED])  # not cancelled since
             values = {"state": RequestState.APPLIED, "applied_at": now}
             values |= {"version_before": current, "version_after": current}
-            for part in parts(request_ids):
-                there = t.requests.c.request_id.in_(part) & open_
-                connection.execute(t.requests.update().where(there).values(**values))
+            ids = changed(connection, open_, request_ids)
+            set_values(connection, ids, **values)
+            tell(connection, ids, "applied")
             _mark_exact(connection, current, now)
 
     def debts(self) -> dict[int, float | None]:
@@ -203,16 +205,11 @@ def _mark_exact(connection: Connection, number: int, now: float) -> None:
     for row in connection.execute(query):
         done[row.request_id] = done.get(row.request_id, True) and exact[row.shard] >= row.upto
     ids = [request_id for request_id, is_exact in done.items() if is_exact]
-    for part in parts(ids):
-        mine = t.requests.c.request_id.in_(part)
-        failed = t.requests.c.state == RequestState.FAILED
-        connection.execute(
-            t.requests
-            .update()
-            .where(mine & failed)
-            .values(state=RequestState.APPLIED, applied_at=now, version_after=number)
-        )
-        connection.execute(t.requests.update().where(mine).values(exact_at=now, version_exact=number))
+    taken_along = changed(connection, t.requests.c.state == RequestState.FAILED, ids)
+    set_values(connection, taken_along, state=RequestState.APPLIED, applied_at=now, version_after=number)
+    tell(connection, taken_along, "applied")
+    set_values(connection, ids, exact_at=now, version_exact=number)
+    tell(connection, ids, "exact")
 
 
 def _helped(connection: Connection, outcome: ShardOutcome, old: SubModelRecord) -> list[str]:

@@ -143,6 +143,39 @@ outbox = sa.Table(  # what linked models are told of a request, until each of th
     sa.Column("request_id", sa.String(40), primary_key=True),
     sa.Column("document", sa.LargeBinary, nullable=False),  # masked: no search for purged rows must find them here
 )
+webhook_receivers = sa.Table(  # who is told of requests: events are written for these, in the same transactions
+    "webhook_receivers",
+    metadata,
+    sa.Column("name", sa.String(40), primary_key=True),
+    sa.Column("events", sa.String(200), nullable=False),
+    sa.Column("added_at", sa.Float, nullable=False),
+    sa.Column("removed_at", sa.Float),  # no longer in the configuration: nothing new is written for it
+)
+webhook_events = sa.Table(  # what a receiver has still to be told; a row goes when the receiver has acknowledged it
+    "webhook_events",
+    metadata,
+    sa.Column("seq", _Big, primary_key=True, autoincrement=True),
+    sa.Column("receiver", sa.String(40), nullable=False),
+    sa.Column("request_id", sa.String(40), nullable=False),
+    sa.Column("event", sa.String(16), nullable=False),
+    sa.Column("message_id", sa.String(40), nullable=False),  # the same at every try
+    sa.Column("document", sa.Text, nullable=False),  # JSON: state, versions and times when it happened
+    sa.Column("occurred_at", sa.Float, nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False, default=0),
+    sa.Column("first_tried_at", sa.Float),
+    sa.Column("next_at", sa.Float, nullable=False, default=0.0),
+    sa.Column("problem", sa.String(80)),  # of the last try, in our words: an answer's text is never kept
+    sa.Column("dead_at", sa.Float),  # given up, until somebody has it tried again
+    sa.Index(None, "receiver", "request_id", "seq"),
+    sa.Index(None, "receiver", "dead_at", "next_at"),
+    sqlite_autoincrement=True,  # receivers see these numbers grow
+)
+overdue = sa.Table(  # requests of which receivers of webhooks were told that their deadline is past
+    "overdue",
+    metadata,
+    sa.Column("request_id", sa.String(40), primary_key=True),
+    sa.Column("told_at", sa.Float, nullable=False),
+)
 tokens = sa.Table(  # who may call the HTTP interface
     "tokens",
     metadata,

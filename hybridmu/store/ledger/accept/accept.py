@@ -29,6 +29,7 @@ from hybridmu.store.ledger.forwards import file_forwards
 from hybridmu.store.ledger.ingestions import insert
 from hybridmu.store.ledger.linked_systems import live_systems
 from hybridmu.store.ledger.tombstones import Assessment, bury
+from hybridmu.store.ledger.webhook_outbox import tell
 from hybridmu.types import Ingestion, KeySet, NamedKey, Origin, RequestState, ResolvedKey, StrategyChoice
 
 _NOT_HERE = "it has no row here"
@@ -138,6 +139,7 @@ def _file(connection: Connection, call: Call, found: Assessment, earlier: Reques
         keys = len(KeySet.of(key for key, _ in found.fresh))
         connection.execute(t.requests.insert().values(state=RequestState.RECEIVED, keys=keys, **values))
         bury(connection, name, found.fresh, waits_for(connection, found.covering, earlier))
+        tell(connection, [name], "accepted")
     else:
         _end_at_once(connection, call.at, _PURGED if earlier else _NOT_HERE, values)
     if passes_on:
@@ -205,6 +207,7 @@ def _end_at_once(connection: Connection, now: float, reason: str, values: dict[s
     versions = dict.fromkeys(("version_before", "version_after", "version_exact"), version)
     mine = {"state": RequestState.PURGED, "keys": 0, "reason": reason}
     connection.execute(t.requests.insert().values(**mine, **times, **versions, **values))
+    tell(connection, [values["request_id"]], "accepted", "applied", "served", "exact", "purged")
 
 
 def _remember_forgotten(

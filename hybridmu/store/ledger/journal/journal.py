@@ -31,6 +31,7 @@ from hybridmu.store.ledger.journal.journal_replay import (
     replay,
     typed,
 )
+from hybridmu.store.ledger.lease import COORDINATOR
 from hybridmu.store.ledger.ledger_identity import decommissioned
 from hybridmu.store.ledger.purge.purge_records import certificate_numbers
 from hybridmu.store.storage.storage import Storage
@@ -76,7 +77,7 @@ class Journal:
         """Write down which version is served, and what it is made of."""
         with self._read.begin() as connection:
             version = connection.scalar(sa.select(t.serving.c.version))
-            token = connection.scalar(sa.select(sa.func.max(t.leases.c.token)))
+            token = connection.scalar(sa.select(sa.func.max(t.leases.c.token)).where(t.leases.c.name == COORDINATOR))
             last = (
                 sa
                 .select(t.version_shards.c.shard, sa.func.max(t.version_shards.c.version).label("version"))

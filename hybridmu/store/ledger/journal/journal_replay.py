@@ -23,6 +23,7 @@ from hybridmu.store.ledger.file_seals import changes, restore
 from hybridmu.store.ledger.journal.journal_files import SEALS, STATE, Document, JournalFiles, named
 from hybridmu.store.ledger.purge.purge_records import certificate_numbers, keep_certificate_number
 from hybridmu.store.ledger.request_rows import begin_earlier
+from hybridmu.store.ledger.webhook_outbox import changed, tell
 from hybridmu.store.storage.blob_names import blob_file
 from hybridmu.store.storage.sealed_json import file_seal
 from hybridmu.types import RequestState
@@ -196,6 +197,7 @@ def _restore_requests(
                 connection.execute(table.insert(), rows)
             tombstones += len(rows) if table is t.tombstones else 0
     begin_earlier(connection)
+    tell(connection, missing, "accepted")  # perhaps once more: whether they were told of it went with them
     if tombstones and connection.dialect.name == "postgresql":  # numbers were given, not drawn
         for numbered in ("tombstones", "requests"):
             connection.exec_driver_sql(
@@ -225,7 +227,9 @@ def _close(connection: Connection, certificate: Document) -> None:
     known = [name for name in _TIMES if request[name] is not None]
     times = {name: datetime.fromisoformat(request[name]).timestamp() for name in known}
     values = {"state": RequestState.PURGED, "certificate": certificate["number"], "reason": None, **times}
+    again = changed(connection, t.requests.c.state != RequestState.PURGED, [request["id"]])
     connection.execute(t.requests.update().where(mine).values(**values))
+    tell(connection, again, "purged")
     connection.execute(t.tombstones.update().where(t.tombstones.c.request_id == request["id"]).values(key=None))
     connection.execute(t.evidence.delete().where(t.evidence.c.request_id == request["id"]))
 

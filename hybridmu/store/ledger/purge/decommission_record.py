@@ -13,6 +13,8 @@ from hybridmu.store.ledger import tables as t
 from hybridmu.store.ledger.engine.transactions import reader
 from hybridmu.store.ledger.lease import fence
 from hybridmu.store.ledger.ledger_identity import DECOMMISSIONED, decommissioned
+from hybridmu.store.ledger.request_rows import set_values
+from hybridmu.store.ledger.webhook_outbox import UNPURGED, tell
 from hybridmu.types import ForwardState, IngestState, RequestState
 
 _EMPTIED = (
@@ -51,15 +53,19 @@ class DecommissionRecord:
             connection.execute(t.serving.delete())
 
     def empty(self, token: int, now: float) -> None:
-        """Delete, fenced, everything but requests, the guard and their log; open requests and ingestions end."""
+        """Delete, fenced, everything but requests, the guard and their log; open requests and ingestions end.
+
+        What receivers of webhooks have still to be told stays, too: it names nothing but requests.
+        """
         with self._write.begin() as connection:
             fence(connection, token)
             for table in _EMPTIED:
                 connection.execute(table.delete())
             connection.execute(t.meta.delete().where(t.meta.c.key.in_(["calibrating", "first calibration", "pause"])))
             done = {"state": RequestState.PURGED, "purged_at": now, "reason": "the whole system was decommissioned"}
-            ended = [RequestState.PURGED, RequestState.CANCELLED]
-            connection.execute(t.requests.update().where(t.requests.c.state.not_in(ended)).values(**done))
+            ids = list(connection.scalars(sa.select(t.requests.c.request_id).where(UNPURGED)))
+            set_values(connection, ids, **done)
+            tell(connection, ids, "purged")
             waiting = t.ingestions.c.state.in_([IngestState.RECEIVED, IngestState.APPLIED])
             over = {"state": IngestState.FAILED, "reason": done["reason"]}
             connection.execute(t.ingestions.update().where(waiting).values(**over))

@@ -34,7 +34,7 @@ FREE = (
 _DECLARED = _names({
     *(t.requests.c.caller, t.requests.c.origin, t.tokens.c.caller, t.guard_losses.c.caller, t.readmissions.c.caller),
     *(t.ingestions.c.caller, t.holds.c.caller, t.links.c.name, t.links.c.settings, t.replicas.c.replica_id),
-    *(t.leases.c.name, t.leases.c.holder),
+    *(t.leases.c.name, t.leases.c.holder, t.webhook_receivers.c.name, t.webhook_events.c.receiver),
 })
 # Words, file names, hashes and figures that this program makes: searched for digests, which are no words.
 _OURS = _names({
@@ -51,6 +51,8 @@ _OURS = _names({
     *(t.version_shards.c.blob, t.version_shards.c.checkpoints, t.version_shards.c.strategy, t.version_shards.c.head),
     *(t.replicas.c.role, t.outcomes.c.round_id, t.outcomes.c.strategy, t.outcomes.c.rule, t.outcomes.c.reasons),
     *(t.curves.c.updates, t.curves.c.controls, t.costs.c.strategy, t.evaluations.c.document),
+    *(t.webhook_receivers.c.events, t.webhook_events.c.request_id, t.webhook_events.c.event),
+    *(t.webhook_events.c.message_id, t.webhook_events.c.document, t.webhook_events.c.problem, t.overdue.c.request_id),
 })
 LIBRARIES = frozenset({"alembic_version", "sqlite_sequence", "sqlite_stat1", "sqlite_stat4"})  # keep the tables
 _FACTS = frozenset({"system", "predecessor", "changes", "certificates", "purge", "calibrating", "first calibration"})

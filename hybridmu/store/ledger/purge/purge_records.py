@@ -19,8 +19,10 @@ from hybridmu.store.ledger.idempotency import forget_payloads
 from hybridmu.store.ledger.lease import fence
 from hybridmu.store.ledger.operator_controls import Hold
 from hybridmu.store.ledger.purge.purge_evidence import lost_needs
+from hybridmu.store.ledger.request_rows import set_values
 from hybridmu.store.ledger.tombstones import to_tombstone
 from hybridmu.store.ledger.watermarks import newest
+from hybridmu.store.ledger.webhook_outbox import changed, tell
 from hybridmu.types import Key, RequestState, Tombstone
 from hybridmu.verifier.plain_data import moment
 
@@ -149,9 +151,9 @@ class Deletions:
         values = {"state": RequestState.PURGED, "purged_at": time.time(), "reason": _JOINED}
         with transaction(self._write, "finish") as connection:
             fence(connection, token)
-            for part in parts(request_ids):
-                mine = t.requests.c.request_id.in_(part) & (t.requests.c.state == RequestState.SERVED)
-                connection.execute(t.requests.update().where(mine).values(**values))
+            ids = changed(connection, t.requests.c.state == RequestState.SERVED, request_ids)
+            set_values(connection, ids, **values)
+            tell(connection, ids, "purged")
             forget_payloads(connection, request_ids)
 
     def stones_of(self, request_ids: Sequence[str]) -> dict[int, list[Tombstone]]:
@@ -258,12 +260,10 @@ class Deletions:
         """Mark a request PURGED, fenced; its evidence lives on in the certificate."""
         with transaction(self._write, "finish") as connection:
             fence(connection, token)
-            connection.execute(
-                t.requests
-                .update()
-                .where((t.requests.c.request_id == request_id) & (t.requests.c.state == RequestState.SERVED))
-                .values(state=RequestState.PURGED, purged_at=purged_at, certificate=certificate, reason=None)
-            )
+            ids = changed(connection, t.requests.c.state == RequestState.SERVED, [request_id])
+            values = {"state": RequestState.PURGED, "purged_at": purged_at, "certificate": certificate, "reason": None}
+            set_values(connection, ids, **values)
+            tell(connection, ids, "purged")
             connection.execute(t.evidence.delete().where(t.evidence.c.request_id == request_id))
 
     def end(self, token: int) -> None:

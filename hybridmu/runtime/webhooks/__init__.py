@@ -1,0 +1,1 @@
+"""Webhooks: receivers are told of the life of deletion requests, at least once, in order, and signed."""
