@@ -10,6 +10,7 @@ from typing import Any
 
 from hybridmu.errors import ConfigError, StateError
 from hybridmu.system.arguments import AnyName, Flag, Name, checked
+from hybridmu.system.coordination import Coordination
 from hybridmu.system.session import Session
 
 _LAST_SECONDS = 30.0  # what is due when a coordinator ends on its own
@@ -138,7 +139,7 @@ def sending(session: Session, last_seconds: float = _LAST_SECONDS) -> Iterator[A
         return
     from hybridmu.runtime.webhooks.sender import Sender
 
-    sender = Sender(receivers, webhooks, session.database.identity.system(), session.coordination.holder())
+    sender = Sender(receivers, webhooks, session.database.identity.system(), Coordination.holder())
     sender.start()
     try:
         yield sender

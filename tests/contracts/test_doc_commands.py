@@ -134,6 +134,7 @@ def _run(script: str, folder: Path, *, binaries: Path | None = None) -> str:
         ("auditor.md", "", ("id 44: 2", "id 46: none", "superseded by certificate 2", "all proven bit for bit")),
         ("api.md", _SYSTEM, ('"state":"RECEIVED"',)),
         ("certificate.md", _PURGED, ("Certificate 1 of system", "Replay: confirmed")),
+        ("webhooks.md", "", ("crm: acknowledged", "request.accepted r-", "request.purged r-")),
         ("storage.md", _SYSTEM, ("0 kept, 2 lost", "no checkpoint is lost")),
         ("models.md", _MODELS, ("B: ", "B is retired", "models retire OLD")),
         ("keys.md", _SYSTEM, ("signing key", "guard key", "in use")),
