@@ -108,7 +108,7 @@ def test_a_request_that_others_made_needless_has_a_whole_life_at_once(database, 
         connection.execute(t.guard.insert().values(mac=mac, kind="id", key_id="k", request_id="r-old"))
         values = {"request_id": "r-old", "state": "PURGED", "strategy": "auto", "keys": 1, "received_at": 1.0}
         connection.execute(t.requests.insert().values(**values))
-    request = database.ledger.accept([], purged=[mac])
+    request = database.ledger.accept([], purged=[mac], caller="another desk")
     assert request.state is RequestState.PURGED
     assert told(database) == [(request.request_id, e) for e in ("accepted", "applied", "served", "exact", "purged")]
 
