@@ -68,7 +68,7 @@ def run(
         except KeyboardInterrupt:
             snapshot = last[0] if last else Snapshot(None, 0, 0, 0)
     facts = asdict(snapshot)
-    del facts["repairing"], facts["evaluating"], facts["canaries"]
+    del facts["repairing"], facts["evaluating"], facts["canaries"], facts["rows_read"]
     if not snapshot.blocked:
         del facts["blocked"]
     emit(facts, as_json, lambda: _facts("stopped", facts))

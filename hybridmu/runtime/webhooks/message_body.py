@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from hybridmu.core.proof.plain_certificate import moment
 from hybridmu.store.ledger.webhooks import Message
+from hybridmu.verifier.plain_data import moment
 
 _TIMES = ("received_at", "deadline_at", "applied_at", "served_at", "exact_at", "purged_at")
 
