@@ -13,6 +13,7 @@ from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from hybridmu.estimator import HybridClassifier, HybridRegressor
 from tests.estimator.scene import rows
 
+pytestmark = pytest.mark.slow
 ALL = rows()
 
 

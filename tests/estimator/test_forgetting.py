@@ -13,6 +13,7 @@ from hybridmu.estimator import HybridClassifier, HybridRegressor
 from tests.estimator.scene import MODELS, answers, rows
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("name", MODELS)
 def test_ids_and_groups_are_forgotten_as_if_they_had_never_been(name):
     model = MODELS[name]

@@ -25,6 +25,7 @@ KINDS = {
 }
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("columns", [NUMBERS, MIXED], ids=["numbers", "mixed"])
 def test_frames_are_learned_by_their_columns(columns, kind):

@@ -7,6 +7,7 @@ from sklearn.utils.estimator_checks import check_estimators_pickle, parametrize_
 
 from hybridmu.estimator import HybridClassifier, HybridRegressor
 
+pytestmark = pytest.mark.slow
 _MEANT = {
     "check_estimators_pickle": "without a path the rows are in a folder that goes with the estimator: a pickle of it"
     " would be a copy of them that no purge reaches, or name a folder that is gone; with a path, see below",

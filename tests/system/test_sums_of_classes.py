@@ -35,6 +35,7 @@ def config(folder, table, task, shards=1):
     }  # fmt: skip
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task["name"])
 def test_subtraction_equals_training_on_what_is_left(tmp_path, task):
     table = write(tmp_path / "a.parquet")
@@ -55,6 +56,7 @@ def test_subtraction_equals_training_on_what_is_left(tmp_path, task):
         assert np.mean(right) > 0.75
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task["name"])
 def test_shards_answer_as_one_machine(tmp_path, task):
     table = write(tmp_path / "a.parquet")

@@ -191,6 +191,7 @@ def test_of_two_senders_one_sends_and_the_other_takes_over(database, database_ur
     other.close()
 
 
+@pytest.mark.sampled
 def test_who_lost_the_lease_begins_no_try(database, there):
     """Its holder was stopped for so long that another one sends: what it had found due is not sent by it."""
     asked(database, 1)
@@ -272,6 +273,7 @@ def test_a_kill_between_commit_and_send_loses_nothing(point, events, database, d
     assert [what for _, what in there.told] == ["accepted"] * events
 
 
+@pytest.mark.sampled
 def test_a_sender_that_is_killed_in_the_middle_is_followed_by_one_that_repeats_it(database, database_url, there):
     """It is killed five times: before the receiver has answered, or just after."""
     requests, killed, running = asked(database, 3), [], []
