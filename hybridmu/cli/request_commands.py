@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hybridmu.cli.next_steps import after_plan
 from hybridmu.cli.options import (
     STRATEGIES,
     CallerOption,
@@ -58,7 +59,12 @@ def plan(
             strategy=strategy_named(strategy),
             ignore_unknown=ignore_unknown,
         )
-    emit(asdict(found), as_json, lambda: tell(found.explain()))
+
+    def show_plan() -> None:
+        tell(found.explain())
+        after_plan(config_file)
+
+    emit(asdict(found), as_json, show_plan)
 
 
 def forget(
@@ -95,7 +101,7 @@ def forget(
             wait=wait,
             watch=watch,
         )
-    emit(result, as_json, lambda: print_outcome(result))
+    emit(result, as_json, lambda: print_outcome(result, config_file))
 
 
 @app.command("list")
@@ -134,7 +140,7 @@ def show(request_id: RequestArgument, config_file: ConfigOption, as_json: JsonOp
     deadline = result["deadline_at"]
     result |= {"relies_on": relies_on}
     result |= {"slack_seconds": None if deadline is None else deadline - time.time(), "holds": held}
-    emit(result, as_json, lambda: print_request(result))
+    emit(result, as_json, lambda: print_request(result, config_file))
 
 
 @app.command()

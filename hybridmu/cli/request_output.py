@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
+from hybridmu.cli.durations import due, length
+from hybridmu.cli.next_steps import after_deletion
 from hybridmu.cli.output import print_table, tell
 from hybridmu.cli.quality_output import change_line
 from hybridmu.types import ForwardState, RequestState
 
 
-def print_outcome(report: dict[str, Any]) -> None:
-    """Print what became of a request: one line, its shards, and what comes next."""
+def print_outcome(report: dict[str, Any], config: Path) -> None:
+    """Print what became of a request: one line, its shards, and what comes next.
+
+    Args:
+        report: As `System.report` returns it.
+        config: Of the system.
+    """
     took = report["seconds_to_applied"]
     tell(
         f"{report['request_id']} {report['state']}: {report['keys']} key(s)"
@@ -23,13 +31,12 @@ def print_outcome(report: dict[str, Any]) -> None:
     )
     _print_shards(report)
     _print_quality(report)
-    if report["state"] == RequestState.RECEIVED:
-        tell("committed; `hybridmu run` fulfils it, or repeat the command with --wait")
     if report["owes_exact_repair"]:
         tell(f"approximate: {_repair(report)}")
     if report["already_forgotten"] or report["ignored_unknown"]:
         tell(f"{report['already_forgotten']} forgotten before, {report['ignored_unknown']} unknown and ignored")
     _print_elsewhere(report)
+    after_deletion(report, config)
 
 
 def _print_elsewhere(report: dict[str, Any]) -> None:
@@ -69,15 +76,20 @@ def print_page(page: dict[str, Any]) -> None:
         tell(f"older ones: --before {page['next_before']}")
 
 
-def print_request(report: dict[str, Any]) -> None:
-    """Print every time of a request, what it waits for, and plan against actual."""
+def print_request(report: dict[str, Any], config: Path) -> None:
+    """Print every time of a request, what it waits for, and plan against actual.
+
+    Args:
+        report: As `System.report` returns it, and what else the command knows.
+        config: Of the system.
+    """
     asked = f", asked by {report['caller']}" if report["caller"] else ""
     tell(f"{report['request_id']} {report['state']}{asked}: {report['keys']} key(s), strategy {report['strategy']}")
     if report["reason"]:
         tell(f"  because   {report['reason']}")
     tell(f"  accepted  {_utc(report['received_at'])}")
     slack = report["slack_seconds"]
-    left = "" if slack is None else f", {slack:.1f} s left" if slack > 0 else f", passed {-slack:.1f} s ago"
+    left = "" if slack is None else f", {due(slack)}"
     tell(f"  deadline  {_after(report['seconds_to_deadline']) + left if left else 'none'}")
     version, exact = report["version_after"], report["version_exact"]
     how = "exactly" if version == exact else "approximately"
@@ -101,6 +113,7 @@ def print_request(report: dict[str, Any]) -> None:
     _print_elsewhere(report)
     _print_quality(report)
     _print_shards(report)
+    after_deletion(report, config)
 
 
 def _print_shards(report: dict[str, Any]) -> None:
@@ -144,7 +157,9 @@ def before_deadline(deadline: float | None) -> str:
     if deadline is None:
         return ""
     left = deadline - time.time()
-    return f", before the deadline in {left:.1f} s" if left > 0 else f", though the deadline passed {-left:.1f} s ago"
+    if left > 0:
+        return f", before the deadline in {length(left)}"
+    return f", though the deadline passed {length(-left)} ago"
 
 
 def hold_text(placed: dict[str, Any]) -> str:

@@ -5,12 +5,10 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from hybridmu.cli.durations import due
 from hybridmu.cli.output import tell
 from hybridmu.cli.quality_output import quality_line
 from hybridmu.cli.request_output import hold_text
-
-# Up to so many of a unit are said in it: 90 min, but not 36 h of minutes.
-_UNITS = ((120.0, 1.0, "s"), (7_200.0, 60.0, "min"), (172_800.0, 3_600.0, "h"), (float("inf"), 86_400.0, "days"))
 
 
 def print_status(result: dict[str, Any], next_deadline: float | None) -> None:
@@ -44,19 +42,6 @@ def print_status(result: dict[str, Any], next_deadline: float | None) -> None:
     tell(f"replicas: {replicas or 'none'}; coordinator: {result['coordinator'] or 'none'}")
     if "calibration" in result:
         _print_calibration(result["calibration"])
-
-
-def due(seconds: float) -> str:
-    """Return when a deadline is, in the unit that one would say it in.
-
-    Example:
-        >>> due(82_800.0), due(59.6), due(-600.0), due(864_000.0)
-        ('due in 23 h', 'due in 60 s', 'overdue by 10 min', 'due in 10 days')
-    """
-    length = abs(seconds)
-    size, unit = next((size, unit) for most, size, unit in _UNITS if length < most)
-    said = f"{length / size:.0f} {unit}"
-    return f"due in {said}" if seconds > 0 else f"overdue by {said}"
 
 
 def _debt(debt: dict[str, Any]) -> str:

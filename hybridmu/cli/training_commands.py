@@ -11,6 +11,7 @@ import typer
 from rich.table import Table
 
 from hybridmu.cli.answer_files import check_answer_file, write_answers
+from hybridmu.cli.next_steps import after_training
 from hybridmu.cli.options import ConfigOption, JsonOption, LocalOption
 from hybridmu.cli.output import bar, emit, err, out, print_table, progress, tell, warn
 from hybridmu.cli.quality_output import quality_line
@@ -36,7 +37,7 @@ def train(
     with open_system(config_file, as_json, local=local, interrupted=kept) as system, progress("training") as watch:
         result = system.train(watch, calibrate=calibrate)
     done = "already trained: nothing was to be done" if result["already_trained"] else "trained"
-    emit(result, as_json, lambda: _trained(done, result))
+    emit(result, as_json, lambda: _trained(done, result, config_file))
     warn(result["warnings"])
 
 
@@ -56,10 +57,7 @@ def run(
 
         def watch(snapshot: Snapshot) -> None:
             if not last or last[0] != snapshot:
-                err.print(
-                    f"version {snapshot.version}, {snapshot.open_requests} open, "
-                    f"{snapshot.jobs_done}/{snapshot.jobs_total} shard jobs" + (", paused" if snapshot.paused else "")
-                )
+                err.print(_at_work(snapshot))
             last[:] = [snapshot]
 
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # a supervisor's stop releases the lease too
@@ -134,7 +132,7 @@ def _written(system: System, rows: str, output: Path) -> dict[str, Any]:
     return {"version": int(answers.schema.metadata[VERSION]), "rows": written, "output": str(output)}
 
 
-def _trained(done: str, result: dict[str, Any]) -> None:
+def _trained(done: str, result: dict[str, Any], config_file: Path) -> None:
     _facts(
         done,
         {
@@ -146,6 +144,22 @@ def _trained(done: str, result: dict[str, Any]) -> None:
     tell(f"  settings: {_settings(result['settings'], result['left_out'])}")
     tell(f"  quality: {quality_line(result['quality'])}")
     tell(f"  updates: {_calibration(result['calibration'])}")
+    after_training(config_file)
+
+
+def _at_work(snapshot: Snapshot) -> str:
+    """Return what a coordinator does, in words."""
+    doing = {
+        f"{snapshot.jobs_done} of {snapshot.jobs_total} shard jobs": snapshot.jobs_total,
+        f"{snapshot.ingestions} new table(s) to take in": snapshot.ingestions,
+        "exact repairs next": snapshot.repairing,
+        "purging": snapshot.purging,
+        "measuring quality": snapshot.evaluating,
+        "calibrating updates": snapshot.calibrating,
+        "paused": snapshot.paused,
+    }
+    now = [text for text, is_so in doing.items() if is_so] or ["nothing to do"]
+    return f"version {snapshot.version}, {snapshot.open_requests} request(s) open: {', '.join(now)}"
 
 
 def _settings(used: dict[str, Any], left_out: list[str]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hybridmu.cli.status_output import due
+from hybridmu.cli.durations import due
 
 SECONDS = {"s": 1.0, "min": 60.0, "h": 3_600.0, "days": 86_400.0}
 
