@@ -61,7 +61,7 @@ def test_a_life_by_what_each_command_says_comes_next(config):
     said(*run, "--local")
     [request] = re.findall(r"r-[0-9a-f]+", text)[:1]
     [show] = commands(said("requests", "show", request, "-c", str(config)))
-    assert '"certificate' in said(*show) or "certificate" in said(*show)
+    assert request in said(*show)
 
 
 def test_what_is_only_committed_is_fulfilled_by_run(config):
@@ -80,10 +80,7 @@ def test_machines_are_told_nothing_of_it(config):
     [
         (Snapshot(3, 0, 0, 0), "version 3, 0 request(s) open: nothing to do"),
         (Snapshot(3, 4, 1, 2), "version 3, 2 request(s) open: 1 of 4 shard jobs"),
-        (
-            Snapshot(3, 0, 0, 0, purging=True, repairing=True),
-            "version 3, 0 request(s) open: exact repairs next, purging",
-        ),
+        (Snapshot(3, 0, 0, 0, purging=True), "version 3, 0 request(s) open: purging"),
         (Snapshot(3, 0, 0, 1, paused=True), "version 3, 1 request(s) open: paused"),
     ],
 )
