@@ -11,7 +11,17 @@ from hybridmu.errors import MissingExtraError
 
 # Extra → top-level modules of its packages, and of what these need; pyproject.toml names the packages.
 EXTRAS: Mapping[str, frozenset[str]] = {
-    "serve": frozenset({"fastapi", "google", "grpc", "h11", "jinja2", "prometheus_client", "starlette", "uvicorn"}),
+    "serve": frozenset({
+        "fastapi",
+        "google",
+        "grpc",
+        "h11",
+        "jinja2",
+        "markupsafe",
+        "prometheus_client",
+        "starlette",
+        "uvicorn",
+    }),
     "datasets": frozenset({"matplotlib", "mlxtend", "sklearn"}),
     "report": frozenset({"jinja2", "matplotlib"}),
     "sklearn": frozenset({"joblib", "scipy", "sklearn", "threadpoolctl"}),

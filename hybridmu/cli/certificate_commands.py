@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,6 +19,7 @@ from hybridmu.errors import ConfigError, RequestError
 from hybridmu.store.certificates import Certificates
 from hybridmu.store.keyring import Keyring, load_public_keys
 from hybridmu.store.storage.storage import Storage
+from hybridmu.system.person_lookup import certificates_about
 from hybridmu.types import KeyKind
 from hybridmu.verifier.page import page
 from hybridmu.verifier.plain_data import canonical
@@ -119,20 +119,13 @@ def find(
         if not asked:
             raise RequestError("the search names no id or group", expected="--id or --group")
         keyring, documents = Keyring(config.load(config_file)), _store(config_file).all()
-        found = [_covering(keyring, documents, kind, text) for kind, text in asked]
+        found = [
+            {"kind": kind, "value": text, "certificates": certificates_about(keyring, documents, kind, text)}
+            for kind, text in asked
+        ]
     emit(found, as_json, lambda: _found(found))
     if not all(each["certificates"] for each in found):
         raise typer.Exit(1)
-
-
-def _covering(keyring: Keyring, documents: Sequence[dict[str, Any]], kind: KeyKind, text: str) -> dict[str, Any]:
-    # 7 and "7" are two ids; what the column holds may be gone with the tables.
-    forms: list[object] = [text]
-    with suppress(ValueError):
-        forms.append(int(text))
-    macs = {mac.hex() for some in keyring.macs(kind, forms).values() for mac in some}
-    numbers = [d["number"] for d in documents if any(k["kind"] == kind and k["mac"] in macs for k in d["keys"])]
-    return {"kind": kind, "value": text, "certificates": numbers}
 
 
 def _settings(again: bool, config_file: Path | None) -> Settings | None:

@@ -15,6 +15,7 @@ from hybridmu.config import Settings
 from hybridmu.server.authentication import Authentication, TokenGate
 from hybridmu.server.body_limit import BodyLimit
 from hybridmu.server.call_lanes import make_lanes
+from hybridmu.server.console_actions import ConsoleActions
 from hybridmu.server.console_routes import ConsoleRoutes
 from hybridmu.server.console_sign_in import ConsoleSignIn
 from hybridmu.server.deletion_routes import DeletionRoutes
@@ -70,6 +71,7 @@ def make_app(settings: Settings) -> FastAPI:
     app.include_router(HealthRoutes(lanes).router())
     app.include_router(sign_in.router())
     app.include_router(ConsoleRoutes(sign_in, lanes.reads).router())
+    app.include_router(ConsoleActions(sign_in, lanes, settings.admission.keys_per_request).router())
     sign_in.add_refusals(app)
     add_refusals(app)
     # The last one added is the first to be asked.

@@ -8,6 +8,7 @@ from importlib import resources
 from typing import Any
 
 import jinja2
+import markupsafe
 from fastapi.responses import HTMLResponse
 
 from hybridmu.core.metrics import METRICS, figure, shown
@@ -19,6 +20,21 @@ PAGE_HEADERS = {"Content-Security-Policy": PAGE_POLICY, "Referrer-Policy": "same
 _COLOURS = {"FAILED": "bad", "PURGED": "good", "SERVED": "good", "CANCELLED": ""}
 
 
+class Exact:
+    """A text that a form gets back as it came, character for character: it will be sent again.
+
+    Args:
+        text: The text.
+    """
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __html__(self) -> str:
+        """Return the text as HTML."""
+        return str(markupsafe.escape(self._text))
+
+
 def render_page(name: str, code: int = 200, **values: Any) -> HTMLResponse:
     """Return a page of the console.
 
@@ -27,7 +43,7 @@ def render_page(name: str, code: int = 200, **values: Any) -> HTMLResponse:
         code: The answer's status code.
         **values: What the template shows.
     """
-    text = _TEMPLATES.get_template(f"{name}.html.j2").render(**{"caller": None, "refresh": None, **values})
+    text = _TEMPLATES.get_template(f"{name}.html.j2").render(**{"token": None, "refresh": None, **values})
     return HTMLResponse(text, code, PAGE_HEADERS)
 
 
@@ -42,6 +58,7 @@ def _templates() -> jinja2.Environment:
         "moment": _moment,
         "after": _after,
         "late": _late,
+        "exact": Exact,
         "colour": lambda s: _COLOURS.get(s, "middle"),
     }
     return templates

@@ -1,17 +1,16 @@
-"""The console: pages for auditors and operators; it looks, and changes nothing."""
+"""The console's pages that show: requests, shards, quality, certificates. `console_actions` has those that act."""
 
 from __future__ import annotations
 
 import time
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Depends, Query
 from fastapi.responses import JSONResponse, Response
 
-from hybridmu.core.token_scopes import Token
 from hybridmu.server import charts
 from hybridmu.server.console_pages import PAGE_HEADERS, STYLE, quality_changes, quality_shown, render_page
-from hybridmu.server.console_sign_in import ConsoleSignIn
+from hybridmu.server.console_sign_in import ConsoleSignIn, SignedIn
 from hybridmu.server.permissions import certificate, visible
 from hybridmu.server.request_lists import NAME, RequestId, list_requests
 from hybridmu.server.worker_lanes import Lane
@@ -24,13 +23,7 @@ _SHOWN = 50
 _POINTS = 200
 
 
-async def _signed_in(request: Request) -> Token:
-    token: Token = request.state.token  # from `ConsoleSignIn.admit`, which the pages' router asks first
-    return token
-
-
 _Before = Annotated[str | None, Query(max_length=40, pattern=NAME)]
-_SignedIn = Annotated[Token, Depends(_signed_in)]
 
 
 class ConsoleRoutes:
@@ -59,7 +52,7 @@ class ConsoleRoutes:
         """Return the style sheet, which the page that asks for a token needs too."""
         return Response(STYLE, media_type="text/css", headers={"Cache-Control": "no-cache"})
 
-    async def overview(self, token: _SignedIn, state: RequestState | None = None, before: _Before = None) -> Response:
+    async def overview(self, token: SignedIn, state: RequestState | None = None, before: _Before = None) -> Response:
         """Return the page of requests, shards and plots."""
 
         def work(system: System) -> Response:
@@ -67,7 +60,7 @@ class ConsoleRoutes:
             listed = list_requests(system, token, states=[state] if state else [], limit=_SHOWN, before=before)
             return render_page(
                 "overview",
-                caller=token.caller,
+                token=token,
                 refresh=_REFRESH_SECONDS if before is None else None,
                 again="/console?again=1" + (f"&state={state}" if state else ""),
                 status=status,
@@ -88,7 +81,7 @@ class ConsoleRoutes:
 
         return await self._lane.run_call(token.caller, work)
 
-    async def request_(self, request_id: RequestId, token: _SignedIn) -> Response:
+    async def request_(self, request_id: RequestId, token: SignedIn) -> Response:
         """Return the page of one request."""
 
         def work(system: System) -> Response:
@@ -98,7 +91,7 @@ class ConsoleRoutes:
             report = system.report(request.request_id)
             return render_page(
                 "request",
-                caller=token.caller,
+                token=token,
                 report=report,
                 quality=quality_changes(report),
                 shows=shows,
@@ -107,7 +100,7 @@ class ConsoleRoutes:
 
         return await self._lane.run_call(token.caller, work)
 
-    async def certificate_(self, request_id: RequestId, token: _SignedIn) -> Response:
+    async def certificate_(self, request_id: RequestId, token: SignedIn) -> Response:
         """Return a certificate as a file to be saved."""
 
         def work(system: System) -> Response:

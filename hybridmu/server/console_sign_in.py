@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Annotated
 from urllib.parse import parse_qs
 
-from fastapi import APIRouter, FastAPI, Request
+from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.responses import RedirectResponse, Response
 from starlette.concurrency import run_in_threadpool
 
@@ -13,6 +14,14 @@ from hybridmu.server.authentication import Authentication, TooManyCallsError, to
 from hybridmu.server.console_pages import PAGE_HEADERS, render_page
 from hybridmu.server.cookies import drop, keep, refuse_foreign, session_name
 from hybridmu.store.ledger.console_sessions import ConsoleSessions
+
+
+async def _signed_in(request: Request) -> Token:
+    token: Token = request.state.token  # from `ConsoleSignIn.admit`, which the pages' router asks first
+    return token
+
+
+SignedIn = Annotated[Token, Depends(_signed_in)]
 
 
 class NotSignedInError(Exception):

@@ -1,7 +1,7 @@
 """The console's cookie, which names a session and is no token; and calls that another site makes a browser send.
 
-Nothing but coming in and leaving is sent by a form. Both are refused when the browser says that another site sent
-them, and `SameSite=Strict` keeps the cookie from every such call: there is nothing for a secret in the form to add.
+Every form is refused when the browser says that another site sent it, and `SameSite=Strict` keeps the cookie from every
+such call: there is nothing for a secret in the form to add.
 """
 
 from __future__ import annotations

@@ -77,13 +77,18 @@ def told(error: HybridMUError) -> bool:
     return not any(_PLACE.search(text) for text in (error.what, error.expected, error.got, error.remedy))
 
 
+def code_of(error: HybridMUError) -> int:
+    """Return the status code of an error of ours."""
+    return next((code for kind, code in _CODES if isinstance(error, kind)), 500)
+
+
 def answer(error: HybridMUError) -> JSONResponse:
     """Return the answer to a call that met an error of ours; what its caller may not read goes to the log.
 
     Args:
         error: The error.
     """
-    code = next((code for kind, code in _CODES if isinstance(error, kind)), 500)
+    code = code_of(error)
     headers = {"Retry-After": "5"} if code in {429, 503} else None
     if told(error):
         return JSONResponse(problem(error).model_dump(), code, headers)
