@@ -112,7 +112,11 @@ class DataSettings(Section):
 
 
 class TaskSettings(Section):
-    """Built-in task name or `package.module:Class`, and the keyword arguments of its constructor."""
+    """What is learned, and by which kind of model; keyword arguments of its constructor stand beside the name.
+
+    Attributes:
+        name: A built-in task (`mlp`, `linear`, `cnn`, `resnet`, `lda`, `ridge`), or `package.module:Class`.
+    """
 
     model_config = ConfigDict(extra="allow")
     name: str = "mlp"

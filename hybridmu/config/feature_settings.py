@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import ConfigDict, Field, GetJsonSchemaHandler, ValidationInfo, field_validator, model_validator
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from hybridmu.config.one_of import OneOf
 from hybridmu.config.section import Section, check_options
@@ -12,10 +14,19 @@ from hybridmu.kinds import FEATURES
 
 
 class EncoderSettings(Section):
-    """Registered encoder or `package.module:Class`, and the keyword arguments of its constructor."""
+    """Encoder, with the keyword arguments of its constructor beside its name.
+
+    Attributes:
+        name: A registered encoder, or `package.module:Class`.
+    """
 
     model_config = ConfigDict(extra="allow")
     name: str
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """Return the schema of a mapping, or of the name alone."""
+        return {"anyOf": [{"type": "string"}, super().__get_pydantic_json_schema__(schema, handler)]}
 
     @model_validator(mode="before")
     @classmethod
@@ -46,6 +57,16 @@ class FeatureSettings(Section):
     name: Annotated[str, OneOf(FEATURES.names)] = FEATURES.default
     text: dict[str, tuple[EncoderSettings, ...]] = Field(default_factory=dict)
     image: dict[str, tuple[EncoderSettings, ...]] = Field(default_factory=dict)
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """Return the schema; of a column, one encoder may stand by itself."""
+        found = super().__get_pydantic_json_schema__(schema, handler)
+        for key in ("text", "image"):
+            column = handler.resolve_ref_schema(found)["properties"][key]
+            several = column["additionalProperties"]
+            column["additionalProperties"] = {"anyOf": [several["items"], several | {"minItems": 1}]}
+        return found
 
     @field_validator("*", mode="before")
     @classmethod

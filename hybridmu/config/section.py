@@ -8,7 +8,11 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, ValidationInfo, field_validator
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
+
+from hybridmu.config.meanings import meanings
 
 Scalar = bool | int | float | str
 # No setting means anything beyond it; most fields have narrower bounds of their own.
@@ -23,6 +27,16 @@ class Section(BaseModel):
     """A group of keys, frozen; an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """Return the schema with what the docstring says of the section and of its keys."""
+        found = handler(schema)
+        section, says = handler.resolve_ref_schema(found), meanings(cls)
+        section["description"] = says.about
+        for key, meaning in says.attributes.items():
+            section["properties"][key]["description"] = meaning
+        return found
 
     @field_validator("*", mode="before")
     @classmethod

@@ -43,6 +43,14 @@ from hybridmu.kinds import AUTO, CLASSES_ALONE, FALLBACK, LEARNER_OF_TASK, LEARN
 class Settings(Section):
     """The whole configuration. Build it with `load` or `Settings.parse`.
 
+    Attributes:
+        storage_url: Folder of the system, or a prefix of an S3 bucket (docs/storage.md). A relative path counts from
+            the current folder. HYBRIDMU_STORAGE_URL comes before it.
+        storage_mode: Who may read the system's files: their owner alone, or the group too, or the group may also write.
+        plugins: Modules that register kinds of your own, imported before the rest is read (docs/own-kinds.md).
+        database_url: SQLAlchemy URL of the ledger; null: an SQLite file in a local storage folder.
+            HYBRIDMU_DATABASE_URL comes before it.
+
     Example:
         >>> settings = Settings.parse({"data": {"train": "t.parquet"}, "storage_url": "/tmp/x"})
         >>> settings.sisa.shards
@@ -83,9 +91,7 @@ class Settings(Section):
     @classmethod
     def _plugins(cls, raw: Any) -> Any:
         """Return the configuration, once plugins have registered the names that sections look for."""
-        named = raw.get("plugins") if isinstance(raw, dict) else None
-        if isinstance(named, (list, tuple)) and all(isinstance(module, str) for module in named):
-            import_plugins(named)
+        register_plugins(raw)
         return raw
 
     @model_validator(mode="before")
@@ -364,6 +370,20 @@ def load(path: str | Path) -> Settings:
     except ConfigError as error:
         what = f"{path}: {error.what}"
         raise ConfigError(what, expected=error.expected, got=error.got, remedy=error.remedy) from None
+
+
+def register_plugins(raw: Any) -> None:
+    """Import the plugins that a configuration names, which register kinds; what is no list of names is left alone.
+
+    Args:
+        raw: The configuration as plain data, valid or not.
+
+    Raises:
+        ConfigError: One can't be imported.
+    """
+    named = raw.get("plugins") if isinstance(raw, dict) else None
+    if isinstance(named, (list, tuple)) and all(isinstance(module, str) for module in named):
+        import_plugins(named)
 
 
 def _refuse_ephemeral(key: str, url: str, absolute: str) -> None:
