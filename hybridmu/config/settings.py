@@ -50,6 +50,7 @@ class Settings(Section):
         plugins: Modules that register kinds of your own, imported before the rest is read (docs/own-kinds.md).
         database_url: SQLAlchemy URL of the ledger; null: an SQLite file in a local storage folder.
             HYBRIDMU_DATABASE_URL comes before it.
+        webhooks: Receivers that are told what becomes of requests: name → settings (docs/webhooks.md).
 
     Example:
         >>> settings = Settings.parse({"data": {"train": "t.parquet"}, "storage_url": "/tmp/x"})

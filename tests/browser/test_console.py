@@ -96,3 +96,45 @@ def test_an_auditor_with_a_keyboard(company, url, chromium, name, width, scheme)
     page.wait_for_selector("#token")
     assert problems == []
     page.context.close()
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1100, "light"), (360, "dark")])
+def test_a_desk_plans_and_submits_a_deletion_and_takes_it_back(company, url, chromium, width, scheme):
+    token, _ = company.tokens.create("desk", ["audit", "forget", "admin"])
+    page = chromium.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme).new_page()
+    page.set_default_timeout(20_000)
+    problems: list[str] = []
+    page.on("console", lambda message: problems.append(message.text))
+    page.goto(f"{url}/console")
+    page.fill("#token", token)
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#requests")
+
+    def fits() -> bool:
+        return page.evaluate("document.documentElement.scrollWidth") <= width
+
+    assert fits()
+    page.get_by_role("link", name="new deletion").click()
+    row = str(50 + (width == 360))
+    page.get_by_label("Row ids, one per line").fill(f"{row}\n")
+    page.get_by_label("Days until").fill("3")
+    page.get_by_role("button", name="show the plan").click()
+    page.wait_for_selector("#plan")
+    assert page.get_by_label("Row ids, one per line").input_value() == f"{row}\n"
+    assert fits()
+    if folder := os.environ.get("CONSOLE_SCREENSHOTS"):
+        page.screenshot(path=Path(folder) / f"deletion-{width}.png", full_page=True)
+    page.get_by_role("button", name="forget", exact=True).click()
+    page.wait_for_selector("text=RECEIVED")
+    assert fits()
+    page.get_by_role("button", name="take it back").click()
+    page.wait_for_selector("text=CANCELLED")
+    page.get_by_role("link", name="find a person").click()
+    page.get_by_label("Look for a").select_option("id")
+    page.get_by_label("Its name").fill("3")
+    page.get_by_role("button", name="find").click()
+    page.wait_for_selector("#found")
+    assert page.locator("main table tbody tr").count() == 1
+    assert fits()
+    assert problems == []
+    page.context.close()

@@ -27,6 +27,7 @@ CANDIDATES: list[Any] = [None, True, 0, 1, 0.5, 64, 2000, "a", "b:C", "env:A", "
 CANDIDATES += ["auto", "sgd", "linear", "float32", "private", "mean", "ddp", "idle", "text", "info"]
 CANDIDATES += [["a", "b"], [1, 2], [0.5], ["127.0.0.1"], ["dpus"], ["json"]]
 CANDIDATES += [{"a": 1}, {"a": 0.5}, {"a": "b"}, {"a": True}, {"a": ["b", "c"]}, {"a": [{"name": "ngrams"}]}]
+CANDIDATES += [{"desk": {"url": "https://desk.example/hook", "secret": "env:DESK_SECRET"}}]
 
 
 def key(where: tuple[str, ...]) -> dict[str, Any]:
