@@ -38,7 +38,8 @@ coverage: .venv/.dev  ## lines of the package that the suite runs; fails under 9
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
-docs: .venv/.dev      ## the pages: their commands, the files and names in them
+docs: .venv/.dev      ## the pages as a site in site/, and their commands, files and names
+	$(BIN)/mkdocs build --quiet
 	$(BIN)/python -m pytest tests/contracts
 
 browser: .venv/.dev   ## what the console's test in a real browser needs (Debian, as root)
@@ -78,4 +79,4 @@ sbom: .venv/.dev      ## what an installation consists of, with licences, in Cyc
 	  --output-file dist/hybridmu.cdx.json build/installed/bin/python
 
 clean:
-	rm -rf .venv runs build dist *.egg-info packages/*/build packages/*/*.egg-info .coverage*
+	rm -rf .venv runs build dist site *.egg-info packages/*/build packages/*/*.egg-info .coverage*

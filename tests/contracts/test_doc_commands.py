@@ -129,6 +129,7 @@ def _run(script: str, folder: Path, *, binaries: Path | None = None) -> str:
         ("closed-form.md", "", ("trained", "equal bits either way", "subtract", "SERVED", "proven bit for bit")),
         ("scikit-learn.md", "", ("the same bits: True", "PURGED", "Certificate 1 of")),
         ("text-and-pictures.md", "", ("trained", "Knits", "subtract", "SERVED", "proven bit for bit")),
+        ("tutorial.md", "", ("trained", "SERVED", "proven bit for bit", "Certificate 1 of system")),
         ("own-kinds.md", "", ("trained", "SERVED", "ascent", "retrain", "subtract")),
         ("operator.md", "", ("trained", "SERVED", "bitwise")),
         ("auditor.md", "", ("id 44: 2", "id 46: none", "superseded by certificate 2", "all proven bit for bit")),

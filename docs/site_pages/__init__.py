@@ -1,0 +1,1 @@
+"""Pages of the documentation site that are made of the code when the site is built."""
