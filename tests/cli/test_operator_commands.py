@@ -116,7 +116,7 @@ def test_both_times_of_an_approximate_request_are_shown(cli):
     assert "applied   after " in text
     assert "approximately, by version 2" in text
     assert "exact     not yet" in text
-    assert "deadline  after 3600.0 s, 3" in text
+    assert "deadline  after 3600.0 s, due in 60 min" in text
     assert "owe an exact retrain" in text
     said = cli.says("status")
     assert re.search(r"owe an exact repair: \d \(due in 60 min\)", said)
