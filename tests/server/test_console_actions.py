@@ -90,14 +90,25 @@ def test_who_may_only_look_is_shown_no_form_and_can_send_none(company):
     overview = client.get("/console").text
     assert "/console/forget" not in overview
     assert "/console/pause" not in overview
+    assert "/console/person" not in overview
     assert client.get("/console/forget").status_code == 403
+    assert client.get("/console/person").status_code == 403
     name = before[-1] if before else company.system.forget(ids=[9])["request_id"]
-    paths = ("forget", f"requests/{name}/cancel", "pause", "resume", "hold", f"requests/{name}/hold", "holds/1/lift")
+    paths = (
+        "forget",
+        "person",
+        f"requests/{name}/cancel",
+        "pause",
+        "resume",
+        "hold",
+        f"requests/{name}/hold",
+        "holds/1/lift",
+    )
     for path in paths:
         answer = client.post(f"/console/{path}", data={"ids": "1", "reason": "x"}, follow_redirects=False)
         assert answer.status_code == 403, path
     desk = browser(company, "audit", "forget")
-    for path in paths[2:]:
+    for path in paths[3:]:
         assert desk.post(f"/console/{path}", data={"reason": "x"}, follow_redirects=False).status_code == 403, path
     assert company.system.status()["pause"] is None
     assert company.system.holds() == []
@@ -163,7 +174,7 @@ def test_an_admin_pauses_holds_and_lifts(company):
 
 
 def test_a_person_is_found_while_they_wait_and_after_they_are_gone(company, caplog):
-    client = browser(company, "audit")
+    client = browser(company, "audit", "forget")
     name = company.system.forget(ids=[41], strategy="retrain", caller="shop")["request_id"]
     page = client.post("/console/person", data={"kind": "id", "value": "41"}).text
     assert name in page
