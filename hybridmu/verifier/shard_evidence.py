@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Annotated, Literal, Protocol
@@ -22,7 +22,7 @@ Count = Annotated[int, Rule("a number from 0 to 2^63 - 1", lambda count: 0 <= co
 Positive = Annotated[int, Rule("a number from 1 to 2^63 - 1", lambda count: 1 <= count < 2**63)]
 StrategyName = Annotated[str, Rule("the name of a strategy", re.compile("[a-z][a-z0-9_-]{0,15}").fullmatch)]
 _OF_SUMS = "subtract"
-EXACT = {"retrain", _OF_SUMS}  # every other strategy is an update, of whatever name
+EXACT = frozenset({"retrain", _OF_SUMS})  # every other strategy is an update, of whatever name
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,8 +159,13 @@ def rechain(head: str, links: Sequence[SliceLink]) -> tuple[str, ...]:
     return tuple(keys)
 
 
-def findings(shard: ShardEvidence) -> Iterator[Finding]:
-    """Yield what holds and what does not of one shard's evidence, by arithmetic alone."""
+def findings(shard: ShardEvidence, exact: Collection[str] = EXACT) -> Iterator[Finding]:
+    """Yield what holds and what does not of one shard's evidence, by arithmetic alone.
+
+    Args:
+        shard: The evidence.
+        exact: Strategies that are exact; whoever has a plugin knows further ones.
+    """
     name = f"shard {shard.shard}"
     for when, state in (("before", shard.before), ("after", shard.after)):
         yield _recomputes(f"{name}: the chain {when} follows from its head and its slices", state)
@@ -171,7 +176,7 @@ def findings(shard: ShardEvidence) -> Iterator[Finding]:
     yield _counted(f"{name}: there is one proof per revoked row", shard)
     for slice_ in sorted({proof.slice for proof in shard.proofs}):
         yield _proven(name, slice_, shard)
-    yield _measured(f"{name}: what was measured fits what was done", shard)
+    yield _measured(f"{name}: what was measured fits what was done", shard, exact)
     yield _changed(name, shard)
 
 
@@ -228,9 +233,9 @@ def _gone(proof: SliceProof, old: ChainLink, new: ChainLink) -> bool:
     )
 
 
-def _measured(claim: str, shard: ShardEvidence) -> Finding:
+def _measured(claim: str, shard: ShardEvidence, exact: Collection[str]) -> Finding:
     # A strategy that is not known here can't be believed to be exact.
-    if any(stage.exact != (stage.strategy in EXACT) for stage in shard.stages):
+    if any(stage.exact != (stage.strategy in exact) for stage in shard.stages):
         return Finding(False, claim, "an update is called exact, or an exact removal approximate")
     if shard.evidence.forget_loss_gap is not None and all(stage.exact for stage in shard.stages):
         return Finding(False, claim, "there is a gap of an approximate stage, but no such stage")

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from hybridmu.core.proof.evidence import refuse_unless
+from hybridmu.core.proof.evidence import exact_strategies, refuse_unless
 from hybridmu.errors import CertificateRefusedError
 from hybridmu.types.keys import RevokedKey
 from hybridmu.verifier.checks import distinct, durations, looked
@@ -76,7 +76,7 @@ def build(
             "the certificate before is of another system", expected=str(previous["system"]), got=system
         )
     ordered = sorted(shards, key=lambda shard: shard.shard)
-    found = [distinct(ordered), *(finding for shard in ordered for finding in findings(shard))]
+    found = [distinct(ordered), *(finding for shard in ordered for finding in findings(shard, exact_strategies()))]
     found += [Finding(bool(keys), "there are forgotten keys"), Finding(bool(shards), "there are touched shards")]
     searched = read(Purge, purge)
     refuse_unless([*found, looked(searched)])

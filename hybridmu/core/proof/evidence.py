@@ -12,6 +12,7 @@ import numpy as np
 
 from hybridmu.core.proof import merkle
 from hybridmu.core.proof.lineage import Lineage
+from hybridmu.core.strategies import get, names
 from hybridmu.errors import CertificateRefusedError
 from hybridmu.verifier.shard_evidence import ChainLink, Finding, ShardState, SliceProof
 
@@ -31,6 +32,11 @@ def state_of(lineage: Lineage, weights: str | None) -> ShardState:
         for link, key in zip(lineage.links, lineage.keys, strict=True)
     ]
     return ShardState(head=lineage.head, links=tuple(links), weights=weights)
+
+
+def exact_strategies() -> frozenset[str]:
+    """Return the names of the exact strategies that are registered here, those of plugins among them."""
+    return frozenset(name for name in names() if get(name).exact)
 
 
 def prove(before: Rows, after: Rows, revoked: Rows, salt: bytes) -> tuple[SliceProof, ...]:

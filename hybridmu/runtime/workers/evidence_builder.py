@@ -12,7 +12,7 @@ from hybridmu.core.audit import measures
 from hybridmu.core.kernel.model import SubModel
 from hybridmu.core.kernel.revoked_keys import carries
 from hybridmu.core.kernel.rows import Rows
-from hybridmu.core.proof.evidence import prove, refuse_unless, state_of
+from hybridmu.core.proof.evidence import exact_strategies, prove, refuse_unless, state_of
 from hybridmu.core.proof.lineage import Lineage, Link
 from hybridmu.core.proof.merkle import make_leaves, root
 from hybridmu.errors import CertificateRefusedError, CorruptBlobError
@@ -65,7 +65,7 @@ class Prover:
             return Proof(need.request_id, "", str(error))
         document = canonical(asdict(evidence)).decode()
         try:
-            refuse_unless(list(findings(evidence)))
+            refuse_unless(list(findings(evidence, exact_strategies())))
         except CertificateRefusedError as error:
             return Proof(need.request_id, document, str(error))
         return Proof(need.request_id, document)

@@ -706,3 +706,13 @@ def test_a_subtraction_is_of_integers():
         reference.check(forged)
     document["shards"][0]["exactness"] = "floats"
     assert not check(sign(document, KEY), {PUBLIC}).ok
+
+
+def test_an_exact_strategy_of_a_plugin_is_certified_where_the_plugin_is(monkeypatch):
+    stages = (Stage(strategy="own-exact", version=2, exact=True),)
+    shard = shard_evidence(stages=stages, evidence=UNMEASURED)
+    with pytest.raises(CertificateRefusedError, match="an update is called exact"):
+        made(shards=[shard])
+    monkeypatch.setattr("hybridmu.core.proof.certificate.exact_strategies", lambda: {"own-exact"})
+    document = sign(made(shards=[shard]), KEY)
+    assert failed(check(document, {PUBLIC})) == ["shard 0: what was measured fits what was done"]
