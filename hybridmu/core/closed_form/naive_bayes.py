@@ -55,7 +55,7 @@ def bins_of(bins: int, levels: int) -> Tensor:
 
     Example:
         >>> bins_of(4, 4).tolist()
-        [0, 0, 0, 1, 2, 3, 3, 3, 3]
+        [0, 0, 0, 0, 2, 3, 3, 3, 3]
     """
     half = bins // 2
     roots = torch.tensor([math.isqrt(number * half * half // levels) for number in range(levels + 1)])
