@@ -54,8 +54,8 @@ def chosen_penalty(sums: Sums) -> Fraction:
 
     Example:
         >>> from hybridmu.core.closed_form.sums import sums_of
-        >>> x = torch.tensor([[0], [1], [2], [3]], dtype=torch.int16)
-        >>> chosen_penalty(sums_of(x, 2 * x + 1, 3, 7))
+        >>> x = torch.arange(-50, 50, dtype=torch.int16)[:, None]
+        >>> chosen_penalty(sums_of(x, 2 * x + 1, 50, 101))
         Fraction(1, 10000)
     """
     if sums.rows < 2:
