@@ -7,7 +7,7 @@ export RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER ?= 0
 # Two processes, also where there are more cores: Ray's tests are one half of the time, and run in one.
 PYTEST := -m pytest --numprocesses 2 --no-loadscope-reorder
 
-.PHONY: browser check clean coverage demo dist docs format sbom test test-full verifier wheel
+.PHONY: browser check clean coverage demo dist docs docs-serve format sbom test test-full verifier wheel
 
 .venv/.made:
 	$(PYTHON) -m venv .venv
@@ -38,9 +38,13 @@ coverage: .venv/.dev  ## lines of the package that the suite runs; fails under 9
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
-docs: .venv/.dev      ## the pages as a site in site/, and their commands, files and names
-	$(BIN)/mkdocs build --quiet
+# MkDocs' theme tells at every call what its authors plan.
+docs: .venv/.dev      ## the pages: as a site in site/, then their commands, links, and the files and names in them
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 	$(BIN)/python -m pytest tests/contracts
+
+docs-serve: .venv/.dev ## the site on loopback, made anew when a page changes
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs serve --dev-addr 127.0.0.1:8001
 
 browser: .venv/.dev   ## what the console's test in a real browser needs (Debian, as root)
 	apt-get install --yes --no-install-recommends chromium

@@ -10,12 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.study import benchmarks, command_line, encoding, scaletables, study_tables
-from benchmarks.suite import features, records, sums
+from benchmarks.suite import features, learners, records, sums
 
 # Relative to the project's root.
 PAGES = (
     "docs/benchmarks.md",
     "docs/closed-form.md",
+    "docs/learners.md",
     "docs/quality.md",
     "docs/results.md",
     "docs/scale.md",
@@ -31,6 +32,7 @@ TABLES: dict[str, Callable[[Path, str], str]] = {
     "suite": records.suite,
     "shards": records.shards,
     "features": features.features,
+    "learners": learners.learners,
     "sums": sums.sums,
     "closed_form": records.closed_form,
 }

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import typer
 from typer.cli import get_docs_for_click  # what `typer APP utils docs` prints
 
 from hybridmu.cli.main import app
+from site_pages.repository import pages_linked
 
 _START = """# Command line
 
@@ -21,6 +23,7 @@ def group() -> Any:
     """Return the group of all commands, each with its own options."""
     found: Any = typer.main.get_command(app)
     found.commands = {name: command.real() for name, command in found.commands.items()}
+    _shorten(found)
     return found
 
 
@@ -28,4 +31,11 @@ def page() -> str:
     """Return the page in Markdown: a part per verb, and one per command of a group of verbs."""
     command = group()
     text: str = get_docs_for_click(obj=command, ctx=typer.Context(command), name="hybridmu", title="hybridmu", indent=1)
-    return f"{_START}\n{text}"
+    return pages_linked(f"{_START}\n{text}")
+
+
+def _shorten(command: Any) -> None:
+    """Give every command below this one a line for lists: the first paragraph of its help, whole."""
+    for each in getattr(command, "commands", {}).values():
+        each.short_help = inspect.cleandoc(each.help or "").partition("\n\n")[0].replace("\n", " ")
+        _shorten(each)

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from hybridmu.config.schema import settings_schema
+from site_pages.repository import pages_linked
 from site_pages.schema_text import bounds_of, default_of, named, table, type_of
 
 SCHEMA_FILE = "hybridmu.schema.json"
-_HEAD = ("key", "type", "default", "bounds", "meaning")
+_HEAD = ("key", "type and bounds", "default", "meaning")
 _START = f"""# Configuration
 
 Every key of the YAML file. An unknown key is an error that names the nearest one. [Your data, your
@@ -45,7 +46,12 @@ def page() -> str:
             parts.append(f"## {key}\n\n{section['description']}\n\n{_table(f'{key}.', section, schema)}")
             if section.get("additionalProperties") is True:
                 parts.append("Any other key is an argument of the constructor.")
-    return "\n\n".join(parts) + "\n"
+    for key, value in single.items():
+        inside = value.get("additionalProperties")
+        if isinstance(inside, Mapping) and (name := named(inside)):
+            section = schema["$defs"][name]
+            parts.append(f"## {key}.NAME\n\n{section['description']}\n\n{_table(f'{key}.NAME.', section, schema)}")
+    return pages_linked("\n\n".join(parts)) + "\n"
 
 
 def _table(prefix: str, section: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
@@ -56,9 +62,8 @@ def _table(prefix: str, section: Mapping[str, Any], schema: Mapping[str, Any]) -
     rows = [
         (
             f"`{prefix}{key}`",
-            type_of(value, links),
+            "; ".join(filter(None, (type_of(value, links), bounds_of(value)))),
             default_of(value, required=key in required),
-            bounds_of(value),
             value["description"],
         )
         for key, value in section["properties"].items()

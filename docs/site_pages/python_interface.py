@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Iterator
-from types import ModuleType
+from types import FunctionType, ModuleType
 
 import hybridmu
 import hybridmu.estimator
@@ -16,16 +17,8 @@ _START = """# Python
 The public names, as [the page of public interfaces](../public-api.md) promises them. `hybridmu.__version__` is the
 installed version.
 """
-_MORE = (hybridmu.estimator, hybridmu.task, hybridmu.plugins)
 # Their keys have a page of their own.
 _WITHOUT_MEMBERS = {"hybridmu.Settings"}
-
-
-def public_names() -> list[str]:
-    """Return the full names of everything public, the methods of `System` among them."""
-    modules = (hybridmu, *_MORE)
-    names = [f"{module.__name__}.{name}" for module in modules for name in module.__all__]
-    return names + [f"hybridmu.System.{name}" for name, _ in _methods()]
 
 
 def page() -> str:
@@ -34,13 +27,12 @@ def page() -> str:
     shown = ""
     parts.append("## Methods of System")
     for name, method in _methods():
-        *_, part, _ = f"{method.__module__}.{method.__qualname__}".split(".")
-        if part not in {shown, "System"}:
-            shown = part
+        if method.__module__ not in {shown, hybridmu.System.__module__}:
+            shown = method.__module__
             parts.append(f"### {_title(method)}")
         target = f"{method.__module__}.{method.__qualname__}"
-        parts.append(_shown(target, f"System.{name}", level=4, anchor=f"hybridmu.System.{name}"))
-    for module in _MORE:
+        parts.append(_shown(target, f"System.{name}", level=4 if shown else 3, anchor=f"hybridmu.System.{name}"))
+    for module in (hybridmu.estimator, hybridmu.task, hybridmu.plugins):
         parts += [f"## {module.__name__}", inspect.getdoc(module) or "", *_module(module)]
     return "\n\n".join(parts) + "\n"
 
@@ -51,15 +43,15 @@ def _module(module: ModuleType) -> Iterator[str]:
         yield _shown(full, name, level=3, members=full not in _WITHOUT_MEMBERS and full != "hybridmu.System")
 
 
-def _methods() -> list[tuple[str, object]]:
+def _methods() -> list[tuple[str, FunctionType]]:
     """Return the public methods of `System`, in the order of its class."""
     found = dict(inspect.getmembers(hybridmu.System, inspect.isfunction))
     return [(name, found[name]) for name in vars(hybridmu.System) if name in found and not name.startswith("_")]
 
 
-def _title(method: object) -> str:
-    module = inspect.getmodule(method)
-    return ((module and module.__doc__) or "").partition("\n")[0].partition(":")[0].partition(",")[0].rstrip(".")
+def _title(method: FunctionType) -> str:
+    """Return what the module of a method is about: its docstring up to the first comma, colon or full stop."""
+    return re.split(r"[,:.]", inspect.getdoc(inspect.getmodule(method)) or "")[0]
 
 
 def _shown(target: str, heading: str, *, level: int, members: bool = True, anchor: str = "") -> str:
@@ -71,4 +63,5 @@ def _shown(target: str, heading: str, *, level: int, members: bool = True, ancho
         f"      heading_level: {level}",
         *([] if members else ["      members: false"]),
     ]
-    return ([f'<a id="{anchor}"></a>\n'] if anchor else [""])[0] + "\n" + "\n".join(lines)
+    mark = f'<a id="{anchor}"></a>\n\n' if anchor else ""
+    return mark + "\n".join(lines)

@@ -17,6 +17,7 @@ PAGES = {
 }
 DECISIONS = "adr/index.md"
 _LINK = re.compile(r"(\]\()([^)\s#:]+)(#[^)\s]*)?(\))")
+_NAMED = re.compile(r"(?<![\w/\[`])(?<!\]\()docs/([\w-]+)\.md")
 _FENCE = re.compile(r"(^```.*?^```$)", re.DOTALL | re.MULTILINE)
 _LANGUAGES = {".py": "python", ".yaml": "yaml", ".yml": "yaml", ".json": "json", ".toml": "toml"}
 
@@ -28,6 +29,11 @@ def decisions() -> str:
         title = path.read_text().partition("\n")[0].removeprefix("# ")
         lines.append(f"* [{title.replace('. ', ': ', 1)}]({path.name})")
     return "\n".join(lines) + "\n"
+
+
+def pages_linked(text: str) -> str:
+    """Return the text of a page in a folder, in which `docs/NAME.md` in prose is a link."""
+    return _NAMED.sub(r"[\1](../\1.md)", text)
 
 
 def linked(markdown: str, page: str) -> str:

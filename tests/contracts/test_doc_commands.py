@@ -66,8 +66,23 @@ YAML
 done
 for model in A B OLD; do hybridmu train -c $model.yaml --local; done
 """
-
-
+# Reviews of the form that `hybridmu data get reviews` writes, where it writes them.
+_REVIEWS = """
+python -c '
+import pathlib
+import numpy as np, pyarrow as pa, pyarrow.parquet as pq
+draw = np.random.default_rng(0)
+said = {"Dresses": "dress hem knee floral", "Bottoms": "denim pockets zip leg", "Tops": "blouse sleeve collar button"}
+folder = pathlib.Path.home() / ".cache/hybridmu/reviews"
+folder.mkdir(parents=True)
+for name, ids in (("train", range(600)), ("test", range(600, 700))):
+    labels = draw.choice([*said], len(ids))
+    texts = [" ".join(draw.choice((said[label] + " love the fit size").split(), 8)) for label in labels]
+    numbers = {"age": draw.integers(18, 80, len(ids)), "rating": draw.integers(1, 6, len(ids))}
+    table = numbers | {"review": texts, "department": labels, "id": [*ids]}
+    pq.write_table(pa.table(table), folder / f"{name}.parquet")
+'
+"""
 _PEOPLE = """
 python -c '
 import numpy as np, pyarrow as pa, pyarrow.parquet as pq
@@ -128,15 +143,22 @@ def _run(script: str, folder: Path, *, binaries: Path | None = None) -> str:
         ("own-data.md", "", ("trained", "probability_apart", "bitwise", "worker(s) of 1 CPU each are enough")),
         ("closed-form.md", "", ("trained", "equal bits either way", "subtract", "SERVED", "proven bit for bit")),
         ("scikit-learn.md", "", ("the same bits: True", "PURGED", "Certificate 1 of")),
+        (
+            "tutorial.md",
+            _REVIEWS,
+            ("trained", "Dresses", "subtract", "SERVED", "proven bit", "Certificate 1 of"),
+        ),
+        ("regression.md", "", ("trained", "SERVED", "proven bit for bit", "subtract")),
+        ("laptop.md", "", ("trained", "SERVED", "proven bit for bit", "PURGED 1")),
+        ("deadline.md", "", ("trained", "SERVED", "PURGED", "Certificate 1 of system")),
         ("text-and-pictures.md", "", ("trained", "Knits", "subtract", "SERVED", "proven bit for bit")),
-        ("tutorial.md", "", ("trained", "SERVED", "proven bit for bit", "Certificate 1 of system")),
         ("own-kinds.md", "", ("trained", "SERVED", "ascent", "retrain", "subtract")),
         ("operator.md", "", ("trained", "SERVED", "bitwise")),
         ("auditor.md", "", ("id 44: 2", "id 46: none", "superseded by certificate 2", "all proven bit for bit")),
         ("api.md", _SYSTEM, ('"state":"RECEIVED"',)),
         ("certificate.md", _PURGED, ("Certificate 1 of system", "Replay: confirmed")),
         ("webhooks.md", "", ("crm: acknowledged", "request.accepted r-", "request.purged r-")),
-        ("storage.md", _SYSTEM, ("0 kept, 2 lost", "no checkpoint is lost")),
+        ("upgrades.md", _SYSTEM, ("0 kept, 2 lost", "no checkpoint is lost")),
         ("models.md", _MODELS, ("B: ", "B is retired", "models retire OLD")),
         ("keys.md", _SYSTEM, ("signing key", "guard key", "in use")),
         ("audit.md", _BY_HEART, ("area under the curve", "audit.html")),
