@@ -1,4 +1,4 @@
-"""What to do next, told after a command has done its part."""
+"""Next steps, told after a command has done its part."""
 
 from __future__ import annotations
 

@@ -9,7 +9,6 @@ addresses has them.
 from __future__ import annotations
 
 import json
-import logging
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -29,15 +28,14 @@ from hybridmu.server.call_lanes import CallLanes
 from hybridmu.server.console_pages import PAGE_HEADERS, render_page
 from hybridmu.server.console_sign_in import ConsoleSignIn, SignedIn
 from hybridmu.server.cookies import refuse_foreign
+from hybridmu.server.deletions import submit, take_back
 from hybridmu.server.error_responses import code_of, not_as_said, told
-from hybridmu.server.permissions import refuse_cancelling, visible
 from hybridmu.server.request_lists import RequestId
 from hybridmu.server.schemas import Forget, Problem, problem
 from hybridmu.system.person_lookup import requests_about
 from hybridmu.system.system import System
 from hybridmu.types import KeyKind
 
-_log = logging.getLogger("hybridmu.api")
 _DAY = 86_400.0
 _MOST_FIELDS = 20
 _HoldNumber = Annotated[int, Path(ge=1, lt=2**63)]
@@ -152,28 +150,19 @@ class ConsoleActions:
     def _submit(self, token: Token, form: DeletionForm) -> Callable[[System], Response]:
         def work(system: System) -> Response:
             body = schemas.read(Forget, form.body, self._most_keys)
-            report = system.forget(
-                ids=body.ids,
-                groups=body.groups,
-                strategy=body.strategy,
-                key=body.key,
-                caller=token.caller,
-                deadline_seconds=body.deadline_seconds,
-            )
-            _log.info("request %s accepted by token %s", report["request_id"], token.token_id)
-            return _to(f"/console/requests/{report['request_id']}")
+            return _to(f"/console/requests/{submit(system, body, token)['request_id']}")
 
         return work
 
     async def cancel(self, request_id: RequestId, request: Request, token: SignedIn) -> Response:
         """Take a request back that nobody began to fulfil."""
-
-        def work(system: System) -> None:
-            refuse_cancelling(visible(system, request_id, token), token)
-            system.cancel(request_id, token.caller)
-            _log.info("request %s taken back by token %s", request_id, token.token_id)
-
-        return await self._act(request, token, "forget", work, f"/console/requests/{request_id}")
+        return await self._act(
+            request,
+            token,
+            "forget",
+            lambda system: take_back(system, request_id, token),
+            f"/console/requests/{request_id}",
+        )
 
     # ------------------------------------------------------------------ people
 

@@ -3,7 +3,6 @@
 # ruff: noqa: DOC201 - the interface's own description shows these docstrings
 from __future__ import annotations
 
-import logging
 from dataclasses import asdict
 from typing import Any
 
@@ -13,14 +12,12 @@ from fastapi.responses import JSONResponse, Response
 from hybridmu.report.json_values import finite
 from hybridmu.server import schemas
 from hybridmu.server.call_lanes import CallLanes
+from hybridmu.server.deletions import submit, take_back
 from hybridmu.server.json_body import body_schema, json_body
-from hybridmu.server.permissions import refuse_cancelling, visible
 from hybridmu.server.request_lists import RequestId
 from hybridmu.server.schemas import Forget, Keys, PlanAnswer, Report
 from hybridmu.server.token_scope_checks import ForgetToken
 from hybridmu.system.system import System
-
-_log = logging.getLogger("hybridmu.api")
 
 
 class DeletionRoutes:
@@ -50,17 +47,7 @@ class DeletionRoutes:
 
         def work(system: System) -> Response:
             body = schemas.read(Forget, raw, self._most_keys)
-            report = system.forget(
-                ids=body.ids,
-                groups=body.groups,
-                strategy=body.strategy,
-                key=body.key,
-                caller=token.caller,
-                deadline_seconds=body.deadline_seconds,
-                ignore_unknown=body.ignore_unknown,
-            )
-            _log.info("request %s accepted by token %s", report["request_id"], token.token_id)
-            return JSONResponse(finite(report), 202)
+            return JSONResponse(finite(submit(system, body, token)), 202)
 
         return await self._lanes.for_deletion(raw).run_call(token.caller, work)
 
@@ -81,9 +68,6 @@ class DeletionRoutes:
         """Take back a request of one's own that nobody began to fulfil; its rows are live again."""
 
         def work(system: System) -> Response:
-            refuse_cancelling(visible(system, request_id, token), token)
-            report = system.cancel(request_id, token.caller)
-            _log.info("request %s taken back by token %s", request_id, token.token_id)
-            return JSONResponse(finite(report))
+            return JSONResponse(finite(take_back(system, request_id, token)))
 
         return await self._lanes.deletions.run_call(token.caller, work)

@@ -1,4 +1,4 @@
-"""What a system has on record about a person or a row: requests that named it, and certificates."""
+"""Requests and certificates about a person or a row."""
 
 from __future__ import annotations
 

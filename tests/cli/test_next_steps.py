@@ -88,7 +88,7 @@ def test_a_coordinator_says_what_it_does(snapshot, text):
     assert _at_work(snapshot) == text
 
 
-def test_lengths_are_never_negative_units():
+def test_a_length_is_told_in_one_unit():
     assert [length(seconds) for seconds in (0.0, 119.0, 121.0, 7_300.0, 200_000.0)] == [
         "0 s", "119 s", "2 min", "2 h", "2 days",
     ]  # fmt: skip

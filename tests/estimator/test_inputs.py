@@ -1,4 +1,4 @@
-"""What an estimator takes: arrays, lists and frames; classes, ids and groups of any kind; and what it refuses."""
+"""Inputs of estimators: arrays, lists and frames; classes, ids and groups of any kind; and refusals."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from hybridmu.core.closed_form.exact_solver import Approximation, approximations, scaled
-from hybridmu.core.closed_form.ridge import System, penalties_of, ridge_system
+from hybridmu.core.closed_form.ridge import System, ridge_system
 from hybridmu.core.closed_form.sums import Sums
 
 GRID = tuple(Fraction(1, 10**power) for power in range(5))
@@ -80,8 +80,8 @@ class _Score:
 
     def __init__(self, sums: Sums, penalty: Fraction) -> None:
         self._sums = sums
-        self._penalties = [*penalties_of(sums, penalty), 0]
         self._system = ridge_system(sums, penalty)
+        self._penalties: list[int] = (self._system.a.diagonal() - sums.gram.diagonal()).tolist()
         self._weights = approximations(self._system.a, self._system.c, self._system.least)
         self._inverse: Iterator[Approximation] | None = None
         self._residual = self._next_residual()
