@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -12,24 +11,11 @@ from pathlib import Path
 import pytest
 
 import hybridmu
-from tests.support import HANG_SECONDS
+from tests.packaging.clean import run
 
 ROOT = Path(__file__).parents[2]
 PYPROJECT = (ROOT / "pyproject.toml").read_text()
 _INSTALLED = "import sys; from hybridmu.cli.start import main; sys.argv[0] = 'hybridmu'; main()"
-
-
-def _run(*command: str | Path, cwd: Path, **environment: str) -> str:
-    done = subprocess.run(
-        list(map(str, command)),
-        cwd=cwd,
-        env={"PATH": "/usr/bin:/bin", "HOME": str(cwd), **environment},
-        capture_output=True,
-        text=True,
-        timeout=HANG_SECONDS,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 def _copy(folder: Path) -> Path:
@@ -44,12 +30,12 @@ def _commit(folder: Path, *tags: str) -> Path:
     """Return a folder as a repository of one commit."""
     who = ("-c", "user.name=n", "-c", "user.email=e@example.org", "-c", "commit.gpgsign=false")
     for command in (("init", "-q"), ("add", "-A"), (*who, "commit", "-qm", "all"), *(("tag", tag) for tag in tags)):
-        _run("git", *command, cwd=folder)
+        run("git", *command, cwd=folder)
     return folder
 
 
 def _version(folder: Path) -> str:
-    return _run(sys.executable, "-m", "setuptools_scm", cwd=folder).split()[-1]
+    return run(sys.executable, "-m", "setuptools_scm", cwd=folder).stdout.split()[-1]
 
 
 def test_every_dependency_has_a_reason() -> None:
@@ -73,7 +59,7 @@ def test_every_dependency_is_pinned() -> None:
 @pytest.mark.slow
 def test_the_version_is_the_installed_one() -> None:
     assert re.match(r"\d+\.\d+", hybridmu.__version__)
-    shown = _run(sys.executable, "-c", _INSTALLED, "--version", cwd=ROOT).strip()
+    shown = run(sys.executable, "-c", _INSTALLED, "--version", cwd=ROOT).stdout.strip()
     assert shown == hybridmu.__version__
 
 

@@ -18,7 +18,7 @@ from tests.support import HANG_SECONDS
 ROOT = Path(__file__).parents[2]
 VERSION = "7.8.9"
 _LEFT = ("__pycache__", "*.egg-info", ".*_cache", ".hypothesis", ".coverage*", ".git", ".venv")
-_MADE = {"build", "dist", "runs", ".packages"}  # at the top alone: hybridmu has folders of such names
+_MADE = {"build", "dist", "runs", "site", ".packages"}  # at the top alone: hybridmu has folders of such names
 
 
 def run(*command: object, cwd: Path, check: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
