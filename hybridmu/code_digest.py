@@ -47,7 +47,7 @@ OF_AUGMENTED: dict[str, str] = {
 # The same, of the learner of integer sums, by its module.
 OF_SUMS: dict[str, str] = {
     "additive": "learners/additive.py",
-    "closed-form model": "closed_form/model.py",
+    "closed-form model": "closed_form/closed_form_model.py",
     "exact products": "closed_form/exact_products.py",
     "exact solver": "closed_form/exact_solver.py",
     "linear models": "closed_form/linear_models.py",

@@ -12,7 +12,7 @@ import hybridmu
 from hybridmu import code_digest as digests
 from hybridmu.code_digest import KERNEL, canonical, code_digest, kernel_sources
 from hybridmu.core import learners
-from hybridmu.core.tasks.registry import make_task
+from hybridmu.core.tasks.task_making import make_task
 
 CORE = Path(hybridmu.__file__).parent / "core"
 FILES = [file for files in KERNEL.values() for file in files]

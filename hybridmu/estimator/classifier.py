@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from hybridmu.estimator.base import HybridEstimator
-from hybridmu.estimator.tables import class_names
+from hybridmu.estimator.sample_tables import class_names
+from hybridmu.estimator.unlearning_estimator import HybridEstimator
 from hybridmu.extras import extra
 from hybridmu.system.arguments import Executor
 

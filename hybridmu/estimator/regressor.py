@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from hybridmu.estimator.base import HybridEstimator
+from hybridmu.estimator.unlearning_estimator import HybridEstimator
 from hybridmu.extras import extra
 from hybridmu.serving.table_answers import VALUE
 from hybridmu.system.arguments import Executor

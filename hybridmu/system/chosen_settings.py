@@ -15,7 +15,7 @@ from hybridmu.config.left_out import OPEN
 from hybridmu.core.features.derived import Derivation
 from hybridmu.core.kernel.column_types import kind_of
 from hybridmu.core.strategies import unavailable
-from hybridmu.core.tasks.registry import is_own
+from hybridmu.core.tasks.task_making import is_own
 from hybridmu.kinds import LEARNER_OF_TASK
 from hybridmu.planning.default_settings import OPTIMIZER, TableFacts, default_settings, recipe
 from hybridmu.store.dataset.declarations import check_declarations, features_of, labels_in, with_lengths

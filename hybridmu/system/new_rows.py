@@ -24,7 +24,7 @@ from hybridmu.system.arguments import (
 )
 from hybridmu.system.request_reports import RequestReports
 from hybridmu.system.session import Session
-from hybridmu.system.webhooks import register_receivers
+from hybridmu.system.webhook_operations import register_receivers
 from hybridmu.types import IngestState, KeyKind
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from hybridmu.system.request_reports import RequestReports
     from hybridmu.system.suggestions import Suggestions
     from hybridmu.system.training_runs import TrainingRuns
-    from hybridmu.system.webhooks import Webhooks
+    from hybridmu.system.webhook_operations import Webhooks
 
 _Kind = TypeVar("_Kind")
 _T = TypeVar("_T")
@@ -189,6 +189,6 @@ def suggestions() -> type[Suggestions]:
 @Part
 def webhooks() -> type[Webhooks]:
     """Return the class of webhooks."""
-    from hybridmu.system.webhooks import Webhooks
+    from hybridmu.system.webhook_operations import Webhooks
 
     return Webhooks

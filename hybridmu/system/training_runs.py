@@ -25,7 +25,7 @@ from hybridmu.system.arguments import Callback, Flag, Shards, Watch, Watcher, ch
 from hybridmu.system.chosen_settings import chosen, clipped_columns
 from hybridmu.system.quality_reports import quality_of
 from hybridmu.system.session import Session
-from hybridmu.system.webhooks import sending
+from hybridmu.system.webhook_operations import sending
 
 
 class TrainingRuns:

@@ -12,7 +12,7 @@ from pydantic.fields import FieldInfo
 
 from hybridmu import config
 from hybridmu.config import Settings
-from hybridmu.core.tasks.registry import make_task
+from hybridmu.core.tasks.task_making import make_task
 from hybridmu.errors import ConfigError
 
 MINIMAL = {"data": {"train": "t.parquet"}, "storage_url": "/nowhere/storage"}

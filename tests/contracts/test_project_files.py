@@ -142,5 +142,10 @@ def test_the_changelog_keeps_to_its_headings() -> None:
         assert kinds
 
 
+def test_no_two_files_of_the_package_share_a_name() -> None:
+    names = [path.name for path in (ROOT / "hybridmu").rglob("*.py") if not path.name.startswith("__")]
+    assert sorted(names) == sorted(set(names))
+
+
 def _number(version: str) -> tuple[int, ...]:
     return tuple(map(int, version.split(".")))

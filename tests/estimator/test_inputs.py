@@ -10,7 +10,7 @@ import pytest
 
 from hybridmu.errors import ConfigError, DataError, RequestError
 from hybridmu.estimator import HybridClassifier, HybridRegressor
-from hybridmu.estimator.tables import class_names
+from hybridmu.estimator.sample_tables import class_names
 from tests.estimator.scene import rows
 
 ALL = rows()

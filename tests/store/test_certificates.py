@@ -24,7 +24,7 @@ from hybridmu.store.storage.storage import Storage
 from hybridmu.verifier.plain_data import canonical
 from hybridmu.verifier.statements import NOT_PROVEN
 from tests import reference_certificate
-from tests.core.proof.test_certificate import KEY, OTHER, PUBLIC, PURGE, chain_of, made, mixed, shard_evidence, signed
+from tests.sample_certificates import KEY, OTHER, PUBLIC, PURGE, chain_of, made, mixed, shard_evidence, signed
 from tests.support import settings_dict
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hybridmu.verifier.typed_json import MalformedError, Rule, read
-from tests.core.proof.test_certificate import json_values
+from tests.sample_certificates import json_values
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from hybridmu.core.closed_form.closed_form_model import ClosedForm
 from hybridmu.core.closed_form.discriminant import discriminant_weights, log_odds
-from hybridmu.core.closed_form.model import ClosedForm
 from hybridmu.core.closed_form.penalty_choice import chosen_penalty
 from hybridmu.core.closed_form.projection import Projection
 from hybridmu.core.closed_form.quantiser import quantised

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from hybridmu.core.closed_form.model import ClosedForm
+from hybridmu.core.closed_form.closed_form_model import ClosedForm
 from hybridmu.core.closed_form.quantiser import quantised
 
 LEVELS = 32_767  # of features, before they are binned

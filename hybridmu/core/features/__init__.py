@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hybridmu.core.features.base import FeatureSource, RowTransform, TableTransform, opened
+from hybridmu.core.features.feature_source import FeatureSource, RowTransform, TableTransform, opened
 from hybridmu.kinds import FEATURES
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from hybridmu.core.features.base import FeatureSource, RowTransform, TableTransform
+from hybridmu.core.features.feature_source import FeatureSource, RowTransform, TableTransform
 from hybridmu.core.features.table_rows import RowEncoder
 from hybridmu.core.kernel.table_encoder import Encoder, Encoding
 

@@ -5,8 +5,8 @@ A sub-model depends on its live rows alone: on no order, seed, slice, number of 
 
 from __future__ import annotations
 
+from hybridmu.core.closed_form.closed_form_model import closed_form_of
 from hybridmu.core.closed_form.exact_solver import IllConditionedError
-from hybridmu.core.closed_form.model import closed_form_of
 from hybridmu.core.kernel.model import SubModel, initial_model, state_of
 from hybridmu.core.learners.learner import Fit, Fitted, Learner
 from hybridmu.core.tasks.base import Task

@@ -10,8 +10,8 @@ import copy
 from collections.abc import Sequence
 from functools import reduce
 
+from hybridmu.core.closed_form.closed_form_model import closed_form_of
 from hybridmu.core.closed_form.exact_solver import IllConditionedError
-from hybridmu.core.closed_form.model import closed_form_of
 from hybridmu.core.kernel.model import SubModel
 from hybridmu.errors import StateError
 

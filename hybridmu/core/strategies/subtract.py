@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from hybridmu.core.closed_form.closed_form_model import closed_form_of
 from hybridmu.core.closed_form.exact_solver import IllConditionedError
-from hybridmu.core.closed_form.model import closed_form_of
 from hybridmu.core.kernel.model import state_of
 from hybridmu.core.kernel.rows import Positions
 from hybridmu.core.strategies.removal import Context, Extent, Removal, Result, Work

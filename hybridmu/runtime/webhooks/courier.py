@@ -16,7 +16,7 @@ from hybridmu.runtime.webhooks.pace import Pace
 from hybridmu.runtime.webhooks.post import Answer, post
 from hybridmu.runtime.webhooks.signature import parse_secrets, signed_headers
 from hybridmu.store.key_files import read_secret
-from hybridmu.store.ledger.webhooks import Message, Webhooks
+from hybridmu.store.ledger.webhook_queue import Message, Webhooks
 
 _log = logging.getLogger(__name__)
 _AT_ONCE = 100

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from hybridmu.store.ledger.webhooks import Message
+from hybridmu.store.ledger.webhook_queue import Message
 from hybridmu.verifier.plain_data import moment
 
 _TIMES = ("received_at", "deadline_at", "applied_at", "served_at", "exact_at", "purged_at")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 
 from hybridmu.config import WebhookSettings
-from hybridmu.runtime.webhooks.addresses import look_up
+from hybridmu.runtime.webhooks.receiver_addresses import look_up
 
 _DEFAULT_PORTS = {"https": 443, "http": 80}
 _OUT_OF_TIME = "no answer in time"

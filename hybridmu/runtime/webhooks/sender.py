@@ -17,7 +17,7 @@ from hybridmu.errors import HybridMUError, LeaseLostError
 from hybridmu.runtime.webhooks.courier import Courier
 from hybridmu.runtime.webhooks.pace import Pace
 from hybridmu.runtime.workers.isolation import apart
-from hybridmu.store.ledger.webhooks import Webhooks
+from hybridmu.store.ledger.webhook_queue import Webhooks
 
 _log = logging.getLogger(__name__)
 

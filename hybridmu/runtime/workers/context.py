@@ -16,12 +16,12 @@ from hybridmu.core.kernel.rows import Rows
 from hybridmu.core.kernel.training import Across, Recipe
 from hybridmu.core.learners import Learner
 from hybridmu.core.partitioners import Partitioner
-from hybridmu.core.proof.environment import environment
 from hybridmu.core.proof.lineage import head
+from hybridmu.core.proof.training_environment import environment
 from hybridmu.core.strategies import Context
 from hybridmu.core.strategies.requirements import unfit_updates
 from hybridmu.core.tasks.classification import judgement_of
-from hybridmu.core.tasks.registry import make_task
+from hybridmu.core.tasks.task_making import make_task
 from hybridmu.errors import ConfigError
 from hybridmu.kinds import FEATURES, LEARNERS, PARTITIONERS, import_plugins
 from hybridmu.store.dataset.feature_types import FeatureTypes

@@ -28,7 +28,7 @@ from hybridmu.core.kernel.revoked_keys import carries
 from hybridmu.core.kernel.table_encoder import Encoder
 from hybridmu.core.kernel.training import Recipe
 from hybridmu.core.task_check import SAMPLE_ROWS, Trial, check, sample
-from hybridmu.core.tasks.registry import is_own, make_task
+from hybridmu.core.tasks.task_making import is_own, make_task
 from hybridmu.errors import ConfigError
 from hybridmu.runtime.workers.context import Site, configure_torch, recipe_of
 from hybridmu.types import KeySet, Tombstone

@@ -34,7 +34,7 @@ from hybridmu.store.ledger.registry import Registry
 from hybridmu.store.ledger.replicas import Replicas
 from hybridmu.store.ledger.request_pages import RequestPages
 from hybridmu.store.ledger.tokens import Tokens
-from hybridmu.store.ledger.webhooks import Webhooks
+from hybridmu.store.ledger.webhook_queue import Webhooks
 from hybridmu.store.storage.file_modes import PRIVATE, Modes
 from hybridmu.store.storage.storage import Storage
 

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from hybridmu.core.closed_form.model import closed_form_of
+from hybridmu.core.closed_form.closed_form_model import closed_form_of
 from hybridmu.core.kernel.model import SubModel
 from hybridmu.core.kernel.training import Recipe
 from hybridmu.core.learners import get as learner
 from hybridmu.core.strategies import get
 from hybridmu.core.tasks.closed_form_tasks import RidgeOfNumbers
-from hybridmu.core.tasks.registry import make_task
+from hybridmu.core.tasks.task_making import make_task
 from hybridmu.errors import ConfigError, StrategyUnavailableError
 from hybridmu.task import Mlp
 from hybridmu.types import ShardStats, Workload

@@ -11,7 +11,7 @@ import torch
 from hybridmu.core.kernel.model import SubModel, initial_model
 from hybridmu.core.kernel.training import Recipe
 from hybridmu.core.strategies import get
-from hybridmu.core.tasks.registry import make_task
+from hybridmu.core.tasks.task_making import make_task
 from tests.scenes.shard_in_memory import FEATURES, Trained, make_rows
 
 SLICES = 4

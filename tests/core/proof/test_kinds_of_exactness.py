@@ -10,7 +10,7 @@ from hybridmu.verifier.checks import check
 from hybridmu.verifier.shard_evidence import Evidence, Stage
 from hybridmu.verifier.statements import shown_by
 from tests import reference_certificate as reference
-from tests.core.proof.test_certificate import KEY, PUBLIC, failed, made, shard_evidence
+from tests.sample_certificates import KEY, PUBLIC, failed, made, shard_evidence
 
 SUBTRACTED = (Stage(strategy="subtract", version=2, exact=True),)
 UNMEASURED = Evidence(verified="no", how="not sampled by policy", forget_loss_gap=None, revoked_rows=3)

@@ -11,8 +11,8 @@ from hybridmu.core.kernel.gradients import plain_layers
 from hybridmu.core.kernel.model import initial_model
 from hybridmu.core.strategies import curvature
 from hybridmu.core.strategies.curvature import gauss_newton, solve
-from hybridmu.core.tasks.registry import make_task
 from hybridmu.core.tasks.regression_tasks import fit_targets
+from hybridmu.core.tasks.task_making import make_task
 from hybridmu.task import Cnn, Linear, Mlp
 
 

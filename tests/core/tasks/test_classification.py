@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hybridmu.core.tasks.classification import Classification, judgement_of
-from hybridmu.core.tasks.registry import make_task
+from hybridmu.core.tasks.task_making import make_task
 from hybridmu.errors import ConfigError
 from hybridmu.task import Linear, Mlp
 from tests.support import local_system, make_table

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from hybridmu.core.tasks.registry import make_task
+from hybridmu.core.tasks.task_making import make_task
 from hybridmu.errors import ConfigError
 from hybridmu.task import Draws, ResNet
 

@@ -10,8 +10,8 @@ from torch import nn
 from torch.nn import functional
 
 from hybridmu.code_digest import OF_NUMBERS, code_digest
-from hybridmu.core.tasks.registry import make_task
 from hybridmu.core.tasks.regression_tasks import RegressionTask, Regressor, TargetScale, fit_targets
+from hybridmu.core.tasks.task_making import make_task
 from hybridmu.errors import ConfigError
 from hybridmu.task import Linear, Mlp
 

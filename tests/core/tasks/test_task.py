@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from hybridmu.code_digest import code_digest
-from hybridmu.core.tasks.registry import make_task
+from hybridmu.core.tasks.task_making import make_task
 from hybridmu.errors import ConfigError
 
 _NAMES = count()

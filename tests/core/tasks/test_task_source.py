@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from hybridmu.code_digest import code_digest
-from hybridmu.core.tasks.registry import make_task
+from hybridmu.core.tasks.task_making import make_task
 from hybridmu.errors import ConfigError
 
 _NAMES = count()
@@ -46,7 +46,7 @@ def test_a_class_of_main_is_refused_whatever_main_is():
 
 
 def test_a_class_typed_into_standard_input_is_refused(tmp_path):
-    code = f"{_NET}from hybridmu.core.tasks.registry import make_task\ntry: make_task('__main__:Net', {{}})\n"
+    code = f"{_NET}from hybridmu.core.tasks.task_making import make_task\ntry: make_task('__main__:Net', {{}})\n"
     code += "except Exception as error: print(error)"
     done = subprocess.run([sys.executable, "-"], input=code, capture_output=True, text=True, cwd=tmp_path, check=True)
     assert "task '__main__:Net' has no source file" in done.stdout

@@ -16,7 +16,7 @@ from hybridmu.types import SubModelRecord
 from hybridmu.verifier.checks import check
 from hybridmu.verifier.shard_evidence import Evidence, ShardEvidence, Stage
 from tests import reference_certificate as reference
-from tests.core.proof.test_certificate import KEYS, PURGE
+from tests.sample_certificates import KEYS, PURGE
 
 SLICES = 3
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hybridmu.runtime.webhooks.addresses import look_up, refusal
+from hybridmu.runtime.webhooks.receiver_addresses import look_up, refusal
 
 NEVER = ["169.254.169.254", "fe80::1", "0.0.0.0", "::", "224.0.0.1", "ff02::1", "255.255.255.255", "240.0.0.1"]
 DISGUISED = ["::ffff:169.254.169.254", "64:ff9b::a9fe:a9fe", "2002:a9fe:a9fe::1", "fe80::1%eth0"]

@@ -14,7 +14,7 @@ import pyarrow as pa
 from hybridmu.config import Settings
 from hybridmu.errors import ConfigError
 from hybridmu.estimator.home import Home
-from hybridmu.estimator.tables import (
+from hybridmu.estimator.sample_tables import (
     Roles,
     columns_of,
     keys,

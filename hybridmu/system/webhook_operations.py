@@ -157,6 +157,6 @@ def register_receivers(session: Session) -> None:
 
 def _unknown(name: str, events: tuple[str, ...]) -> dict[str, Any]:
     """Return a receiver for whom nothing was ever written."""
-    from hybridmu.store.ledger.webhooks import ReceiverCounts
+    from hybridmu.store.ledger.webhook_queue import ReceiverCounts
 
     return asdict(ReceiverCounts(name, events, False, 0, 0, None, None))
