@@ -64,7 +64,7 @@ def measured(name: str, rows: int, features: int) -> Result:
         document: dict[str, Any] = {
             "data": {**data, "test_fraction": 0},
             "task": {"name": "lda", "levels": 255, "project": features},
-            "sisa": {"shards": 1, "slices": 1},
+            "sisa": {"shards": 1},
             "policy": {"retention_seconds": 1e9},
             "storage_url": f"{folder}/system",
         }

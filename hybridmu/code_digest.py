@@ -50,6 +50,7 @@ OF_SUMS: dict[str, str] = {
     "closed-form model": "closed_form/closed_form_model.py",
     "exact products": "closed_form/exact_products.py",
     "exact solver": "closed_form/exact_solver.py",
+    "fixed point": "closed_form/fixed_point.py",
     "linear models": "closed_form/linear_models.py",
     "naive Bayes": "closed_form/naive_bayes.py",
     "penalty choice": "closed_form/penalty_choice.py",

@@ -38,6 +38,8 @@ _FEW_ROWS = 1_000
 _FEW, _NUMBERS, _LISTS, _TABLES = (128,), (128, 128), (256,), (256, 128)
 # Rows of a shard where sums are learned: they are counted in seconds.
 _ROWS_OF_SUMS = 500_000
+# Sums have no use for slices, but of a deletion the rows of one slice are hashed again: so many take some milliseconds.
+_ROWS_PER_HASH, _MOST_HASHED = 8_192, 256
 # Tasks of ours with layers of any width.
 _LAYERED = frozenset({"mlp"})
 OPTIMIZER = "adamw"
@@ -121,20 +123,22 @@ def default_settings(
 
 
 def _of_sums(facts: TableFacts, said: Mapping[str, Mapping[str, Any]], groups: int) -> dict[str, dict[str, Any]]:
-    """Return the same where sums over rows are learned: nothing is gained by slices, and by more shards little.
+    """Return the same where sums over rows are learned: slices cost nothing, and more shards gain little.
 
     Columns and targets are brought to −1..1, by powers of two: they say of the largest number how many digits it has,
     and no more.
     """
     scale = {name: 1 / 255 if name in facts.pixels else 2.0 ** -_digits(size) for name, size in facts.largest.items()}
     shards = max(groups, min(facts.rows // _ROWS_OF_SUMS, _MOST_SHARDS), 1)
+    shards = said.get("sisa", {}).get("shards") or shards
+    slices = max(1, min(facts.rows // shards // _ROWS_PER_HASH, _cells(facts.owners) // shards, _MOST_HASHED))
     return {
         "data": {"standardize": False, "scale": scale, **said.get("data", {})},
         "task": {
             **({} if facts.classes else {"target_scale": 2.0 ** -_digits(facts.largest_target)}),
             **said.get("task", {}),
         },
-        "sisa": {"shards": shards, "slices": 1, "epochs": 1, "batch_size": 1, **said.get("sisa", {})},
+        "sisa": {"shards": shards, "slices": slices, "epochs": 1, "batch_size": 1, **said.get("sisa", {})},
         "optimizer": dict(_RECIPE),
     }
 

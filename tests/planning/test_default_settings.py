@@ -104,11 +104,26 @@ def test_columns_are_standardised_unless_all_of_them_are_scaled():
     assert data({"a": 0.5, "b": 2.0}) == {"standardize": False, "scale": {"a": 0.5, "b": 2.0}}
 
 
-def test_sums_need_no_slices_and_columns_within_one():
+@pytest.mark.parametrize(
+    ("known", "shards", "slices"),
+    [
+        (facts(1_000), 1, 1),
+        (facts(16_383), 1, 1),
+        (facts(100_000), 1, 12),
+        (facts(100_000, owners=50), 1, 7),
+        (facts(10**8), 8, 256),
+    ],
+)
+def test_sums_have_slices_so_that_few_rows_are_hashed_again(known, shards, slices):
+    found = default_settings(known, {"task": {"name": "lda"}})["sisa"]
+    assert (found["shards"], found["slices"]) == (shards, slices)
+
+
+def test_sums_need_no_epochs_and_columns_within_one():
     largest = {"age": 90.0, "gain": 99_999.0, "p": 0.25, "none": 0.0, "pixels": 255.0, "tiny": 1e-310, "huge": 1e300}
     known = facts(1_200_000, largest=largest)
     found = default_settings(replace(known, pixels=("pixels",)), {"task": {"name": "lda"}})
-    assert found["sisa"] == {"shards": 2, "slices": 1, "epochs": 1, "batch_size": 1}
+    assert found["sisa"] == {"shards": 2, "slices": 73, "epochs": 1, "batch_size": 1}
     scale = {"age": 2.0**-7, "gain": 2.0**-17, "p": 4.0, "none": 1.0, "pixels": 1 / 255}
     scale |= {"tiny": 2.0**126, "huge": 2.0**-128}
     assert found["data"] == {"standardize": False, "scale": scale}

@@ -7,7 +7,7 @@ into blocks.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from functools import reduce
 
 import numpy as np
@@ -20,7 +20,9 @@ _WHOLE = {torch.float64: 2**53, torch.float32: 2**24}
 _LARGEST = 2**62  # of a sum: no difference of two leaves int64
 _LEAST_BLOCK = 256  # rows; shorter products cost more in calls than float32 saves
 
-BigIntegers = npt.NDArray[np.object_]
+# Of digits of the other matrix: the least that is worth a pass over the large one, and what they have altogether.
+_SHORTEST, _USUAL = 6, 42
+_READ = 3  # as many columns as reading a digit of the large matrix takes as long as
 
 
 def summed_products(left: Tensor, right: Tensor, left_bound: int, right_bound: int) -> Tensor:
@@ -63,46 +65,56 @@ def whole_in(largest: int) -> torch.dtype:
     return torch.float32 if narrow else torch.float64
 
 
-def digits(values: Tensor, bits: int) -> list[Tensor]:
+def digits(values: Tensor, bits: int, largest: int) -> list[Tensor]:
     """Return digits of integers, the lowest first: all in 0..2^bits − 1, but the last, which has the sign.
 
     Args:
         values: int64, any shape.
         bits: Of a digit.
+        largest: Of their magnitudes, at most.
 
     Returns:
         float64 tensors of that shape; Σ digit_k · 2^(bits·k) is the value.
 
     Example:
-        >>> [digit.tolist() for digit in digits(torch.tensor([5, -1]), 2)]
+        >>> [digit.tolist() for digit in digits(torch.tensor([5, -1]), 2, 5)]
         [[1.0, 3.0], [1.0, -1.0]]
     """
     found: list[Tensor] = []
-    while True:
-        if int(values.min()) >= -(2**bits) and int(values.max()) < 2**bits:
-            return [*found, values.double()]
+    for _ in range(bits, largest.bit_length(), bits):
         found.append((values & (2**bits - 1)).double())
         values = values >> bits
+    return [*found, values.double()]
 
 
-def multiplied(parts: Sequence[Tensor], bits: int, factor: Tensor, factor_bits: int) -> BigIntegers:
-    """Return the product of a matrix, given by its digits, and an int64 matrix, exactly.
+class ExactMatrix:
+    """A square matrix of integers, ready to be multiplied with others without rounding.
+
+    It is kept as digits of so many bits that a product with digits of the other matrix, summed over a column, stays
+    below 2^53. Few digits are read sooner, and shorter digits of the other matrix are more columns.
 
     Args:
-        parts: From `digits`, [p, p] each.
-        bits: Of a digit of it.
-        factor: int64 [p, q].
-        factor_bits: Into what digits it is cut; bits + factor_bits + log2 p is at most 53.
-
-    Returns:
-        Python integers [p, q].
+        matrix: int64 [p, p].
+        largest: Of the magnitudes in it, at most.
     """
-    width = factor.shape[1]
-    total: BigIntegers = np.zeros((parts[0].shape[0], width), dtype=object)
-    beside = torch.cat(digits(factor, factor_bits), dim=1)  # so that a large matrix is read once, and not per digit
-    for power, part in enumerate(parts):
-        products = (part @ beside).to(torch.int64).cpu().numpy().astype(object)
-        for place in range(beside.shape[1] // width):
-            product = products[:, place * width : (place + 1) * width]
-            total = total + product * 2 ** (bits * power + factor_bits * place)
-    return total
+
+    def __init__(self, matrix: Tensor, largest: int) -> None:
+        room = 53 - (len(matrix) - 1).bit_length()
+        length = max(1, largest.bit_length())
+        choices = [(-(-length // count), room - -(-length // count)) for count in (1, 2, 3, 4)]
+        self._bits, beside = min(
+            (choice for choice in choices if choice[1] >= _SHORTEST),
+            key=lambda choice: -(-length // choice[0]) * (_READ + -(-_USUAL // choice[1])),
+        )
+        self._factor_bits = min(beside, _USUAL)
+        self._digits = digits(matrix, self._bits, largest)
+
+    def times(self, factor: Tensor) -> Iterator[tuple[npt.NDArray[np.int64], int]]:
+        """Yield what the product with an int64 matrix [p, q] is the sum of: int64 [p, q], times 2^power."""
+        width, bits = factor.shape[1], self._factor_bits
+        largest = max(abs(int(factor.min())), abs(int(factor.max())))
+        beside = torch.cat(digits(factor, bits, largest), dim=1)  # so that the large matrix is read once
+        for power, digit in enumerate(self._digits):
+            products = (digit @ beside).to(torch.int64).cpu().numpy()
+            for place in range(beside.shape[1] // width):
+                yield products[:, place * width : (place + 1) * width], self._bits * power + bits * place

@@ -3,10 +3,10 @@
 The weights of a closed-form model are *defined* as the float32 numbers nearest to the exact solution of A·W = C with
 integer A and C. Whatever algorithm is accurate enough finds the same bits, on any processor and number of threads.
 
-Here: a Cholesky factor in float64 proposes corrections; W is kept as integers in units of 2^-t, and the residual
-C − A·W is kept *exactly*, as integers too. As A is symmetric and its smallest eigenvalue at least `least`, an entry of
-W is off by at most ‖residual‖ / least: so it is known, not hoped, when an entry's rounding is decided. An entry too
-near to a rounding boundary is refined further (Ziv's strategy).
+Here: a Cholesky factor in float64 proposes corrections; W is kept as a sum of integers in units of 2^-t, and the
+residual C − A·W is kept *exactly*, as fixed-point numbers. As A is symmetric and its smallest eigenvalue at least
+`least`, an entry of W is off by at most ‖residual‖ / least: so it is known, not hoped, when an entry's rounding is
+decided. An entry too near to a rounding boundary is refined further (Ziv's strategy).
 """
 
 from __future__ import annotations
@@ -15,13 +15,15 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import reduce
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from hybridmu.core.closed_form.exact_products import BigIntegers, digits, multiplied
+from hybridmu.core.closed_form.exact_products import ExactMatrix
+from hybridmu.core.closed_form.fixed_point import F64, I64, FixedPoint
 
 # Smaller weights are 0, so that an exact 0 is decided without end.
 TINY = 2.0**-60
@@ -29,11 +31,10 @@ TINY = 2.0**-60
 _TIE_BITS = 240
 _LARGEST_WEIGHT = 2.0**62
 _MOST_STEPS = 60
-_FACTOR_BITS = 21  # of a digit of a correction, which has two
+_TERM_BITS = 41  # of the largest number in a term
 _JITTERS = (0.0, 2.0**-48, 2.0**-40, 2.0**-32)
 
-Float64 = npt.NDArray[np.float64]
-Float32 = npt.NDArray[np.float32]
+F32 = npt.NDArray[np.float32]
 
 
 class IllConditionedError(ArithmeticError):
@@ -42,17 +43,34 @@ class IllConditionedError(ArithmeticError):
 
 @dataclass(frozen=True, eq=False)
 class Approximation:
-    """Whole numbers near to a solution.
+    """Whole numbers near to a solution, as a sum of ever smaller ones.
 
     Attributes:
-        weights: Python integers [p, k], in units of 2^-scale.
-        scale: At least 0.
+        terms: int64 [p, k], and the power of two that they are in units of: 2^-scale. Scales do not fall.
         error: What any entry is off by, at most.
     """
 
-    weights: BigIntegers
-    scale: int
+    terms: tuple[tuple[I64, int], ...]
     error: float
+
+    @property
+    def scale(self) -> int:
+        """Return the scale of the last term."""
+        return self.terms[-1][1]
+
+    @property
+    def weights(self) -> npt.NDArray[np.object_]:
+        """Return the sum as Python integers [p, k], in units of 2^-scale."""
+        return reduce(np.add, (term.astype(object) * 2 ** (self.scale - scale) for term, scale in self.terms))
+
+    def at(self, place: tuple[int, ...]) -> Fraction:
+        """Return one entry."""
+        return sum((Fraction(int(term[place]), 2**scale) for term, scale in self.terms), start=Fraction(0))
+
+    def floats(self) -> tuple[F64, F64]:
+        """Return the sum in float64, and a bound of what that is off by, of this approximation."""
+        parts = [np.ldexp(term.astype(np.float64), -scale) for term, scale in self.terms]
+        return reduce(np.add, reversed(parts)), 2.0**-50 * reduce(np.add, map(np.abs, parts))
 
 
 def solve(a: Tensor, c: Tensor, least: Fraction) -> Tensor:
@@ -93,25 +111,27 @@ def approximations(a: Tensor, c: Tensor, least: Fraction) -> Iterator[Approximat
         OverflowError: An entry is beyond 2^62 in magnitude.
     """
     size = a.shape[0]
-    bits = 53 - _FACTOR_BITS - max(1, math.ceil(math.log2(size)))
-    parts = digits(a, bits)
-    factor = _Factor(a)
-    residual: BigIntegers = c.cpu().numpy().astype(object)
-    weights: BigIntegers = np.zeros(residual.shape, dtype=object)
+    matrix, factor = ExactMatrix(a, int(a.diagonal().max())), _Factor(a)  # no entry exceeds the diagonal's largest
+    residual = FixedPoint(tuple(c.shape))
+    residual.add(c.cpu().numpy(), 0)
+    residual.carry()
+    rest = residual.floats()
+    terms: list[tuple[I64, int]] = []
     scale, last, stalled = 0, math.inf, 0
     for _ in range(_MOST_STEPS):
-        correction = factor.solve(_floats(residual, scale))
+        correction = factor.solve(rest)
         largest = float(np.abs(correction).max())
         if largest > _LARGEST_WEIGHT:
             raise OverflowError("a weight is beyond 2^62")
-        finer = 2 * _FACTOR_BITS - 1 - math.frexp(largest)[1] if largest else scale
-        step = max(0, finer - scale)
-        scale += step
-        change = np.rint(np.ldexp(correction, scale)).astype(np.int64)
-        residual = residual * 2**step - multiplied(parts, bits, torch.from_numpy(change).to(a.device), _FACTOR_BITS)
-        weights = weights * 2**step + change.astype(object)
-        error = _error(residual, scale, least)
-        yield Approximation(weights, scale, error)
+        scale = max(scale, _TERM_BITS - math.frexp(largest)[1] if largest else 0)
+        term = np.rint(np.ldexp(correction, scale)).astype(np.int64)
+        for product, power in matrix.times(torch.from_numpy(term).to(a.device)):
+            residual.add(-product, power - scale)
+        residual.carry()
+        terms.append((term, scale))
+        rest = residual.floats()
+        error = _error(rest, least)
+        yield Approximation(tuple(terms), error)
         if error > last / 4:
             stalled += 1
             if stalled > 2 and not factor.weaken():
@@ -129,8 +149,8 @@ def scaled(a: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         float64 [p, p], whose entries are rounded once, and the diagonal of D, float64 [p, 1].
     """
+    scale = torch.exp2(-torch.round(torch.log2(a.diagonal().double().clamp(min=1.0)) / 2))[:, None]
     wide = a.double()  # a copy, scaled in place: each pass over a large matrix takes as long as a correction
-    scale = torch.exp2(-torch.round(torch.log2(wide.diagonal().clamp(min=1.0)) / 2))[:, None]
     return wide.mul_(scale).mul_(scale.T), scale
 
 
@@ -142,10 +162,10 @@ class _Factor:
         self._jitter = 0
         self._lower = self._factored()
 
-    def solve(self, right: Float64) -> Float64:
+    def solve(self, right: F64) -> F64:
         """Return an approximate solution of A·X = right, float64 [p, k]."""
         known = torch.from_numpy(right).to(self._matrix.device) * self._scale
-        found: Float64 = (torch.cholesky_solve(known, self._lower) * self._scale).cpu().numpy()
+        found: F64 = (torch.cholesky_solve(known, self._lower) * self._scale).cpu().numpy()
         return found
 
     def weaken(self) -> bool:
@@ -174,43 +194,35 @@ class _Factor:
                 raise IllConditionedError("the system has no Cholesky factor in float64: it is nearly singular")
 
 
-def _floats(values: BigIntegers, scale: int) -> Float64:
-    """Return integers in units of 2^-scale as float64."""
-    largest = max(abs(int(values.max())), abs(int(values.min())))
-    drop = max(0, largest.bit_length() - 200)  # float64 holds no integer beyond 2^1023
-    kept: Float64 = (values >> drop if drop else values).astype(np.float64)
-    return np.ldexp(kept, drop - scale)
-
-
-def _error(residual: BigIntegers, scale: int, least: Fraction) -> float:
+def _error(residual: F64, least: Fraction) -> float:
     """Return a bound of what any entry of W is off by: ‖residual column‖ / least, rounded up."""
-    norms = np.sqrt((np.abs(_floats(residual, scale)) ** 2).sum(axis=0))
+    norms = np.sqrt((residual**2).sum(axis=0))
     return float(norms.max()) / float(least) * (1 + 2.0**-20)
 
 
-def _rounded(approximation: Approximation) -> Float32 | None:
+def _rounded(approximation: Approximation) -> F32 | None:
     """Return the float32 numbers next to all that an approximation may be of, once each is decided."""
-    weights, scale, error = approximation.weights, approximation.scale, approximation.error
-    near = _floats(weights, scale)
+    error = approximation.error
+    near, rounding = approximation.floats()
     found = near.astype(np.float32)
     wide = found.astype(np.float64)
-    margin = error + 2.0**-50 * np.abs(near)
+    margin = error + rounding
     above, below = ((wide + np.nextafter(found, np.float32(side)).astype(np.float64)) / 2 for side in (np.inf, -np.inf))
     decided = (np.abs(near - above) > margin) & (np.abs(near - below) > margin)
     small = np.abs(near) + margin < TINY
     large = np.abs(near) - margin >= TINY
     found[small] = 0.0
     for place in zip(*np.nonzero(~(small | (decided & large))), strict=True):
-        value = _decided(int(weights[place]), scale, error)
+        value = _decided(approximation.at(place), error)
         if value is None:
             return None
         found[place] = value
     return found
 
 
-def _decided(weight: int, scale: int, error: float) -> float | None:
-    """Return the float32 next to every number within `error` of weight / 2^scale, or None where there are two."""
-    exact, off = Fraction(weight, 2**scale), Fraction(error)
+def _decided(exact: Fraction, error: float) -> float | None:
+    """Return the float32 next to every number within `error` of one, or None where there are two."""
+    off = Fraction(error)
     low, high = _nearest(exact - off), _nearest(exact + off)
     if low == high:
         return low

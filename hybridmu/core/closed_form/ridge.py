@@ -48,8 +48,9 @@ def ridge_system(sums: Sums, penalty: Fraction) -> System:
         ValueError: There is no row, or no penalty.
     """
     penalties = penalties_of(sums, penalty)
-    diagonal = torch.tensor([*penalties, 0], dtype=torch.int64, device=sums.gram.device)
-    return System(sums.gram + torch.diag(diagonal), sums.cross, _least(sums, penalties))
+    a = sums.gram.clone()
+    a.diagonal().add_(torch.tensor([*penalties, 0], dtype=torch.int64, device=a.device))
+    return System(a, sums.cross, _least(sums, penalties))
 
 
 def ridge_weights(sums: Sums, penalty: Fraction) -> Tensor:

@@ -15,6 +15,8 @@ from torch import Tensor
 
 from hybridmu.core.closed_form.exact_products import summed_products
 
+_PANEL = 128  # rows and columns of a block that fits into a processor's own memory
+
 
 @dataclass(frozen=True, eq=False)
 class Sums:
@@ -86,12 +88,16 @@ def unpacked(triangle: Tensor, size: int) -> Tensor:
         >>> unpacked(packed(torch.tensor([[1, 2], [2, 3]])), 2).tolist()
         [[1, 2], [2, 3]]
     """
-    found = torch.zeros(size, size, dtype=triangle.dtype, device=triangle.device)
+    found = torch.empty(size, size, dtype=triangle.dtype, device=triangle.device)
     for row, part in enumerate(_rows_of(triangle, size)):
         found[row, row:] = part
-    diagonal = found.diagonal().clone()
-    found = found + found.T
-    found.diagonal().copy_(diagonal)
+    for start in range(0, size, _PANEL):  # mirrored block by block: a whole matrix transposed is read from afar
+        stop = min(start + _PANEL, size)
+        corner = found[start:stop, start:stop].triu()
+        found[start:stop, start:stop] = corner + corner.triu(1).T
+        for below in range(stop, size, _PANEL):
+            rows = slice(below, min(below + _PANEL, size))
+            found[rows, start:stop] = found[start:stop, rows].T
     return found
 
 

@@ -42,6 +42,7 @@ class Context:
         across: Opens a model for training by several processes; None: by this one.
         learner: How exact sub-models are made.
         part: Those of the live rows that the strategy's `reads` names, with their features; None: `live` has them all.
+        remaining: How many rows stay; None: as many as `live` has. A strategy that is `blind` gets no live row.
     """
 
     shard: int
@@ -58,6 +59,7 @@ class Context:
     finetune_epochs: float = 0.0
     finetune_rate: float = 0.0
     part: Rows | None = None
+    remaining: int | None = None
     across: Across | None = None
     learner: Learner = field(default_factory=learners.get)
 
@@ -145,6 +147,7 @@ class Removal(ABC):
         rank: Requests that are fulfilled together get the strategy of the highest rank among those they ask for;
             `auto` has 0, and what leaves no influence of the rows more.
         validates: `run` looks at `Context.held_out`.
+        blind: It looks at no live row, nor at the key of one: it takes the same time, however many there are.
         calibrated: Canary deletions tell its step and error; `auto` chooses no update without them.
         steps: The steps α that canaries try, rising; empty for an update that takes no step.
         uncalibrated: Optimizer → α of a request that asks for it before anything is calibrated; else 1.
@@ -159,6 +162,7 @@ class Removal(ABC):
     clean: ClassVar[bool] = False
     rank: ClassVar[int] = -100
     validates: ClassVar[bool] = False
+    blind: ClassVar[bool] = False
     calibrated: ClassVar[bool] = False
     steps: ClassVar[tuple[float, ...]] = ()
     uncalibrated: ClassVar[Mapping[str, float]] = {}

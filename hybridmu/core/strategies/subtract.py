@@ -23,6 +23,7 @@ class Subtract(Removal):
     name = "subtract"
     exact = True
     learner = "additive"
+    blind = True
     rank = 90
     colour = "#3caea3"
 
@@ -43,10 +44,11 @@ class Subtract(Removal):
         model.load_state_dict(context.current)
         found = closed_form_of(model)
         held = found.held
-        if held.rows != len(context.live) + len(context.revoked):  # the rows themselves were compared by their lineage
+        stays = len(context.live) if context.remaining is None else context.remaining
+        if held.rows != stays + len(context.revoked):  # the rows themselves were compared by their lineage
             raise StrategyUnavailableError(
                 "the current sums are of other rows",
-                expected=f"{len(context.live) + len(context.revoked):,} rows",
+                expected=f"{stays + len(context.revoked):,} rows",
                 got=f"{held.rows:,}",
                 remedy="use strategy retrain",
             )

@@ -11,26 +11,23 @@ import numpy as np
 
 from hybridmu.config import Settings
 from hybridmu.core.kernel.model import State, finite
-from hybridmu.core.kernel.revoked_keys import carries
-from hybridmu.core.kernel.rows import Positions, Rows
-from hybridmu.core.proof.lineage import Lineage, lineage
-from hybridmu.core.proof.merkle import make_leaves
+from hybridmu.core.proof.lineage import Lineage, head
 from hybridmu.core.strategies import get
 from hybridmu.errors import CorruptBlobError, StrategyUnavailableError
 from hybridmu.runtime.purge.row_purge import foresee_indexes, purge_indexes
 from hybridmu.runtime.purge.storage_scan import Look, drop_old_versions
 from hybridmu.runtime.workers.context import Site
 from hybridmu.runtime.workers.shadow_trainer import score_shadow_models
+from hybridmu.runtime.workers.slice_roots import Mask, SliceRoots
 from hybridmu.runtime.workers.version_evaluator import VersionEvaluator
+from hybridmu.store.dataset.shard_reader import ShardTables
 from hybridmu.types import (
-    NO_KEYS,
     AuditJob,
     AuditOutcome,
     EvaluateJob,
     EvaluationOutcome,
     ForeseeIndexJob,
     ForeseeIndexOutcome,
-    KeySet,
     PurgeIndexJob,
     PurgeIndexOutcome,
     SearchJob,
@@ -48,7 +45,7 @@ _STATES = 3
 
 
 class Updater:
-    """Changes the current parameters of any shard directly; keeps no row of a shard between jobs.
+    """Changes the current parameters of any shard directly; keeps keyed hashes of a shard's rows, and no row.
 
     Args:
         settings: The configuration.
@@ -58,8 +55,8 @@ class Updater:
         self.site = Site(settings)
         self.site.configure_torch()
         self._evaluator = VersionEvaluator(self.site)
-        # Shard → keys that were out, generations, and what the checkpoint of the rows that were left is called.
-        self._named: dict[int, tuple[KeySet, int, str]] = {}
+        # Shard → the seals of its tables, and what names the sub-models of their rows.
+        self._roots: dict[int, tuple[tuple[str, ...], SliceRoots]] = {}
 
     def ready(self) -> bool:
         """Return True once the process is up."""
@@ -112,15 +109,14 @@ class Updater:
         site.expect(job)
         tables = site.lake.shard("train", shard, job.generations)
         keys = tables.outline
-        live = np.flatnonzero(~carries(keys.ids, keys.groups, job.tombstones))
-        # Only what the current weights still contain is subtracted.
-        out = carries(keys.ids, keys.groups, job.removed)
-        revoked = np.flatnonzero(carries(keys.ids, keys.groups, job.revoked) & ~out)
+        stays, out = ~tables.carrying(job.tombstones), tables.carrying(job.removed)
+        goes = tables.carrying(job.revoked) & ~out  # only what the current weights still contain is subtracted
+        live, revoked = np.flatnonzero(stays), np.flatnonzero(goes)
         current = self._state(job.current_blob or "")
         state = lru_cache(_STATES)(self._state)
         read = 0
         strategy = get(job.strategy)
-        chain = self._chain(job, keys, live, revoked) if strategy.exact else None
+        chain = self._chain(job, tables, stays, goes, ~out) if strategy.exact else None
 
         def checkpoint(slice_: int) -> State:
             nonlocal read
@@ -131,7 +127,7 @@ class Updater:
         held_out = site.lake.rows("validation", shard, job.tombstones) if strategy.validates else None
         context = site.strategy_context(
             shard,
-            keys.take(live),
+            keys.take(live[:0] if strategy.blind else live),
             keys.take(revoked),
             generations=job.generations,
             checkpoint=checkpoint,
@@ -140,7 +136,9 @@ class Updater:
             alpha=job.alpha,
         )
         going, part = tables.rows(revoked, live[strategy.reads(context)])
-        result = strategy.run(replace(context, revoked=going.to(site.device), part=part.to(site.device)))
+        result = strategy.run(
+            replace(context, revoked=going.to(site.device), part=part.to(site.device), remaining=len(live))
+        )
         if not finite(result.state):  # a loss that is no number for one of the rows is enough
             raise StrategyUnavailableError(
                 f"{job.strategy} gave weights that are not finite", expected="numbers", remedy="use strategy retrain"
@@ -176,39 +174,38 @@ class Updater:
             rows_read=len(revoked),
         )
 
-    def _chain(self, job: UpdateJob, keys: Rows, live: Positions, revoked: Positions) -> Lineage:
+    def _chain(self, job: UpdateJob, tables: ShardTables, stays: Mask, goes: Mask, held: Mask) -> Lineage:
         """Return the lineage of the live rows, once the current sub-model is known to be the exact one of those before.
 
         Args:
             job: Names the current sub-model.
-            keys: Outline of all rows.
-            live: Positions of those that stay.
-            revoked: Positions of those that go.
+            tables: All rows.
+            stays: Those that are live, bool [n].
+            goes: Those that are subtracted.
+            held: Those that the current sub-model is said to be of.
 
         Raises:
             StrategyUnavailableError: The current sub-model is another one: of other rows, or made by other code.
         """
-        before = np.sort(np.concatenate([live, revoked]))
-        if not np.array_equal(before, np.flatnonzero(~carries(keys.ids, keys.groups, job.removed))):
+        if (stays & goes).any() or not np.array_equal(stays | goes, held):
             raise StrategyUnavailableError(
                 "the rows that go and those that stay are not all that the current sub-model is of",
                 remedy="use strategy retrain",
             )
         site, shard = self.site, job.shard
-        salt = site.lake.manifest.salt
-        static, recipe = site.lineage_static(), site.recipe_for(shard, job.generations)
-        leaves = make_leaves(salt, keys.ids, keys.content)
-        out, generations, name = self._named.get(shard, (NO_KEYS, 0, ""))
-        if (out, generations) != (job.removed, job.generations):
-            name = lineage(static, keys.take(before), recipe, shard, salt, leaves[before]).keys[-1]
+        recipe = site.recipe_for(shard, job.generations)
+        shaping = head(site.lineage_static(), recipe, shard)
+        seals, roots = self._roots.get(shard, ((), None))
+        if roots is None or seals != tables.seals:
+            roots = SliceRoots(tables.outline, site.lake.manifest.salt)
+            self._roots[shard] = tables.seals, roots
+        name = roots.lineage(shaping, held, recipe.epochs).keys[-1]
         if job.current_blob is None or site.blobs.find(shard, name) != job.current_blob:
             raise StrategyUnavailableError(
                 "the current sub-model is not the exact one of the rows that were live",
                 remedy="use strategy retrain",
             )
-        found = lineage(static, keys.take(live), recipe, shard, salt, leaves[live])
-        self._named[shard] = (KeySet(job.tombstones), job.generations, found.keys[-1])
-        return found
+        return roots.lineage(shaping, stays, recipe.epochs)
 
     @placed
     def audit(self, job: AuditJob) -> AuditOutcome:
@@ -244,6 +241,7 @@ class Updater:
             How many index files were rewritten, and how many training rows of the same content are left.
         """
         self.site.expect(job)
+        self._roots.clear()  # hashes of rows that are going too
         done, twins = purge_indexes(self.site.lake, job.rows, job.content)
         return PurgeIndexOutcome(job.job_id, len(done), twins)
 

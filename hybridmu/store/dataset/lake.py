@@ -20,9 +20,8 @@ from hybridmu.core import features, partitioners
 from hybridmu.core.features import FeatureSource
 from hybridmu.core.kernel.revoked_keys import carries
 from hybridmu.errors import StateError, StorageError, StorageMismatchError
-from hybridmu.store.dataset.key_index import KeyColumns, joined, key_columns, stored_seal
+from hybridmu.store.dataset.key_index import KeyColumns, joined, key_columns, stored_content, stored_seal
 from hybridmu.store.dataset.layout import (
-    DIGEST,
     INCOMING,
     MANIFEST,
     PUT_BACK,
@@ -30,13 +29,12 @@ from hybridmu.store.dataset.layout import (
     Manifest,
     Split,
     content_file,
-    digest_column,
     id_file,
     part_of,
     shard_file,
 )
 from hybridmu.store.dataset.list_packing import unpacked
-from hybridmu.store.storage.parquet import open_parquet, read_parquet
+from hybridmu.store.storage.parquet import open_parquet
 from hybridmu.store.storage.sealed_json import file_seal, stream_seal
 from hybridmu.store.storage.storage import Storage
 from hybridmu.types import NO_KEYS, KeySet, ResolvedKey
@@ -138,7 +136,7 @@ class Lake:
             return stream_seal(file, self.manifest.salt)
 
     def _compare(self, name: str, seal: str) -> None:
-        """Compare a seal with what was recorded; asked anew when it is none of those that are known.
+        """Compare a seal with what was recorded; asked again when it is none of those that are known.
 
         Raises:
             OtherRowsError: It is another one.
@@ -262,7 +260,7 @@ class Lake:
         tables = self.shard(split, shard, generations)
         mask = carries(tables.outline.ids, tables.outline.groups, revoked)
         (rows,) = tables.rows(np.flatnonzero(mask if only_revoked else ~mask))
-        pa.default_memory_pool().release_unused()  # whoever keeps the rows should not keep what they were decoded from
+        pa.default_memory_pool().release_unused()  # a holder of the rows should not keep what they were decoded from
         return rows
 
     def shard(self, split: Split, shard: int, generations: int | None = None) -> ShardTables:
@@ -374,23 +372,23 @@ class Lake:
         Returns:
             Number of live twins over all shards; content digests are looked up in files partitioned by them.
         """
-        import pyarrow.compute as pc  # all its functions are made at the import; look-ups do without
-
         going: set[bytes] = set()
         for shard in sorted({key.shard for key in keys}):
-            held = self.keys("train", shard)
-            mask = carries(held.ids, held.groups, KeySet.of(key for key in keys if key.shard == shard))
-            going |= {row.tobytes() for row in held.content[mask]}
+            mine = KeySet.of(key for key in keys if key.shard == shard)
+            for name in self.files("train", shard):
+                held = self.keys_of(name)
+                going |= {row.tobytes() for row in held.content[held.carrying(mine)]}
         twins = 0
         for part in sorted({part_of(content, self.shards) for content in going}):
+            wanted = np.frombuffer(b"".join(sorted(going)), dtype=np.uint8).reshape(-1, 16)
             for name in self.index_of(content_file, part):
                 self.check(name)
-                table = read_parquet(self.storage, name)
-                hits = table.filter(pc.is_in(table["_content"], value_set=pa.array(sorted(going), type=DIGEST)))
-                for shard in sorted(set(hits["shard"].to_pylist())):
-                    mine = hits.filter(pc.equal(hits["shard"], shard))
-                    ids, groups = digest_column(mine, "_id"), digest_column(mine, "_group")
-                    twins += int((~carries(ids, groups, revoked.get(shard, NO_KEYS))).sum())
+                index = stored_content(self.storage, name)
+                hits = index.by_content.having(wanted)
+                for shard in np.unique(index.shards[hits]).tolist():
+                    there = hits[index.shards[hits] == shard]
+                    gone = carries(index.ids[there], index.groups[there], revoked.get(shard, NO_KEYS))
+                    twins += int((~gone).sum())
         return twins
 
     def tables(self, names: Sequence[str]) -> Iterator[pa.Table]:

@@ -1,7 +1,7 @@
 """Reading one shard's rows: the keys of all of them, then the features of those that somebody wants.
 
 Decoding and encoding features is most of what reading costs, so row groups without a wanted row are passed over. Every
-page that is read is checked against its checksum; the keys of all rows always are, so that none is missed.
+page that is read is checked against its checksum. The keys of all rows are read once, and again when a file changes.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
 from hybridmu.core.features import FeatureSource, opened
@@ -22,11 +21,12 @@ from hybridmu.core.kernel.rows import Positions, Rows
 from hybridmu.core.kernel.table_encoder import Encoder
 from hybridmu.core.targets import empty_outcomes
 from hybridmu.errors import StorageError
-from hybridmu.store.dataset.key_index import keys_in
-from hybridmu.store.dataset.layout import META, as_given, digest_column, stored_name
+from hybridmu.store.dataset.key_index import joined, stored_keys
+from hybridmu.store.dataset.layout import as_given, stored_name
 from hybridmu.store.dataset.list_packing import unpacked
 from hybridmu.store.storage.parquet import open_parquet
 from hybridmu.store.storage.storage import Storage
+from hybridmu.types import KeySet
 
 # Row groups are decoded together up to so many bytes: a call costs as much per column as a row group does, and a reader
 # holds a few times what it decodes.
@@ -58,15 +58,28 @@ class ShardTables:
         features: FeatureSource,
         compare: Callable[[str, str], None],
     ) -> None:
-        self._storage, self._encoder, self._source, self._compare = storage, encoder, features, compare
-        found = [(name, *self._keys(name)) for name in names]
+        self._storage, self._encoder, self._source = storage, encoder, features
+        found = [(name, *stored_keys(storage, name)) for name in names]
+        for name, _, keys in found:
+            compare(name, keys.seal)
         self._files = [(name, metadata) for name, metadata, _ in found]
-        tables = [keys for _, _, keys in found]
-        none = np.empty((0, 16), dtype=np.uint8)
-        columns = ([digest_column(table, name) for table in tables] for name in META[1:])
-        ids, groups, content = (np.concatenate([none, *parts]) for parts in columns)
-        slices = [table.column("_slice").to_numpy() for table in tables]
-        self.outline = outline(np.concatenate([np.empty(0, dtype=np.int32), *slices]), ids, groups, content)
+        self._keys = [keys for _, _, keys in found]
+        whole = joined(self._keys)
+        self.outline = outline(whole.slices, whole.ids, whole.groups, whole.content)
+
+    @property
+    def seals(self) -> tuple[str, ...]:
+        """Return the seal of every table: equal seals, equal outlines."""
+        return tuple(keys.seal for keys in self._keys)
+
+    def carrying(self, keys: KeySet) -> npt.NDArray[np.bool_]:
+        """Return which rows carry one of some keys, bool [n]; as `carries`, but without a look at every row."""
+        found = np.zeros(len(self.outline), dtype=np.bool_)
+        start = 0
+        for part in self._keys:
+            found[start + part.carrying(keys)] = True
+            start += len(part.slices)
+        return found
 
     def rows(self, *wanted: Positions) -> tuple[Rows, ...]:
         """Return rows with their features, from one pass over the row groups that hold any of them.
@@ -102,12 +115,6 @@ class ShardTables:
 
     def _outline_of(self, positions: Positions) -> Rows:
         return self.outline if len(positions) == len(self.outline) else self.outline.take(positions)
-
-    def _keys(self, name: str) -> tuple[pq.FileMetaData, pa.Table]:
-        with open_parquet(self._storage, name) as file:
-            found = file.read(list(META), use_threads=False)
-            self._compare(name, keys_in(found).seal)
-            return file.metadata, found
 
     def _features(self, positions: Positions) -> Iterator[tuple[Positions, pa.Table]]:
         """Yield the positions, features and labels of the row groups that hold any of some rows, a few at a time."""  # noqa: DOC501

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hybridmu.core.closed_form.exact_products import digits, multiplied, summed_products
+from hybridmu.core.closed_form.exact_products import ExactMatrix, digits, summed_products
 
 
 def by_hand(left, right):
@@ -74,7 +74,7 @@ def test_a_torch_that_may_shorten_float32_products_is_not_believed():
 @given(st.lists(st.integers(-(2**62), 2**62), min_size=1, max_size=20), st.integers(1, 30))
 @settings(max_examples=100, deadline=None)
 def test_digits_make_up_their_number(values, bits):
-    found = digits(torch.tensor(values), bits)
+    found = digits(torch.tensor(values), bits, max(map(abs, values)))
     assert [
         sum(int(digit[at]) << (bits * place) for place, digit in enumerate(found)) for at in range(len(values))
     ] == (values)
@@ -82,11 +82,23 @@ def test_digits_make_up_their_number(values, bits):
     assert float(found[-1].abs().max()) <= 2**bits
 
 
-@given(st.integers(1, 9), st.integers(1, 4), st.integers(0, 2**32))
-@settings(max_examples=60, deadline=None)
-def test_matrices_of_long_integers(size, columns, seed):
+@given(st.integers(1, 9), st.integers(1, 4), st.integers(0, 62), st.integers(0, 62), st.integers(0, 2**32))
+@settings(max_examples=100, deadline=None)
+def test_matrices_of_long_integers(size, columns, bits, factor_bits, seed):
     random = np.random.default_rng(seed)
-    a = torch.from_numpy(random.integers(-(2**62), 2**62, (size, size)))
-    x = torch.from_numpy(random.integers(-(2**41), 2**41, (size, columns)))
-    found = multiplied(digits(a, 28), 28, x, 21)
-    assert found.tolist() == (np.array(a.tolist(), dtype=object) @ np.array(x.tolist(), dtype=object)).tolist()
+    a = random.integers(-(2**bits), 2**bits, (size, size), endpoint=True)
+    x = random.integers(-(2**factor_bits), 2**factor_bits, (size, columns), endpoint=True)
+    expected = np.array(a.tolist(), dtype=object) @ np.array(x.tolist(), dtype=object)
+    parts = ExactMatrix(torch.from_numpy(a), 2**bits).times(torch.from_numpy(x))
+    assert sum(part.astype(object) * 2**power for part, power in parts).tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("bits", [1, 20, 31, 33, 40, 62])
+@pytest.mark.parametrize("size", [1, 2, 300, 513])
+def test_products_of_the_largest_integers_are_exact(size, bits):
+    """All entries at their bound: one more bit of a digit would round somewhere."""
+    a = torch.full((size, size), 2**bits - 1, dtype=torch.int64)
+    x = torch.full((size, 1), 2**42 - 1, dtype=torch.int64)
+    parts = ExactMatrix(a, 2**bits - 1).times(x)
+    found = sum(part.astype(object) * 2**power for part, power in parts)
+    assert set(found[:, 0]) == {size * (2**bits - 1) * (2**42 - 1)}
