@@ -18,6 +18,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskErro
 from ray.util.placement_group import PlacementGroup
 
 from hybridmu.cluster.fleet import Fleet, Member
+from hybridmu.cluster.lost_workers import lost
 from hybridmu.cluster.reservations import Reservations
 from hybridmu.cluster.resources import nodes, pools, refuse_ledger_in_a_file, slots
 from hybridmu.config import Settings
@@ -222,7 +223,7 @@ class RayExecutor:
         try:
             ray.get(there, timeout=1)
         except RayError as error:
-            self._give_up(flight, failure(flight.job, error, retryable=True))
+            self._give_up(flight, failure(flight.job, lost(error, flight.job), retryable=True))
             return False
         return bool(there)
 
@@ -248,7 +249,7 @@ class RayExecutor:
             return failure(flight.job, cause, retryable=not isinstance(cause, HybridMUError))
         except (RayActorError, GetTimeoutError) as error:
             self._fleet.drop(flight.member)
-            return failure(flight.job, error, retryable=True)
+            return failure(flight.job, lost(error, flight.job), retryable=True)
         if isinstance(result, ShardOutcome) and isinstance(flight.job, UpdateJob) and result.blob:
             self._adopt(result.shard, result.blob)
         return result

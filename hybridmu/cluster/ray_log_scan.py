@@ -116,7 +116,7 @@ class Searchers:
 
 
 def _words_here(session: Path) -> list[bytes]:
-    """Return what Ray logs on this machine whoever is forgotten: logins, hosts, folders, variables, packages."""
+    """Return what Ray logs on this machine in any case: logins, hosts, folders, variables, packages."""
     try:
         login = getpass.getuser()
     except (KeyError, OSError):  # a user without a name

@@ -1,4 +1,4 @@
-"""Words that stand in Ray's logs whoever is forgotten, and which an id may be the same as.
+"""Words that stand in Ray's logs in any case, and which an id may be the same as.
 
 A line that Ray or this program wrote is made of the text of their programs, a time stamp, and values that come from
 outside. An id found there that is a piece of that text can't be told from it; any other came from outside. What is no

@@ -56,7 +56,7 @@ def ensure_ray(settings: Settings) -> bool:
 
 
 def _close_token() -> None:
-    """Let only its owner read the token that Ray made: whoever has it may run code on every cluster that knows it."""
+    """Let only its owner read the token that Ray made: its holder may run code on every cluster that knows it."""
     with suppress(OSError):  # there is none where RAY_AUTH_MODE says so; one that is not ours is not ours to change
         (Path.home() / ".ray" / "auth_token").chmod(0o600)
 

@@ -57,7 +57,7 @@ _BODY = {
     "requestBody": {"content": {"application/json": {"schema": PredictRequest.model_json_schema()}}, "required": True}
 }
 
-# How often an answer is begun anew because a version was replaced meanwhile.
+# How often an answer is begun again because a version was replaced meanwhile.
 _ASKS = 5
 
 
