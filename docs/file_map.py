@@ -1,4 +1,4 @@
-"""Map of all source files, from the first sentences of their docstrings; `python docs/file_map.py` writes it anew."""
+"""Map of all source files, from the first sentences of their docstrings; `python docs/file_map.py` writes it again."""
 
 from __future__ import annotations
 

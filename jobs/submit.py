@@ -4,7 +4,7 @@
     python jobs/submit.py logs|stop ID
 
 The same command gives the same submission id: while that job runs, or once it has succeeded, nothing is submitted a
-second time and its log is shown; after a failure it is submitted anew. Jobs are repeated safely, since what they do is
+second time and its log is shown; after a failure it is submitted again. Jobs are repeated safely, since what they do is
 in the ledger. The address is `--address`, RAY_API_SERVER_ADDRESS or the Ray cluster of this machine; a cluster in token
 mode gets the token of this environment.
 """

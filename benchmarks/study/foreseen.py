@@ -44,7 +44,7 @@ class Foreseen:
 
 
 def system() -> Known:
-    """Return a system in which training a shard anew takes a minute."""
+    """Return a system in which training a shard again takes a minute."""
     epochs = slice_epochs(10, SLICES)
     visits = sum(each * ROWS * n for n, each in enumerate(epochs, start=1))
     cost = CostModel({"retrain": Coefficients(RETRAIN_SECONDS / visits, 0.0, 0.1, 100)})

@@ -41,7 +41,7 @@ _BLOCK = re.compile(r"(<!-- table (\w+)(?: (\S+))? -->\n).*?(<!-- end -->)", re.
 
 
 def fill(text: str, folder: Path) -> str:
-    """Return a page with every marked table made anew.
+    """Return a page with every marked table made again.
 
     Args:
         text: With markers.

@@ -150,7 +150,7 @@ def prepare(setup: Setup, seed: int, folder: Path, pool: Pool) -> World:
         pool: Trains.
 
     Returns:
-        The world. A system that other code trained or calibrated is made anew.
+        The world. A system that other code trained or calibrated is made again.
     """
     site = open_site(setup, seed, folder)
     settings, storage, made_by = site.settings, site.storage, [site.head(0), _calibration_code()]

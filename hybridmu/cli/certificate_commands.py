@@ -42,7 +42,7 @@ def verify(
         Path | None, typer.Option("--public-key", help="File of the operator's public keys, PEM or hex.")
     ] = None,
     without_key: Annotated[
-        bool, typer.Option("--without-key", help="Check the arithmetic alone, whoever signed the certificate.")
+        bool, typer.Option("--without-key", help="Check the arithmetic alone, without a signer's key.")
     ] = False,
     chain: Annotated[Path | None, typer.Option("--chain", help="Folder with all certificates of the system.")] = None,
     again: Annotated[

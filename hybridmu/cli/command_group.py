@@ -73,7 +73,7 @@ class CommandGroup(TyperGroup):
 
 @contextmanager
 def _usage(as_json: bool) -> Iterator[None]:
-    # Typer writes words to standard error and exits with code 2; whoever reads standard output gets the same.
+    # Typer writes words to standard error and exits with code 2; a reader of standard output gets the same.
     try:
         yield
     except _UsageError as error:

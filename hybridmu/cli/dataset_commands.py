@@ -21,7 +21,7 @@ def data_list(as_json: JsonOption = False) -> None:
 @app.command("get")
 def data_get(name: str, as_json: JsonOption = False) -> None:
     """Fetch a dataset if need be, check its sha256, convert it to Parquet once."""
-    with errors(as_json, "the same command begins anew"), bar(f"preparing {name}"):
+    with errors(as_json, "the same command starts over"), bar(f"preparing {name}"):
         catalog.describe(name)
         folder = catalog.get(name)
     emit({"name": name, "folder": str(folder)}, as_json, lambda: tell(str(folder)))

@@ -19,7 +19,7 @@ def demo(
     as_json: JsonOption = False,
 ) -> None:
     """Train, forget, prove and serve on real digits, and write a report."""  # noqa: DOC501
-    with errors(as_json, "the same command begins anew"):
+    with errors(as_json, "the same command starts over"):
         with extra("datasets", "report", "serve"):
             from hybridmu.demo import run_demo  # an extra may be missing
         result = run_demo(output, err)

@@ -59,7 +59,7 @@ def results_apart() -> Iterator[None]:
 
 def _move_standard_output() -> None:
     """Write results to what standard output was, and make standard output what standard error is."""
-    if sys.stdout is None or sys.stderr is None:  # closed by whoever started this process
+    if sys.stdout is None or sys.stderr is None:  # closed by the process that started this one
         return
     sys.stdout.flush()
     kept = os.dup(sys.stdout.fileno())

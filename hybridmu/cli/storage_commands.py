@@ -69,7 +69,7 @@ def upgrade(
 
 def _rewritten(count: int) -> str:
     if count:
-        return f"{count} table file(s) of an earlier release were rewritten. Nothing is trained anew."
+        return f"{count} table file(s) of an earlier release were rewritten. Nothing is trained again."
     return "Every table is as this release writes them."
 
 

@@ -40,7 +40,7 @@ def retry(
     """Try again, within a minute, what was given up or waits after a failure."""
     with open_system(config_file, as_json) as system:
         count = system.retry_webhooks(receiver, request)
-    emit({"retried": count}, as_json, lambda: tell(f"{count} event(s) are tried again by whoever sends"))
+    emit({"retried": count}, as_json, lambda: tell(f"{count} event(s) are tried again by the sending process"))
 
 
 @app.command()

@@ -29,7 +29,7 @@ class PolicySettings(Section):
         quarantine: From the acceptance of a deletion until its shards are done, they do not vote: each replica
             withholds them at its next poll, and answers say so.
         min_voters: So many sub-models vote at least, touched ones among them if need be; null: half of the shards.
-        verify_share: Share of the certificates for which the touched shards are trained anew and compared bit for bit.
+        verify_share: Share of the certificates for which the touched shards are trained again and compared bit for bit.
         repair: When what an update changed is retrained exactly: `idle`, as soon as no request waits, or `deadline`,
             only when the deadline of one of its requests comes near.
         quality_budget: Predicted forget-loss error a shard may owe before it must be retrained.

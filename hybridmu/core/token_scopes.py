@@ -1,7 +1,7 @@
 """Bearer tokens and what they allow. Pure: random bytes and the time come from the caller.
 
 A token reads `hmu_<name of the token>_<secret>`. The secret has 256 random bits, so one round of SHA-256 hides it as
-well as a slow hash would, and only that digest is kept. Whoever holds a token is the *caller* of its requests.
+well as a slow hash would, and only that digest is kept. The holder of a token is the *caller* of its requests.
 """
 
 from __future__ import annotations

@@ -71,7 +71,7 @@ def lacking(
 
     Returns:
         (shard, cell) pairs, cells without any curve first; never more for a cell than there are shards large enough. A
-        curve of a shard that has more slices by now is to be measured anew.
+        curve of a shard that has more slices by now is to be measured again.
     """
     largest = max((candidate.rows for candidate in candidates), default=0)
     fitting = [c for c in candidates if c.rows and c.rows >= _SMALLEST * largest]

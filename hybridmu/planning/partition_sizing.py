@@ -1,6 +1,6 @@
 """Number of slices that the people of a table can fill. Pure.
 
-Whoever owns rows (a group, or an id without one) lies in one slice of one shard, by a hash. A few dozen people leave
+The owner of rows (a group, or an id without one) lies in one slice of one shard, by a hash. A few dozen people leave
 slices of many empty: such a slice is trained again on what the slices before it hold, and no deletion gets any cheaper
 by it.
 """

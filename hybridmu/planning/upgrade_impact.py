@@ -1,7 +1,7 @@
 """Cost of other code or other libraries: checkpoints that a retrain can't start from any more.
 
 Such a checkpoint has another lineage key than a new run would give it, so the first deletion in its shard retrains
-the whole shard, which makes its checkpoints anew.
+the whole shard, which makes its checkpoints again.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class UpgradePlan:
                 "The live sub-models stay and go on answering; their bits can't be proven there by a new training.",
                 f"The next deletion of one row is expected to retrain {self.visits_after:,.0f} sample visits "
                 f"({self.seconds_after:.3g} s on one worker) instead of {self.visits_before:,.0f} "
-                f"({self.seconds_before:.3g} s). The first one in a shard makes its checkpoints anew.",
+                f"({self.seconds_before:.3g} s). The first one in a shard makes its checkpoints again.",
                 f"Retraining the {hit} shard(s) that lose checkpoints takes {self.visits_anew:,} sample visits "
                 f"({self.seconds_anew:.3g} s on one worker), once.",
             ]

@@ -58,5 +58,5 @@ class BodyLimit:
                 await self._app(scope, count, begin)
         if long and not begun:
             body = Problem(error="TooLong", what="the body is too long", expected=f"at most {limit} bytes")
-            # The rest is read and dropped, for as long as a body may take: whoever is cut off sees no answer.
+            # The rest is read and dropped, for as long as a body may take: a client that is cut off sees no answer.
             await JSONResponse(body.model_dump(), 413)(scope, receive, send)

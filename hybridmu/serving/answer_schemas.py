@@ -35,7 +35,7 @@ class PredictResponse(BaseModel):
 
     Attributes:
         version: Which one.
-        withheld: How many of its sub-models did not vote, since deletions wait for them. Not which: whoever can guess
+        withheld: How many of its sub-models did not vote, since deletions wait for them. Not which: who can guess
             where a person's rows lie would learn whose they may be.
         predictions: One per row.
     """

@@ -84,7 +84,7 @@ class Certificates:
                 f"the file of certificate {number} is damaged",
                 expected="the certificate as it was signed",
                 got=wrong[:200],
-                remedy="put back the same file: from a backup of any day, or from whoever received it; a certificate "
+                remedy="put back the same file: from a backup of any day, or from a recipient; a certificate "
                 "never changes",
             )
         found: dict[str, Any] = document
@@ -134,7 +134,7 @@ class Certificates:
                     f"certificate {expected} is missing, and there are later ones",
                     expected=f"every number up to {there[-1]} in {self.storage.url}/{_FOLDER}",
                     got=f"number {number} follows number {expected - 1}",
-                    remedy="put it back from a backup or from whoever received it; or, if the later files are not of "
+                    remedy="put it back from a backup or from a recipient; or, if the later files are not of "
                     "this system, move them out of this storage",
                 )
             document = self.get(number)
@@ -151,7 +151,7 @@ class Certificates:
                     expected=f"the certificate of number {number} of system {system}",
                     got=wrong,
                     remedy="move it out of this storage, and put back this system's own, if it had given this number "
-                    "out: from a backup of any day, or from whoever received it",
+                    "out: from a backup of any day, or from a recipient",
                 )
             found.append(document)
             before = document

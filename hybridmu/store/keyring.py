@@ -246,7 +246,7 @@ class Keyring:
                 got=f"keys.{which}: {source}",
                 remedy="append the new key as the last line there"
                 if which == "guard"
-                else "keep the old public key for whoever checks old certificates, and put the new key there",
+                else "keep the old public key for those who check old certificates, and put the new key there",
             )
         folder = self._folder()
         if which == "guard":
@@ -422,7 +422,7 @@ def _lost_signing(expected: str, got: str = "") -> StateError:
         expected=expected,
         got=got,
         remedy="restore the key folder from its backup (docs/keys.md), or start a new key with "
-        "`hybridmu keys rotate signing`, and tell whoever checks certificates",
+        "`hybridmu keys rotate signing`, and tell those who check certificates",
     )
 
 

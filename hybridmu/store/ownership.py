@@ -53,7 +53,7 @@ def take(storage: Storage, settings: Settings) -> None:
                 expected=f"{MARKER}, {MANIFEST} and the ledger",
                 got=f"none of them, but {len(ours)} file(s) of ours: {', '.join(sorted(ours)[:3])}",
                 remedy="restore storage and ledger from a backup, or correct storage_url and database_url; keep these "
-                "files, they tell a restored ledger what it lacks. Nothing was changed, and nothing is trained anew: "
+                "files, they tell a restored ledger what it lacks. Nothing was changed, and nothing is trained again: "
                 "what was forgotten would come back",
             )
         if others:
@@ -77,8 +77,8 @@ def lost_ledger(storage: Storage) -> StorageMismatchError:
         f"the storage {storage.url} belongs to another ledger, and there is none at database_url",
         expected="the database with which it was trained",
         got="nothing, or a database without tables",
-        remedy="correct database_url, or restore the ledger from a backup; nothing is trained anew: what was forgotten "
-        "would come back",
+        remedy="correct database_url, or restore the ledger from a backup; nothing is trained again: what was "
+        "forgotten would come back",
     )
 
 
@@ -98,7 +98,7 @@ def refuse_lost_rows(storage: Storage, identity: Identity) -> None:
         raise StorageError(
             f"{MANIFEST} in {storage.url} is missing",
             expected="the manifest of the tables that the ledger knows",
-            remedy="put back its newest copy, or correct storage_url; nothing is trained anew: what was forgotten "
+            remedy="put back its newest copy, or correct storage_url; nothing is trained again: what was forgotten "
             "would come back",
         )
 

@@ -79,7 +79,7 @@ class Coordination:
         if self.driver is None:
             self._prepare()
             holder = self.holder()
-            # Late: whoever asks or follows needs no coordinator, and pays for neither PyTorch nor Ray.
+            # Late: a command that asks or follows needs no coordinator, and pays for neither PyTorch nor Ray.
             if self._executor == "local":
                 from hybridmu.runtime.coordinator.coordinator import Coordinator
                 from hybridmu.runtime.workers.executor import LocalExecutor

@@ -1,7 +1,7 @@
 """Jobs: what the coordinator asks of workers, one type per kind of work.
 
 A `ShardJob` is done by the worker of its shard, which has the shard's rows in memory; an `UpdaterJob` by any updater.
-Whoever makes a job says what is to be done. Generations, seals and tombstones are filled in when the job leaves for a
+The maker of a job says what is to be done. Generations, seals and tombstones are filled in when the job leaves for a
 worker (`runtime.coordinator.dispatcher`): rows that were revoked while it waited must not be read any more.
 """
 
@@ -61,7 +61,7 @@ class RetrainJob(_OneShardJob):
     Attributes:
         tombstones: Keys of every deletion in the shard.
         upto: Highest tombstone seq covered; becomes the sub-model's watermark.
-        mend: Read every checkpoint first, and train anew from the first damaged one on.
+        mend: Read every checkpoint first, and train again from the first damaged one on.
     """
 
     tombstones: KeySet = NO_KEYS

@@ -80,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="the operator's public keys, PEM or hex; may be repeated",
     )
-    parser.add_argument("--without-key", action="store_true", help="check the arithmetic alone, whoever signed")
+    parser.add_argument("--without-key", action="store_true", help="check the arithmetic alone, without a signer's key")
     parser.add_argument("--chain", type=Path, metavar="FOLDER", help="all certificates of the system")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write the certificate as a page to read or print")
     parser.add_argument("--json", action="store_true", help="print the result as one JSON document")

@@ -32,7 +32,7 @@ def check(document: object, trusted_public_keys: Collection[bytes] | None = None
 
     Args:
         document: Any JSON data.
-        trusted_public_keys: Keys of 32 bytes, one of which must have signed; None: whoever signed is only named.
+        trusted_public_keys: Keys of 32 bytes, one of which must have signed; None: the signer is only named.
 
     Returns:
         One finding per thing looked at; never raises.
@@ -180,7 +180,7 @@ def looked(purge: Purge) -> Finding:
     """Return whether a purge says that it searched storage and database, and for something where rows went.
 
     A purge that finds its rows gone, since one before was interrupted after it took them, rewrites no table and deletes
-    no file: those counts may be zero. The search is made anew every time.
+    no file: those counts may be zero. The search is made again every time.
     """
     claim, searched = "storage and database were searched for what was purged", purge.looked
     places = [

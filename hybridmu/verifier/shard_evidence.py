@@ -164,7 +164,7 @@ def findings(shard: ShardEvidence, exact: Collection[str] = EXACT) -> Iterator[F
 
     Args:
         shard: The evidence.
-        exact: Strategies that are exact; whoever has a plugin knows further ones.
+        exact: Strategies that are exact; an operator with a plugin knows further ones.
     """
     name = f"shard {shard.shard}"
     for when, state in (("before", shard.before), ("after", shard.after)):

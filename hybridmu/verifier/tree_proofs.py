@@ -80,7 +80,7 @@ def verify_inclusion(proof: Inclusion, root: bytes) -> bool:
 def verify_absence(proof: Absence, root: bytes) -> bool:
     """Return whether a proof shows that no leaf of the tree of this root has its value; False when malformed.
 
-    It rests on the leaves being sorted, which whoever made the tree vouches for.
+    It rests on the leaves being sorted, which the tree's maker vouches for.
     """
     left, right, leaf = proof.left, proof.right, _hash(proof.leaf)
     if not leaf:

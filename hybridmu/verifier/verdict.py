@@ -23,7 +23,7 @@ class Verdict:
         document: The certificate; any JSON data where it does not hold, None where the file is none.
         findings: Everything that was looked at.
         trusted_key_given: Whether the signature was compared with keys of the operator.
-        without_key: Whether the arithmetic alone was asked for, whoever signed.
+        without_key: Whether the arithmetic alone was asked for, by whomever it is signed.
     """
 
     document: Any
@@ -92,7 +92,7 @@ def judge(
     Args:
         name: Of its file, for findings.
         data: Of its file.
-        trusted: Public keys of 32 bytes, one of which must have signed; None: whoever signed is only named.
+        trusted: Public keys of 32 bytes, one of which must have signed; None: the signer is only named.
         without_key: Whether that is what was asked for.
         chain: Name → bytes of all certificates of the system; it has to be one of them.
     """

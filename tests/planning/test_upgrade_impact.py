@@ -101,7 +101,7 @@ def test_the_plan_explains_itself():
         "With torch 2.14.0 (here: 2.13.0), 2 of 4 checkpoint(s) are lost: no retrain can start from them.\n"
         "The live sub-models stay and go on answering; their bits can't be proven there by a new training.\n"
         "The next deletion of one row is expected to retrain 52 sample visits (0.52 s on one worker) instead of 47 "
-        "(0.47 s). The first one in a shard makes its checkpoints anew.\n"
+        "(0.47 s). The first one in a shard makes its checkpoints again.\n"
         "Retraining the 1 shard(s) that lose checkpoints takes 60 sample visits (0.6 s on one worker), once.\n"
         "rich is not part of what names a checkpoint.\n"
         "shard 0: 2 kept, 0 lost; first deletion 47 visits, 0.47 s (before: 47, 0.47 s)\n"

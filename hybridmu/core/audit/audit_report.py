@@ -15,7 +15,7 @@ from hybridmu.core.tasks.classification import Classification
 
 _RESAMPLES = 200
 _LOG_ODDS = Classification().sureness
-# Models drawn anew from fewer than these say little about other models.
+# Models drawn again from fewer than these say little about other models.
 _FEWEST = 8
 _CURVE_POINTS = 200
 _COMPARED = ("unlearned", "oracle", "nothing")  # with the references
@@ -277,7 +277,7 @@ def _klom(ours: F64, references: F64) -> F64:
 
 
 def _auc_interval(positives: F64, negatives: F64) -> tuple[float, float]:
-    """Return the 95 % interval of an attack's AUC: models are drawn anew, since the rows of one model hang together."""
+    """Return the 95 % interval of an attack's AUC: models are drawn again: rows of one model hang together."""
     random = np.random.default_rng(0)
     count = len(positives)
     drawn = [random.integers(0, count, count) for _ in range(_RESAMPLES)]

@@ -39,7 +39,7 @@ class FeatureSource(ABC):
     """One way to make numbers of rows. Stateless, and fitted on no row.
 
     A row's numbers are a function of that row and of the declared schema alone: with others they would remember other
-    rows, or change when these are removed. They are made anew at every reading, so the same values have to give the
+    rows, or change when these are removed. They are made again at every reading, so the same values have to give the
     same bits in every process, in a table and in a question to the served model.
 
     Attributes:

@@ -286,7 +286,7 @@ def _gradients_here(model: nn.Module, task: Task, recipe: Recipe, parameters: Se
     device = parameters[0].device.type
     found = loss = loss_of(model, task, recipe, device)
     if recipe.compiled:
-        # What was compiled before would decide what is compiled now, and past a limit nothing is: a slice begins anew.
+        # What was compiled before would decide what is compiled now, and past a limit nothing is: a slice starts over.
         torch.compiler.reset()
         # "reduce-overhead" is torch's name for CUDA graphs; elsewhere it does nothing.
         found = torch.compile(loss, dynamic=False, mode="reduce-overhead" if device == "cuda" else None)

@@ -86,7 +86,7 @@ class Learner(ABC):
 
     @abstractmethod
     def fit(self, job: Fit) -> Fitted:
-        """Go on from the newest checkpoint, or begin anew, until all slices are learned.
+        """Go on from the newest checkpoint, or start over, until all slices are learned.
 
         A task that learns numbers has a scale of targets in its model: go on from `hybridmu.plugins.scaled(job)`, which
         has it fitted before the first slice with rows is learned.

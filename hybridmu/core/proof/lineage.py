@@ -21,7 +21,7 @@ from hybridmu.core.proof import merkle
 from hybridmu.core.proof.merkle import Leaves
 from hybridmu.verifier.shard_evidence import rechain
 
-if TYPE_CHECKING:  # whoever checks a chain needs no tensor
+if TYPE_CHECKING:  # a check of a chain needs no tensor
     from hybridmu.core.kernel.rows import Rows
     from hybridmu.core.kernel.training import Recipe
 

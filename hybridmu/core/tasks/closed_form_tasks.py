@@ -33,7 +33,7 @@ class LinearTask:
 
     Args:
         penalty: On the squares of standardised weights, per row; `auto` chooses it by generalised cross-validation, a
-            function of the sums, anew whenever they change.
+            function of the sums, again whenever they change.
         levels: Features count in so many steps from 0 to 1, and to −1; beyond they are clipped (`data.scale` brings
             them there). By default 32,767; 255, which keeps bytes as they are, where they are projected.
         project: How many random features (relu of a public random projection) take the place of the features; 0: none.

@@ -1,4 +1,4 @@
-"""Replay: trains what a certificate speaks of anew, and says whether it is true."""
+"""Replay: trains what a certificate speaks of again, and says whether it is true."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ def _summed_up(shards: list[ShardReplay]) -> Replay:
     by = max((shard.by for shard in mine if shard.by is not None), default=None)
     numbers = ", ".join(str(shard.shard) for shard in mine)
     detail = {
-        Verdict.CONFIRMED: "every shard was trained anew, with the same bits",
+        Verdict.CONFIRMED: "every shard was trained again, with the same bits",
         Verdict.ELSEWHERE: f"shard(s) {numbers}: made by other code, libraries, CPU or thread count",
         Verdict.SUPERSEDED: f"superseded by certificate {by}: shard(s) {numbers} lost rows since",
         Verdict.REFUTED: "; ".join(f"shard {shard.shard}: {shard.detail}" for shard in mine),

@@ -59,7 +59,7 @@ class Healer:
         Args:
             token: The coordinator's fencing token.
             shards: Which shards.
-            mended: They were made anew just now: reading them at once could end in a circle on a disk that lies.
+            mended: They were made again just now: reading them at once could end in a circle on a disk that lies.
         """
         for shard in self._damages.reported().keys() & set(shards):
             self._damages.settle(token, shard)

@@ -56,7 +56,7 @@ class Purger:
             clean=clean,
         )
         self._batch: PurgeBatch | None = None
-        self._proven: set[int] = set()  # shards whose refused evidence was made anew
+        self._proven: set[int] = set()  # shards whose refused evidence was made again
 
     @property
     def busy(self) -> bool:

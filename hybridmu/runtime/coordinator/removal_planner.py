@@ -113,7 +113,7 @@ class RemovalPlanner:
         try:
             with contained():
                 return self.site.unfit_updates()
-        except Exception:  # a model that can't be made here: whoever trains it will tell, and no request is turned away
+        except Exception:  # a model that can't be made here: training will tell, and no request is turned away
             return {}
 
     def calibration(self) -> Calibration:

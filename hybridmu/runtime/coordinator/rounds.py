@@ -17,7 +17,7 @@ class Round:
         places: Request → the shards it waits for; empty when nobody asked for it, as for a repair.
         plans: Shard → what is to be done.
         ingest_id: Whose rows it trains on.
-        mends: It makes anew what storage lost.
+        mends: It makes again what storage lost.
         jobs: Job id → job under way.
         attempts: Shard → jobs begun.
         outcomes: Shard → what was made.

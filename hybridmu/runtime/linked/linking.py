@@ -38,10 +38,10 @@ def differences(ours: Shared, theirs: Shared) -> list[tuple[str, str, str, str]]
         remedy = "only models with the same data.id and data.group know a person by the same keys"
         found.append(("other id or group columns", _said(ours.columns), _said(theirs.columns), remedy))
     if ours.types and theirs.types and not all(map(_alike, ours.types, theirs.types)):
-        remedy = "7 is not the text '7': cast the column, and train one of them anew"
+        remedy = "7 is not the text '7': cast the column, and train one of them again"
         found.append(("other kinds of ids or groups", _said(ours.types), _said(theirs.types), remedy))
     if ours.partition_key != theirs.partition_key:
-        remedy = "train one of them anew with the other's data.partition_key (`seed` means: the same sisa.seed)"
+        remedy = "train one of them again with the other's data.partition_key (`seed` means: the same sisa.seed)"
         found.append(("another partition key", "the same data.partition_key", "another one", remedy))
     if (set(ours.guard_keys), ours.guard_keys[-1:]) != (set(theirs.guard_keys), theirs.guard_keys[-1:]):
         remedy = "name the same keys.folder, or the same keys.guard, in both (docs/models.md)"

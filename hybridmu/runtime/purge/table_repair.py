@@ -18,7 +18,7 @@ from hybridmu.store.storage.storage import Storage
 
 
 def mend(lake: Lake, guard: Guard, name: str, copy: Path) -> int:
-    """Write a table or an index file anew from a copy, which may be older than purges.
+    """Write a table or an index file again from a copy, which may be older than purges.
 
     Rows of a table that the guard knows to be purged are left out; of an index, those that no table has. Nothing is
     written unless the rest is what the ledger recorded of the file.

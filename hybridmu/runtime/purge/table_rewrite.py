@@ -48,7 +48,7 @@ def stands_apart(storage: Storage, file: FileInfo) -> bool:
 
 
 def rewrite_tables(lake: Lake, beat: Beat = lambda: None) -> int:
-    """Write anew, once, what `outdated` names; rows, their order and every bit that is trained on stay.
+    """Write again, once, what `outdated` names; rows, their order and every bit that is trained on stay.
 
     A crash leaves each file as it was or as it is to be; a repeated call goes on.
 
@@ -84,12 +84,12 @@ def rewrite(
     gone: Gone | None = None,
     beat: Beat = lambda: None,
 ) -> int:
-    """Return how many rows left a table when it was written anew, row group by row group.
+    """Return how many rows left a table when it was written again, row group by row group.
 
     Args:
         storage: Where it is.
         name: Its name there.
-        gone: Says which rows go, bool [n]; it stays as it is when there are none. None: it is written anew as it is.
+        gone: Says which rows go, bool [n]; it stays as it is when there are none. None: it is written again as it is.
         beat: Called between row groups.
 
     Raises:

@@ -94,9 +94,9 @@ def _connected(addresses: list[str], port: int, deadline: float) -> socket.socke
 
 
 class _EndedAt:
-    """A clock over a connection: when time is over, it is shut down under whoever waits for it.
+    """A clock over a connection: when time is over, it is shut down under the call that waits for it.
 
-    Time-outs of a socket would begin anew with every byte that a receiver lets fall.
+    Time-outs of a socket would start over with every byte that a receiver lets fall.
 
     Args:
         sock: The connection.

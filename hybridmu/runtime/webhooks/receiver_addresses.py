@@ -29,7 +29,7 @@ def look_up(host: str, port: int, *, private: bool) -> tuple[list[str], str | No
         return [], "the host's name is not known"
     texts = list(dict.fromkeys(str(entry[4][0]) for entry in found))
     refused = [reason for text in texts if (reason := refusal(text, host, private=private))]
-    # All or none: whoever answers for a name must not slip one of ours between those of the receiver.
+    # All or none: a name server must not slip one of ours between those of the receiver.
     return ([], refused[0]) if refused else (texts, None)
 
 

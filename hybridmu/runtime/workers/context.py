@@ -107,7 +107,7 @@ class Site:
         }
 
     def _others(self) -> dict[str, Learner | Partitioner | FeatureSource]:
-        """Return the kinds that are not the default ones, whose code is the kernel's; an edited one begins anew."""
+        """Return the kinds that are not the default ones, whose code is the kernel's; an edited one starts over."""
         others: dict[str, Learner | Partitioner | FeatureSource] = {}
         if self.learner.name != LEARNERS.default:
             others["learner"] = self.learner

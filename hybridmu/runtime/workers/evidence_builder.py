@@ -40,7 +40,7 @@ class Prover:
     Args:
         site: Rows and weights.
         job: Tombstones, history and requests of the shard.
-        sampled: Whether a request's result is trained anew and compared.
+        sampled: Whether a request's result is trained again and compared.
     """
 
     def __init__(self, site: Site, job: ProveJob, sampled: Sampled) -> None:

@@ -40,7 +40,7 @@ class LiveRows:
         if self._rows is None or self._generations != generations:
             self._rows = self._site.lake.rows("train", self._shard, tombstones, generations=generations)
             self.read += len(self._rows)
-            # An id that was purged once may have come back: what is gone is known anew.
+            # An id that was purged once may have come back: what is gone is known again.
             self._leaves, self._gone, self._generations = None, tombstones, generations
         self.drop(tombstones)
         return self._rows

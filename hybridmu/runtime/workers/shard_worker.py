@@ -103,7 +103,7 @@ class ShardWorker:
         return replace(made, seconds=time.perf_counter() - started, rows_read=self._rows.read - already)
 
     def _train(self, job: RetrainJob, started: float) -> ShardOutcome:
-        """Return what a retrain makes; whoever called says how long it took."""
+        """Return what a retrain makes; the caller says how long it took."""
         self.site.expect(job)
         live = self._rows.without(job.tombstones, job.generations)
         recipe = self.site.recipe_for(self.shard, job.generations)

@@ -165,7 +165,7 @@ def _compare(name: str, ours: str, found: Mapping[str, str]) -> None:
             expected="the same bits",
             got="others",
             remedy="draw random numbers from torch's generator alone; no clock, no process number, no hash() of text; "
-            "after an edit of its file, start this process anew",
+            "after an edit of its file, start this process again",
         )
 
 

@@ -14,7 +14,7 @@ from hybridmu.errors import DataError
 from hybridmu.store.dataset.declarations import as_declared
 from hybridmu.store.dataset.source_table import SourceTable, open_table
 
-# Rows that are encoded at once: few enough that whoever waits is told of them, and that a first look at rows is short.
+# Rows that are encoded at once: few enough that progress is told often, and that a first look at rows is short.
 _AT_ONCE = 2048
 
 

@@ -41,7 +41,7 @@ class FeatureTypes:
             try:
                 with open_parquet(self._lake.storage, shard_file(number, "train", shard)) as file:
                     schema = file.schema_arrow
-            except (StorageError, OSError):  # told to whoever needs its rows
+            except (StorageError, OSError):  # told to the reader who needs its rows
                 continue
             types = {name: unpacked_field(schema.field(stored_name(name))).type for name in every}
             self._whole[number] = frozenset(name for name, type_ in types.items() if _is_whole(type_))

@@ -56,7 +56,7 @@ class Draft:
         first_slice: Number of its first slice.
         slices: How many slices it gets.
         test_fraction: Share of the people of a training table that are held out as the test table.
-        beat: Called again and again; for whoever must show that he is alive.
+        beat: Called again and again; for a process that must show that it is alive.
 
     Attributes:
         seals: Name → seal of every file that `finish` wrote.

@@ -1,4 +1,4 @@
-"""A lake whose first generation are the live rows of another model's lake, cut anew."""
+"""A lake whose first generation are the live rows of another model's lake, cut again."""
 
 from __future__ import annotations
 

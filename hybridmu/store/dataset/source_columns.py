@@ -203,5 +203,5 @@ def _index_columns(schema: pa.Schema) -> tuple[set[str], set[str]]:
         ranges = {level.get("name") for level in levels if isinstance(level, dict)}
         named = {level for level in levels if isinstance(level, str)}
         return made | named, {name for name in ranges if isinstance(name, str)}
-    except (ValueError, AttributeError, TypeError, RecursionError):  # whoever wrote it, it is not pandas' metadata
+    except (ValueError, AttributeError, TypeError, RecursionError):  # it is not pandas' metadata
         return made, set()

@@ -255,7 +255,7 @@ def _partition(name: PurePosixPath, spelled: dict[tuple[str, str | None], str]) 
                 remedy="write the table again",
             )
         found[column] = None if last == _NULL else value
-        # `a%` and `a%25` are two values to whoever writes percent signs as they are.
+        # `a%` and `a%25` are two values to a tool that writes percent signs as they are.
         if (other := spelled.setdefault((column, found[column]), part)) != part:
             raise DataError(
                 f"two folders that differ mean the same value of {column!r}",

@@ -1,4 +1,4 @@
-"""Suppression: what tables being read must leave out, as the dataset sees whoever remembers it."""
+"""Suppression: what reading a table must leave out, as the dataset sees the ledger that remembers it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Suppression(Protocol):
         Args:
             kind: Ids or groups.
             values: Raw, in the column's own type; null is never blocked.
-            returning: Rows that the correction of this request revoked are let in.
+            returning: Rows that the correction of this request revoked come in.
         """
         ...
 

@@ -85,6 +85,6 @@ def _compare_version(connection: Connection, row: dict[str, object], named: bool
     raise StateError(
         f"{STATE} in storage, which does not say of which system it is, contradicts the ledger",
         got=got,
-        remedy="if this file was copied here, move it out of this storage: it is written anew. Otherwise the database "
+        remedy="if this file was copied here, move it out of this storage: it is written again. Otherwise the database "
         "was changed from outside: restore it from a backup; see docs/operations.md",
     )

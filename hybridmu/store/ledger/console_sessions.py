@@ -41,7 +41,7 @@ class ConsoleSessions:
         """Return the name of a new session, which nobody can find out again.
 
         Args:
-            token_id: The token that it rests on; whoever asks for the session looks whether that still counts.
+            token_id: The token that it rests on; the caller who asks for the session looks whether that still counts.
         """
         name, now, sessions = secrets.token_hex(_BYTES), self._clock(), t.console_sessions.c
         with self._write.begin() as connection:
@@ -77,7 +77,7 @@ class ConsoleSessions:
     def end(self, name: str) -> None:
         """End a session, if there is one of this name."""
         mine = t.console_sessions.c.digest == _digest(name)
-        with self._read.begin() as connection:  # whoever makes names up does not become a writer
+        with self._read.begin() as connection:  # a guess of names does not become a writer
             there = connection.execute(sa.select(t.console_sessions.c.digest).where(mine)).first()
         if there is not None:
             with self._write.begin() as connection:

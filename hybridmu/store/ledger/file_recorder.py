@@ -12,7 +12,7 @@ from hybridmu.store.storage.sealed_json import file_seal
 
 
 class Recorder:
-    """The seals of a system's lake, as whoever changes its files needs them.
+    """The seals of a system's lake, as a writer of its files needs them.
 
     Args:
         lake: What is read of it is compared with the ledger from now on.

@@ -102,7 +102,7 @@ class Forwards:
         return Parcel(forward.request_id, request.strategy, request.deadline_at, forward.there, keys)
 
     def mark_delivered(self, forward: Forward, parcel: Parcel, there: str) -> None:
-        """Note that a model has a request. It is not fenced: it is true, whoever found it out.
+        """Note that a model has a request. It is not fenced: it is true, from whichever process.
 
         Args:
             forward: The forward.

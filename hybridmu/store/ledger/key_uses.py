@@ -1,6 +1,6 @@
 """Uses of keys, by all that remembers them: ledger, journal and certificates.
 
-A key that is lost with its number must not be made anew under it: its backup could not be put back any more. The key
+A key that is lost with its number must not be made again under it: its backup could not be put back any more. The key
 folder can't tell what was in it, so it is asked here.
 """
 

@@ -34,7 +34,7 @@ class Identity:
         Args:
             identity: What makes storages incompatible.
             create: Claim a storage that nobody claimed.
-            replace: Claim it anew: nothing was ingested yet, so a corrected configuration may take over.
+            replace: Claim it again: nothing was ingested yet, so a corrected configuration may take over.
 
         Raises:
             StorageMismatchError: It belongs to another one; the differing keys are listed.

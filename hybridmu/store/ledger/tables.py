@@ -47,7 +47,7 @@ requests = sa.Table(
     sa.Column("origin", sa.String(80)),  # the linked model and its request that this one is of
     sa.Column("reason", sa.Text),
     sa.Column("hastened_at", sa.Float),  # the earliest deadline of later requests that rely on it
-    # A page of a list, whoever's and in whichever state, is read from one of these; so is what limits a caller.
+    # A page of a list, of any caller and in any state, is read from one of these; so is what limits a caller.
     sa.Index(None, "state", "seq"),
     sa.Index(None, "caller", "seq"),
     sa.Index(None, "caller", "state", "seq"),

@@ -105,7 +105,7 @@ def bury(
     Args:
         connection: In a write transaction.
         request_id: The request.
-        fresh: Its keys, with the training rows that each alone revokes; one that it buried before is counted anew.
+        fresh: Its keys, with the training rows that each alone revokes; one that it buried before is counted again.
         waits: Shard → up to which of others' tombstones it waits as well.
     """
     stones = t.tombstones.c

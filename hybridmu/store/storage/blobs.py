@@ -95,7 +95,7 @@ class Blobs:
         reach("lineage.recorded")
 
     def adopt(self, shard: int, lineage_key: str, ref: str) -> None:
-        """Write anew an entry of an older release, which has no check of its own, if it says what the ledger does."""
+        """Write again an entry of an older release, which has no check of its own, if it says what the ledger does."""
         name = lineage_file(shard, lineage_key)
         if self.storage.exists(name) and self.storage.read(name, fixed=True) == ref.encode():
             self.record(shard, lineage_key, ref)
@@ -143,7 +143,7 @@ class Blobs:
     # ------------------------------------------------------------------ sweeping
 
     def listed(self, shard: int) -> tuple[set[str], set[str]]:
-        """Return (references, lineage keys) of everything in a shard's folders, whoever knows of it."""
+        """Return (references, lineage keys) of everything in a shard's folders, recorded or not."""
         keys = self.storage.list(lineage_folder(shard))
         return set(self.sizes(shard)), {_base(file) for file in keys if _KEY.fullmatch(_base(file))}
 

@@ -32,7 +32,7 @@ _LAYOUT = {b"hybridmu.layout": b"1"}
 class TableWriter:
     """The one way in which tables are written: `plain` rows, and a footer that says so.
 
-    Pages still have dictionaries where values repeat. They are made anew from the rows of each row group, so they hold
+    Pages still have dictionaries where values repeat. They are made again from the rows of each row group, so they hold
     what these rows hold and nothing else.
 
     Args:
@@ -134,7 +134,7 @@ def open_parquet(storage: Storage, name: str, *, coded: bool = False) -> Iterato
     Args:
         storage: Where it is.
         name: Its name there.
-        coded: Read text as dictionaries and indices, which takes less than making every value anew.
+        coded: Read text as dictionaries and indices, which takes less than making every value again.
 
     Yields:
         The file.

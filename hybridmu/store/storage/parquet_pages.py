@@ -1,4 +1,4 @@
-"""The parts of a Parquet file that hold values, whoever wrote it: pages, dictionaries, statistics, Bloom filters.
+"""The parts of any Parquet file that hold values: pages, dictionaries, statistics, Bloom filters.
 
 A reader of rows shows what rows refer to. A file may hold more: dictionaries with values of no row, minima and maxima
 of rows that left, filters that still answer for them. Here every part is read as it lies in the file.

@@ -32,7 +32,7 @@ def unsealed(
     Args:
         data: The file.
         name: How an error calls it.
-        members: Those that such a document has, whoever wrote it; it may have more.
+        members: Those that such a document has, of any release; it may have more.
         remedy: What the reader can do about a damaged one.
         older: Exactly those of a file of an older release, which wrote no seals; None: there never was one.
 

@@ -291,7 +291,7 @@ class Storage:
     def drop_unfinished(self) -> int:
         """Return how many half-written files crashes had left; they are removed.
 
-        A live writer whose file goes with them fails and has to write again: for whoever is the only one to write.
+        A live writer whose file goes with them fails and has to write again: for the only process that writes.
         """
         if self.local is None:  # there an object is whole, or not to be seen
             return 0

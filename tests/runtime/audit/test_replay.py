@@ -157,7 +157,7 @@ def test_the_command(small, warm, tmp_path, monkeypatch):
         "confirmed",
     )
     shown = CliRunner().invoke(app, ["certificate", "verify", str(file), "--replay", "-c", str(config)])
-    assert "Replay: confirmed. every shard was trained anew, with the same bits." in shown.stdout
+    assert "Replay: confirmed. every shard was trained again, with the same bits." in shown.stdout
     assert run()[1]["replay"] is None
     code, result = run("--replay")
     assert (code, result["error"]) == (2, "ConfigError")

@@ -201,6 +201,6 @@ def test_the_command_rewrites_them(old, tmp_path):
         return " ".join(CliRunner().invoke(app, ["upgrade", "-c", str(file), *words]).output.split())
 
     assert "table file(s) of an earlier release are rewritten once" in run("--plan")
-    assert "were rewritten. Nothing is trained anew." in run()
+    assert "were rewritten. Nothing is trained again." in run()
     assert run() == "Every table is as this release writes them."
     assert "add --plan" in run("--with", "torch=9.9")

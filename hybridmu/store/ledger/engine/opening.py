@@ -124,7 +124,7 @@ def _prepare(engine: Engine, create: bool) -> None:
             expected=f"tables of revision {migrations.head()}",
             got=f"revision {stored}",
             remedy="stop everything that uses it, make a backup, then run `hybridmu train -c CONFIG`: it changes the "
-            "tables and trains nothing anew",
+            "tables and trains nothing again",
         )
     with engine.begin() as connection:  # a second process waits here, and then finds the work done
         migrations.upgrade(connection)

@@ -1,4 +1,4 @@
-"""PostgreSQL as the ledger uses it: one writer at a time, by an advisory lock, and clocks on whoever holds it."""
+"""PostgreSQL as the ledger uses it: one writer at a time, by an advisory lock, and clocks on its holder."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Reading of an SQLite file beside its connections, without letting go of their locks.
 
-Closing any descriptor of a file drops every POSIX lock that the process holds on it, whoever took it
+Closing any descriptor of a file drops every POSIX lock that the process holds on it, from wherever it was taken
 (https://sqlite.org/howtocorrupt.html, 2.2). SQLite never notices: the next process that closes its last connection
 finds nobody else, and deletes the log into which this one goes on writing. So a descriptor is opened once per file, and
 stays open for as long as the process lives.

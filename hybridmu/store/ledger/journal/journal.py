@@ -97,7 +97,7 @@ class Journal:
         self._files.write(SEALS, {"changes": count, "seals": seals, "certificate": number})
 
     def reseal(self) -> None:
-        """Write every file anew; those of an older release have no seal."""
+        """Write every file again; those of an older release have no seal."""
         for name, entry in self._files.entries():
             self._files.write(name, entry)
         if (state := self._files.state()) is not None:
@@ -105,9 +105,9 @@ class Journal:
         self.keep_seals()
 
     def renew(self) -> None:
-        """Write anew what an older release wrote, after `check`: without the system's name, or with unkeyed hashes.
+        """Write again what an older release wrote, after `check`: without the system's name, or with unkeyed hashes.
 
-        Unkeyed hashes of idempotency keys name what was asked, and can't be made anew without the keys themselves:
+        Unkeyed hashes of idempotency keys name what was asked, and can't be made again without the keys themselves:
         after a restore each of them is a new one.
         """
         for name, entry in self._files.entries():

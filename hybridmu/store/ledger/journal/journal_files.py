@@ -27,7 +27,7 @@ MEMBERS = {STATE: ("version", "token", "shards"), SEALS: ("changes", "seals")}
 ENTRY_MEMBERS = ("requests", "tombstones", "needs", "guard", "idempotency")
 _NEWEST = (
     "put its own newest copy in its place. Where there is none: a ledger that was not restored from a backup does "
-    "without it, and writes it anew"
+    "without it, and writes it again"
 )
 _DAMAGED = f"the journal matters only to a ledger that was restored; {_NEWEST} once this file is moved away"
 

@@ -121,7 +121,7 @@ def refuse_lost(
             "certificates are missing in storage, whose numbers must not be given out again",
             expected=f"number {last} and all before it in {files.storage.url}/certificates",
             got=f"number {lost[0]} is not there",
-            remedy="put them back: from a newer backup of storage, or from whoever received them"
+            remedy="put them back: from a newer backup of storage, or from a recipient"
             + ("; then run `hybridmu ledger replay -c CONFIG`" if behind else ""),
         )
 

@@ -10,7 +10,7 @@ context.configure(
     connection=context.config.attributes["connection"],
     target_metadata=metadata,
     compare_type=True,
-    render_as_batch=True,  # SQLite can't alter most things of a table; a batch makes it anew
+    render_as_batch=True,  # SQLite can't alter most things of a table; a batch makes it again
 )
 with context.begin_transaction():
     context.run_migrations()

@@ -33,9 +33,9 @@ def clean(engine: Engine, needles: Collection[bytes], beat: Beat) -> dict[str, i
     """Take purged names out of reasons, empty the database's logs and free space of deleted values, and look.
 
     SQLite overwrites what it deletes with zeros at once (secure_delete), and the checkpoint empties its write-ahead
-    log. Where a copy is found all the same, which the balancing of its trees may leave, the file is written anew
+    log. Where a copy is found all the same, which the balancing of its trees may leave, the file is written again
     (VACUUM); what is found even then stands in a live row, and its column decides. PostgreSQL's tables that held such
-    values are always written anew: its files are the server's own, and can't be looked at from here.
+    values are always written again: its files are the server's own, and can't be looked at from here.
 
     Args:
         engine: From `opening.connect`.

@@ -15,7 +15,7 @@ def upgrade() -> None:
     """Bring the tables of the revision before to this one; there is no way back but a backup.
 
     Idempotency keys are dropped: their hashes were made without a secret and name what was asked, and can't be made
-    anew without the keys themselves. A key from before is a new one.
+    again without the keys themselves. A key from before is a new one.
     """
     op.drop_table("idempotency")
     op.create_table(
