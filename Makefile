@@ -7,7 +7,7 @@ export RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER ?= 0
 # Two processes, also where there are more cores: Ray's tests are one half of the time, and run in one.
 PYTEST := -m pytest --numprocesses 2 --no-loadscope-reorder
 
-.PHONY: browser check clean coverage demo dist docs docs-serve format sbom test test-full verifier wheel
+.PHONY: browser check clean coverage demo dist docs docs-serve format sbom screenshots test test-full verifier wheel
 
 .venv/.made:
 	$(PYTHON) -m venv .venv
@@ -49,6 +49,9 @@ docs-serve: .venv/.dev ## the site on loopback, made anew when a page changes
 browser: .venv/.dev   ## what the console's test in a real browser needs (Debian, as root)
 	apt-get install --yes --no-install-recommends chromium
 	$(INSTALL) --editable '.[browser]'
+
+screenshots: browser  ## the console's pictures in docs/images, by the test that uses it in a real browser
+	CONSOLE_SCREENSHOTS=$(CURDIR)/docs/images $(BIN)/python -m pytest -q -n0 tests/browser/test_console.py
 
 check: .venv/.dev     ## lint, docstrings, types, import direction
 	$(BIN)/ruff check .

@@ -13,6 +13,7 @@ from fastapi.responses import HTMLResponse
 
 from hybridmu.core.metrics import METRICS, figure, shown
 from hybridmu.server.headers import PAGE_POLICY
+from hybridmu.server.request_life import spoken
 
 STYLE = (resources.files("hybridmu") / "server" / "pages" / "style.css").read_text()
 # Without a referrer browsers would not say either which site sent a form.
@@ -56,6 +57,8 @@ def _templates() -> jinja2.Environment:
     )
     templates.filters |= {
         "moment": _moment,
+        "minute": _minute,
+        "iso": _iso,
         "after": _after,
         "late": _late,
         "exact": Exact,
@@ -80,8 +83,14 @@ def _moment(at: float | None) -> str:
     return "" if at is None else f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
-def _colour(state: str) -> str:
-    return _COLOURS.get(state, "middle")
+def _minute(at: float | None) -> str:
+    """Return a time of a list, whose heading says that it is in UTC."""
+    return "" if at is None else f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M}"
+
+
+def _iso(at: float) -> str:
+    """Return a time as programs read it."""
+    return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def _after(times: tuple[float | None, float]) -> str:
@@ -92,13 +101,7 @@ def _after(times: tuple[float | None, float]) -> str:
         ('2 h 00 min', '0.5 s', '')
     """
     at, since = times
-    if at is None:
-        return ""
-    seconds = at - since
-    if seconds < 120:
-        return f"{seconds:.1f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"
+    return "" if at is None else spoken(at - since)
 
 
 def quality_shown(quality: Mapping[str, Any] | None) -> dict[str, Any] | None:

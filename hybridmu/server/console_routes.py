@@ -12,6 +12,7 @@ from hybridmu.server import charts
 from hybridmu.server.console_pages import PAGE_HEADERS, STYLE, quality_changes, quality_shown, render_page
 from hybridmu.server.console_sign_in import ConsoleSignIn, SignedIn
 from hybridmu.server.permissions import certificate, visible
+from hybridmu.server.request_life import Surroundings, next_step, steps
 from hybridmu.server.request_lists import NAME, RequestId, list_requests
 from hybridmu.server.worker_lanes import Lane
 from hybridmu.system.system import System
@@ -88,11 +89,18 @@ class ConsoleRoutes:
             request = visible(system, request_id, token)
             shows = shown_by(certificate(system, request_id, token)[1]) if request.certificate is not None else []
             relies_on = system.ledger.relies_on(request.request_id)
-            report = system.report(request.request_id)
+            report, policy = system.report(request.request_id), system.settings.policy
+            around = Surroundings(
+                coordinator=system.lease.holder() is not None,
+                paused=system.controls.paused() is not None,
+                collect_seconds=policy.batch_seconds,
+            )
             return render_page(
                 "request",
                 token=token,
                 report=report,
+                life=steps(report, time.time(), quarantine=policy.quarantine),
+                next=next_step(report, around),
                 quality=quality_changes(report),
                 shows=shows,
                 relies_on=relies_on,

@@ -59,7 +59,67 @@ def chromium() -> Iterator[object]:
         browser.close()
 
 
-@pytest.mark.parametrize(("name", "width", "scheme"), [("desktop", 1100, "light"), ("phone", 360, "dark")])
+def shoot(page, name: str) -> None:
+    """Keep a picture of a page where `make screenshots` wants one."""
+    if folder := os.environ.get("CONSOLE_SCREENSHOTS"):
+        page.screenshot(path=Path(folder) / f"{name}.png", full_page=True)
+
+
+def entered(company, url, chromium, width: int, scheme: str, *scopes: str):
+    """Return the console's first page, in a browser of its own."""
+    token, _ = company.tokens.create("auditor", scopes)
+    page = chromium.new_context(viewport={"width": width, "height": 844}, color_scheme=scheme).new_page()
+    page.set_default_timeout(20_000)
+    page.goto(f"{url}/console")
+    page.fill("#token", token)
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#requests")
+    return page
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (1100, "light"), (390, "dark")])
+def test_every_column_of_a_list_is_on_the_screen(company, url, chromium, width, scheme):
+    page = entered(company, url, chromium, width, scheme, "audit")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.evaluate("[...document.querySelectorAll('main .scroll')].every(e => e.scrollWidth <= e.clientWidth)")
+    certificates = page.locator("td[data-label=certificate] a")
+    assert certificates.count() == 4
+    for number in range(4):
+        box = certificates.nth(number).bounding_box()
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= width
+    cells = page.get_by_role("table").first.get_by_role("row").last.get_by_role("cell")
+    assert cells.count() == 9, "a list of cards is still a table"
+    page.context.close()
+
+
+@pytest.mark.parametrize(("width", "scheme", "name"), [(1280, "light", "request"), (390, "dark", "request-phone")])
+def test_a_life_is_one_line_across_or_down(company, url, chromium, width, scheme, name):
+    page = entered(company, url, chromium, width, scheme, "audit")
+    page.locator("main td a[href*=requests]").nth(3).click()  # updated first, exact later
+    line = page.get_by_role("list", name="Where it stands")
+    marks = line.get_by_role("listitem")
+    assert [mark.locator("strong").text_content() for mark in marks.all()] == [
+        "accepted", "planned", "applied", "served", "exact", "purged", "deadline",
+    ]  # fmt: skip
+    assert line.locator("[aria-current=step] strong").text_content() == "purged"
+    boxes = [mark.bounding_box() for mark in marks.all()]
+    along, across = ("y", "x") if width == 390 else ("x", "y")
+    assert len({round(box[across]) for box in boxes}) == 1, "one line"
+    assert [box[along] for box in boxes] == sorted({box[along] for box in boxes}), "in order, none upon another"
+    assert all(box["x"] + box["width"] <= width + 1 for box in boxes)
+    assert page.evaluate("[...document.querySelectorAll('.life *')].every(e => e.scrollWidth <= e.clientWidth + 1"
+                         " || getComputedStyle(e).display == 'inline')")  # fmt: skip
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    shoot(page, name)
+    page.emulate_media(media="print")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert page.evaluate("getComputedStyle(document.body).color") == "rgb(0, 0, 0)"
+    assert not page.get_by_role("button").first.is_visible()
+    page.context.close()
+
+
+@pytest.mark.parametrize(("name", "width", "scheme"), [("console", 1280, "light"), ("phone", 390, "dark")])
 def test_an_auditor_with_a_keyboard(company, url, chromium, name, width, scheme):
     token, _ = company.tokens.create("auditor", ["audit"])
     page = chromium.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme).new_page()
@@ -75,14 +135,14 @@ def test_an_auditor_with_a_keyboard(company, url, chromium, name, width, scheme)
     page.keyboard.press("Enter")
     page.wait_for_selector("#requests")
     assert page.locator("main table tbody tr").count() == 5
-    # Nothing is wider than the screen, but for tables, which scroll by themselves.
+    # Nothing is wider than the screen, but for the table of a plan, which scrolls by itself.
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     dark = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (dark == "rgb(13, 17, 23)") == (scheme == "dark")
     circle = page.locator("figure circle").first
     assert circle.evaluate("e => getComputedStyle(e).fill") != "rgb(0, 0, 0)", "strategies have colours"
-    if folder := os.environ.get("CONSOLE_SCREENSHOTS"):
-        page.screenshot(path=Path(folder) / f"console-{name}.png", full_page=True)
+    if name == "console":
+        shoot(page, name)
     link = page.locator("main table a[href*=requests]").last
     link.focus()
     page.keyboard.press("Enter")
@@ -122,8 +182,6 @@ def test_a_desk_plans_and_submits_a_deletion_and_takes_it_back(company, url, chr
     page.wait_for_selector("#plan")
     assert page.get_by_label("Row ids, one per line").input_value() == f"{row}\n"
     assert fits()
-    if folder := os.environ.get("CONSOLE_SCREENSHOTS"):
-        page.screenshot(path=Path(folder) / f"deletion-{width}.png", full_page=True)
     page.get_by_role("button", name="forget", exact=True).click()
     page.wait_for_selector("text=RECEIVED")
     assert fits()

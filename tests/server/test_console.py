@@ -75,6 +75,24 @@ def test_a_request_shows_plan_against_actual_and_its_certificate(company):
     assert client.get("/console/requests/none").status_code == 404
 
 
+def test_a_request_is_one_line_in_order_and_says_where_it_stands(company):
+    client = browser(company, "audit")
+    first, late = company.system.requests()
+    done = client.get(f"/console/requests/{first['request_id']}").text
+    assert done.count('<ol class="life"') == 1
+    names = re.findall(r"<li class=\"\w+\"[^>]*><strong>([\w ]+)<", done)
+    assert names == ["accepted", "planned", "applied", "exact", "served", "purged", "deadline"]
+    assert re.findall(r'<li class="(\w+)" aria-current="step"><strong>([\w ]+)<', done) == [("done", "purged")]
+    assert "to spare" in done
+    waits = client.get(f"/console/requests/{late['request_id']}").text
+    names = re.findall(r"<li class=\"\w+\"[^>]*><strong>([\w ]+)<", waits)
+    assert names == ["accepted", "deadline", "planned", "applied", "served", "exact", "purged"]
+    assert re.findall(r'aria-current="step"><strong>([\w ]+)<', waits) == ["accepted"]
+    assert "overdue by" in waits
+    assert waits.count("<span>to come</span>") == 5
+    assert "<strong>Next:</strong>" in waits
+
+
 def test_the_cookie_and_the_pages_are_closed_to_scripts_and_other_sites(company):
     text, token = company.tokens.create("auditor", ["audit"])
     client = TestClient(company.app, base_url="https://console.example")
