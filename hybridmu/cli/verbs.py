@@ -139,6 +139,9 @@ VERBS: dict[str, Verb] = {
         "Guard of forgotten ids and groups, which must not come in again; see docs/keys.md.",
     ),
     "certificate": Verb("certificate_commands", "app", "Certificates of deletion: verify, list, show, find."),
+    "exclusions": Verb(
+        "exclusion_commands", "app", "Training exclusions: manifests for holders of copies; docs/exclusions.md."
+    ),
     "keys": Verb("key_commands", "app", "Signing and guard keys; see docs/keys.md."),
     "tokens": Verb("server_commands", "tokens_app", "Bearer tokens of the HTTP interface; see docs/api.md."),
     "webhooks": Verb(

@@ -44,6 +44,7 @@ class ConsoleRoutes:
         pages.get("/console")(self.overview)
         pages.get("/console/requests/{request_id}")(self.request_)
         pages.get("/console/certificates/{request_id}")(self.certificate_)
+        pages.get("/console/exclusions")(self.exclusions)
         router = APIRouter(include_in_schema=False)
         router.get("/console/style.css")(self.style)
         router.include_router(pages)
@@ -114,6 +115,16 @@ class ConsoleRoutes:
         def work(system: System) -> Response:
             number, document = certificate(system, request_id, token)
             name = f'attachment; filename="certificate-{number}.json"'
+            return JSONResponse(document, headers={**PAGE_HEADERS, "Content-Disposition": name})
+
+        return await self._lane.run_call(token.caller, work)
+
+    async def exclusions(self, token: SignedIn) -> Response:
+        """Return what must not be trained on again, as a file to be saved."""
+
+        def work(system: System) -> Response:
+            document = system.exclusions()
+            name = f'attachment; filename="exclusions-{document["version"]}.json"'
             return JSONResponse(document, headers={**PAGE_HEADERS, "Content-Disposition": name})
 
         return await self._lane.run_call(token.caller, work)

@@ -1,4 +1,4 @@
-"""Endpoints that show requests and their certificates."""
+"""Endpoints that show requests, their certificates, and what must not be trained on again."""
 
 # ruff: noqa: DOC201 - the interface's own description shows these docstrings
 from __future__ import annotations
@@ -13,7 +13,7 @@ from hybridmu.report.json_values import finite
 from hybridmu.server.permissions import certificate, visible
 from hybridmu.server.request_lists import NAME, RequestId, list_requests
 from hybridmu.server.schemas import Report
-from hybridmu.server.token_scope_checks import ReadToken
+from hybridmu.server.token_scope_checks import AuditToken, ReadToken
 from hybridmu.server.worker_lanes import Lane
 from hybridmu.system.system import System
 from hybridmu.types import RequestState
@@ -35,6 +35,7 @@ class ReportRoutes:
         router.get("/v1/requests", response_model=list[Report])(self.requests)
         router.get("/v1/requests/{request_id}", response_model=Report)(self.request_)
         router.get("/v1/certificates/{request_id}", response_model=dict[str, Any])(self.certificate_)
+        router.get("/v1/exclusions", response_model=dict[str, Any])(self.exclusions)
         return router
 
     async def requests(
@@ -72,5 +73,13 @@ class ReportRoutes:
 
         def work(system: System) -> Response:
             return JSONResponse(certificate(system, request_id, token)[1])  # the very document: its digits are signed
+
+        return await self._lane.run_call(token.caller, work)
+
+    async def exclusions(self, token: AuditToken, version: Annotated[int | None, Query(ge=1, lt=2**63)] = None) -> Any:
+        """Return the signed manifest of what a version is without, the newest by default: keyed digests, no ids."""
+
+        def work(system: System) -> Response:
+            return JSONResponse(system.exclusions(version))  # the very document: its digits are signed
 
         return await self._lane.run_call(token.caller, work)

@@ -26,6 +26,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hybridmu import config
 from hybridmu.config import Settings
 from hybridmu.core.kernel.partition import canonical
+from hybridmu.core.proof.exclusions import exclusion_digest, exclusion_key
 from hybridmu.errors import ConfigError, StateError
 from hybridmu.store.key_files import (
     create_new,
@@ -224,6 +225,34 @@ class Keyring:
         """
         text = b"hybridmu %s\0%s" % (what.encode(), data)
         return {name: hmac.digest(key, text, "sha256") for name, key in self._guards().items()}
+
+    def exclusion_keys(self) -> dict[str, bytes]:
+        """Return guard key id → the key of exclusion manifests that follows from it, 32 bytes, newest last.
+
+        Raises:
+            ConfigError: A key can't be read, or others than its owner can read it.
+        """
+        return {name: exclusion_key(key) for name, key in self._guards().items()}
+
+    def exclusions(self, kind: KeyKind, values: Sequence[object]) -> dict[bytes, bytes]:
+        """Return HMAC of the guard → digest for exclusion manifests, of many values by every guard key that is there.
+
+        Args:
+            kind: Ids and groups are kept apart.
+            values: Raw, in their column's own type.
+
+        Returns:
+            32 bytes → 32 bytes.
+
+        Raises:
+            ConfigError: A key can't be read, or others than its owner can read it.
+            DataError: A value is neither integer nor string.
+        """
+        found: dict[bytes, bytes] = {}
+        for key in self._guards().values():
+            other = exclusion_key(key)
+            found |= {_hmac(key, kind, value): exclusion_digest(other, kind, value) for value in values}
+        return found
 
     def rotate(self, which: KeyName, used: int) -> str:
         """Start a new key. The old signing key's private part is destroyed; old guard keys stay for checking.

@@ -161,6 +161,7 @@ class DeletionRequests:
                 deadline_seconds=deadline_seconds or session.settings.policy.deadline_seconds,
                 ignored_unknown=len(unknown),
                 training_rows=session.lake.manifest.training_rows,
+                listed=self._keys.listed(ids, groups),
             )
         if wait:
             self.wait(request.request_id, watch)

@@ -81,6 +81,16 @@ class KeyResolution:
             found += [frozenset(macs[place] for macs in made.values()) for place in range(len(values))]
         return found
 
+    def listed(self, ids: Sequence[object], groups: Sequence[object]) -> dict[bytes, bytes]:
+        """Return the guard's HMACs of ids and groups, each with its digest for exclusion manifests, by all keys."""
+        session = self._session
+        lookup = Lookup(session.lake)
+        found: dict[bytes, bytes] = {}
+        asked: tuple[tuple[KeyKind, Sequence[object]], ...] = (("id", ids), ("group", groups))
+        for kind, raw in asked:
+            found |= session.keyring.exclusions(kind, [lookup.typed(kind, value) for value in raw])
+        return found
+
     def named(self, unknown: Sequence[RawKey], mac: Mac) -> list[NamedKey]:
         """Return how linked models know ids and groups that have no row here; none where no model is linked."""
         session = self._session

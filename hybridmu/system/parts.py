@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol
 if TYPE_CHECKING:
     from hybridmu.system.capacity import Capacity
     from hybridmu.system.deletion_requests import DeletionRequests
+    from hybridmu.system.exclusions import TrainingExclusions
     from hybridmu.system.forgetting_audit import ForgettingAudit
     from hybridmu.system.maintenance import Maintenance
     from hybridmu.system.model_links import ModelLinks
@@ -128,6 +129,14 @@ def request_reports() -> type[RequestReports]:
     from hybridmu.system.request_reports import RequestReports
 
     return RequestReports
+
+
+@Part
+def training_exclusions() -> type[TrainingExclusions]:
+    """Return the class of exclusion manifests."""
+    from hybridmu.system.exclusions import TrainingExclusions
+
+    return TrainingExclusions
 
 
 @Part

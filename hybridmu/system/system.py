@@ -101,6 +101,7 @@ class System:
     page = parts.request_reports.verb(lambda part: part.page)
     report = parts.request_reports.verb(lambda part: part.report)
     certificate = parts.request_reports.verb(lambda part: part.certificate)
+    exclusions = parts.training_exclusions.verb(lambda part: part.exclusions)
 
     ingest = parts.new_rows.verb(lambda part: part.ingest)
     correct = parts.new_rows.verb(lambda part: part.correct)

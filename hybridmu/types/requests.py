@@ -107,12 +107,14 @@ class NamedKey:
         key: 16-byte digest, the same in all linked models; empty where only the guard's entry is left of it.
         mac: HMAC for the guard.
         mac_key: Which guard key made it.
+        listed: Its digest for exclusion manifests; empty where an earlier release did not make one.
     """
 
     kind: KeyKind
     key: bytes
     mac: bytes
     mac_key: str
+    listed: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

@@ -156,6 +156,14 @@ def _run(script: str, folder: Path, *, binaries: Path | None = None) -> str:
         ("operator.md", "", ("trained", "SERVED", "bitwise")),
         ("auditor.md", "", ("id 44: 2", "id 46: none", "superseded by certificate 2", "all proven bit for bit")),
         ("api.md", _SYSTEM, ('"state":"RECEIVED"',)),
+        (
+            "exclusions.md",
+            _PURGED
+            + """python -c 'import pyarrow as pa, pyarrow.parquet as pq
+pq.write_table(pa.table({"id": [43, 44, 45], "x": [1.0, 2.0, 3.0]}), "copy.parquet")'
+""",
+            ("is without 1 id(s)", "1 of 3 row(s) are excluded", "0 of 2 row(s) are excluded"),
+        ),
         ("certificate.md", _PURGED, ("Certificate 1 of system", "Replay: confirmed")),
         ("webhooks.md", "", ("crm: acknowledged", "request.accepted r-", "request.purged r-")),
         ("upgrades.md", _SYSTEM, ("0 kept, 2 lost", "no checkpoint is lost")),

@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from schemathesis.specs.openapi import checks
 
 import hybridmu
+from hybridmu.core.proof.exclusions import Exclusions, read_manifest
 from hybridmu.server.app import make_app
 from hybridmu.types import RequestState
 from tests.support import HANG_SECONDS, make_table, settings_dict
@@ -101,6 +102,21 @@ def test_from_acceptance_to_certificate(company):
     assert [one["request_id"] for one in auditor.get("/v1/requests", params={"state": "PURGED"}).json()] == [name]
 
 
+def test_what_must_not_be_trained_on_again(company):
+    privacy, auditor = company.as_("exclusions", "forget"), company.as_("auditor", "audit")
+    privacy.post("/v1/forget", json={"ids": [ROWS[40]], "strategy": "retrain"})
+    company.system.run(until_idle=True)
+    answer = auditor.get("/v1/exclusions")
+    assert answer.status_code == 200
+    public, keys = company.system.keyring.public_keys().values(), company.system.keyring.exclusion_keys().values()
+    found = Exclusions(read_manifest(answer.content, [*public]), [*keys])
+    assert found.excluded("id", [ROWS[40], 10**9]) == [True, False]
+    first = auditor.get("/v1/exclusions", params={"version": 1}).json()
+    assert (first["version"], first["lists"]) == (1, [])
+    assert auditor.get("/v1/exclusions", params={"version": 10**6}).status_code == 422
+    assert auditor.get("/v1/exclusions", params={"version": 0}).status_code == 422
+
+
 def test_taken_back_by_its_caller_alone(company):
     privacy, other = company.as_("first", "forget"), company.as_("second", "forget")
     name = privacy.post("/v1/forget", json={"ids": [ROWS[5]]}).json()["request_id"]
@@ -122,6 +138,7 @@ def test_taken_back_by_its_caller_alone(company):
     ("GET", "/v1/requests", {"forget", "audit"}),
     ("GET", "/v1/requests/none", {"forget", "audit"}),
     ("GET", "/v1/certificates/none", {"forget", "audit"}),
+    ("GET", "/v1/exclusions", {"audit"}),
     ("POST", "/v1/requests/none/cancel", {"forget"}),
 ])  # fmt: skip
 def test_a_token_opens_what_its_scope_says(company, method, path, scopes):
@@ -231,6 +248,7 @@ _ONE = "/v1/requests/{request_id}"
         _ONE,
         f"{_ONE}/cancel",
         "/v1/certificates/{request_id}",
+        "/v1/exclusions",
         "/metrics",
         "/healthz",
     ],

@@ -93,6 +93,16 @@ def test_a_request_is_one_line_in_order_and_says_where_it_stands(company):
     assert "<strong>Next:</strong>" in waits
 
 
+def test_the_manifest_of_exclusions_is_a_file(company):
+    client = browser(company, "audit")
+    assert 'href="/console/exclusions"' in client.get("/console").text
+    found = client.get("/console/exclusions")
+    version = company.system.status()["version"]
+    assert found.headers["content-disposition"] == f'attachment; filename="exclusions-{version}.json"'
+    assert found.json()["format"] == "hybridmu-exclusions/1"
+    assert '<input id="token"' in company.stranger.get("/console/exclusions").text
+
+
 def test_the_cookie_and_the_pages_are_closed_to_scripts_and_other_sites(company):
     text, token = company.tokens.create("auditor", ["audit"])
     client = TestClient(company.app, base_url="https://console.example")

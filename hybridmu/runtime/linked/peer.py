@@ -5,7 +5,7 @@ No transaction spans two models. What one of them tells the other may be told ag
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlparse
@@ -105,12 +105,12 @@ class Peer:
             raise StateError(f"rows of it are on their way into model {self.name}", remedy="it is told again later")
         # Of a random name there is no other payload; and it is told again when its rows are purged here long since.
         repeat = seal(self.guard.seals, f"link:{origin.system}", origin.request_id, None)
-        return self._accept(found, absent, origin, parcel, repeat, looked_at).request_id
+        return self._accept(found, absent, parcel.keys, origin, parcel, repeat, looked_at).request_id
 
     def learn(self, keys: list[NamedKey], origin: Origin) -> None:
         """Let the guard learn what another model forgot before the two were linked."""
         if keys:
-            self._accept([], keys, origin, None, None, None)
+            self._accept([], keys, keys, origin, None, None, None)
 
     def forget_covered(self, named: KeySet, origin: Origin) -> str | None:
         """Forget live rows that the guard knows, or that these keys name.
@@ -141,7 +141,7 @@ class Peer:
         found = [key for key in found if (key.kind, key.key) in live]
         if not found:
             return None
-        return self._accept(found, [], origin, None, None, looked_at).request_id
+        return self._accept(found, [], keys, origin, None, None, looked_at).request_id
 
     def known(self, keys: KeySet) -> int:
         """Return how many of these keys have a row here."""
@@ -170,6 +170,7 @@ class Peer:
         self,
         found: list[ResolvedKey],
         absent: list[NamedKey],
+        named: Iterable[NamedKey],
         origin: Origin,
         parcel: Parcel | None,
         repeat: RepeatKey | None,
@@ -188,6 +189,7 @@ class Peer:
             repeat=repeat,
             training_rows=self.lake.manifest.training_rows if found else None,
             looked_at=looked_at,
+            listed={key.mac: key.listed for key in named if key.listed},
         )
 
 

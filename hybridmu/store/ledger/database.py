@@ -14,6 +14,7 @@ from hybridmu.store.ledger.engine.clock import ledger_time
 from hybridmu.store.ledger.engine.opening import connect
 from hybridmu.store.ledger.engine.sqlite import files_beside
 from hybridmu.store.ledger.evaluations import Evaluations
+from hybridmu.store.ledger.exclusions import ExclusionDigests
 from hybridmu.store.ledger.file_seals import Seals
 from hybridmu.store.ledger.forwards import Forwards
 from hybridmu.store.ledger.health import Vitals, read_vitals
@@ -61,6 +62,7 @@ class Database:
         measurements: What was measured of jobs and updates.
         evaluations: Quality of versions.
         controls: Pauses and legal holds.
+        exclusions: What exclusion manifests list.
         deletions: Purges.
         evidence: What was found of rows before they were purged.
         ingestions: New data.
@@ -85,6 +87,7 @@ class Database:
         self.measurements = Measurements(engine)
         self.evaluations = Evaluations(engine)
         self.controls = Controls(engine)
+        self.exclusions = ExclusionDigests(engine)
         self.deletions = Deletions(engine)
         self.evidence = PurgeEvidence(engine)
         self.ingestions = Ingestions(engine)

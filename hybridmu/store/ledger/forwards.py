@@ -190,13 +190,14 @@ def clear_outbox(connection: Connection) -> None:
 
 
 def _packed(keys: Sequence[NamedKey]) -> bytes:
-    return mask(json.dumps([[key.kind, key.key.hex(), key.mac.hex(), key.mac_key] for key in keys]).encode())
+    packed = [[key.kind, key.key.hex(), key.mac.hex(), key.mac_key, key.listed.hex()] for key in keys]
+    return mask(json.dumps(packed).encode())
 
 
 def _unpacked(data: bytes) -> tuple[NamedKey, ...]:
     return tuple(
-        NamedKey(kind, bytes.fromhex(key), bytes.fromhex(mac), mac_key)
-        for kind, key, mac, mac_key in json.loads(unmask(data))
+        NamedKey(kind, bytes.fromhex(key), bytes.fromhex(mac), mac_key, *map(bytes.fromhex, listed))
+        for kind, key, mac, mac_key, *listed in json.loads(unmask(data))  # an earlier release wrote none
     )
 
 

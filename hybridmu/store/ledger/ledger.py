@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -71,6 +71,7 @@ class Ledger:
         absent: Sequence[NamedKey] = (),
         origin: Origin | None = None,
         looked_at: int | None = None,
+        listed: Mapping[bytes, bytes] | None = None,
     ) -> ForgetRequest:
         """Commit a request with its tombstones and guard entries; durable when this returns.
 
@@ -89,6 +90,7 @@ class Ledger:
             absent: Keys of the call that no row here carries, but perhaps one in a linked model: they must not come in.
             origin: The linked model that passes the request on; a request that is asked here is passed on to others.
             looked_at: `Ingestions.stamp` before rows were looked for; None: not to be checked.
+            listed: HMAC → digest for exclusion manifests, of what the call names.
 
         Returns:
             The new request; or the caller's earlier one, for a repeated idempotency key or when it asks for all of this
@@ -124,6 +126,7 @@ class Ledger:
                 copy_seal=copy_seal,
                 origin=origin,
                 at=now,
+                listed=listed or {},
             )
             found = assess_keys(connection, keys)
             if ingestion is not None and found.known:

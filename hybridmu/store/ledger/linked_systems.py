@@ -108,7 +108,10 @@ class Links:
         kept = ~t.guard.c.returns & (t.requests.c.request_id.is_(None) | BEGUN)
         with self._read.begin() as connection:
             return {
-                bytes(row.mac): (NamedKey(row.kind, b"", bytes(row.mac), row.key_id), row.received_at or 0.0)
+                bytes(row.mac): (
+                    NamedKey(row.kind, b"", bytes(row.mac), row.key_id, bytes(row.listed or b"")),
+                    row.received_at or 0.0,
+                )
                 for row in connection.execute(since.where(kept))
             }
 

@@ -39,6 +39,7 @@ class _Entry(NamedTuple):
     returns: bool
     request_id: str
     key_id: str
+    listed: bytes
 
 
 class Guard:
@@ -169,7 +170,11 @@ class Guard:
                 values = table[name].filter(pa.array(blocked[kind])).to_pylist()
                 for digest, entries in zip(digests, self._entries(kind, values) if values else (), strict=True):
                     key = digest.tobytes()
-                    found |= {NamedKey(kind, key, entry.mac, entry.key_id) for entry in entries if not entry.returns}
+                    found |= {
+                        NamedKey(kind, key, entry.mac, entry.key_id, entry.listed)
+                        for entry in entries
+                        if not entry.returns
+                    }
         return found
 
     def _live(
@@ -298,10 +303,13 @@ class Guard:
         return guard_uses(self._write, Storage(self._keyring.settings.storage_url))
 
     def _known(self, macs: Collection[bytes]) -> dict[bytes, _Entry]:
-        query = sa.select(t.guard.c.mac, t.guard.c.returns, t.guard.c.request_id, t.guard.c.key_id)
+        guard = t.guard.c
+        query = sa.select(guard.mac, guard.returns, guard.request_id, guard.key_id, guard.listed)
         with self._read.begin() as connection:
             return {
-                bytes(row.mac): _Entry(bytes(row.mac), row.returns, row.request_id, row.key_id)
+                bytes(row.mac): _Entry(
+                    bytes(row.mac), row.returns, row.request_id, row.key_id, bytes(row.listed or b"")
+                )
                 for part in parts(sorted(macs))
                 for row in connection.execute(query.where(t.guard.c.mac.in_(part)))
             }

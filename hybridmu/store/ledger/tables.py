@@ -116,6 +116,7 @@ guard = sa.Table(  # what must not come back: HMACs of forgotten ids and groups
     sa.Column("request_id", sa.String(40), nullable=False, index=True),
     sa.Column("returns", sa.Boolean, nullable=False, default=False),  # a correction brings it back
     sa.Column("absent", sa.Boolean, nullable=False, default=False),  # no row of it was here: a linked model had some
+    sa.Column("listed", sa.LargeBinary(32)),  # its digest in exclusion manifests; empty: an earlier release made it
 )
 links = sa.Table(  # models over the same people, each with tables and a ledger of its own
     "links",

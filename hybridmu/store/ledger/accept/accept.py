@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -67,6 +67,7 @@ class Call:
         copy_seal: What its copy in storage holds.
         origin: The linked model that passes it on.
         at: When it came.
+        listed: HMAC → digest for exclusion manifests.
     """
 
     keys: Sequence[ResolvedKey]
@@ -81,6 +82,7 @@ class Call:
     copy_seal: str | None
     origin: Origin | None
     at: float
+    listed: Mapping[bytes, bytes]
 
 
 def commit(connection: Connection, call: Call, found: Assessment) -> str:
@@ -110,7 +112,7 @@ def commit(connection: Connection, call: Call, found: Assessment) -> str:
         if call.deadline is not None:
             hasten(connection, own.request_id, call.deadline)
         returns = call.ingestion is not None
-        _remember_forgotten(connection, own.request_id, call.keys, call.purged, (), returns=returns)
+        _remember_forgotten(connection, own.request_id, call.keys, call.purged, (), call.listed, returns=returns)
         return own.request_id
     return _file(connection, call, found, earlier)
 
@@ -144,9 +146,10 @@ def _file(connection: Connection, call: Call, found: Assessment, earlier: Reques
         _end_at_once(connection, call.at, _PURGED if earlier else _NOT_HERE, values)
     if passes_on:
         known = {(key.kind, key.key): NamedKey(key.kind, key.key, key.mac, key.mac_key) for key in call.keys}
-        file_forwards(connection, name, systems, [*known.values(), *call.absent])
+        passed = [replace(key, listed=call.listed.get(key.mac, b"")) for key in (*known.values(), *call.absent)]
+        file_forwards(connection, name, systems, passed)
     returns = call.ingestion is not None
-    _remember_forgotten(connection, name, call.keys, call.purged, call.absent, returns=returns)
+    _remember_forgotten(connection, name, call.keys, call.purged, call.absent, call.listed, returns=returns)
     macs = {key.mac for key in call.keys if key.mac} | set(call.purged)
     note_named(connection, name, macs)
     rely_on(connection, name, found, earlier, entries, call.deadline)
@@ -216,6 +219,7 @@ def _remember_forgotten(
     keys: Sequence[ResolvedKey],
     purged: Sequence[bytes],
     absent: Sequence[NamedKey],
+    listed: Mapping[bytes, bytes],
     *,
     returns: bool,
 ) -> None:
@@ -229,6 +233,7 @@ def _remember_forgotten(
         keys: Keys with rows here.
         purged: HMACs that the guard has.
         absent: Keys without a row here that the guard does not have.
+        listed: HMAC → digest for exclusion manifests; entries of an earlier release get theirs by this.
         returns: Whether a correction brings the keys back.
     """
     macs = {key.mac: key for key in keys if key.mac}
@@ -241,6 +246,7 @@ def _remember_forgotten(
         if mine := [mac for mac in part if mac in macs]:  # rows were found of what was known by name only
             named = t.guard.c.mac.in_(mine) & t.guard.c.absent
             connection.execute(t.guard.update().where(named).values(absent=False, request_id=request_id))
+    _list_again(connection, {mac: listed[mac] for mac in there if mac in listed})
     new: list[tuple[bytes, Any, str, bool]] = [
         (mac, key.kind, key.mac_key, False) for mac, key in macs.items() if mac not in there
     ]
@@ -254,7 +260,16 @@ def _remember_forgotten(
                 "request_id": request_id,
                 "returns": returns,
                 "absent": not_here,
+                "listed": listed.get(mac),
             }
             for mac, kind, key_id, not_here in sorted(new)
         ]
         connection.execute(t.guard.insert(), entries)
+
+
+def _list_again(connection: Connection, listed: Mapping[bytes, bytes]) -> None:
+    """Give entries that have no digest for exclusion manifests theirs."""
+    for part in parts(sorted(listed)):
+        lacking = t.guard.c.mac.in_(part) & t.guard.c.listed.is_(None)
+        for mac in map(bytes, connection.scalars(sa.select(t.guard.c.mac).where(lacking)).all()):
+            connection.execute(t.guard.update().where(t.guard.c.mac == mac).values(listed=listed[mac]))
