@@ -9,9 +9,7 @@ import stat
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from hybridmu.code_digest import installed_version
 from hybridmu.config import load, running_cluster
@@ -20,29 +18,13 @@ from hybridmu.errors import HybridMUError
 from hybridmu.extras import EXTRAS
 from hybridmu.store.ledger.consistency_check import check_soundness
 from hybridmu.store.ledger.engine.opening import has_tables
+from hybridmu.system.finding import Finding, State
 from hybridmu.system.session import Session
+from hybridmu.system.webhook_examination import look_at_webhooks
 
-State = Literal["ok", "note", "wrong"]
 _LIBRARIES = ("ray", "torch", "pyarrow", "numpy", "sqlalchemy")
 _LITTLE_SPACE = 1 << 30
 _CLOCKS_APART = 5.0
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that was looked at.
-
-    Attributes:
-        about: What it is.
-        state: `ok`, `note` (works, and worth knowing) or `wrong`.
-        says: What was found.
-        remedy: What to do about it.
-    """
-
-    about: str
-    state: State
-    says: str
-    remedy: str = ""
 
 
 def examined(path: str | Path) -> Iterator[Finding]:
@@ -180,4 +162,5 @@ _LOOKS: dict[str, Callable[[Session], Iterator[Finding]]] = {
     "ledger": _ledger,
     "keys": _keys,
     "coordinator": _work,
+    "webhooks": look_at_webhooks,
 }

@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 import hybridmu
 from hybridmu.cli.main import app
 from hybridmu.system import examination
+from tests.scenes.webhook_receiver import SECRET, receiver
 from tests.support import make_table, settings_dict
 
 
@@ -105,3 +106,79 @@ def test_storage_that_others_may_read_is_told(trained):
     storage = trained.parent / "storage"
     storage.chmod(0o755)
     assert doctor(trained)["modes"]["state"] == "wrong"
+
+
+@pytest.fixture
+def hooked(trained, monkeypatch):
+    """The configuration of a trained system, with a receiver that listens."""
+    monkeypatch.setenv("HOOK_SECRET", SECRET)
+    with receiver() as there:
+        raw = yaml.safe_load(trained.read_text())
+        raw["webhooks"] = {"crm": {"url": there.url, "secret": "env:HOOK_SECRET", "give_up_hours": 1e-7}}
+        trained.write_text(yaml.safe_dump(raw))
+        yield trained, there
+
+
+def test_a_receiver_is_looked_at_and_sent_nothing(hooked):
+    path, there = hooked
+    found = doctor(path)
+    assert {about: one["state"] for about, one in found.items() if "webhook" in about} == {
+        "webhook crm: secret": "ok",
+        "webhook crm: reach": "ok",
+    }
+    assert "without TLS" in found["webhook crm: reach"]["says"]
+    assert there.received == []
+    assert "of=us" not in json.dumps(found), "what follows the host may be a secret"
+    assert SECRET not in json.dumps(found)
+
+
+def test_what_waits_and_what_was_given_up_is_told(hooked):
+    path, there = hooked
+    there.answers = lambda _: 503
+    with hybridmu.connect(path, executor="local") as system:
+        system.forget(ids=[1])
+        found = doctor(path)
+        assert found["webhook crm: backlog"]["state"] == "ok"
+        assert "1 event(s) wait" in found["webhook crm: backlog"]["says"]
+        assert found["webhooks"]["says"] == "nobody sends"
+        system.send_webhooks(once=True)
+        found = doctor(path)["webhook crm: backlog"]
+        assert (found["state"], "the last failure: HTTP 503" in found["says"]) == ("note", True)
+        while not system.webhooks()["dead"]:  # the second try comes some seconds after the first
+            system.send_webhooks(once=True)
+    found = doctor(path)["webhook crm: backlog"]
+    assert found["state"] == "wrong"
+    assert "1 event(s) were given up" in found["says"]
+    assert "webhooks retry --receiver crm" in found["remedy"]
+    there.answers = lambda _: 204
+    with hybridmu.connect(path, executor="local") as system:
+        system.retry_webhooks("crm")
+        system.send_webhooks(once=True)
+    assert doctor(path)["webhook crm: backlog"]["says"] == "it was told everything"
+
+
+def test_a_receiver_that_is_down_or_a_secret_that_lacks_is_wrong(hooked, monkeypatch):
+    path, there = hooked
+    monkeypatch.delenv("HOOK_SECRET")
+    raw = yaml.safe_load(path.read_text())
+    raw["webhooks"]["desk"] = {"url": "http://127.0.0.1:1/hook", "secret": f"file:{path.parent / 'none'}"}
+    raw["webhooks"]["far"] = {"url": there.url.replace("http:", "https:"), "secret": "env:HOOK_SECRET"}
+    path.write_text(yaml.safe_dump(raw))
+    found = doctor(path)
+    for about in ("crm: secret", "desk: secret", "desk: reach", "far: reach"):
+        assert found[f"webhook {about}"]["state"] == "wrong", about
+    assert "whsec_" in found["webhook crm: secret"]["remedy"]
+    assert "nobody listens there" in found["webhook desk: reach"]["says"]
+    assert "TLS" in found["webhook far: reach"]["says"]
+    assert found["webhook crm: reach"]["state"] == "ok"
+
+
+def test_events_of_a_receiver_that_was_taken_out_are_noted(hooked):
+    path, _ = hooked
+    with hybridmu.connect(path, executor="local") as system:
+        system.forget(ids=[1])
+    raw = yaml.safe_load(path.read_text())
+    raw["webhooks"] = {}
+    path.write_text(yaml.safe_dump(raw))
+    found = doctor(path)["webhook crm"]
+    assert (found["state"], found["remedy"]) == ("note", "hybridmu webhooks drop crm, or put it back")

@@ -6,8 +6,8 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 
@@ -31,6 +31,10 @@ class Answer:
     reached: bool
 
 
+class _FailedError(Exception):
+    """A receiver could not be reached; the text says why, in our own words."""
+
+
 def post(receiver: WebhookSettings, headers: Mapping[str, str], body: bytes) -> Answer:
     """Return what came of one POST.
 
@@ -42,38 +46,82 @@ def post(receiver: WebhookSettings, headers: Mapping[str, str], body: bytes) -> 
         headers: Besides those of HTTP.
         body: JSON.
     """
-    deadline = time.monotonic() + receiver.timeout_seconds
     parts = receiver.address
-    host, port = parts.hostname or "", parts.port or _DEFAULT_PORTS[parts.scheme]
-    addresses, refused = look_up(host, port, private=receiver.private_network)
-    if refused:
-        return Answer(refused, reached=False)
     try:
-        plain = _connected(addresses, port, deadline)
-        context = ssl.create_default_context() if parts.scheme == "https" else None
-        connection: HTTPConnection
-        if context is None:
-            sock, connection = plain, HTTPConnection(host, port)
-        else:
-            # The handshake comes later: it has to be over in time as well.
-            sock = context.wrap_socket(plain, server_hostname=host, do_handshake_on_connect=False)
-            connection = HTTPSConnection(host, port, context=context)
-        with sock, _EndedAt(sock, deadline) as late:
-            try:
-                if isinstance(sock, ssl.SSLSocket):
-                    sock.do_handshake()
-                connection.sock = sock  # connected to an address that was checked: the name is not looked up again
-                target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-                fixed = {"content-type": "application/json", "user-agent": "hybridmu", "connection": "close"}
-                connection.request("POST", target, body=body, headers={**fixed, **headers})
-                status = connection.getresponse().status
-            except (OSError, HTTPException, ValueError) as error:
-                return Answer(_OUT_OF_TIME if late.is_set() else _said(error), reached=False)
-    except OSError as error:
-        return Answer(_said(error), reached=False)
+        with _opened(receiver) as sock:
+            connection = _http(receiver, sock)
+            connection.sock = sock  # connected to an address that was checked: the name is not looked up again
+            target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+            fixed = {"content-type": "application/json", "user-agent": "hybridmu", "connection": "close"}
+            connection.request("POST", target, body=body, headers={**fixed, **headers})
+            status = connection.getresponse().status
+    except _FailedError as error:
+        return Answer(str(error), reached=False)
     if 200 <= status < 300:
         return Answer(None, reached=True)
     return Answer(f"HTTP {status}" + (", and redirects are not followed" if 300 <= status < 400 else ""), reached=True)
+
+
+def out_of_reach(receiver: WebhookSettings) -> str | None:
+    """Return why no connection to a receiver can be made, with TLS where its address asks for it; None: one can.
+
+    Nothing is sent to it but what makes the connection.
+
+    Args:
+        receiver: Who.
+    """
+    try:
+        with _opened(receiver):
+            return None
+    except _FailedError as error:
+        return str(error)
+
+
+@contextmanager
+def _opened(receiver: WebhookSettings) -> Iterator[socket.socket]:
+    """Connect to a receiver; whatever is done with the connection ends when the receiver's time is over.
+
+    Yields:
+        The connection, after the handshake of TLS.
+
+    Raises:
+        _FailedError: It can't be made, or what is done with it fails.
+    """
+    deadline = time.monotonic() + receiver.timeout_seconds
+    host, port = _place(receiver)
+    addresses, refused = look_up(host, port, private=receiver.private_network)
+    if refused:
+        raise _FailedError(refused)
+    try:
+        sock = _connected(addresses, port, deadline)
+        if receiver.address.scheme == "https":
+            # The handshake comes later: it has to be over in time as well.
+            context = ssl.create_default_context()
+            sock = context.wrap_socket(sock, server_hostname=host, do_handshake_on_connect=False)
+    except OSError as error:
+        raise _FailedError(_said(error)) from None
+    with sock, _EndedAt(sock, deadline) as late:
+        try:
+            if isinstance(sock, ssl.SSLSocket):
+                sock.do_handshake()
+            yield sock
+        except (OSError, HTTPException, ValueError) as error:
+            raise _FailedError(_OUT_OF_TIME if late.is_set() else _said(error)) from None
+
+
+def _place(receiver: WebhookSettings) -> tuple[str, int]:
+    parts = receiver.address
+    return parts.hostname or "", parts.port or _DEFAULT_PORTS[parts.scheme]
+
+
+def _http(receiver: WebhookSettings, sock: socket.socket) -> HTTPConnection:
+    """Return HTTP over a connection that is there; the class decides which port the header Host leaves out."""
+    host, port = _place(receiver)
+    return (
+        HTTPSConnection(host, port, context=sock.context)
+        if isinstance(sock, ssl.SSLSocket)
+        else HTTPConnection(host, port)
+    )
 
 
 def _connected(addresses: list[str], port: int, deadline: float) -> socket.socket:

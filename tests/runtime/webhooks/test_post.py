@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from hybridmu.runtime.webhooks.post import Answer, post
+from hybridmu.runtime.webhooks.post import Answer, out_of_reach, post
 from tests.scenes.webhook_receiver import receiver
 from tests.support import HANG_SECONDS
 
@@ -129,6 +129,13 @@ def test_where_nobody_listens():
         assert post(settings, HEADERS, b"{}") == Answer("nobody listens there", reached=False)
 
 
+def test_a_look_connects_and_sends_nothing(there):
+    assert out_of_reach(there.settings()) is None
+    assert there.received == []
+    refused = there.settings(url="https://192.168.0.1/hook")
+    assert out_of_reach(refused) == "the host has a private network's address: set private_network"
+
+
 def test_a_proxy_of_the_environment_is_not_used(there, monkeypatch):
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
     assert post(there.settings(), HEADERS, b"{}").problem is None
@@ -171,6 +178,8 @@ def test_only_the_host_that_was_meant_is_told(name, trusted, problem, tmp_path, 
     if trusted:
         monkeypatch.setenv("SSL_CERT_FILE", str(cert))
     with receiver(context) as made:
+        assert out_of_reach(made.settings()) == problem
+        assert made.received == []
         assert post(made.settings(), HEADERS, b"{}").problem == problem
         assert len(made.received) == (problem is None)
 
@@ -179,3 +188,4 @@ def test_a_handshake_that_never_ends_is_left_in_time():
     with socket.create_server(("127.0.0.1", 0)) as silent, receiver() as made:
         settings = made.settings(url=f"https://127.0.0.1:{silent.getsockname()[1]}/", timeout_seconds=1)
         assert post(settings, HEADERS, b"{}") == Answer("no answer in time", reached=False)
+        assert out_of_reach(settings) == "no answer in time"
