@@ -17,6 +17,7 @@ from hybridmu.errors import ConfigError
 # Write transactions of the ledger: NAME.commit is reached before the commit, NAME.committed after it.
 TRANSACTIONS = (
     "accept",
+    "approve",
     "calibration",
     "cancel",
     "evaluation",

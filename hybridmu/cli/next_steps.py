@@ -29,6 +29,9 @@ def after_deletion(report: dict[str, Any], config: Path) -> None:
         config: Of the system.
     """
     match report["state"]:
+        case RequestState.PROPOSED:
+            call = _call(f"requests approve {report['request_id']}", config)
+            _next(f"{call} by somebody else than {report['caller'] or 'its caller'}; nothing is done before")
         case RequestState.RECEIVED | RequestState.PLANNED | RequestState.APPLIED:
             _next(f"{_call('run', config)} fulfils it, or the same command with --wait")
         case RequestState.SERVED:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from hybridmu.system.system import System
     from hybridmu.types import KeyKind
 
-app = typer.Typer(no_args_is_help=True, help="Deletion requests: list, show, take back, retry.")
+app = typer.Typer(no_args_is_help=True, help="Deletion requests: list, show, approve, take back, retry.")
 
 RequestArgument = Annotated[str, typer.Argument(help="Id of the request.")]
 _OR_TABLE = "per line, or - for standard input; or a table in Parquet, Arrow IPC or .csv with the column of them."
@@ -148,7 +148,17 @@ def cancel(request_id: RequestArgument, config_file: ConfigOption, as_json: Json
     """Take back a request that nobody began to fulfil; its rows are live again."""
     with open_system(config_file, as_json) as system:
         result = system.cancel(request_id, operator())
-    emit(result, as_json, lambda: tell(f"{request_id} CANCELLED: its rows are live again"))
+    emit(result, as_json, lambda: tell(f"{request_id} CANCELLED: its rows are live"))
+
+
+@app.command()
+def approve(request_id: RequestArgument, config_file: ConfigOption, as_json: JsonOption = False) -> None:
+    """Approve a request that was PROPOSED, as another caller than the one who asked for it."""
+    with open_system(config_file, as_json) as system:
+        result = system.approve(request_id, operator())
+    approval = result["approval"] or {}
+    said = f"{request_id} {result['state']}: approved by {approval.get('approved_by')}"
+    emit(result, as_json, lambda: tell(f"{said}; a coordinator (`hybridmu run`) fulfils it"))
 
 
 @app.command()

@@ -88,6 +88,8 @@ def print_request(report: dict[str, Any], config: Path) -> None:
     if report["reason"]:
         tell(f"  because   {report['reason']}")
     tell(f"  accepted  {_utc(report['received_at'])}")
+    if approval := report["approval"]:
+        tell(f"  approved  {_approved(approval)}")
     slack = report["slack_seconds"]
     left = "" if slack is None else f", {due(slack)}"
     tell(f"  deadline  {_after(report['seconds_to_deadline']) + left if left else 'none'}")
@@ -137,6 +139,13 @@ def _print_quality(report: dict[str, Any]) -> None:
         said := change_line(measured["before"], measured["exact"])
     ):
         tell(f"  exact     {said}")
+
+
+def _approved(approval: dict[str, Any]) -> str:
+    """Return who approved a request and when, or that nobody did."""
+    if approval["approved_by"] is None:
+        return f"not yet: another caller has to, for {approval['rows']} row(s)"
+    return f"by {approval['approved_by']}, {_utc(approval['approved_at'])}"
 
 
 def _repair(report: dict[str, Any]) -> str:

@@ -29,6 +29,12 @@ def print_status(result: dict[str, Any], next_deadline: float | None) -> None:
     if result["pause"]:
         tell(f"PAUSED by {result['pause']['caller']}: {result['pause']['reason']}")
     tell("requests: " + ", ".join(f"{state} {count}" for state, count in result["requests"].items()))
+    for one in result["approvals"]:
+        left = "" if one["deadline_at"] is None else f", {due(one['deadline_at'] - time.time())}"
+        tell(
+            f"waits for an approval: {one['request_id']} of {one['caller'] or 'nobody named'}, "
+            f"{one['rows']} row(s){left} (`hybridmu requests approve`)"
+        )
     for placed in result["holds"]:
         tell(hold_text(placed))
     if result["models"]:

@@ -131,7 +131,7 @@ VERBS: dict[str, Verb] = {
     "demo": Verb("demo_command", "demo", "Train, forget, prove and serve on real digits, and write a report."),
     "config": Verb("config_commands", "app", "Configuration: its JSON schema, for editors."),
     "data": Verb("dataset_commands", "app", "Built-in real datasets."),
-    "requests": Verb("request_commands", "app", "Deletion requests: list, show, take back, retry."),
+    "requests": Verb("request_commands", "app", "Deletion requests: list, show, approve, take back, retry."),
     "ingests": Verb("row_commands", "ingests_app", "Ingestions of new rows: finished and waiting."),
     "guard": Verb(
         "row_commands",

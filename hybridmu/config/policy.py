@@ -106,14 +106,19 @@ class EvaluationSettings(Section):
 
 
 class AdmissionSettings(Section):
-    """Limits on the requests of one caller.
+    """Limits on the requests of one caller, and which of them a second person has to approve.
 
     Attributes:
         keys_per_request: Ids and groups in one request.
         open_requests: Requests of one caller that are not served yet; null: no limit.
         requests_per_minute: Requests of one caller in any 60 seconds; null: no limit.
+        approval_rows: A deletion of more rows than this is PROPOSED until another caller approves it, while its
+            deadline runs on; 0: every deletion is; null: none.
+        approval_groups: Likewise every deletion that names a group.
     """
 
     keys_per_request: int = Field(100_000, ge=1, le=10_000_000)
     open_requests: int | None = Field(10_000, ge=1, le=10**9)
     requests_per_minute: int | None = Field(None, ge=1, le=10**9)
+    approval_rows: int | None = Field(None, ge=0, le=10**12)
+    approval_groups: bool = False

@@ -1,4 +1,4 @@
-"""The console's pages that act: plan, submit and cancel deletions, find a person, pause, hold and lift.
+"""The console's pages that act: plan, submit, approve and cancel deletions, find a person, pause, hold and lift.
 
 Every form goes to a route of its own, which asks for the scope that the same call of the HTTP interface or the command
 line needs. A form that another site sent is refused (`cookies.py`), and keys travel in bodies alone, so that no log of
@@ -28,7 +28,7 @@ from hybridmu.server.call_lanes import CallLanes
 from hybridmu.server.console_pages import PAGE_HEADERS, render_page
 from hybridmu.server.console_sign_in import ConsoleSignIn, SignedIn
 from hybridmu.server.cookies import refuse_foreign
-from hybridmu.server.deletions import submit, take_back
+from hybridmu.server.deletions import agree, submit, take_back
 from hybridmu.server.error_responses import code_of, not_as_said, told
 from hybridmu.server.request_lists import RequestId
 from hybridmu.server.schemas import Forget, Problem, problem
@@ -97,6 +97,7 @@ class ConsoleActions:
         router.get("/console/person")(self.empty_search)
         router.post("/console/person")(self.search)
         router.post("/console/requests/{request_id}/cancel")(self.cancel)
+        router.post("/console/requests/{request_id}/approve")(self.approve)
         router.post("/console/requests/{request_id}/hold")(self.hold_request)
         router.post("/console/hold")(self.hold_all)
         router.post("/console/holds/{number}/lift")(self.lift)
@@ -161,6 +162,16 @@ class ConsoleActions:
             token,
             "forget",
             lambda system: take_back(system, request_id, token),
+            f"/console/requests/{request_id}",
+        )
+
+    async def approve(self, request_id: RequestId, request: Request, token: SignedIn) -> Response:
+        """Approve a request that another caller proposed."""
+        return await self._act(
+            request,
+            token,
+            "forget",
+            lambda system: agree(system, request_id, token),
             f"/console/requests/{request_id}",
         )
 

@@ -1,4 +1,4 @@
-"""Endpoints that plan, accept and take back deletion requests."""
+"""Endpoints that plan, accept, approve and take back deletion requests."""
 
 # ruff: noqa: DOC201 - the interface's own description shows these docstrings
 from __future__ import annotations
@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse, Response
 from hybridmu.report.json_values import finite
 from hybridmu.server import schemas
 from hybridmu.server.call_lanes import CallLanes
-from hybridmu.server.deletions import submit, take_back
+from hybridmu.server.deletions import agree, submit, take_back
 from hybridmu.server.json_body import body_schema, json_body
 from hybridmu.server.request_lists import RequestId
 from hybridmu.server.schemas import Forget, Keys, PlanAnswer, Report
@@ -39,6 +39,7 @@ class DeletionRoutes:
         )
         router.post("/v1/plan", response_model=PlanAnswer, openapi_extra=body_schema(Keys))(self.plan)
         router.post("/v1/requests/{request_id}/cancel", response_model=Report)(self.cancel)
+        router.post("/v1/requests/{request_id}/approve", response_model=Report)(self.approve)
         return router
 
     async def forget(self, request: Request, token: ForgetToken) -> Any:
@@ -69,5 +70,13 @@ class DeletionRoutes:
 
         def work(system: System) -> Response:
             return JSONResponse(finite(take_back(system, request_id, token)))
+
+        return await self._lanes.deletions.run_call(token.caller, work)
+
+    async def approve(self, request_id: RequestId, token: ForgetToken) -> Any:
+        """Approve a request that another caller proposed; who may not see it can't. It is committed then."""
+
+        def work(system: System) -> Response:
+            return JSONResponse(finite(agree(system, request_id, token)))
 
         return await self._lanes.deletions.run_call(token.caller, work)

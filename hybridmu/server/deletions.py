@@ -6,7 +6,7 @@ import logging
 from typing import Any
 
 from hybridmu.core.token_scopes import Token
-from hybridmu.server.permissions import refuse_cancelling, visible
+from hybridmu.server.permissions import refuse_approving, refuse_cancelling, visible
 from hybridmu.server.schemas import Forget
 from hybridmu.system.system import System
 
@@ -48,4 +48,21 @@ def take_back(system: System, request_id: str, token: Token) -> dict[str, Any]:
     refuse_cancelling(visible(system, request_id, token), token)
     report = system.cancel(request_id, token.caller)
     _log.info("request %s taken back by token %s", request_id, token.token_id)
+    return report
+
+
+def agree(system: System, request_id: str, token: Token) -> dict[str, Any]:
+    """Return the report of a request that was proposed, and that is approved.
+
+    Args:
+        system: Whose request it is.
+        request_id: The request.
+        token: Who approves it.
+
+    Raises:
+        HTTPException: The token may not see it, or is its own caller's.
+    """
+    refuse_approving(visible(system, request_id, token), token)
+    report = system.approve(request_id, token.caller)
+    _log.info("request %s approved by token %s", request_id, token.token_id)
     return report

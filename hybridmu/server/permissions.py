@@ -61,6 +61,16 @@ def refuse_cancelling(request: ForgetRequest, token: Token) -> None:
         raise HTTPException(403, "only the caller of a request, or an admin, may cancel it")
 
 
+def refuse_approving(request: ForgetRequest, token: Token) -> None:
+    """Refuse a token that may see a request, but not approve it: its own caller may not.
+
+    Raises:
+        HTTPException: It is that.
+    """
+    if request.caller == token.caller:
+        raise HTTPException(403, "another caller than the one who asked for a request has to approve it")
+
+
 def certificate(system: System, request_id: str, token: Token) -> tuple[int, dict[str, Any]]:
     """Return number and document of the certificate of a request that a token may see.
 

@@ -89,16 +89,21 @@ def steps(report: Mapping[str, Any], now: float, *, quarantine: bool = False) ->
         >>> steps(asked, 130.0)[-1]
         Step(name='deadline', kind='deadline', at=160.0, note='in 30.0 s', current=False)
     """
-    state = report["state"]
+    state, approval = report["state"], report.get("approval")
     over = state in {RequestState.PURGED, RequestState.CANCELLED}
     past = [Step(name, "done", report[field]) for name, field in _MOMENTS if report[field] is not None]
+    if approval is not None:  # before it nothing was accepted
+        past[0] = replace(past[0], name="proposed")
+        if approval["approved_at"] is not None:
+            past.append(Step("approved", "done", approval["approved_at"]))
     past = _apart(sorted(past, key=lambda step: step.at or 0.0))  # stable: of one moment, in the order of the states
     if state in {RequestState.FAILED, RequestState.CANCELLED}:
         past.append(Step("failed" if state == RequestState.FAILED else "taken back", "stop"))
     elif not over:
         past[-1] = replace(past[-1], note=_waiting(past[-1], now))
     past[-1] = replace(past[-1], current=True)
-    to_come = [
+    to_come = [Step("approved", "wait")] if state == RequestState.PROPOSED else []
+    to_come += [
         Step(name, "wait")
         for name, field in _MOMENTS
         if not over and report[field] is None and (quarantine or field != "quarantined_at")
@@ -131,6 +136,8 @@ def next_step(report: Mapping[str, Any], around: Surroundings) -> str:
             return "Nothing more happens: its rows are gone, and the certificate says so."
         case RequestState.PURGED:
             return "Nothing more happens: no row of its own was left to be purged, so it has no certificate of its own."
+        case RequestState.PROPOSED:
+            return "Somebody else than its caller approves it, or it is taken back; until then nothing is done."
     if not around.coordinator:
         return "It waits for a coordinator, and none is at work: `hybridmu run` starts one."
     if report["state"] == RequestState.SERVED:

@@ -147,6 +147,7 @@ class Report(BaseModel):
     purged_at: float | None
     certificate: int | None
     reason: str | None
+    approval: dict[str, Any] | None = None
 
 
 class PlanAnswer(BaseModel):

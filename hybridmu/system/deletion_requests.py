@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -11,8 +12,10 @@ from typing import Any
 from hybridmu.config import Settings
 from hybridmu.core.strategies import needs_model, unavailable
 from hybridmu.errors import HybridMUError, StateError, StrategyUnavailableError
+from hybridmu.planning.approval import ApprovalRule
 from hybridmu.planning.planner import Pools
 from hybridmu.store.ledger.accept.accept import Limits
+from hybridmu.store.ledger.accept.proposal import size
 from hybridmu.store.ledger.idempotency import seal
 from hybridmu.system.arguments import (
     Caller,
@@ -31,7 +34,7 @@ from hybridmu.system.key_resolution import KeyResolution
 from hybridmu.system.request_reports import RequestReports
 from hybridmu.system.session import Session
 from hybridmu.system.webhook_operations import register_receivers
-from hybridmu.types import ForgetRequest, ForwardState, Plan, RequestState
+from hybridmu.types import ForgetRequest, ForwardState, Plan, RequestState, ResolvedKey
 
 _QUALITY_SECONDS = 30.0
 _FINAL = {RequestState.SERVED, RequestState.PURGED, RequestState.FAILED, RequestState.CANCELLED}
@@ -85,7 +88,7 @@ class DeletionRequests:
             strategy,
             _assumed_pools(session.settings),
             session.settings.policy.deadline_seconds,
-            warnings=self._keys.warnings([key for key, _ in fresh]),
+            warnings=[*self._approval_wanted(fresh), *self._keys.warnings([key for key, _ in fresh])],
             fresh=fresh,
         )
         return replace(plan, quality=session.database.evaluations.expected())
@@ -117,7 +120,8 @@ class DeletionRequests:
             deadline_seconds: How long from now until the request must be exact and purged; the policy's by default.
             ignore_unknown: Leave unknown keys out instead of refusing the request.
             wait: Follow the running coordinator, or become it, until the request is served, and every linked model has
-                it or could not be told; then, for some seconds at most, until the new version's quality is known.
+                it or could not be told; then, for some seconds at most, until the new version's quality is known. One
+                that is PROPOSED is not waited for: another caller has to approve it.
             watch: Called with a snapshot after every step while waiting.
 
         Returns:
@@ -162,12 +166,18 @@ class DeletionRequests:
                 ignored_unknown=len(unknown),
                 training_rows=session.lake.manifest.training_rows,
                 listed=self._keys.listed(ids, groups),
+                approval=approval_rule(session.settings),
             )
-        if wait:
+        if wait and request.state is not RequestState.PROPOSED:
             self.wait(request.request_id, watch)
             self._wait_for_delivery(request.request_id, watch)
             self._wait_for_quality(request.request_id, watch)
         return self._reports.report(request.request_id)
+
+    def _approval_wanted(self, fresh: Sequence[tuple[ResolvedKey, int]]) -> list[str]:
+        """Return a plan's warning that somebody else has to approve the request; none where nobody has to."""
+        wanted = approval_rule(self._session.settings).wanted(*size(fresh))
+        return ["another caller has to approve it: it is PROPOSED until then, and nothing is done"] if wanted else []
 
     @cached_property
     def _unfit(self) -> dict[str, str]:
@@ -188,7 +198,7 @@ class DeletionRequests:
 
     @checked
     def cancel(self, request_id: Name, caller: Caller = "") -> dict[str, Any]:
-        """Return the report of a request that was taken back: possible only until it is planned.
+        """Return the report of a request that was taken back: possible only until it is planned, or while PROPOSED.
 
         Args:
             request_id: The request.
@@ -200,6 +210,37 @@ class DeletionRequests:
         session = self._session
         session.check_bound()
         session.ledger.cancel(request_id, caller)
+        return self._reports.report(request_id)
+
+    @checked
+    def approve(self, request_id: Name, caller: Caller) -> dict[str, Any]:
+        """Return the report of a request that was PROPOSED, and is committed now: a second person approves it.
+
+        What it names is looked for anew: rows that came in since are revoked as well, what others had purged is not
+        revoked again. Its deadline is as it was.
+
+        Args:
+            request_id: The request.
+            caller: Who approves it; not who asked for it.
+
+        Raises:
+            RequestError: The caller is the one who asked for it, or has no name.
+            WouldEmptyError: No training row would be left.
+            StateError: It does not wait for an approval, or rows of it are still being ingested.
+        """
+        session = self._session
+        looked_at = session.ingestions.stamp()
+        session.refresh()
+        proposed = session.database.approvals.named(request_id)
+        found, absent = self._keys.again(() if proposed is None else proposed.keys)
+        session.ledger.approve(
+            request_id,
+            caller,
+            found,
+            absent=absent,
+            training_rows=session.lake.manifest.training_rows,
+            looked_at=looked_at,
+        )
         return self._reports.report(request_id)
 
     @checked
@@ -230,11 +271,17 @@ class DeletionRequests:
             The request in its final state.
 
         Raises:
-            StateError: The request was cancelled.
+            StateError: The request was cancelled, or waits for an approval.
             HybridMUError: The request failed.
         """
         session = self._session
         while (request := session.ledger.request(request_id)).state not in _FINAL:
+            if request.state is RequestState.PROPOSED:
+                raise StateError(
+                    f"request {request_id} waits for another caller's approval",
+                    expected="a request that a coordinator can fulfil",
+                    remedy=f"`hybridmu requests approve {request_id}`, by somebody else than its caller",
+                )
             session.coordination.follow(watch)
         if request.state is RequestState.FAILED:
             raise HybridMUError(
@@ -270,6 +317,11 @@ class DeletionRequests:
             return
         while version is not None and time.monotonic() < until and evaluations.awaits(version):
             session.coordination.follow(watch)
+
+
+def approval_rule(settings: Settings) -> ApprovalRule:
+    """Return which deletions a second person has to approve."""
+    return ApprovalRule(settings.admission.approval_rows, settings.admission.approval_groups)
 
 
 def _assumed_pools(settings: Settings) -> Pools:

@@ -153,6 +153,14 @@ def _work(session: Session) -> Iterator[Finding]:
         yield Finding("coordinator", state, "none runs", "hybridmu run: requests are waiting" if waits else "")
     if paused := session.controls.paused():
         yield Finding("pause", "note", f"paused by {paused.caller}", "hybridmu resume")
+    if waiting := session.database.approvals.waiting():
+        names = ", ".join(one.request_id for one in waiting[:3]) + (" …" if len(waiting) > 3 else "")
+        yield Finding(
+            "approvals",
+            "note",
+            f"{len(waiting)} request(s) wait for a second person: {names}",
+            "hybridmu requests approve, by somebody else than who asked; their deadlines run",
+        )
     yield Finding("replicas", "ok", f"{len(session.replicas.live())} serve this system")
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from hybridmu.core.kernel.partition import digest
 from hybridmu.errors import RequestError, StateError, UnknownKeysError, too_many_keys, would_empty
 from hybridmu.store.dataset.key_lookup import Lookup, Mac, RawKey
-from hybridmu.store.dataset.waiting_keys import waiting_keys
+from hybridmu.store.dataset.waiting_keys import waiting_among, waiting_keys
 from hybridmu.system.session import Session
 from hybridmu.types import KeyKind, KeySet, NamedKey, ResolvedKey, Tombstone
 from hybridmu.types.text import spellings
@@ -90,6 +90,24 @@ class KeyResolution:
         for kind, raw in asked:
             found |= session.keyring.exclusions(kind, [lookup.typed(kind, value) for value in raw])
         return found
+
+    def again(self, named: Sequence[NamedKey]) -> tuple[list[ResolvedKey], list[NamedKey]]:
+        """Return (keys with rows now, keys without) of what was resolved before.
+
+        Args:
+            named: Keys; one without a digest was purged since.
+
+        Raises:
+            StateError: Rows of one are on their way in.
+        """
+        session = self._session
+        found, absent = Lookup(session.lake).find_named(key for key in named if key.key)
+        if waiting_among(session.lake, KeySet.of(absent), session.ingestions.waiting()):
+            raise StateError(
+                "rows of what the request names are still being ingested; nothing was changed",
+                remedy="approve it when `hybridmu ingests list` shows their ingestion as APPLIED",
+            )
+        return found, [*absent, *(key for key in named if not key.key)]
 
     def named(self, unknown: Sequence[RawKey], mac: Mac) -> list[NamedKey]:
         """Return how linked models know ids and groups that have no row here; none where no model is linked."""

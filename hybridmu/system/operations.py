@@ -118,6 +118,7 @@ class Operations:
             **({"calibration": self._calibration()} if calibration else {}),
             "pause": asdict(paused) if (paused := session.controls.paused()) else None,
             "holds": self.holds(),
+            "approvals": [asdict(one) for one in session.database.approvals.waiting()],
             "requests": {str(state): count for state, count in session.pages.totals().items()},
             "last_requests": [
                 {**asdict(request), "state": str(request.state)}

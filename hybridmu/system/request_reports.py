@@ -81,6 +81,7 @@ class RequestReports:
 
         `seconds_to_applied` is when the approximate or the exact removal was published, `seconds_to_exact` when every
         shard was exact; `owes_exact_repair` lists the shards that are not yet, and `repair` says when they will be.
+        `approval` says who approved it, where a second person had to.
         """
         session = self._session
         session.check_bound()
@@ -104,10 +105,11 @@ class RequestReports:
         names = ("deadline", "planned", "applied", "served", "exact", "purged")
         moments = {name: getattr(request, f"{name}_at") for name in names}
         versions = {"before": request.version_before, "after": request.version_after, "exact": request.version_exact}
-        measured = quality_of(session, *versions.values())
+        measured, approval = quality_of(session, *versions.values()), session.database.approvals.of_request(request_id)
         return {
             **asdict(request),
             "state": str(request.state),
+            "approval": None if approval is None else asdict(approval),
             "models": session.linked.report(request_id, request.received_at),
             **{f"seconds_to_{name}": at - request.received_at if at else None for name, at in moments.items()},
             "owes_exact_repair": self._owed(request),

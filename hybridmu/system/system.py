@@ -95,6 +95,7 @@ class System:
     forget = parts.deletion_requests.verb(lambda part: part.forget)
     has_numbers = parts.deletion_requests.verb(lambda part: part.has_numbers)
     cancel = parts.deletion_requests.verb(lambda part: part.cancel)
+    approve = parts.deletion_requests.verb(lambda part: part.approve)
     retry = parts.deletion_requests.verb(lambda part: part.retry)
     wait = parts.deletion_requests.verb(lambda part: part.wait)
     requests = parts.request_reports.verb(lambda part: part.requests)

@@ -9,7 +9,10 @@ from hybridmu.types.names import KeyKind, StrategyChoice
 
 
 class RequestState(StrEnum):
-    """Life of a request; it only moves forward, FAILED and CANCELLED aside."""
+    """Life of a request; it only moves forward, FAILED and CANCELLED aside.
+
+    Where another caller has to approve it, it is PROPOSED first, and RECEIVED from the approval on.
+    """
 
     RECEIVED = "RECEIVED"
     PLANNED = "PLANNED"
@@ -18,6 +21,7 @@ class RequestState(StrEnum):
     PURGED = "PURGED"
     FAILED = "FAILED"
     CANCELLED = "CANCELLED"
+    PROPOSED = "PROPOSED"
 
 
 class IngestState(StrEnum):
@@ -148,7 +152,7 @@ class ForgetRequest:
         state: How far it is.
         strategy: What the caller asked for.
         keys: Ids and groups that it revoked.
-        received_at: When it was committed.
+        received_at: When it was committed; of one that had to be approved: when it was proposed.
         caller: Who asked.
         deadline_at: When it must be exact and purged.
         planned_at: When it was first taken up, and could no longer be cancelled; None where nothing was to be removed.

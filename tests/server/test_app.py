@@ -140,6 +140,7 @@ def test_taken_back_by_its_caller_alone(company):
     ("GET", "/v1/certificates/none", {"forget", "audit"}),
     ("GET", "/v1/exclusions", {"audit"}),
     ("POST", "/v1/requests/none/cancel", {"forget"}),
+    ("POST", "/v1/requests/none/approve", {"forget"}),
 ])  # fmt: skip
 def test_a_token_opens_what_its_scope_says(company, method, path, scopes):
     assert company.stranger.request(method, path).status_code == 401
@@ -247,6 +248,7 @@ _ONE = "/v1/requests/{request_id}"
         "/v1/requests",
         _ONE,
         f"{_ONE}/cancel",
+        f"{_ONE}/approve",
         "/v1/certificates/{request_id}",
         "/v1/exclusions",
         "/metrics",

@@ -98,6 +98,7 @@ def test_who_may_only_look_is_shown_no_form_and_can_send_none(company):
         "forget",
         "person",
         f"requests/{name}/cancel",
+        f"requests/{name}/approve",
         "pause",
         "resume",
         "hold",
@@ -108,7 +109,7 @@ def test_who_may_only_look_is_shown_no_form_and_can_send_none(company):
         answer = client.post(f"/console/{path}", data={"ids": "1", "reason": "x"}, follow_redirects=False)
         assert answer.status_code == 403, path
     desk = browser(company, "audit", "forget")
-    for path in paths[3:]:
+    for path in paths[4:]:
         assert desk.post(f"/console/{path}", data={"reason": "x"}, follow_redirects=False).status_code == 403, path
     assert company.system.status()["pause"] is None
     assert company.system.holds() == []
@@ -126,6 +127,7 @@ def test_a_form_that_another_site_sent_does_nothing(company, header):
         "resume",
         "hold",
         "requests/r-1/cancel",
+        "requests/r-1/approve",
         "requests/r-1/hold",
         "holds/1/lift",
     ):

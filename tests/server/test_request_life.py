@@ -78,6 +78,18 @@ def test_one_that_failed_stops_and_its_deadline_goes_on():
     assert (current(found), found[2].kind) == ("failed", "stop")
 
 
+def test_one_that_is_proposed_waits_for_its_approval():
+    waits = steps(report("PROPOSED", deadline_at=4600.0, approval={"approved_at": None}), 1060.0)
+    assert names(waits)[:3] == ["proposed", "approved", "planned"]
+    assert (current(waits), waits[-1].note) == ("proposed", "in 59 min")
+    said = {"approved_at": 1200.0}
+    found = steps(report("PLANNED", approval=said, planned_at=1201.0), 1202.0)
+    assert names(found)[:3] == ["proposed", "approved", "planned"]
+    assert found[1].note == "3 min later"
+    back = steps(report("CANCELLED", approval={"approved_at": None}), 1202.0)
+    assert names(back) == ["proposed", "taken back"]
+
+
 def test_one_that_was_taken_back_has_nothing_to_come():
     assert names(steps(report("CANCELLED", deadline_at=4600.0), 1100.0)) == ["accepted", "taken back"]
 
@@ -109,6 +121,7 @@ def test_a_clock_that_was_set_back_is_no_negative_wait():
         ({"state": "PURGED"}, AT_WORK, "no certificate of its own"),
         ({"state": "FAILED"}, Surroundings(coordinator=False), "`hybridmu requests retry`"),
         ({"state": "CANCELLED"}, AT_WORK, "taken back"),
+        ({"state": "PROPOSED"}, Surroundings(coordinator=False), "Somebody else than its caller approves it"),
     ],
 )
 def test_the_next_thing_is_said(said, around, words):

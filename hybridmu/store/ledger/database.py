@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy.engine import Engine
 
+from hybridmu.store.ledger.approvals import Approvals
 from hybridmu.store.ledger.console_sessions import ConsoleSessions
 from hybridmu.store.ledger.corruption_reports import Damages
 from hybridmu.store.ledger.engine.clock import ledger_time
@@ -54,6 +55,7 @@ class Database:
         engine: For functions of this room.
         identity: The configuration and the system that it belongs to.
         ledger: Requests and tombstones.
+        approvals: Requests that wait for a second person.
         progress: What the coordinator marks on requests.
         pages: Requests as lists show them.
         registry: Versions and the serving pointer.
@@ -79,6 +81,7 @@ class Database:
         self.engine = engine
         self.identity = Identity(engine)
         self.ledger = Ledger(engine)
+        self.approvals = Approvals(engine)
         self.progress = Progress(engine)
         self.pages = RequestPages(engine)
         self.registry = Registry(engine)

@@ -77,7 +77,7 @@ def read_vitals(engine: Engine) -> Vitals:
     asked, now = t.requests.c, time.time()
     measured = Evaluations(engine).newest()
     held_out = None if measured is None else measured.first
-    unpurged = asked.state.in_([*_UNSERVED, RequestState.SERVED, RequestState.FAILED])
+    unpurged = asked.state.in_([*_UNSERVED, RequestState.PROPOSED, RequestState.SERVED, RequestState.FAILED])
     with reader(engine).begin() as connection:
         states = connection.execute(sa.select(asked.state, sa.func.count()).group_by(asked.state)).all()
         unserved = connection.scalar(sa.select(sa.func.min(asked.received_at)).where(asked.state.in_(_UNSERVED)))

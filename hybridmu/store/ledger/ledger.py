@@ -18,8 +18,18 @@ from hybridmu.errors import (
     StateError,
     would_empty,
 )
+from hybridmu.planning.approval import ApprovalRule
 from hybridmu.store.ledger import tables as t
-from hybridmu.store.ledger.accept.accept import Call, Limits, being_forgotten, commit, known_macs
+from hybridmu.store.ledger.accept.accept import (
+    Call,
+    Limits,
+    being_forgotten,
+    commit,
+    file_approved,
+    known_macs,
+    propose,
+)
+from hybridmu.store.ledger.accept.proposal import decide, named, size
 from hybridmu.store.ledger.accept.reliance import hasten, relied_on, take_up
 from hybridmu.store.ledger.accept.withdrawal import take_back
 from hybridmu.store.ledger.engine.transactions import parts, reader, transaction
@@ -72,6 +82,7 @@ class Ledger:
         origin: Origin | None = None,
         looked_at: int | None = None,
         listed: Mapping[bytes, bytes] | None = None,
+        approval: ApprovalRule | None = None,
     ) -> ForgetRequest:
         """Commit a request with its tombstones and guard entries; durable when this returns.
 
@@ -91,6 +102,7 @@ class Ledger:
             origin: The linked model that passes the request on; a request that is asked here is passed on to others.
             looked_at: `Ingestions.stamp` before rows were looked for; None: not to be checked.
             listed: HMAC → digest for exclusion manifests, of what the call names.
+            approval: Which requests are PROPOSED only, and revoke nothing until another caller approves them.
 
         Returns:
             The new request; or the caller's earlier one, for a repeated idempotency key or when it asks for all of this
@@ -133,7 +145,9 @@ class Ledger:
                 raise being_forgotten(found)
             if training_rows is not None and found.fresh:
                 self._refuse_empty(connection, found, training_rows)
-            request = self._request(connection, t.requests.c.request_id == commit(connection, call, found))
+            waits = approval is not None and approval.wanted(*size(found.fresh))
+            name = propose(connection, call, found) if waits else commit(connection, call, found)
+            request = self._request(connection, t.requests.c.request_id == name)
             over = request.state is RequestState.PURGED
             remember(connection, repeat, request.request_id, unknown=ignored_unknown, over=over)
             return request
@@ -177,6 +191,73 @@ class Ledger:
             with self._write.begin() as connection:
                 hasten(connection, request_id, deadline_at)
 
+    def approve(
+        self,
+        request_id: str,
+        approver: str,
+        keys: Sequence[ResolvedKey],
+        *,
+        absent: Sequence[NamedKey] = (),
+        training_rows: int | None = None,
+        looked_at: int | None = None,
+    ) -> ForgetRequest:
+        """Commit what was proposed, with its tombstones and guard entries; durable when this returns.
+
+        Args:
+            request_id: The proposal.
+            approver: Who approves it: not who proposed it.
+            keys: What it names, where that has rows now.
+            absent: What it names that has no row any more.
+            training_rows: As in `accept`.
+            looked_at: As in `accept`.
+
+        Returns:
+            The request; as it is, where somebody approved it before.
+
+        Raises:
+            RequestError: Its own caller, or nobody, approves it.
+            WouldEmptyError: No training row would be left.
+            StateError: It is not PROPOSED, or rows came in since they were looked for.
+        """
+        with transaction(self._write, "approve") as connection:
+            mine = t.requests.c.request_id == request_id
+            request, proposed = self._request(connection, mine), named(connection, request_id)
+            _refuse_approver(request, approver)
+            if request.state is not RequestState.PROPOSED or proposed is None:
+                by = t.approvals.c.approved_by
+                query = sa.select(by).where((t.approvals.c.request_id == request_id) & by.is_not(None))
+                if connection.scalar(query) is not None:
+                    return request
+                raise StateError(
+                    f"request {request_id} does not wait for an approval",
+                    expected="state PROPOSED",
+                    got=str(request.state),
+                )
+            if looked_at is not None and stamp(connection) != looked_at:
+                raise StateError("rows came in while they were looked for", remedy="try again; nothing was changed")
+            known = known_macs(connection, [key.mac for key in absent])
+            call = Call(
+                keys=keys,
+                purged=tuple(dict.fromkeys([*proposed.purged, *sorted(known)])),
+                absent=[key for key in absent if key.mac not in known],
+                strategy=request.strategy,
+                caller=request.caller,
+                limits=None,
+                deadline=request.deadline_at,
+                ignored_unknown=request.ignored_unknown,
+                ingestion=None,
+                copy_seal=None,
+                origin=None,
+                at=request.received_at,
+                listed={key.mac: key.listed for key in proposed.keys if key.listed},
+            )
+            found = assess_keys(connection, keys)
+            if training_rows is not None and found.fresh:
+                self._refuse_empty(connection, found, training_rows)
+            file_approved(connection, call, found, request_id)
+            decide(connection, request_id, approver, time.time())
+            return self._request(connection, mine)
+
     def cancel(self, request_id: str, caller: str = "") -> ForgetRequest:
         """Take back a request that nobody began to fulfil; its tombstones and guard entries are lifted with it.
 
@@ -192,15 +273,16 @@ class Ledger:
         Raises:
             StateError: It is past RECEIVED, or a linked model passed it on.
         """
+        open_ = (RequestState.PROPOSED, RequestState.RECEIVED)
         with transaction(self._write, "cancel") as connection:
             mine = t.requests.c.request_id == request_id
             request = self._request(connection, mine)
             if request.state is RequestState.CANCELLED:
                 return request
-            if request.state is not RequestState.RECEIVED:
+            if request.state not in open_:
                 raise StateError(
                     f"request {request_id} can't be cancelled any more",
-                    expected="state RECEIVED",
+                    expected="state RECEIVED, or PROPOSED",
                     got=str(request.state),
                     remedy="what was removed can be brought back by `readmit` and `ingest` only",
                 )
@@ -210,6 +292,8 @@ class Ledger:
                     remedy="let it be fulfilled",
                 )
             take_back(connection, request_id)
+            if request.state is RequestState.PROPOSED:
+                decide(connection, request_id)
             reason = f"cancelled by {caller}" if caller else "cancelled"
             connection.execute(t.requests.update().where(mine).values(state=RequestState.CANCELLED, reason=reason))
             tell(connection, [request_id], "cancelled")
@@ -330,3 +414,19 @@ class Ledger:
                 remedy="use a new key to ask again",
             )
         return request
+
+
+def _refuse_approver(request: ForgetRequest, approver: str) -> None:
+    """Refuse an approval by nobody, or by who proposed the request.
+
+    Raises:
+        RequestError: It is one.
+    """
+    if not approver:
+        raise RequestError("an approval names who approves", expected="the name of a caller")
+    if approver == request.caller:
+        raise RequestError(
+            f"request {request.request_id} has to be approved by somebody else",
+            expected="another caller than the one who asked for it",
+            got=approver,
+        )

@@ -31,7 +31,7 @@ from hybridmu.store.storage.parquet import read_parquet
 from hybridmu.store.storage.storage import Storage
 from hybridmu.types import NO_KEYS, KeyKind, KeySet, NamedKey, RequestState
 
-_OPEN = {RequestState.RECEIVED, RequestState.PLANNED, RequestState.APPLIED, RequestState.SERVED, RequestState.FAILED}
+_OPEN = {*RequestState} - {RequestState.PURGED, RequestState.CANCELLED}
 
 
 class _Entry(NamedTuple):

@@ -118,6 +118,15 @@ guard = sa.Table(  # what must not come back: HMACs of forgotten ids and groups
     sa.Column("absent", sa.Boolean, nullable=False, default=False),  # no row of it was here: a linked model had some
     sa.Column("listed", sa.LargeBinary(32)),  # its digest in exclusion manifests; empty: an earlier release made it
 )
+approvals = sa.Table(  # requests that another caller has to agree to, or did
+    "approvals",
+    metadata,
+    sa.Column("request_id", sa.String(40), primary_key=True),
+    sa.Column("rows", _Big, nullable=False),  # that it would revoke, when it was proposed
+    sa.Column("document", sa.LargeBinary),  # what it names, masked, until it is decided
+    sa.Column("approved_by", sa.String(80)),
+    sa.Column("approved_at", sa.Float),
+)
 links = sa.Table(  # models over the same people, each with tables and a ledger of its own
     "links",
     metadata,

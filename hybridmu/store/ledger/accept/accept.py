@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ from sqlalchemy.engine import Connection
 
 from hybridmu.errors import AdmissionError, RequestError
 from hybridmu.store.ledger import tables as t
+from hybridmu.store.ledger.accept.proposal import Proposed, keep, size
 from hybridmu.store.ledger.accept.reliance import (
     Requests,
     asked_before,
@@ -34,7 +36,7 @@ from hybridmu.types import Ingestion, KeySet, NamedKey, Origin, RequestState, Re
 
 _NOT_HERE = "it has no row here"
 _PURGED = "its rows were forgotten and purged before"
-_OPEN = (RequestState.RECEIVED, RequestState.PLANNED, RequestState.APPLIED)
+_OPEN = (RequestState.PROPOSED, RequestState.RECEIVED, RequestState.PLANNED, RequestState.APPLIED)
 
 
 @dataclass(frozen=True)
@@ -117,17 +119,58 @@ def commit(connection: Connection, call: Call, found: Assessment) -> str:
     return _file(connection, call, found, earlier)
 
 
-def _file(connection: Connection, call: Call, found: Assessment, earlier: Requests) -> str:
-    """Return the name of a new request."""  # noqa: DOC501 - helper of `commit`
-    name = f"r-{uuid.uuid4().hex[:16]}"
-    open_ = any(row.state != RequestState.PURGED for row in earlier.values())
-    systems = [] if call.origin or call.ingestion else live_systems(connection)
-    entries = entry_holders(connection, call.keys, earlier)
-    passes_on = bool(systems and (found.fresh or open_ or call.absent))
-    if not (found.fresh or earlier or call.origin or passes_on):
-        raise RequestError("the request is empty", expected="at least one id or group")
+def propose(connection: Connection, call: Call, found: Assessment) -> str:
+    """Write a request that another caller has to approve; nothing is revoked by it.
+
+    Args:
+        connection: In a write transaction.
+        call: What is asked; it names live rows.
+        found: What its keys would revoke now.
+
+    Returns:
+        The name of the request.
+
+    Raises:
+        AdmissionError: The caller's limits are reached.
+    """
     _admit(connection, call.caller, call.limits, call.at)
-    values = {
+    name, (rows, _) = _new_name(), size(found.fresh)
+    keys = len(KeySet.of(key for key, _ in found.fresh))
+    state = RequestState.PROPOSED
+    connection.execute(t.requests.insert().values(state=state, keys=keys, **_facts(call, found, name)))
+    keep(connection, name, rows, Proposed(_named(call), tuple(call.purged)))
+    tell(connection, [name], "accepted")
+    return name
+
+
+def file_approved(connection: Connection, call: Call, found: Assessment, name: str) -> None:
+    """Write a request that was proposed, and is approved now, as if it came now; its name and deadline stay.
+
+    Args:
+        connection: In a write transaction.
+        call: What was proposed.
+        found: What its keys revoke now.
+        name: Of the proposal, which this takes the place of.
+    """
+    earlier = holders(connection, found.covering, call.purged)
+    take_up(connection, list(earlier), None, call.strategy)
+    connection.execute(t.requests.delete().where(t.requests.c.request_id == name))
+    _file(connection, call, found, earlier, name)
+
+
+def _new_name() -> str:
+    return f"r-{uuid.uuid4().hex[:16]}"
+
+
+def _named(call: Call) -> tuple[NamedKey, ...]:
+    """Return the ids and groups of a call as they are told to others."""
+    known = {(key.kind, key.key): NamedKey(key.kind, key.key, key.mac, key.mac_key) for key in call.keys}
+    return tuple(replace(key, listed=call.listed.get(key.mac, b"")) for key in (*known.values(), *call.absent))
+
+
+def _facts(call: Call, found: Assessment, name: str) -> dict[str, Any]:
+    """Return the columns of a request that don't change when it moves on."""
+    return {
         "request_id": name,
         "strategy": call.strategy,
         "caller": call.caller,
@@ -137,17 +180,29 @@ def _file(connection: Connection, call: Call, found: Assessment, earlier: Reques
         "deadline_at": call.deadline,
         "origin": call.origin.text if call.origin else None,
     }
+
+
+def _file(connection: Connection, call: Call, found: Assessment, earlier: Requests, approved: str | None = None) -> str:
+    """Return the name of a new request, or of one that was proposed before."""  # noqa: DOC501 - helper of `commit`
+    name = approved or _new_name()
+    open_ = any(row.state != RequestState.PURGED for row in earlier.values())
+    systems = [] if call.origin or call.ingestion else live_systems(connection)
+    entries = entry_holders(connection, call.keys, earlier)
+    passes_on = bool(systems and (found.fresh or open_ or call.absent))
+    if not (found.fresh or earlier or call.origin or passes_on):
+        raise RequestError("the request is empty", expected="at least one id or group")
+    _admit(connection, call.caller, call.limits, call.at)
+    values = _facts(call, found, name)
     if found.fresh or open_:
         keys = len(KeySet.of(key for key, _ in found.fresh))
         connection.execute(t.requests.insert().values(state=RequestState.RECEIVED, keys=keys, **values))
         bury(connection, name, found.fresh, waits_for(connection, found.covering, earlier))
-        tell(connection, [name], "accepted")
+        if not approved:  # else it was told when it was proposed
+            tell(connection, [name], "accepted")
     else:
-        _end_at_once(connection, call.at, _PURGED if earlier else _NOT_HERE, values)
+        _end_at_once(connection, _PURGED if earlier else _NOT_HERE, values, told=bool(approved))
     if passes_on:
-        known = {(key.kind, key.key): NamedKey(key.kind, key.key, key.mac, key.mac_key) for key in call.keys}
-        passed = [replace(key, listed=call.listed.get(key.mac, b"")) for key in (*known.values(), *call.absent)]
-        file_forwards(connection, name, systems, passed)
+        file_forwards(connection, name, systems, _named(call))
     returns = call.ingestion is not None
     _remember_forgotten(connection, name, call.keys, call.purged, call.absent, call.listed, returns=returns)
     macs = {key.mac for key in call.keys if key.mac} | set(call.purged)
@@ -203,14 +258,17 @@ def _admit(connection: Connection, caller: str, limits: Limits | None, now: floa
             )
 
 
-def _end_at_once(connection: Connection, now: float, reason: str, values: dict[str, Any]) -> None:
+def _end_at_once(connection: Connection, reason: str, values: dict[str, Any], *, told: bool) -> None:
     """Write a request that touches no row here: PURGED, without a certificate of its own."""
+    now = max(values["received_at"], time.time())
     version = connection.scalar(sa.select(t.serving.c.version))
     times = dict.fromkeys(("applied_at", "served_at", "exact_at", "purged_at"), now)
     versions = dict.fromkeys(("version_before", "version_after", "version_exact"), version)
     mine = {"state": RequestState.PURGED, "keys": 0, "reason": reason}
     connection.execute(t.requests.insert().values(**mine, **times, **versions, **values))
-    tell(connection, [values["request_id"]], "accepted", "applied", "served", "exact", "purged")
+    if not told:
+        tell(connection, [values["request_id"]], "accepted")
+    tell(connection, [values["request_id"]], "applied", "served", "exact", "purged")
 
 
 def _remember_forgotten(

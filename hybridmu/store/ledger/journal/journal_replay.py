@@ -28,7 +28,7 @@ from hybridmu.store.storage.blob_names import blob_file
 from hybridmu.store.storage.sealed_json import file_seal
 from hybridmu.types import RequestState
 
-TABLES = (t.requests, t.tombstones, t.needs, t.guard, t.idempotency, t.reliances, t.named)
+TABLES = (t.requests, t.tombstones, t.needs, t.guard, t.idempotency, t.reliances, t.named, t.approvals)
 _TIMES = ("planned_at", "applied_at", "served_at", "exact_at", "purged_at")
 _APART = (
     "this file is of another system, or the ledger went on before it had caught up: move a foreign file out of this "
@@ -80,10 +80,11 @@ def replay(files: JournalFiles, engine: Engine) -> dict[str, int]:
 
 
 def missing_requests(connection: Connection, kept: Collection[str]) -> set[str]:
-    """Return those of some requests that the ledger does not know."""
+    """Return those of some requests that the ledger does not know, or of which it does not know the approval."""
     have: set[str] = set()
     for part in parts(sorted(kept)):
-        have |= set(connection.scalars(sa.select(t.requests.c.request_id).where(t.requests.c.request_id.in_(part))))
+        known = t.requests.c.request_id.in_(part) & (t.requests.c.state != RequestState.PROPOSED)
+        have |= set(connection.scalars(sa.select(t.requests.c.request_id).where(known)))
     return set(kept) - have
 
 
@@ -162,8 +163,9 @@ def _contradictions(connection: Connection, files: JournalFiles, missing: Collec
         for table in (t.requests, t.tombstones):
             numbers = [row["seq"] for row in entry[table.name] if row["request_id"] in missing]
             for part in parts(numbers):
-                if taken := connection.scalar(sa.select(table.c.request_id).where(table.c.seq.in_(part)).limit(1)):
-                    yield name, f"its {table.name} have numbers that the ledger gave to request {taken}"
+                query = sa.select(table.c.request_id).where(table.c.seq.in_(part))
+                if others := set(connection.scalars(query)) - set(missing):  # a proposal is one of them itself
+                    yield name, f"its {table.name} have numbers that the ledger gave to request {min(others)}"
 
 
 def _refuse_given_twice(connection: Connection, certificates: Collection[Document]) -> None:
@@ -186,6 +188,9 @@ def _restore_requests(
 ) -> int:
     """Return how many tombstones came back with the requests that the journal has, as they were accepted."""
     tombstones = 0
+    for part in parts(sorted(missing)):
+        for table in (t.requests, t.approvals, t.idempotency):  # of a proposal that was approved since
+            connection.execute(table.delete().where(table.c.request_id.in_(part)))
     for _, entry in entries:
         for table in TABLES:
             rows = [typed(row) for row in entry.get(table.name, ()) if row["request_id"] in missing]

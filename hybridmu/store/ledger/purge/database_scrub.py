@@ -55,7 +55,7 @@ def clean(engine: Engine, needles: Collection[bytes], beat: Beat) -> dict[str, i
     with _alone(engine) as driver:
         driver.autocommit = True
         driver.execute(f"SET lock_timeout = {_BUSY_MILLISECONDS}")
-        for table in (t.tombstones, t.surveys, t.evidence, t.curves, t.claims, t.idempotency, t.seals):
+        for table in (t.tombstones, t.surveys, t.evidence, t.curves, t.claims, t.approvals, t.idempotency, t.seals):
             beat()
             driver.execute(f"VACUUM (FULL) {table.name}")
     beat()

@@ -19,7 +19,7 @@ from hybridmu.types import ForwardState, IngestState, RequestState
 
 _EMPTIED = (
     *(t.serving, t.versions, t.version_shards, t.tombstones, t.needs, t.rounds, t.outcomes, t.costs, t.idempotency),
-    *(t.evidence, t.surveys, t.curves, t.replicas, t.links, t.forwards, t.outbox, t.claims, t.seals),
+    *(t.approvals, t.evidence, t.surveys, t.curves, t.replicas, t.links, t.forwards, t.outbox, t.claims, t.seals),
 )
 
 

@@ -35,13 +35,14 @@ _DECLARED = _names({
     *(t.requests.c.caller, t.requests.c.origin, t.tokens.c.caller, t.guard_losses.c.caller, t.readmissions.c.caller),
     *(t.ingestions.c.caller, t.holds.c.caller, t.links.c.name, t.links.c.settings, t.replicas.c.replica_id),
     *(t.leases.c.name, t.leases.c.holder, t.webhook_receivers.c.name, t.webhook_events.c.receiver),
+    t.approvals.c.approved_by,
 })
 # Words, file names, hashes and figures that this program makes: searched for digests, which are no words.
 _OURS = _names({
     *(t.meta.c.key, t.requests.c.request_id, t.requests.c.state, t.requests.c.strategy),
     *(t.reliances.c.request_id, t.reliances.c.earlier, t.named.c.request_id, t.claims.c.request_id),
     *(t.idempotency.c.key_id, t.idempotency.c.request_id, t.tombstones.c.request_id, t.tombstones.c.kind),
-    *(t.needs.c.request_id, t.rounds.c.request_id, t.rounds.c.round_id),
+    *(t.approvals.c.request_id, t.needs.c.request_id, t.rounds.c.request_id, t.rounds.c.round_id),
     *(t.guard.c.kind, t.guard.c.key_id, t.guard.c.request_id, t.links.c.system),
     *(t.forwards.c.request_id, t.forwards.c.system, t.forwards.c.state, t.forwards.c.there, t.outbox.c.request_id),
     *(t.tokens.c.token_id, t.tokens.c.scopes, t.console_sessions.c.token_id, t.guard_losses.c.key_id),

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
 from hybridmu.store.ledger import tables as t
+from hybridmu.store.ledger.accept.proposal import forget_digests
 from hybridmu.store.ledger.accept.reliance import relied_on
 from hybridmu.store.ledger.engine.transactions import parts, reader, transaction
 from hybridmu.store.ledger.forwards import undelivered
@@ -227,8 +228,12 @@ class Deletions:
         """
         with transaction(self._write, "scrub") as connection:
             fence(connection, token)
+            gone: set[Key] = set()
             for part in parts(sorted(seqs)):
+                query = sa.select(t.tombstones.c.kind, t.tombstones.c.key).where(t.tombstones.c.seq.in_(part))
+                gone |= {(row.kind, bytes(row.key)) for row in connection.execute(query) if row.key is not None}
                 connection.execute(t.tombstones.update().where(t.tombstones.c.seq.in_(part)).values(key=None))
+            forget_digests(connection, gone)
             forget_payloads(connection, request_ids)
 
     def pass_(self, token: int, passed: Passed) -> None:
