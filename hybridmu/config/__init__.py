@@ -20,6 +20,7 @@ from hybridmu.config.environment import (
     running_cluster,
     secret,
 )
+from hybridmu.config.fides import FidesSettings
 from hybridmu.config.left_out import completed, left_out
 from hybridmu.config.policy import PolicySettings
 from hybridmu.config.settings import Settings, load
@@ -29,6 +30,7 @@ from hybridmu.config.webhooks import WebhookSettings
 __all__ = [
     "CheckpointSettings",
     "DataSettings",
+    "FidesSettings",
     "LogSettings",
     "PolicySettings",
     "Settings",

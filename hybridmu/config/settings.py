@@ -24,6 +24,7 @@ from hybridmu.config.data import DataSettings, TaskSettings
 from hybridmu.config.deployment import ApiSettings, ClusterSettings, KeySettings, LogSettings, ServingSettings
 from hybridmu.config.environment import in_ray_job, secret
 from hybridmu.config.feature_settings import FeatureSettings
+from hybridmu.config.fides import FidesSettings
 from hybridmu.config.policy import AdmissionSettings, EvaluationSettings, PolicySettings
 from hybridmu.config.section import Section
 from hybridmu.config.training_settings import (
@@ -50,6 +51,7 @@ class Settings(Section):
         plugins: Modules that register kinds of your own, imported before the rest is read (docs/own-kinds.md).
         database_url: SQLAlchemy URL of the ledger; null: an SQLite file in a local storage folder.
             HYBRIDMU_DATABASE_URL comes before it.
+        fides: Fides, whose erasure requests come in and are answered (docs/fides.md); null: not connected.
         webhooks: Receivers that are told what becomes of requests: name → settings (docs/webhooks.md).
 
     Example:
@@ -75,6 +77,7 @@ class Settings(Section):
     api: ApiSettings = ApiSettings()
     logs: LogSettings = LogSettings()
     keys: KeySettings = KeySettings()
+    fides: FidesSettings | None = None
     webhooks: dict[str, WebhookSettings] = Field(default_factory=dict)
     storage_url: str
     storage_mode: Literal["private", "group-read", "group"] = "private"

@@ -41,21 +41,7 @@ class WebhookSettings(Section):
     @field_validator("url")
     @classmethod
     def _reachable(cls, url: str) -> str:
-        # What is wrong is told without the URL: it may hold a secret.
-        if len(url) > _LONGEST_URL or not url.isascii() or not url.isprintable() or " " in url:
-            raise ValueError(f"expected at most {_LONGEST_URL} printable ASCII characters without spaces")
-        try:
-            parts = urlsplit(url)
-            _ = parts.port
-        except ValueError:
-            raise ValueError("expected https://HOST[:PORT]/PATH") from None
-        if parts.scheme not in {"https", "http"} or not parts.hostname:
-            raise ValueError("expected https://HOST[:PORT]/PATH, or http:// on this machine")
-        if "@" in parts.netloc or parts.fragment:
-            raise ValueError("expected no name or password in it, and nothing after #: events are signed")
-        if parts.scheme == "http" and not is_loopback(parts.hostname):
-            raise ValueError("http:// is for this machine alone (127.0.0.1, [::1] or localhost); use https://")
-        return url
+        return check_url(url)
 
     @field_validator("secret")
     @classmethod
@@ -69,6 +55,28 @@ class WebhookSettings(Section):
     def address(self) -> SplitResult:
         """Return the URL in its parts."""
         return urlsplit(self.url)
+
+
+def check_url(url: str) -> str:
+    """Return the address of somebody who is told something; what is wrong is said without it: it may hold a secret.
+
+    Raises:
+        ValueError: It is none that is called.
+    """
+    if len(url) > _LONGEST_URL or not url.isascii() or not url.isprintable() or " " in url:
+        raise ValueError(f"expected at most {_LONGEST_URL} printable ASCII characters without spaces")
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        raise ValueError("expected https://HOST[:PORT]/PATH") from None
+    if parts.scheme not in {"https", "http"} or not parts.hostname:
+        raise ValueError("expected https://HOST[:PORT]/PATH, or http:// on this machine")
+    if "@" in parts.netloc or parts.fragment:
+        raise ValueError("expected no name or password in it, and nothing after #: events are signed")
+    if parts.scheme == "http" and not is_loopback(parts.hostname):
+        raise ValueError("http:// is for this machine alone (127.0.0.1, [::1] or localhost); use https://")
+    return url
 
 
 def check_names(receivers: dict[str, WebhookSettings]) -> None:

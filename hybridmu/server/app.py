@@ -20,6 +20,7 @@ from hybridmu.server.console_routes import ConsoleRoutes
 from hybridmu.server.console_sign_in import ConsoleSignIn
 from hybridmu.server.deletion_routes import DeletionRoutes
 from hybridmu.server.error_responses import ErrorResponses, add_refusals
+from hybridmu.server.fides_routes import FidesRoutes
 from hybridmu.server.headers import SafeHeaders
 from hybridmu.server.health_routes import HealthRoutes
 from hybridmu.server.hosts import AllowedHosts, allowed_hosts
@@ -69,6 +70,8 @@ def make_app(settings: Settings) -> FastAPI:
     app.include_router(DeletionRoutes(lanes, settings.admission.keys_per_request).router())
     app.include_router(ReportRoutes(lanes.reads).router())
     app.include_router(HealthRoutes(lanes).router())
+    if settings.fides is not None:
+        app.include_router(FidesRoutes(lanes, settings.fides).router())
     app.include_router(sign_in.router())
     app.include_router(ConsoleRoutes(sign_in, lanes.reads).router())
     app.include_router(ConsoleActions(sign_in, lanes, settings.admission.keys_per_request).router())

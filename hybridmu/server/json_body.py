@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import Request
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
-
-from hybridmu.server.schemas import Keys
 
 _UTF_8 = ("", "charset=utf-8", 'charset="utf-8"')
 
@@ -28,7 +27,7 @@ async def json_body(request: Request) -> bytes:
     return body
 
 
-def body_schema(model: type[Keys]) -> dict[str, Any]:
+def body_schema(model: type[BaseModel]) -> dict[str, Any]:
     """Return what the interface's description says of a body that is read in a lane.
 
     Args:

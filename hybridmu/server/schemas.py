@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi.exceptions import RequestValidationError
 from pydantic import (
@@ -76,6 +76,25 @@ class Keys(BaseModel):
         return self
 
 
+class PrivacyRequest(BaseModel):
+    """A call of a policy webhook of Fides; what it says besides is not read.
+
+    Attributes:
+        privacy_request_id: Its name there.
+        direction: Whether an answer is waited for.
+        callback_type: When in the life of the privacy request it is called.
+        policy_action: What the policy does; nothing is forgotten but for `erasure`.
+        identity: Whom it is about: name of the identity → value, or label and value.
+    """
+
+    model_config = ConfigDict(extra="ignore")
+    privacy_request_id: Annotated[_Text, Field(max_length=100, pattern=r"^[0-9A-Za-z_.-]+$")]
+    direction: Literal["one_way", "two_way"]
+    callback_type: Literal["pre_approval", "pre", "post"]
+    policy_action: str | None = None
+    identity: dict[str, Any]
+
+
 class Forget(Keys):
     """A deletion request.
 
@@ -88,7 +107,7 @@ class Forget(Keys):
     deadline_seconds: Annotated[float, Field(gt=0, le=1e9)] | None = None
 
 
-_Named = TypeVar("_Named", bound=Keys)
+_Named = TypeVar("_Named", bound=BaseModel)
 
 
 def read(model: type[_Named], raw: bytes, most: int) -> _Named:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
-from hybridmu.config import WebhookSettings
+from hybridmu.config import FidesSettings, WebhookSettings
 from hybridmu.errors import ConfigError
 from hybridmu.store.ledger.engine.opening import has_tables
 from hybridmu.store.ledger.webhooks import ReceiverCounts
@@ -37,8 +37,31 @@ def look_at_webhooks(session: Session) -> Iterator[Finding]:
                 f"{left} event(s) wait for a receiver that is no longer in the configuration",
                 f"hybridmu webhooks drop {name}, or put it back",
             )
+    if session.given.fides is not None:
+        yield from _fides(session, session.given.fides)
     if sender is None and any(counts[name].waiting for name in receivers.keys() & counts.keys()):
         yield Finding("webhooks", "note", "nobody sends", "hybridmu run, or hybridmu webhooks send beside it")
+
+
+def _fides(session: Session, fides: FidesSettings) -> Iterator[Finding]:
+    from hybridmu.runtime.webhooks.post import out_of_reach  # as below
+
+    place = WebhookSettings(url=fides.url, secret="env:NONE", private_network=fides.private_network)
+    problem = out_of_reach(place)
+    yield Finding(
+        "fides",
+        "wrong" if problem else "ok",
+        f"{place.address.hostname} can't be reached from here: {problem}" if problem else "it can be reached",
+        "correct fides.url (docs/fides.md); its answers wait meanwhile" if problem else "",
+    )
+    if has_tables(session.given.database):
+        waiting, dead = session.database.replies.counts()
+        yield Finding(
+            "fides: answers",
+            "wrong" if dead else "ok",
+            f"{waiting} privacy request(s) wait for an answer" + (f", {dead} of them given up" if dead else ""),
+            "resume these in Fides by hand; what they ask for is purged here" if dead else "",
+        )
 
 
 def _secret(name: str, receiver: WebhookSettings) -> Finding:

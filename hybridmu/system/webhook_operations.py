@@ -102,7 +102,7 @@ class Webhooks:
             StateError: With `once`, somebody else sends.
         """
         session = self._session
-        if not session.given.webhooks:
+        if not (session.given.webhooks or session.given.fides):
             raise ConfigError(
                 "there is nobody to send to",
                 expected="a receiver under webhooks: in the configuration",
@@ -132,14 +132,18 @@ def sending(session: Session, last_seconds: float = _LAST_SECONDS) -> Iterator[A
     Raises:
         ConfigError: A receiver's secret can't be read, or is none.
     """
-    receivers, webhooks = session.given.webhooks, session.database.webhooks
-    if not receivers:
+    receivers, webhooks, fides = session.given.webhooks, session.database.webhooks, session.given.fides
+    if not receivers and fides is None:
         webhooks.configure({})
         yield None
         return
+    from hybridmu.runtime.webhooks.fides_courier import FidesCourier
+    from hybridmu.runtime.webhooks.pace import Pace
     from hybridmu.runtime.webhooks.sender import Sender
 
-    sender = Sender(receivers, webhooks, session.database.identity.system(), Coordination.holder())
+    pace = Pace()
+    others = [] if fides is None else [(FidesCourier(fides, session.database.replies, pace), fides.timeout_seconds)]
+    sender = Sender(receivers, webhooks, session.database.identity.system(), Coordination.holder(), pace, others)
     sender.start()
     try:
         yield sender

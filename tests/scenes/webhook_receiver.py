@@ -26,10 +26,12 @@ class Received:
     Attributes:
         headers: By their names in small letters.
         body: As it came.
+        path: That was called.
     """
 
     headers: Mapping[str, str]
     body: bytes
+    path: str = ""
 
     @property
     def data(self) -> dict[str, Any]:
@@ -80,7 +82,7 @@ def receiver(context: ssl.SSLContext | None = None) -> Iterator[Receiver]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["content-length"]))
-            got = Received({name.lower(): value for name, value in self.headers.items()}, body)
+            got = Received({name.lower(): value for name, value in self.headers.items()}, body, self.path)
             with lock:
                 made.received.append(got)
             answer = made.answers(got)

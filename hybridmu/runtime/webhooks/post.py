@@ -10,8 +10,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from typing import Protocol
+from urllib.parse import SplitResult
 
-from hybridmu.config import WebhookSettings
 from hybridmu.runtime.webhooks.receiver_addresses import look_up
 
 _DEFAULT_PORTS = {"https": 443, "http": 80}
@@ -35,7 +36,26 @@ class _FailedError(Exception):
     """A receiver could not be reached; the text says why, in our own words."""
 
 
-def post(receiver: WebhookSettings, headers: Mapping[str, str], body: bytes) -> Answer:
+class Receiver(Protocol):
+    """Whoever is told something."""
+
+    @property
+    def address(self) -> SplitResult:
+        """Return where, in its parts."""
+        ...
+
+    @property
+    def private_network(self) -> bool:
+        """Return whether its host may have addresses of a private network."""
+        ...
+
+    @property
+    def timeout_seconds(self) -> float:
+        """Return how long one try may take in all."""
+        ...
+
+
+def post(receiver: Receiver, headers: Mapping[str, str], body: bytes) -> Answer:
     """Return what came of one POST.
 
     The receiver acknowledges by a status of 200 to 299. Redirects are not followed, proxies of the environment not
@@ -62,7 +82,7 @@ def post(receiver: WebhookSettings, headers: Mapping[str, str], body: bytes) -> 
     return Answer(f"HTTP {status}" + (", and redirects are not followed" if 300 <= status < 400 else ""), reached=True)
 
 
-def out_of_reach(receiver: WebhookSettings) -> str | None:
+def out_of_reach(receiver: Receiver) -> str | None:
     """Return why no connection to a receiver can be made, with TLS where its address asks for it; None: one can.
 
     Nothing is sent to it but what makes the connection.
@@ -78,7 +98,7 @@ def out_of_reach(receiver: WebhookSettings) -> str | None:
 
 
 @contextmanager
-def _opened(receiver: WebhookSettings) -> Iterator[socket.socket]:
+def _opened(receiver: Receiver) -> Iterator[socket.socket]:
     """Connect to a receiver; whatever is done with the connection ends when the receiver's time is over.
 
     Yields:
@@ -109,12 +129,12 @@ def _opened(receiver: WebhookSettings) -> Iterator[socket.socket]:
             raise _FailedError(_OUT_OF_TIME if late.is_set() else _said(error)) from None
 
 
-def _place(receiver: WebhookSettings) -> tuple[str, int]:
+def _place(receiver: Receiver) -> tuple[str, int]:
     parts = receiver.address
     return parts.hostname or "", parts.port or _DEFAULT_PORTS[parts.scheme]
 
 
-def _http(receiver: WebhookSettings, sock: socket.socket) -> HTTPConnection:
+def _http(receiver: Receiver, sock: socket.socket) -> HTTPConnection:
     """Return HTTP over a connection that is there; the class decides which port the header Host leaves out."""
     host, port = _place(receiver)
     return (

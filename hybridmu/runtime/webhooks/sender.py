@@ -10,7 +10,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 from hybridmu.config import WebhookSettings
 from hybridmu.errors import HybridMUError, LeaseLostError
@@ -22,6 +23,19 @@ from hybridmu.store.ledger.webhook_queue import Webhooks
 _log = logging.getLogger(__name__)
 
 
+class Messenger(Protocol):
+    """Who tells one of those who are told something."""
+
+    @property
+    def name(self) -> str:
+        """Return whom."""
+        ...
+
+    def step(self, lease: Callable[[float], int | None]) -> bool:
+        """Return whether something was sent."""
+        ...
+
+
 class Sender:
     """Tells all receivers of one configuration.
 
@@ -31,6 +45,7 @@ class Sender:
         system: The system's name.
         holder: Name under which the lease is taken.
         pace: How fast.
+        others: Couriers that tell somebody else than a receiver, and how long one try of each may take.
 
     Raises:
         ConfigError: A receiver's secret can't be read, or is none.
@@ -43,12 +58,17 @@ class Sender:
         system: str,
         holder: str,
         pace: Pace | None = None,
+        others: Sequence[tuple[Messenger, float]] = (),
     ) -> None:
         self._pace = pace or Pace()
-        self._couriers = [Courier(name, one, webhooks, system, self._pace) for name, one in receivers.items()]
+        self._couriers: list[Messenger] = [
+            Courier(name, one, webhooks, system, self._pace) for name, one in receivers.items()
+        ]
+        self._couriers += [courier for courier, _ in others]
         self._wanted = {name: one.events for name, one in receivers.items()}
         self._webhooks, self._holder = webhooks, holder
-        self._lease_seconds = self._pace.lease + max((one.timeout_seconds for one in receivers.values()), default=0.0)
+        longest = [*(one.timeout_seconds for one in receivers.values()), *(seconds for _, seconds in others)]
+        self._lease_seconds = self._pace.lease + max(longest, default=0.0)
         self._token: int | None = None
         self._held_until = 0.0  # on the monotonic clock
         self._ends_at = float("inf")  # likewise, once it was stopped
@@ -127,7 +147,7 @@ class Sender:
         now, token = time.monotonic(), self._token
         return token if now + seconds < self._held_until and now < self._ends_at else None
 
-    def _deliver(self, courier: Courier) -> None:
+    def _deliver(self, courier: Messenger) -> None:
         while True:
             last, busy = self._stop.is_set(), False  # what was written before is looked at once more
             try:

@@ -34,6 +34,7 @@ from hybridmu.store.ledger.purge.purge_evidence import PurgeEvidence
 from hybridmu.store.ledger.purge.purge_records import Deletions
 from hybridmu.store.ledger.registry import Registry
 from hybridmu.store.ledger.replicas import Replicas
+from hybridmu.store.ledger.replies import Replies
 from hybridmu.store.ledger.request_pages import RequestPages
 from hybridmu.store.ledger.tokens import Tokens
 from hybridmu.store.ledger.webhook_queue import Webhooks
@@ -74,6 +75,7 @@ class Database:
         damages: Served weights that somebody found damaged.
         decommission: The end of the system.
         tokens: Who may call.
+        replies: Answers that Fides waits for.
         webhooks: What receivers have still to be told of requests.
     """
 
@@ -100,6 +102,7 @@ class Database:
         self.damages = Damages(engine)
         self.decommission = DecommissionRecord(engine)
         self.tokens = Tokens(engine)
+        self.replies = Replies(engine)
         self.webhooks = Webhooks(engine)
 
     @classmethod

@@ -186,6 +186,20 @@ overdue = sa.Table(  # requests of which receivers of webhooks were told that th
     sa.Column("request_id", sa.String(40), primary_key=True),
     sa.Column("told_at", sa.Float, nullable=False),
 )
+replies = sa.Table(  # privacy requests of Fides that wait for an answer; a row goes when it was taken
+    "replies",
+    metadata,
+    sa.Column("name", sa.String(100), primary_key=True),  # theirs
+    sa.Column("request_id", sa.String(40), nullable=False, index=True),
+    sa.Column("path", sa.String(200), nullable=False),
+    sa.Column("token", sa.LargeBinary, nullable=False),  # masked; it lets its holder resume that privacy request
+    sa.Column("created_at", sa.Float, nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False, default=0),
+    sa.Column("first_tried_at", sa.Float),
+    sa.Column("next_at", sa.Float, nullable=False, default=0.0),
+    sa.Column("problem", sa.String(80)),
+    sa.Column("dead_at", sa.Float),  # given up
+)
 tokens = sa.Table(  # who may call the HTTP interface
     "tokens",
     metadata,

@@ -42,6 +42,7 @@ _OURS = _names({
     *(t.meta.c.key, t.requests.c.request_id, t.requests.c.state, t.requests.c.strategy),
     *(t.reliances.c.request_id, t.reliances.c.earlier, t.named.c.request_id, t.claims.c.request_id),
     *(t.idempotency.c.key_id, t.idempotency.c.request_id, t.tombstones.c.request_id, t.tombstones.c.kind),
+    *(t.replies.c.name, t.replies.c.request_id, t.replies.c.path, t.replies.c.problem),
     *(t.approvals.c.request_id, t.needs.c.request_id, t.rounds.c.request_id, t.rounds.c.round_id),
     *(t.guard.c.kind, t.guard.c.key_id, t.guard.c.request_id, t.links.c.system),
     *(t.forwards.c.request_id, t.forwards.c.system, t.forwards.c.state, t.forwards.c.there, t.outbox.c.request_id),
