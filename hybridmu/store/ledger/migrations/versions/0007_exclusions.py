@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -17,6 +19,6 @@ def upgrade() -> None:
     Entries from before have no digest: it can't be made without the raw id, which is gone.
     """
     # Written anew, as a new database writes it: SQLite would put the column behind the constraints.
-    recreate = "always" if op.get_bind().dialect.name == "sqlite" else "auto"
+    recreate: Literal["always", "auto"] = "always" if op.get_bind().dialect.name == "sqlite" else "auto"
     with op.batch_alter_table("guard", schema=None, recreate=recreate) as batch_op:
         batch_op.add_column(sa.Column("listed", sa.LargeBinary(length=32), nullable=True))
