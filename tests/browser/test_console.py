@@ -111,6 +111,7 @@ def test_a_life_is_one_line_across_or_down(company, url, chromium, width, scheme
     assert page.evaluate("[...document.querySelectorAll('.life *')].every(e => e.scrollWidth <= e.clientWidth + 1"
                          " || getComputedStyle(e).display == 'inline')")  # fmt: skip
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.evaluate("[...document.querySelectorAll('main .scroll')].every(e => e.scrollWidth <= e.clientWidth)")
     shoot(page, name)
     page.emulate_media(media="print")
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
