@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol
 if TYPE_CHECKING:
     from hybridmu.system.capacity import Capacity
     from hybridmu.system.deletion_requests import DeletionRequests
-    from hybridmu.system.exclusions import TrainingExclusions
     from hybridmu.system.forgetting_audit import ForgettingAudit
     from hybridmu.system.maintenance import Maintenance
     from hybridmu.system.model_links import ModelLinks
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from hybridmu.system.predictions import Predictions
     from hybridmu.system.request_reports import RequestReports
     from hybridmu.system.suggestions import Suggestions
+    from hybridmu.system.training_exclusions import TrainingExclusions
     from hybridmu.system.training_runs import TrainingRuns
     from hybridmu.system.webhook_operations import Webhooks
 
@@ -134,7 +134,7 @@ def request_reports() -> type[RequestReports]:
 @Part
 def training_exclusions() -> type[TrainingExclusions]:
     """Return the class of exclusion manifests."""
-    from hybridmu.system.exclusions import TrainingExclusions
+    from hybridmu.system.training_exclusions import TrainingExclusions
 
     return TrainingExclusions
 

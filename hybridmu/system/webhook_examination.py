@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from hybridmu.config import FidesSettings, WebhookSettings
 from hybridmu.errors import ConfigError
 from hybridmu.store.ledger.engine.opening import has_tables
-from hybridmu.store.ledger.webhooks import ReceiverCounts
+from hybridmu.store.ledger.webhook_queue import ReceiverCounts
 from hybridmu.system.finding import Finding
 from hybridmu.system.session import Session
 

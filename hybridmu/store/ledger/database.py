@@ -15,7 +15,7 @@ from hybridmu.store.ledger.engine.clock import ledger_time
 from hybridmu.store.ledger.engine.opening import connect
 from hybridmu.store.ledger.engine.sqlite import files_beside
 from hybridmu.store.ledger.evaluations import Evaluations
-from hybridmu.store.ledger.exclusions import ExclusionDigests
+from hybridmu.store.ledger.exclusion_digests import ExclusionDigests
 from hybridmu.store.ledger.file_seals import Seals
 from hybridmu.store.ledger.forwards import Forwards
 from hybridmu.store.ledger.health import Vitals, read_vitals

@@ -10,7 +10,7 @@ from hybridmu.core.proof.exclusions import exclusion_digest
 from hybridmu.store.dataset.key_lookup import RawKey
 from hybridmu.store.keyring import Keyring
 from hybridmu.store.ledger import tables as t
-from hybridmu.store.ledger.exclusions import ExclusionDigests
+from hybridmu.store.ledger.exclusion_digests import ExclusionDigests
 from hybridmu.store.ledger.suppression_list import Guard
 from hybridmu.types import NamedKey, Origin, RequestState, ResolvedKey, RowKey
 from tests.support import rows_of, settings_dict
