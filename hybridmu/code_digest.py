@@ -37,6 +37,11 @@ KERNEL: dict[str, tuple[str, ...]] = {
 }
 # The same, of files that shape the weights of those systems alone whose task derives from a class of the first one.
 OF_NUMBERS: dict[str, str] = {"regression": "tasks/regression_tasks.py", "target scale": "learners/target_scale.py"}
+# The same, of tasks that learn several numbers, by the module of their first.
+OF_SEVERAL: dict[str, str] = {
+    "ridge of targets": "tasks/ridge_of_targets.py",
+    "several targets": "closed_form/several_targets.py",
+}
 # The same, of tasks that augment rows; the network that does is among them.
 OF_AUGMENTED: dict[str, str] = {
     "augmentation": "tasks/augmentation.py",
@@ -82,6 +87,8 @@ def code_digest(task: object, versions: Mapping[str, str] | None = None) -> str:
     bases = {base.__module__ for base in type(task).__mro__}
     if _module_of(OF_NUMBERS["regression"]) in bases:
         sources |= _sources_of("numbers", OF_NUMBERS)
+    if _module_of(OF_SEVERAL["ridge of targets"]) in bases:
+        sources |= _sources_of("several", OF_SEVERAL)
     if _module_of(OF_AUGMENTED["augmentation"]) in bases:
         sources |= _sources_of("augmented", OF_AUGMENTED)
     if _module_of(OF_SUMS["additive"]) in bases:

@@ -120,6 +120,8 @@ LEARNERS = Registry(
 LEARNER_OF_TASK = {"lda": "additive", "ridge": "additive", "naive-bayes": "additive"}
 # Tasks of ours that learn no numbers.
 CLASSES_ALONE = frozenset({"lda", "naive-bayes"})
+# Tasks that learn several numbers of a row at once.
+SEVERAL_TARGETS = frozenset({"ridge"})
 # What a learner of these has besides a retrain.
 STRATEGY_OF_LEARNER = {"additive": "subtract"}
 PARTITIONERS = Registry("partitioner", {"hashed": "hybridmu.core.partitioners.hashed:Hashed"})

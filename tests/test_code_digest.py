@@ -74,8 +74,8 @@ def test_arithmetic_costs_checkpoints(core, file, old, new):
 
 @pytest.mark.parametrize("file", digests.OF_AUGMENTED.values())
 def test_what_augments_is_in_the_keys_of_systems_that_augment_alone(core, file):
-    numbers = make_task("resnet", {}, numbers=True)
-    tasks = [make_task("resnet", {}), numbers, make_task("cnn", {}), make_task("mlp", {}, numbers=True)]
+    numbers = make_task("resnet", {}, targets=("y",))
+    tasks = [make_task("resnet", {}), numbers, make_task("cnn", {}), make_task("mlp", {}, targets=("y",))]
     before = [code_digest(task) for task in tasks]
     (core / file).write_text((core / file).read_text() + "\nMORE = 1\n")
     after = [code_digest(task) for task in tasks]

@@ -11,8 +11,9 @@ from rich.table import Table
 from hybridmu.cli.options import ConfigOption, JsonOption
 from hybridmu.cli.output import emit, print_table, tell
 from hybridmu.cli.system_access import open_system
-from hybridmu.core.metrics import METRICS, figure
+from hybridmu.core.metrics import METRICS, figure, name_of, targets_of
 from hybridmu.extras import extra
+from hybridmu.types.text import visible
 
 
 def evaluate(
@@ -37,6 +38,9 @@ def _show(result: dict[str, Any], output: Path) -> None:
         names = [name for name in METRICS if name in found["ensemble"]]
         table = Table("", *(METRICS[name].words for name in names), title=f"{found['rows']:,} {split} rows")
         table.add_row(f"version {result['version']}", *(figure(name, found["ensemble"][name]) for name in names))
+        for target in targets_of(found["ensemble"]):
+            of_it = (figure(name, found["ensemble"][name_of(name, target)]) for name in names)
+            table.add_row(f"of {visible(target)}", *of_it)
         for sub in found["sub_models"]:
             table.add_row(f"shard {sub['shard']} alone", *(figure(name, sub[name]) for name in names))
         print_table(table)

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from hybridmu.core.metrics import METRICS, figure, shown
+from hybridmu.core.metrics import METRICS, figure, name_of, shown, targets_of
+from hybridmu.types.text import visible
 
 _UNMEASURED = "not measured (no row is held out, or it could not be evaluated)"
 
 
 def quality_line(quality: Mapping[str, Any] | None) -> str:
     """Return the quality of a version in one line: two metrics per table, and the sub-models' range of the first.
+
+    Where several numbers are learned, the first metric is their mean, and each number's own is said too.
 
     Args:
         quality: As `status --json` shows it; None when it was not measured.
@@ -39,6 +42,9 @@ def change_line(before: Mapping[str, Any] | None, after: Mapping[str, Any] | Non
 def _table(name: str, found: Mapping[str, Any]) -> str:
     names = shown(found["ensemble"])
     said = [f"{METRICS[metric].words} {figure(metric, found['ensemble'].get(metric))}" for metric in names]
+    if targets := targets_of(found["ensemble"]):
+        each = [f"{visible(name)} {figure(names[0], found['ensemble'][name_of(names[0], name)])}" for name in targets]
+        said[0] += f" on average ({', '.join(each)})"
     alone = [sub[names[0]] for sub in found["sub_models"] if sub.get(names[0]) is not None]
     line = f"{', '.join(said)} on {found['rows']:,} {name} rows"
     if len(alone) < 2:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -221,8 +222,17 @@ def _answers(result: dict[str, Any]) -> None:
 def _answer(prediction: dict[str, Any]) -> str:
     if "label" in prediction:
         return visible(str(prediction["label"]))
-    low, high = prediction["interval"]
-    return f"{prediction['value']:g} (sub-models {low:g} to {high:g})"
+    if "values" in prediction:
+        intervals = prediction["intervals"]
+        return ", ".join(
+            f"{visible(name)} {_valued(value, intervals[name])}" for name, value in prediction["values"].items()
+        )
+    return _valued(prediction["value"], prediction["interval"])
+
+
+def _valued(value: float, interval: Sequence[float]) -> str:
+    low, high = interval
+    return f"{value:g} (sub-models {low:g} to {high:g})"
 
 
 def _short(value: float | None) -> str:

@@ -26,7 +26,8 @@ class DataSettings(Section):
         id: Unique key column, integer or string.
         group: Column of the person a row belongs to; null values fall back to the id.
         label: Class column.
-        target: Number column, in place of `label`: the system predicts numbers instead of classes (a regression).
+        target: Number column, in place of `label`: the system predicts numbers instead of classes (a regression). A
+            list of columns: all of them at once, by `task: {name: ridge}`.
         features: Feature columns; all others when left out.
         classes: Class list; inferred once from the first read when left out.
         fills: Column → value that stands in for null (an indicator column is added); `*` is every other column that may
@@ -48,7 +49,7 @@ class DataSettings(Section):
     id: str = "id"
     group: str | None = None
     label: str = "label"
-    target: str | None = None
+    target: str | tuple[str, ...] | None = None
     features: tuple[str, ...] | None = None
     classes: tuple[int | str, ...] | None = None
     fills: dict[str, Scalar] = Field(default_factory=dict)
@@ -73,6 +74,12 @@ class DataSettings(Section):
             local_path(url)  # checked here, and read where it is used
         return url
 
+    @field_validator("target")
+    @classmethod
+    def _alone(cls, target: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
+        """Return one target by its name alone, so that a list of one is no other system."""
+        return target[0] if isinstance(target, tuple) and len(target) == 1 else target
+
     @model_validator(mode="after")
     def _one_outcome(self) -> DataSettings:
         if self.target is None:
@@ -84,9 +91,16 @@ class DataSettings(Section):
         return self
 
     @property
-    def outcome(self) -> str:
-        """Return the column that is learned."""
-        return self.label if self.target is None else self.target
+    def targets(self) -> tuple[str, ...]:
+        """Return the columns of numbers that are learned, in their order; none where classes are."""
+        if self.target is None:
+            return ()
+        return (self.target,) if isinstance(self.target, str) else self.target
+
+    @property
+    def outcomes(self) -> tuple[str, ...]:
+        """Return the columns that are learned: that of the classes, or the targets."""
+        return self.targets or (self.label,)
 
     @field_validator("partition_key")
     @classmethod

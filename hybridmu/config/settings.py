@@ -38,7 +38,16 @@ from hybridmu.config.training_settings import (
 from hybridmu.config.webhooks import WebhookSettings, check_names
 from hybridmu.config.yaml_document import read_document
 from hybridmu.errors import ConfigError
-from hybridmu.kinds import AUTO, CLASSES_ALONE, FALLBACK, LEARNER_OF_TASK, LEARNERS, STRATEGY_OF_LEARNER, import_plugins
+from hybridmu.kinds import (
+    AUTO,
+    CLASSES_ALONE,
+    FALLBACK,
+    LEARNER_OF_TASK,
+    LEARNERS,
+    SEVERAL_TARGETS,
+    STRATEGY_OF_LEARNER,
+    import_plugins,
+)
 
 
 class Settings(Section):
@@ -203,6 +212,12 @@ class Settings(Section):
 
     def unfit_rule(self) -> str | None:
         """Return which setting speaks of classes where numbers are learned, or the other way around; None: none."""
+        if len(self.data.targets) > 1 and self.task.name not in SEVERAL_TARGETS:
+            return (
+                f"data.target names {len(self.data.targets)} columns, and task {self.task.name} learns one number: use"
+                f" task: {{name: {' or '.join(sorted(SEVERAL_TARGETS))}}}, or make a system of each and link them"
+                " (hybridmu models link)"
+            )
         learned, ways = ("numbers", ("mean", "median")) if self.data.target else ("classes", ("mean", "vote"))
         if self.serving.aggregation == "merge":
             if self.task.name not in LEARNER_OF_TASK:

@@ -8,7 +8,7 @@ is undefined (no rows, one class alone, equal targets) is NaN.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -21,6 +21,7 @@ Kind = Literal["classification", "regression"]
 _BINS = 15  # of a calibration curve, as in Guo et al. 2017 (arXiv 1706.04599)
 _SHARES = {"accuracy", "balanced_accuracy"}
 _LARGE = 1000.0  # from here on decimals tell people nothing
+_OF = " of "  # between a metric and one target among several; no metric has it in its name
 _LEAST = 1e-15  # probability that a logarithm is taken of at least, or one confident mistake would be infinite
 
 
@@ -237,18 +238,75 @@ def figure(metric: str, value: float | None) -> str:
     return f"{value:.3f}" if abs(value) < _LARGE else f"{value:,.0f}"
 
 
-def figures(answers: F64, outcomes: Any, kind: str = "classification") -> dict[str, float | None]:
+def name_of(metric: str, target: str) -> str:
+    """Return the name of a metric of one target among several.
+
+    Example:
+        >>> name_of("r2", "price")
+        'r2 of price'
+    """
+    return f"{metric}{_OF}{target}"
+
+
+def targets_of(known: Collection[str]) -> list[str]:
+    """Return the targets that there are figures of by name: those of several.
+
+    Args:
+        known: Names of metrics, as in what `figures` returns.
+
+    Example:
+        >>> targets_of(["r2", "rmse", "r2 of price", "rmse of price", "r2 of rent"])
+        ['price', 'rent']
+    """
+    return list(dict.fromkeys(target for _, of, target in (name.partition(_OF) for name in known) if of))
+
+
+def of_each(answers: F64, outcomes: Any, targets: Sequence[str]) -> dict[str, tuple[F64, Any]]:
+    """Return target → answers and outcomes of it alone, where there are several.
+
+    Args:
+        answers: float [n, as many of each target in turn].
+        outcomes: float [n, targets].
+        targets: Their names.
+    """
+    parts = np.split(answers, len(targets), axis=1)
+    return {name: (part, outcomes[:, at]) for at, (name, part) in enumerate(zip(targets, parts, strict=True))}
+
+
+def figures(
+    answers: F64, outcomes: Any, kind: str = "classification", targets: Sequence[str] = ()
+) -> dict[str, float | None]:
     """Return metric → figure; None where it is undefined.
 
     Args:
-        answers: float [n, ≥ 1]; of classes probabilities, whose rows sum to 1.
-        outcomes: Labels, int64 [n], or targets, float [n].
+        answers: float [n, ≥ 1]; of classes probabilities, whose rows sum to 1; of several targets, as of `of_each`.
+        outcomes: Labels, int64 [n], or targets, float [n]; of several, float [n, targets].
         kind: Of the task.
+        targets: Names of the targets. Of several, a metric is the mean of theirs, None where one is; and each target
+            has its own, under `name_of`.
+
+    Example:
+        >>> answers = np.array([[1.0, 5.0], [2.0, 5.0]])
+        >>> found = figures(answers, np.array([[1.0, 4.0], [2.0, 8.0]]), "regression", ["a", "b"])
+        >>> found["mae"], found["mae of a"], found["mae of b"]
+        (1.0, 0.0, 2.0)
     """
+    if len(targets) > 1:
+        parts = of_each(np.asarray(answers), outcomes, targets)
+        each = {name: figures(*part, kind) for name, part in parts.items()}
+        return {
+            **{metric: _mean([one[metric] for one in each.values()]) for metric in next(iter(each.values()))},
+            **{name_of(metric, name): value for name, one in each.items() for metric, value in one.items()},
+        }
     wide = np.asarray(answers, dtype=np.float64)
     right = outcomes if kind == "classification" else np.asarray(outcomes, dtype=np.float64)
     found = {name: metric.value(wide, right) for name, metric in METRICS.items() if metric.kind == kind}
     return {name: value if math.isfinite(value) else None for name, value in found.items()}
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return math.fsum(known) / len(known) if len(known) == len(values) else None
 
 
 def _area(scores: F64, mine: npt.NDArray[np.bool_]) -> float:

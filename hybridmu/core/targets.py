@@ -1,4 +1,4 @@
-"""Targets: the numbers that a regression system learns, read off a column and kept as float32.
+"""Targets: the numbers that a regression system learns, read off one column or several and kept as float32.
 
 A target is rounded to the nearest float32, as every feature is: a row is learned, and found again as the same row, by
 its float32 bits. They are not scaled here. What centres and scales them is fitted on rows, and so it is part of the
@@ -25,24 +25,36 @@ Outcomes = npt.NDArray[np.int64] | npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class TargetEncoder(Encoder):
-    """Encoder of a regression system: `label` is the target column, and there are no classes."""
+    """Encoder of a regression system: `label` is the target column, and there are no classes.
+
+    Attributes:
+        others: Further target columns, where several numbers are learned.
+    """
+
+    others: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, columns: tuple[Any, ...], target: str) -> TargetEncoder:
-        """Return the encoder of feature columns and a target column."""
-        return cls(columns, target, ())
+    def of(cls, columns: tuple[Any, ...], *targets: str) -> TargetEncoder:
+        """Return the encoder of feature columns and of target columns, at least one."""
+        return cls(columns, targets[0], (), targets[1:])
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Return all target columns, in their order."""
+        return (self.label, *self.others)
 
     def encode_labels(self, table: pa.Table) -> npt.NDArray[np.float32]:  # type: ignore[override]
-        """Return targets, float32 [n].
+        """Return targets, float32 [n]; of several columns, float32 [n, targets].
 
         Raises:
-            DataError: The column is missing, of another type, or a value is no finite number that float32 holds.
+            DataError: A column is missing, of another type, or a value is no finite number that float32 holds.
         """
         self.check(table)
-        return self._numbers(table)
+        found = [_numbers(table, target) for target in self.targets]
+        return np.stack(found, axis=1) if self.others else found[0]
 
     def check(self, table: pa.Table, start: int = 0, where: str = "", taken: Taken | None = None) -> None:
-        """Check that every row has a target.
+        """Check that every row has all targets.
 
         Args:
             table: Some rows.
@@ -51,35 +63,43 @@ class TargetEncoder(Encoder):
             taken: Tells which of them come in, bool [n]; None: all. Asked where a target is wrong.
 
         Raises:
-            DataError: A row has none; it is named by its place, counted from 1.
-        """
-        found = self._numbers(table)
-        wrong = ~np.isfinite(found)
-        if taken is not None and wrong.any():
-            wrong &= taken()
-        if not wrong.any():
-            return
-        row = int(wrong.argmax())
-        raise DataError(
-            f"target column {self.label!r} has no number that can be learned in row {start + row + 1:,}"
-            + (f" of {where}" if where else "")
-            + (f", and {int(wrong.sum()) - 1:,} more of the rows read with it" if wrong.sum() > 1 else ""),
-            expected="a finite number of magnitude up to 3.4e38 in every row",
-            got=_said(table.column(self.label)[row]),
-            remedy="leave these rows out, or correct them",
-        )
+            DataError: A row lacks one; it is named by its place, counted from 1.
+        """  # noqa: DOC501 - a function makes it
+        for target in self.targets:
+            wrong = ~np.isfinite(_numbers(table, target))
+            if taken is not None and wrong.any():
+                wrong &= taken()
+            if wrong.any():
+                raise _unlearnable(target, table.column(target), wrong, start, where)
 
-    def _numbers(self, table: pa.Table) -> npt.NDArray[np.float32]:
-        if self.label not in table.column_names:
-            raise DataError(f"target column {self.label!r} is missing", got=", ".join(table.column_names))
-        column = table.column(self.label)
-        check_target(self.label, column.type)
-        if pa.types.is_dictionary(column.type):
-            column = column.cast(column.type.value_type)
-        there = np.asarray(column.is_valid().to_numpy(), dtype=np.bool_)
-        values = column.fill_null(0).to_numpy()  # in its own type: an integer is rounded once
-        with np.errstate(over="ignore", invalid="ignore"):  # found by `check`
-            return np.where(there, values.astype(np.float32), np.float32(np.nan))
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data that `from_json` reads; of one target, what it was before there were several."""
+        found = super().to_json()
+        if not self.others:
+            del found["others"]
+        return found
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any]) -> TargetEncoder:
+        """Return the encoder that `to_json` wrote."""
+        return cls.of(Encoder.from_json(raw).columns, raw["label"], *raw.get("others", ()))
+
+
+def outcome_columns(encoder: Encoder) -> tuple[str, ...]:
+    """Return the columns that an encoder's system learns: that of the classes, or the targets."""
+    return encoder.targets if isinstance(encoder, TargetEncoder) else (encoder.label,)
+
+
+def learned(encoder: Encoder) -> dict[str, Any]:
+    """Return what an encoder's system learns, as results name it: `classes`, or `target`, a list where it is several.
+
+    Example:
+        >>> learned(TargetEncoder.of((), "price")), learned(TargetEncoder.of((), "price", "rent"))
+        ({'target': 'price'}, {'target': ['price', 'rent']})
+    """
+    if not isinstance(encoder, TargetEncoder):
+        return {"classes": list(encoder.classes)}
+    return {"target": list(encoder.targets) if encoder.others else encoder.label}
 
 
 def check_target(name: str, type_: pa.DataType) -> None:
@@ -97,7 +117,8 @@ def check_target(name: str, type_: pa.DataType) -> None:
             f"column {name!r} can't be a target",
             expected="integers or floats",
             got=str(type_),
-            remedy="cast it to one of these before ingestion; classes are named by data.label",
+            remedy="cast it to one of these before ingestion; classes are named by data.label"
+            + ("; as int8, true and false are the numbers 1 and 0" if kind_of(type_) == "bool" else ""),
         )
 
 
@@ -107,8 +128,40 @@ def encoder_of(raw: Mapping[str, Any]) -> Encoder:
 
 
 def empty_outcomes(encoder: Encoder, rows: int) -> Outcomes:
-    """Return room for what so many rows are learned by: int64 [rows] of classes, float32 [rows] of targets."""
-    return np.empty(rows, np.float32) if isinstance(encoder, TargetEncoder) else np.empty(rows, np.int64)
+    """Return room for what so many rows are learned by: int64 [rows] of classes, float32 [rows] of a target.
+
+    Of several targets it is float32 [rows, targets].
+    """
+    if not isinstance(encoder, TargetEncoder):
+        return np.empty(rows, np.int64)
+    return np.empty((rows, len(encoder.targets)) if encoder.others else rows, np.float32)
+
+
+def _numbers(table: pa.Table, target: str) -> npt.NDArray[np.float32]:
+    if target not in table.column_names:
+        raise DataError(f"target column {target!r} is missing", got=", ".join(table.column_names))
+    column = table.column(target)
+    check_target(target, column.type)
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    there = np.asarray(column.is_valid().to_numpy(), dtype=np.bool_)
+    values = column.fill_null(0).to_numpy()  # in its own type: an integer is rounded once
+    with np.errstate(over="ignore", invalid="ignore"):  # found by `check`
+        return np.where(there, values.astype(np.float32), np.float32(np.nan))
+
+
+def _unlearnable(
+    target: str, column: pa.ChunkedArray, wrong: npt.NDArray[np.bool_], start: int, where: str
+) -> DataError:
+    row = int(wrong.argmax())
+    return DataError(
+        f"target column {target!r} has no number that can be learned in row {start + row + 1:,}"
+        + (f" of {where}" if where else "")
+        + (f", and {int(wrong.sum()) - 1:,} more of the rows read with it" if wrong.sum() > 1 else ""),
+        expected="a finite number of magnitude up to 3.4e38 in every row",
+        got=_said(column[row]),
+        remedy="leave these rows out, or correct them",
+    )
 
 
 def _said(value: pa.Scalar) -> str:

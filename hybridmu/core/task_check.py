@@ -119,7 +119,7 @@ def sample(x: Tensor, y: Tensor) -> Rows:
 
     Args:
         x: float32 [n, features], n ≥ 1.
-        y: int64 [n], or float32 [n] of targets.
+        y: int64 [n], or float32 [n] of targets; of several float32 [n, targets].
     """
     chosen = torch.from_numpy(
         np.resize(np.arange(min(len(y), SAMPLE_ROWS)), max(_LEAST_ROWS, min(len(y), SAMPLE_ROWS)))
@@ -330,7 +330,7 @@ def _check_loss(trial: Trial, model: SubModel) -> None:
         logits = model.eval()(x)
         for row in range(len(y)):
             single, label = logits[row : row + 1], y[row : row + 1]
-            once, twice = (trial.task.loss(single.repeat(n, 1), label.repeat(n)) for n in (1, 2))
+            once, twice = (trial.task.loss(torch.cat([single] * n), torch.cat([label] * n)) for n in (1, 2))
             _check_number(trial, once, 1)
             # A loss that is not finite for a row (a class without weight) is that row's affair.
             if abs(float(twice) - float(once)) > _ROUNDING * max(1.0, abs(float(once))):
@@ -365,7 +365,7 @@ def _ever_finite(trial: Trial, model: SubModel) -> bool:
     asked += [] if trial.numbers else [(x[:1], torch.tensor([label])) for label in range(trial.outputs)]
     with trial.calling("model or loss, in training mode"), torch.no_grad():
         return any(
-            bool(torch.isfinite(trial.task.loss(model.train()(row.repeat(2, 1)), label.repeat(2))))
+            bool(torch.isfinite(trial.task.loss(model.train()(row.repeat(2, 1)), torch.cat([label, label]))))
             for row, label in asked
         )
 

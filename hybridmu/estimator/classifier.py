@@ -95,11 +95,11 @@ class HybridClassifier(ClassifierMixin, HybridEstimator):  # type: ignore[misc]
         answers = self._answers(X)
         return np.column_stack([column.to_numpy() for column in answers.columns[1:]])
 
-    def _learned(self, y: npt.NDArray[Any]) -> tuple[pa.Array, dict[str, Any]]:
+    def _learned(self, y: npt.NDArray[Any]) -> tuple[list[pa.Array], dict[str, Any]]:
         check_classification_targets(y)
         classes, places = np.unique(y, return_inverse=True)
         if len(classes) < 2:
             raise ValueError(f"{type(self).__name__} needs samples of at least 2 classes, and y has one class alone")
         names = class_names(classes)
         self.classes_ = classes
-        return pa.array(names).take(pa.array(places)), {"classes": names}
+        return [pa.array(names).take(pa.array(places))], {"classes": names}

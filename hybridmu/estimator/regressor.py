@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from hybridmu.estimator.unlearning_estimator import HybridEstimator
 from hybridmu.extras import extra
+from hybridmu.kinds import SEVERAL_TARGETS
 from hybridmu.serving.table_answers import VALUE
 from hybridmu.system.arguments import Executor
 
@@ -23,7 +24,7 @@ class HybridRegressor(RegressorMixin, HybridEstimator):  # type: ignore[misc]
     """A regressor that forgets rows and people, exactly.
 
     The default is ridge regression on integer sums: it trains in a moment, and a deletion is a subtraction
-    (docs/closed-form.md).
+    (docs/closed-form.md). It learns several numbers at once too, where y has a column of each.
 
     Args:
         task: Name of a task (`ridge`, `mlp`, …), or a mapping of its name and options.
@@ -67,6 +68,8 @@ class HybridRegressor(RegressorMixin, HybridEstimator):  # type: ignore[misc]
     def predict(self, X: Any) -> npt.NDArray[np.float64]:
         """Return a number for each row, float64 [n]; the system answers with float32.
 
+        Where y was [n, k], so is what is returned.
+
         Args:
             X: Features, as of `fit`.
 
@@ -74,8 +77,19 @@ class HybridRegressor(RegressorMixin, HybridEstimator):  # type: ignore[misc]
             ValueError: They are not like those that were learned.
             DataError: A row can't be answered.
         """
-        found: npt.NDArray[np.float32] = self._answers(X)[VALUE].to_numpy()
-        return found.astype(np.float64)
+        answers = self._answers(X)
+        values = [name for name in answers.column_names if name == VALUE or name.startswith(f"{VALUE}_")]
+        found = np.column_stack([answers[name].to_numpy() for name in values]).astype(np.float64)
+        return found[:, 0] if self._flat else found
 
-    def _learned(self, y: npt.NDArray[Any]) -> tuple[pa.Array, dict[str, Any]]:
-        return pa.array(y.astype(np.float64)), {}
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        name = self.task.get("name") if isinstance(self.task, Mapping) else self.task
+        tags.target_tags.multi_output = name in SEVERAL_TARGETS
+        return tags
+
+    def _learned(self, y: npt.NDArray[Any]) -> tuple[list[pa.Array], dict[str, Any]]:
+        if not isinstance(y, np.ndarray):
+            raise ValueError("y is sparse, and targets are numbers of all rows: use y.toarray()")
+        self._flat = y.ndim == 1
+        return [pa.array(column) for column in y.reshape(len(y), -1).astype(np.float64).T], {}

@@ -22,27 +22,35 @@ class Roles:
     Attributes:
         id: Of the column that tells rows apart.
         group: Of the people that rows belong to.
-        outcome: Of what is learned.
+        outcomes: Of what is learned.
     """
 
     id: str
     group: str
-    outcome: str
+    outcomes: tuple[str, ...]
 
     @classmethod
-    def beside(cls, features: Iterable[str], outcome: str) -> Roles:
+    def beside(cls, features: Iterable[str], outcome: str, count: int = 1) -> Roles:
         """Return names that no feature has.
+
+        Args:
+            features: Their names.
+            outcome: What the name of an outcome begins with.
+            count: How many outcomes there are.
 
         Example:
             >>> Roles.beside(["id", "height"], "label")
-            Roles(id='id_', group='group', outcome='label')
+            Roles(id='id_', group='group', outcomes=('label',))
+            >>> Roles.beside(["id", "height"], "target", 2).outcomes
+            ('target_0', 'target_1')
         """
         taken = set(features)
 
         def free(name: str) -> str:
             return free(f"{name}_") if name in taken else name
 
-        return cls(free("id"), free("group"), free(outcome))
+        names = [outcome] if count == 1 else [f"{outcome}_{number}" for number in range(count)]
+        return cls(free("id"), free("group"), tuple(free(name) for name in names))
 
 
 def numbers_alone(table: pa.Table) -> bool:

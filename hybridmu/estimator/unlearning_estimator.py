@@ -67,7 +67,7 @@ class HybridEstimator(BaseEstimator):  # type: ignore[misc]
         Args:
             X: Features [n, features]: an array of numbers, a list of lists, or a frame of pandas, polars or Arrow,
                 which may have texts, categories and lists of numbers too.
-            y: What is learned [n].
+            y: What is learned [n]; [n, k] of a regressor's k targets.
             ids: What tells rows apart, integers or texts [n]; by default rows are numbered from 0.
             groups: To whom rows belong, integers or texts [n]; null: to nobody else.
 
@@ -90,15 +90,16 @@ class HybridEstimator(BaseEstimator):  # type: ignore[misc]
         return self
 
     def _train(self, X: Any, y: Any, ids: Any, groups: Any) -> None:
-        values = validate_data(self, y=y, y_numeric=self._outcome == "target")
+        several = self.__sklearn_tags__().target_tags.multi_output
+        values = validate_data(self, y=y, y_numeric=self._outcome == "target", multi_output=several)
         table = self._table(X, reset=True)
         check_consistent_length(X, values, ids, groups)
-        outcome, said = self._learned(values)
-        roles = Roles.beside(table.column_names, self._outcome)
+        learned, said = self._learned(values)
+        roles = Roles.beside(table.column_names, self._outcome, len(learned))
         added = {
             roles.id: pa.array(range(len(values))) if ids is None else keys("ids", ids),
             **({} if groups is None else {roles.group: keys("groups", groups)}),
-            roles.outcome: outcome,
+            **dict(zip(roles.outcomes, learned, strict=True)),
         }
         for name, column in added.items():
             table = table.append_column(name, column)
@@ -109,13 +110,13 @@ class HybridEstimator(BaseEstimator):  # type: ignore[misc]
             id=roles.id,
             group=None if groups is None else roles.group,
             task=self._task(),
-            **{self._outcome: roles.outcome},
+            **{self._outcome: roles.outcomes[0] if len(roles.outcomes) == 1 else list(roles.outcomes)},
             **self._sections(said),
         )
 
     @abstractmethod
-    def _learned(self, y: npt.NDArray[Any]) -> tuple[pa.Array, dict[str, Any]]:
-        """Return what is learned as a column, and what the section `data` says of it."""
+    def _learned(self, y: npt.NDArray[Any]) -> tuple[list[pa.Array], dict[str, Any]]:
+        """Return what is learned as columns, and what the section `data` says of them."""
 
     @property
     def system_(self) -> System:

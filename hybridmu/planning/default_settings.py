@@ -66,7 +66,7 @@ class TableFacts:
         lists: Those among them that are lists.
         pixels: Those among these that are lists of bytes.
         largest: Column of numbers, or of lists of them → the largest magnitude; of a closed-form task alone.
-        largest_target: The same of the target; 0 where classes are learned.
+        largest_targets: The same of the targets, of a closed-form task.
     """
 
     rows: int
@@ -77,7 +77,7 @@ class TableFacts:
     lists: tuple[str, ...] = ()
     pixels: tuple[str, ...] = ()
     largest: Mapping[str, float] = field(default_factory=dict)
-    largest_target: float = 0.0
+    largest_targets: Mapping[str, float] = field(default_factory=dict)
 
 
 def default_settings(
@@ -129,13 +129,15 @@ def _of_sums(facts: TableFacts, said: Mapping[str, Mapping[str, Any]], groups: i
     and no more.
     """
     scale = {name: 1 / 255 if name in facts.pixels else 2.0 ** -_digits(size) for name, size in facts.largest.items()}
+    of_targets = {name: 2.0 ** -_digits(size) for name, size in facts.largest_targets.items()}
+    one = next(iter(of_targets.values()), 1.0)
     shards = max(groups, min(facts.rows // _ROWS_OF_SUMS, _MOST_SHARDS), 1)
     shards = said.get("sisa", {}).get("shards") or shards
     slices = max(1, min(facts.rows // shards // _ROWS_PER_HASH, _cells(facts.owners) // shards, _MOST_HASHED))
     return {
         "data": {"standardize": False, "scale": scale, **said.get("data", {})},
         "task": {
-            **({} if facts.classes else {"target_scale": 2.0 ** -_digits(facts.largest_target)}),
+            **({} if facts.classes else {"target_scale": of_targets if len(of_targets) > 1 else one}),
             **said.get("task", {}),
         },
         "sisa": {"shards": shards, "slices": slices, "epochs": 1, "batch_size": 1, **said.get("sisa", {})},

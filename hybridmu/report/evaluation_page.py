@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from hybridmu.core.metrics import METRICS
+from hybridmu.core.metrics import METRICS, name_of
 from hybridmu.report.html_page import render
 from hybridmu.report.svg_plots import svg
 
@@ -18,11 +18,12 @@ _MOST_CONFUSIONS = 10
 
 def page(result: Mapping[str, Any]) -> str:
     """Return the result of `System.evaluate` as one HTML page without outside references."""
-    shown = _of_classes if "classes" in result else _of_numbers
+    target = result.get("target")
+    shown = _of_classes if "classes" in result else _of_one if isinstance(target, str) else _of_several
     return render(
         "evaluation.html.j2",
         version=result["version"],
-        target=result.get("target"),
+        targets=[target] if isinstance(target, str) else target,
         tables=[
             {
                 "name": name,
@@ -48,8 +49,24 @@ def _of_classes(found: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str
     }
 
 
-def _of_numbers(found: Mapping[str, Any], _: Mapping[str, Any]) -> dict[str, Any]:
-    return {"plots": [predicted_plot(found["predicted"]), residual_plot(found["residuals"])]}
+def _of_one(found: Mapping[str, Any], _: Mapping[str, Any]) -> dict[str, Any]:
+    return {"plots": [predicted_plot(found["predicted"]), residual_plot(found["residuals"])], "each": [found]}
+
+
+def _of_several(found: Mapping[str, Any], _: Mapping[str, Any]) -> dict[str, Any]:
+    known = [name for name in METRICS if name in found["ensemble"]]
+    return {
+        "plots": [],
+        "each": [
+            {
+                **part,
+                "name": target,
+                "plots": [predicted_plot(part["predicted"]), residual_plot(part["residuals"])],
+                "figures": {name: found["ensemble"][name_of(name, target)] for name in known},
+            }
+            for target, part in found["targets"].items()
+        ],
+    }
 
 
 def most_confused(confusion: Sequence[Sequence[int]], classes: Sequence[str]) -> list[dict[str, Any]]:

@@ -30,6 +30,13 @@ class ValuePrediction(BaseModel):
     interval: tuple[float, float]
 
 
+class ValuesPrediction(BaseModel):
+    """Several values by the names of their targets, and the lowest and highest value of the sub-models for each."""
+
+    values: dict[str, float]
+    intervals: dict[str, tuple[float, float]]
+
+
 class PredictResponse(BaseModel):
     """Predictions in the order of the rows; all from one model version.
 
@@ -42,7 +49,7 @@ class PredictResponse(BaseModel):
 
     version: int
     withheld: int
-    predictions: list[Prediction] | list[ValuePrediction]
+    predictions: list[Prediction] | list[ValuePrediction] | list[ValuesPrediction]
 
 
 class Refusal(BaseModel):

@@ -12,7 +12,8 @@ import pyarrow.compute as pc
 from hybridmu.core.features import image_values, opened
 from hybridmu.core.features.table_types import types_to_read
 from hybridmu.core.kernel.column_types import exact
-from hybridmu.core.kernel.table_encoder import F32, Column
+from hybridmu.core.kernel.table_encoder import F32, Column, Encoder
+from hybridmu.core.targets import outcome_columns
 from hybridmu.errors import DataError
 from hybridmu.serving.ensemble import Ensemble
 
@@ -20,7 +21,8 @@ BLOCK_ROWS = 16_384
 VERSION = b"hybridmu_version"  # in the metadata of an answer's schema
 LABEL, PROBABILITY = "label", "probability_"
 VALUE, LOW, HIGH = "value", "low", "high"
-_VALUE_COLUMNS = (0, 2, 3)  # of a combined answer, see `Regression.combine`; the unit between them is nobody's answer
+# Of a combined answer to one target, see `Regression.combine`; the unit between them is nobody's answer.
+_VALUE_COLUMNS, _COMBINED = (0, 2, 3), 4
 _T = TypeVar("_T")
 
 
@@ -102,7 +104,7 @@ class TableAnswers:
 
 def answer_schema(ensemble: Ensemble, id_field: pa.Field | None) -> pa.Schema:
     """Return the columns of an answer: the id where there is one; label and a probability for each class, or value,
-    low and high, as of a prediction's interval.
+    low and high, as of a prediction's interval; of several targets, these with the name of each behind.
 
     Args:
         ensemble: The version that answers.
@@ -112,7 +114,7 @@ def answer_schema(ensemble: Ensemble, id_field: pa.Field | None) -> pa.Schema:
         DataError: The column of ids has the name of another.
     """
     classes = ensemble.encoder.classes
-    names = [f"{PROBABILITY}{name}" for name in classes] if classes else [VALUE, LOW, HIGH]
+    names = [f"{PROBABILITY}{name}" for name in classes] if classes else value_columns(ensemble.encoder)
     if id_field is not None and id_field.name in {LABEL, *names}:
         raise DataError(
             f"the id column {id_field.name!r} has the name of a column of the answer",
@@ -123,6 +125,20 @@ def answer_schema(ensemble: Ensemble, id_field: pa.Field | None) -> pa.Schema:
     fields += [pa.field(LABEL, pa.array(classes).type)] if classes else []
     fields += [pa.field(name, pa.float32()) for name in names]
     return pa.schema(fields, metadata={VERSION: str(ensemble.version).encode()})
+
+
+def value_columns(encoder: Encoder) -> list[str]:
+    """Return the names of the columns of an answer of numbers: value, low and high of each target in turn.
+
+    Example:
+        >>> from hybridmu.core.targets import TargetEncoder
+        >>> value_columns(TargetEncoder.of((), "price"))
+        ['value', 'low', 'high']
+        >>> value_columns(TargetEncoder.of((), "price", "rent"))
+        ['value_price', 'low_price', 'high_price', 'value_rent', 'low_rent', 'high_rent']
+    """
+    targets, names = outcome_columns(encoder), (VALUE, LOW, HIGH)
+    return [f"{name}_{target}" for target in targets for name in names] if len(targets) > 1 else [*names]
 
 
 def answer_batch(ensemble: Ensemble, x: F32, schema: pa.Schema, ids: pa.Array | None) -> pa.RecordBatch:
@@ -140,7 +156,7 @@ def answer_batch(ensemble: Ensemble, x: F32, schema: pa.Schema, ids: pa.Array | 
     if ensemble.encoder.classes:
         made.append(pa.array(ensemble.encoder.classes).take(pa.array(found.argmax(axis=1))))
     else:
-        numbers = _VALUE_COLUMNS
+        numbers = [start + at for start in range(0, found.shape[1], _COMBINED) for at in _VALUE_COLUMNS]
     made += [pa.array(np.ascontiguousarray(found[:, number])) for number in numbers]
     return pa.RecordBatch.from_arrays(made, schema=schema)
 

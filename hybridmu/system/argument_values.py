@@ -187,6 +187,14 @@ def states_of(name: str, value: Any) -> tuple[RequestState, ...]:
     return tuple(state for state in found if state is not None)
 
 
+def names_of(name: str, value: Any, most: int) -> str | list[str]:
+    """Return the name of a column, or those of several as a list."""
+    if isinstance(value, str):
+        return text_of(name, value, 1, most)
+    found = _several(name, value, "names of columns")
+    return [text_of(f"{name}[{place}]", each, 1, most) for place, each in enumerate(found)]
+
+
 def numbers_of(name: str, value: Any, least: int = 0) -> tuple[int, ...]:
     """Return whole numbers."""
     found = _several(name, value, "whole numbers")

@@ -34,6 +34,7 @@ from hybridmu.system.argument_values import (
     flag_of,
     keys_of,
     kind_of_key,
+    names_of,
     number_of,
     numbers_of,
     rows_of,
@@ -134,6 +135,7 @@ Reason = Annotated[str, Check(_texts("reason", 1))]
 Kind = Annotated[KeyKind, Check(kind_of_key)]
 Name = Annotated[str, Check(_texts("key", 1))]
 AnyName = Annotated[str | None, _optional(_texts("key", 1))]
+AnyNames = Annotated[str | Sequence[str] | None, _optional(lambda name, value: names_of(name, value, LONGEST["key"]))]
 Deadline = Annotated[float | None, _optional(_between(LEAST_SECONDS, MOST_SECONDS, whole=False))]
 Figure = Annotated[float, Check(_between(LEAST_SECONDS, MOST_SECONDS, whole=False))]
 Moment = Annotated[float, Check(_between(0, MOST_SECONDS, whole=False))]

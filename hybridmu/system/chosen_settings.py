@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -104,7 +104,7 @@ def facts_of(settings: Settings) -> TableFacts:
         lists,
         tuple(name for name in lists if pa.types.is_uint8(table.type_of(name).value_type)),
         _largest(with_lengths(data, table, plain), plain) if sums else {},
-        _largest(table, [data.target])[data.target] if sums and data.target else 0.0,
+        _largest(table, data.targets) if sums else {},
     )
 
 
@@ -133,13 +133,14 @@ def clipped_columns(settings: Settings) -> list[str]:
         for name, size in reach.items()
         if size > 1 + 1e-6  # bytes are scaled by 1/255, which is rounded
     ]
-    if data.target:
-        scale = float(settings.task.options.get("target_scale", 1.0))
-        if (size := _largest(table, [data.target])[data.target] * scale) > 1 + 1e-6:
-            fitting = scale / 2.0 ** math.ceil(math.log2(size))
+    scales = settings.task.options.get("target_scale", 1.0)
+    for target, largest in _largest(table, data.targets).items():
+        scale = float(scales[target] if isinstance(scales, Mapping) else scales)
+        if (size := largest * scale) > 1 + 1e-6:
             warnings.append(
-                f"the target {data.target!r} reaches {size:.3g} after task.target_scale, and what is beyond 1 counts as"
-                f" 1: set task.target_scale to {fitting:.3g}, or leave it out"
+                f"the target {target!r} reaches {size:.3g} after task.target_scale, and what is beyond 1 counts as"
+                f" 1: set task.target_scale{f'.{target}' if len(data.targets) > 1 else ''} to"
+                f" {scale / 2.0 ** math.ceil(math.log2(size)):.3g}, or leave it out"
             )
     return warnings
 
@@ -147,7 +148,7 @@ def clipped_columns(settings: Settings) -> list[str]:
 def _largest(table: SourceTable, features: Sequence[str]) -> dict[str, float]:
     """Return column → the largest finite magnitude, of numbers and of lists of them."""
     found = {name: 0.0 for name in features if kind_of(table.type_of(name)) in {"integer", "float", "list"}}
-    for batch in table.batches([*found]):
+    for batch in table.batches([*found]) if found else ():
         for name in found:
             column = batch.column(name)
             if pa.types.is_dictionary(column.type):

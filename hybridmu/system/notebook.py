@@ -13,7 +13,7 @@ import yaml
 
 from hybridmu.config import Settings
 from hybridmu.errors import DataError, RequestError, StateError
-from hybridmu.system.arguments import AnyName, Executor, Source, checked
+from hybridmu.system.arguments import AnyName, AnyNames, Executor, Source, checked
 from hybridmu.system.frame_kinds import is_frame, is_pandas, package_of
 from hybridmu.system.system import System
 
@@ -26,7 +26,7 @@ def fit(
     *,
     path: Source,
     label: AnyName = None,
-    target: AnyName = None,
+    target: AnyNames = None,
     id: AnyName = None,
     group: AnyName = None,
     task: Any = None,
@@ -43,7 +43,7 @@ def fit(
             speaks Arrow.
         path: Folder for the system, which must not exist; `PATH.yaml` beside it will be the configuration.
         label: Column of the classes to learn, `label` by default; or
-        target: column of the numbers to learn.
+        target: column of the numbers to learn; of several at once, their columns.
         id: Column that tells rows apart. By default `id`; where there is none, rows are numbered from 0 in one of that
             name.
         group: Column of the people that rows belong to.
@@ -89,7 +89,7 @@ def fit(
             got=settings.storage_url,
             remedy="unset HYBRIDMU_STORAGE_URL, which comes before it",
         )
-    for name in (settings.data.id, settings.data.group, settings.data.target or settings.data.label):
+    for name in (settings.data.id, settings.data.group, *settings.data.outcomes):
         if name is not None and name not in table.column_names:
             raise DataError(f"the frame has no column {name!r}", expected=f"one of {table.column_names[:20]}")
     said = yaml.safe_dump(settings.model_dump(mode="json", exclude_unset=True), sort_keys=False)

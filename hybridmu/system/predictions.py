@@ -53,7 +53,8 @@ class Predictions:
 
         Returns:
             For a list a dict as over HTTP. For a frame a frame of the same kind: the id column where there is one,
-            `label`, and `probability_CLASS` of every class. A reader is answered while it is read.
+            `label`, and `probability_CLASS` of every class; of numbers `value`, `low` and `high`, with the name of the
+            target behind where they are several. A reader is answered while it is read.
 
         Raises:
             ConfigError: The task makes no model that the stored weights fit.

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 from hybridmu.config import Settings, left_out
+from hybridmu.core.targets import learned
 from hybridmu.errors import StateError
 from hybridmu.kinds import LEARNERS
 from hybridmu.runtime.audit.verification import verify
@@ -218,8 +219,6 @@ def _in_use(settings: Settings) -> dict[str, Any]:
 
 
 def _learned(manifest: Manifest) -> dict[str, Any]:
-    """Return what is learned: the classes, and whether they were read off the table; or the target column."""
-    encoder = manifest.encoder
-    if not encoder.classes:
-        return {"target": encoder.label}
-    return {"classes": list(encoder.classes), "classes_inferred": manifest.classes_inferred}
+    """Return what is learned: the classes, and whether they were read off the table; or the target columns."""
+    found = learned(manifest.encoder)
+    return {**found, "classes_inferred": manifest.classes_inferred} if "classes" in found else found

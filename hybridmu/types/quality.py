@@ -90,14 +90,16 @@ class ExpectedFit:
     Attributes:
         version: The evaluated version.
         split: `test` or `validation`.
-        r2: Of its ensemble.
+        r2: Of its ensemble; the mean of the targets' where they are several.
         changes: R² of a version minus that of the one before it, of the last versions, oldest first.
+        targets: (name, R²) of each where they are several; None where it is undefined.
     """
 
     version: int
     split: str
     r2: float
     changes: tuple[float, ...]
+    targets: tuple[tuple[str, float | None], ...] = ()
 
     def explain(self) -> str:
         """Return it as one sentence.
@@ -105,8 +107,14 @@ class ExpectedFit:
         Example:
             >>> ExpectedFit(3, "test", 0.61, (-0.02, 0.01)).explain()
             'R² 0.610 on test rows now; the last 2 versions changed it by -0.020 to +0.010, -0.005 on average'
+            >>> ExpectedFit(3, "test", 0.6, (), (("price", 0.8), ("rent", 0.4))).explain()
+            'mean R² 0.600 (price 0.800, rent 0.400) on test rows now; no deletion was measured yet'
         """
-        return _explained(f"R² {self.r2:.3f}", self.split, self.changes, lambda one: f"{one:+.3f}", "")
+        said = f"R² {self.r2:.3f}"
+        if self.targets:
+            each = (f"{name} {'undefined' if one is None else f'{one:.3f}'}" for name, one in self.targets)
+            said = f"mean {said} ({', '.join(each)})"
+        return _explained(said, self.split, self.changes, lambda one: f"{one:+.3f}", "")
 
 
 def _explained(figure: str, split: str, changes: Sequence[float], said: Callable[[float], str], unit: str) -> str:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hybridmu.core.kernel.table_encoder import Column, Encoder
-from hybridmu.core.targets import TargetEncoder, empty_outcomes, encoder_of
+from hybridmu.core.targets import TargetEncoder, empty_outcomes, encoder_of, learned, outcome_columns
 from hybridmu.errors import DataError
 
 ENCODER = TargetEncoder.of((Column("a", "number", 1),), "y")
@@ -64,3 +64,44 @@ def test_the_schema_survives_json_and_says_what_is_learned():
     classes = Encoder(ENCODER.columns, "y", ("a", "b"))
     assert type(encoder_of(json.loads(json.dumps(classes.to_json())))) is Encoder
     assert (empty_outcomes(again, 2).dtype, empty_outcomes(classes, 2).dtype) == (np.float32, np.int64)
+
+
+BOTH = TargetEncoder.of(ENCODER.columns, "y", "z")
+
+
+def test_several_targets_stand_side_by_side():
+    table = pa.table({"z": pa.array([1, 2, 3], pa.int32()), "y": [0.5, 1.5, 2.5]})
+    found = BOTH.encode_labels(table)
+    assert found.dtype == np.float32
+    assert found.tolist() == [[0.5, 1.0], [1.5, 2.0], [2.5, 3.0]]
+    assert found[:, 0].tobytes() == ENCODER.encode_labels(table).tobytes()
+    assert empty_outcomes(BOTH, 3).shape == (3, 2)
+    assert empty_outcomes(ENCODER, 3).shape == (3,)
+
+
+@pytest.mark.parametrize("column", ["y", "z"])
+def test_what_is_no_number_in_any_of_them_is_refused_with_row_and_column(column):
+    columns = {"y": [1.0, 2.0, 3.0], "z": [1.0, 2.0, 3.0]} | {column: [1.0, None, float("nan")]}
+    with pytest.raises(DataError) as error:
+        BOTH.check(pa.table(columns), 10, "train.parquet")
+    assert f"target column {column!r}" in str(error.value)
+    assert "row 12 of train.parquet, and 1 more" in str(error.value)
+    BOTH.check(pa.table(columns), taken=lambda: np.array([True, False, False]))
+    with pytest.raises(DataError, match=f"target column {column!r} is missing"):
+        BOTH.encode_labels(pa.table(columns).drop_columns([column]))
+    with pytest.raises(DataError, match=f"column {column!r} can't be a target"):
+        BOTH.encode_labels(pa.table({**columns, column: ["a", "b", "c"]}))
+
+
+def test_truth_values_are_told_how_they_become_numbers():
+    with pytest.raises(DataError, match="int8, true and false are the numbers 1 and 0"):
+        BOTH.encode_labels(pa.table({"y": [1.0], "z": [True]}))
+
+
+def test_the_schema_of_one_target_is_what_it_was_and_that_of_several_survives_json():
+    assert set(ENCODER.to_json()) == {"columns", "label", "classes"}
+    again = encoder_of(json.loads(json.dumps(BOTH.to_json())))
+    assert again == BOTH
+    assert outcome_columns(again) == again.targets == ("y", "z")
+    assert outcome_columns(Encoder(ENCODER.columns, "y", ("a", "b"))) == ("y",)
+    assert learned(again) == {"target": ["y", "z"]}

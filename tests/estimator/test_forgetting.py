@@ -32,6 +32,38 @@ def test_ids_and_groups_are_forgotten_as_if_they_had_never_been(name):
         assert found.system_.verify()["bitwise_equal"] is True
 
 
+@pytest.mark.parametrize("model", [HybridRegressor(), HybridRegressor({"name": "ridge", "penalty": "auto"})])
+def test_several_numbers_are_forgotten_at_once(model):
+    all_ = rows(numbers=True)
+    y = np.column_stack([all_.y, 100 * all_.X[:, 0], (all_.y > 0).astype(np.int64)])
+    y[:9, 1] = 200.0
+    found = clone(model).fit(all_.X, y, ids=all_.ids, groups=all_.groups)
+    before = found.predict(all_.X)
+    assert (before.shape, before.dtype) == (y.shape, np.float64)
+    for number in range(3):
+        alone = clone(model).fit(all_.X, y[:, number], ids=all_.ids, groups=all_.groups)
+        np.testing.assert_allclose(before[:, number], alone.predict(all_.X), rtol=1e-5, atol=1e-5)
+    assert found.forget(ids=all_.ids[[3, 30]], groups=["p4"])["state"] == "PURGED"
+    kept = ~np.isin(all_.ids, all_.ids[[3, 30]]) & (all_.groups != "p4")
+    never = clone(model).fit(all_.X[kept], y[kept], ids=all_.ids[kept], groups=all_.groups[kept])
+    assert np.array_equal(found.predict(all_.X), never.predict(all_.X))
+    assert not np.array_equal(found.predict(all_.X), before)
+    assert found.score(all_.X, y) > 0.8
+
+
+def test_one_column_of_numbers_is_answered_as_it_was_given():
+    all_ = rows(numbers=True)
+    flat = HybridRegressor().fit(all_.X, all_.y).predict(all_.X)
+    column = HybridRegressor().fit(all_.X, all_.y[:, None]).predict(all_.X)
+    assert np.array_equal(column, flat[:, None])
+
+
+def test_a_network_learns_one_number():
+    all_ = rows(numbers=True)
+    with pytest.raises(ValueError, match="1d array"):
+        HybridRegressor("mlp").fit(all_.X, np.column_stack([all_.y, all_.y]))
+
+
 @pytest.mark.parametrize("kind", [HybridClassifier, HybridRegressor])
 def test_a_row_that_alone_is_large_too_where_scales_are_declared(kind):
     all_ = rows(numbers=kind is HybridRegressor)

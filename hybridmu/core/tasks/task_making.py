@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -11,8 +11,9 @@ from hybridmu.core.tasks.base import Task
 from hybridmu.core.tasks.classification import judgement_of
 from hybridmu.core.tasks.closed_form_tasks import LinearTask, RidgeOfNumbers
 from hybridmu.core.tasks.regression_tasks import Regressor
+from hybridmu.core.tasks.ridge_of_targets import RidgeOfTargets
 from hybridmu.errors import ConfigError
-from hybridmu.kinds import CLASSES_ALONE, TASKS, imported_class, refuse_unsourced
+from hybridmu.kinds import CLASSES_ALONE, SEVERAL_TARGETS, TASKS, imported_class, refuse_unsourced
 from hybridmu.user_code import contained, told
 
 _CLASSES = ("classes", "data.label", "CrossEntropyTask")
@@ -24,27 +25,35 @@ def is_own(name: str) -> bool:
     return TASKS.is_builtin(name)
 
 
-def make_task(name: str, options: Mapping[str, Any], *, numbers: bool = False) -> Task:
+def make_task(name: str, options: Mapping[str, Any], *, targets: Sequence[str] = ()) -> Task:
     """Build a task by registered name or import path `package.module:Class`.
 
     Args:
         name: The name or path.
         options: Keyword arguments of its constructor.
-        numbers: Whether it is to learn numbers instead of classes.
+        targets: Columns of the numbers that it is to learn; none: it learns classes.
 
     Returns:
         The task. A built-in one learns either.
 
     Raises:
         ConfigError: Unknown name, no such module or class, a class without a source file, wrong options, or a
-            task that learns the other of classes and numbers.
+            task that learns the other of classes and numbers, or one number alone.
     """
+    numbers = bool(targets)
+    if len(targets) > 1 and name not in SEVERAL_TARGETS:
+        raise ConfigError(
+            f"task {name} learns one number of a row",
+            expected=f"one target, or task {' or '.join(sorted(SEVERAL_TARGETS))}",
+            got=", ".join(targets),
+            remedy="or make a system of each target, and link them: hybridmu models link",
+        )
     factory = TASKS.get(name) if name in TASKS.names() else imported_class("task", name, TASKS.names(), _REMEDY)
     if numbers and is_own(name):
         if name in CLASSES_ALONE:
             raise ConfigError(f"task {name} learns classes alone", expected="data.label", got="data.target")
         if issubclass(factory, LinearTask):
-            factory = RidgeOfNumbers
+            factory = RidgeOfNumbers if len(targets) == 1 else partial(RidgeOfTargets, targets)
         else:
             factory = partial(AugmentedRegressor if issubclass(factory, Augmented) else Regressor, factory)
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -13,6 +14,7 @@ from hybridmu.core import evaluation, metrics, residuals
 from hybridmu.core.evaluation import F64
 from hybridmu.core.kernel.rows import Rows, concatenate
 from hybridmu.core.learners.merging import answering
+from hybridmu.core.targets import learned
 from hybridmu.errors import StateError
 from hybridmu.runtime.workers.context import Site
 from hybridmu.store.dataset.layout import HELD_OUT, Split
@@ -45,6 +47,7 @@ def evaluate(settings: Settings) -> dict[str, Any]:
         raise StateError("no shard is left to vote: every training row was forgotten")
     gone = {shard: KeySet.of(stones) for shard, stones in database.ledger.tombstones().items()}
     judgement, how, encoder = site.judgement, settings.serving.aggregation, site.lake.manifest.encoder
+    targets = settings.data.targets
     models = [(shard, site.load_model(shard, blob)) for shard, blob in voters]
     asked, way = answering([model for _, model in models], how)
     splits: dict[str, Any] = {}
@@ -61,12 +64,12 @@ def evaluate(settings: Settings) -> dict[str, Any]:
         alone = [evaluation.combined_of(judgement, [logits[model]], way) for _, model in models]
         splits[split] = {
             "rows": len(rows),
-            "ensemble": metrics.figures(together, labels, judgement.kind),
+            "ensemble": metrics.figures(together, labels, judgement.kind, targets),
             "sub_models": [
-                {"shard": shard, **metrics.figures(one, labels, judgement.kind)}
+                {"shard": shard, **metrics.figures(one, labels, judgement.kind, targets)}
                 for (shard, _), one in zip(models, alone, strict=True)
             ],
-            **(_of_numbers if judgement.kind == "regression" else _of_classes)(together, labels),
+            **(_of_each_target(together, labels, targets) if targets else _of_classes(together, labels)),
         }
     if not splits:
         raise StateError(
@@ -74,8 +77,7 @@ def evaluate(settings: Settings) -> dict[str, Any]:
             expected="live rows of data.test or data.validation, or a share of the people: data.test_fraction",
             remedy="they belong to the tables that are trained on: name them before `hybridmu train`",
         )
-    learned = {"classes": list(encoder.classes)} if encoder.classes else {"target": encoder.label}
-    return {"version": version.version, **learned, "splits": splits}
+    return {"version": version.version, **learned(encoder), "splits": splits}
 
 
 def _of_classes(together: F64, labels: npt.NDArray[Any]) -> dict[str, Any]:
@@ -84,6 +86,13 @@ def _of_classes(together: F64, labels: npt.NDArray[Any]) -> dict[str, Any]:
         "calibration": [asdict(one) for one in metrics.calibration_curve(together, labels)],
         "labels": np.bincount(labels, minlength=together.shape[1]).tolist(),
     }
+
+
+def _of_each_target(together: F64, outcomes: npt.NDArray[Any], targets: Sequence[str]) -> dict[str, Any]:
+    if len(targets) == 1:
+        return _of_numbers(together, outcomes)
+    parts = metrics.of_each(together, outcomes, targets)
+    return {"targets": {target: _of_numbers(*part) for target, part in parts.items()}}
 
 
 def _of_numbers(together: F64, targets: npt.NDArray[Any]) -> dict[str, Any]:

@@ -53,7 +53,7 @@ class Site:
         self.feature_types = FeatureTypes(self.lake)
         if reason := settings.unfit_rule():  # not known before a built-in dataset has said what is learned
             raise ConfigError("the configuration is not valid", got=reason)
-        self.task = make_task(settings.task.name, settings.task.options, numbers=settings.data.target is not None)
+        self.task = make_task(settings.task.name, settings.task.options, targets=settings.data.targets)
         self.judgement = judgement_of(self.task)
         self.learner = learners.get(settings.learner.name)
         # Of what is imported now, not of what lies on disk later.

@@ -93,7 +93,7 @@ class TaskChecks:
 
 
 def _trial(settings: Settings, x: Tensor, y: Tensor, outputs: int) -> Trial:
-    task = make_task(settings.task.name, settings.task.options, numbers=settings.data.target is not None)
+    task = make_task(settings.task.name, settings.task.options, targets=settings.data.targets)
     recipe: Recipe = recipe_of(settings, (1, 1))
     return Trial(settings.task.name, task, outputs, settings.data.standardize, recipe, sample(x, y))
 

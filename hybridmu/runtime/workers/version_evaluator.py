@@ -74,7 +74,7 @@ class VersionEvaluator:
         site, held = self._site, self._hold(split, job.tombstones)
         if not len(held.rows) or not job.sub_models:
             return SplitQuality(split, 0, {}, {})
-        kind, how = site.judgement.kind, site.settings.serving.aggregation
+        kind, how, targets = site.judgement.kind, site.settings.serving.aggregation, site.settings.data.targets
         alone_how = combined_by(how)
         labels = held.rows.y.numpy()
         wanted = {blob for _, blob in job.sub_models}
@@ -88,12 +88,13 @@ class VersionEvaluator:
                     held.logits[blob] = evaluation.logits_of(model, held.rows, site.width).float()
                 if blob not in held.figures:
                     alone = evaluation.combined_of(site.judgement, [held.logits[blob]], alone_how)
-                    held.figures[blob] = metrics.figures(alone, labels, kind)
+                    held.figures[blob] = metrics.figures(alone, labels, kind, targets)
             logits = [held.logits[blob] for _, blob in job.sub_models]
             if how == MERGE:
                 [model], _ = answering([site.load_model(*sub) for sub in job.sub_models], how)
                 logits = [evaluation.logits_of(model, held.rows, site.width).float()]
-            together = metrics.figures(evaluation.combined_of(site.judgement, logits, alone_how), labels, kind)
+            combined = evaluation.combined_of(site.judgement, logits, alone_how)
+            together = metrics.figures(combined, labels, kind, targets)
         alone_of = {shard: held.figures[blob] for shard, blob in job.sub_models}
         if held.bytes > _KEPT_BYTES:
             del self._held[split]

@@ -34,7 +34,7 @@ def features_of(data: DataSettings, table: SourceTable, derivation: Derivation) 
         table: The training table, with its derived columns.
         derivation: These come last; what they are made of is no feature itself.
     """
-    taken = {data.id, data.group, data.outcome, *table.columns.index, *derivation.sources, *derivation.names}
+    taken = {data.id, data.group, *data.outcomes, *table.columns.index, *derivation.sources, *derivation.names}
     if data.features is not None:
         taken = {*derivation.sources, *derivation.names}
     names = table.names if data.features is None else data.features
@@ -97,7 +97,7 @@ def left_out(data: DataSettings, table: SourceTable) -> list[str]:
     """Return a warning where an index of pandas with a name of its own is no column that is read."""
     if data.features is not None:
         return []
-    names = [name for name in table.columns.named_index if name not in {data.id, data.group, data.outcome}]
+    names = [name for name in table.columns.named_index if name not in {data.id, data.group, *data.outcomes}]
     if not names:
         return []
     return [
@@ -137,7 +137,7 @@ def check_declarations(data: DataSettings, table: SourceTable, derivation: Deriv
                 expected="declarations of columns that the table has itself",
                 remedy=f"take it out of data.{what}",
             )
-    for role, name in (("id", data.id), ("group", data.group), (outcome, data.outcome)):
+    for role, name in (("id", data.id), ("group", data.group), *((outcome, name) for name in data.outcomes)):
         if name is not None and name not in table.names:
             raise DataError(
                 f"data.{role} names a column that is not in the table",
@@ -149,7 +149,8 @@ def check_declarations(data: DataSettings, table: SourceTable, derivation: Deriv
     if data.target is None:
         check_role(data.label, "label", table.type_of(data.label))
     else:
-        check_target(data.target, table.type_of(data.target))
+        for target in data.targets:
+            check_target(target, table.type_of(target))
     kinds: dict[str, Kind] = {}
     for name in features:
         if name not in table.names:
@@ -181,8 +182,8 @@ def _check_roles(data: DataSettings, features: Sequence[str]) -> None:
         ConfigError: One is.
     """
     outcome = "data.label" if data.target is None else "data.target"
-    roles = {"data.id": data.id, outcome: data.outcome, "data.group": data.group}
-    named = [(role, name) for role, name in roles.items() if name is not None]
+    roles = [("data.id", data.id), *((outcome, name) for name in data.outcomes), ("data.group", data.group)]
+    named = [(role, name) for role, name in roles if name is not None]
     for number, (role, name) in enumerate(named):
         for other, same in named[:number]:
             if name == same:

@@ -272,7 +272,7 @@ def _encoder(lake: Lake, train: SourceTable) -> tuple[Encoder, bool]:
     fills = {name: fill for name, fill in fills_of(data, table, plain).items() if name not in lake.derivation.sources}
     columns = columns_of(data, table, names, fills, lake.derivation.scales)
     if data.target is not None:
-        return TargetEncoder.of(columns, data.target), False
+        return TargetEncoder.of(columns, *data.targets), False
     classes = data.classes
     if classes is None:
         classes = infer_classes(sorted(labels_in(train, data.label), key=str))

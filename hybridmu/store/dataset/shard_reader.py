@@ -19,7 +19,7 @@ from hybridmu.core.features import FeatureSource, opened
 from hybridmu.core.kernel.partition import Digests
 from hybridmu.core.kernel.rows import Positions, Rows
 from hybridmu.core.kernel.table_encoder import Encoder
-from hybridmu.core.targets import empty_outcomes
+from hybridmu.core.targets import empty_outcomes, outcome_columns
 from hybridmu.errors import StorageError
 from hybridmu.store.dataset.key_index import joined, stored_keys
 from hybridmu.store.dataset.layout import as_given, stored_name
@@ -118,7 +118,8 @@ class ShardTables:
 
     def _features(self, positions: Positions) -> Iterator[tuple[Positions, pa.Table]]:
         """Yield the positions, features and labels of the row groups that hold any of some rows, a few at a time."""  # noqa: DOC501
-        columns = [stored_name(self._encoder.label), *(stored_name(column.name) for column in self._encoder.columns)]
+        names = [*outcome_columns(self._encoder), *(column.name for column in self._encoder.columns)]
+        columns = [stored_name(name) for name in names]
         start = 0
         for name, metadata in self._files:
             bounds = start + np.cumsum([0, *(metadata.row_group(g).num_rows for g in range(metadata.num_row_groups))])

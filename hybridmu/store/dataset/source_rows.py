@@ -16,7 +16,7 @@ from hybridmu.core.features import opened
 from hybridmu.core.kernel.column_types import Role, check_role, kind_of
 from hybridmu.core.kernel.partition import Digests, check_key, digests
 from hybridmu.core.kernel.table_encoder import F32, Column, Encoder, Scalar, make_columns
-from hybridmu.core.targets import Outcomes, TargetEncoder, check_target
+from hybridmu.core.targets import Outcomes, TargetEncoder, check_target, outcome_columns
 from hybridmu.errors import DataError
 from hybridmu.store.dataset.lake import Lake
 from hybridmu.store.dataset.layout import as_stored, digest_array
@@ -60,8 +60,8 @@ class Reader:
     @property
     def columns(self) -> list[str]:
         """Return the columns that the lake keeps."""
-        names = [self.data.id, self.data.group, self.encoder.label, *(column.name for column in self.encoder.columns)]
-        names += self._derivation.sources
+        names = [self.data.id, self.data.group, *outcome_columns(self.encoder)]
+        names += [*(column.name for column in self.encoder.columns), *self._derivation.sources]
         return list(dict.fromkeys(name for name in names if name))
 
     def fitted(self, name: str, source: SourceTable, id_type: str, group_type: str | None) -> SourceTable:
@@ -91,7 +91,7 @@ class Reader:
         types = {self.data.id: _key_type(name, "id", source, self.data.id, id_type)}
         if self.data.group:
             types[self.data.group] = _key_type(name, "group", source, self.data.group, group_type or "null")
-        types[self.encoder.label] = _label_type(source, self.encoder)
+        types |= {name: _outcome_type(source, self.encoder, name) for name in outcome_columns(self.encoder)}
         for column in self.encoder.columns:
             found = source.type_of(column.name)
             width = column.width - (column.fill is not None)
@@ -180,10 +180,10 @@ def content_digests(x: F32, y: Outcomes) -> bytes:
 
     Args:
         x: float32 [n, features].
-        y: int64 [n], or float32 [n] of targets.
+        y: int64 [n], or float32 [n] of targets, or float32 [n, targets] of several.
     """
     wide = y.astype("<f4" if y.dtype == np.float32 else "<i8")
-    width, size, count = x.shape[1] * 4, wide.itemsize, len(x)
+    width, size, count = x.shape[1] * 4, wide.itemsize * (wide.shape[1] if wide.ndim > 1 else 1), len(x)
     rows, labels = (np.ascontiguousarray(part).reshape(-1).view(np.uint8).data for part in (x, wide))
     made = []
     for row in range(count):
@@ -269,8 +269,8 @@ def _key_type(name: str, role: Role, source: SourceTable, column: str, known: st
     return pa.int64() if found == pa.uint64() and "int" in known else found
 
 
-def _label_type(source: SourceTable, encoder: Encoder) -> pa.DataType:
-    """Return the type to which the labels of a table are cast, after checking that the classes are of their kind.
+def _outcome_type(source: SourceTable, encoder: Encoder, name: str) -> pa.DataType:
+    """Return the type to which labels or targets of a table are cast, after checking that they can be learned.
 
     "1" and 1 are two classes, and false and true are the classes 0 and 1, where there are no others. A target is a
     number.
@@ -278,10 +278,10 @@ def _label_type(source: SourceTable, encoder: Encoder) -> pa.DataType:
     Raises:
         DataError: They are not.
     """
-    name, classes = encoder.label, encoder.classes
     if isinstance(encoder, TargetEncoder):
         check_target(name, source.type_of(name))
         return source.type_of(name)
+    classes = encoder.classes
     found, text = source.type_of(name), isinstance(classes[0], str)
     if text and name in source.spelled:
         return pa.string()

@@ -9,6 +9,7 @@ from collections.abc import Collection
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
+from hybridmu.core.metrics import name_of, targets_of
 from hybridmu.store.ledger import tables as t
 from hybridmu.store.ledger.engine.transactions import reader, transaction
 from hybridmu.store.ledger.lease import fence
@@ -78,7 +79,10 @@ class Evaluations:
         values = {version: one.ensemble.get(metric) for version, one in known.items() if one is not None}
         pairs = [(values.get(version - 1), value) for version, value in values.items()]
         changes = tuple(after - before for before, after in pairs if before is not None and after is not None)
-        return (ExpectedFit if metric == "r2" else ExpectedQuality)(found[-1].version, split.split, now, changes)
+        if metric == "accuracy":
+            return ExpectedQuality(found[-1].version, split.split, now, changes)
+        each = tuple((name, split.ensemble[name_of(metric, name)]) for name in targets_of(split.ensemble))
+        return ExpectedFit(found[-1].version, split.split, now, changes, each)
 
     def awaits(self, version: int) -> bool:
         """Return whether a version is not evaluated yet, where an earlier one was."""

@@ -173,14 +173,14 @@ def test_wrong_options_of_naive_bayes(options, says):
 
 def test_a_closed_form_task_learns_classes():
     with pytest.raises(ConfigError, match="task lda learns classes alone"):
-        make_task("lda", {}, numbers=True)
-    assert isinstance(make_task("ridge", {"target_scale": 0.5}, numbers=True), RidgeOfNumbers)
+        make_task("lda", {}, targets=("y",))
+    assert isinstance(make_task("ridge", {"target_scale": 0.5}, targets=("y",)), RidgeOfNumbers)
     for name, options in (("ridge", {"target_scale": 0.5}), ("lda", {"target_scale": 0.5})):
         with pytest.raises(ConfigError, match="target_scale"):
             make_task(name, options)
     for scale in (0, -1.0, True, "1", float("nan"), 2.0**200):
         with pytest.raises(ConfigError, match=r"task\.target_scale"):
-            make_task("ridge", {"target_scale": scale}, numbers=True)
+            make_task("ridge", {"target_scale": scale}, targets=("y",))
 
 
 def test_so_many_features_are_refused_with_the_memory_that_they_take():

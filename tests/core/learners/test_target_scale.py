@@ -32,7 +32,7 @@ def trained(empty: int, loss: str = "mse") -> Numbers:
     prices = 1e5 + 3e4 * rows.x[:, 0] + 1e3 * rows.x[:, 1]
     rows = replace(rows, y=prices, slice=rows.slice + np.int32(empty))
     recipe = Recipe((3,) * SLICES, batch_size=8, seed=3, lr=0.05)
-    shard = Numbers(rows, make_task("mlp", {"hidden": [6], "loss": loss}, numbers=True), recipe, {SLICES: {}})
+    shard = Numbers(rows, make_task("mlp", {"hidden": [6], "loss": loss}, targets=("y",)), recipe, {SLICES: {}})
     none = shard.context(np.zeros(80, np.bool_), checkpoint=lambda _: None)
     get("retrain").run(replace(none, save=lambda slice_, state, _: shard.states.update({slice_: state})))
     return shard

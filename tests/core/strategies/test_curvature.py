@@ -68,7 +68,7 @@ def test_the_product_by_hand_is_the_matrix_times_the_vector(hidden, classes, row
 
 @given(loss=st.sampled_from(["mse", "huber"]), rows=st.integers(1, 6), seed=st.integers(0, 2**31))
 def test_of_numbers_the_matrix_is_the_jacobians_square_weighed_by_the_loss(loss, rows, seed):
-    task = make_task("mlp", {"hidden": [4], "loss": loss}, numbers=True)
+    task = make_task("mlp", {"hidden": [4], "loss": loss}, targets=("y",))
     model = initial_model(task, features=5, classes=1, standardize=False, seed=seed, shard=0).eval()
     generator = torch.Generator().manual_seed(seed)
     x, y = torch.randn(rows, 5, generator=generator), 30 + 9 * torch.randn(rows, generator=generator)

@@ -60,7 +60,7 @@ def test_the_loss_is_smoothed():
 
 
 def test_numbers_are_learned_from_augmented_pictures():
-    task = make_task("resnet", {"shape": [1, 16, 16], "width": 8, "flip": True, "loss": "huber"}, numbers=True)
+    task = make_task("resnet", {"shape": [1, 16, 16], "width": 8, "flip": True, "loss": "huber"}, targets=("y",))
     x = pictures((1, 16, 16))
     classes = ResNet([1, 16, 16], 8, True)
     assert torch.equal(task.augment(x, Draws(WORDS)), classes.augment(x, Draws(WORDS)))
@@ -92,7 +92,7 @@ def test_wrong_options(options, says):
 
 def test_smoothed_labels_are_for_classes():
     with pytest.raises(ConfigError, match="label_smoothing"):
-        make_task("resnet", {"label_smoothing": 0.1}, numbers=True)
+        make_task("resnet", {"label_smoothing": 0.1}, targets=("y",))
 
 
 def test_another_shape():

@@ -91,7 +91,7 @@ def test_a_model_without_a_scale_is_left_alone():
 
 def test_built_in_networks_learn_numbers_too():
     for name, options in (("linear", {}), ("mlp", {"hidden": [3]}), ("cnn", {"shape": [1, 4, 4], "width": 8})):
-        task = make_task(name, {**options, "loss": "huber", "delta": 2}, numbers=True)
+        task = make_task(name, {**options, "loss": "huber", "delta": 2}, targets=("y",))
         assert isinstance(task, Regressor)
         assert task.model(16, 1)(torch.zeros(5, 16)).shape == (5, 2)
 
@@ -113,7 +113,7 @@ WRONG = [
 @pytest.mark.parametrize(("name", "options", "numbers", "says"), WRONG)
 def test_what_does_not_fit_is_refused(name, options, numbers, says):
     with pytest.raises(ConfigError) as error:
-        make_task(name, options, numbers=numbers)
+        make_task(name, options, targets=("y",) if numbers else ())
     assert says in str(error.value)
 
 
@@ -124,7 +124,7 @@ def test_a_network_with_several_outputs_says_so():
 
 def test_the_losses_are_in_the_keys_of_what_learns_numbers_alone(monkeypatch):
     def digests():
-        tasks = make_task("mlp", {}, numbers=True), Wide(), Mlp()
+        tasks = make_task("mlp", {}, targets=("y",)), Wide(), Mlp()
         return [code_digest(task) for task in tasks]
 
     before = digests()
