@@ -22,6 +22,7 @@ from hybridmu.system.arguments import (
     Watch,
     checked,
 )
+from hybridmu.system.encoding import encoding
 from hybridmu.system.request_reports import RequestReports
 from hybridmu.system.session import Session
 from hybridmu.system.webhook_operations import register_receivers
@@ -75,7 +76,10 @@ class NewRows:
         """
         session = self._session
         session.refresh()
-        new = session.intake.receive(str(source), slices=slices, epochs=epochs, key=key, caller=caller)
+        with encoding(session) as encode:
+            new = session.intake.receive(
+                str(source), slices=slices, epochs=epochs, key=key, caller=caller, encode=encode
+            )
         if wait:
             self.wait_for_rows(new.ingest_id, watch)
         return self.ingestion(new.ingest_id)
@@ -113,13 +117,15 @@ class NewRows:
         session.refresh()
         admission = session.settings.admission
         register_receivers(session)
-        request = session.intake.correct(
-            str(source),
-            key=key,
-            caller=caller,
-            limits=Limits(admission.open_requests, admission.requests_per_minute),
-            deadline_seconds=deadline_seconds or session.settings.policy.deadline_seconds,
-        )
+        with encoding(session) as encode:
+            request = session.intake.correct(
+                str(source),
+                key=key,
+                caller=caller,
+                limits=Limits(admission.open_requests, admission.requests_per_minute),
+                deadline_seconds=deadline_seconds or session.settings.policy.deadline_seconds,
+                encode=encode,
+            )
         new = session.ingestions.of_request(request.request_id)
         assert new is not None
         if wait:

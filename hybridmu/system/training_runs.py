@@ -24,6 +24,7 @@ from hybridmu.store.ledger.file_recorder import Recorder
 from hybridmu.store.ownership import bind, take
 from hybridmu.system.arguments import Callback, Flag, Shards, Watch, Watcher, checked
 from hybridmu.system.chosen_settings import chosen, clipped_columns
+from hybridmu.system.encoding import encoding
 from hybridmu.system.quality_reports import quality_of
 from hybridmu.system.session import Session
 from hybridmu.system.webhook_operations import sending
@@ -134,7 +135,8 @@ class TrainingRuns:
             if watch:
                 watch(Snapshot(None, jobs_total=0, jobs_done=0, open_requests=0, rows_read=rows))
 
-        ingest(site.lake, session.guard, recorder.begin, checks.of_table, warnings.append, count)
+        with encoding(session) as encode:
+            ingest(site.lake, session.guard, recorder.begin, checks.of_table, warnings.append, count, encode)
         if new:
             warnings += clipped_columns(session.settings)
         if session.registry.served() is None:  # rows may be there already: a successor's, or of a broken training

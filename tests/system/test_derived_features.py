@@ -291,7 +291,7 @@ def test_the_manifest_names_encoders_by_their_digests(tmp_path):
 
 
 def test_who_waits_is_told_of_the_rows_that_are_read(tmp_path, monkeypatch):
-    monkeypatch.setattr("hybridmu.store.dataset.derived_table._AT_ONCE", 30)
+    monkeypatch.setattr("hybridmu.core.features.text_values.PART", 30)
     source = write(tmp_path / "a.parquet", notes(80))
     seen = []
     with hybridmu.connect(config(tmp_path, source, "lda"), executor="local") as system:

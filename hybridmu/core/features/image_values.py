@@ -21,6 +21,7 @@ from hybridmu.extras import extra
 
 KIND = "image"
 BLOCK = 64  # pictures that an encoder is given at once
+PART = 256  # rows that are encoded together, and told of; whole blocks
 Picture = npt.NDArray[np.uint8]
 _FORMATS = ("PNG", "JPEG", "WEBP")
 _MOST_PIXELS = 50_000_000  # of one picture: 150 MB as it is decoded

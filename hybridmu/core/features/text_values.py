@@ -12,6 +12,7 @@ from hybridmu.errors import DataError
 
 KIND = "text"
 BLOCK = 1024  # values that an encoder is given at once
+PART = 2048  # rows that are encoded together, and told of; whole blocks
 
 
 def check_type(name: str, type_: pa.DataType) -> None:

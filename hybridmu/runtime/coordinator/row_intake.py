@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pyarrow.parquet as pq
 
+from hybridmu.core.features.parts import Encode
 from hybridmu.errors import AdmissionError, RequestError
 from hybridmu.store.dataset.key_lookup import Lookup
 from hybridmu.store.dataset.lake import Lake
@@ -41,7 +42,16 @@ class Intake:
         self.lake, self.ledger, self.registry = lake, ledger, registry
         self.ingestions, self.guard, self.keyring = ingestions, guard, keyring
 
-    def receive(self, url: str, *, slices: int, epochs: int | None, key: str | None, caller: str) -> Ingestion:
+    def receive(
+        self,
+        url: str,
+        *,
+        slices: int,
+        epochs: int | None,
+        key: str | None,
+        caller: str,
+        encode: Encode | None = None,
+    ) -> Ingestion:
         """Commit new rows; durable when this returns.
 
         Args:
@@ -50,6 +60,7 @@ class Intake:
             epochs: Epochs of each; None: as many as the last slice so far.
             key: The same key of the same caller, with the same bytes and options, returns the same ingestion.
             caller: Who asks.
+            encode: Makes derived columns; None: this process does.
 
         Returns:
             The ingestion, RECEIVED; or SERVED at once, when every row is forgotten.
@@ -63,7 +74,7 @@ class Intake:
             raise RequestError("the new slices can't be trained", expected="at least one slice and one epoch")
         lake = self.lake
         with lake.storage.staging() as staging:
-            copy = copy_rows(lake, url, self.guard, staging)
+            copy = copy_rows(lake, url, self.guard, staging, encode)
             repeat = seal(self.guard.seals, caller, key, ["ingest", copy.fingerprint, slices, epochs])
             if earlier := self.ingestions.find_repeat(repeat):
                 return self.ingestions.get(earlier)
@@ -80,6 +91,7 @@ class Intake:
         caller: str,
         limits: Limits,
         deadline_seconds: float | None,
+        encode: Encode | None = None,
     ) -> ForgetRequest:
         """Commit corrected rows: a request that forgets the old ones, and an ingestion that waits for its purge.
 
@@ -89,6 +101,7 @@ class Intake:
             caller: Who asks.
             limits: What this caller may ask.
             deadline_seconds: When the old rows must be purged, from now.
+            encode: As of `receive`.
 
         Returns:
             The request.
@@ -101,7 +114,7 @@ class Intake:
         """
         lake = self.lake
         with lake.storage.staging() as staging:
-            copy = copy_rows(lake, url, self.guard, staging)
+            copy = copy_rows(lake, url, self.guard, staging, encode)
             repeat = seal(self.guard.seals, caller, key, ["correct", copy.fingerprint, deadline_seconds])
             if (earlier := self.ledger.find_repeat(repeat)) is not None:
                 return earlier

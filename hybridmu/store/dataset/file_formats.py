@@ -7,12 +7,14 @@ from typing import Literal
 
 import pyarrow.fs as pafs
 
-Format = Literal["parquet", "arrow", "stream", "csv", "unknown"]
+COPY = "copy"  # in Parquet, of ours
+Format = Literal["parquet", "arrow", "stream", "csv", "copy", "unknown"]
 WORDS = {
     "parquet": "Parquet",
     "arrow": "Arrow IPC (Feather)",
     "stream": "an Arrow IPC stream",
     "csv": "CSV",
+    COPY: "a copy of ours in Parquet",
     "unknown": "neither Parquet nor Arrow IPC, and not named .csv",
 }
 PARQUET_MARKS = {b"PAR1", b"PARE"}

@@ -5,9 +5,11 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 
 import pyarrow as pa
 
+from hybridmu.core.features.parts import Encode
 from hybridmu.core.kernel.table_encoder import Encoder, infer_classes
 from hybridmu.core.kernel.training import slice_epochs
 from hybridmu.core.targets import TargetEncoder
@@ -50,6 +52,7 @@ def ingest(
     check: Check | None = None,
     warn: Warn = lambda _: None,
     count: Count = lambda _: None,
+    encode: Encode | None = None,
 ) -> Manifest:
     """Read the source tables once and write the lake.
 
@@ -60,6 +63,7 @@ def ingest(
         check: Sees some of the training rows first.
         warn: Is told what of the training table is left out, or better were.
         count: Is told again and again how many rows were read.
+        encode: Makes derived columns; None: this process does, some rows after the other.
 
     Returns:
         The manifest; an existing lake is returned unchanged.
@@ -74,10 +78,10 @@ def ingest(
     if guard is not None:
         guard.check()
     data = lake.settings.data
-    train = open_source(data, lake.derivation, data.train)
+    train = open_source(data, lake.derivation, data.train, encode)
     tables: list[tuple[Split, SourceTable]] = [("train", train)]
     others: tuple[tuple[Split, str | None], ...] = (("validation", data.validation), ("test", data.test))
-    tables += [(split, open_source(data, lake.derivation, url)) for split, url in others if url]
+    tables += [(split, open_source(data, lake.derivation, url, encode)) for split, url in others if url]
     encoder, inferred = _encoder(lake, train)
     for warning in (*left_out(data, train), *read_as_text(train, encoder)):
         warn(warning)
@@ -89,7 +93,8 @@ def ingest(
         fitted.append((split, fits))
         id_type = str(fits.type_of(data.id)) if id_type == "null" else id_type
         group_type = str(fits.type_of(data.group)) if data.group and group_type == "null" else group_type
-    if some := next(Reader(lake, encoder, guard).read(fitted[0][1]), None):
+    batches = [(split, reader.read(table)) for split, table in fitted]
+    if some := next(batches[0][1], None):
         first = as_given(some.table.drop_columns(["_id", "_group", "_content"]))
         for warning in nearly_unique(encoder, first):
             warn(warning)
@@ -97,7 +102,8 @@ def ingest(
             check(encoder, first)
     share = data.first_test_fraction
     counted = _counting(count)
-    sources = [(split, counted(reader.read(table))) for split, table in fitted]
+    looked_at = () if some is None else (some,)  # encoded, perhaps for seconds: it is not read again
+    sources = [(split, counted(chain(looked_at if not at else (), rows))) for at, (split, rows) in enumerate(batches)]
     rows, seals = write_first(lake, sources, share, least=lake.settings.sisa.min_rows)
     generation = first_generation(lake, rows, reader.skipped, id_type, group_type)
     salt = secrets.token_bytes(32)

@@ -11,6 +11,8 @@ import pyarrow.parquet as pq
 
 from hybridmu.errors import DataError
 from hybridmu.store.dataset.csv_rows import CsvRows
+from hybridmu.store.dataset.file_formats import COPY
+from hybridmu.store.dataset.list_packing import unpacked, unpacked_field
 from hybridmu.store.dataset.source_files import SourceFile
 
 _BATCH_ROWS = 16_384
@@ -59,6 +61,20 @@ class ParquetRows:
         """Yield some columns of its rows."""
         for group in range(self._parquet.num_row_groups):
             yield from self._parquet.iter_batches(_BATCH_ROWS, [group], list(columns))
+
+
+class CopyRows(ParquetRows):
+    """An open copy of ours in Parquet, whose lists are bytes (`list_packing.py`)."""
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Return its columns, lists as lists."""
+        return pa.schema([unpacked_field(field) for field in super().schema])
+
+    def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """Yield some columns of its rows, lists as lists."""
+        for batch in super().batches(columns):
+            yield from unpacked(pa.Table.from_batches([batch])).to_batches()
 
 
 class ArrowRows:
@@ -121,7 +137,7 @@ def opened(file: SourceFile) -> Iterator[OpenRows]:
             if file.format in {"arrow", "stream"}:
                 yield ArrowRows(stream, is_stream=file.format == "stream")
             else:
-                yield ParquetRows(stream)
+                yield CopyRows(stream) if file.format == COPY else ParquetRows(stream)
     except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         words = {"csv": "a CSV file in UTF-8", "arrow": "an Arrow IPC file", "stream": "an Arrow IPC stream"}
         raise DataError(

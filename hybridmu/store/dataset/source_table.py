@@ -174,7 +174,7 @@ def open_copy(storage: Storage, name: str) -> SourceTable:
         DataError: It is missing or damaged.
         OSError: Storage can't be read now.
     """
-    found = _table(name, (SourceFile(storage.fs, storage.path(name), name),))
+    found = _table(name, (SourceFile(storage.fs, storage.path(name), name, format="copy"),))
     types = {given_name(stored): type_ for stored, type_ in found.types.items() if stored not in META}
     return replace(found, types=types, stored=True)
 

@@ -11,11 +11,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from hybridmu.core.features.parts import Encode
 from hybridmu.core.kernel.revoked_keys import carries
 from hybridmu.store.dataset.derived_table import open_source
 from hybridmu.store.dataset.generation import already_there, duplicates, known_ids
 from hybridmu.store.dataset.lake import Lake
 from hybridmu.store.dataset.layout import INCOMING, as_given, digest_column, incoming_file, parts_of
+from hybridmu.store.dataset.list_packing import packed
 from hybridmu.store.dataset.source_rows import Reader
 from hybridmu.store.dataset.spill_files import Streams
 from hybridmu.store.dataset.suppression import Suppression
@@ -50,7 +52,7 @@ class Copy:
     known: int
 
 
-def copy_rows(lake: Lake, url: str, guard: Suppression, staging: Path) -> Copy:
+def copy_rows(lake: Lake, url: str, guard: Suppression, staging: Path, encode: Encode | None = None) -> Copy:
     """Read a table of new rows once, check every one of them, and copy what may come in.
 
     Args:
@@ -58,6 +60,7 @@ def copy_rows(lake: Lake, url: str, guard: Suppression, staging: Path) -> Copy:
         url: File or folder, path or URI.
         guard: Knows what must not come in.
         staging: An empty folder on this machine.
+        encode: As of `ingest`.
 
     Returns:
         The copy.
@@ -70,13 +73,13 @@ def copy_rows(lake: Lake, url: str, guard: Suppression, staging: Path) -> Copy:
     lake.refresh()
     manifest = lake.manifest
     reader = Reader(lake, manifest.encoder, guard)
-    given = open_source(lake.settings.data, lake.encoding, url)
+    given = open_source(lake.settings.data, lake.encoding, url, encode)
     source = reader.fitted("new", given, manifest.id_type, manifest.group_type)
     path, by_id, rows = staging / "copy.parquet", Streams(staging / "by-id"), 0
     writer: TableWriter | None = None
     try:
         for batch in reader.read(source):
-            table = batch.table.drop_columns(["_content"])
+            table = packed(batch.table.drop_columns(["_content"]))
             writer = writer or TableWriter(path, table.schema)
             writer.write(table)
             by_id.append(table.select(["_id"]), parts_of(digest_column(table, "_id"), lake.shards))
