@@ -11,7 +11,7 @@ from ray.exceptions import RayError, RayTaskError
 from hybridmu.cluster.resources import ensure_ray, nodes, slots
 from hybridmu.config import Settings
 from hybridmu.core.features.derived import Derivation
-from hybridmu.core.features.parts import (
+from hybridmu.core.features.encoding_parts import (
     Part,
     derivation_of,
     document_of,

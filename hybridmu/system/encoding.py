@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from hybridmu.system.session import Session
 
 if TYPE_CHECKING:  # loads pandas, which a system without encoders does without
-    from hybridmu.core.features.parts import Encode
+    from hybridmu.core.features.encoding_parts import Encode
 
 
 @contextmanager

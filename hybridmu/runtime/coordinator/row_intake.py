@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pyarrow.parquet as pq
 
-from hybridmu.core.features.parts import Encode
+from hybridmu.core.features.encoding_parts import Encode
 from hybridmu.errors import AdmissionError, RequestError
 from hybridmu.store.dataset.key_lookup import Lookup
 from hybridmu.store.dataset.lake import Lake

@@ -21,7 +21,7 @@ import pyarrow as pa
 from hybridmu import errors
 from hybridmu.config import Settings
 from hybridmu.core.features.derived import Derivation
-from hybridmu.core.features.parts import (
+from hybridmu.core.features.encoding_parts import (
     Part,
     derivation_of,
     document_of,

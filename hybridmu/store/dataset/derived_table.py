@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from hybridmu.config import DataSettings
 from hybridmu.core.features.derived import Derivation
-from hybridmu.core.features.parts import Encode, Part, here
+from hybridmu.core.features.encoding_parts import Encode, Part, here
 from hybridmu.errors import DataError
 from hybridmu.store.dataset.declarations import as_declared
 from hybridmu.store.dataset.source_table import SourceTable, open_table

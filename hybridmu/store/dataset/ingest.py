@@ -9,7 +9,7 @@ from itertools import chain
 
 import pyarrow as pa
 
-from hybridmu.core.features.parts import Encode
+from hybridmu.core.features.encoding_parts import Encode
 from hybridmu.core.kernel.table_encoder import Encoder, infer_classes
 from hybridmu.core.kernel.training import slice_epochs
 from hybridmu.core.targets import TargetEncoder

@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hybridmu.core.features.parts import Encode
+from hybridmu.core.features.encoding_parts import Encode
 from hybridmu.core.kernel.revoked_keys import carries
 from hybridmu.store.dataset.derived_table import open_source
 from hybridmu.store.dataset.generation import already_there, duplicates, known_ids

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from hybridmu.core.tasks.classification import judgement_of
-from hybridmu.core.tasks.registry import make_task
 from hybridmu.core.tasks.regression import Regression
 from hybridmu.core.tasks.regressions import Regressions
+from hybridmu.core.tasks.task_making import make_task
 
 ONE, OF = Regression(), Regressions(["price", "rent"])
 DRAWN = np.random.default_rng(0)

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from hybridmu.code_digest import OF_SEVERAL, code_digest
-from hybridmu.core.tasks.registry import make_task
 from hybridmu.core.tasks.ridge_of_targets import RidgeOfTargets
+from hybridmu.core.tasks.task_making import make_task
 from hybridmu.errors import ConfigError
 
 TWO = ("price", "rent")

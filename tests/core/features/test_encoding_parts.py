@@ -10,7 +10,7 @@ import torch
 
 from hybridmu.config import Settings
 from hybridmu.core.features.derived import Derivation
-from hybridmu.core.features.parts import (
+from hybridmu.core.features.encoding_parts import (
     Part,
     derivation_of,
     document_of,
@@ -106,7 +106,7 @@ def never_dropped(_):
 
 
 def test_large_parts_wait_for_each_other(monkeypatch):
-    monkeypatch.setattr("hybridmu.core.features.parts._MOST_BYTES", 1)
+    monkeypatch.setattr("hybridmu.core.features.encoding_parts._MOST_BYTES", 1)
     ahead = []
     found = in_order(parts(*"abc"), lambda part: ahead.append(part.first), lambda _: ahead.clear(), never_dropped, 9)
     for _ in found:
