@@ -14,6 +14,7 @@ from hybridmu.core.kernel.model import Standardize, SubModel
 from hybridmu.core.kernel.table_encoder import Column, Encoder
 from hybridmu.core.tasks.classification import Classification
 from hybridmu.errors import DataError, StateError
+from hybridmu.serving import forward_passes
 from hybridmu.serving.ensemble import Ensemble
 from hybridmu.serving.forward_passes import batched_matmul, fastest, loop, vmapped
 
@@ -55,6 +56,16 @@ def test_a_steady_one_answers_with_the_bits_of_its_sub_models_one_by_one():
     assert found.way == "loop"
     assert torch.equal(found.logits(x.numpy()), torch.stack([model(x) for model in models(3)]))
     assert found.withholding(frozenset({1})).way == "loop"
+
+
+@torch.no_grad()
+def test_models_for_which_a_sample_is_much_work_are_asked_twice(monkeypatch):
+    monkeypatch.setattr(forward_passes, "_LONG_SECONDS", -1.0)
+    some, asked = models(2), []
+    some[0].register_forward_hook(lambda *_: asked.append(1))
+    name, forward, seconds = fastest(some, torch.randn(16, 2))
+    assert (name, [*seconds], len(asked)) == ("loop", ["loop"], 2)
+    assert forward(torch.randn(3, 2)).shape == (2, 3, 2)
 
 
 @torch.no_grad()
