@@ -81,7 +81,7 @@ verifier:             ## the verifier as one file, dist/hybridmu-verify.pyz: nee
 sbom: .venv/.dev      ## what an installation consists of, with licences, in CycloneDX: dist/hybridmu.cdx.json
 	rm -rf build/installed && mkdir -p build dist
 	$(PYTHON) -m venv build/installed
-	build/installed/bin/pip install --quiet --constraint constraints.txt '.[datasets,image,postgres,report,s3,sentences,serve,simulate,sklearn,text]'
+	build/installed/bin/pip install --quiet --constraint constraints.txt '.[adapters,datasets,image,postgres,report,s3,sentences,serve,simulate,sklearn,text]'
 	$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --of JSON \
 	  --output-file dist/hybridmu.cdx.json build/installed/bin/python
 

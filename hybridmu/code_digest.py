@@ -67,6 +67,15 @@ OF_SUMS: dict[str, str] = {
     "splitmix": "splitmix.py",
     "sums": "closed_form/sums.py",
 }
+# The same, of tasks that adapt a frozen transformer, and the packages whose code runs in them.
+OF_ADAPTERS: dict[str, str] = {
+    "adapter model": "adapters/adapter_model.py",
+    "adapter task": "tasks/adapter_task.py",
+    "backbone files": "adapters/backbone_files.py",
+    "frozen backbone": "adapters/frozen_backbone.py",
+    "token codes": "adapters/token_codes.py",
+}
+_PACKAGES_OF_ADAPTERS = ("peft", "transformers")
 _PICTURES = ("ResNet", "pictures")  # by these names `OF_AUGMENTED` is imported
 _CORE = Path(__file__).parent / "core"
 # Fields of syntax trees that say nothing about what is computed.
@@ -93,6 +102,9 @@ def code_digest(task: object, versions: Mapping[str, str] | None = None) -> str:
         sources |= _sources_of("augmented", OF_AUGMENTED)
     if _module_of(OF_SUMS["additive"]) in bases:
         sources |= _sources_of("sums", OF_SUMS)
+    if _module_of(OF_ADAPTERS["adapter task"]) in bases:
+        sources |= _sources_of("adapters", OF_ADAPTERS)
+        sources |= {_versioned(package, versions or {}): b"" for package in _PACKAGES_OF_ADAPTERS}
     module = type(task).__module__
     _collect(module, sources, versions or {})
     own = getattr(sys.modules.get(module), "__file__", None)
@@ -226,6 +238,11 @@ def _users(source: bytes) -> bytes:
     return "".join(_written(tree)).encode()
 
 
+def _versioned(package: str, versions: Mapping[str, str]) -> str:
+    name = normal_name(package)
+    return f"{name}=={versions.get(name) or installed_version(package)}"
+
+
 def _is_ours(module: str) -> bool:
     return module.split(".")[0] == "hybridmu"
 
@@ -259,8 +276,7 @@ def _collect(module: str, found: dict[str, bytes], versions: Mapping[str, str]) 
         file = spec.origin if spec else None
     if file and installed(Path(file)):  # by its file, not its name: a package of ours may be called `test`
         for package in _packages(module.split(".")[0]):
-            name = normal_name(package)
-            found[f"{name}=={versions.get(name) or installed_version(package)}"] = b""
+            found[_versioned(package, versions)] = b""
         return
     if not file or not file.endswith(".py"):
         return

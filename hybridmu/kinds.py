@@ -107,6 +107,7 @@ TASKS = Registry(
         "lda": "hybridmu.core.tasks.closed_form_tasks:Lda",
         "ridge": "hybridmu.core.tasks.closed_form_tasks:Ridge",
         "naive-bayes": "hybridmu.core.tasks.closed_form_tasks:NaiveBayesTask",
+        "adapter": "hybridmu.core.tasks.adapter_task:AdapterTask",
     },
 )
 LEARNERS = Registry(
@@ -119,9 +120,11 @@ LEARNERS = Registry(
 # Tasks that are learned by another learner than the default, and by no other.
 LEARNER_OF_TASK = {"lda": "additive", "ridge": "additive", "naive-bayes": "additive"}
 # Tasks of ours that learn no numbers.
-CLASSES_ALONE = frozenset({"lda", "naive-bayes"})
+CLASSES_ALONE = frozenset({"lda", "naive-bayes", "adapter"})
 # Tasks that learn several numbers of a row at once.
 SEVERAL_TARGETS = frozenset({"ridge"})
+# Tasks whose models read the tokens of a text → the encoder that makes them.
+ENCODER_OF_TASK = {"adapter": "tokens"}
 # What a learner of these has besides a retrain.
 STRATEGY_OF_LEARNER = {"additive": "subtract"}
 PARTITIONERS = Registry("partitioner", {"hashed": "hybridmu.core.partitioners.hashed:Hashed"})
@@ -133,6 +136,7 @@ TEXT_ENCODERS = Registry(
         "ngrams": "hybridmu.core.features.ngrams:NGrams",
         "wordllama": "hybridmu.core.features.wordllama:WordLlama",
         "sentences": "hybridmu.core.features.sentences:Sentences",
+        "tokens": "hybridmu.core.features.tokens:Tokens",
     },
 )
 IMAGE_ENCODERS = Registry("image encoder", {"efficientnet-lite0": "hybridmu.core.features.efficientnet:EfficientNet"})

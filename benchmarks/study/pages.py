@@ -10,10 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.study import benchmarks, command_line, encoding, scaletables, study_tables
-from benchmarks.suite import features, learners, records, sums
+from benchmarks.suite import adapters, features, learners, records, sums
 
 # Relative to the project's root.
 PAGES = (
+    "docs/adapters.md",
     "docs/benchmarks.md",
     "docs/closed-form.md",
     "docs/learners.md",
@@ -31,6 +32,8 @@ TABLES: dict[str, Callable[[Path, str], str]] = {
     "command_line": command_line.command_line,
     "suite": records.suite,
     "shards": records.shards,
+    "adapters": adapters.adapters,
+    "adapters_served": adapters.served,
     "features": features.features,
     "learners": learners.learners,
     "sums": sums.sums,

@@ -129,7 +129,8 @@ class TaskSettings(Section):
     """What is learned, and by which kind of model; keyword arguments of its constructor stand beside the name.
 
     Attributes:
-        name: A built-in task (`mlp`, `linear`, `cnn`, `resnet`, `lda`, `ridge`), or `package.module:Class`.
+        name: A built-in task (`mlp`, `linear`, `cnn`, `resnet`, `lda`, `ridge`, `naive-bayes`, `adapter`), or
+            `package.module:Class`.
     """
 
     model_config = ConfigDict(extra="allow")

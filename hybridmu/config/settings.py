@@ -27,6 +27,7 @@ from hybridmu.config.feature_settings import FeatureSettings
 from hybridmu.config.fides import FidesSettings
 from hybridmu.config.policy import AdmissionSettings, EvaluationSettings, PolicySettings
 from hybridmu.config.section import Section
+from hybridmu.config.token_settings import unfit_tokens
 from hybridmu.config.training_settings import (
     CheckpointSettings,
     ComputeSettings,
@@ -165,6 +166,8 @@ class Settings(Section):
                 f" {needed or LEARNERS.default}; leave learner out"
             )
         if needed and (reason := self._unfit_sums()):
+            raise ValueError(reason)
+        if reason := unfit_tokens(self.task, self.features, self.data, self.compute, self.cluster):
             raise ValueError(reason)
         own = STRATEGY_OF_LEARNER.get(self.learner.name)
         if self.policy.strategy in STRATEGY_OF_LEARNER.values() and self.policy.strategy != own:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from hybridmu.kinds import LEARNER_OF_TASK
+from hybridmu.kinds import ENCODER_OF_TASK, LEARNER_OF_TASK
 
 # Sub-models of fewer rows, or of fewer rows of each class, cost a point of accuracy and more; more shards than this
 # make every answer dearer, and are for those who have measured that they pay.
@@ -40,6 +40,8 @@ _FEW, _NUMBERS, _LISTS, _TABLES = (128,), (128, 128), (256,), (256, 128)
 _ROWS_OF_SUMS = 500_000
 # Sums have no use for slices, but of a deletion the rows of one slice are hashed again: so many take some milliseconds.
 _ROWS_PER_HASH, _MOST_HASHED = 8_192, 256
+# Adapters have little to learn by heart, and every visit passes a transformer.
+_EPOCHS_OF_ADAPTERS, _BATCH_OF_ADAPTERS = 5, 16
 # Tasks of ours with layers of any width.
 _LAYERED = frozenset({"mlp"})
 OPTIMIZER = "adamw"
@@ -51,6 +53,7 @@ _RECIPE: Mapping[str, Any] = {
     "schedule": "linear",
 }
 _RECIPE_OF_PICTURES: Mapping[str, Any] = {"lr": 0.002, "weight_decay": 0.05}
+_RECIPE_OF_ADAPTERS: Mapping[str, Any] = {"lr": 0.003, "weight_decay": 0.0}  # factors of 1 are no weights to shrink
 
 
 @dataclass(frozen=True)
@@ -102,23 +105,31 @@ def default_settings(
     if task.get("name") in LEARNER_OF_TASK:
         return _of_sums(facts, said, groups)
     room = _cells(facts.owners)
-    network = task.get("name") in _PICTURES
+    network, adapts = task.get("name") in _PICTURES, task.get("name") in ENCODER_OF_TASK
     least = _PICTURES_PER_SHARD if network else max(_ROWS_PER_SHARD, _ROWS_PER_CLASS * facts.classes)
     shards = sisa.get("shards") or max(groups, min(facts.rows // least, _MOST_SHARDS, room), 1)
     slices = sisa.get("slices") or max(1, min(_SLICES, room // shards))
     rows = max(1, facts.rows // shards)
-    schedule = {"epochs": _EPOCHS_OF_PICTURES, "batch_size": _BATCH_OF_PICTURES}
-    chosen = {"shards": shards, "slices": slices, **(schedule if network else _schedule(rows, facts.classes))}
+    schedule = _schedule(rows, facts.classes)
+    if network:
+        schedule = {"epochs": _EPOCHS_OF_PICTURES, "batch_size": _BATCH_OF_PICTURES}
+    elif adapts:
+        schedule = {"epochs": _EPOCHS_OF_ADAPTERS, "batch_size": _BATCH_OF_ADAPTERS}
+    chosen = {"shards": shards, "slices": slices, **schedule}
     # Of bytes the range is known; a deviation fitted on a pixel that is nearly always black would blow the others up.
     # But one factor for all columns of a table with others too is not ours to choose: they are standardised.
     pictures = facts.own and facts.pixels and set(facts.pixels) == set(facts.features)
     scale = said.get("data", {}).get("scale", dict.fromkeys(facts.pixels, 1 / 255) if pictures else {})
     scaled = bool(scale) and set(facts.features) <= scale.keys()
     return {
-        "data": {"standardize": facts.own and not scaled, "scale": scale, **said.get("data", {})},
+        "data": {"standardize": facts.own and not (scaled or adapts), "scale": scale, **said.get("data", {})},
         "task": {**({"hidden": list(_hidden(rows, facts))} if task.get("name") in _LAYERED else {}), **task},
         "sisa": {**chosen, **sisa},
-        "optimizer": {**_RECIPE, **(_RECIPE_OF_PICTURES if network else {})},
+        "optimizer": {
+            **_RECIPE,
+            **(_RECIPE_OF_PICTURES if network else {}),
+            **(_RECIPE_OF_ADAPTERS if adapts else {}),
+        },
     }
 
 

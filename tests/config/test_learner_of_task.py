@@ -7,14 +7,18 @@ import pytest
 from hybridmu.config import Settings
 from hybridmu.config.data import TaskSettings
 from hybridmu.errors import ConfigError
-from hybridmu.kinds import LEARNER_OF_TASK, LEARNERS, TASKS
+from hybridmu.kinds import ENCODER_OF_TASK, LEARNER_OF_TASK, LEARNERS, TASKS
 
 RAW = {"data": {"train": "t.csv"}, "storage_url": "/tmp/x"}
 
 
 @pytest.mark.parametrize("name", TASKS.names())
 def test_it_follows_from_the_task(name):
-    found = Settings.parse({**RAW, "task": {"name": name}})
+    more = {"task": {"name": name}}
+    if encoder := ENCODER_OF_TASK.get(name):
+        more["task"] |= {"backbone": "folder", "length": 8}
+        more["features"] = {"text": {"note": {"name": encoder, "folder": "folder", "length": 8}}}
+    found = Settings.parse({**RAW, **more})
     assert found.learner.name == LEARNER_OF_TASK.get(name, LEARNERS.default)
     assert Settings.model_validate(found.model_dump(mode="json")) == found
     named = found.identity().get("learner")

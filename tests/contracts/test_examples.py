@@ -36,7 +36,14 @@ def test_there_are_examples():
 
 def test_an_example_of_a_dataset_that_is_fetched_says_how(monkeypatch, tmp_path):
     monkeypatch.setenv("HYBRIDMU_DATA", str(tmp_path))
-    assert {path.stem for path in FETCHED} == {"california", "cifar10", "cifar10-encoder", "movielens", "reviews"}
+    assert {path.stem for path in FETCHED} == {
+        "california",
+        "cifar10",
+        "cifar10-encoder",
+        "movielens",
+        "reviews",
+        "reviews-adapters",
+    }
     for path in FETCHED:
         name = load(path).data.name
         assert f"hybridmu data get {name}" in path.read_text()

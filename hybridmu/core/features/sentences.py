@@ -116,7 +116,7 @@ def _model(folder: str) -> Any:
     with extra("sentences"):
         from sentence_transformers import SentenceTransformer
         from transformers.utils import logging
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # of weights, on standard error
+    logging.disable_progress_bar()  # of weights, on standard error
     try:
         return SentenceTransformer(
             folder,

@@ -20,6 +20,7 @@ from hybridmu.core.proof.lineage import head
 from hybridmu.core.proof.training_environment import environment
 from hybridmu.core.strategies import Context
 from hybridmu.core.strategies.requirements import unfit_updates
+from hybridmu.core.tasks.adapter_task import AdapterTask
 from hybridmu.core.tasks.classification import judgement_of
 from hybridmu.core.tasks.task_making import make_task
 from hybridmu.errors import ConfigError
@@ -95,6 +96,7 @@ class Site:
         return {
             "environment": {} if self.learner.portable else found | assumed,
             "task": {"name": settings.task.name, "options": settings.task.options, "code": code},
+            **({"backbone": self.task.backbone_digest} if isinstance(self.task, AdapterTask) else {}),
             "encoder": manifest.encoder.to_json(),
             **({"encoders": dict(manifest.encoders)} if manifest.encoders else {}),
             "standardize": settings.data.standardize,
@@ -201,6 +203,17 @@ class Site:
         """
         return self._untrained(shard, seed).to(self.device)
 
+    def check_backbone(self) -> None:
+        """Check that what sub-models adapt, if they do, is what the stored rows came in with.
+
+        Raises:
+            StateError: It is another one.
+            ConfigError: It can't be had.
+            MissingExtraError: The same, for want of a package.
+        """
+        if isinstance(self.task, AdapterTask):
+            _ = self.lake.encoding  # the digest of the tokens' encoder is one of the backbone too
+
     def unfit_updates(self) -> dict[StrategyName, str]:
         """Return which updates the task's model does not allow, and why."""
         return unfit_updates(self._untrained(0), self.task, self._features)
@@ -215,6 +228,7 @@ class Site:
         return self.lake.features.width(self.lake.manifest.encoder)
 
     def _untrained(self, shard: int, seed: int | None = None) -> SubModel:
+        self.check_backbone()
         return self.learner.initial(
             self.task,
             features=self._features,
@@ -229,7 +243,9 @@ class Site:
 
         Raises:
             ConfigError: The task makes no model, or another one than when it was trained.
+            StateError: What sub-models adapt is not what they were trained with.
         """
+        self.check_backbone()
         state = self.blobs.get(blob)
         try:
             with contained():

@@ -65,6 +65,7 @@ class TaskChecks:
             gone: Shard → tombstones: what they name is not read.
             begins: Nothing was trained with this task here.
         """
+        self._site.check_backbone()
         lake = self._site.lake
         for shard in range(self._site.settings.sisa.shards):
             tables = lake.shard("train", shard)
