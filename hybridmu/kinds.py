@@ -136,7 +136,7 @@ TEXT_ENCODERS = Registry(
         "ngrams": "hybridmu.core.features.ngrams:NGrams",
         "wordllama": "hybridmu.core.features.wordllama:WordLlama",
         "sentences": "hybridmu.core.features.sentences:Sentences",
-        "tokens": "hybridmu.core.features.tokens:Tokens",
+        "tokens": "hybridmu.core.features.text_tokens:Tokens",
     },
 )
 IMAGE_ENCODERS = Registry("image encoder", {"efficientnet-lite0": "hybridmu.core.features.efficientnet:EfficientNet"})

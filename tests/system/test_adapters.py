@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 import hybridmu
 from hybridmu import faults
-from hybridmu.core.features.tokens import Tokens
+from hybridmu.core.features.text_tokens import Tokens
 from hybridmu.errors import ConfigError, DataError, StateError
 from hybridmu.serving.ensemble import Ensemble
 from tests.scenes.purged_system import World

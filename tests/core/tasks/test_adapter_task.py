@@ -12,7 +12,7 @@ from hybridmu.code_digest import code_digest
 from hybridmu.core.kernel.training import Recipe
 from hybridmu.core.strategies.requirements import unfit_updates
 from hybridmu.core.task_check import Trial, check, sample
-from hybridmu.core.tasks.registry import make_task
+from hybridmu.core.tasks.task_making import make_task
 from hybridmu.errors import ConfigError
 from tests.core.adapters.test_adapter_model import CLASSES, METHODS, fresh, make_rows
 from tests.scenes.tiny_transformer import LENGTH, PLACES, write_transformer
