@@ -13,16 +13,17 @@ PYTEST := -m pytest --numprocesses 2 --no-loadscope-reorder
 	$(PYTHON) -m venv .venv
 	touch $@
 
-# What the demo needs, and no tools of those who change the code.
+# What the demo needs, its reviews among it, and no tools of those who change the code.
 .venv/.demo: .venv/.made pyproject.toml constraints.txt
-	$(INSTALL) --editable '.[datasets,report,serve]'
+	$(INSTALL) --editable '.[serve,text]'
+	$(BIN)/hybridmu data get reviews
 	touch $@
 
 .venv/.dev: .venv/.made pyproject.toml constraints.txt
 	$(INSTALL) --editable '.[dev]'
 	touch $@ .venv/.demo
 
-demo: .venv/.demo     ## train, forget, prove, serve, purge and certify on real digits
+demo: .venv/.demo     ## a person is forgotten, proven, served, purged and certified, on real reviews
 	$(BIN)/hybridmu demo
 
 test: .venv/.dev      ## the suite
@@ -46,7 +47,7 @@ docs: .venv/.dev      ## the pages: as a site in site/, then their commands, lin
 docs-serve: .venv/.dev ## the site on loopback, made anew when a page changes
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs serve --dev-addr 127.0.0.1:8001
 
-browser: .venv/.dev   ## what the console's test in a real browser needs (Debian, as root)
+browser: .venv/.dev   ## what the tests in a real browser need (Debian, as root)
 	apt-get install --yes --no-install-recommends chromium
 	$(INSTALL) --editable '.[browser]'
 

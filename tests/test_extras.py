@@ -82,7 +82,7 @@ def test_a_whole_life_without_extras(tmp_path: Path, make_table, settings_dict) 
         f"size -c {config} --requests-per-day 5 --deadline 1h": "hybridmu[simulate]",
         f"audit -c {config} --local": "hybridmu[report]",
         f"api -c {config}": "hybridmu[serve]",
-        "demo": "hybridmu[datasets,report,serve]",
+        "demo": "hybridmu[serve,text]",
         "data get digits": "hybridmu[datasets]",
     }
     done = subprocess.run(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -11,6 +12,7 @@ from hybridmu import config
 from hybridmu.cli.options import ConfigOption, JsonOption, StrategyOption, strategy_named
 from hybridmu.cli.output import emit, errors, print_table, tell
 from hybridmu.errors import ConfigError
+from hybridmu.extras import extra
 from hybridmu.system.system import connect
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
@@ -29,16 +31,21 @@ def size(
         list[int] | None, typer.Option("--workers", help="Number of workers to try; may be repeated.")
     ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the simulated load.")] = 0,
+    output: Annotated[Path | None, typer.Option("--output", help="Path of an HTML page to write as well.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Simulate a load of deletions with the costs that this system measured; nothing is changed."""
     with errors(as_json):
-        chosen = strategy_named(strategy)
+        chosen, allowed = strategy_named(strategy), _seconds(deadline)
         with connect(config.load(config_file), "local") as system:
-            found = system.size(
-                per_day, _seconds(deadline), rows=rows, days=days, strategy=chosen, workers=workers, seed=seed
-            )
-    emit(found, as_json, lambda: _show(found, deadline))
+            found = system.size(per_day, allowed, rows=rows, days=days, strategy=chosen, workers=workers, seed=seed)
+        if output is not None:
+            with extra("report"):
+                from hybridmu.report.size_page import page
+            output.parent.mkdir(parents=True, exist_ok=True)
+            output.write_text(page(found, allowed))
+    document = found if output is None else {**found, "page": str(output)}
+    emit(document, as_json, lambda: _show(found, deadline, output))
 
 
 def _seconds(text: str) -> float:
@@ -50,7 +57,7 @@ def _seconds(text: str) -> float:
         raise ConfigError("--deadline is not a length of time", expected="90s, 15m, 24h or 30d", got=text) from None
 
 
-def _show(found: dict[str, Any], deadline: str) -> None:
+def _show(found: dict[str, Any], deadline: str, output: Path | None) -> None:
     table = Table(
         "workers", "served, p50", "p95", "exact, p95", "worst", f"later than {deadline}", "busy", "device-hours a day"
     )
@@ -69,3 +76,5 @@ def _show(found: dict[str, Any], deadline: str) -> None:
         says = f"{found['workers']} worker(s) of {each} each are enough for all {load}."
     rests = ", ".join(f"{name} {count}" for name, count in found["observations"].items())
     tell(f"{says}\nIt rests on measured jobs ({rests}) on this machine's devices.")
+    if output is not None:
+        tell(f"page: {output}")

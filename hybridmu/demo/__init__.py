@@ -1,4 +1,4 @@
-"""The demo: the whole life of deletion requests, on real digits and a local Ray, with a report."""
+"""The demo: a person's review is forgotten, on real reviews and a local Ray, proven and certified, with a report."""
 
 from hybridmu.demo.story import run_demo
 

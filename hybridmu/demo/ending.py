@@ -1,11 +1,10 @@
-"""Last steps of deletions: exact repairs, purge, look, certificates, and what anyone can check of them."""
+"""Last steps of deletions: exact repairs, purge, look, and certificates that are checked and shown."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from functools import reduce
 from typing import Any
 
 import pyarrow as pa
@@ -13,63 +12,54 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from hybridmu.demo.screen import Phases
-from hybridmu.runtime.audit.replay import Verdict, replay
 from hybridmu.store.certificates import Certificates
 from hybridmu.store.dataset.layout import stored_name
 from hybridmu.system.system import System
 from hybridmu.types import RequestState
 from hybridmu.verifier.checks import check, check_chain
+from hybridmu.verifier.page import page
+from hybridmu.verifier.plain_data import canonical
+from hybridmu.verifier.verdict import judge
 
 _PURGE_SECONDS = 120.0
 _MOMENTS = ("applied", "served", "exact", "purged")
 
 
-def repair(system: System, phases: Phases, approximate: int) -> dict[str, Any]:
-    """Make exact what updates changed, and prove every shard against a training from scratch.
+def repair(system: System, phases: Phases) -> float:
+    """Make exact what updates changed.
 
     Args:
         system: The system.
         phases: The demo's bar.
-        approximate: How many shards were updated approximately.
 
     Returns:
-        How many shards are exact now, and whether all of them equal the oracle bit for bit.
+        The seconds that it took.
     """
-    phases.begin("retraining exactly what updates changed")
+    phases.begin("retraining exactly what the update changed")
+    started = time.perf_counter()
     system.run(until_idle=True, watch=phases.watch_jobs)
-    phases.begin("proving every shard against a training from scratch")
-    proof = system.verify(watch=phases.count)
-    return {
-        "approximate": approximate,
-        "exact": proof["exact_shards"],
-        "shards": len(proof["shards"]),
-        "proven": proof["bitwise_equal"] and not proof["approximate_shards"],
-        "accuracy": proof["accuracy"],
-        "oracle_accuracy": proof["oracle_accuracy"],
-    }
+    return time.perf_counter() - started
 
 
 def purge(
-    system: System, phases: Phases, requests: Sequence[str], hold: int, keys: Mapping[str, Collection[object]]
+    system: System, phases: Phases, requests: Sequence[str], ids: Collection[object], before: int
 ) -> dict[str, Any]:
-    """Lift the hold and follow the coordinator until every request is PURGED.
+    """Follow the coordinator until every request is PURGED.
 
-    The tables are also read from outside, before and after, for rows of the forgotten ids and groups: a count that
-    does not rest on what the purge says of itself.
+    The tables are also read from outside, before and after, for rows of the forgotten ids: a count that does not rest
+    on what the purge says of itself.
 
     Args:
-        system: The system.
+        system: The system; nothing holds its rows back.
         phases: The demo's bar.
         requests: All requests.
-        hold: The legal hold that kept their rows.
-        keys: `ids` and `groups` that were forgotten.
+        ids: What they named.
+        before: Rows of these ids that files had before anything was forgotten, from `rows_left`.
 
     Returns:
         What went, what was searched, how many rows are left, and why a request is not PURGED.
     """
     phases.begin("purging, looking, signing")
-    before = rows_left(system, **keys)
-    system.lift(hold)
     patience = time.monotonic() + _PURGE_SECONDS
     while (done := _purged(system, requests)) < len(requests) and time.monotonic() < patience:
         phases.count(done, len(requests))
@@ -81,7 +71,7 @@ def purge(
         **{what: sum(batch[what] for batch in batches) for what in ("rows", "tables", "files")},
         "looks": [batch["looked"] for batch in batches],
         "rows_before": before,
-        "rows_after": rows_left(system, **keys),
+        "rows_after": rows_left(system, ids),
         "not_purged": [request.reason or "not purged yet" for request in waiting],
     }
 
@@ -121,53 +111,37 @@ def certificates(system: System, phases: Phases, names: Mapping[str, str]) -> li
     return found
 
 
-def replayed(system: System, phases: Phases, request_id: str) -> dict[str, Any] | None:
-    """Train what the certificate of one request says anew, as `hybridmu certificate verify --replay` does.
+def certificate_page(system: System, phases: Phases, request_id: str) -> str | None:
+    """Return the certificate of a request as a page for people; None where there is none.
 
     Args:
-        system: The system.
+        system: The system; its public keys are the trusted ones.
         phases: The demo's bar.
-        request_id: The newest request: later ones would have taken more rows from its shards.
-
-    Returns:
-        The verdict; None without a certificate.
+        request_id: The request.
     """
-    phases.begin("replaying the newest certificate")
+    phases.begin("writing the certificate for people")
     document = next((found for found in _documents(system) if found["request"]["id"] == request_id), None)
     if document is None:
         return None
-    ended = replay(system.settings, document)
-    return {
-        "number": document["number"],
-        "verdict": str(ended.verdict),
-        "confirmed": ended.verdict is Verdict.CONFIRMED,
-        "detail": ended.detail,
-    }
+    trusted = [*system.keyring.public_keys().values()]
+    return page(judge(f"certificate {document['number']}", canonical(document), trusted))
 
 
-def rows_left(system: System, ids: Collection[object], groups: Collection[object]) -> int:
-    """Return how many rows of these ids and groups Parquet files under storage have, by opening every one.
+def rows_left(system: System, ids: Collection[object]) -> int:
+    """Return how many rows of these ids Parquet files under storage have, by opening every one.
 
     Args:
         system: The system; its storage is local.
         ids: Row ids.
-        groups: Groups.
     """
-    storage, data = system.site.storage, system.settings.data
-    wanted = [(stored_name(data.id), pa.array(list(ids)))]
-    wanted += [(stored_name(data.group), pa.array(list(groups)))] if data.group else []
-    count = 0
+    storage, name = system.site.storage, stored_name(system.settings.data.id)
+    wanted, count = pa.array(list(ids)), 0
     for file in storage.list():
         if not file.name.endswith(".parquet"):
             continue
         table = pq.read_table(storage.path(file.name))
-        held = [
-            pc.is_in(table[name], value_set=values.cast(table[name].type))
-            for name, values in wanted
-            if name in table.column_names and len(values)
-        ]
-        if held:
-            count += pc.sum(reduce(pc.or_, held)).as_py() or 0
+        if name in table.column_names:
+            count += pc.sum(pc.is_in(table[name], value_set=wanted.cast(table[name].type))).as_py() or 0
     return count
 
 

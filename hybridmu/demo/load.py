@@ -1,4 +1,4 @@
-"""Clients that ask over HTTP while rows are forgotten, repaired and purged."""
+"""Clients that ask over HTTP while rows are forgotten and purged."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ import io
 import json
 import threading
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from typing import Any
-
-import pyarrow.parquet as pq
 
 from hybridmu.demo.screen import Phases
 from hybridmu.extras import extra
@@ -27,10 +25,16 @@ class Clients:
     Args:
         address: URL of the endpoint.
         body: What each of them posts.
+
+    Attributes:
+        versions: Which one gave each answer.
+        answers: Version → the predictions that it gave first.
+        failures: Why an answer did not come.
     """
 
     def __init__(self, address: str, body: bytes) -> None:
         self.versions: list[int] = []
+        self.answers: dict[int, list[dict[str, Any]]] = {}
         self.failures: list[str] = []
         self._address, self._body = address, body
         self._stop = threading.Event()
@@ -68,18 +72,21 @@ class Clients:
             try:
                 request = urllib.request.Request(self._address, self._body, {"content-type": "application/json"})
                 with urllib.request.urlopen(request, timeout=10) as answer:
-                    self.versions.append(json.load(answer)["version"])
+                    told = json.load(answer)
+                self.answers.setdefault(told["version"], told["predictions"])
+                self.versions.append(told["version"])
             except (OSError, ValueError, KeyError) as error:  # a refusal, a broken connection, half an answer
                 self.failures.append(str(error))
 
 
 @contextmanager
-def serving(system: System, phases: Phases) -> Iterator[Clients]:
-    """Serve the ensemble, with clients that ask all the time.
+def serving(system: System, phases: Phases, rows: Sequence[dict[str, Any]]) -> Iterator[Clients]:
+    """Serve the model, with clients that ask about some rows all the time.
 
     Args:
         system: A trained system.
         phases: The demo's bar.
+        rows: As they are to be predicted.
 
     Yields:
         The clients.
@@ -92,8 +99,7 @@ def serving(system: System, phases: Phases) -> Iterator[Clients]:
         from hybridmu.cluster.serve_deployment import make_application
 
     settings = system.settings.serving
-    rows = pq.read_table(system.settings.data.test or "").slice(0, 1).to_pylist()
-    body = json.dumps({"rows": [{"pixels": rows[0]["pixels"]}]}).encode()
+    body = json.dumps({"rows": list(rows)}).encode()
     serve.start(http_options={"host": settings.host, "port": settings.port})
     try:
         serve.run(make_application(system.settings), name=APPLICATION)

@@ -12,11 +12,13 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TimeElapsedColumn
 from rich.table import Table
 
+from hybridmu.report.demo_page import accuracies, afterwards, headline, lines, looked
+from hybridmu.report.durations import duration
 from hybridmu.report.terminal import Description
 from hybridmu.runtime.coordinator.snapshot import Snapshot
 
-_PHASES = 20
-_WIDTH = 140
+_PHASES = 24
+_WIDTH, _LABEL, _MOST_LETTERS = 140, 14, 90
 
 
 class Phases:
@@ -28,19 +30,26 @@ class Phases:
 
     def __init__(self, progress: Progress) -> None:
         self.seconds: dict[str, float] = {}
+        self._model = ""
         self._progress, self._task = progress, progress.add_task("", total=_PHASES)
         self._name, self._started = "", time.perf_counter()
 
+    def of(self, model: str) -> None:
+        """Say of which model the next parts are; of none where it is empty."""
+        self._model = f"{model}: " if model else ""
+
     def begin(self, name: str) -> None:
         """End the part before, and begin one; a part of the same name goes on."""
+        name = f"{self._model}{name}"
         if name != self._name:
             self.end()
             self._name, self._started = name, time.perf_counter()
             self._progress.update(self._task, description=name)
 
-    def count(self, done: int, total: int) -> None:
+    def count(self, done: int, total: int | None = None) -> None:
         """Say how far this part is."""
-        self._progress.update(self._task, description=f"{self._name} {done}/{total}")
+        far = f"{done:,}" if total is None else f"{done}/{total}"
+        self._progress.update(self._task, description=f"{self._name}, {far}")
 
     def end(self) -> None:
         """End the part before."""
@@ -48,14 +57,6 @@ class Phases:
             self.seconds[self._name] = time.perf_counter() - self._started
             self._name = ""
             self._progress.advance(self._task)
-
-    def watch_training(self, snapshot: Snapshot) -> None:
-        """Follow a training: its first step comes when Ray is there."""
-        if snapshot.calibrating:
-            self.begin("calibrating the approximate update")
-        elif snapshot.jobs_total:
-            self.begin("training")
-            self.count(snapshot.jobs_done, snapshot.jobs_total)
 
     def watch_jobs(self, snapshot: Snapshot) -> None:
         """Follow retrains and updates."""
@@ -91,72 +92,50 @@ def show(console: Console, report: dict[str, Any], output: Path) -> None:
     if not console.is_terminal:
         console.width = max(console.width, _WIDTH)  # a log has no margin
 
-    def say(text: str) -> None:
-        console.print(text, soft_wrap=True)
+    def say(label: str, text: str) -> None:
+        console.print(f"{label:{_LABEL}}{text}", soft_wrap=True)
 
-    console.print(_deletions(report))
-    served, repaired, purged = report["serving"], report["repairs"], report["purge"]
-    say(
-        f"serving: {served['answers']} HTTP answers during the last deletion, the repairs and the purge, "
-        f"{served['failures']} failed, versions {', '.join(map(str, served['versions']))}"
-    )
-    says = "all bit for bit what training from scratch gives" if repaired["proven"] else "NOT ALL EQUAL TO THE ORACLE"
-    say(
-        f"repairs: {repaired['approximate']} shard(s) had been updated approximately; now {repaired['exact']} of "
-        f"{repaired['shards']} are exact, {says}"
-    )
-    say(
-        f"purge: {purged['rows']} rows rewritten out of {purged['tables']} tables, {purged['files']} checkpoints and "
-        f"old versions deleted; rows of forgotten ids and users in the tables: {purged['rows_before']} -> "
-        f"{purged['rows_after']}"
-    )
-    # What is found keeps its request from being purged, while others of the batch go on.
-    ended = "not all of them are gone" if purged["not_purged"] else "0 found"
-    for look in purged["looks"]:
-        searched = look["storage"]
-        nodes = f" and Ray's folders on {searched['nodes']} node(s)" if "nodes" in searched else ""
-        say(
-            f"look: {searched['files']} other files ({_kilobytes(searched)}), the database "
-            f"({_kilobytes(look['database'])}){nodes} searched for {searched['needles']} digests, {ended}"
-        )
-    for reason in purged["not_purged"]:
-        say(f"NOT PURGED: {reason.removeprefix('not purged: ')}")
-    console.print(_certificates(report))
-    replay = report["replay"]
-    if replay:
-        say(f"replay of certificate {replay['number']}: {replay['verdict']}; {replay['detail']}")
-    say(f"{report['seconds']:.0f} s in all; report: {output / 'report.html'}")
-    if report["certificates"]:
-        say(f"check them yourself: {report['check']}")
+    console.print(headline(report), soft_wrap=True)
+    console.print(_table(report))
+    sums, network = report["sums"], report["network"]
+    person, answers, served = sums["person"], sums["answers"], sums["serving"]
+    stars = f"{person['rating']} of 5 stars for {person['department']}"
+    say("the person", f"aged {person['age']}, {stars}: {_review(person)}")
+    if answers:
+        say("the answer", f"over HTTP: {afterwards(answers[0])}")
+    failed = "none failed" if not served["failures"] else f"{served['failures']:,} FAILED"
+    say("served", f"{served['answers']:,} answers meanwhile, {failed}, by versions {_numbers(served['versions'])}")
+    say("accuracy", accuracies(report))
+    for name, part in (("sums", sums), ("network", network)):
+        purged = part["purge"]
+        left = f"rows of these people in the tables: {purged['rows_before']} -> {purged['rows_after']}"
+        say("purged", f"{name}: {left}; {looked(purged)}")
+        for reason in purged["not_purged"]:
+            say("NOT PURGED", reason.removeprefix("not purged: "))
+    held = [entry for part in (sums, network) for entry in part["certificates"]]
+    checks, holding = (sum(entry[which] for entry in held) for which in ("checks", "checks_held"))
+    chains = "every chain holds" if all(entry["chain"] for entry in held) else "A CHAIN IS BROKEN"
+    say("certificates", f"{len(held)}, {holding:,} of {checks:,} checks hold, {chains}")
+    say("took", f"{duration(report['seconds'])} in all")
+    console.print()
+    say("open", f"{output / 'report.html'} (the whole story), {output / 'certificate.html'} (to hand to the person)")
+    if report["check"]:
+        say("check", report["check"])
+    say("next", "hybridmu init TABLE writes a configuration for your own table; docs/tutorial.md goes on from there")
 
 
-def _deletions(report: dict[str, Any]) -> Table:
-    table = Table("deletion", "rows", "strategies", "est. s", "meas. s", "applied s", "accuracy", "proof")
-    for d in report["deletions"]:
-        seconds = [f"{d[name]:.2f}" for name in ("estimated_seconds", "measured_seconds", "seconds_to_applied")]
-        accuracy = f"{d['accuracy_before']:.4f} -> {d['accuracy_after']:.4f}"
-        table.add_row(d["name"], str(d["rows"]), d["strategies"], *seconds, accuracy, d["proof"])
+def _table(report: dict[str, Any]) -> Table:
+    heads, rows = lines(report)
+    table = Table(*heads)
+    for row in rows:
+        table.add_row(*row)
     return table
 
 
-def _certificates(report: dict[str, Any]) -> Table:
-    table = Table(
-        "certificate", "deletion", "removal", "Merkle proofs", "checks", "chain", "exact s", "purged s", "in time"
-    )
-    for c in report["certificates"]:
-        table.add_row(
-            str(c["number"]),
-            c["name"],
-            c["removal"],
-            str(c["proofs"]),
-            f"{c['checks_held']}/{c['checks']} hold",
-            "holds" if c["chain"] else "BROKEN",
-            f"{c['seconds_to_exact']:.1f}",
-            f"{c['seconds_to_purged']:.1f}",
-            {None: "-", True: "yes", False: "NO"}[c["deadline_kept"]],
-        )
-    return table
+def _review(person: dict[str, Any]) -> str:
+    text = person["review"]
+    return f'"{text}"' if len(text) <= _MOST_LETTERS else f'"{text[:_MOST_LETTERS].rstrip()} …"'
 
 
-def _kilobytes(searched: dict[str, int]) -> str:
-    return f"{searched['bytes'] / 1000:.0f} kB"
+def _numbers(versions: list[int]) -> str:
+    return ", ".join(map(str, versions))

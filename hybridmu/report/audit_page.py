@@ -10,10 +10,18 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from hybridmu.report.html_page import render
-from hybridmu.report.svg_plots import svg
+from hybridmu.report.durations import duration
+from hybridmu.report.html_page import Cell, Mark, render
+from hybridmu.report.svg_plots import BLUE, GREY, ORANGE, PALE, themed
 
-_COLOURS = {"unlearned": "#ed553b", "oracle": "#20639b", "nothing": "#555555", "reference": "#9db9d3"}
+# A line of its own beside the colour, for those who don't tell colours.
+_STYLES: Mapping[str, Mapping[str, Any]] = {
+    "unlearned": {"color": ORANGE, "ls": "-"},
+    "oracle": {"color": BLUE, "ls": "--"},
+    "nothing": {"color": GREY, "ls": ":"},
+    "reference": {"color": PALE, "ls": "-."},
+}
+_MARKS: Mapping[str, Mark] = {"like the oracle": "good", "between": "middle", "inconclusive": "middle"}
 _NAMES = {
     "unlearned": "unlearned",
     "oracle": "never saw them",
@@ -47,16 +55,39 @@ class Line:
 
 def page(report: Report) -> str:
     """Return the report of `System.audit` as one HTML page without outside references."""
-    pictures = [roc(report["figures"]), klom(report["figures"]), losses(report["figures"])]
+    found = report["figures"]
     return render(
         "audit.html.j2",
-        report=report,
         headline=headline(report),
+        mark=_MARKS.get(report["verdict"], "bad"),
+        report=report,
         strategy=strategy(report),
-        lines=lines(report),
+        lines=[[line.name, line.unlearned, line.oracle, line.nothing, line.sentence] for line in lines(report)],
+        telling=_telling(report),
         served=served(report),
         limits=limits(report),
-        plots=pictures,
+        shards=[
+            [
+                *(str(shard[name]) for name in ("shard", "rows", "canaries", "strategy")),
+                f"{shard['alpha']:.3g}",
+                "; ".join(shard["reasons"]),
+            ]
+            for shard in report["shards"]
+        ],
+        svgs=[roc(found), klom(found), losses(found)],
+        took=duration(report["seconds"]),
+    )
+
+
+def _telling(report: Report) -> Cell:
+    if report["telling"]:
+        return Cell(
+            "Here the two controls are told apart, so the audit would have noticed a strategy that does nothing.",
+            "good",
+        )
+    return Cell(
+        "Here the two controls are not surely told apart: the audit might not notice a strategy that does nothing.",
+        "bad",
     )
 
 
@@ -66,17 +97,27 @@ def strategy(report: Report) -> str:
 
 
 def headline(report: Report) -> str:
-    """Return the verdict in words."""
+    """Return the verdict in words, with how often the attack is right."""
     made, never = f"Models that {strategy(report)} made", "models that never saw the rows"
     if report["verdict"] == "inconclusive":
         return (
-            f"This audit says nothing yet: even models that did nothing are not surely told from {never}. Ask for more"
-            " models, a larger share of rows, or more shards."
+            f"This audit says nothing yet: even models that did nothing are not surely told from {never}"
+            f"{_attacked(report, 'nothing')}. Ask for more models, a larger share of rows, or more shards."
         )
+    attack = _attacked(report, "unlearned")
     if report["verdict"] == "like the oracle":
-        return f"{made} can't be told from {never}, as far as this audit sees."
+        return f"{made} can't be told from {never}, as far as this audit sees{attack}."
     surely = "less surely than" if report["verdict"] == "between" else "as surely as"
-    return f"{made} are told from {never}, {surely} models that did nothing. {_knows(report)}"
+    return f"{made} are told from {never}, {surely} models that did nothing{attack}. {_knows(report)}"
+
+
+def _attacked(report: Report, kind: str) -> str:
+    """Return how often the attack is right about models of a kind; nothing where that can't be measured."""
+    auc = report["figures"]["auc"]
+    if math.isnan(auc[kind]):
+        return ""
+    others = "" if kind == "nothing" else f"; about models that did nothing: {_percent(auc['nothing'])}"
+    return f": the attack is right about them in {_percent(auc[kind])} of all cases (guessing: 50 %{others})"
 
 
 def _knows(report: Report) -> str:
@@ -232,24 +273,24 @@ def roc(figures: Report) -> str:
     """Return the ROC curves of the attack on strategy and controls, logarithmic, as SVG."""
     figure, axes = _axes("Attack: who is told from models that never saw the rows?")
     least = 1 / max(2, figures["guesses"])
-    axes.plot([least, 1], [least, 1], color="#bbbbbb", lw=1, ls="--", label="guessing")
+    axes.plot([least, 1], [least, 1], color=GREY, lw=0.8, label="guessing")
     for kind, curve in figures["roc"].items():
-        axes.plot(curve["false"], curve["true"], color=_COLOURS[kind], lw=1.5, label=_NAMES[kind])
+        axes.plot(curve["false"], curve["true"], lw=1.5, label=_NAMES[kind], **_STYLES[kind])
     axes.set(xscale="log", yscale="log", xlim=(least, 1), ylim=(least, 1.1))
     axes.set(xlabel="false alarms", ylabel="rows found")
     axes.legend(fontsize=8)
-    return svg(figure)
+    return themed(figure, "rows found against false alarms, of the strategy and of the controls")
 
 
 def klom(figures: Report) -> str:
     """Return the distribution of KLoM over forgotten rows, as SVG."""
-    figure, axes = _axes("KLoM of the forgotten rows: distance from models that never saw them")
+    figure, axes = _axes("KLoM of the forgotten rows")
     for kind, values in figures["klom_rows"].items():
         shares = [(number + 1) / len(values) for number in range(len(values))]
-        axes.step([0.0, *values], [0.0, *shares], where="post", color=_COLOURS[kind], lw=1.5, label=_NAMES[kind])
-    axes.set(xlabel="KLoM (left is nearer)", ylabel="share of the rows")
+        axes.step([0.0, *values], [0.0, *shares], where="post", lw=1.5, label=_NAMES[kind], **_STYLES[kind])
+    axes.set(xlabel="distance from models that never saw them (left is nearer)", ylabel="share of the rows")
     axes.legend(fontsize=8)
-    return svg(figure)
+    return themed(figure, "distribution of KLoM over the forgotten rows, of the strategy and of the controls")
 
 
 def losses(figures: Report) -> str:
@@ -258,14 +299,14 @@ def losses(figures: Report) -> str:
     kinds = [kind for kind in ("nothing", "unlearned", "oracle", "reference") if kind in figures["losses"]]
     for line, kind in enumerate(kinds):
         values: Sequence[float] = figures["losses"][kind]
-        axes.scatter(values, [line] * len(values), s=14, alpha=0.6, color=_COLOURS[kind])
+        axes.scatter(values, [line] * len(values), s=14, alpha=0.6, color=_STYLES[kind]["color"])
     axes.set_yticks(range(len(kinds)), [_NAMES[kind] for kind in kinds], fontsize=8)
     axes.set(xlabel="mean loss", ylim=(-0.5, len(kinds) - 0.5))
-    return svg(figure)
+    return themed(figure, "mean loss of every shadow model on the forgotten rows")
 
 
 def _axes(title: str) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(6, 3.6), layout="constrained")
+    figure = Figure(figsize=(4.8, 3.4), layout="constrained")
     axes = figure.subplots()
     axes.set_title(title, fontsize=10)
     return figure, axes

@@ -8,22 +8,59 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from hybridmu.core.metrics import METRICS, figure
+from hybridmu.report.durations import duration
 from hybridmu.report.html_page import render
-from hybridmu.report.svg_plots import svg
+from hybridmu.report.svg_plots import BLUE, GREY, themed
 
 
 def page(result: Mapping[str, Any]) -> str:
     """Return the result of `System.suggest` as one HTML page without outside references."""
-    return render("prices.html.j2", result=result, plot=prices_plot(result), figure=figure, words=_words(result))
+    offers = result["offers"]
+    score, loss = result["metrics"]
+    return render(
+        "prices.html.j2",
+        headline=headline(result),
+        result=result,
+        words=_words(result),
+        offers=[
+            [
+                offer["name"],
+                figure(score, offer["score"]),
+                figure(score, offer["single_score"]),
+                figure(loss, offer["loss"]),
+                duration(offer["training_seconds"]),
+                *(_price(offer[of]) for of in ("row", "person", "hundredth")),
+                "best" if offer["front"] else "",
+            ]
+            for offer in offers
+        ],
+        best=[at for at, offer in enumerate(offers) if offer["front"]],
+        svgs=[prices_plot(result)] if len(offers) > 1 else [],  # one point compares nothing
+    )
+
+
+def headline(result: Mapping[str, Any]) -> str:
+    """Return what forgetting costs, from the most accurate way to the cheapest, in one sentence."""
+    score, whom = result["metrics"][0], _whom(result)
+    best = sorted((offer for offer in result["offers"] if offer["front"]), key=_cost)
+    said = [
+        f"{duration(_cost(offer))} of a device with {METRICS[score].words} {figure(score, offer['score'])}"
+        f" ({offer['name']})"
+        for offer in (best[-1], best[0])
+    ]
+    rows = f"On {result['rows']:,} rows, forgetting {whom} costs"
+    return f"{rows} {said[0]}." if len(best) == 1 else f"{rows} from {said[0]} down to {said[1]}."
 
 
 def prices_plot(result: Mapping[str, Any]) -> str:
     """Return scores against the device-seconds of a deletion as SVG; a line joins what no other offer beats."""
-    figure = Figure(figsize=(7, 4.2), layout="constrained")
-    axes = figure.subplots()
+    drawn = Figure(figsize=(5.2, 3.8), layout="constrained")
+    axes = drawn.subplots()
     for offer in result["offers"]:
-        colour, size = ("#20639b", 60) if offer["front"] else ("#9db9d3", 30)
-        axes.scatter(_cost(offer), offer["score"], color=colour, s=size, zorder=2)
+        look: dict[str, Any] = (
+            {"color": BLUE, "s": 50, "marker": "o"} if offer["front"] else {"color": GREY, "s": 30, "marker": "x"}
+        )
+        axes.scatter(_cost(offer), offer["score"], zorder=2, **look)
         axes.annotate(
             offer["name"],
             (_cost(offer), offer["score"]),
@@ -32,11 +69,22 @@ def prices_plot(result: Mapping[str, Any]) -> str:
             textcoords="offset points",
         )
     best = sorted((offer for offer in result["offers"] if offer["front"]), key=_cost)
-    axes.plot([_cost(offer) for offer in best], [offer["score"] for offer in best], color="#20639b", lw=1)
+    axes.plot([_cost(offer) for offer in best], [offer["score"] for offer in best], color=BLUE, lw=1)
     axes.set_xscale("log")
-    whom = "a person" if any(offer["person"] for offer in result["offers"]) else "a row"
-    axes.set(xlabel=f"device-seconds to forget {whom}", ylabel=_words(result)[0], title="What forgetting costs")
-    return svg(figure)
+    axes.set(
+        xlabel=f"device-seconds to forget {_whom(result)}", ylabel=_words(result)[0], title="What forgetting costs"
+    )
+    return themed(drawn, "quality of each way to train against the device-seconds of a deletion")
+
+
+def _whom(result: Mapping[str, Any]) -> str:
+    return "a person" if any(offer["person"] for offer in result["offers"]) else "a row"
+
+
+def _price(price: Mapping[str, float] | None) -> str:
+    if price is None:
+        return ""
+    return f"{duration(price['seconds'])}, {duration(price['device_seconds'])} of a device"
 
 
 def _words(result: Mapping[str, Any]) -> list[str]:

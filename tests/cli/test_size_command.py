@@ -52,6 +52,16 @@ def test_its_command_says_what_is_enough_and_refuses_nonsense(config):
     assert "1 worker(s) of 1 CPU each are enough" in answer.output
     found = json.loads(run.invoke(app, [*ask, "0.001s", "--workers", "2", "--json"]).stdout)
     assert (found["workers"], [size["workers"] for size in found["sizes"]]) == (None, [2])
+    assert "page" not in found
+    page = config.parent / "pages" / "size.html"
+    answer = run.invoke(app, [*ask, "24h", "--days", "1", "--output", str(page)])
+    assert f"page: {page}" in answer.output
+    assert '<p class="banner good">1 worker(s) of 1 CPU each are enough: all ' in page.read_text()
+    late = json.loads(run.invoke(app, [*ask, "0.001s", "--days", "1", "--output", str(page), "--json"]).stdout)
+    assert late["page"] == str(page)
+    made = page.read_text()
+    assert '<p class="banner bad">Not even 3 worker(s) of 1 CPU each keep the deadline of 1 ms' in made
+    assert made.count("no: ") == len(late["sizes"])
     for wrong in ("soon", "-5h", "0"):
         assert run.invoke(app, [*ask, wrong]).exit_code != 0
     assert run.invoke(app, [*ask, "1h", "--strategy", "magic"]).exit_code != 0

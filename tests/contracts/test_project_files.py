@@ -102,7 +102,8 @@ def test_the_workflow_has_no_more_rights_than_reading() -> None:
 
 def test_the_demo_installs_what_it_needs_and_no_tools() -> None:
     (extras,) = re.findall(r"^\.venv/\.demo:.*\n\t.*'\.\[([\w,]+)\]'", MAKEFILE, re.MULTILINE)
-    assert set(extras.split(",")) == {"datasets", "report", "serve"}
+    assert set(extras.split(",")) == {"serve", "text"}
+    assert re.search(r"^\.venv/\.demo:.*\n.*\n\t\$\(BIN\)/hybridmu data get reviews$", MAKEFILE, re.MULTILINE)
     assert re.search(r"^demo: \.venv/\.demo\b", MAKEFILE, re.MULTILINE)
     assert re.search(r"^test: \.venv/\.dev\b", MAKEFILE, re.MULTILINE)
 

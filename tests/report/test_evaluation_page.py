@@ -8,7 +8,7 @@ import pytest
 
 from hybridmu.core.metrics import METRICS
 from hybridmu.errors import StateError
-from hybridmu.report.evaluation_page import most_confused, page
+from hybridmu.report.evaluation_page import headline, most_confused, page
 from tests.support import local_system, make_table, table, write
 
 
@@ -29,8 +29,21 @@ def test_every_figure_is_on_the_page(result):
         for name in (name for name, one in METRICS.items() if one.kind == "classification"):
             assert f"{figures[name]:.4f}" in made
     assert made.count("<svg") == 2
+    assert made.index(headline(result)) < made.index("<h2>")
     assert f"{found['rows']} test rows" in made
     assert not re.search(r'(src|href)="(?!#|data:)', made)
+
+
+def test_it_leads_with_two_figures_in_one_sentence(result):
+    accuracy, loss = (result["splits"]["test"]["ensemble"][name] for name in ("accuracy", "log_loss"))
+    said = f"Version 1 reaches accuracy {accuracy:.1%} and log loss {loss:.3f} on 60 test rows."
+    assert headline(result).replace(" %", "%") == said
+
+
+def test_a_curve_of_one_point_is_not_drawn(result):
+    test = result["splits"]["test"]
+    one = {**result, "splits": {"test": {**test, "calibration": test["calibration"][:1]}}}
+    assert page(one).count("<svg") == 1
 
 
 def test_the_matrix_counts_every_row(result):

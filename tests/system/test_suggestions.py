@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 import hybridmu
 from hybridmu.cli.main import app
 from hybridmu.errors import StateError
-from hybridmu.report.price_page import page
+from hybridmu.report.price_page import headline, page
 from hybridmu.system import suggestions
 from tests.support import make_table, settings_dict, table, write
 
@@ -60,6 +60,18 @@ def test_the_page_names_every_way(result):
     made = page(result)
     assert all(offer["name"] in made for offer in result["offers"])
     assert "<svg" in made
+    best = [offer["name"] for offer in result["offers"] if offer["front"]]
+    said = headline(result)
+    assert said.startswith("On 240 rows, forgetting a person costs ")
+    assert best[0] in said
+    assert made.index(said) < made.index("<table>")
+    assert made.count('<tr class="strong">') == len(best)
+
+
+def test_one_way_alone_is_no_picture(result):
+    alone = {**result, "offers": [{**result["offers"][0], "front": True}]}
+    assert "<svg" not in page(alone)
+    assert " down to " not in headline(alone)
 
 
 def test_a_sample_holds_all_rows_of_a_person_or_none(raw, tmp_path, monkeypatch):

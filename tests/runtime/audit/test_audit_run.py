@@ -103,6 +103,8 @@ def test_an_audit_says_what_it_found_and_changes_nothing(system):
 def test_an_exact_strategy_is_like_the_oracle_and_doing_next_to_nothing_is_not(system):
     exact = system.audit(strategy="retrain", **QUICK)
     assert exact["verdict"] == "like the oracle"
+    assert "of all cases (guessing: 50 %; about models that did nothing: " in headline(exact)
+    assert '<p class="banner good">' in page(exact)
     assert (exact["figures"]["gap"]["unlearned"], exact["figures"]["tow"]["unlearned"]) == (0.0, 1.0)
     idle = system.settings.policy.model_copy(update={"alpha": 1e-6})
     settings = system.settings.model_copy(update={"policy": idle})
@@ -112,6 +114,7 @@ def test_an_exact_strategy_is_like_the_oracle_and_doing_next_to_nothing_is_not(s
     assert found["verdict"] == "told apart"
     assert found["left"] == pytest.approx(1.0, abs=0.01)
     assert "They still know more of the rows (100.0 %" in headline(found)
+    assert '<p class="banner bad">' in page(found)
 
 
 def test_every_figure_has_its_controls_and_a_sentence(system):
