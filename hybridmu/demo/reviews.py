@@ -57,6 +57,7 @@ def sums_settings(folder: Path) -> Settings:
         "data": {**_DATA, "scale": _SCALE},
         "features": _FEATURES,
         "task": {"name": "lda", "penalty": 0.1, "levels": 127},  # as many steps as the encoder gives
+        "policy": {"strategy": "subtract"},  # no worker for updates is started
         "storage_url": str(folder / "sums"),
     })
 
