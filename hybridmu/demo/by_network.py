@@ -7,10 +7,10 @@ from typing import Any
 from hybridmu.core.strategies import asks_exact
 from hybridmu.core.strategies.dpus_optimised import DpusOptimised
 from hybridmu.demo.by_sums import DEADLINE_SECONDS, ONE, many
-from hybridmu.demo.deletions import forget, prove, train
 from hybridmu.demo.ending import certificates, purge, repair, rows_left
 from hybridmu.demo.reviews import Asked
 from hybridmu.demo.screen import Phases
+from hybridmu.demo.timed_deletions import forget, prove, train
 from hybridmu.system.system import System
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from hybridmu.demo.deletions import forget, prove, train
 from hybridmu.demo.ending import certificates, purge, rows_left
 from hybridmu.demo.load import Clients, serving
 from hybridmu.demo.person import asked_of, chosen, compared
 from hybridmu.demo.reviews import Asked, asked
 from hybridmu.demo.screen import Phases
+from hybridmu.demo.timed_deletions import forget, prove, train
 from hybridmu.system.system import System
 
 DEADLINE_SECONDS = 3600.0

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TimeElapsedColumn
 from rich.table import Table
 
 from hybridmu.report.demo_page import accuracies, afterwards, headline, lines, looked
-from hybridmu.report.durations import duration
+from hybridmu.report.measured_times import duration
 from hybridmu.report.terminal import Description
 from hybridmu.runtime.coordinator.snapshot import Snapshot
 

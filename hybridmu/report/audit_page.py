@@ -10,8 +10,8 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from hybridmu.report.durations import duration
 from hybridmu.report.html_page import Cell, Mark, render
+from hybridmu.report.measured_times import duration
 from hybridmu.report.svg_plots import BLUE, GREY, ORANGE, PALE, themed
 
 # A line of its own beside the colour, for those who don't tell colours.

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hybridmu.report.durations import duration
 from hybridmu.report.html_page import Cell, Mark, render
+from hybridmu.report.measured_times import duration
 
 Report = Mapping[str, Any]
 _MOMENTS = (

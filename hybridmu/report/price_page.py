@@ -8,8 +8,8 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from hybridmu.core.metrics import METRICS, figure
-from hybridmu.report.durations import duration
 from hybridmu.report.html_page import render
+from hybridmu.report.measured_times import duration
 from hybridmu.report.svg_plots import BLUE, GREY, themed
 
 

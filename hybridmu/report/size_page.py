@@ -7,8 +7,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from hybridmu.report.durations import duration
 from hybridmu.report.html_page import Cell, render
+from hybridmu.report.measured_times import duration
 from hybridmu.report.svg_plots import BLUE, GREY, ORANGE, themed
 
 

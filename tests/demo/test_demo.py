@@ -14,13 +14,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from hybridmu.demo import ending
-from hybridmu.demo.deletions import forget
 from hybridmu.demo.ending import certificate_page, certificates, purge, rows_left
 from hybridmu.demo.load import Clients
 from hybridmu.demo.person import asked_of, chosen, compared
 from hybridmu.demo.reviews import Asked, network_settings, sums_settings
 from hybridmu.demo.screen import Phases, phases, show
 from hybridmu.demo.story import holds, run_demo
+from hybridmu.demo.timed_deletions import forget
 from hybridmu.errors import ConfigError, CorruptBlobError
 from hybridmu.report.demo_page import headline, page
 from hybridmu.system.system import System

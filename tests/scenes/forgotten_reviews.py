@@ -20,12 +20,12 @@ from rich.console import Console
 from hybridmu.config import DataSettings, Settings
 from hybridmu.demo.by_network import by_network
 from hybridmu.demo.by_sums import while_served
-from hybridmu.demo.deletions import train
 from hybridmu.demo.load import Clients
 from hybridmu.demo.person import asked_of, chosen
 from hybridmu.demo.reviews import Asked, asked, network_settings, sums_settings
 from hybridmu.demo.screen import Phases, phases
 from hybridmu.demo.story import holds
+from hybridmu.demo.timed_deletions import train
 from hybridmu.system.system import System
 
 _WORDS = {
