@@ -53,7 +53,9 @@ class SortedDigests:
         which = np.repeat(np.arange(len(keys)), counts)
         places = np.arange(len(which)) + np.repeat(low - np.cumsum(counts) + counts, counts)
         rows = self._order[places]
-        return rows[(self._digests[rows] == keys[which]).all(axis=1)]
+        same: npt.NDArray[np.bool_] = (self._digests[rows] == keys[which]).all(axis=1)
+        found: npt.NDArray[np.int64] = rows[same]
+        return found
 
 
 @dataclass(frozen=True)
