@@ -7,6 +7,7 @@ import hashlib
 import os
 from contextlib import suppress
 from pathlib import Path
+from types import NoneType, UnionType
 from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
@@ -424,5 +425,7 @@ def _describe(root: type[BaseModel], item: Any) -> str:
     for part in item["loc"][:-1]:
         fields = getattr(model, "model_fields", None)  # else a mapping, whose keys are names of any kind
         model = fields[part].annotation if fields else get_args(model)[1]
+        if isinstance(model, UnionType):  # a section, or null
+            model = next(one for one in get_args(model) if one is not NoneType)
     near = difflib.get_close_matches(str(item["loc"][-1]), list(model.model_fields), n=1, cutoff=0.0)
     return f"unknown key {where!r}; the nearest known one is {near[0]!r}"

@@ -226,7 +226,7 @@ class Ledger:
             if request.state is not RequestState.PROPOSED or proposed is None:
                 by = t.approvals.c.approved_by
                 query = sa.select(by).where((t.approvals.c.request_id == request_id) & by.is_not(None))
-                if connection.scalar(query) is not None:
+                if connection.scalar(query) is not None and request.state is not RequestState.CANCELLED:
                     return request
                 raise StateError(
                     f"request {request_id} does not wait for an approval",
