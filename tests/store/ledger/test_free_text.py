@@ -161,6 +161,7 @@ def test_every_other_column_is_searched(ledger, engine):
         and not free_text.is_ours(made.name, column.name)
     }
     assert searched - known == {
+        *(("guard", "listed"), ("approvals", "document"), ("replies", "token")),
         *(("meta", "value"), ("named", "mac"), ("claims", "document"), ("idempotency", "key")),
         *(("idempotency", "payload"), ("tombstones", "key"), ("guard", "mac"), ("outbox", "document")),
         *(("tokens", "digest"), ("console_sessions", "digest"), ("readmissions", "mac"), ("surveys", "document")),

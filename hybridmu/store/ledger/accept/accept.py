@@ -260,7 +260,7 @@ def _admit(connection: Connection, caller: str, limits: Limits | None, now: floa
 
 def _end_at_once(connection: Connection, reason: str, values: dict[str, Any], *, told: bool) -> None:
     """Write a request that touches no row here: PURGED, without a certificate of its own."""
-    now = max(values["received_at"], time.time())
+    now = max(values["received_at"], time.time()) if told else values["received_at"]
     version = connection.scalar(sa.select(t.serving.c.version))
     times = dict.fromkeys(("applied_at", "served_at", "exact_at", "purged_at"), now)
     versions = dict.fromkeys(("version_before", "version_after", "version_exact"), version)
