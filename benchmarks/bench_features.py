@@ -3,7 +3,7 @@
     python benchmarks/bench_features.py [--examples reviews cifar10-encoder] [--out CSV]
 
 Each trains the configuration of that name in examples/ on all rows but those that are ingested afterwards. One thread,
-in this process.
+in this process; but a training table's rows are encoded by all cores, where they are more than a few thousand.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from hybridmu.runtime.linked.peer import opened
 from hybridmu.runtime.linked.resharding import prepare
 from hybridmu.system.arguments import Caller, Configuration, Flag, Name, Reason, Watch, checked
 from hybridmu.system.chosen_settings import inherited
+from hybridmu.system.encoding import encoding
 from hybridmu.system.session import Session
 from hybridmu.system.training_runs import TrainingRuns
 
@@ -83,6 +84,8 @@ class ModelLinks:
     def reshard(self, settings: Configuration, watch: Watch = None) -> dict[str, Any]:
         """Make a successor of this model: its live rows in other shards and slices, or for another task or optimizer.
 
+        Its encoders may be others too: features are then made again of the texts and pictures that are stored.
+
         It is linked first, so requests that come meanwhile reach it, then trained on all live rows as one generation.
         This model goes on answering until it is retired. Repeated after a crash, it goes on.
 
@@ -102,9 +105,9 @@ class ModelLinks:
         session.close()  # its training needs what a coordinator of ours holds
         settings = catalog.resolved(settings)
         settings = inherited(settings, session.settings)
-        with opened(session.settings) as old:
-            prepare(old, settings)
         with closing(Session(settings, session.executor)) as successor:
+            with encoding(successor) as encode, opened(session.settings) as old:
+                prepare(old, settings, encode)
             summary = TrainingRuns(successor).train(watch)
             ancestry = successor.site.lake.manifest.ancestry
         assert ancestry is not None

@@ -169,7 +169,7 @@ def test_a_successor_takes_the_features_along(tmp_path):
         later = raw | {"storage_url": str(tmp_path / "c"), "keys": {"folder": keys}}
         later["sisa"] = raw["sisa"] | {"shards": 3}
         with pytest.raises(StateError, match=r"features\.text"):
-            system.reshard(Settings.parse(later | {"features": {"text": {"note": {"name": "ngrams", "width": 16}}}}))
+            system.reshard(Settings.parse(later | {"features": {"text": {"label": "ngrams"}}}))
         system.reshard(Settings.parse(later))
         with hybridmu.connect(later, executor="local") as successor:
             first = as_given(next(iter(successor.site.lake.tables(successor.site.lake.files("train", 0)))))

@@ -1,4 +1,4 @@
-"""A successor: the same live rows in other shards and slices, or for another task or optimizer.
+"""A successor: the same live rows in other shards and slices, or for another task, optimizer or encoder.
 
 Every step may be repeated after a crash. The successor is linked before its rows are read, so that nothing that is
 asked meanwhile passes it by: requests wait until it is trained, and rows that they name are then forgotten there too.
@@ -7,6 +7,7 @@ asked meanwhile passes it by: requests wait until it is trained, and rows that t
 from __future__ import annotations
 
 from hybridmu.config import Settings
+from hybridmu.core.features.parts import Encode
 from hybridmu.errors import StateError
 from hybridmu.runtime.linked.linking import link
 from hybridmu.runtime.linked.peer import Peer, opened
@@ -20,12 +21,13 @@ from hybridmu.store.storage.storage import Storage
 from hybridmu.types import IngestState
 
 
-def prepare(old: Peer, settings: Settings) -> None:
+def prepare(old: Peer, settings: Settings, encode: Encode | None = None) -> None:
     """Make a successor's ledger, link it, and write its tables; what is left is to train it.
 
     Args:
         old: The model whose rows it gets.
         settings: The successor's configuration.
+        encode: Makes features of texts and pictures again, where it has other encoders; None: this process does.
 
     Raises:
         StateError: The old model has rows on their way in, the two read other data, or something else is in the
@@ -46,7 +48,8 @@ def prepare(old: Peer, settings: Settings) -> None:
         version = old.registry.version().version
         new.lake.storage.drop_stale_staging()
         record = Recorder(new.lake, new.database).begin
-        inherit(new.lake, Predecessor(old.system, old.name, version, old.lake, gone, tombstones), new.guard, record)
+        before = Predecessor(old.system, old.name, version, old.lake, gone, tombstones)
+        inherit(new.lake, before, new.guard, record, encode=encode)
 
 
 def _refuse_unlike(old: Peer, settings: Settings) -> None:
@@ -59,15 +62,16 @@ def _refuse_unlike(old: Peer, settings: Settings) -> None:
     ours, theirs = old.settings.identity()["data"], settings.identity()["data"]
     differing = sorted(f"data.{name}" for name in {*ours, *theirs} if ours.get(name) != theirs.get(name))
     ours, theirs = old.settings.features, settings.features
-    differing += [f"features.{name}" for name in ("text", "image") if getattr(ours, name) != getattr(theirs, name)]
+    kinds = ("text", "image")
+    differing += [f"features.{kind}" for kind in kinds if getattr(ours, kind).keys() != getattr(theirs, kind).keys()]
     if settings.data.test_fraction not in {None, old.lake.manifest.test_fraction}:
         differing.append("data.test_fraction")
     if differing:
         raise StateError(
             "a successor must read the same data in the same way",
-            expected="the same sections data: and features:",
+            expected="the same section data:, and encoders of the same columns under features:",
             got=f"other values of {', '.join(differing)}",
-            remedy="change shards, slices, schedule, task or optimizer only; for other columns train a new model",
+            remedy="change shards, slices, schedule, task, optimizer or encoders; for other columns train a new model",
         )
     if old.ingestions.all(IngestState.RECEIVED):
         raise StateError(

@@ -1,16 +1,22 @@
-"""A lake whose first generation are the live rows of another model's lake, cut again."""
+"""A lake whose first generation are the live rows of another lake, cut again, and encoded again if need be."""
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
+from hybridmu.core.features.derived import Derivation
+from hybridmu.core.features.encoded_values import Derived
+from hybridmu.core.features.parts import Encode, here
 from hybridmu.core.kernel.column_types import common, exact, kept, other_type
 from hybridmu.core.kernel.revoked_keys import carries
+from hybridmu.core.kernel.table_encoder import Encoder, make_columns
 from hybridmu.core.proof.lineage import chain
+from hybridmu.errors import HybridMUError
+from hybridmu.store.dataset.derived_table import with_features
 from hybridmu.store.dataset.generation import Beat
 from hybridmu.store.dataset.ingest import Record, first_generation, found, unrecorded, write_first
 from hybridmu.store.dataset.lake import Lake
@@ -46,12 +52,18 @@ class Predecessor:
 
 
 def inherit(
-    lake: Lake, old: Predecessor, guard: Suppression, record: Record = unrecorded, beat: Beat = lambda: None
+    lake: Lake,
+    old: Predecessor,
+    guard: Suppression,
+    record: Record = unrecorded,
+    beat: Beat = lambda: None,
+    encode: Encode | None = None,
 ) -> Manifest:
     """Write a new lake from the live rows of another: one generation, in other shards and slices.
 
-    Encoder and classes stay as they were; rows that a hash held out of the training table are held out again by the
-    same hash. One row group is in memory at a time, and one shard when it is sorted.
+    Columns and classes stay as they were; rows that a hash held out of the training table are held out again by the
+    same hash. Features of texts and pictures are made again where the new lake has other encoders. One row group is in
+    memory at a time, and one shard when it is sorted.
 
     Args:
         lake: The new one; nothing is in it.
@@ -59,25 +71,65 @@ def inherit(
         guard: What must not come in.
         record: As in `ingest`.
         beat: Called again and again meanwhile.
+        encode: Makes derived columns; None: this process does.
 
     Returns:
         The new manifest, which comes last.
 
     Raises:
-        DataError: A column's types differ so much between generations that no table could hold them all.
+        ConfigError: A new encoder can't be had.
+        DataError: A column's types differ so much between generations that no table could hold them all; or a value
+            can't be encoded by a new encoder.
     """
     before, share = old.lake.manifest, old.lake.manifest.test_fraction
-    reader = Reader(lake, before.encoder, guard)
+    anew = _is_encoded_anew(lake.derivation, before.encoders)
+    encoder = with_derived_columns(before.encoder, before.encoders, lake.derivation) if anew else before.encoder
+    encoders = lake.derivation.digests if anew else before.encoders
+    reader = Reader(lake, encoder, guard)
+    stored = [name for name in reader.columns if not (anew and name in lake.derivation.names)]
+
+    def live(splits: tuple[Split, ...]) -> Iterator[pa.Table]:
+        tables = _live(old, splits, stored)
+        if not anew:
+            return tables
+        where = f"the live rows of model {old.name}"
+        return with_features(tables, lake.derivation, lake.derivation.names, encode or here, where)
+
     ours = old.lake.training_splits
     splits: list[tuple[Split, tuple[Split, ...]]] = [("train", ours)]
     splits += [(split, (split,)) for split in SPLITS if split in before.rows and split not in ours]
-    sources = [(split, reader.take(_live(old, parts, reader.columns))) for split, parts in splits]
+    sources = [(split, reader.take(live(parts))) for split, parts in splits]
     rows, seals = write_first(lake, sources, share, beat)
     generation = first_generation(lake, rows, reader.skipped, before.id_type, before.group_type)
     salt = secrets.token_bytes(32)
     past = ancestry_of(old)
-    manifest = Manifest(before.schema, before.classes_inferred, salt, (generation,), past, share, before.encoders)
+    manifest = Manifest(encoder.to_json(), before.classes_inferred, salt, (generation,), past, share, encoders)
     return found(lake, manifest, seals, record)
+
+
+def with_derived_columns(encoder: Encoder, before: Collection[str], derivation: Derivation) -> Encoder:
+    """Return an encoder with other derived columns in the place of those that it has.
+
+    Args:
+        encoder: Of the old lake.
+        before: Its derived columns.
+        derivation: The new ones.
+    """
+    schema = pa.schema([(column.name, column.type) for column in derivation])
+    made = make_columns(schema, derivation.names, fills={}, categories={}, hash_buckets={}, scale=derivation.scales)
+    return replace(encoder, columns=(*(column for column in encoder.columns if column.name not in before), *made))
+
+
+def _is_encoded_anew(derivation: Derivation, before: Mapping[str, str]) -> bool:
+    """Return whether an encoder is another one than that of the stored features; of one that is gone, they are kept."""
+
+    def is_another(column: Derived) -> bool:
+        try:
+            return column.digest != before[column.name]
+        except (HybridMUError, OSError):
+            return False
+
+    return {*derivation.names} != {*before} or any(map(is_another, derivation))
 
 
 def ancestry_of(old: Predecessor) -> Ancestry:
