@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from hybridmu.config import Settings
+from hybridmu.kinds import LEARNER_OF_TASK, STRATEGY_OF_LEARNER
 
 Row = dict[str, Any]
 
@@ -57,7 +58,7 @@ def sums_settings(folder: Path) -> Settings:
         "data": {**_DATA, "scale": _SCALE},
         "features": _FEATURES,
         "task": {"name": "lda", "penalty": 0.1, "levels": 127},  # as many steps as the encoder gives
-        "policy": {"strategy": "subtract"},  # no worker for updates is started
+        "policy": {"strategy": STRATEGY_OF_LEARNER[LEARNER_OF_TASK["lda"]]},  # no worker for updates is started
         "storage_url": str(folder / "sums"),
     })
 
