@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from hybridmu.core.adapters.token_codes import digits_of, to_features
+from hybridmu.core.adapters.frozen_backbone import Form, skeleton_of
+from hybridmu.core.adapters.token_codes import digits_of, to_features, to_numbers
 from hybridmu.core.kernel.model import state_of
 from hybridmu.core.kernel.rows import Rows
 from hybridmu.core.kernel.training import Recipe
@@ -77,8 +78,6 @@ def test_a_state_is_what_is_trained_alone(folder, options):
 @pytest.mark.parametrize("options", METHODS, ids=IDS)
 def test_training_repeats_goes_on_from_checkpoints_and_leaves_the_backbone(folder, options):
     rows, task = make_rows(), task_of(folder, dropout=0.2, **options)
-    from hybridmu.core.adapters.frozen_backbone import Form, skeleton_of
-
     form = Form(str(folder), task.backbone_digest, options["method"], options.get("rank", 0), 0.2)
     network = skeleton_of(form).network
     frozen = [name for name in network.state_dict() if "lora_" not in name]  # in their places products are drawn
@@ -127,8 +126,6 @@ def test_folded_into_the_backbone_it_answers_the_same(folder, options):
         if hasattr(module, "merge"):
             module.merge()
     assert any(getattr(module, "merged", False) for module in network.modules())
-    from hybridmu.core.adapters.token_codes import to_numbers
-
     numbers = to_numbers(rows.x[:, OTHERS:], digits_of(len(VOCABULARY)))
     mask = numbers >= 0
     vectors = network(input_ids=numbers.clamp(min=0), attention_mask=mask.long()).last_hidden_state
