@@ -47,6 +47,9 @@ def page() -> str:
             if section.get("additionalProperties") is True:
                 parts.append("Any other key is an argument of the constructor.")
     for key, value in single.items():
+        for name in filter(None, map(named, value.get("anyOf", ()))):  # a section, or null
+            section = schema["$defs"][name]
+            parts.append(f"## {key}\n\n{section['description']}\n\n{_table(f'{key}.', section, schema)}")
         inside = value.get("additionalProperties")
         if isinstance(inside, Mapping) and (name := named(inside)):
             section = schema["$defs"][name]
