@@ -12,6 +12,9 @@ from hybridmu.report.html_page import render
 from hybridmu.report.measured_times import duration
 from hybridmu.report.svg_plots import BLUE, GREY, themed
 
+# An estimate may be 0, which a logarithmic axis does not have.
+_LEAST_DRAWN = 1e-4
+
 
 def page(result: Mapping[str, Any]) -> str:
     """Return the result of `System.suggest` as one HTML page without outside references."""
@@ -60,21 +63,25 @@ def prices_plot(result: Mapping[str, Any]) -> str:
         look: dict[str, Any] = (
             {"color": BLUE, "s": 50, "marker": "o"} if offer["front"] else {"color": GREY, "s": 30, "marker": "x"}
         )
-        axes.scatter(_cost(offer), offer["score"], zorder=2, **look)
+        axes.scatter(_drawn_at(offer), offer["score"], zorder=2, **look)
         axes.annotate(
             offer["name"],
-            (_cost(offer), offer["score"]),
+            (_drawn_at(offer), offer["score"]),
             fontsize=7,
             xytext=(4, 4),
             textcoords="offset points",
         )
     best = sorted((offer for offer in result["offers"] if offer["front"]), key=_cost)
-    axes.plot([_cost(offer) for offer in best], [offer["score"] for offer in best], color=BLUE, lw=1)
+    axes.plot([_drawn_at(offer) for offer in best], [offer["score"] for offer in best], color=BLUE, lw=1)
     axes.set_xscale("log")
     axes.set(
         xlabel=f"device-seconds to forget {_whom(result)}", ylabel=_words(result)[0], title="What forgetting costs"
     )
     return themed(drawn, "quality of each way to train against the device-seconds of a deletion")
+
+
+def _drawn_at(offer: Mapping[str, Any]) -> float:
+    return max(_cost(offer), _LEAST_DRAWN)
 
 
 def _whom(result: Mapping[str, Any]) -> str:
