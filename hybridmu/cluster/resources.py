@@ -13,6 +13,7 @@ from typing import Any
 import ray
 
 from hybridmu.cluster.actors import NAMESPACE
+from hybridmu.cluster.local_ray import start_local
 from hybridmu.config import Settings, in_ray_job
 from hybridmu.config.addresses import local_path
 from hybridmu.errors import ResourceError
@@ -29,7 +30,7 @@ def ensure_ray(settings: Settings) -> bool:
         Whether this call started or joined Ray (false: it was there already).
 
     Raises:
-        ResourceError: The cluster can't be reached.
+        ResourceError: The cluster can't be reached, or a local one did not start.
     """
     if ray.is_initialized():
         return False
@@ -41,8 +42,7 @@ def ensure_ray(settings: Settings) -> bool:
         if address is None:
             # A proxy of Serve that is slow to start beside other work is not dead.
             os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60")
-            # By its name: without, Ray looks for a cluster that was here once, and waits minutes for a dead one.
-            ray.init(address="local", num_cpus=os.cpu_count(), include_dashboard=False, **common)
+            start_local(num_cpus=os.cpu_count(), include_dashboard=False, **common)
             _close_token()
         else:
             ray.init(address=address, **common)

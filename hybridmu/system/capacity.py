@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -140,9 +141,19 @@ class Capacity:
             serving.append(request.served_at - request.applied_at)
         if not beside:
             return Overheads()
-        # Those that waited for others are the slow half; the fast quarter is what a request costs by itself.
-        start = statistics.quantiles(beside, n=4)[0] if len(beside) > 1 else beside[0]
-        return Overheads(start=start, job=0.0, publish=0.0, serve=statistics.median(serving))
+        return Overheads(start=fast_quarter(beside), job=0.0, publish=0.0, serve=statistics.median(serving))
+
+
+def fast_quarter(seconds: Sequence[float]) -> float:
+    """Return the first quartile of lengths of time, of one at least: those that waited for others are the slow half.
+
+    It lies between the least and the greatest of them, also of two: no time is below 0.
+
+    Example:
+        >>> fast_quarter([0.125, 2.125]), fast_quarter([3.0])
+        (0.625, 3.0)
+    """
+    return statistics.quantiles(seconds, n=4, method="inclusive")[0] if len(seconds) > 1 else seconds[0]
 
 
 def _check_places(name: str, arrival: Arrival, shape: Shape) -> None:

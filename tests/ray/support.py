@@ -24,6 +24,7 @@ from ray.util import placement_group_table
 from ray.util.placement_group import PlacementGroup, PlacementGroupID, remove_placement_group
 
 import hybridmu
+from hybridmu.cluster.local_ray import start_local
 from hybridmu.core.kernel.partition import digest
 from hybridmu.store.dataset.key_lookup import Lookup
 from tests import support
@@ -94,7 +95,7 @@ def free_port() -> int:
 def small_cluster() -> Iterator[None]:
     """Two CPUs, no GPU, in this process; `ensure_ray` finds it initialised."""
     with short_tmp() as folder:
-        ray.init(
+        start_local(
             num_cpus=2,
             object_store_memory=200 * 2**20,
             include_dashboard=False,
