@@ -128,7 +128,11 @@ VERBS: dict[str, Verb] = {
         "api",
         "Answer HTTP calls for requests, plans and certificates until interrupted; docs/api.md.",
     ),
-    "demo": Verb("demo_command", "demo", "Train, forget, prove and serve on real digits, and write a report."),
+    "demo": Verb(
+        "demo_command",
+        "demo",
+        "Forget a person's review: exactly, proven, served, purged and certified; and write a report.",
+    ),
     "config": Verb("config_commands", "app", "Configuration: its JSON schema, for editors."),
     "data": Verb("dataset_commands", "app", "Built-in real datasets."),
     "requests": Verb("request_commands", "app", "Deletion requests: list, show, approve, take back, retry."),

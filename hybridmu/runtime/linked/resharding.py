@@ -7,7 +7,7 @@ asked meanwhile passes it by: requests wait until it is trained, and rows that t
 from __future__ import annotations
 
 from hybridmu.config import Settings
-from hybridmu.core.features.parts import Encode
+from hybridmu.core.features.encoding_parts import Encode
 from hybridmu.errors import StateError
 from hybridmu.runtime.linked.linking import link
 from hybridmu.runtime.linked.peer import Peer, opened

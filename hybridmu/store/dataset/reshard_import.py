@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from hybridmu.core.features.derived import Derivation
 from hybridmu.core.features.encoded_values import Derived
-from hybridmu.core.features.parts import Encode, here
+from hybridmu.core.features.encoding_parts import Encode, here
 from hybridmu.core.kernel.column_types import common, exact, kept, other_type
 from hybridmu.core.kernel.revoked_keys import carries
 from hybridmu.core.kernel.table_encoder import Encoder, make_columns

@@ -46,7 +46,7 @@ def test_options_that_are_wrong(options, says):
 
 def test_it_learns_no_numbers():
     with pytest.raises(ConfigError, match="learns classes alone"):
-        make_task("adapter", {"backbone": "f", "length": LENGTH}, numbers=True)
+        make_task("adapter", {"backbone": "f", "length": LENGTH}, targets=["price"])
 
 
 def test_a_table_without_its_tokens(folder):
