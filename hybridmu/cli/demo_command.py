@@ -19,8 +19,8 @@ def demo(
     ),
     as_json: JsonOption = False,
 ) -> None:
-    """Forget a person's review: exactly, proven, served, purged and certified; and write a report."""  # noqa: DOC501
-    with errors(as_json, "the same command begins anew"):
+    """Forget a person's review, exactly and proven, and write a report."""  # noqa: DOC501
+    with errors(as_json, "the same command starts over"):
         with extra("serve", "text"):
             for needed in ("fastapi", "tokenizers"):  # or they would be missed when much is done already
                 import_module(needed)

@@ -131,7 +131,7 @@ VERBS: dict[str, Verb] = {
     "demo": Verb(
         "demo_command",
         "demo",
-        "Forget a person's review: exactly, proven, served, purged and certified; and write a report.",
+        "Forget a person's review, exactly and proven, and write a report.",
     ),
     "config": Verb("config_commands", "app", "Configuration: its JSON schema, for editors."),
     "data": Verb("dataset_commands", "app", "Built-in real datasets."),
