@@ -119,7 +119,7 @@ class UpgradePlan:
             lines.append(
                 f"Another encoder than here made the stored features of {', '.join(self.encoders)}: new rows and "
                 "questions are refused until it is put back. Deletions go on, and no checkpoint is lost by it. To use "
-                "the new one make a successor, `hybridmu reshard`: it encodes every stored row again, is trained anew, "
+                "the new one make a successor, `hybridmu reshard`: it encodes every stored row again, is trained, "
                 "and is linked with this model."
             )
         for package in self.packages:

@@ -59,8 +59,8 @@ def headline(report: Report) -> str:
     if not report["ok"]:
         return f"{times}, BUT SOMETHING DID NOT HOLD: look for ✗ and for capital letters below."
     return (
-        f"{times}: a person's review left a model of {rows:,}, and a fresh process that counted all others anew came to"
-        " the same bits."
+        f"{times}: a person's review left a model of {rows:,}, and a fresh process that counted all others again came "
+        "to the same bits."
     )
 
 

@@ -216,7 +216,7 @@ class DeletionRequests:
     def approve(self, request_id: Name, caller: Caller) -> dict[str, Any]:
         """Return the report of a request that was PROPOSED, and is committed now: a second person approves it.
 
-        What it names is looked for anew: rows that came in since are revoked as well, what others had purged is not
+        What it names is looked for again: rows that came in since are revoked as well, what others had purged is not
         revoked again. Its deadline is as it was.
 
         Args:

@@ -144,7 +144,7 @@ def skeleton_of(form: Form) -> Skeleton:
 @lru_cache(_KEPT)
 def _skeleton(form: Form) -> Skeleton:
     shape, backbone = _backbone(form.folder, form.digest)
-    # The modules anew, and in them the very tensors.
+    # New modules, and in them the very tensors.
     memo: dict[int, Any] = {id(each): each for each in (*backbone.parameters(), *backbone.buffers())}
     network = copy.deepcopy(backbone, memo)
     for module in network.modules():

@@ -131,9 +131,9 @@ class _Process:
         self.start()
 
     def start(self) -> None:
-        """Start it, anew where it ended."""
+        """Start it, again where it ended."""
         environment = {**os.environ, **dict.fromkeys(_THREADS, "1"), "TOKENIZERS_PARALLELISM": "false"}
-        # In a session of its own: an interrupt at the terminal is for whoever waits for it.
+        # In a session of its own: an interrupt at the terminal is for the process that waits for it.
         self._process = subprocess.Popen(
             [sys.executable, "-m", __name__],
             stdin=subprocess.PIPE,

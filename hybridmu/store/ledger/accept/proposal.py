@@ -1,7 +1,7 @@
 """Proposals: requests that another caller has to approve, with what they name, and nothing revoked yet.
 
 A proposal is a row among the requests, so that it is listed, repeated, taken back and overdue like any other. No
-tombstone is written: those of a shard are removed together, and whoever asks next for a row there would have removed
+tombstone is written: those of a shard are removed together, and who asks next for a row there would have removed
 what nobody approved. What it names is kept masked until it is decided, by digests as linked models tell each other.
 """
 

@@ -18,7 +18,7 @@ def upgrade() -> None:
 
     Entries from before have no digest: it can't be made without the raw id, which is gone.
     """
-    # Written anew, as a new database writes it: SQLite would put the column behind the constraints.
+    # Written again, as a new database writes it: SQLite would put the column behind the constraints.
     recreate: Literal["always", "auto"] = "always" if op.get_bind().dialect.name == "sqlite" else "auto"
     with op.batch_alter_table("guard", schema=None, recreate=recreate) as batch_op:
         batch_op.add_column(sa.Column("listed", sa.LargeBinary(length=32), nullable=True))
