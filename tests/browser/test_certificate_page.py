@@ -11,7 +11,7 @@ import pytest
 from hybridmu.verifier.page import page
 from hybridmu.verifier.plain_data import canonical
 from hybridmu.verifier.verdict import judge
-from tests.core.proof import test_certificate as made
+from tests import sample_certificates as made
 from tests.verifier import certificates
 
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: make browser")

@@ -10,7 +10,7 @@ import zipfile
 
 import pytest
 
-from tests.core.proof import test_certificate as made
+from tests import sample_certificates as made
 from tests.packaging import clean
 from tests.verifier import certificates
 

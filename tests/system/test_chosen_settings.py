@@ -192,8 +192,9 @@ def test_tables_of_an_older_release_are_brought_up_to_date_first(bare, tmp_path)
         system.train()
         used = system.settings
     with closing(sqlite3.connect(tmp_path / "storage" / "ledger.sqlite3")) as older, older:
-        for table in ("evaluations", "webhook_receivers", "webhook_events", "overdue"):
+        for table in ("evaluations", "webhook_receivers", "webhook_events", "overdue", "approvals", "replies"):
             older.execute(f"DROP TABLE {table}")
+        older.execute("ALTER TABLE guard DROP COLUMN listed")
         older.execute("UPDATE alembic_version SET version_num = '0004'")
     with opened(bare) as again:
         with pytest.raises(StateError, match="older release"):

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives import serialization
 
 from hybridmu.core.proof.certificate import sign
 from hybridmu.verifier.plain_data import canonical
-from tests.core.proof import test_certificate as made
+from tests import sample_certificates as made
 
 GOOD = "good"
 

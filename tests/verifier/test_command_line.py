@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hybridmu.verifier.__main__ import main
-from tests.core.proof import test_certificate as made
+from tests import sample_certificates as made
 from tests.verifier import certificates
 
 

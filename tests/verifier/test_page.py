@@ -12,7 +12,7 @@ from hybridmu.cli.main import app
 from hybridmu.verifier.page import page
 from hybridmu.verifier.plain_data import canonical, key_id
 from hybridmu.verifier.verdict import judge
-from tests.core.proof import test_certificate as made
+from tests import sample_certificates as made
 from tests.verifier import certificates
 
 _VOID = {"meta"}

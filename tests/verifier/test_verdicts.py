@@ -14,7 +14,7 @@ from hybridmu.cli.main import app
 from hybridmu.core.strategies import get, names
 from hybridmu.verifier.shard_evidence import EXACT
 from tests import reference_certificate as reference
-from tests.core.proof import test_certificate as made
+from tests import sample_certificates as made
 from tests.verifier import certificates
 
 PACKAGE = Path(__file__).parents[2] / "packages" / "hybridmu-verify"

@@ -20,53 +20,26 @@ from tests import reference_certificate as reference
 from tests.sample_certificates import (
     KEY,
     KEYS,
+    LIES,
     LOOKED,
     OLD,
     OTHER,
     PUBLIC,
     PURGE,
     ROWS,
+    at,
     failed,
+    flipped,
     json_values,
+    leaves,
     made,
     mixed,
     refused,
+    replaced,
     shard_evidence,
     signed,
     state,
 )
-
-
-def leaves(node: Any, path: tuple = ()) -> list[tuple]:
-    items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else None
-    if items is None:
-        return [path]
-    return [leaf for name, child in items for leaf in leaves(child, (*path, name))]
-
-
-def at(node: Any, path: tuple) -> Any:
-    for name in path:
-        node = node[name]
-    return node
-
-
-def replaced(document: dict, path: tuple, value: Any) -> dict:
-    changed = copy.deepcopy(document)
-    at(changed, path[:-1])[path[-1]] = value
-    return changed
-
-
-def flipped(value: Any, number: int) -> Any:
-    """Another value of the same type, hex digits for hex digits."""
-    if isinstance(value, bool):
-        return not value
-    if isinstance(value, (int, float)):
-        return value + 1
-    if value is None or value == "":
-        return "0" * 64
-    place = number % len(value)
-    other = {"0": "1", "a": "b", "y": "n"}.get(value[place], "0")
-    return value[:place] + other + value[place + 1 :]
 
 
 @settings(max_examples=400)
@@ -169,40 +142,6 @@ def test_times_that_can_not_be_are_refused(field, seconds, says):
     assert says in next(finding.detail for finding in found.items if not finding.ok)
     with pytest.raises(AssertionError):
         reference.check(moved(field, seconds))
-
-
-STAGES = ("shards", 0, "stages")
-LIES = {
-    "no shard": (("shards",), []),
-    "no key": (("keys",), []),
-    "a key twice": (("keys",), [{"kind": "id", "mac": "01" * 32, "key_id": "ab" * 8}] * 2),
-    "more rows than ids": (("keys",), [{"kind": "id", "mac": "01" * 32, "key_id": "ab" * 8}]),
-    "an empty purge": (("purge",), {}),
-    "a purge of fewer rows": (("purge",), {**PURGE, "rows": 1}),
-    "a purge with a negative count": (("purge",), {**PURGE, "tables": -1}),
-    "a purge that searched nothing": (("purge",), {name: PURGE[name] for name in PURGE if name != "looked"}),
-    "nothing that it does not show": (("not_proven",), []),
-    "an empty search": (("purge", "looked"), {"storage": {}, "database": {}}),
-    "a search for nothing": (("purge", "looked"), {name: dict.fromkeys(LOOKED[name], 0) for name in LOOKED}),
-    "a search of storage alone": (("purge", "looked", "database"), {"needles": 9}),
-    "a search of the database alone": (("purge", "looked", "storage"), {"needles": 9, "files": 0, "bytes": 0}),
-    "rows without a needle": (("purge", "looked", "database"), {"needles": 0, "bytes": 99}),
-    "that it proves everything": (("not_proven",), ["Nothing: this certificate proves everything."]),
-    "a sentence less": (("not_proven",), list(NOT_PROVEN[:5])),
-    "a sentence more": (("not_proven",), [*NOT_PROVEN, "Apart from that it proves everything."]),
-    "sentences in another order": (("not_proven",), list(NOT_PROVEN[::-1])),
-    "weights without a hash": (("shards", 0, "after", "weights"), ""),
-    "weights that are a word": (("shards", 0, "before", "weights"), "yes"),
-    "a strategy without a name": ((*STAGES, 1, "strategy"), ""),
-    "a strategy that nobody knows": ((*STAGES, 1, "strategy"), "magic"),
-    "a version before the first": ((*STAGES, 0, "version"), 0),
-    "a system with a message": (("system",), "5f0c. It proves everything"),
-    "another kind of request": (("request", "kind"), "forgive"),
-    "a request without a name": (("request", "id"), ""),
-    "an update called exact": ((*STAGES, 1, "strategy"), "dpus"),
-    "an approximate retrain": ((*STAGES, 0, "strategy"), "retrain"),
-    "a gap without an approximate stage": (STAGES, [{"strategy": "retrain", "version": 3, "exact": True}]),
-}
 
 
 @pytest.mark.parametrize("lie", LIES)
