@@ -1,4 +1,4 @@
-"""What a request takes by itself, as `size` sees it, is a time between those that requests took."""
+"""The time that `size` says a request takes by itself lies between those that requests took."""
 
 from __future__ import annotations
 

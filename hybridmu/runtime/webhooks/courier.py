@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import logging
-import random
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
+from typing import ClassVar
 
 from hybridmu import config
 from hybridmu.config import WebhookSettings
 from hybridmu.config.addresses import whole_path
 from hybridmu.errors import ConfigError
+from hybridmu.runtime.webhooks.delivery import Delivery
 from hybridmu.runtime.webhooks.message_body import body_of
 from hybridmu.runtime.webhooks.pace import Pace
 from hybridmu.runtime.webhooks.post import Answer, post
@@ -18,12 +18,8 @@ from hybridmu.runtime.webhooks.signature import parse_secrets, signed_headers
 from hybridmu.store.key_files import read_secret
 from hybridmu.store.ledger.webhook_queue import Message, Webhooks
 
-_log = logging.getLogger(__name__)
-_AT_ONCE = 100
-_HOUR = 3600.0
 
-
-class Courier:
+class Courier(Delivery[Message]):
     """Tells one receiver.
 
     Args:
@@ -37,56 +33,34 @@ class Courier:
         ConfigError: Its secret can't be read, or is none.
     """
 
+    given_up: ClassVar[str] = "given up, see `hybridmu webhooks list`"
+
     def __init__(self, name: str, receiver: WebhookSettings, webhooks: Webhooks, system: str, pace: Pace) -> None:
+        super().__init__(pace, receiver.timeout_seconds, receiver.give_up_hours)
         self.name = name
-        self._receiver, self._webhooks, self._system, self._pace = receiver, webhooks, system, pace
+        self._receiver, self._webhooks, self._system = receiver, webhooks, system
         self._secrets = read_secrets(name, receiver)
-        self._rests_until, self._out_of_reach = 0.0, 0
 
-    def step(self, lease: Callable[[float], int | None]) -> bool:
-        """Return whether something was sent: what is due now, each request's first unacknowledged event.
+    def due(self, count: int, seconds: float) -> Sequence[Message]:
+        """Return each request's first unacknowledged event."""
+        return self._webhooks.due(self.name, count, seconds)
 
-        Args:
-            lease: Returns the fencing token if nobody else will send within so many seconds; else None.
+    def sent(self, one: Message) -> Answer:
+        """Return the answer to an event, sent with its signature."""
+        body = body_of(one, self._system)
+        return post(self._receiver, signed_headers(self._secrets, one.message_id, int(time.time()), body), body)
 
-        Raises:
-            LeaseLostError: Another sender took over; what is not noted is sent by that one once more.
-        """
-        if time.monotonic() < self._rests_until:
-            return False
-        sent = False
-        for message in self._webhooks.due(self.name, _AT_ONCE, 2 * self._pace.longest):
-            token = lease(self._receiver.timeout_seconds)
-            if token is None:
-                return False
-            answer, sent = self._sent(message), True
-            if answer.problem is None:
-                self._webhooks.acknowledged(token, message)
-            else:
-                self._keep(token, message, answer.problem)
-            if not answer.reached:  # the others would fare no better
-                self._out_of_reach += 1
-                pause = self._pace.pause(self._out_of_reach, random.random())
-                self._rests_until = time.monotonic() + min(self._pace.rest, pause)
-                break
-            self._out_of_reach = 0
-        return sent
+    def taken(self, token: int, one: Message) -> None:
+        """Note that it was acknowledged, fenced."""
+        self._webhooks.acknowledged(token, one)
 
-    def _sent(self, message: Message) -> Answer:
-        body = body_of(message, self._system)
-        return post(self._receiver, signed_headers(self._secrets, message.message_id, int(time.time()), body), body)
+    def failed(self, token: int, one: Message, problem: str, next_at: float, *, dead: bool) -> None:
+        """Note that a try failed, fenced."""
+        self._webhooks.failed(token, one, problem, next_at, dead=dead)
 
-    def _keep(self, token: int, message: Message, problem: str) -> None:
-        """Have a message tried again, or give it up when it is too old."""
-        now, told = time.time(), f"receiver {self.name} was not told that {message.request_id} is {message.event}"
-        since = message.first_tried_at
-        dead = since is not None and now - since >= self._receiver.give_up_hours * _HOUR
-        wait = self._pace.pause(message.attempts + 1, random.random())
-        self._webhooks.failed(token, message, problem, now + wait, dead=dead)
-        if dead:
-            _log.error("%s (%s); given up, see `hybridmu webhooks list`", told, problem)
-        elif message.attempts == 0:
-            _log.warning("%s (%s); tried again in %.0f s", told, problem, wait)
+    def untold(self, one: Message) -> str:
+        """Return which receiver was not told of what."""
+        return f"receiver {self.name} was not told that {one.request_id} is {one.event}"
 
 
 def read_secrets(name: str, receiver: WebhookSettings) -> tuple[bytes, ...]:

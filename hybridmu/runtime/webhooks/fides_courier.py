@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import logging
-import random
-import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import SplitResult
 
 from hybridmu.config import FidesSettings
+from hybridmu.runtime.webhooks.delivery import Delivery
 from hybridmu.runtime.webhooks.pace import Pace
-from hybridmu.runtime.webhooks.post import post
+from hybridmu.runtime.webhooks.post import Answer, post
 from hybridmu.store.ledger.replies import Replies, Reply
-
-_log = logging.getLogger(__name__)
-_AT_ONCE = 100
-_HOUR = 3600.0
 
 
 @dataclass(frozen=True)
@@ -28,7 +22,7 @@ class _Place:
     timeout_seconds: float
 
 
-class FidesCourier:
+class FidesCourier(Delivery[Reply]):
     """Answers one Fides.
 
     Args:
@@ -40,48 +34,26 @@ class FidesCourier:
     name = "fides"
 
     def __init__(self, fides: FidesSettings, replies: Replies, pace: Pace) -> None:
-        self._fides, self._replies, self._pace = fides, replies, pace
-        self._rests_until, self._out_of_reach = 0.0, 0
+        super().__init__(pace, fides.timeout_seconds, fides.give_up_hours)
+        self._fides, self._replies = fides, replies
 
-    def step(self, lease: Callable[[float], int | None]) -> bool:
-        """Return whether something was sent: answers of requests that are purged.
+    def due(self, count: int, seconds: float) -> Sequence[Reply]:
+        """Return answers of requests that are purged."""
+        return self._replies.due(count, seconds)
 
-        Args:
-            lease: Returns the fencing token if nobody else will send within so many seconds; else None.
+    def sent(self, one: Reply) -> Answer:
+        """Return the answer of Fides, which is told to go on with its privacy request."""
+        place = _Place(self._fides.address_of(one.path), self._fides.private_network, self._fides.timeout_seconds)
+        return post(place, {"authorization": f"Bearer {one.token}"}, b"{}")
 
-        Raises:
-            LeaseLostError: Another sender took over; what is not noted is sent by that one once more.
-        """
-        if time.monotonic() < self._rests_until:
-            return False
-        sent = False
-        for reply in self._replies.due(_AT_ONCE, 2 * self._pace.longest):
-            token = lease(self._fides.timeout_seconds)
-            if token is None:
-                return False
-            place = _Place(self._fides.address_of(reply.path), self._fides.private_network, self._fides.timeout_seconds)
-            answer, sent = post(place, {"authorization": f"Bearer {reply.token}"}, b"{}"), True
-            if answer.problem is None:
-                self._replies.taken(token, reply.name)
-            else:
-                self._keep(token, reply, answer.problem)
-            if not answer.reached:  # the others would fare no better
-                self._out_of_reach += 1
-                pause = self._pace.pause(self._out_of_reach, random.random())
-                self._rests_until = time.monotonic() + min(self._pace.rest, pause)
-                break
-            self._out_of_reach = 0
-        return sent
+    def taken(self, token: int, one: Reply) -> None:
+        """Note that it was taken, fenced."""
+        self._replies.taken(token, one.name)
 
-    def _keep(self, token: int, reply: Reply, problem: str) -> None:
-        """Have an answer tried again, or give it up when it is too old."""
-        now, since = time.time(), reply.first_tried_at
-        dead = since is not None and now - since >= self._fides.give_up_hours * _HOUR
-        wait = self._pace.pause(reply.attempts + 1, random.random())
-        self._replies.failed(token, reply.name, problem, now + wait, dead=dead)
-        if dead:
-            _log.error("Fides was not told that %s is purged (%s); given up", reply.request_id, problem)
-        elif reply.attempts == 0:
-            _log.warning(
-                "Fides was not told that %s is purged (%s); tried again in %.0f s", reply.request_id, problem, wait
-            )
+    def failed(self, token: int, one: Reply, problem: str, next_at: float, *, dead: bool) -> None:
+        """Note that a try failed, fenced."""
+        self._replies.failed(token, one.name, problem, next_at, dead=dead)
+
+    def untold(self, one: Reply) -> str:
+        """Return that Fides was not told of a purge."""
+        return f"Fides was not told that {one.request_id} is purged"

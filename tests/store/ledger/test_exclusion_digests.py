@@ -1,4 +1,4 @@
-"""What a version is without, as the ledger knows it: also after cancelling, readmission, rotation and a restore."""
+"""Digests of those whom a version is without, in the ledger: also after cancelling, readmission and a restore."""
 
 from __future__ import annotations
 
